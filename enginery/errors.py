@@ -1,0 +1,132 @@
+"""The one family of errors a user meets.
+
+Each error says what happened, to which input, and what to do next. `transient` tells a retry policy whether trying
+again can help: a network failure can pass, a bad spec or a refused password cannot.
+"""
+
+from collections.abc import Sequence
+
+
+class EngineryError(Exception):
+    """Something went wrong that a user can understand and act on.
+
+    Attributes:
+        problem: what happened, one sentence.
+        subject: the field, file, address or step it happened to; empty when the problem names it.
+        remedy: what to do next, one sentence in the imperative.
+        transient: whether the same call may succeed later without anything being changed.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, subject: str = "", remedy: str = "", transient: bool = False) -> None:
+        self.problem = problem
+        self.subject = subject
+        self.remedy = remedy
+        self.transient = transient
+        super().__init__(problem, subject, remedy, transient)
+
+    def __str__(self) -> str:
+        where = f"{self.subject}: " if self.subject else ""
+        then = f"\n  -> {self.remedy}" if self.remedy else ""
+        return f"{where}{self.problem}{then}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[EngineryError], args: tuple[object, ...], state: dict[str, object]) -> EngineryError:
+    """Make the error again on the other side of a pickle, whatever its own constructor takes."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class UsageError(EngineryError):
+    """What was asked for cannot be done as it stands; nothing was started."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A spec with mistakes: all of them, each with its path.
+
+    Attributes:
+        mistakes: one sentence for each mistake, beginning with the path of the field.
+    """
+
+    def __init__(self, mistakes: Sequence[str], *, subject: str = "spec") -> None:
+        self.mistakes = tuple(mistakes)
+        count = f"{len(self.mistakes)} mistakes" if len(self.mistakes) > 1 else "1 mistake"
+        listed = "".join(f"\n  - {mistake}" for mistake in self.mistakes)
+        super().__init__(f"{count} to correct; nothing was started:{listed}", subject=subject)
+
+
+class PlanError(SpecError):
+    """A spec that reads well but asks for what cannot be built."""
+
+
+class SourceError(EngineryError):
+    """Weights could not be found, reached or trusted."""
+
+    exit_code = 3
+
+
+class StoreError(EngineryError):
+    """The store could not be read or written, or holds something else than its records say."""
+
+    exit_code = 4
+
+
+class ToolchainError(EngineryError):
+    """A toolchain could not be made, or is not what its pins say."""
+
+    exit_code = 5
+
+
+class CommandError(EngineryError):
+    """A command did not end well.
+
+    Attributes:
+        cause: the failure's name from `process.FailureCause`, for scripts and retry policies.
+        last_lines: the last lines the command printed.
+    """
+
+    exit_code = 6
+
+    def __init__(  # noqa: PLR0913  an error carries what the reader needs
+        self,
+        problem: str,
+        *,
+        subject: str = "",
+        remedy: str = "",
+        transient: bool = False,
+        cause: str = "unknown",
+        last_lines: Sequence[str] = (),
+    ) -> None:
+        super().__init__(problem, subject=subject, remedy=remedy, transient=transient)
+        self.cause = cause
+        self.last_lines = tuple(last_lines)
+
+    def __str__(self) -> str:
+        tail = "".join(f"\n  | {line}" for line in self.last_lines)
+        return f"{super().__str__()}{tail}"
+
+
+class ValidationError(EngineryError):
+    """A built engine does not say what the spec expects of it."""
+
+    exit_code = 7
+
+
+class RegistryError(EngineryError):
+    """Publishing, finding or fetching a build failed."""
+
+    exit_code = 8
+
+
+class RolloutError(EngineryError):
+    """A build could not be put into service; what serves now is said in the message."""
+
+    exit_code = 9
