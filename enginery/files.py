@@ -1,0 +1,157 @@
+"""Files written whole or not at all, linked where the file system allows, listed in a fixed order."""
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from enginery.errors import StoreError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Put `data` (text as UTF-8) at `path`: a reader or a crash meets the old file or the new one, never a part.
+
+    Missing parent directories are made. `mode` is the file's permissions, before the umask takes its share.
+
+    Raises:
+        StoreError: when it cannot be written; the disk being full is told apart.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content, mode)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """The error a user meets for a failed write to `path`."""
+    if error.errno in NO_ROOM:
+        remedy = f"free some space on the disk that holds {path.parent}, or set ENGINERY_HOME to another one"
+        return StoreError("the disk is full", subject=str(path), remedy=remedy)
+    remedy = "check that the directory exists and that you may write to it"
+    return StoreError(f"cannot be written: {error.strerror or error}", subject=str(path), remedy=remedy)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode & ~_umask())
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def _umask() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # reading it there does not change it for the other threads, as os.umask would
+        line = next(line for line in status.read_text().splitlines() if line.startswith("Umask:"))
+        return int(line.split()[1], 8)
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Make `destination` a hard link to `source`, or a copy of it where links are not possible.
+
+    The parent directory of `destination` is made when missing; `destination` itself must not exist. A symbolic
+    link as `source` stands for the file it points to.
+
+    Raises:
+        FileNotFoundError: when there is no `source`.
+        FileExistsError: when there is a `destination`.
+        StoreError: when the copy cannot be written.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(strict=True), destination)
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        _copy(source, destination)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    try:
+        descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        os.close(descriptor)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise cannot_write(destination, error) from error
+    try:
+        shutil.copyfile(source, destination)
+        shutil.copymode(source, destination)
+    except OSError as error:
+        destination.unlink()
+        raise cannot_write(destination, error) from error
+
+
+def list_files(root: Path) -> list[Path]:
+    """Every regular file under `root`, as paths relative to it, sorted by their parts.
+
+    Raises:
+        StoreError: when there is a symbolic link or another thing that is neither file nor directory: it
+            would not mean the same elsewhere.
+        FileNotFoundError: when there is no `root`.
+    """
+    found: list[Path] = []
+    waiting = [root]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(path.relative_to(root))
+                else:
+                    raise _not_a_file(path, is_link=entry.is_symlink())
+    return sorted(found)
+
+
+def _not_a_file(path: Path, *, is_link: bool) -> StoreError:
+    kind = f"a symbolic link to {path.readlink()}" if is_link else "neither a file nor a directory"
+    return StoreError(
+        f"is {kind}; only plain files can be kept",
+        subject=str(path),
+        remedy="replace it by the file itself, or remove it",
+    )
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link or a whole directory; nothing to remove is fine. Links are not followed.
+
+    Raises:
+        StoreError: when something in it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        remedy = "check that you own it and that nothing else is using it"
+        raise StoreError(f"cannot be removed: {error}", subject=str(path), remedy=remedy) from error

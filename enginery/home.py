@@ -1,0 +1,38 @@
+"""Where Enginery keeps its things on this machine: one directory, moved as a whole with `ENGINERY_HOME`.
+
+Nothing is created here; whoever writes into one of these directories makes it first.
+"""
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The directory of everything Enginery keeps: `$ENGINERY_HOME`, else `~/.enginery`; always absolute."""
+    chosen = os.environ.get("ENGINERY_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".enginery"
+
+
+def store_dir() -> Path:
+    """Outputs and records of steps."""
+    return home() / "store"
+
+
+def toolchains_dir() -> Path:
+    """Environments made from pin files."""
+    return home() / "toolchains"
+
+
+def logs_dir() -> Path:
+    """Logs of commands and services."""
+    return home() / "logs"
+
+
+def services_dir() -> Path:
+    """State of the services started for local use."""
+    return home() / "services"
+
+
+def work_dir() -> Path:
+    """Outputs of steps that still run; on the store's file system, so that finished files can be linked."""
+    return home() / "work"
