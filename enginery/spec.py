@@ -1,0 +1,341 @@
+"""What a user writes: one model, the targets to build it for, and what to do with the builds.
+
+Reading reports every mistake at once, each with its path. A spec says what is wanted, never how: the plan turns it
+into steps.
+"""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from enginery.errors import SpecError
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+S3Address = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$")]
+HttpAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class BackendName(StrEnum):
+    """What runs an engine."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    PYTORCH = "pytorch"
+    ONNXRUNTIME = "onnxruntime"
+
+
+class Precision(StrEnum):
+    """The number format of an engine's weights."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+    INT8_SMOOTHQUANT = "int8_sq"
+    INT8_WEIGHT_ONLY = "int8_wo"
+    INT4_WEIGHT_ONLY = "int4_wo"
+    INT4_AWQ = "int4_awq"
+    W4A8_AWQ = "w4a8_awq"
+    NVFP4 = "nvfp4"
+
+
+class SpecModel(BaseModel):
+    """A part of a spec: unchangeable once read; unknown fields are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+Options = TypeVar("Options", bound=SpecModel)
+
+
+class Source(SpecModel):
+    """Where the weights come from: exactly one of `huggingface`, `path` and `s3`."""
+
+    huggingface: Annotated[str, StringConstraints(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
+    """A repository on the Hugging Face Hub, `owner/name`. A gated one needs a token in `HF_TOKEN`."""
+    path: str | None = None
+    """A directory on this machine, relative to the spec file or absolute."""
+    s3: S3Address | None = None
+    """A prefix in S3 that holds the model's files."""
+    revision: str = "main"
+    """Branch, tag or commit of a Hub repository. It is resolved to a commit before anything is keyed."""
+    allow_pickle: tuple[str, ...] = ()
+    """Names of pickled weight files (`*.bin`, `*.pt`, `*.pth`) to accept. A pickle can run any code when it is read,
+    so none is accepted unless named here."""
+    sha256: dict[str, Sha256] = Field(default_factory=dict)
+    """Expected digests by file name; a file that differs stops the build."""
+
+    @model_validator(mode="after")
+    def _exactly_one_origin(self) -> Self:
+        given = [name for name in ("huggingface", "path", "s3") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"give exactly one of huggingface, path, s3 (found {found})")
+        return self
+
+
+class BuildOptions(SpecModel):
+    """How an engine is built. A field left out means the release's own default."""
+
+    gpt_attention_plugin: str | None = None
+    """TensorRT-LLM's attention plugin and its data type, such as `bfloat16`. Backend `tensorrt` only."""
+    gemm_plugin: str | None = None
+    """TensorRT-LLM's GEMM plugin and its data type. Backend `tensorrt` only."""
+    int4_block_size: Literal[16, 32, 64, 128, 256] | None = None
+    """How many weights share one scale in int4. Backend `onnxruntime` only; its builder's default is 32."""
+    int4_accuracy_level: Literal[0, 1, 2, 3, 4] | None = None
+    """Lowest precision of int4's arithmetic: 1 float32, 2 float16, 3 bfloat16, 4 int8; 0 leaves it to the runtime.
+    Backend `onnxruntime` only."""
+
+
+class Prompt(SpecModel):
+    """One question to a built engine, and what its answer must be."""
+
+    prompt: Annotated[str, StringConstraints(min_length=1)]
+    """The text sent to the model."""
+    equals: str | None = None
+    """The answer, exactly, apart from white space at its ends."""
+    contains: str | None = None
+    """A text that must be in the answer."""
+    matches: str | None = None
+    """A Python regular expression that must be found in the answer."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer in tokens; the validation's own when left out."""
+
+    @model_validator(mode="after")
+    def _pattern_compiles(self) -> Self:
+        if self.matches is not None:
+            try:
+                re.compile(self.matches)
+            except re.error as error:
+                raise ValueError(f"matches is not a regular expression: {error}") from error
+        return self
+
+
+class ValidationOptions(SpecModel):
+    """The prompts a built engine must answer before it is published."""
+
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest answer in tokens."""
+    prompts: tuple[Prompt, ...] = ()
+    """Asked in order, with greedy decoding."""
+
+
+class ServingOptions(SpecModel):
+    """How Triton serves the engine."""
+
+    max_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Most requests that run in one batch."""
+    max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
+    """How long a request may wait for others to share its batch."""
+    decoupled: bool = False
+    """Allow streaming (`generate_stream`). The HTTP client's `infer` cannot be used with a decoupled model."""
+    preprocessing_instance_count: Annotated[int, Field(ge=1)] = 1
+    """Copies of the tokenizing model."""
+    postprocessing_instance_count: Annotated[int, Field(ge=1)] = 1
+    """Copies of the detokenizing model."""
+    bls_instance_count: Annotated[int, Field(ge=1)] = 1
+    """Copies of the model that scripts the others (`tensorrt_llm_bls`)."""
+    exclude_input_in_output: bool = True
+    """Return the answer without the prompt."""
+    kv_cache_free_gpu_mem_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of the free GPU memory that the KV cache may take. TensorRT-LLM only."""
+
+
+class Target(SpecModel):
+    """One engine to build: the GPU it is for, and how."""
+
+    name: Name
+    """Names the target in plans, builds and channels."""
+    gpu: str = "auto"
+    """A GPU's product name such as `H100-SXM5-80GB`, `cpu`, or `auto` for the one in this machine."""
+    backend: BackendName = BackendName.AUTO
+    """What runs the engine."""
+    release: str = "latest"
+    """The backend's release: a version, a range such as `>=1.0,<1.3`, or `latest`."""
+    precision: Precision
+    """The number format of the weights."""
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    """GPUs that share each layer."""
+    pipeline_parallel: Annotated[int, Field(ge=1)] = 1
+    """GPUs that share the layers among them."""
+    build: BuildOptions | None = None
+    """Overrides the spec's `build`, field by field."""
+    validation: ValidationOptions | None = None
+    """Overrides the spec's `validation`, field by field."""
+    serving: ServingOptions | None = None
+    """Overrides the spec's `serving`, field by field."""
+
+
+class Publish(SpecModel):
+    """Where finished builds go. The endpoint and the credentials come from the usual AWS settings."""
+
+    to: S3Address
+    """The registry's prefix in S3."""
+    channel: Name = "candidate"
+    """The channel that is moved to a build once it is published."""
+    allow_unconditional_writes: bool = False
+    """Accept an S3 endpoint that ignores `If-None-Match`, where two publishers could overwrite each other."""
+
+
+class Rollout(SpecModel):
+    """Which Triton servers to load the build into."""
+
+    endpoints: Annotated[tuple[HttpAddress, ...], Field(min_length=1)]
+    """HTTP addresses of Triton servers in explicit model-control mode, such as `http://triton-h100:8000`."""
+    model_repository: S3Address | str | None = None
+    """The model repository those servers read: a directory or an S3 prefix. `<publish.to>/serving/<spec name>`
+    when left out."""
+    target: Name | None = None
+    """The target to roll out; needed when there is more than one."""
+
+
+class Spec(SpecModel):
+    """One model, the targets to build it for, and what to do with the builds."""
+
+    name: Name
+    """The model's name in the registry."""
+    source: Source
+    """Where the weights come from."""
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    """What to build."""
+    build: BuildOptions = BuildOptions()
+    """How to build, for every target."""
+    validation: ValidationOptions = ValidationOptions()
+    """What a built engine must answer."""
+    serving: ServingOptions = ServingOptions()
+    """How Triton serves the engines."""
+    publish: Publish | None = None
+    """Where finished builds go; they stay in the store when left out."""
+    rollout: Rollout | None = None
+    """Which servers to load a build into; none when left out."""
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> Self:
+        names = [target.name for target in self.targets]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"targets must have different names; twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _rollout_is_complete(self) -> Self:
+        if self.rollout is None:
+            return self
+        if self.publish is None:
+            raise ValueError("rollout needs publish: servers load what was published")
+        names = [target.name for target in self.targets]
+        if self.rollout.target is None and len(names) > 1:
+            raise ValueError(f"rollout.target is needed with several targets: one of {', '.join(names)}")
+        if self.rollout.target is not None and self.rollout.target not in names:
+            raise ValueError(f"rollout.target {self.rollout.target!r} is not one of {', '.join(names)}")
+        return self
+
+    def build_for(self, target: Target) -> BuildOptions:
+        """The target's build options: its own where it sets them, else the spec's."""
+        return _merged(self.build, target.build)
+
+    def validation_for(self, target: Target) -> ValidationOptions:
+        """The target's validation: its own where it sets them, else the spec's."""
+        return _merged(self.validation, target.validation)
+
+    def serving_for(self, target: Target) -> ServingOptions:
+        """The target's serving options: its own where it sets them, else the spec's."""
+        return _merged(self.serving, target.serving)
+
+    def rollout_target(self) -> Target | None:
+        """The target that is rolled out, if any."""
+        if self.rollout is None:
+            return None
+        wanted = self.rollout.target or self.targets[0].name
+        return next(target for target in self.targets if target.name == wanted)
+
+
+def _merged(base: Options, override: Options | None) -> Options:
+    if override is None:
+        return base
+    return base.model_copy(update={field: getattr(override, field) for field in override.model_fields_set})
+
+
+def parse_spec(data: object, *, subject: str = "spec") -> Spec:
+    """Check plain data as a spec.
+
+    Raises:
+        SpecError: with every mistake found, each beginning with the path of its field.
+    """
+    try:
+        return Spec.model_validate(data)
+    except ValidationError as error:
+        raise SpecError([_sentence(item) for item in error.errors()], subject=subject) from error
+
+
+def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
+    """Read a spec file, with `overrides` such as `rollout.target=int4` put in first (values are YAML).
+
+    A relative `source.path` is taken from the directory of the file.
+
+    Raises:
+        SpecError: when the file cannot be read, is not YAML, or has mistakes.
+    """
+    data = _read_yaml(path)
+    for override in overrides:
+        _override(data, override)
+    spec = parse_spec(data, subject=str(path))
+    if spec.source.path is None:
+        return spec
+    absolute = str((path.parent / Path(spec.source.path).expanduser()).resolve())
+    return spec.model_copy(update={"source": spec.source.model_copy(update={"path": absolute})})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([f"cannot be read: {error}"], subject=str(path)) from error
+    except yaml.YAMLError as error:
+        raise SpecError([f"is not YAML: {error}"], subject=str(path)) from error
+    if not isinstance(data, dict):
+        raise SpecError(["must be a mapping with the fields name, source and targets"], subject=str(path))
+    return data
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise SpecError([f"--set {override!r} is not of the form field.name=value"], subject="--set")
+    *parents, last = dotted.split(".")
+    try:
+        where: Any = data
+        for parent in parents:
+            where = where[int(parent)] if isinstance(where, list) else where.setdefault(parent, {})
+        where[int(last) if isinstance(where, list) else last] = yaml.safe_load(value)
+    except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError) as error:
+        raise SpecError([f"--set {override!r} does not fit this spec: {error}"], subject="--set") from error
+
+
+def _sentence(item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"]) or "spec"
+    given = item.get("input")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        return f"{path}: unknown field{_near(item['loc'])}"
+    if item["type"] == "missing":
+        return f"{path}: missing"
+    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+    return f"{path}: {message}{shown}"
+
+
+def _near(location: tuple[str | int, ...]) -> str:
+    import difflib  # noqa: PLC0415  only a mistake needs it
+
+    known = sorted({field for model in SpecModel.__subclasses__() for field in model.model_fields})
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
