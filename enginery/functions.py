@@ -1,0 +1,53 @@
+"""The functions that internal steps call, by the name their recipes use.
+
+They are looked up by name and imported when first called, so that making a plan loads none of them.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import cast
+
+from pydantic import JsonValue
+
+from enginery.context import Facts, StepContext
+from enginery.errors import UsageError
+
+StepFunction = Callable[[StepContext], Facts]
+EffectCheck = Callable[[Mapping[str, JsonValue]], bool]
+
+FUNCTIONS = {
+    "download": "enginery.sources:download",
+    "validate": "enginery.validation:validate",
+    "package": "enginery.triton.repository:package",
+    "publish": "enginery.registry:publish",
+    "rollout": "enginery.triton.rollout:rollout",
+}
+
+EFFECT_CHECKS = {
+    "publish": "enginery.registry:is_published",
+    "rollout": "enginery.triton.rollout:is_serving",
+}
+"""Steps that change something outside the store: their records are only believed while the change is still there."""
+
+
+def find_function(name: str) -> StepFunction:
+    """The function of that name.
+
+    Raises:
+        UsageError: when there is none, as in a plan made by another version of Enginery.
+    """
+    if name not in FUNCTIONS:
+        raise UsageError(f"there is no step function {name!r}", remedy="make the plan again with this version")
+    return cast("StepFunction", _load(FUNCTIONS[name]))
+
+
+def still_holds(name: str, parameters: Mapping[str, JsonValue]) -> bool:
+    """Whether what the step did outside the store is still so; always true for a step that only fills the store."""
+    if name not in EFFECT_CHECKS:
+        return True
+    return cast("EffectCheck", _load(EFFECT_CHECKS[name]))(parameters)
+
+
+def _load(address: str) -> object:
+    module, _, function = address.partition(":")
+    return getattr(import_module(module), function)
