@@ -10,6 +10,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -155,7 +156,7 @@ def _new_client() -> "S3Client":
 
 def patiently(call: Callable[[], T]) -> T:
     """Call until it works, or fails with what cannot pass, or has failed for `patience()` seconds."""
-    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter  # noqa: PLC0415
+    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random  # noqa: PLC0415
 
     trouble: list[float] = []
 
@@ -164,7 +165,7 @@ def patiently(call: Callable[[], T]) -> T:
         return trouble[-1] - trouble[0] >= patience()
 
     can_pass = retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient)
-    waits = wait_exponential_jitter(initial=0.1, max=3.0, jitter=0.2)
+    waits = wait_exponential(multiplier=0.1, max=3.0) + wait_random(0, 0.2)
     return Retrying(retry=can_pass, stop=enough, wait=waits, reraise=True)(call)
 
 
@@ -211,7 +212,7 @@ class Prefix:
             if answer_code(error) == "NoSuchKey":
                 return None
             raise
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             return Content(body.read(), answer["ETag"])
 
     def put_bytes(

@@ -7,7 +7,7 @@ is digested before it gets its name.
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,7 @@ class _Download:
 
         position = start
         try:
-            with self.open(s3, start, end) as body:
+            with closing(self.open(s3, start, end)) as body:
                 for chunk in body.iter_chunks(CHUNK_BYTES):
                     position += _write(self.descriptor, chunk, position)
                 if position == start < end:
