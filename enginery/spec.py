@@ -274,7 +274,7 @@ def parse_spec(data: object, *, subject: str = "spec") -> Spec:
     try:
         return Spec.model_validate(data)
     except ValidationError as error:
-        raise SpecError([_sentence(item) for item in error.errors()], subject=subject) from error
+        raise SpecError(_sentences(error.errors()), subject=subject) from error
 
 
 def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
@@ -321,6 +321,19 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise SpecError([f"--set {override!r} does not fit this spec: {error}"], subject="--set") from error
 
 
+def _sentences(items: list[Any]) -> list[str]:
+    """One sentence for each mistake; a list that only seems too short because its items are wrong is none."""
+    places = [item["loc"] for item in items]
+
+    def follows(item: Any) -> bool:
+        depth = len(item["loc"])
+        return item["type"] == "too_short" and any(
+            len(place) > depth and place[:depth] == item["loc"] for place in places
+        )
+
+    return [_sentence(item) for item in items if not follows(item)]
+
+
 def _sentence(item: Any) -> str:
     path = ".".join(str(part) for part in item["loc"]) or "spec"
     given = item.get("input")
@@ -329,6 +342,8 @@ def _sentence(item: Any) -> str:
         return f"{path}: unknown field{_near(item['loc'])}"
     if item["type"] == "missing":
         return f"{path}: missing"
+    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME_PATTERN:
+        return f"{path}: {given!r} is not a name; use lower-case letters, digits, '.', '_' and '-', at most 63"
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
     return f"{path}: {message}{shown}"
 

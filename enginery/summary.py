@@ -28,6 +28,18 @@ class BuildSummary(Frozen):
         """The steps whose work was done in this run."""
         return tuple(step for step in self.steps if step.ran)
 
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The addresses of the published builds."""
+        return tuple(str(facts["uri"]) for facts in self.facts_of(Stage.PUBLISH))
+
+    @property
+    def sentence(self) -> str:
+        """One line for people."""
+        if not self.ran:
+            return f"{self.name}: nothing to do, all {len(self.steps)} steps were already done ({self.seconds:.1f} s)"
+        return f"{self.name}: ran {len(self.ran)} of {len(self.steps)} steps in {self.seconds:.1f} s"
+
     def facts_of(self, stage: Stage) -> tuple[Mapping[str, JsonValue], ...]:
         """What the steps of a stage recorded, in the plan's order."""
         return tuple(step.facts for step in self.steps if step.stage is stage)

@@ -1,0 +1,353 @@
+"""The command line: parse, call, print."""
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from enginery import __version__
+from enginery.errors import EngineryError, UsageError
+
+if TYPE_CHECKING:
+    from enginery.plan import Plan
+    from enginery.registry import Registry
+
+app = typer.Typer(
+    name="enginery",
+    help="Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+toolchain_app = typer.Typer(help="The pinned environments in which a release's commands run.", no_args_is_help=True)
+dev_app = typer.Typer(help="Local services to play with: Prefect with its UI, S3, Triton.", no_args_is_help=True)
+app.add_typer(toolchain_app, name="toolchain")
+app.add_typer(dev_app, name="dev")
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Put a value into the spec; repeatable.")
+]
+StoreAddress = Annotated[
+    str | None,
+    typer.Option("--store", envvar="ENGINERY_STORE", help="A directory or s3://… [default: ~/.enginery/store]"),
+]
+RegistryAddress = Annotated[
+    str | None, typer.Option("--registry", envvar="ENGINERY_REGISTRY", help="Where builds are published: s3://…")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+BuildReference = Annotated[
+    str, typer.Argument(metavar="BUILD", help="A build id, MODEL/BUILD, or MODEL@CHANNEL/TARGET.")
+]
+
+
+@app.command()
+def build(
+    spec_file: SpecFile, overrides: Overrides = None, store: StoreAddress = None, as_json: AsJson = False
+) -> None:
+    """Run the pipeline for a spec; steps that are already done are not done again."""
+    from enginery.render import print_summary
+    from enginery.spec import read_spec
+
+    spec = read_spec(spec_file, tuple(overrides or ()))
+    summary = _flow("build").load()(spec, store=store)
+    if as_json:
+        print(summary.model_dump_json(indent=2))
+    else:
+        print_summary(summary)
+
+
+@app.command()
+def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
+    spec_file: SpecFile,
+    overrides: Overrides = None,
+    store: StoreAddress = None,
+    commands: Annotated[bool, typer.Option("--commands", help="Print the steps as a shell script.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each step must run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a build would do: its steps, their keys, and which are already done. Nothing is run."""
+    made = _make_plan(spec_file, tuple(overrides or ()))
+    if as_json:
+        print(made.model_dump_json(indent=2))
+    elif commands:
+        from enginery.commands import shell_script
+
+        print(shell_script(made, str(spec_file)), end="")
+    else:
+        _show_plan(made, store, why=explain)
+
+
+@app.command("run-step")
+def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `enginery plan --json` printed.")],
+    step: Annotated[str, typer.Argument(metavar="STEP", help="A step's id such as build/cpu-int4, or its key.")],
+    store: StoreAddress = None,
+    with_inputs: Annotated[bool, typer.Option("--with-inputs", help="First run what it needs.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Also put the step's files into this directory.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one step of a plan on this machine. Needs no Prefect."""
+    from enginery.runner import run_step as run
+    from enginery.runner import run_with_inputs
+    from enginery.store import open_store
+
+    made = _read_plan(plan_file)
+    planned = made.find(step)
+    opened = open_store(store)
+    outcome = run_with_inputs(planned, made, opened, _note) if with_inputs else run(planned, opened, _note)
+    if output:
+        record = opened.find(planned.key)
+        assert record is not None  # noqa: S101  it has just been made
+        opened.fetch(record, output)
+    print(outcome.model_dump_json(indent=2) if as_json else f"{planned.label}: {'done' if outcome.ran else 'was done'}")
+
+
+@app.command("list")
+def list_builds(
+    model: Annotated[str | None, typer.Argument(help="Only this model's builds.")] = None,
+    registry: RegistryAddress = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the published builds."""
+    from enginery.render import print_builds, print_json
+
+    builds = _registry(registry).builds(model)
+    if as_json:
+        print_json([build.model_dump(mode="json") for build in builds])
+    else:
+        print_builds(builds)
+
+
+@app.command()
+def show(reference: BuildReference, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
+    """Show one published build: its target, files, prompts and answers."""
+    from enginery.render import print_manifest
+
+    manifest = _registry(registry).find(reference)
+    if as_json:
+        print(manifest.model_dump_json(indent=2))
+    else:
+        print_manifest(manifest)
+
+
+@app.command()
+def lineage(reference: BuildReference, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
+    """Show where a build came from: every step from the source on."""
+    from enginery.lineage import lineage_json, lineage_tree
+    from enginery.render import print_json, print_tree
+
+    manifest = _registry(registry).find(reference)
+    if as_json:
+        print_json(lineage_json(manifest))
+    else:
+        print_tree(lineage_tree(manifest))
+
+
+@app.command()
+def rollout(
+    reference: BuildReference,
+    endpoint: Annotated[list[str], typer.Option("--endpoint", help="A Triton server's HTTP address; repeatable.")],
+    model_repository: Annotated[
+        str, typer.Option("--model-repository", help="What those servers read: a directory or s3://…")
+    ],
+    registry: RegistryAddress = None,
+) -> None:
+    """Load a published build into Triton servers; on any failure the previous build serves again."""
+    from enginery.triton.rollout import roll_out_build
+
+    opened = _registry(registry)
+    roll_out_build(opened.find(reference), opened, tuple(endpoint), model_repository, _note)
+    print(f"{reference} serves at {', '.join(endpoint)}")
+
+
+@toolchain_app.command("list")
+def toolchain_list(as_json: AsJson = False) -> None:
+    """List the toolchains there are pins for, and whether each is installed."""
+    from enginery import toolchains
+    from enginery.render import print_json, print_toolchains
+
+    rows = [toolchains.status(name) for name in toolchains.names()]
+    if as_json:
+        print_json([row.model_dump(mode="json") for row in rows])
+    else:
+        print_toolchains(rows)
+
+
+@toolchain_app.command("create")
+def toolchain_create(name: str) -> None:
+    """Create a toolchain, or do nothing when it is there."""
+    from enginery import toolchains
+
+    print(toolchains.ensure(name, _note).directory)
+
+
+@toolchain_app.command("check")
+def toolchain_check(name: str, as_json: AsJson = False) -> None:
+    """Compare a toolchain with its pins."""
+    from enginery import toolchains
+    from enginery.render import print_toolchain_report
+
+    report = toolchains.check(name)
+    if as_json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print_toolchain_report(report)
+    if not report.ok:
+        raise typer.Exit(5)
+
+
+@dev_app.command("up")
+def dev_up() -> None:
+    """Start the local services, or say where they already run."""
+    from enginery.dev import services
+    from enginery.render import print_services
+
+    print_services(services.up(_note))
+
+
+@dev_app.command("down")
+def dev_down() -> None:
+    """Stop the local services; what they hold is kept for the next time."""
+    from enginery.dev import services
+
+    services.down(_note)
+
+
+@dev_app.command("status")
+def dev_status(as_json: AsJson = False) -> None:
+    """Say which local services run, and where."""
+    from enginery.dev import services
+    from enginery.render import print_json, print_services
+
+    running = services.status()
+    if as_json:
+        print_json(running.addresses() if running else None)
+    elif running:
+        print_services(running)
+    else:
+        print("the local services are not running; start them with: enginery dev up")
+
+
+@dev_app.command("env")
+def dev_env() -> None:
+    """Print the settings that point commands at the local services: eval "$(enginery dev env)"."""
+    import shlex
+
+    from enginery.dev import services
+
+    running = services.status()
+    if running is None:
+        raise UsageError("the local services are not running", remedy="start them with: enginery dev up")
+    for name, value in services.environment(running).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def demo() -> None:
+    """Build, publish, roll out and ask the example model, with everything it needs started and stopped again."""
+    from enginery.demo import run_demo
+    from enginery.render import console
+
+    raise typer.Exit(run_demo(console()))
+
+
+@app.command()
+def doctor(registry: RegistryAddress = None, as_json: AsJson = False) -> None:
+    """Check this machine: Python, disk, GPU, Prefect, S3, the Hub, toolchains; each finding with its remedy."""
+    from enginery.doctor import examine
+    from enginery.render import print_findings, print_json
+
+    findings = examine(registry)
+    if as_json:
+        print_json([finding.model_dump(mode="json") for finding in findings])
+    else:
+        print_findings(findings)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"enginery {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out.
+
+    Exit codes: 0 done; 2 bad input, nothing started; 3 source; 4 store; 5 toolchain; 6 a command failed;
+    7 validation; 8 registry; 9 rollout; 1 anything else.
+    """
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _flow(name: str) -> EntryPoint:
+    """The flow of that name; the library itself does not know Prefect."""
+    found = [point for point in entry_points(group="enginery.flows") if point.name == name]
+    if not found:
+        raise UsageError(f"the flow {name!r} is not installed", remedy="pip install 'enginery[prefect]'")
+    return found[0]
+
+
+def _make_plan(spec_file: Path, overrides: tuple[str, ...]) -> "Plan":
+    from enginery.plan import make_plan
+    from enginery.spec import read_spec
+
+    return make_plan(read_spec(spec_file, overrides))
+
+
+def _read_plan(path: Path) -> "Plan":
+    from pydantic import ValidationError
+
+    from enginery.plan import Plan
+
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        remedy = "make it with: enginery plan SPEC --json"
+        raise UsageError(f"is not a plan: {error}", subject=str(path), remedy=remedy) from error
+
+
+def _show_plan(made: "Plan", store: str | None, *, why: bool) -> None:
+    from enginery.explain import explain as reasons
+    from enginery.render import print_plan
+    from enginery.store import open_store
+
+    opened = open_store(store)
+    done = opened.find_many([planned.key for planned in made.steps])
+    print_plan(made, done, reasons(made, done, opened.records()) if why else {})
+
+
+def _registry(address: str | None) -> "Registry":
+    from enginery.registry import Registry
+
+    if address is None:
+        raise UsageError("no registry is named", remedy="give --registry s3://… or set ENGINERY_REGISTRY")
+    return Registry(address)
+
+
+def main() -> None:
+    """Run the command line; errors a user can act on are one message and an exit code."""
+    try:
+        app()
+    except EngineryError as error:
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        print(f"error: {error}{notes}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; finished steps are kept", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,120 @@
+"""Looks over this machine before someone spends a night on it: each finding says what was found and what to do."""
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from enginery.errors import EngineryError
+from enginery.home import home
+from enginery.steps import Frozen
+
+LOW_DISK_BYTES = 20 * 10**9
+"""An 8-billion-parameter model in bfloat16 is 16 GB on its own."""
+
+
+class Finding(Frozen):
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def examine(registry: str | None = None) -> list[Finding]:
+    """Look at everything that a build needs; `registry` is looked at when named."""
+    checks: list[Callable[[], Iterator[Finding]]] = [_python, _disk, _gpu, _prefect, _hub, _toolchains]
+    findings = [finding for check in checks for finding in check()]
+    return findings + (list(_registry(registry)) if registry else [])
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding(level="ok", subject="python", found=f"{platform.python_version()} on {platform.system()}")
+
+
+def _disk() -> Iterator[Finding]:
+    place = home()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    low = free < LOW_DISK_BYTES
+    yield Finding(
+        level="warning" if low else "ok",
+        subject="disk",
+        found=f"{free / 10**9:.0f} GB free for {home()}",
+        remedy="set ENGINERY_HOME to a larger disk" if low else "",
+    )
+
+
+def _gpu() -> Iterator[Finding]:
+    from enginery import gpus
+
+    try:
+        found = gpus.detect()
+    except EngineryError as error:
+        yield Finding(level="error", subject="gpu", found=error.problem, remedy=error.remedy)
+        return
+    yield Finding(level="ok", subject="gpu", found=found.name if found else "none; targets for `cpu` can be built here")
+
+
+def _prefect() -> Iterator[Finding]:
+    try:
+        installed = version("prefect")
+    except PackageNotFoundError:
+        remedy = "pip install 'enginery[prefect]'; `enginery run-step` works without it"
+        yield Finding(level="warning", subject="prefect", found="not installed", remedy=remedy)
+        return
+    yield Finding(level="ok", subject="prefect", found=installed)
+    address = os.environ.get("PREFECT_API_URL")
+    if address:
+        yield _reachable("prefect server", f"{address}/health", "start it, or correct PREFECT_API_URL")
+
+
+def _reachable(subject: str, address: str, remedy: str) -> Finding:
+    import urllib3
+
+    try:
+        answer = urllib3.PoolManager(retries=False, timeout=5.0).request("GET", address)
+    except urllib3.exceptions.HTTPError as error:
+        return Finding(level="error", subject=subject, found=f"{address} does not answer: {error}", remedy=remedy)
+    return Finding(level="ok", subject=subject, found=f"{address} answers {answer.status}")
+
+
+def _hub() -> Iterator[Finding]:
+    from huggingface_hub import get_token
+
+    if get_token():
+        yield Finding(level="ok", subject="hugging face", found="a token is set")
+    else:
+        remedy = "for gated models set HF_TOKEN"
+        yield Finding(level="warning", subject="hugging face", found="no token", remedy=remedy)
+
+
+def _toolchains() -> Iterator[Finding]:
+    from enginery import toolchains
+
+    for name in toolchains.names():
+        row = toolchains.status(name)
+        yield Finding(level="ok", subject=f"toolchain {row.name}", found=row.state)
+    docker = shutil.which("docker")
+    yield Finding(level="ok", subject="docker", found=str(Path(docker)) if docker else "not installed")
+
+
+def _registry(address: str) -> Iterator[Finding]:
+    from enginery.errors import RegistryError
+    from enginery.s3 import Address, Prefix, honours_conditional_writes
+
+    try:
+        honoured = honours_conditional_writes(Prefix(Address.parse(address), RegistryError))
+    except EngineryError as error:
+        yield Finding(level="error", subject=f"registry {address}", found=error.problem, remedy=error.remedy)
+        return
+    if honoured:
+        yield Finding(level="ok", subject=f"registry {address}", found="writable, honours conditional writes")
+    else:
+        remedy = "use an endpoint that does, or set publish.allow_unconditional_writes and publish from one place"
+        yield Finding(level="error", subject=f"registry {address}", found="ignores If-None-Match", remedy=remedy)

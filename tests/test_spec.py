@@ -1,0 +1,181 @@
+"""What a spec accepts, what it refuses, and how it says so."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginery.errors import SpecError
+from enginery.spec import BackendName, Precision, parse_spec, read_spec
+
+MODELS = Path(__file__).parent.parent / "infra" / "models"
+
+
+def minimal(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "source": {"huggingface": "owner/tiny"},
+        "targets": [{"name": "cpu", "gpu": "cpu", "precision": "float32"}],
+    } | changes
+
+
+def mistakes(data: object) -> tuple[str, ...]:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(data)
+    return caught.value.mistakes
+
+
+def test_a_minimal_spec_gets_its_defaults() -> None:
+    spec = parse_spec(minimal())
+    assert spec.source.revision == "main"
+    assert spec.targets[0].backend is BackendName.AUTO
+    assert spec.targets[0].tensor_parallel == 1
+    assert spec.publish is None
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_spec_that_comes_with_enginery_reads(path: Path) -> None:
+    assert read_spec(path).name == path.stem
+
+
+def test_the_tutorials_spec_says_what_the_tutorial_does() -> None:
+    spec = read_spec(MODELS / "llama-3-8b-instruct.yaml")
+    target = spec.targets[0]
+    assert (target.backend, target.release, target.precision) == ("tensorrt", "0.8.0", Precision.BFLOAT16)
+    assert spec.build_for(target).gpt_attention_plugin == "bfloat16"
+    assert spec.build_for(target).gemm_plugin == "bfloat16"
+    assert spec.validation_for(target).prompts[0].prompt == "How do I count to nine in French?"
+    assert spec.serving_for(target).max_batch_size == 64
+
+
+def test_an_unknown_field_is_named_with_its_path_and_a_near_one() -> None:
+    data = minimal(targets=[{"name": "cpu", "precision": "int4", "tensor_paralel": 2}])
+    assert mistakes(data) == ("targets.0.tensor_paralel: unknown field; did you mean tensor_parallel?",)
+
+
+def test_a_wrong_type_names_the_field_and_what_was_given() -> None:
+    (mistake,) = mistakes(minimal(validation={"max_tokens": "many"}))
+    assert mistake.startswith("validation.max_tokens: ")
+    assert "'many'" in mistake
+
+
+def test_several_mistakes_are_all_reported_at_once() -> None:
+    found = mistakes(
+        {
+            "name": "Not A Name",
+            "source": {"huggingface": "a/b", "s3": "s3://bucket/prefix"},
+            "targets": [{"name": "a", "precision": "float33"}, {"precision": "int4"}],
+            "publish": {"to": "https://elsewhere"},
+        }
+    )
+    paths = {mistake.split(":")[0] for mistake in found}
+    assert paths == {"name", "source", "targets.0.precision", "targets.1.name", "publish.to"}
+
+
+def test_a_mistake_inside_a_target_is_not_also_reported_as_too_few_targets() -> None:
+    found = mistakes(minimal(targets=[{"name": "cpu", "precision": "nonsense"}]))
+    assert len(found) == 1
+
+
+def test_no_targets_is_a_mistake() -> None:
+    (mistake,) = mistakes(minimal(targets=[]))
+    assert mistake.startswith("targets: ")
+
+
+@pytest.mark.parametrize("source", [{}, {"path": "x", "s3": "s3://bucket/x"}])
+def test_a_source_has_exactly_one_origin(source: dict[str, str]) -> None:
+    (mistake,) = mistakes(minimal(source=source))
+    assert "exactly one of huggingface, path, s3" in mistake
+
+
+def test_targets_have_different_names() -> None:
+    target = {"name": "cpu", "precision": "int4"}
+    (mistake,) = mistakes(minimal(targets=[target, target]))
+    assert "twice: cpu" in mistake
+
+
+def test_a_pattern_that_is_no_regular_expression_is_a_mistake() -> None:
+    (mistake,) = mistakes(minimal(validation={"prompts": [{"prompt": "Hi", "matches": "("}]}))
+    assert mistake.startswith("validation.prompts.0: matches is not a regular expression")
+
+
+def test_a_rollout_needs_a_target_when_there_are_several() -> None:
+    targets = [{"name": name, "precision": "int4"} for name in ("a", "b")]
+    release = {"publish": {"to": "s3://bucket/prefix"}, "rollout": {"endpoints": ["http://triton:8000"]}}
+    (mistake,) = mistakes(minimal(targets=targets, **release))
+    assert "rollout.target is needed with several targets: one of a, b" in mistake
+
+
+def test_a_rollout_of_an_unknown_target_is_a_mistake() -> None:
+    release = {
+        "publish": {"to": "s3://bucket/prefix"},
+        "rollout": {"endpoints": ["http://triton:8000"], "target": "gpu"},
+    }
+    (mistake,) = mistakes(minimal(**release))
+    assert "'gpu' is not one of cpu" in mistake
+
+
+def test_a_rollout_without_publish_is_a_mistake() -> None:
+    (mistake,) = mistakes(minimal(rollout={"endpoints": ["http://triton:8000"]}))
+    assert "rollout needs publish" in mistake
+
+
+def test_a_target_overrides_field_by_field() -> None:
+    target = {"name": "cpu", "precision": "int4", "validation": {"max_tokens": 7}}
+    spec = parse_spec(minimal(targets=[target], validation={"max_tokens": 9, "prompts": [{"prompt": "Hi"}]}))
+    merged = spec.validation_for(spec.targets[0])
+    assert merged.max_tokens == 7
+    assert merged.prompts[0].prompt == "Hi"
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 3])
+def test_what_is_not_a_mapping_is_one_clear_mistake(data: object) -> None:
+    assert len(mistakes(data)) == 1
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_relative_path_is_taken_from_the_spec_file(tmp_path: Path) -> None:
+    text = "name: tiny\nsource: {path: model}\ntargets: [{name: cpu, precision: int4}]\n"
+    spec = read_spec(written(tmp_path / "spec.yaml", text))
+    assert spec.source.path == str(tmp_path / "model")
+
+
+def test_an_override_replaces_a_value_deep_inside(tmp_path: Path) -> None:
+    text = "name: tiny\nsource: {path: model}\ntargets: [{name: cpu, precision: int4}]\n"
+    path = written(tmp_path / "spec.yaml", text)
+    spec = read_spec(path, ("targets.0.precision=float32", "publish.to=s3://bucket/there", "validation.max_tokens=3"))
+    assert spec.targets[0].precision == "float32"
+    assert spec.publish is not None
+    assert spec.publish.to == "s3://bucket/there"
+    assert spec.validation.max_tokens == 3
+
+
+@pytest.mark.parametrize(
+    "override", ["no-equals", "=x", "targets.x.precision=int4", "name.first=x", "targets.7.name=x"]
+)
+def test_an_override_that_does_not_fit_is_refused(tmp_path: Path, override: str) -> None:
+    text = "name: tiny\nsource: {path: model}\ntargets: [{name: cpu, precision: int4}]\n"
+    path = written(tmp_path / "spec.yaml", text)
+    with pytest.raises(SpecError, match="--set"):
+        read_spec(path, (override,))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="nowhere.yaml"):
+        read_spec(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [", "\x00", "- 1\n- 2\n"])
+def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SpecError, match="spec.yaml"):
+        read_spec(written(tmp_path / "spec.yaml", text))
+
+
+def test_a_spec_survives_being_sent_as_json() -> None:
+    spec = parse_spec(minimal(build={"int4_block_size": 64}))
+    again = type(spec).model_validate_json(spec.model_dump_json())
+    assert again == spec
