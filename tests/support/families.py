@@ -1,0 +1,66 @@
+"""Commands that start other processes, in ways that are hard to clean up, and looking whether they live."""
+
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.support.waiting import wait_until
+
+FAMILY = """
+import os, signal, sys, time
+from pathlib import Path
+told = Path(sys.argv[1])
+stubborn = "stubborn" in sys.argv
+if stubborn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def sit(name):
+    (told / f"{name}.part").write_text(str(os.getpid()))
+    (told / f"{name}.part").rename(told / name)
+    time.sleep(600)
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.setsid()      # as MPI ranks do: another session, and its parent has gone
+        sit("rank")
+    os._exit(0)
+if os.fork() == 0:
+    sit("child")
+if "leave" in sys.argv:
+    while not ((told / "rank").exists() and (told / "child").exists()):
+        time.sleep(0.01)
+    os._exit(0)
+sit("command")
+"""
+
+
+def family_argv(told: Path, *words: str) -> list[str]:
+    """A command with a child and an orphaned grandchild in its own session; each writes its process id into `told`.
+
+    `stubborn` makes all of them ignore SIGTERM; `leave` makes the command itself end at once.
+    """
+    return [sys.executable, "-c", FAMILY, str(told), *words]
+
+
+def wait_for_family(told: Path) -> list[int]:
+    """The process ids of the whole family, once all are there."""
+    names = ("rank", "child", "command")
+    wait_until(lambda: all((told / name).exists() for name in names), seconds=30)
+    return family_pids(told)
+
+
+def family_pids(told: Path) -> list[int]:
+    """The process ids of those who have said theirs."""
+    return [int(path.read_text()) for path in told.iterdir() if path.suffix != ".part"]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, not counting one that has ended and was not yet collected."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def alive_among(pids: list[int]) -> list[int]:
+    """Those of `pids` that are alive."""
+    return [pid for pid in pids if is_alive(pid)]
