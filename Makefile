@@ -1,0 +1,48 @@
+# Few targets, on purpose. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
+QUIETLY := | grep --line-buffered -vE 'already satisfied|^WARNING: Location'
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -o pipefail -ec
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 14
+
+demo: $(VENV)/local ## Build, publish, roll out and ask the example model, on this machine
+	@$(BIN)/enginery demo
+
+test: $(VENV)/dev ## Everything CI runs: linters, types, all tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist worksteal
+
+unit: $(VENV)/dev ## The fast tests only
+	$(BIN)/pytest -n 2 -m "not integration"
+
+docs: $(VENV)/dev ## Write what is generated in docs/
+	$(BIN)/python -m enginery.spec_reference docs
+
+bench: $(VENV)/dev ## Measure what we claim to be fast
+	$(BIN)/python -m benchmarks.pipeline
+
+clean: ## Remove what make has made here (not ~/.enginery)
+	rm -rf $(VENV) .enginery .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Enginery needs Python 3.11 or later: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/local: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[local]' $(QUIETLY)
+	@touch $@
+
+$(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev]' $(QUIETLY)
+	@touch $@ $(VENV)/local
+
+.PHONY: help demo test unit docs bench clean

@@ -1,0 +1,26 @@
+"""What every test starts from: a home of its own, and none of the user's settings."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+FOREIGN_SETTINGS = ("AWS_", "HF_", "HUGGING_FACE_", "PREFECT_", "ENGINERY_", "HUGGINGFACE_")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Enginery's home for this test; the user's credentials and addresses are out of reach."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN_SETTINGS):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    monkeypatch.setenv("ENGINERY_HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _where_a_test_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that writes into the current directory writes into its own."""
+    monkeypatch.chdir(tmp_path)

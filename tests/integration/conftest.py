@@ -1,0 +1,88 @@
+"""The real parts that integration tests share: toolchains, the example model, an engine, an S3 server.
+
+Toolchains are made once in the checkout's `.enginery/` and kept for the next run; everything else is made anew.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from enginery import toolchains
+from enginery.process import run
+from enginery.toolchains import Toolchain
+from tests.support.s3_server import S3Server, running_s3_server
+
+CHECKOUT = Path(__file__).parent.parent.parent
+SHARED_TOOLCHAINS = CHECKOUT / ".enginery" / "toolchains"
+ONNXRUNTIME = "onnxruntime-0.18"
+TRITON = "triton-2.51"
+
+
+def made_in_the_checkout(name: str) -> Toolchain:
+    """The toolchain of that name, from the checkout's own directory."""
+    before = os.environ.get("ENGINERY_HOME")
+    os.environ["ENGINERY_HOME"] = str(CHECKOUT / ".enginery")
+    try:
+        return toolchains.ensure(name)
+    finally:
+        if before is None:
+            del os.environ["ENGINERY_HOME"]
+        else:
+            os.environ["ENGINERY_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def toolchain() -> Toolchain:
+    """The onnxruntime toolchain."""
+    return made_in_the_checkout(ONNXRUNTIME)
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_python(toolchain: Toolchain) -> Path:
+    """A Python with onnxruntime-genai, torch and transformers."""
+    return toolchain.python
+
+
+@pytest.fixture(scope="session")
+def triton_site() -> Path:
+    """The site-packages directory that holds nvidia-pytriton."""
+    return next(made_in_the_checkout(TRITON).directory.glob("lib/python*/site-packages"))
+
+
+@pytest.fixture
+def shared_toolchains(own_home: Path, toolchain: Toolchain, triton_site: Path) -> Path:
+    """This test's home, with the shared toolchains in it."""
+    own_home.mkdir(parents=True, exist_ok=True)
+    (own_home / "toolchains").symlink_to(SHARED_TOOLCHAINS)
+    return own_home
+
+
+@pytest.fixture(scope="session")
+def tiny_weights() -> Path:
+    """The example model."""
+    return CHECKOUT / "examples" / "tiny-llama" / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example model as an int4 engine for the CPU; built once for all workers."""
+    shared = tmp_path_factory.getbasetemp().parent
+    engine = shared / "tiny-engine"
+    with FileLock(shared / "tiny-engine.lock"):
+        if not (engine / "genai_config.json").exists():
+            builder = ["-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu"]
+            places = ["-i", str(tiny_weights), "-o", str(engine), "-c", str(shared / "tiny-engine-cache")]
+            run([str(toolchain.python), *builder, *places], env=toolchain.environment)
+    return engine
+
+
+@pytest.fixture
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server of this test's own, which the usual AWS settings point at."""
+    with running_s3_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
