@@ -1,0 +1,137 @@
+"""Asks an engine of ONNX Runtime GenAI some prompts, one by one, with greedy decoding.
+
+Runs in the release's own environment and needs nothing of Enginery's. The requests are
+`{"threads": 2, "prompts": [{"prompt": "How…", "max_tokens": 64}]}`; the answers are written in the same order. Any
+problem ends it with a traceback and a nonzero status, without an output file.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime_genai as genai  # type: ignore[import-not-found,unused-ignore]  # of the toolchain
+from tokenizers import Tokenizer  # type: ignore[import-not-found,unused-ignore]  # of the toolchain
+
+GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+}
+"""Said in full: a model's own generation settings would otherwise be mixed in."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine said.
+
+    Attributes:
+        text: the answer without the prompt and without special tokens.
+        token_ids: its tokens, without the one that ended it.
+        tokens: how many these are.
+        seconds_to_first_token: from the prompt to the first token.
+        seconds: from the prompt to the end of the answer.
+        finish: `eos` when the model ended the answer, `length` when it reached its limit.
+    """
+
+    text: str
+    token_ids: list[int]
+    tokens: int
+    seconds_to_first_token: float
+    seconds: float
+    finish: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded engine with its tokenizer and what its configuration says."""
+
+    model: Any
+    tokenizer: Any
+    context_length: int
+    end_ids: frozenset[int]
+
+
+def load(engine: Path, tokenizer: Path, threads: int) -> Engine:
+    """Load an engine to run on `threads` CPU threads; 0 leaves their number to the runtime."""
+    described = json.loads((engine / "genai_config.json").read_text(encoding="utf-8"))["model"]
+    ends = described["eos_token_id"]
+    config = genai.Config(str(engine))
+    if threads:
+        options = {"intra_op_num_threads": threads}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+    return Engine(
+        model=genai.Model(config),
+        tokenizer=Tokenizer.from_file(str(tokenizer / "tokenizer.json")),
+        context_length=described["context_length"],
+        end_ids=frozenset(ends if isinstance(ends, list) else [ends]),
+    )
+
+
+def answer(engine: Engine, prompt: str, max_tokens: int) -> Answer:
+    """Ask one prompt.
+
+    Raises:
+        ValueError: when the prompt is no token at all, or leaves no room for an answer.
+    """
+    started = time.perf_counter()
+    prompt_ids = engine.tokenizer.encode(prompt, add_special_tokens=True).ids
+    limit = min(len(prompt_ids) + max_tokens, engine.context_length)
+    if not 0 < len(prompt_ids) < limit:
+        raise ValueError(f"prompt of {len(prompt_ids)} tokens, model's limit is {engine.context_length}: {prompt!r}")
+    ids, moments = [], []
+    for token in generate(engine, prompt_ids, limit):
+        ids.append(token)
+        moments.append(time.perf_counter() - started)
+    ended = ids[-1] in engine.end_ids
+    kept = ids[:-1] if ended else ids
+    return Answer(
+        text=engine.tokenizer.decode(kept, skip_special_tokens=True),
+        token_ids=kept,
+        tokens=len(kept),
+        seconds_to_first_token=moments[0],
+        seconds=moments[-1],
+        finish="eos" if ended else "length",
+    )
+
+
+def generate(engine: Engine, prompt_ids: list[int], limit: int) -> Iterator[int]:
+    """The tokens after the prompt, up to the one that ends the answer or `limit` tokens in all."""
+    parameters = genai.GeneratorParams(engine.model)
+    parameters.set_search_options(max_length=limit, **GREEDY)
+    generator = genai.Generator(engine.model, parameters)
+    generator.append_tokens(prompt_ids)
+    while not generator.is_done():
+        generator.generate_next_token()
+        yield int(generator.get_next_tokens()[0])
+
+
+def main() -> None:
+    """Read the requests, load the engine, write the answers."""
+    parser = argparse.ArgumentParser(description="Ask an engine some prompts, with greedy decoding.")
+    parser.add_argument("--engine", type=Path, required=True, help="the engine's directory")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="the directory that holds tokenizer.json")
+    parser.add_argument("--requests", type=Path, required=True, help="JSON file with the prompts")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+    requests = json.loads(arguments.requests.read_text(encoding="utf-8"))
+    engine = load(arguments.engine, arguments.tokenizer, requests["threads"])
+    answers = []
+    for number, request in enumerate(requests["prompts"], start=1):
+        answers.append(asdict(answer(engine, request["prompt"], request["max_tokens"])))
+        last = answers[-1]
+        print(  # noqa: T201  progress, for the step's log
+            f"prompt {number} of {len(requests['prompts'])}: {last['tokens']} tokens in {last['seconds']:.2f} s",
+            flush=True,
+        )
+    arguments.output.write_text(json.dumps({"answers": answers}, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

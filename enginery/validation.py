@@ -1,0 +1,260 @@
+"""Asks a built engine the spec's prompts and judges what it says.
+
+An engine that answers wrongly is a finding, not a failure of the step: the report is recorded either way, and
+`require_passed` stops what would come after.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from enginery.context import Facts, StepContext
+from enginery.drivers import ANSWER_PROMPTS, driver_sha256
+from enginery.errors import StoreError, UsageError, ValidationError
+from enginery.files import write_atomic
+from enginery.spec import Prompt, ValidationOptions
+from enginery.steps import Call
+
+REPORT_SCHEMA = 1
+REPORT_FILE = "report.json"
+FUNCTION_VERSION = 1
+MAX_THREADS = 4
+"""Validations of several targets run side by side with builds."""
+
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+"""ONNX Runtime's wheels report their use to their maker, and leave an identifier in HOME, unless told not to."""
+
+
+class Answer(BaseModel):
+    """What the driver says of one prompt; see `drivers/answer_prompts.py`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: int
+    seconds_to_first_token: float
+    seconds: float
+    finish: str
+
+
+class PromptResult(BaseModel):
+    """One prompt, judged.
+
+    Attributes:
+        expected: the expectations of the spec, `equals`, `contains` or `matches` -> text.
+        got: the answer, without the prompt.
+        passed: whether it is as expected; always so where nothing is expected.
+        reason: why it did not pass, or that nothing was expected.
+        tokens: length of the answer.
+        token_ids: the answer as tokens, to compare a served engine with.
+        finish: `eos` when the model ended the answer, `length` when it reached the limit.
+        seconds_to_first_token: from the prompt to the first token.
+        seconds: from the prompt to the end of the answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    expected: dict[str, str]
+    got: str
+    passed: bool
+    reason: str
+    tokens: int
+    token_ids: tuple[int, ...]
+    finish: str
+    seconds_to_first_token: float
+    seconds: float
+
+
+class ValidationReport(BaseModel):
+    """What an engine said to all prompts.
+
+    Attributes:
+        passed: whether every answer is as expected; true when there are no prompts.
+        tokens_per_second: of all answers together; None when there was no token.
+        driver_sha256: digest of the script that asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = REPORT_SCHEMA
+    passed: bool
+    results: tuple[PromptResult, ...] = Field(default=())
+    tokens_per_second: float | None = None
+    driver_sha256: str
+
+    @property
+    def misses(self) -> tuple[PromptResult, ...]:
+        """The answers that are not as expected."""
+        return tuple(result for result in self.results if not result.passed)
+
+
+def validate_call(options: ValidationOptions) -> Call:
+    """The recipe of a validation: all that decides what is asked and how it is judged."""
+    prompts: list[JsonValue] = [prompt.model_dump(mode="json", exclude_none=True) for prompt in options.prompts]
+    return Call(
+        function="validate",
+        version=FUNCTION_VERSION,
+        parameters={
+            "prompts": prompts,
+            "max_tokens": options.max_tokens,
+            "driver_sha256": driver_sha256(ANSWER_PROMPTS),
+        },
+    )
+
+
+def expectations(prompt: Prompt) -> dict[str, str]:
+    """What the answer must be: `equals`, `contains` or `matches` -> text."""
+    named = {"equals": prompt.equals, "contains": prompt.contains, "matches": prompt.matches}
+    return {name: text for name, text in named.items() if text is not None}
+
+
+def judge(prompt: Prompt, answer: str) -> tuple[bool, str]:
+    """Whether an answer is as expected, and if not, why.
+
+    `equals` ignores white space at the ends, `contains` minds case, `matches` may match anywhere. Where several are
+    given, all must hold; where none is, every answer will do.
+    """
+    expected = expectations(prompt)
+    if not expected:
+        return True, "nothing expected; only recorded"
+    misses = [f"{name} {text!r}" for name, text in expected.items() if not _holds(name, text, answer)]
+    return not misses, f"not: {', '.join(misses)}" if misses else ""
+
+
+def _holds(name: str, text: str, answer: str) -> bool:
+    if name == "equals":
+        return answer.strip() == text.strip()
+    if name == "contains":
+        return text in answer
+    return re.search(text, answer) is not None
+
+
+def validate(context: StepContext) -> Facts:
+    """Ask the engine the prompts, and write `report.json` to the output. The step function `validate`.
+
+    Inputs are `engine` and `weights` (for its tokenizer). The engine is loaded also when there are no prompts, so
+    one that cannot be loaded is found out.
+
+    Raises:
+        CommandError: when the engine cannot be loaded or asked.
+        UsageError: when the plan was made with another version of the driver.
+    """
+    digest = driver_sha256(ANSWER_PROMPTS)
+    if context.parameters["driver_sha256"] != digest:
+        raise UsageError(
+            "the plan was made with another version of Enginery's validation",
+            remedy="make the plan again with this version",
+        )
+    options = ValidationOptions.model_validate(
+        {"prompts": context.parameters["prompts"], "max_tokens": context.parameters["max_tokens"]}
+    )
+    report = _report(options, _ask(context, options), digest)
+    write_atomic(context.output / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
+    for miss in report.misses:
+        context.log(_described(miss))
+    return {
+        "passed": report.passed,
+        "prompts": len(report.results),
+        "failed": len(report.misses),
+        "tokens_per_second": report.tokens_per_second,
+    }
+
+
+def _ask(context: StepContext, options: ValidationOptions) -> tuple[Answer, ...]:
+    if context.toolchain is None:
+        raise UsageError("a validation needs a toolchain", remedy="make the plan again with this version")
+    with TemporaryDirectory(prefix="enginery-validate-") as scratch:
+        requests, answers = Path(scratch) / "requests.json", Path(scratch) / "answers.json"
+        write_atomic(requests, json.dumps(_requests(options)))
+        places = {
+            "--engine": context.inputs["engine"],
+            "--tokenizer": context.inputs["weights"],
+            "--requests": requests,
+            "--output": answers,
+        }
+        flags = [str(part) for pair in places.items() for part in pair]
+        context.run([str(context.toolchain.python), str(ANSWER_PROMPTS), *flags], ENVIRONMENT)
+        return _read_answers(answers)
+
+
+def _requests(options: ValidationOptions) -> dict[str, Any]:
+    prompts = [
+        {"prompt": prompt.prompt, "max_tokens": prompt.max_tokens or options.max_tokens} for prompt in options.prompts
+    ]
+    return {"threads": min(MAX_THREADS, os.cpu_count() or 1), "prompts": prompts}
+
+
+def _read_answers(path: Path) -> tuple[Answer, ...]:
+    written = json.loads(path.read_text(encoding="utf-8"))
+    return TypeAdapter(tuple[Answer, ...]).validate_python(written["answers"])
+
+
+def _report(options: ValidationOptions, answers: tuple[Answer, ...], digest: str) -> ValidationReport:
+    results = tuple(_result(prompt, answer) for prompt, answer in zip(options.prompts, answers, strict=True))
+    seconds = sum(answer.seconds for answer in answers)
+    tokens = sum(answer.tokens for answer in answers)
+    return ValidationReport(
+        passed=all(result.passed for result in results),
+        results=results,
+        tokens_per_second=round(tokens / seconds, 3) if tokens else None,
+        driver_sha256=digest,
+    )
+
+
+def _result(prompt: Prompt, answer: Answer) -> PromptResult:
+    passed, reason = judge(prompt, answer.text)
+    return PromptResult(
+        prompt=prompt.prompt,
+        expected=expectations(prompt),
+        got=answer.text,
+        passed=passed,
+        reason=reason,
+        **answer.model_dump(exclude={"text"}),
+    )
+
+
+def require_passed(report: ValidationReport, label: str) -> None:
+    """Stop unless the engine said what the spec expects.
+
+    Args:
+        report: what it said.
+        label: the step's name for people.
+
+    Raises:
+        ValidationError: with prompt, expected and got of each miss.
+    """
+    if report.passed:
+        return
+    listed = "".join(f"\n{_described(miss)}" for miss in report.misses)
+    raise ValidationError(
+        f"{len(report.misses)} of {len(report.results)} answers are not as expected:{listed}",
+        subject=label,
+        remedy="correct the expectation in the spec, or build with a higher precision; nothing was published",
+    )
+
+
+def _described(miss: PromptResult) -> str:
+    wanted = " and ".join(f"{name} {text!r}" for name, text in miss.expected.items())
+    cut = " (cut off at max_tokens)" if miss.finish == "length" else ""
+    return f"  prompt:   {miss.prompt!r}\n  expected: {wanted}\n  got:      {miss.got!r}{cut}"
+
+
+def read_report(directory: Path) -> ValidationReport:
+    """The report in a validation's output.
+
+    Raises:
+        StoreError: when there is none, or it is not one.
+    """
+    path = directory / REPORT_FILE
+    try:
+        return ValidationReport.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        remedy = "remove the step from the store and run the build again"
+        raise StoreError(f"is not a validation report: {error}", subject=str(path), remedy=remedy) from error
