@@ -1,0 +1,108 @@
+"""Where weights come from: the Hugging Face Hub, a directory on this machine, or a prefix in S3.
+
+A source is resolved to one fixed state before anything is keyed, and everything wrong with it is said then. The
+download step brings exactly that state.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from enginery.context import Facts, StepContext
+from enginery.errors import SourceError
+from enginery.sources.model_files import is_license
+from enginery.sources.resolved import ResolvedSource, SourceFile, SourceKind
+from enginery.spec import Source
+from enginery.steps import Frozen
+
+__all__ = ["ResolvedSource", "SourceFile", "SourceKind", "download", "parameters", "resolve"]
+
+
+class DownloadParameters(Frozen):
+    """What determines the bytes of a download.
+
+    Attributes:
+        kind: the kind of source.
+        location: the repository or S3 address; None for local files, which are the same wherever they lie.
+        commit: names the content.
+        files: what to bring.
+    """
+
+    kind: SourceKind
+    location: str | None = None
+    commit: str
+    files: tuple[SourceFile, ...]
+
+
+def resolve(source: Source) -> ResolvedSource:
+    """Find out what a source stands for now. No weights are downloaded.
+
+    Raises:
+        SourceError: when it cannot be reached, or with everything that is wrong with it as a model.
+    """
+    from enginery.sources import bucket, hub, local  # noqa: PLC0415  only one of them is needed
+
+    if source.huggingface is not None:
+        return hub.resolve(source)
+    return local.resolve(source) if source.path is not None else bucket.resolve(source)
+
+
+def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]:
+    """The parameters of the download step's recipe: everything that determines its bytes, and nothing else.
+
+    Args:
+        resolved: what the source stands for.
+        source: the spec's source; digests it expects are part of the parameters.
+    """
+    files = tuple(
+        file.model_copy(update={"sha256": source.sha256.get(file.name, file.sha256)}) for file in resolved.files
+    )
+    location = None if resolved.kind == "path" else resolved.location
+    wanted = DownloadParameters(kind=resolved.kind, location=location, commit=resolved.commit, files=files)
+    return wanted.model_dump(mode="json", exclude_none=True)
+
+
+def download(context: StepContext) -> Facts:
+    """The download step: fill the output with the files, each checked.
+
+    Raises:
+        SourceError: when a file cannot be had, or is not what was planned.
+        StoreError: when the disk is full or cannot be written.
+    """
+    wanted = DownloadParameters.model_validate(context.parameters)
+    _bring(wanted, context)
+    for file in wanted.files:
+        if file.name.endswith(".safetensors"):
+            _check_weights(context.output / file.name)
+    return {
+        "source": wanted.kind,
+        "repository": wanted.location,
+        "commit": wanted.commit,
+        "files": len(wanted.files),
+        "bytes": sum(file.size for file in wanted.files),
+        "license_files": [file.name for file in wanted.files if is_license(file.name)],
+    }
+
+
+def _bring(wanted: DownloadParameters, context: StepContext) -> None:
+    from enginery.sources import bucket, hub, local, staging  # noqa: PLC0415  not needed for a plan
+
+    if wanted.kind == "path":
+        local.copy(wanted.commit, wanted.files, context.output)
+        return
+    if wanted.kind == "huggingface":
+        fetch: staging.Fetch = partial(hub.fetch, str(wanted.location), wanted.commit)
+    else:
+        prefix = bucket.open_prefix(str(wanted.location))
+        bucket.check_unchanged(prefix, wanted.files)
+        fetch = bucket.fetcher(prefix)
+    staging.stage(wanted.commit, wanted.files, fetch, context.output, context.log)
+
+
+def _check_weights(path: Path) -> None:
+    from enginery.sources.safetensors import safetensors_problem  # noqa: PLC0415  not needed for a plan
+
+    if problem := safetensors_problem(path):
+        remedy = "the source itself holds a damaged file: correct it there, then plan again"
+        raise SourceError(f"is damaged: {problem}", subject=path.name, remedy=remedy)

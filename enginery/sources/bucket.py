@@ -1,0 +1,77 @@
+"""Weights from a prefix in S3: fixed by the names, sizes and etags of the needed objects."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enginery.digests import json_digest
+from enginery.errors import SourceError
+from enginery.sources.model_files import is_license, raise_findings, select
+from enginery.sources.progress import Progress
+from enginery.sources.resolved import ResolvedSource, SourceFile
+from enginery.spec import Source
+
+if TYPE_CHECKING:
+    from enginery.s3 import ObjectInfo, Prefix
+
+
+def open_prefix(address: str) -> "Prefix":
+    """The prefix at an address such as `s3://bucket/models/llama`."""
+    from enginery.s3 import Address, Prefix  # noqa: PLC0415  other sources do not need it
+
+    return Prefix(Address.parse(address), SourceError)
+
+
+def resolve(source: Source) -> ResolvedSource:
+    """List the prefix and check that it holds a model that can be built.
+
+    Raises:
+        SourceError: when S3 cannot be reached or refuses access, or with everything that is wrong with the model.
+    """
+    prefix = open_prefix(str(source.s3))
+    found = {info.path: info for info in prefix.list()}
+    if not found:
+        remedy = "correct source.s3: a prefix with the model's files"
+        raise SourceError("there is nothing under this prefix", subject=str(source.s3), remedy=remedy)
+    selection = select(found, source, lambda name: prefix.get_bytes(name) or b"")
+    raise_findings(selection.findings, str(source.s3))
+    files = tuple(_source_file(found[name], source) for name in sorted(selection.names))
+    return ResolvedSource(
+        kind="s3",
+        location=str(prefix.address),
+        commit=json_digest([[file.name, file.etag, file.size] for file in files]),
+        files=files,
+        license_files=tuple(file.name for file in files if is_license(file.name)),
+    )
+
+
+def _source_file(info: "ObjectInfo", source: Source) -> SourceFile:
+    return SourceFile(name=info.path, size=info.size, sha256=source.sha256.get(info.path), etag=info.etag)
+
+
+def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
+    """Check that every object is still the one that was planned.
+
+    Raises:
+        SourceError: for the first that is not.
+    """
+    now = {info.path: info.etag for info in prefix.list()}
+    for file in files:
+        if now.get(file.name) != file.etag:
+            how = "was changed" if file.name in now else "is gone"
+            raise SourceError(f"{how} since the plan was made", subject=prefix.where(file.name), remedy="plan again")
+
+
+def fetch(prefix: "Prefix", file: SourceFile, part: Path, progress: Progress) -> None:
+    """Bring an object to `part`, whole.
+
+    Raises:
+        SourceError: when it cannot be had, or is not what it should be.
+    """
+    prefix.download(file.name, part, size=file.size, sha256=file.sha256)
+    progress.at(file.name, file.size)
+
+
+def fetcher(prefix: "Prefix") -> partial[None]:
+    """`fetch` for one prefix."""
+    return partial(fetch, prefix)

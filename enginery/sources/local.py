@@ -1,0 +1,112 @@
+"""Weights from a directory on this machine: named by their digests, found again by a note of where they lie."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+from enginery.digests import json_digest, remembered_digest
+from enginery.errors import SourceError
+from enginery.files import cannot_write, write_atomic
+from enginery.home import home
+from enginery.sources.model_files import Selection, check_expected_digests, is_license, raise_findings, select
+from enginery.sources.resolved import ResolvedSource, SourceFile
+from enginery.sources.safetensors import is_lfs_pointer, safetensors_problem
+from enginery.sources.staging import mismatch
+from enginery.spec import Source
+
+
+def resolve(source: Source) -> ResolvedSource:
+    """Digest the needed files of the directory, and note where it is for the download.
+
+    Raises:
+        SourceError: when there is no such directory, or with everything that is wrong with the model.
+    """
+    directory = Path(str(source.path)).expanduser().absolute()
+    names = _names(directory)
+    selection = select(names, source, lambda name: _read(directory / name))
+    _check_content(directory, selection)
+    expected = selection.names.intersection(source.sha256)
+    check_expected_digests({name: remembered_digest(directory / name) for name in expected}, source, selection)
+    raise_findings(selection.findings, str(directory))
+    files = tuple(_source_file(directory / name) for name in sorted(selection.names))
+    commit = json_digest([[file.name, file.sha256] for file in files])
+    remember_location(commit, directory)
+    licenses = tuple(file.name for file in files if is_license(file.name))
+    return ResolvedSource(kind="path", location=str(directory), commit=commit, files=files, license_files=licenses)
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return [path.name for path in directory.iterdir() if path.is_file()]
+    except OSError as error:
+        remedy = "correct source.path: a directory with the model's files"
+        problem = f"is not a directory that can be read: {error.strerror}"
+        raise SourceError(problem, subject=str(directory), remedy=remedy) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        raise SourceError(problem, subject=str(path), remedy="check its permissions") from error
+
+
+def _check_content(directory: Path, selection: Selection) -> None:
+    for name in sorted(selection.names):
+        if is_lfs_pointer(directory / name):
+            selection.report(f"{name} is a pointer of Git LFS, not the file itself", "run `git lfs pull` there")
+        elif name.endswith(".safetensors") and (problem := safetensors_problem(directory / name)):
+            selection.report(f"{name} is damaged: {problem}", "copy or download it again")
+
+
+def _source_file(path: Path) -> SourceFile:
+    return SourceFile(name=path.name, size=path.stat().st_size, sha256=remembered_digest(path))
+
+
+def _note(commit: str) -> Path:
+    return home() / "sources" / f"{commit}.json"
+
+
+def remember_location(commit: str, directory: Path) -> None:
+    """Note where the files of this digest lie. It is no part of any key: equal files elsewhere are the same source."""
+    write_atomic(_note(commit), json.dumps({"path": str(directory)}))
+
+
+def find_location(commit: str) -> Path:
+    """The directory noted for this digest.
+
+    Raises:
+        SourceError: when nothing is noted on this machine.
+    """
+    try:
+        return Path(json.loads(_note(commit).read_text(encoding="utf-8"))["path"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(
+            "it is not known on this machine where these local files are",
+            subject=f"source.path, digest {commit[:12]}",
+            remedy="plan on the machine that has them, or use source.s3 or source.huggingface",
+        ) from error
+
+
+def copy(commit: str, files: tuple[SourceFile, ...], output: Path) -> None:
+    """Copy the files to `output` and check that they are still what was planned.
+
+    They are not linked: the owner may change them in place, and the store's copy must not change with them.
+
+    Raises:
+        SourceError: when a file is gone or was changed since.
+        StoreError: when the copy cannot be written.
+    """
+    directory = find_location(commit)
+    for file in files:
+        changed = partial(SourceError, subject=str(directory / file.name), remedy="make the plan again")
+        if not (directory / file.name).is_file():
+            raise changed("is gone since the plan was made")
+        try:
+            shutil.copyfile(directory / file.name, output / file.name)
+        except OSError as error:
+            raise cannot_write(output / file.name, error) from error
+        if wrong := mismatch(output / file.name, file):
+            raise changed(f"was changed since the plan was made: it {wrong}")

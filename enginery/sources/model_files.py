@@ -1,0 +1,248 @@
+"""Which of a repository's files a build needs, and what is wrong with a repository as a model.
+
+Only files at the top are looked at: what lies deeper is the same weights in another format, or not weights at all.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from enginery.errors import SourceError
+from enginery.spec import Source
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+CONFIGS = (CONFIG, "generation_config.json", "hf_quant_config.json", "quantize_config.json", "quantization_config.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+TOKENIZER_PARTS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+LICENSES = ("license*", "licence*", "use_policy*", "notice*", "copying*", "acceptable_use_policy*")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+CODE = ("modeling_*.py", "configuration_*.py", "tokenization_*.py", "processing_*.py", "modular_*.py")
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+Reader = Callable[[str], bytes]
+"""Gives the content of a small file by its name."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a model, and what to do about it."""
+
+    problem: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
+
+
+@dataclass
+class Selection:
+    """What was chosen from a repository, and what is wrong with it."""
+
+    names: set[str] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+
+    def report(self, problem: str, remedy: str = "") -> None:
+        """Note that something is wrong."""
+        self.findings.append(Finding(problem, remedy))
+
+
+def is_license(name: str) -> bool:
+    """Whether it is a licence text, by its name."""
+    return any(fnmatchcase(name.lower(), pattern) for pattern in LICENSES)
+
+
+def is_top_level(name: str) -> bool:
+    """Whether a file lies at the top of its repository, under a plain name."""
+    return "/" not in name and "\\" not in name and name not in {"", ".", ".."}
+
+
+def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
+    """Choose the files a build needs and look for everything that would stop it.
+
+    Args:
+        names: all the names in the source.
+        source: what the spec allows and expects.
+        read: gives the content of the small files that decide what else is needed.
+    """
+    present = {name for name in names if is_top_level(name)}
+    selection = Selection()
+    selection.names = {
+        name for name in present if name in (*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS) or is_license(name)
+    }
+    documents = {name: _document(name, read(name), selection) for name in _telling(present)}
+    _check_config(present, selection)
+    _check_tokenizer(present, selection)
+    _check_remote_code(present, documents, selection)
+    _choose_weights(present, source, documents, selection)
+    _check_expected_names(source, present, selection)
+    return selection
+
+
+def raise_findings(findings: Iterable[Finding], subject: str) -> None:
+    """Raise all findings as one error; none is fine.
+
+    Raises:
+        SourceError: when there is a finding.
+    """
+    found = list(findings)
+    if len(found) == 1:
+        raise SourceError(found[0].problem, subject=subject, remedy=found[0].remedy)
+    if found:
+        listed = "".join(f"\n  - {finding}" for finding in found)
+        raise SourceError(f"{len(found)} things are wrong with this model:{listed}", subject=subject)
+
+
+def _telling(present: set[str]) -> list[str]:
+    """The small files whose content decides what else is needed."""
+    names = [CONFIG, "tokenizer_config.json"]
+    if WEIGHTS not in present:
+        names.append(INDEX if INDEX in present else PICKLE_INDEX)
+    return [name for name in names if name in present]
+
+
+def _document(name: str, content: bytes, selection: Selection) -> Mapping[str, Any]:
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        selection.report(f"{name} is not JSON: {error}", "check that the model is complete")
+        return {}
+    if isinstance(document, dict):
+        return document
+    selection.report(f"{name} is not a JSON object", "check that this is a model in Hugging Face's format")
+    return {}
+
+
+def _check_config(present: set[str], selection: Selection) -> None:
+    if CONFIG not in present:
+        selection.report(f"there is no {CONFIG}", "check that this is a model in Hugging Face's format")
+
+
+def _check_tokenizer(present: set[str], selection: Selection) -> None:
+    if not present.intersection(TOKENIZERS) and not {"vocab.json", "merges.txt"} <= present:
+        selection.report(
+            "there is no tokenizer (no tokenizer.json, no tokenizer.model)",
+            "add the tokenizer's files to the weights, or use a repository that has them",
+        )
+
+
+def _check_remote_code(present: set[str], documents: Mapping[str, Mapping[str, Any]], selection: Selection) -> None:
+    remedy = "use a version of the model that the libraries know without code of its own"
+    for name in (CONFIG, "tokenizer_config.json"):
+        if documents.get(name, {}).get("auto_map"):
+            selection.report(
+                f"{name} has an auto_map: it asks to run code from the repository, which is refused", remedy
+            )
+    code = sorted(name for name in present if _matches(name, CODE))
+    if code:
+        selection.report(f"the model brings code of its own, which is refused: {', '.join(code)}", remedy)
+
+
+def _choose_weights(
+    present: set[str], source: Source, documents: Mapping[str, Mapping[str, Any]], selection: Selection
+) -> None:
+    shards = {name for name in present if SHARD.fullmatch(name)}
+    pickles = {name for name in present if _matches(name, PICKLES)}
+    _check_allowed_names(source, present, selection)
+    if WEIGHTS in present:
+        selection.names.add(WEIGHTS)
+    elif INDEX in present:
+        _choose_shards(INDEX, documents[INDEX], present, shards, selection)
+    elif shards:
+        selection.report(
+            f"there are {len(shards)} parts of the weights but no {INDEX}", "check that the model is complete"
+        )
+    elif pickles:
+        _choose_pickles(pickles, source, documents, selection)
+    else:
+        selection.report(_no_weights(present), "use a repository with safetensors weights")
+
+
+def _choose_shards(
+    index: str, document: Mapping[str, Any], present: set[str], shards: set[str], selection: Selection
+) -> None:
+    weight_map = document.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        selection.report(f"{index} does not say which file holds which weights (no weight_map)")
+        return
+    named = {str(name) for name in weight_map.values()}
+    missing, unnamed = sorted(named - present), sorted(shards - named)
+    if missing:
+        selection.report(f"{index} names files that are not there: {', '.join(missing)}", "check that it is complete")
+    if unnamed:
+        selection.report(
+            f"{index} does not name these parts: {', '.join(unnamed)}", "remove what does not belong to it"
+        )
+    selection.names |= {index} | (named & present)
+
+
+def _choose_pickles(
+    pickles: set[str], source: Source, documents: Mapping[str, Mapping[str, Any]], selection: Selection
+) -> None:
+    allowed = pickles.intersection(source.allow_pickle)
+    if not allowed:
+        names = ", ".join(sorted(pickles))
+        selection.report(
+            f"there are no safetensors weights, only pickles ({names}); reading a pickle can run any code",
+            f"use a revision with safetensors, or trust them by name: source.allow_pickle: [{names}]",
+        )
+    elif PICKLE_INDEX in documents:
+        _choose_shards(PICKLE_INDEX, documents[PICKLE_INDEX], allowed, set(), selection)
+    selection.names |= allowed
+
+
+def _no_weights(present: set[str]) -> str:
+    others = sorted(
+        name for name in present if _matches(name, ("*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack"))
+    )
+    found = f"; found only {', '.join(others)}" if others else ""
+    return f"there are no weights (no {WEIGHTS}, no {INDEX}){found}"
+
+
+def _check_allowed_names(source: Source, present: set[str], selection: Selection) -> None:
+    unknown = sorted(set(source.allow_pickle) - present)
+    if unknown:
+        selection.report(f"source.allow_pickle names files that are not there: {', '.join(unknown)}")
+
+
+def _check_expected_names(source: Source, present: set[str], selection: Selection) -> None:
+    for name in sorted(source.sha256):
+        if name not in present:
+            selection.report(f"source.sha256 names {name}, which is not there", _nearest(name, present))
+        elif name not in selection.names:
+            selection.report(f"source.sha256 names {name}, which the build does not use", "remove it from the spec")
+
+
+def _nearest(name: str, present: set[str]) -> str:
+    import difflib  # noqa: PLC0415  only a mistake needs it
+
+    near = difflib.get_close_matches(name, sorted(present), n=1)
+    return f"did you mean {near[0]}?" if near else "remove it from the spec"
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_expected_digests(known: Mapping[str, str], source: Source, selection: Selection) -> None:
+    """Report each file whose known SHA-256 is another than the spec expects."""
+    for name, expected in sorted(source.sha256.items()):
+        if name in known and known[name] != expected:
+            selection.report(
+                f"{name} has another SHA-256 than source.sha256 expects: expected {expected}, got {known[name]}",
+                "find out which of the two is right before you build from it",
+            )

@@ -1,0 +1,85 @@
+"""How far a download is, said every few seconds, so that nobody wonders whether it still runs."""
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from enginery.context import Log
+from enginery.sources.resolved import SourceFile
+
+INTERVAL_SECONDS = 5.0
+UNIT_STEP = 1000.0
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes for people, such as `16.1 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < UNIT_STEP:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= UNIT_STEP
+    return f"{count:.1f} TB"
+
+
+class Progress:
+    """Counts the bytes of several files that arrive side by side. Thread-safe."""
+
+    def __init__(self, files: Sequence[SourceFile], log: Log, interval: float = INTERVAL_SECONDS) -> None:
+        self.total = sum(file.size for file in files)
+        self._log = log
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._positions: dict[str, int] = {}
+        self._found: dict[str, int] = {}
+        self._active: set[str] = set()
+        self._ended = threading.Event()
+        self._started = time.monotonic()
+        self._reporter = threading.Thread(target=self._report, name="download-progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._reporter.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._reporter.join()
+
+    def begin(self, name: str, position: int) -> None:
+        """A file is being worked on; `position` bytes of it were here before."""
+        with self._lock:
+            self._active.add(name)
+            self._found.setdefault(name, position)
+            self._positions[name] = position
+
+    def at(self, name: str, position: int) -> None:
+        """That many bytes of a file are here."""
+        with self._lock:
+            self._positions[name] = position
+
+    def end(self, name: str) -> None:
+        """A file is finished, or given up."""
+        with self._lock:
+            self._active.discard(name)
+
+    def say(self, line: str) -> None:
+        """Pass a line on to the log, one at a time."""
+        with self._lock:
+            self._log(line)
+
+    def summary(self) -> str:
+        """One line: bytes, percentage, speed and the files under way."""
+        with self._lock:
+            done, found = sum(self._positions.values()), sum(self._found.values())
+            active = ", ".join(sorted(self._active))
+        seconds = max(time.monotonic() - self._started, 1e-6)
+        percent = 100 * done // self.total if self.total else 100
+        speed = human_bytes(max(done - found, 0) / seconds)
+        underway = f"; under way: {active}" if active else ""
+        return f"{human_bytes(done)} of {human_bytes(self.total)} ({percent}%), {speed}/s{underway}"
+
+    def _report(self) -> None:
+        while not self._ended.wait(self._interval):
+            self.say(self.summary())

@@ -1,0 +1,50 @@
+"""What a source turned out to be: one fixed state of the weights, file by file."""
+
+from typing import Literal
+
+from enginery.steps import Frozen
+
+SourceKind = Literal["huggingface", "path", "s3"]
+
+
+class SourceFile(Frozen):
+    """A file the build needs.
+
+    Attributes:
+        name: its name in the source.
+        size: bytes.
+        sha256: 64 hex digits, where the source or the spec says it; None where only the download can tell.
+        git_blob: Git's name for the content, 40 hex digits, where the Hub says it instead of a SHA-256.
+        etag: S3's name for the content.
+    """
+
+    name: str
+    size: int
+    sha256: str | None = None
+    git_blob: str | None = None
+    etag: str | None = None
+
+
+class ResolvedSource(Frozen):
+    """A source at one moment: what would be downloaded, byte for byte.
+
+    Attributes:
+        kind: the field of the spec it comes from.
+        location: repository, absolute directory, or S3 address.
+        commit: names the content: the Hub's commit; elsewhere a digest over the files' names and digests or etags.
+        files: only those that are needed, sorted by name.
+        gated: whether the Hub asks for a licence to be accepted.
+        license_files: names of the licence texts among `files`.
+    """
+
+    kind: SourceKind
+    location: str
+    commit: str
+    files: tuple[SourceFile, ...]
+    gated: bool = False
+    license_files: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)

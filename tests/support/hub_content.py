@@ -1,0 +1,87 @@
+"""What the Hub of the tests holds and keeps: repositories with their commits, faults, and the requests that came."""
+
+import threading
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+LFS = ("*.safetensors", "*.bin", "*.gguf", "*.pth", "*.model", "*.onnx")
+
+FaultKind = Literal["truncate", "reset", "unavailable", "corrupt", "slow", "hold", "ignore-range", "not-json"]
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong when a file, or any path that matches, is asked for.
+
+    Attributes:
+        pattern: a file name, or a pattern of the whole path such as `/api/*`.
+        after: bytes of the answer that are sent before it happens.
+        times: how often it happens; None for always.
+        release: ends a `hold`.
+    """
+
+    kind: FaultKind
+    pattern: str
+    after: int = 0
+    times: int | None = 1
+    bytes_per_second: int = 0
+    release: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class SeenRequest:
+    """A request as it came in."""
+
+    method: str
+    path: str
+    host: str
+    authorization: str | None
+    range: str | None
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a commit."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    git_blob: str
+
+    @property
+    def is_lfs(self) -> bool:
+        return any(fnmatchcase(self.name, pattern) for pattern in LFS)
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 if self.is_lfs else self.git_blob
+
+    def listed(self) -> dict[str, Any]:
+        entry: dict[str, Any] = {"rfilename": self.name, "size": self.size, "blobId": self.git_blob}
+        if self.is_lfs:
+            entry["lfs"] = {"sha256": self.sha256, "size": self.size, "pointerSize": 135}
+        return entry
+
+    def in_tree(self) -> dict[str, Any]:
+        entry: dict[str, Any] = {"type": "file", "path": self.name, "size": self.size, "oid": self.git_blob}
+        if self.is_lfs:
+            entry["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": 135}
+        return entry
+
+
+@dataclass
+class HubModel:
+    """A repository: its commits, and the branches and tags that point to them."""
+
+    name: str
+    gated: bool = False
+    private: bool = False
+    commits: dict[str, dict[str, HubFile]] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
+    allowed: set[str] = field(default_factory=set)
+
+    def commit_of(self, revision: str) -> str | None:
+        return revision if revision in self.commits else self.references.get(revision)
