@@ -2,10 +2,23 @@
 
 import hashlib
 import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from enginery.errors import StoreError
+from enginery.home import home
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
 
 CHUNK_BYTES = 1 << 20
+SETTLED_SECONDS = 2.0
+"""A file changed more recently than this may change again within the same mtime: it is not remembered."""
+READINGS = 3
 
 
 def canonical_json(value: Any) -> bytes:
@@ -14,9 +27,7 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         ValueError: for NaN and infinities, which JSON does not have.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def json_digest(value: Any) -> str:
@@ -33,3 +44,69 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_digest(path: Path) -> str:
+    """SHA-256 of a file that stays where it is, such as local weights: read once, then remembered.
+
+    What is remembered is found by device, inode, size and mtime, so a file that was changed is read again. Any number
+    of processes may do this at once.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        StoreError: when the file keeps changing while it is read, or when nothing can be remembered.
+    """
+    found = path.stat()
+    with _memory() as memory:
+        known = _recall(memory, found)
+    if known:
+        return known
+    digest, status = _settled_digest(path)
+    if time.time() - status.st_mtime > SETTLED_SECONDS:
+        with _memory() as memory:
+            _remember(memory, status, digest)
+    return digest
+
+
+def _settled_digest(path: Path) -> tuple[str, os.stat_result]:
+    for _ in range(READINGS):
+        before = path.stat()
+        digest = file_digest(path)
+        after = path.stat()
+        if _identity(before) == _identity(after):
+            return digest, after
+    remedy = "wait until nothing writes to it, then run it again"
+    raise StoreError("changes while it is read", subject=str(path), remedy=remedy, transient=True)
+
+
+def _identity(status: os.stat_result) -> tuple[str, str, int, int]:
+    # As text: device and inode numbers may be larger than a database's integers.
+    return str(status.st_dev), str(status.st_ino), status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _memory() -> "Iterator[Connection]":
+    import sqlite3  # noqa: PLC0415  a plan of models from the Hub does without it
+
+    path = home() / "digests.sqlite"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as memory:
+            memory.execute(
+                "CREATE TABLE IF NOT EXISTS digests (device TEXT, inode TEXT, size INTEGER, mtime_ns INTEGER,"
+                " sha256 TEXT, PRIMARY KEY (device, inode)) WITHOUT ROWID"
+            )
+            yield memory
+    except (sqlite3.Error, OSError) as error:
+        remedy = "remove it (it only saves time), and check that the directory can be written"
+        raise StoreError(f"cannot be used: {error}", subject=str(path), remedy=remedy) from error
+
+
+def _recall(memory: "Connection", status: os.stat_result) -> str | None:
+    query = "SELECT sha256 FROM digests WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ?"
+    row = memory.execute(query, _identity(status)).fetchone()
+    return row[0] if row else None
+
+
+def _remember(memory: "Connection", status: os.stat_result, digest: str) -> None:
+    memory.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*_identity(status), digest))

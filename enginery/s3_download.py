@@ -6,7 +6,6 @@ is digested before it gets its name.
 
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from enginery.digests import CHUNK_BYTES, file_digest
 from enginery.errors import EngineryError
+from enginery.parallel import side_by_side
 from enginery.s3_errors import answer_code, translated_errors
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from enginery.s3 import Prefix
 
 RANGE_BYTES = 64 << 20
-THREADS = 8
 ATTEMPTS = 3
 
 
@@ -64,17 +63,7 @@ class _Download:
 
     def read_all(self) -> None:
         ranges = [(start, min(start + RANGE_BYTES, self.size)) for start in range(0, self.size, RANGE_BYTES)]
-        if len(ranges) < 2:  # noqa: PLR2004  nothing to do side by side
-            self.read_range(0, self.size)
-            return
-        with ThreadPoolExecutor(min(THREADS, len(ranges))) as threads:
-            work = [threads.submit(self.read_range, *bounds) for bounds in ranges]
-            try:
-                for each in work:
-                    each.result()
-            except BaseException:
-                threads.shutdown(cancel_futures=True)
-                raise
+        side_by_side(lambda bounds: self.read_range(*bounds), ranges or [(0, 0)])
 
     def read_range(self, position: int, end: int) -> None:
         while True:
@@ -111,7 +100,7 @@ class _Download:
             answer = s3.get_object(Bucket=address.bucket, Key=address.key(self.path), **options)
         except ClientError as error:
             if answer_code(error) == "NoSuchKey":
-                raise self.unlike("is missing") from error
+                raise self.missing() from error
             if answer_code(error) == "InvalidRange":
                 raise self.unlike("is shorter than was recorded") from error
             raise
@@ -120,6 +109,10 @@ class _Download:
             answer["Body"].close()
             raise self.unlike(f"has {total} bytes, not the {self.size} that were recorded")
         return answer["Body"]
+
+    def missing(self) -> EngineryError:
+        subject = self.prefix.where(self.path)
+        return self.prefix.error_class("is not there", subject=subject, remedy="check the address, or make it again")
 
     def unlike(self, problem: str) -> EngineryError:
         remedy = "remove it and make it again; nothing of it was kept here"

@@ -1,0 +1,90 @@
+"""Where step outputs live: records over content-addressed blobs, in a directory, in S3, or in both.
+
+A record is written after all its blobs, so a step with a record is whole. Whatever dies before that leaves nothing
+that can be seen.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from enginery.errors import StoreError, UsageError
+from enginery.home import store_dir
+from enginery.records import StepRecord
+from enginery.store.output import digest_output
+
+__all__ = ["Store", "digest_output", "open_store"]
+
+
+class Store(Protocol):
+    """What runs and plans need of a store. All methods raise StoreError when the store cannot be read or written."""
+
+    def find(self, key: str) -> StepRecord | None:
+        """The record of a step, if all its files are there with their sizes (they are not digested).
+
+        A damaged record counts as absent; one from a newer Enginery is an error.
+        """
+
+    def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
+        """What `find` finds, for many keys at once: only looks, never writes."""
+
+    def fetch(self, record: StepRecord, destination: Path) -> None:
+        """Put the files of `record` under `destination`, read-only; what is there under their names is replaced."""
+
+    def add(self, record: StepRecord, root: Path) -> None:
+        """Keep the files of `record`, which are under `root`, then the record.
+
+        The files may end up shared with the store and read-only. Where the store has the whole step already, what it
+        has stays.
+        """
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Two at once on one machine: one works, the other waits."""
+
+    def records(self) -> Iterator[StepRecord]:
+        """Every record, whether its files are still there or not."""
+
+    def workspace(self, key: str) -> AbstractContextManager[Path]:
+        """A new, empty directory from which finished files can be linked into the store; to be used under `lock`.
+
+        What an earlier run left there is removed first, and all of it at the end.
+        """
+
+    def verify(self, record: StepRecord) -> list[str]:
+        """Digest all files of `record` anew: one sentence for each that is missing or differs."""
+
+
+def open_store(address: str | None = None) -> Store:
+    """The store at `address`; nothing is created or connected before it is needed.
+
+    Args:
+        address: a directory, `s3://bucket/prefix` (with the local store in front of it), or None for the local store.
+
+    Raises:
+        UsageError: when it is no such address.
+        StoreError: when there is a file in its place.
+    """
+    from enginery.store.local import LocalStore  # noqa: PLC0415  it is typed by this module
+
+    if address is None:
+        return LocalStore(store_dir())
+    if address.startswith("s3://"):
+        return _open_tiered(address)
+    if "://" in address or not address:
+        remedy = "name a directory, or s3://bucket/prefix"
+        raise UsageError("is not the address of a store", subject=address or "(nothing)", remedy=remedy)
+    root = Path(address).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise StoreError("is not a directory", subject=str(root), remedy="name a directory for the store")
+    return LocalStore(root)
+
+
+def _open_tiered(address: str) -> Store:
+    from enginery.s3 import Address  # noqa: PLC0415  only for stores in S3
+    from enginery.store.bucket import BucketStore  # noqa: PLC0415
+    from enginery.store.local import LocalStore  # noqa: PLC0415
+    from enginery.store.tiered import TieredStore  # noqa: PLC0415
+
+    near = LocalStore(store_dir())
+    return TieredStore(near, BucketStore(Address.parse(address), scratch=near))

@@ -1,0 +1,143 @@
+"""The store in S3, laid out like the one in a directory."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+from enginery.errors import StoreError
+from enginery.files import cannot_write
+from enginery.parallel import side_by_side
+from enginery.records import FileRecord, StepRecord
+from enginery.s3 import Address, Content, PreconditionFailed, Prefix
+from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
+from enginery.store.local import READ_ONLY, LocalStore
+
+REQUESTS = 16
+WORTH_A_LISTING = 64
+"""So many keys are first looked for in a listing of all records, which costs one request for each thousand."""
+
+
+class BucketStore:
+    """See `Store`.
+
+    Locks and workspaces are those of `scratch`, on this machine: two machines that do one step at once both do the
+    work, and the first to finish is kept.
+    """
+
+    def __init__(self, address: Address, scratch: LocalStore) -> None:
+        self.prefix = Prefix(address, StoreError)
+        self.scratch = scratch
+
+    def find(self, key: str) -> StepRecord | None:
+        """See `Store.find`."""
+        return self._whole(self._read(key))
+
+    def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
+        """See `Store.find_many`."""
+        wanted = list(keys)
+        if len(wanted) > WORTH_A_LISTING:
+            there = set(self._keys())
+            wanted = [key for key in wanted if key in there]
+        found = [record for record in side_by_side(self._read, wanted, threads=REQUESTS) if record]
+        files = {file.sha256: file for record in found for file in record.files}
+        present = dict(zip(files, side_by_side(self.has, files.values(), threads=REQUESTS), strict=True))
+        return {record.key: record for record in found if all(present[file.sha256] for file in record.files)}
+
+    def has(self, file: FileRecord) -> bool:
+        """Whether the file's bytes are there, judged by their number."""
+        found = self.prefix.head(blob_path(file))
+        return found is not None and found.size == file.size
+
+    def has_record(self, key: str) -> bool:
+        """Whether there is a record, by one request; its files are not looked for."""
+        return self.prefix.head(record_path(key)) is not None
+
+    def _read(self, key: str) -> StepRecord | None:
+        return self._parse(key, self.prefix.get(record_path(key)))
+
+    def _parse(self, key: str, content: Content | None) -> StepRecord | None:
+        return parse_record(content.data, key, self.prefix.where(record_path(key))) if content else None
+
+    def _whole(self, record: StepRecord | None) -> StepRecord | None:
+        if record is None:
+            return None
+        files = {file.sha256: file for file in record.files}
+        return record if all(side_by_side(self.has, files.values(), threads=REQUESTS)) else None
+
+    def _keys(self) -> Iterator[str]:
+        for entry in self.prefix.list(STEPS):
+            yield entry.path.removeprefix(f"{STEPS}/").removesuffix(".json")
+
+    def fetch(self, record: StepRecord, destination: Path) -> None:
+        """See `Store.fetch`. Every file is digested on the way."""
+        side_by_side(lambda file: self.bring(file, destination / safe_path(file)), record.files)
+
+    def bring(self, file: FileRecord, target: Path) -> None:
+        """Download one file, checked and read-only."""
+        self.prefix.download(blob_path(file), target, size=file.size, sha256=file.sha256)
+        target.chmod(READ_ONLY)
+
+    def add(self, record: StepRecord, root: Path) -> None:
+        """See `Store.add`."""
+        self.send(record, {file.sha256: root / safe_path(file) for file in record.files})
+
+    def send(self, record: StepRecord, sources: dict[str, Path]) -> None:
+        """Like `add`, with the files found by their digests."""
+        path = record_path(record.key)
+        before = self.prefix.get(path)
+        if self._whole(self._parse(record.key, before)):
+            return
+        files = {file.sha256: file for file in record.files}
+        side_by_side(lambda file: self._send_file(file, sources[file.sha256]), files.values())
+        write = partial(self.prefix.put_bytes, path, record_bytes(record), content_type="application/json")
+        try:
+            if before is None:
+                write(if_none_match=True)
+            else:
+                write(if_match=before.etag)
+        except PreconditionFailed:
+            return  # another machine was first, and its record is as good
+
+    def _send_file(self, file: FileRecord, source: Path) -> None:
+        if self.has(file):
+            return
+        if not source.is_file():
+            raise not_in_output(source)
+        self.prefix.upload(blob_path(file), source, file.sha256)
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """See `Store.lock`: on this machine only."""
+        return self.scratch.lock(key)
+
+    def records(self) -> Iterator[StepRecord]:
+        """See `Store.records`. Sorted by key."""
+        for record in side_by_side(self._read, self._keys(), threads=REQUESTS):
+            if record:
+                yield record
+
+    def workspace(self, key: str) -> AbstractContextManager[Path]:
+        """See `Store.workspace`: in the local store."""
+        return self.scratch.workspace(key)
+
+    def verify(self, record: StepRecord) -> list[str]:
+        """See `Store.verify`. Every file is downloaded."""
+        work = self.scratch.root / "work"
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            directory = tempfile.TemporaryDirectory(prefix=".verify-", dir=work)
+        except OSError as error:
+            raise cannot_write(work, error) from error
+        with directory:
+            examine = partial(self._examine, Path(directory.name))
+            return [problem for problem in side_by_side(examine, record.files) if problem]
+
+    def _examine(self, directory: Path, file: FileRecord) -> str | None:
+        blob = blob_path(file)
+        found = self.prefix.head(blob)
+        if found is None:
+            return f"{file.path}: missing, {self.prefix.where(blob)} does not exist"
+        with tempfile.NamedTemporaryFile(dir=directory) as part:
+            digest = self.prefix.download(blob, Path(part.name), size=found.size)
+        return None if digest == file.sha256 else f"{file.path}: sha256 is {digest}, not {file.sha256}"

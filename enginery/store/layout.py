@@ -1,0 +1,101 @@
+"""How a store is laid out, the same in a directory and in a bucket, and how its records are read.
+
+A record that is damaged counts as absent, with a warning: the step runs again and its record is replaced. One that a
+newer Enginery wrote is an error: it may mean something this one does not know, and must not be replaced.
+"""
+
+import json
+import logging
+import re
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from enginery.errors import StoreError
+from enginery.records import RECORD_SCHEMA, FileRecord, StepRecord
+
+logger = logging.getLogger(__name__)
+
+STEPS = "steps"
+BLOBS = "blobs/sha256"
+_KEY = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def record_path(key: str) -> str:
+    """Where the record of a step is.
+
+    Raises:
+        StoreError: when `key` is not one.
+    """
+    if not _KEY.fullmatch(key):
+        raise StoreError("is not a step key", subject=key, remedy="take the key from `enginery plan`")
+    return f"{STEPS}/{key}.json"
+
+
+def blob_path(file: FileRecord) -> str:
+    """Where the bytes of a file are.
+
+    Raises:
+        StoreError: when the record does not carry a digest there.
+    """
+    if not _SHA256.fullmatch(file.sha256):
+        raise StoreError("a record names something that is no SHA-256", subject=file.sha256 or file.path)
+    return f"{BLOBS}/{file.sha256[:2]}/{file.sha256}"
+
+
+def safe_path(file: FileRecord) -> PurePosixPath:
+    """The file's path, which stays inside the directory it is put in.
+
+    Raises:
+        StoreError: when it would not; such a record was not written by Enginery.
+    """
+    path = PurePosixPath(file.path)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in file.path:
+        raise StoreError("a record names a file outside its output", subject=file.path, remedy="remove that record")
+    return path
+
+
+def record_bytes(record: StepRecord) -> bytes:
+    """The record as it is kept: JSON that people can read."""
+    return f"{record.model_dump_json(indent=1)}\n".encode()
+
+
+def parse_record(data: bytes, key: str, where: str) -> StepRecord | None:
+    """The record in `data`; None, with a warning, when it is damaged.
+
+    Raises:
+        StoreError: when a newer Enginery wrote it.
+    """
+    try:
+        record = StepRecord.model_validate_json(data)
+    except ValidationError as error:
+        _refuse_newer(data, where)
+        logger.warning("%s is damaged and taken for absent: %s", where, error.errors()[0]["msg"])
+        return None
+    if record.record_schema > RECORD_SCHEMA:
+        raise _newer(where)
+    if record.key != key:
+        logger.warning("%s is the record of another step, %s, and taken for absent", where, record.key)
+        return None
+    return record
+
+
+def _refuse_newer(data: bytes, where: str) -> None:
+    try:
+        schema = json.loads(data)["record_schema"]
+    except (ValueError, KeyError, TypeError):
+        return
+    if isinstance(schema, int) and schema > RECORD_SCHEMA:
+        raise _newer(where)
+
+
+def _newer(where: str) -> StoreError:
+    remedy = "use that Enginery, or another store"
+    return StoreError("was written by a newer Enginery", subject=where, remedy=remedy)
+
+
+def not_in_output(path: Path) -> StoreError:
+    """The error for a record that names a file its output does not have."""
+    remedy = "let nothing remove a step's output before it is kept"
+    return StoreError("the record names a file that is not there", subject=str(path), remedy=remedy)

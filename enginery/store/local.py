@@ -1,0 +1,171 @@
+"""The store in a directory: `steps/<key>.json` over `blobs/sha256/ab/<digest>`; `work/` and `locks/` beside them."""
+
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from enginery.digests import file_digest
+from enginery.errors import StoreError
+from enginery.files import cannot_write, link_or_copy, remove_tree, write_atomic
+from enginery.parallel import side_by_side
+from enginery.records import FileRecord, StepRecord
+from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
+
+READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
+class LocalStore:
+    """See `Store`. Files come and go as hard links where the file system allows."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, key: str) -> StepRecord | None:
+        """See `Store.find`."""
+        record = self._read(key)
+        return record if record and all(map(self.has, record.files)) else None
+
+    def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
+        """See `Store.find_many`."""
+        return {key: record for key in keys if (record := self.find(key))}
+
+    def has(self, file: FileRecord) -> bool:
+        """Whether the file's bytes are here, judged by their number."""
+        try:
+            return self.blob(file).stat().st_size == file.size
+        except FileNotFoundError:
+            return False
+
+    def blob(self, file: FileRecord) -> Path:
+        """Where the file's bytes are, or would be."""
+        return self.root / blob_path(file)
+
+    def _read(self, key: str) -> StepRecord | None:
+        path = self.root / record_path(key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            remedy = "check that the store is a directory you may read"
+            raise StoreError(f"cannot be read: {error.strerror}", subject=str(path), remedy=remedy) from error
+        return parse_record(data, key, str(path))
+
+    def fetch(self, record: StepRecord, destination: Path) -> None:
+        """See `Store.fetch`. The files are shared with the store where possible, and not digested again."""
+        for file in record.files:
+            self._fetch_file(file, destination / safe_path(file))
+
+    def _fetch_file(self, file: FileRecord, target: Path) -> None:
+        if not self.has(file):
+            remedy = "run the build again: the step is done anew"
+            raise StoreError(f"the store has lost {file.path}", subject=str(self.blob(file)), remedy=remedy)
+        with _writing(target):
+            target.unlink(missing_ok=True)
+            link_or_copy(self.blob(file), target)
+
+    def add(self, record: StepRecord, root: Path) -> None:
+        """See `Store.add`. A file with other links than its own is copied: someone else may change it."""
+        with self._locked(f"{record.key}.add"):
+            if not self.find(record.key):
+                self._keep(record, lambda file, part: _take(root / safe_path(file), part))
+
+    def receive(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
+        """Have the files of a record from another store, each missing one put at a new path by `bring(file, path)`."""
+        if all(map(self.has, record.files)) and self.find(record.key):
+            return
+        with self._locked(f"{record.key}.add"):
+            self._keep(record, bring)
+
+    def _keep(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
+        with self._emptied(self.root / "work" / f"{record.key}.incoming") as incoming:
+            missing = {file.sha256: file for file in record.files if not self.has(file)}
+            side_by_side(partial(self._place, incoming, bring), missing.values())
+        if not self.find(record.key):
+            # Blobs are not synced: one that a power failure cut short has not the size its record says.
+            write_atomic(self.root / record_path(record.key), record_bytes(record))
+
+    def _place(self, incoming: Path, bring: Callable[[FileRecord, Path], None], file: FileRecord) -> None:
+        part, blob = incoming / uuid4().hex, self.blob(file)
+        with _writing(blob):
+            bring(file, part)
+            if part.stat().st_size != file.size:
+                remedy = "let nothing write to a step's output after it has ended"
+                raise StoreError("is not what the record says: it was changed", subject=file.path, remedy=remedy)
+            part.chmod(READ_ONLY)
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(blob)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """See `Store.lock`. The lock of a process that died is free."""
+        with self._locked(key):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        from filelock import FileLock  # noqa: PLC0415  a plan locks nothing
+
+        path = self.root / "locks" / f"{name}.lock"
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def records(self) -> Iterator[StepRecord]:
+        """See `Store.records`. Sorted by key."""
+        for path in sorted((self.root / STEPS).glob("*.json")):
+            if not path.name.startswith(".") and (record := self._read(path.stem)):
+                yield record
+
+    @contextmanager
+    def workspace(self, key: str) -> Iterator[Path]:
+        """See `Store.workspace`."""
+        record_path(key)  # refuses what is no key, and so no name of a directory either
+        with self._emptied(self.root / "work" / key) as directory:
+            yield directory
+
+    @contextmanager
+    def _emptied(self, directory: Path) -> Iterator[Path]:
+        remove_tree(directory)
+        with _writing(directory):
+            directory.mkdir(parents=True)
+        try:
+            yield directory
+        finally:
+            remove_tree(directory)
+
+    def verify(self, record: StepRecord) -> list[str]:
+        """See `Store.verify`."""
+        return [problem for problem in side_by_side(self._examine, record.files) if problem]
+
+    def _examine(self, file: FileRecord) -> str | None:
+        with suppress(FileNotFoundError):
+            found = file_digest(self.blob(file))
+            return None if found == file.sha256 else f"{file.path}: sha256 is {found}, not {file.sha256}"
+        return f"{file.path}: missing, {self.blob(file)} does not exist"
+
+
+def _take(source: Path, part: Path) -> None:
+    if not source.is_file():
+        raise not_in_output(source)
+    if source.stat().st_nlink == 1:
+        link_or_copy(source, part)
+    else:
+        shutil.copyfile(source, part)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -1,0 +1,70 @@
+"""The local store in front of the one in S3: what has been here once is not downloaded again."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from enginery.records import StepRecord
+from enginery.store.bucket import BucketStore
+from enginery.store.local import LocalStore
+
+
+class TieredStore:
+    """See `Store`. `near` is the local store, `far` the one in S3."""
+
+    def __init__(self, near: LocalStore, far: BucketStore) -> None:
+        self.near, self.far = near, far
+
+    def find(self, key: str) -> StepRecord | None:
+        """See `Store.find`.
+
+        A step that is only here (its upload had failed, or it was made for the local store alone) is uploaded now, so
+        that whatever builds on it elsewhere finds it too.
+        """
+        record = self.near.find(key)
+        if record is None:
+            return self.far.find(key)
+        if not self.far.has_record(key):
+            self._send(record)
+        return record
+
+    def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
+        """See `Store.find_many`. S3 is only asked for what is not here."""
+        wanted = list(keys)
+        found = self.near.find_many(wanted)
+        return found | self.far.find_many(key for key in wanted if key not in found)
+
+    def fetch(self, record: StepRecord, destination: Path) -> None:
+        """See `Store.fetch`. What comes from S3 is digested on its way, and kept here."""
+        self.near.receive(record, self.far.bring)
+        self.near.fetch(record, destination)
+
+    def add(self, record: StepRecord, root: Path) -> None:
+        """See `Store.add`. First here, so that a failing upload does not lose the work; then in S3."""
+        self.near.add(record, root)
+        self._send(self.near.find(record.key) or record)
+
+    def _send(self, record: StepRecord) -> None:
+        self.far.send(record, {file.sha256: self.near.blob(file) for file in record.files})
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """See `Store.lock`: on this machine only."""
+        return self.near.lock(key)
+
+    def records(self) -> Iterator[StepRecord]:
+        """See `Store.records`: those here and those only in S3."""
+        seen = set()
+        for record in self.near.records():
+            seen.add(record.key)
+            yield record
+        yield from (record for record in self.far.records() if record.key not in seen)
+
+    def workspace(self, key: str) -> AbstractContextManager[Path]:
+        """See `Store.workspace`: in the local store."""
+        return self.near.workspace(key)
+
+    def verify(self, record: StepRecord) -> list[str]:
+        """See `Store.verify`: in both, as far as it is there."""
+        here = self.near.verify(record) if self.near.find(record.key) else []
+        there = self.far.verify(record) if self.far.has_record(record.key) else []
+        return [f"here: {problem}" for problem in here] + [f"in S3: {problem}" for problem in there]

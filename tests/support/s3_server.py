@@ -1,0 +1,76 @@
+"""A real S3 API over HTTP on a free port: moto's server, in threads of this process. It keeps objects in memory."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+
+
+class S3Server:
+    """A running server; `url` is where it listens."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.url = f"http://{host}:{port}"
+
+    def client(self) -> Any:
+        """A client of its own, to look at the server from outside the code under test; close it."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def create_bucket(self, name: str) -> None:
+        client = self.client()
+        client.create_bucket(Bucket=name)
+        client.close()
+
+    def keys(self, bucket: str) -> list[str]:
+        """Every key in the bucket, sorted."""
+        client = self.client()
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        client.close()
+        return sorted(found)
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs to use this server and nothing else of the user's AWS settings."""
+        return s3_environment(self.url)
+
+
+def s3_environment(url: str) -> dict[str, str]:
+    """AWS settings for the server at `url`, the same for every test."""
+    nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    return {"AWS_ENDPOINT_URL": url, "AWS_EC2_METADATA_DISABLED": "true", **CREDENTIALS, **nothing}
+
+
+@contextmanager
+def running_s3_server() -> Iterator[S3Server]:
+    """A server with no buckets, for as long as the block lasts; nothing global is set."""
+    from moto.core.model_instances import reset_model_data
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
+            """Say nothing: a test's output is its own."""
+
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield S3Server("127.0.0.1", server.server_port)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        reset_model_data()
