@@ -1,0 +1,145 @@
+"""Pin files: what a toolchain consists of, written down as exact versions.
+
+A pin file is a pip requirements file with a header; `infra/toolchains/README.md` describes it.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+
+from enginery.errors import ToolchainError, UsageError
+from enginery.steps import Frozen
+
+ANY_PYTHON = ">=3.8"
+HEADER_LINE = re.compile(r"^#\s*(?P<key>[a-z]+):\s*(?P<value>.*?)\s*$")
+HEADER_KEYS = ("python", "release", "backend", "probe", "options")
+KNOWN_OPTIONS = ("--no-deps", "--pre")
+
+
+class PinFile(Frozen):
+    """What a toolchain consists of.
+
+    Attributes:
+        name: the toolchain's name, which is the file's.
+        path: the file.
+        pins: `name==version` requirements, sorted; an environment marker may follow.
+        python: the Python versions it works with, such as `>=3.11,<3.14`.
+        release: the backend's release it is for; empty where that has no meaning.
+        backend: the backend it is for; empty where it is for none.
+        probe: modules that must be importable in it.
+        options: options of pip's that it is installed with.
+    """
+
+    name: str
+    path: Path
+    pins: tuple[str, ...]
+    python: str = ANY_PYTHON
+    release: str = ""
+    backend: str = ""
+    probe: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    def requirements(self) -> list[Requirement]:
+        """The pins, parsed."""
+        return [Requirement(pin) for pin in self.pins]
+
+
+def names() -> list[str]:
+    """The names of all toolchains there are pin files for, sorted."""
+    return sorted({path.stem for directory in directories() for path in directory.glob("*.txt")})
+
+
+def directories() -> list[Path]:
+    """Where pin files are looked for, first one first.
+
+    These are the directories in `$ENGINERY_TOOLCHAINS`, then the ones that come with Enginery: inside the installed
+    package, or beside it in a checkout.
+    """
+    own = [Path(part) for part in os.environ.get("ENGINERY_TOOLCHAINS", "").split(os.pathsep) if part]
+    package = Path(__file__).parent
+    return [*own, package / "_infra" / "toolchains", package.parent / "infra" / "toolchains"]
+
+
+def describe(name: str) -> PinFile:
+    """Read the pin file of a toolchain.
+
+    Raises:
+        UsageError: when there is none of that name.
+        ToolchainError: when it has mistakes.
+    """
+    for directory in directories():
+        path = directory / f"{name}.txt"
+        if os.sep not in name and path.is_file():
+            return _read(path)
+    known = ", ".join(names()) or "none"
+    remedy = f"known are: {known}; more can be put into a directory named in ENGINERY_TOOLCHAINS"
+    raise UsageError("there is no such toolchain", subject=name, remedy=remedy)
+
+
+def _read(path: Path) -> PinFile:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = _header(path, lines)
+    pins = sorted(_pin(path, number, line) for number, line in enumerate(lines, 1) if _content(line))
+    if not pins:
+        raise _mistake(path, "it pins nothing")
+    return PinFile(
+        name=path.stem,
+        path=path,
+        pins=tuple(pins),
+        python=_python(path, header.get("python", ANY_PYTHON)),
+        release=header.get("release", ""),
+        backend=header.get("backend", ""),
+        probe=tuple(header.get("probe", "").replace(",", " ").split()),
+        options=_options(path, header.get("options", "")),
+    )
+
+
+def _content(line: str) -> str:
+    return line.split("#", maxsplit=1)[0].strip()
+
+
+def _header(path: Path, lines: list[str]) -> dict[str, str]:
+    header: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        match = HEADER_LINE.match(line)
+        if match is None:
+            continue
+        if match["key"] not in HEADER_KEYS:
+            raise _mistake(path, f"line {number}: unknown header {match['key']!r}; known are {', '.join(HEADER_KEYS)}")
+        header[match["key"]] = match["value"]
+    return header
+
+
+def _pin(path: Path, number: int, line: str) -> str:
+    try:
+        requirement = Requirement(_content(line))
+    except InvalidRequirement as error:
+        raise _mistake(path, f"line {number}: {_content(line)!r} is not a requirement") from error
+    exact = [part for part in requirement.specifier if part.operator == "==" and not part.version.endswith(".*")]
+    if requirement.url or len(exact) != 1 or len(requirement.specifier) != 1:
+        raise _mistake(path, f"line {number}: {_content(line)!r} must be of the form name==version")
+    marker = f" ; {requirement.marker}" if requirement.marker else ""
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{canonicalize_name(requirement.name)}{extras}=={exact[0].version}{marker}"
+
+
+def _python(path: Path, value: str) -> str:
+    try:
+        return str(SpecifierSet(value))
+    except InvalidSpecifier as error:
+        raise _mistake(path, f"python: {value!r} is not a range of versions such as >=3.11,<3.14") from error
+
+
+def _options(path: Path, value: str) -> tuple[str, ...]:
+    unknown = [option for option in value.split() if option not in KNOWN_OPTIONS]
+    if unknown:
+        raise _mistake(path, f"options: {', '.join(unknown)} not among {', '.join(KNOWN_OPTIONS)}")
+    return tuple(sorted(value.split()))
+
+
+def _mistake(path: Path, problem: str) -> ToolchainError:
+    return ToolchainError(problem, subject=str(path), remedy="correct the pin file (see infra/toolchains/README.md)")
