@@ -1,0 +1,7 @@
+"""Published builds on plain S3, which needs no server of its own and is never seen half-written."""
+
+from enginery.registry.channels import ChannelPointer
+from enginery.registry.publishing import is_published, publish
+from enginery.registry.reading import BuildSummary, Registry
+
+__all__ = ["BuildSummary", "ChannelPointer", "Registry", "is_published", "publish"]

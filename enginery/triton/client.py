@@ -1,0 +1,159 @@
+"""Talks to one Triton server: its control API, and the text interface that people use with curl."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from enginery.errors import RolloutError
+
+if TYPE_CHECKING:
+    from tritonclient.http import InferenceServerClient  # type: ignore[import-untyped,unused-ignore]
+    from urllib3.response import BaseHTTPResponse
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+LOAD_SECONDS = 3600.0
+"""A large engine takes minutes to read."""
+GENERATE_SECONDS = 300.0
+HTTP_OK = 200
+HTTP_SERVER_ERROR = 500
+
+
+class TritonClient:
+    """A Triton server at a URL such as `http://triton-h100:8000`. Calls may come from several threads.
+
+    Every method raises `RolloutError`, naming the server; transient when it could not be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def require_ready(self) -> None:
+        """Stop unless the server takes requests.
+
+        Raises:
+            RolloutError: when it cannot be reached, or is still starting.
+        """
+        with self._control() as control:
+            ready = bool(control.is_server_ready())
+        if not ready:
+            raise RolloutError(
+                "the Triton server is not ready", subject=self.url, remedy="wait until it has started", transient=True
+            )
+
+    def ready(self, model: str, version: int | None = None) -> bool:
+        """Whether the model, in this version or any, takes requests."""
+        with self._control() as control:
+            return bool(control.is_model_ready(model, "" if version is None else str(version)))
+
+    def server_metadata(self) -> dict[str, Any]:
+        """Name, version and extensions of the server."""
+        with self._control() as control:
+            return dict(control.get_server_metadata())
+
+    def model_config(self, name: str) -> dict[str, Any] | None:
+        """The configuration a loaded model has, or None when it is not loaded."""
+        with self._control() as control:
+            return dict(control.get_model_config(name)) if control.is_model_ready(name) else None
+
+    def index(self) -> list[dict[str, Any]]:
+        """Every model version the server knows, with its state and, when it failed, the reason."""
+        with self._control() as control:
+            return list(control.get_model_repository_index())
+
+    def load(self, name: str) -> None:
+        """Load a model, or load it again when its files have changed; returns when it takes requests.
+
+        Raises:
+            RolloutError: with Triton's reason when the model fails to load; what served before still serves.
+        """
+        with self._control(LOAD_SECONDS, f"model {name} failed to load") as control:
+            control.load_model(name)
+
+    def unload(self, name: str) -> None:
+        """Unload a model; none loaded is fine. Requests already taken are still answered."""
+        with self._control() as control:
+            control.unload_model(name)
+
+    def generate(
+        self, model: str, payload: Mapping[str, object], *, timeout: float = GENERATE_SECONDS
+    ) -> dict[str, Any]:
+        """The model's answer to one request; `timeout` in seconds."""
+        with self._answer(model, "generate", payload, timeout) as answer:
+            return dict(json.loads(answer.data))
+
+    def generate_stream(
+        self, model: str, payload: Mapping[str, object], *, timeout: float = GENERATE_SECONDS
+    ) -> Iterator[dict[str, Any]]:
+        """The parts of the model's answer as they come; the model must be decoupled."""
+        with self._answer(model, "generate_stream", payload, timeout) as answer:
+            rest = b""
+            for chunk in answer.stream(decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data:"):
+                        yield dict(json.loads(line.removeprefix(b"data:")))
+
+    @contextmanager
+    def _control(self, seconds: float = ANSWER_SECONDS, refusal: str = "refused") -> Iterator["InferenceServerClient"]:
+        from tritonclient.http import InferenceServerClient  # noqa: PLC0415  it starts gevent
+        from tritonclient.utils import (  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+            InferenceServerException,
+        )
+
+        place = urlsplit(self.url)
+        # One for each call: gevent's connections belong to the thread that opened them.
+        client = InferenceServerClient(
+            place.netloc, connection_timeout=CONNECT_SECONDS, network_timeout=seconds, ssl=place.scheme == "https"
+        )
+        try:
+            yield client
+        except InferenceServerException as error:
+            raise self._refused(f"{refusal}: {error.message()}") from error
+        except OSError as error:
+            raise self._unreachable(error) from error
+        finally:
+            client.close()
+
+    @contextmanager
+    def _answer(
+        self, model: str, endpoint: str, payload: Mapping[str, object], timeout: float
+    ) -> Iterator["BaseHTTPResponse"]:
+        import urllib3  # noqa: PLC0415  not needed to make a plan
+
+        url = f"{self.url}/v2/models/{quote(model)}/{endpoint}"
+        limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout)
+        try:
+            with urllib3.PoolManager(retries=False, timeout=limits) as pool:
+                answer = pool.request("POST", url, json=dict(payload), preload_content=False)
+                try:
+                    self._check(model, answer)
+                    yield answer
+                finally:
+                    answer.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _check(self, model: str, answer: "BaseHTTPResponse") -> None:
+        if answer.status == HTTP_OK:
+            return
+        reason = answer.data.decode(errors="replace")[:1000]
+        raise RolloutError(
+            f"model {model} answered {answer.status}: {reason}",
+            subject=self.url,
+            remedy="see the server's log",
+            transient=answer.status >= HTTP_SERVER_ERROR,
+        )
+
+    def _refused(self, problem: str) -> RolloutError:
+        return RolloutError(problem, subject=self.url, remedy="see the server's log")
+
+    def _unreachable(self, error: Exception) -> RolloutError:
+        return RolloutError(
+            f"the Triton server cannot be reached: {error or type(error).__name__}",
+            subject=self.url,
+            remedy="start it (`enginery dev up` starts one here), or correct rollout.endpoints",
+            transient=True,
+        )

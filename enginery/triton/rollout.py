@@ -1,0 +1,293 @@
+"""Puts a build into Triton servers, or puts back what served before.
+
+The servers share one model repository. The build's files go there as a new version; each model's configuration is
+written just before the model is loaded, so a server that is started again at any moment finds a whole model.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from enginery.context import Facts, Log, StepContext
+from enginery.errors import EngineryError, RolloutError
+from enginery.files import write_atomic
+from enginery.manifest import Manifest, read_manifest
+from enginery.registry import Registry
+from enginery.steps import Frozen
+from enginery.triton.checking import EndpointResult, check_answers
+from enginery.triton.client import TritonClient
+from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, build_label, load_model, unload_models
+from enginery.triton.placement import (
+    CONFIG,
+    Placement,
+    ServingRepository,
+    arrange,
+    current_configs,
+    next_version,
+    open_repository,
+    place,
+    read_configs,
+    remove_version,
+    serve_as,
+)
+from enginery.triton.progress import Phase, Placed, RolloutState, Worker, read_state, write_state
+
+RESULT = "rollout.json"
+
+
+class Order(Frozen):
+    """The parameters of a rollout step."""
+
+    model: str
+    build_id: str
+    endpoints: tuple[str, ...]
+    model_repository: str
+
+
+def rollout(context: StepContext) -> Facts:
+    """Put the published build into service. The step function `rollout`; its input is `published`.
+
+    Raises:
+        RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
+    """
+    order = Order.model_validate(dict(context.parameters))
+    published = context.inputs["published"]
+    manifest = read_manifest((published / "manifest.json").read_bytes(), subject=str(published))
+    registry = Registry(_registry_of(published))
+    results = roll_out_build(manifest, registry, order.endpoints, order.model_repository, context.log)
+    facts: dict[str, JsonValue] = {
+        "model": order.model,
+        "build_id": order.build_id,
+        "model_repository": order.model_repository,
+        "endpoints": [result.model_dump(mode="json") for result in results],
+    }
+    write_atomic(context.output / RESULT, json.dumps(facts, indent=1, ensure_ascii=False))
+    return facts
+
+
+def _registry_of(published: Path) -> str:
+    return str(json.loads((published / "published.json").read_text(encoding="utf-8"))["registry"])
+
+
+def is_serving(parameters: Mapping[str, JsonValue]) -> bool:
+    """Whether every endpoint of a rollout step serves its build now; one that cannot be reached does not."""
+    order = Order.model_validate(dict(parameters))
+    try:
+        return all(serving_build(endpoint) == order.build_id for endpoint in order.endpoints)
+    except RolloutError:  # the rollout that follows meets it again and tells it
+        return False
+
+
+def serving_build(url: str) -> str | None:
+    """The build that answers at a server, or None when none does or it is not one of Enginery's.
+
+    Raises:
+        RolloutError: when the server cannot be reached.
+    """
+    config = TritonClient(url).model_config(ENSEMBLE)
+    return build_label(config) if config else None
+
+
+def roll_out_build(
+    manifest: Manifest, registry: Registry, endpoints: Sequence[str], model_repository: str, log: Log
+) -> list[EndpointResult]:
+    """Load a published build into the servers, one after the other, and check its answers in each.
+
+    Args:
+        manifest: the build.
+        registry: where its files are.
+        endpoints: the servers' HTTP addresses; they must be in explicit model-control mode.
+        model_repository: what those servers read, a directory or `s3://…`.
+        log: takes progress lines.
+
+    Raises:
+        RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
+    """
+    clients = [TritonClient(endpoint) for endpoint in endpoints]
+    for client in clients:
+        client.require_ready()
+    repository = open_repository(model_repository)
+    state = _settled(repository, log)
+    again = _serve_again(manifest, repository, state, clients, log)
+    return again or _Rollout(manifest, registry, repository, state, clients, log).run()
+
+
+def _settled(repository: ServingRepository, log: Log) -> RolloutState | None:
+    """What the repository serves, after a rollout that died has been undone."""
+    state = read_state(repository)
+    if state is None or state.phase == "done" or state.coming is None:
+        return state
+    if state.worker.is_at_work():
+        problem = f"process {state.worker.pid} is rolling out {state.coming.build_id}"
+        raise RolloutError(problem, subject=repository.where, remedy="wait until it has finished", transient=True)
+    log(f"the rollout of {state.coming.build_id} died while {state.phase}; undoing it")
+    undone, problems = _undo(repository, state)
+    for problem in problems:
+        log(f"while undoing it: {problem}")
+    return undone
+
+
+def _serve_again(
+    manifest: Manifest,
+    repository: ServingRepository,
+    state: RolloutState | None,
+    clients: Sequence[TritonClient],
+    log: Log,
+) -> list[EndpointResult]:
+    """When the repository holds this build already, as for a restarted server, load it; empty when it does not."""
+    if state is None or state.serving is None or state.serving.build_id != manifest.build_id:
+        return []
+    log(f"{repository.where} already holds {manifest.build_id}; loading it")
+    configs = current_configs(repository, LOAD_ORDER)
+    try:
+        return [_bring_up(client, manifest, repository, configs, state.serving.version, log) for client in clients]
+    except RolloutError as error:
+        log(f"it does not serve as it should, so it is placed again: {error.problem}")
+        return []
+
+
+def _bring_up(  # noqa: PLR0913, PLR0917  a server, a build and where it is
+    client: TritonClient,
+    manifest: Manifest,
+    repository: ServingRepository,
+    configs: Mapping[str, str],
+    version: int,
+    log: Log,
+) -> EndpointResult:
+    """Load every model into one server, the ensemble last, and ask it the build's prompts."""
+    started = time.monotonic()
+    for model in LOAD_ORDER:
+        if model in configs:
+            load_model(client, repository, model, configs[model])
+            log(f"{client.url}: {model} version {version} is ready")
+    answers = check_answers(client, manifest, configs, log)
+    seconds = round(time.monotonic() - started, 3)
+    return EndpointResult(
+        endpoint=client.url, build_id=manifest.build_id, version=version, seconds=seconds, answers=answers
+    )
+
+
+class _Rollout:
+    """One rollout at work."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  all that it works on
+        self,
+        manifest: Manifest,
+        registry: Registry,
+        repository: ServingRepository,
+        before: RolloutState | None,
+        clients: Sequence[TritonClient],
+        log: Log,
+    ) -> None:
+        self.manifest = manifest
+        self.source = registry.build_prefix(manifest.model, manifest.build_id)
+        self.repository = repository
+        self.clients = clients
+        self.log = log
+        self.version = next_version(repository)
+        self.placement: Placement = arrange(manifest, self.version)
+        self.state = RolloutState(
+            phase="placing",
+            serving=before.serving if before else None,
+            previous=before.previous if before else None,
+            coming=Placed(build_id=manifest.build_id, version=self.version),
+            configs=current_configs(repository, self.placement.configs),
+            endpoints=tuple(client.url for client in clients),
+            worker=Worker.this(),
+            since=datetime.now(UTC),
+        )
+
+    def run(self) -> list[EndpointResult]:
+        """Do it, or undo it and say why."""
+        write_state(self.repository, self.state)
+        try:
+            results = self._place_and_load()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        self._finish()
+        return results
+
+    def _place_and_load(self) -> list[EndpointResult]:
+        self.log(f"placing {self.manifest.build_id} as version {self.version} in {self.repository.where}")
+        place(self.repository, self.source, self.placement, self.version)
+        texts = read_configs(self.source, self.placement)
+        configs = {model: serve_as(text, self.version, self.manifest.build_id) for model, text in texts.items()}
+        self._enter("loading")
+        return [
+            _bring_up(client, self.manifest, self.repository, configs, self.version, self.log)
+            for client in self.clients
+        ]
+
+    def _enter(self, phase: Phase) -> None:
+        self.state = self.state.model_copy(update={"phase": phase, "since": datetime.now(UTC)})
+        write_state(self.repository, self.state)
+
+    def _give_up(self, error: BaseException) -> None:
+        self.log(f"failed; putting back what served before: {error}")
+        _, problems = _undo(self.repository, self.state)
+        if not isinstance(error, EngineryError):
+            return
+        now = "; ".join(problems) or f"{_name(self.state.serving)} serves again"
+        raise RolloutError(
+            f"{self.manifest.build_id} could not be rolled out: {error.problem}; {now}",
+            subject=error.subject or self.repository.where,
+            remedy=error.remedy,
+            transient=error.transient and not problems,
+        ) from error
+
+    def _finish(self) -> None:
+        """Remember what serves, and remove the versions that nothing goes back to."""
+        before = self.state.serving
+        self.state = self.state.model_copy(
+            update={"serving": self.state.coming, "previous": before, "coming": None, "configs": {}}
+        )
+        self._enter("done")
+        kept = {str(self.version), str(before.version) if before else ""}
+        names = {name for _, name in self.repository.entries() if name.isdecimal()}
+        for name in names - kept:
+            remove_version(self.repository, int(name))
+        self.log(f"{self.manifest.build_id} serves at {', '.join(client.url for client in self.clients)}")
+
+
+def _undo(repository: ServingRepository, state: RolloutState) -> tuple[RolloutState, list[str]]:
+    """Put the configurations back, load what served before, remove the new files; also what could not be done."""
+    models = _touched(repository, state)
+    for model in models:
+        if model in state.configs:
+            repository.write(f"{model}/{CONFIG}", state.configs[model].encode())
+        else:
+            repository.remove(f"{model}/{CONFIG}")
+    problems = [problem for url in state.endpoints for problem in _reload(TritonClient(url), repository, state)]
+    if state.coming:
+        remove_version(repository, state.coming.version)
+    undone = state.model_copy(update={"phase": "done", "coming": None, "configs": {}, "since": datetime.now(UTC)})
+    write_state(repository, undone)
+    return undone, problems
+
+
+def _touched(repository: ServingRepository, state: RolloutState) -> set[str]:
+    """The models that a rollout brings: those with a directory of its version, and those it has found there."""
+    version = str(state.coming.version) if state.coming else ""
+    return {model for model, name in repository.entries() if name == version} | set(state.configs)
+
+
+def _reload(client: TritonClient, repository: ServingRepository, state: RolloutState) -> list[str]:
+    try:
+        if ENSEMBLE not in state.configs:
+            unload_models(client)
+            return []
+        for model in LOAD_ORDER:
+            if model in state.configs:
+                load_model(client, repository, model, state.configs[model])
+    except RolloutError as error:
+        return [f"{_name(state.serving)} could not be put back at {client.url}: {error.problem}"]
+    return []
+
+
+def _name(placed: Placed | None) -> str:
+    return placed.build_id if placed else "what was there before (no build)"
