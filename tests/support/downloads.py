@@ -1,0 +1,29 @@
+"""Running the download step outside a plan."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from enginery.context import Facts, StepContext
+from enginery.sources import download, parameters, resolve
+from enginery.spec import Source
+
+
+def run_download(wanted: Mapping[str, JsonValue], output: Path, lines: list[str] | None = None) -> Facts:
+    """The download step with these parameters; its log goes to `lines`."""
+    output.mkdir(parents=True, exist_ok=True)
+    log = [] if lines is None else lines
+    return download(
+        StepContext(key="0" * 64, parameters=wanted, inputs={}, output=output, chain=(), toolchain=None, log=log.append)
+    )
+
+
+def plan_and_download(source: Source, output: Path, lines: list[str] | None = None) -> Facts:
+    """Resolve a source and run its download step."""
+    return run_download(parameters(resolve(source), source), output, lines)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Names and bytes of the files in a directory."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
