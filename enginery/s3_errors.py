@@ -52,14 +52,15 @@ def translated_errors(
     from boto3.exceptions import Boto3Error  # noqa: PLC0415  not needed to make a plan
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
+    at = f" at {endpoint}" if endpoint else ""
     try:
         yield
     except Boto3Error as error:  # a managed transfer hides the error it met in the context of its own
-        raise _from_transfer(error, str(subject), error_class, endpoint) from error
+        raise _from_transfer(error, str(subject), error_class, at) from error
     except ClientError as error:
-        raise _from_answer(error, str(subject), error_class, endpoint) from error
+        raise _from_answer(error, str(subject), error_class, at) from error
     except BotoCoreError as error:
-        raise _from_client(error, str(subject), error_class, endpoint) from error
+        raise _from_client(error, str(subject), error_class, at) from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -72,23 +73,23 @@ def answer_code(error: "ClientError") -> str:
     return error.response.get("Error", {}).get("Code", "unknown")
 
 
-def _from_transfer(error: Exception, subject: str, error_class: type[EngineryError], endpoint: str) -> EngineryError:
+def _from_transfer(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     if isinstance(error.__context__, ClientError):
-        return _from_answer(error.__context__, subject, error_class, endpoint)
+        return _from_answer(error.__context__, subject, error_class, at)
     if isinstance(error.__context__, BotoCoreError):
-        return _from_client(error.__context__, subject, error_class, endpoint)
+        return _from_client(error.__context__, subject, error_class, at)
     return error_class(f"the transfer failed: {error}", subject=subject, remedy="try again", transient=True)
 
 
-def _from_answer(error: "ClientError", subject: str, error_class: type[EngineryError], endpoint: str) -> EngineryError:
+def _from_answer(error: "ClientError", subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
     code, status = answer_code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in FAILED_CONDITION:
         remedy = "read it again and decide anew"
         return PreconditionFailed("another object is there than was expected", subject=subject, remedy=remedy)
     if code in PASSING or status == HTTP_TOO_MANY_REQUESTS or status >= HTTP_SERVER_ERROR:
-        problem = f"S3 at {endpoint} cannot answer just now ({code})"
+        problem = f"S3{at} cannot answer just now ({code})"
         remedy = "try again later; should it go on, ask who runs it"
         return error_class(problem, subject=subject, remedy=remedy, transient=True)
     if code in ALTERED:
@@ -97,44 +98,42 @@ def _from_answer(error: "ClientError", subject: str, error_class: type[EngineryE
             subject=subject,
             remedy="check that nothing changes the file while it is sent, then run it again",
         )
-    problem, remedy = _refusal(code, error, subject, endpoint)
+    problem, remedy = _refusal(code, error, subject, at)
     return error_class(problem, subject=subject, remedy=remedy)
 
 
-def _refusal(code: str, error: "ClientError", subject: str, endpoint: str) -> tuple[str, str]:
+def _refusal(code: str, error: "ClientError", subject: str, at: str) -> tuple[str, str]:
     if code == "NoSuchBucket":
         bucket = subject.removeprefix("s3://").split("/")[0]
-        return f"bucket {bucket} does not exist at {endpoint}", "create it, or correct the address"
+        return f"bucket {bucket} does not exist{at}", "create it, or correct the address"
     if code in WRONG_CREDENTIALS:
-        problem = f"S3 at {endpoint} does not accept the credentials ({code})"
+        problem = f"S3{at} does not accept the credentials ({code})"
         return problem, "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again"
     if code in NO_PERMISSION:
-        problem = f"the credentials are not allowed to do this at {endpoint} ({code})"
+        problem = f"the credentials are not allowed to do this{at} ({code})"
         return problem, f"let them use {subject}, or take others (AWS_PROFILE, AWS_ACCESS_KEY_ID)"
     if code in WRONG_REGION:
         return f"the bucket is not in the region that was asked ({code})", "set AWS_REGION to the bucket's region"
     if code == "RequestTimeTooSkewed":
         return "this machine's clock is wrong, so S3 refuses its requests", "set the clock"
     message = error.response.get("Error", {}).get("Message", "no message")
-    return f"S3 at {endpoint} refused: {code}: {message}", "check the address and what the server can do"
+    return f"S3{at} refused: {code}: {message}", "check the address and what the server can do"
 
 
-def _from_client(
-    error: "BotoCoreError", subject: str, error_class: type[EngineryError], endpoint: str
-) -> EngineryError:
+def _from_client(error: "BotoCoreError", subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
     from botocore import exceptions  # noqa: PLC0415
 
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        return error_class(f"there are no credentials for S3 at {endpoint}", subject=subject, remedy=remedy)
+        return error_class(f"there are no credentials for S3{at}", subject=subject, remedy=remedy)
     if isinstance(error, exceptions.SSLError):
-        remedy = "check the endpoint's certificate, or set AWS_CA_BUNDLE to the authority that signed it"
-        return error_class(f"no trusted connection to {endpoint}: {error}", subject=subject, remedy=remedy)
+        remedy = "check the at's certificate, or set AWS_CA_BUNDLE to the authority that signed it"
+        return error_class(f"no trusted connection to S3{at}: {error}", subject=subject, remedy=remedy)
     if isinstance(error, exceptions.ConnectionError):
         remedy = "check that it runs and that AWS_ENDPOINT_URL is right, then try again"
-        return error_class(f"S3 at {endpoint} cannot be reached", subject=subject, remedy=remedy, transient=True)
+        return error_class(f"S3{at} cannot be reached", subject=subject, remedy=remedy, transient=True)
     if isinstance(error, exceptions.HTTPClientError | exceptions.IncompleteReadError):
-        problem = f"the connection to S3 at {endpoint} broke off ({type(error).__name__})"
+        problem = f"the connection to S3{at} broke off ({type(error).__name__})"
         return error_class(problem, subject=subject, remedy="try again", transient=True)
     if isinstance(error, exceptions.FlexibleChecksumError):
         return error_class("was altered on its way", subject=subject, remedy="try again", transient=True)

@@ -12,10 +12,11 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing
 
 
 class S3Server:
-    """A running server; `url` is where it listens."""
+    """A running server; `url` is where it listens. Servers of one process share their buckets: choose new names."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
+        self._buckets: list[str] = []
         self.url = f"http://{host}:{port}"
 
     def client(self) -> Any:
@@ -32,6 +33,17 @@ class S3Server:
         client = self.client()
         client.create_bucket(Bucket=name)
         client.close()
+        self._buckets.append(name)
+
+    def remove_buckets(self) -> None:
+        """Remove what was created here, with everything in it."""
+        client = self.client()
+        for name in self._buckets:
+            for key in self.keys(name):
+                client.delete_object(Bucket=name, Key=key)
+            client.delete_bucket(Bucket=name)
+        client.close()
+        self._buckets.clear()
 
     def keys(self, bucket: str) -> list[str]:
         """Every key in the bucket, sorted."""
@@ -55,7 +67,6 @@ def s3_environment(url: str) -> dict[str, str]:
 @contextmanager
 def running_s3_server() -> Iterator[S3Server]:
     """A server with no buckets, for as long as the block lasts; nothing global is set."""
-    from moto.core.model_instances import reset_model_data
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -67,10 +78,11 @@ def running_s3_server() -> Iterator[S3Server]:
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    running = S3Server("127.0.0.1", server.server_port)
     try:
-        yield S3Server("127.0.0.1", server.server_port)
+        yield running
+        running.remove_buckets()
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-        reset_model_data()

@@ -1,0 +1,201 @@
+"""A proxy in front of a real HTTP server that fails when and how a test asks for it."""
+
+import contextlib
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+Kind = Literal["answer", "reset", "truncate", "flip", "stall"]
+Connection = http.client.HTTPConnection
+
+
+def anything(method: str, path: str) -> bool:
+    """Every request."""
+    return True
+
+
+@dataclass
+class Fault:
+    """One way to fail.
+
+    Attributes:
+        kind: `answer` with `status` and `body` instead of the server; `reset` the connection before the answer, or
+            `truncate` the answer's body in the middle; `flip` a bit of the body; `stall` in the middle of the body.
+        times: how many matching requests it is for; after that they go through.
+        after: fail only after the server has done the work.
+        matches: which requests, by method and path.
+        bytes: how much of the body goes through before it is truncated or stalls; None for half.
+    """
+
+    kind: Kind
+    times: int = 1
+    status: int = 503
+    body: bytes = b""
+    after: bool = False
+    matches: Callable[[str, str], bool] = anything
+    bytes: int | None = None
+
+
+@dataclass
+class Proxy:
+    """A running proxy.
+
+    Attributes:
+        url: where it listens.
+        open: let clients connect.
+        faults: what is still to go wrong; the first that matches a request is taken.
+        requests: method and path of every request, in the order in which they came.
+    """
+
+    url: str
+    upstream: tuple[str, int]
+    open: Callable[[], None]
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fail(self, fault: Fault) -> None:
+        """Let what matches `fault` go wrong from now on."""
+        with self._lock:
+            self.faults.append(fault)
+
+    def next_fault(self, method: str, path: str) -> Fault | None:
+        with self._lock:
+            self.requests.append((method, path))
+            for fault in self.faults:
+                if fault.times > 0 and fault.matches(method, path):
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def count(self, method: str, part: str = "") -> int:
+        """How many requests of that method had `part` in their path."""
+        with self._lock:
+            return sum(1 for seen, path in self.requests if seen == method and part in path)
+
+
+@contextlib.contextmanager
+def faulty_proxy(host: str, port: int, *, refusing: bool = False) -> Iterator[Proxy]:
+    """A proxy in front of the server at `host` and `port`, on a free port, for as long as the block lasts.
+
+    One that is `refusing` lets nobody connect until its `open` is called.
+    """
+    server = _Server(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+    server.server_bind()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    def begin() -> None:
+        server.server_activate()
+        thread.start()
+
+    url = f"http://127.0.0.1:{server.server_port}"
+    server.proxy = proxy = Proxy(url, (host, port), begin)
+    if not refusing:
+        proxy.open()
+    try:
+        yield proxy
+    finally:
+        proxy.closing.set()
+        if thread.ident:
+            server.shutdown()
+            thread.join()
+        server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    proxy: Proxy
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it so
+        """Say nothing."""
+
+    def handle_one_request(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle_one_request()
+            return
+        self.close_connection = True
+
+    def do_GET(self) -> None:
+        proxy = self.server.proxy
+        fault = proxy.next_fault(self.command, self.path)
+        body = self._read_body()
+        if fault and not fault.after and fault.kind in {"answer", "reset"}:
+            self._fail(fault)
+            return
+        connection = Connection(*proxy.upstream, timeout=60)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in {"expect", "transfer-encoding", "content-length", "connection"}:
+                    connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            self._answer(connection.getresponse(), fault)
+        finally:
+            connection.close()
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815  the base class names them so
+
+    def _read_body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _fail(self, fault: Fault) -> None:
+        if fault.kind == "reset":
+            self._reset()
+            return
+        self.send_response(fault.status)
+        self.send_header("Content-Length", str(len(fault.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(fault.body)
+
+    def _answer(self, answer: http.client.HTTPResponse, fault: Fault | None) -> None:
+        body = answer.read()
+        if fault and fault.kind in {"answer", "reset"}:
+            self._fail(fault)
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in {"content-length", "transfer-encoding", "connection", "server", "date"}:
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self._send_body(body, fault)
+
+    def _send_body(self, body: bytes, fault: Fault | None) -> None:
+        if fault is None:
+            self.wfile.write(body)
+            return
+        if fault.kind == "flip":
+            self.wfile.write(body[:-1] + bytes([body[-1] ^ 1]))
+            return
+        self.wfile.write(body[: len(body) // 2 if fault.bytes is None else fault.bytes])
+        self.wfile.flush()
+        if fault.kind == "stall":
+            self.server.proxy.closing.wait()
+        self.close_connection = True
+
+    def _reset(self) -> None:
+        """End the connection without a good-bye."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

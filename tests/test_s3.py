@@ -1,0 +1,271 @@
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from botocore import exceptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enginery import s3
+from enginery.errors import EngineryError, RegistryError, SourceError, StoreError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No AWS settings but these."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0")
+    yield
+    s3.close_clients()
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket", "prefix"),
+    [
+        ("s3://engines", "engines", ""),
+        ("s3://engines/", "engines", ""),
+        ("s3://engines/prod", "engines", "prod"),
+        ("s3://engines/prod/eu/", "engines", "prod/eu"),
+    ],
+)
+def test_an_address_is_a_bucket_and_a_prefix(text: str, bucket: str, prefix: str) -> None:
+    assert s3.Address.parse(text) == s3.Address(bucket, prefix)
+
+
+@given(
+    st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True), st.lists(st.from_regex(r"[a-z0-9]{1,5}", fullmatch=True))
+)
+def test_an_address_reads_what_it_writes(bucket: str, parts: list[str]) -> None:
+    address = s3.Address(bucket, "/".join(parts))
+    assert s3.Address.parse(str(address)) == address
+
+
+@pytest.mark.parametrize("text", ["", "engines/prod", "s3://", "s3:///prod", "https://engines/prod", "s3://a b/prod"])
+def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="s3://bucket/prefix"):
+        s3.Address.parse(text)
+
+
+def test_keys_are_under_the_prefix() -> None:
+    assert s3.Address("b", "prod").key("models", "llama", "x.json") == "prod/models/llama/x.json"
+    assert s3.Address("b", "").key("models") == "models"
+    assert s3.Address("b", "prod").key("") == "prod"
+
+
+def answer(code: str, status: int) -> exceptions.ClientError:
+    metadata = {"HTTPStatusCode": status}
+    return exceptions.ClientError({"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": metadata}, "X")  # type: ignore[typeddict-item]
+
+
+def translated(error: Exception, error_class: type[EngineryError] = StoreError) -> EngineryError:
+    with (
+        pytest.raises(EngineryError) as caught,
+        s3.translated_errors("s3://engines/prod/x", error_class, endpoint="http://s3:9000"),
+    ):
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "problem", "remedy"),
+    [
+        ("NoSuchBucket", 404, "bucket engines does not exist at http://s3:9000", "create it, or correct"),
+        ("InvalidAccessKeyId", 403, "does not accept the credentials", "correct AWS_ACCESS_KEY_ID"),
+        ("SignatureDoesNotMatch", 403, "does not accept the credentials", "AWS_SECRET_ACCESS_KEY"),
+        ("ExpiredToken", 400, "does not accept the credentials", "sign in again"),
+        ("AccessDenied", 403, "not allowed", "let them use s3://engines/prod/x"),
+        ("403", 403, "not allowed", "let them use"),
+        ("PermanentRedirect", 301, "not in the region", "AWS_REGION"),
+        ("RequestTimeTooSkewed", 403, "clock", "set the clock"),
+        ("BadDigest", 400, "not those that were meant", "nothing changes the file"),
+        ("NotImplemented", 400, "refused: NotImplemented: m", "what the server can do"),
+    ],
+)
+def test_what_cannot_pass_is_named_with_its_remedy(code: str, status: int, problem: str, remedy: str) -> None:
+    error = translated(answer(code, status))
+    assert problem in error.problem
+    assert remedy in error.remedy
+    assert not error.transient
+    assert error.subject == "s3://engines/prod/x"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("SlowDown", 503), ("InternalError", 500), ("502", 502), ("Odd", 429), ("RequestTimeout", 400)]
+)
+def test_what_a_busy_server_says_can_pass(code: str, status: int) -> None:
+    error = translated(answer(code, status))
+    assert error.transient
+    assert code in error.problem
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "transient"),
+    [
+        (exceptions.NoCredentialsError(), "there are no credentials", False),
+        (exceptions.PartialCredentialsError(provider="env", cred_var="x"), "there are no credentials", False),
+        (exceptions.EndpointConnectionError(endpoint_url="u"), "cannot be reached", True),
+        (exceptions.ConnectTimeoutError(endpoint_url="u"), "cannot be reached", True),
+        (exceptions.ProxyConnectionError(proxy_url="u"), "cannot be reached", True),
+        (exceptions.ReadTimeoutError(endpoint_url="u"), "broke off", True),
+        (exceptions.ConnectionClosedError(endpoint_url="u"), "broke off", True),
+        (exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2), "broke off", True),
+        (exceptions.FlexibleChecksumError(error_msg="x"), "altered", True),
+        (exceptions.SSLError(endpoint_url="u", error=OSError("e")), "no trusted connection", False),
+        (exceptions.ProfileNotFound(profile="p"), "S3 cannot be used", False),
+        (OSError(errno.ENOSPC, "full"), "the disk is full", False),
+    ],
+)
+def test_what_the_client_meets_is_named(error: Exception, problem: str, *, transient: bool) -> None:
+    found = translated(error)
+    assert problem in found.problem
+    assert found.remedy
+    assert found.transient is transient
+
+
+@pytest.mark.parametrize("error_class", [StoreError, RegistryError, SourceError])
+def test_the_caller_chooses_the_kind_of_error(error_class: type[EngineryError]) -> None:
+    assert type(translated(answer("AccessDenied", 403), error_class)) is error_class
+    assert type(translated(exceptions.NoCredentialsError(), error_class)) is error_class
+
+
+def test_a_failed_condition_is_an_error_of_its_own() -> None:
+    assert isinstance(translated(answer("PreconditionFailed", 412)), s3.PreconditionFailed)
+
+
+def test_other_errors_go_through_as_they_are() -> None:
+    with pytest.raises(FileNotFoundError), s3.translated_errors("s3://b/x"):
+        raise FileNotFoundError(errno.ENOENT, "no such file")
+    with pytest.raises(UsageError), s3.translated_errors("s3://b/x"):
+        raise UsageError("ours")
+
+
+def failing(times: int, error: EngineryError) -> tuple[list[int], Callable[[], str]]:
+    calls: list[int] = []
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return "done"
+
+    return calls, call
+
+
+def test_what_can_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
+    calls, call = failing(2, StoreError("busy", transient=True))
+    assert s3.patiently(call) == "done"
+    assert len(calls) == 3
+
+
+def test_what_cannot_pass_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
+    calls, call = failing(1, StoreError("refused"))
+    with pytest.raises(StoreError, match="refused"):
+        s3.patiently(call)
+    assert len(calls) == 1
+
+
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0.5")
+    calls, call = failing(1000, StoreError("busy", transient=True))
+    with pytest.raises(StoreError, match="busy"):
+        s3.patiently(call)
+    assert 1 < len(calls) < 20
+
+
+def test_an_outage_of_ten_seconds_is_survived_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENGINERY_S3_PATIENCE")
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+
+    def call() -> str:
+        if clock[0] < 20.0:
+            raise StoreError("away", transient=True)
+        return "back"
+
+    assert s3.patiently(call) == "back"
+    assert clock[0] < 30.0
+
+
+def test_the_clock_starts_with_the_first_failure_not_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENGINERY_S3_PATIENCE")
+    clock, calls = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+
+    def long_upload() -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            clock[0] += 3600.0
+            raise StoreError("broke off", transient=True)
+        return "done"
+
+    assert s3.patiently(long_upload) == "done"
+
+
+def test_there_is_one_client_for_one_set_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    first = s3.client()
+    assert s3.client() is first
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:10")
+    assert s3.client() is not first
+
+
+def test_other_servers_are_asked_by_path_and_aws_by_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+
+    def url() -> str:
+        return s3.client().generate_presigned_url("get_object", Params={"Bucket": "engines", "Key": "k"})
+
+    assert url().startswith("https://engines.s3.")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.local:9000")
+    assert url().startswith("http://minio.local:9000/engines/k")
+
+
+def test_the_region_is_us_east_1_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert s3.client().meta.region_name == "us-east-1"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    assert s3.client().meta.region_name == "eu-central-1"
+
+
+def test_a_password_in_the_endpoint_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:secret@127.0.0.1:9")
+    assert s3.endpoint() == "http://127.0.0.1:9"
+
+
+def test_an_endpoint_that_is_no_url_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
+        s3.client()
+
+
+def test_no_credentials_is_an_error_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    prefix = s3.Prefix(s3.Address("engines", ""), RegistryError)
+    with pytest.raises(RegistryError, match=r"no credentials for S3 at http://127\.0\.0\.1:9"):
+        prefix.download("x", tmp_path / "x", size=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_profile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(RegistryError, match="nobody"):
+        s3.Prefix(s3.Address("engines", ""), RegistryError).get_bytes("x")
+
+
+def test_half_the_credentials_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "only this")
+    with pytest.raises(StoreError, match="there are no credentials for S3\n") as caught:
+        s3.Prefix(s3.Address("engines", "")).get_bytes("x")
+    assert "AWS_SECRET_ACCESS_KEY" in caught.value.remedy
+    assert "only this" not in str(caught.value)
