@@ -1,0 +1,98 @@
+"""An engine of ONNX Runtime GenAI. Tokens are chosen by us; the library runs the model and keeps its memory."""
+
+import json
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .sampling import Logits
+
+NEVER = np.float32(-1e9)
+
+
+class GenaiEngine:
+    """A model directory that the GenAI model builder has made.
+
+    Attributes:
+        context_length: most tokens in prompt and answer together.
+        end_ids: the model's own end tokens.
+        filler: the token that fills up shorter prompts, which the library masks.
+        last_token: the one token at which the library ends a row by itself. It is one that no answer has, so that
+            where an answer ends is up to the request.
+        vocabulary: the number of tokens the model knows.
+    """
+
+    def __init__(self, directory: Path, *, provider: str = "cpu", device: int = 0, threads: int | None = None) -> None:
+        self._library: Any = import_module("onnxruntime_genai")
+        facts = json.loads((directory / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        ends = facts["eos_token_id"]
+        self.end_ids = [int(token) for token in (ends if isinstance(ends, list) else [ends])]
+        self.context_length = int(facts["context_length"])
+        self.vocabulary = int(facts["vocab_size"])
+        self.filler = _filler(facts, self.end_ids)
+        self.last_token = _last_token(facts, self.end_ids, self.filler)
+        config = self._library.Config(str(directory))
+        config.overlay(json.dumps({"model": self._overlay(threads or default_threads())}))
+        if provider == "cuda":
+            config.set_provider_option("cuda", "device_id", str(device))
+        self._model = self._library.Model(config)
+
+    def _overlay(self, threads: int) -> dict[str, Any]:
+        options = {"intra_op_num_threads": threads, "session.intra_op.allow_spinning": "0"}
+        return {
+            "eos_token_id": self.last_token,
+            "pad_token_id": self.filler,
+            "decoder": {"session_options": options},
+        }
+
+    def start(self, prompts: Sequence[Sequence[int]], length: int) -> "GenaiSession":
+        """Begin with these prompts; no row will grow beyond `length` tokens."""
+        options = self._library.GeneratorParams(self._model)
+        options.set_search_options(max_length=length, batch_size=len(prompts), do_sample=False)
+        width = max(map(len, prompts))
+        rows = [[*prompt, *[self.filler] * (width - len(prompt))] for prompt in prompts]
+        generator = self._library.Generator(self._model, options)
+        generator.append_tokens(np.asarray(rows if len(rows) > 1 else rows[0], dtype=np.int32))
+        return GenaiSession(generator, len(prompts))
+
+
+class GenaiSession:
+    """A generator of the library, told which tokens to take."""
+
+    def __init__(self, generator: Any, rows: int) -> None:
+        self._generator = generator
+        self._rows = rows
+
+    def logits(self) -> Logits:
+        """What the model thinks of each possible next token: shape (rows, vocabulary)."""
+        found = np.asarray(self._generator.get_logits(), dtype=np.float32)
+        return found.reshape(self._rows, -1, found.shape[-1])[:, -1]
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Put one token behind each row: the only one left that the library's own search can take."""
+        shape = self._generator.get_logits().shape
+        forced = np.full((self._rows, 1, shape[-1]), NEVER, dtype=np.float32)
+        forced[np.arange(self._rows), 0, list(tokens)] = 0
+        self._generator.set_logits(forced)
+        self._generator.generate_next_token()
+
+
+def _filler(facts: dict[str, Any], end_ids: Sequence[int]) -> int:
+    padding = facts.get("pad_token_id")
+    if isinstance(padding, int) and padding not in (*end_ids, facts.get("bos_token_id")):
+        return padding
+    return int(facts["vocab_size"]) - 1
+
+
+def _last_token(facts: dict[str, Any], end_ids: Sequence[int], filler: int) -> int:
+    beginning = facts.get("bos_token_id")
+    return beginning if isinstance(beginning, int) and beginning not in end_ids else filler
+
+
+def default_threads() -> int:
+    """Half of the processors this process may use: they are often two to a core, and Triton needs some itself."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
