@@ -1,0 +1,69 @@
+"""Looking into a Python environment: its version, which packages it has, which modules can be imported.
+
+One command answers it all. Nothing of the environment is imported into this process.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from enginery import process
+from enginery.steps import Frozen
+
+PROBE_SECONDS = 300.0
+ABSENT = "-"
+SCRIPT = """
+import importlib, importlib.metadata, platform, sys
+cut = sys.argv.index("--")
+print("probe python", platform.python_version())
+for name in sys.argv[1:cut]:
+    try:
+        print("probe package", name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        print("probe package", name, "-")
+for name in sys.argv[cut + 1:]:
+    try:
+        importlib.import_module(name)
+        print("probe module", name, "-", flush=True)
+    except Exception as error:
+        print("probe module", name, " ".join(f"{type(error).__name__}: {error}".split()), flush=True)
+"""
+
+
+class Probe(Frozen):
+    """What was found in an environment.
+
+    Attributes:
+        python: its full version, such as `3.11.7`.
+        packages: package -> installed version; those not installed are left out.
+        broken: module -> why it cannot be imported.
+    """
+
+    python: str
+    packages: Mapping[str, str]
+    broken: Mapping[str, str]
+
+
+def probe_environment(
+    python: Path, environment: Mapping[str, str], packages: Sequence[str], modules: Sequence[str]
+) -> Probe:
+    """Ask a Python interpreter what it has.
+
+    Args:
+        python: the interpreter.
+        environment: the whole environment to run it in.
+        packages: packages whose versions are wanted.
+        modules: modules to import.
+
+    Raises:
+        CommandError: when the interpreter does not work.
+    """
+    lines: list[str] = []
+    argv = [str(python), "-c", SCRIPT, *packages, "--", *modules]
+    # From the root directory, or modules in the current one would be found first.
+    process.run(argv, cwd=Path("/"), env=environment, log=lines.append, timeout=PROBE_SECONDS)
+    facts = [line.split(" ", 3)[1:] for line in lines if line.startswith("probe ")]
+    return Probe(
+        python=next(fact[1] for fact in facts if fact[0] == "python"),
+        packages={fact[1]: fact[2] for fact in facts if fact[0] == "package" and fact[2] != ABSENT},
+        broken={fact[1]: fact[2] for fact in facts if fact[0] == "module" and fact[2] != ABSENT},
+    )
