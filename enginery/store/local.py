@@ -72,22 +72,27 @@ class LocalStore:
         """See `Store.add`. A file with other links than its own is copied: someone else may change it."""
         with self._locked(f"{record.key}.add"):
             if not self.find(record.key):
-                self._keep(record, lambda file, part: _take(root / safe_path(file), part))
+                self._keep_files(record, lambda file, part: _take(root / safe_path(file), part))
+                self._keep_record(record)
 
     def receive(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
         """Have the files of a record from another store, each missing one put at a new path by `bring(file, path)`."""
         if all(map(self.has, record.files)) and self.find(record.key):
             return
         with self._locked(f"{record.key}.add"):
-            self._keep(record, bring)
+            known = self.find(record.key)
+            self._keep_files(record, bring)
+            if not known:
+                self._keep_record(record)
 
-    def _keep(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
+    def _keep_files(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
+        missing = {file.sha256: file for file in record.files if not self.has(file)}
         with self._emptied(self.root / "work" / f"{record.key}.incoming") as incoming:
-            missing = {file.sha256: file for file in record.files if not self.has(file)}
             side_by_side(partial(self._place, incoming, bring), missing.values())
-        if not self.find(record.key):
-            # Blobs are not synced: one that a power failure cut short has not the size its record says.
-            write_atomic(self.root / record_path(record.key), record_bytes(record))
+
+    def _keep_record(self, record: StepRecord) -> None:
+        # Blobs are not synced: one that a power failure cut short has not the size its record says.
+        write_atomic(self.root / record_path(record.key), record_bytes(record))
 
     def _place(self, incoming: Path, bring: Callable[[FileRecord, Path], None], file: FileRecord) -> None:
         part, blob = incoming / uuid4().hex, self.blob(file)
