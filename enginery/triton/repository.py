@@ -22,7 +22,7 @@ __all__ = ["MODELS", "RepositoryOptions", "package", "relabel", "write_model_rep
 SERVED_PACKAGE = "enginery_models"
 TOKENIZER_FILE = "tokenizer.json"
 WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
-KEEP = "KEEP"
+KEEP = ".keep"
 
 
 class RepositoryOptions(BaseModel):

@@ -1,0 +1,210 @@
+"""Starts the Triton Inference Server that the wheel `nvidia-pytriton` carries.
+
+The wheel is left as it is: what the server needs besides (the stub for the Python version, in a directory that holds
+a whole Python backend) is put together from symbolic links beside the server's log.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginery import files, process
+from enginery.context import Log
+from enginery.dev.ready import LOOPBACK, free_port, wait_until_ready
+from enginery.errors import CommandError, ToolchainError
+from enginery.service import Service
+
+ATTEMPTS = 3
+PORT_TAKEN = "in use"
+READY_PATH = "/v2/health/ready"
+EXIT_SECONDS = 8
+ASK_PYTHON = """
+import json, sys, sysconfig
+print(json.dumps({
+    "version": "%d.%d" % sys.version_info[:2],
+    "library_directories": [sysconfig.get_config_var("LIBDIR") or "", sys.base_prefix + "/lib"],
+    "packages": sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}),
+}))
+"""
+ENVIRONMENT = {
+    "AWS_EC2_METADATA_DISABLED": "true",  # without it a missing credential costs seconds of looking for a cloud
+    "PYTHONDONTWRITEBYTECODE": "1",  # a model repository is read only
+    "PYTHONNOUSERSITE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class TritonServer:
+    """A running server.
+
+    Attributes:
+        url: its HTTP address.
+        grpc_url: its gRPC address, without a scheme, as clients want it.
+        metrics_url: where Prometheus reads.
+        service: its process.
+    """
+
+    url: str
+    grpc_url: str
+    metrics_url: str
+    service: Service
+
+
+@dataclass(frozen=True)
+class ServingPython:
+    """The Python environment whose packages the served models use.
+
+    Attributes:
+        executable: its interpreter.
+        version: such as `3.11`.
+        library_directory: where its shared library is.
+        packages: directories to import from.
+    """
+
+    executable: Path
+    version: str
+    library_directory: Path
+    packages: tuple[Path, ...]
+
+    @classmethod
+    def find(cls, executable: Path) -> "ServingPython":
+        """Ask an interpreter.
+
+        Raises:
+            ToolchainError: when it has no shared library, which Triton's stub must load.
+            CommandError: when it cannot be run.
+        """
+        lines: list[str] = []
+        process.run([str(executable), "-c", ASK_PYTHON], log=lines.append)
+        facts = json.loads(lines[-1])
+        name = f"libpython{facts['version']}.so.1.0"
+        for directory in map(Path, facts["library_directories"]):
+            if (directory / name).is_file():
+                return cls(executable, facts["version"], directory, tuple(map(Path, facts["packages"])))
+        raise ToolchainError(
+            f"this Python has no shared library {name}, and Triton's Python backend cannot run without it",
+            subject=str(executable),
+            remedy="use a Python built with --enable-shared, or install your distribution's libpython package",
+        )
+
+
+def start_triton(  # noqa: PLR0913  what is served, with what, and how it is watched
+    model_repository: str,
+    *,
+    triton_site: Path,
+    serving_python: Path,
+    log_file: Path,
+    load_all: bool = False,
+    http_port: int | None = None,
+    detach: bool = False,
+    log: Log = lambda _: None,
+    stopping: threading.Event | None = None,
+) -> TritonServer:
+    """Start a server on loopback, in explicit model-control mode, and wait until it is ready.
+
+    S3 credentials are taken from the `AWS_*` environment.
+
+    Args:
+        model_repository: a directory, or `s3://http://host:port/bucket/prefix`, or `s3://bucket/prefix`.
+        triton_site: the site-packages directory that holds `pytriton`.
+        serving_python: the interpreter of the environment with `numpy<2`, `tokenizers` and `onnxruntime-genai`.
+        log_file: what the server prints; its backend directory is made beside it.
+        load_all: load every model there is; one that fails does not stop the server.
+        http_port: a free one when left out.
+        detach: let the server outlive this process.
+        log: takes news while it starts.
+        stopping: set by someone else to end the waiting.
+
+    Raises:
+        ToolchainError: when something the server needs is missing.
+        CommandError: when the server ends or is not ready in time, with its last lines.
+    """
+    python = ServingPython.find(serving_python)
+    backends = write_backends(log_file.with_name(f"{log_file.name}.backends"), triton_site, python.version)
+    environment = server_environment(os.environ, triton_site, python)
+    stopping = stopping or threading.Event()
+    for attempt in range(ATTEMPTS):
+        ports = (http_port or free_port(), free_port(), free_port())
+        argv = server_command(model_repository, triton_site, backends, ports, load_all=load_all)
+        service = Service.start(argv, env=environment, log_file=log_file, detach=detach)
+        server = TritonServer(*_addresses(ports), service)
+        try:
+            wait_until_ready("Triton", service, server.url, READY_PATH, log, stopping)
+        except BaseException as error:
+            lost_its_port = isinstance(error, CommandError) and any(PORT_TAKEN in line for line in error.last_lines)
+            service.stop()
+            if not lost_its_port or http_port or attempt == ATTEMPTS - 1:
+                raise
+        else:
+            return server
+    raise AssertionError("unreachable")  # the last attempt returns or raises
+
+
+def server_command(
+    model_repository: str, triton_site: Path, backends: Path, ports: tuple[int, int, int], *, load_all: bool
+) -> list[str]:
+    """The command that starts the server on these ports: HTTP, gRPC, metrics."""
+    http, grpc, metrics = ports
+    return [
+        str(triton_site / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
+        f"--model-repository={model_repository}",
+        "--model-control-mode=explicit",
+        f"--backend-directory={backends}",
+        f"--http-address={LOOPBACK}",
+        f"--http-port={http}",
+        f"--grpc-address={LOOPBACK}",
+        f"--grpc-port={grpc}",
+        f"--metrics-address={LOOPBACK}",
+        f"--metrics-port={metrics}",
+        "--disable-auto-complete-config",
+        "--strict-readiness=false",
+        "--exit-on-error=false",
+        f"--exit-timeout-secs={EXIT_SECONDS}",
+        *(["--load-model=*"] if load_all else []),
+    ]
+
+
+def server_environment(base: Mapping[str, str], triton_site: Path, python: ServingPython) -> dict[str, str]:
+    """The server's environment: the embedded Python finds itself by `PATH`, its packages by `PYTHONPATH`."""
+    libraries = [str(triton_site / "nvidia_pytriton.libs"), str(python.library_directory)]
+    return {
+        **base,
+        **ENVIRONMENT,
+        "PATH": os.pathsep.join([str(python.executable.parent), base.get("PATH", os.defpath)]),
+        "PYTHONPATH": os.pathsep.join(map(str, python.packages)),
+        "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [base.get("LD_LIBRARY_PATH")])]),
+    }
+
+
+def write_backends(directory: Path, triton_site: Path, version: str) -> Path:
+    """A backend directory with the Python backend and the stub for a Python version, all symbolic links.
+
+    Raises:
+        ToolchainError: when `triton_site` has no Triton, or no stub for this version.
+    """
+    server = triton_site / "pytriton" / "tritonserver"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not (server / "bin" / "tritonserver").is_file():
+        raise ToolchainError("there is no Triton here", subject=str(triton_site), remedy="install nvidia-pytriton")
+    if not stub.is_file():
+        known = ", ".join(sorted(path.name for path in (server / "python_backend_stubs").iterdir()))
+        raise ToolchainError(
+            f"this Triton cannot serve models in Python {version}", remedy=f"use one of {known} for the models"
+        )
+    backend = directory / "python"
+    files.remove_tree(backend)
+    backend.mkdir(parents=True)
+    for path in [*(server / "backends" / "python").iterdir(), stub]:
+        if path.is_file():
+            (backend / path.name).symlink_to(path)
+    return directory
+
+
+def _addresses(ports: tuple[int, int, int]) -> tuple[str, str, str]:
+    http, grpc, metrics = ports
+    return f"http://{LOOPBACK}:{http}", f"{LOOPBACK}:{grpc}", f"http://{LOOPBACK}:{metrics}/metrics"
