@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery import validation
+from enginery import drivers, validation
 from enginery.context import StepContext
 from enginery.errors import StoreError, UsageError, ValidationError
 from enginery.spec import Prompt, ValidationOptions
@@ -12,7 +12,7 @@ QUESTION = "How do I count to nine in French?"
 
 
 def prompt(**expected: str) -> Prompt:
-    return Prompt(prompt=QUESTION, **expected)  # type: ignore[arg-type]
+    return Prompt.model_validate({"prompt": QUESTION, **expected})
 
 
 def result(got: str, *, finish: str = "eos", **expected: str) -> PromptResult:
@@ -138,16 +138,16 @@ def test_another_expectation_is_another_recipe() -> None:
 def test_a_changed_driver_is_another_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = validation.validate_call(ValidationOptions())
     changed = tmp_path / "driver.py"
-    changed.write_bytes(validation.ANSWER_PROMPTS.read_bytes() + b"#")
+    changed.write_bytes(drivers.ANSWER_PROMPTS.read_bytes() + b"#")
     monkeypatch.setattr(validation, "ANSWER_PROMPTS", changed)
     assert validation.validate_call(ValidationOptions()) != before
 
 
-def context(tmp_path: Path, **parameters: object) -> StepContext:
+def context(tmp_path: Path, **parameters: str) -> StepContext:
     call = validation.validate_call(ValidationOptions())
     return StepContext(
         key="0" * 64,
-        parameters={**call.parameters, **parameters},  # type: ignore[arg-type]
+        parameters={**call.parameters, **parameters},
         inputs={"engine": tmp_path, "weights": tmp_path},
         output=tmp_path,
         chain=(),

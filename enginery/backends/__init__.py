@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from enginery.backends.onnxruntime import OnnxRuntime
 from enginery.errors import UsageError
 from enginery.gpus import Gpu
 from enginery.spec import BackendName, Spec, Target
@@ -46,8 +47,6 @@ def backend_for(target: Target, gpu: Gpu) -> Backend:
     Raises:
         UsageError: when this version of Enginery does not have it.
     """
-    from enginery.backends.onnxruntime import OnnxRuntime  # noqa: PLC0415  it needs this module's protocol first
-
     if target.backend not in {BackendName.AUTO, BackendName.ONNXRUNTIME}:
         raise UsageError(
             f"{target.backend} is not in this version of Enginery, which builds with onnxruntime only",

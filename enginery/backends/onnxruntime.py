@@ -4,15 +4,16 @@ What it can build was found out with release 0.18.0: every precision of the buil
 question there; for CUDA the builder's own table of valid combinations stands.
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from enginery import gpus, toolchains
+from enginery import gpus, pins, toolchains
 from enginery.errors import PlanError
 from enginery.gpus import Gpu
 from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
@@ -20,6 +21,9 @@ from enginery.steps import Command, Stage, Step
 from enginery.validation import validate_call
 
 Provider = Literal["cpu", "cuda"]
+
+PACKAGES: dict[Provider, str] = {"cpu": "onnxruntime-genai", "cuda": "onnxruntime-genai-cuda"}
+"""What a toolchain must have to be of use for a kind of hardware."""
 
 BUILDER_NAMES = {
     Precision.FLOAT32: "fp32",
@@ -56,7 +60,8 @@ ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     # The builder stamps the engine with the commit of whatever Git repository the toolchain may lie in.
     "GIT_DIR": "/dev/null",
-    # Progress bars are no lines.
+    # Lines come when they are printed, so the error is the last of them; progress bars are no lines.
+    "PYTHONUNBUFFERED": "1",
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
@@ -82,11 +87,6 @@ class OnnxRuntime:
         """`onnxruntime`."""
         return BackendName.ONNXRUNTIME
 
-    @property
-    def prefix(self) -> str:
-        """What the names of its toolchains begin with; the release follows."""
-        return "onnxruntime-" if self.provider == "cpu" else "onnxruntime-cuda-"
-
     def problems(self, spec: Spec, target: Target, gpu: Gpu) -> list[str]:  # noqa: ARG002  the protocol's signature
         """Every reason this target cannot be built, each beginning with the path of a field within the target."""
         return [*self._release_problems(target, gpu), *self._precision_problems(target, gpu), *_other_problems(target)]
@@ -101,16 +101,16 @@ class OnnxRuntime:
         Raises:
             PlanError: when there is none, or what is asked for is no version, range or `latest`.
         """
-        releases = self._releases()
-        fitting = [release for release in releases if _fits(target.release, release)]
+        pinned = self._pinned()
+        fitting = [release for release in pinned if _fits(target.release, release)]
         if not fitting:
-            known = ", ".join(releases)
+            known = ", ".join(pinned)
             raise PlanError([f"release: no toolchain for {target.release!r}; there are {known}"], subject=target.name)
         return fitting[-1]
 
     def toolchain(self, release: str) -> str:
         """The name of the toolchain in which the release's commands run."""
-        return f"{self.prefix}{release}"
+        return self._pinned()[release]
 
     def build_step(self, spec: Spec, target: Target, gpu: Gpu, weights: str) -> Step:
         """Run the model builder."""
@@ -143,17 +143,14 @@ class OnnxRuntime:
     def _toolchain_digest(self, target: Target) -> str:
         return toolchains.identity(self.toolchain(self.release(target))).digest()
 
-    def _releases(self) -> list[str]:
-        """The releases that have a toolchain, oldest first."""
-        pattern = re.compile(re.escape(self.prefix) + r"(\d.*)")
-        matches = (pattern.fullmatch(name) for name in toolchains.names())
-        return sorted((match[1] for match in matches if match), key=Version)
+    def _pinned(self) -> Mapping[str, str]:
+        return _pinned(PACKAGES[self.provider], tuple(pins.directories()))
 
     def _release_problems(self, target: Target, gpu: Gpu) -> Iterator[str]:
-        if not self._releases():
+        if not self._pinned():
             yield (
-                f"gpu: no toolchain runs onnxruntime on {gpu.name}; use gpu: cpu, or pin one in "
-                f"infra/toolchains/{self.prefix}<release>.txt"
+                f"gpu: no toolchain runs onnxruntime on {gpu.name}; use gpu: cpu, or pin one with "
+                f"{PACKAGES[self.provider]} (see infra/toolchains/README.md)"
             )
             return
         try:
@@ -196,6 +193,18 @@ class OnnxRuntime:
             yield "no validation prompts: nothing checks what this engine says"
 
 
+@lru_cache  # a plan for a thousand targets asks for them thousands of times
+def _pinned(package: str, directories: tuple[Path, ...]) -> Mapping[str, str]:  # noqa: ARG001  they tell caches apart
+    """The releases that have a toolchain with `package`, oldest first: release -> toolchain."""
+    found = {}
+    for name in toolchains.names():
+        pin_file = toolchains.describe(name)
+        packages = {pin.partition("==")[0] for pin in pin_file.pins}
+        if pin_file.backend == BackendName.ONNXRUNTIME and package in packages:
+            found[pin_file.release] = name
+    return {release: found[release] for release in sorted(found, key=Version)}
+
+
 def _fits(wanted: str, release: str) -> bool:
     """Whether `release` is what a spec asks for: `latest`, a version or a range."""
     if wanted == "latest":
@@ -205,10 +214,12 @@ def _fits(wanted: str, release: str) -> bool:
     except InvalidVersion:
         pass
     try:
-        return SpecifierSet(wanted).contains(release, prereleases=True)
-    except InvalidSpecifier as error:
-        problem = f"release: {wanted!r} is no version, no range such as '>=0.18,<1' and not 'latest'"
-        raise PlanError([problem]) from error
+        asked = SpecifierSet(wanted)
+    except InvalidSpecifier:
+        asked = SpecifierSet()
+    if not asked:
+        raise PlanError([f"release: {wanted!r} is no version, no range such as '>=0.18,<1' and not 'latest'"])
+    return asked.contains(release, prereleases=True)
 
 
 def _other_problems(target: Target) -> Iterator[str]:

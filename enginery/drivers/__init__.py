@@ -1,5 +1,6 @@
 """Scripts of ours that run in a toolchain's environment, not in Enginery's: each is one self-contained file."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from enginery.digests import file_digest
@@ -8,6 +9,7 @@ ANSWER_PROMPTS = Path(__file__).parent / "answer_prompts.py"
 """Asks an engine the validation prompts."""
 
 
+@lru_cache  # every target's plan asks for it
 def driver_sha256(driver: Path) -> str:
     """The digest of a driver, for the keys of the steps that run it: a changed driver is another step."""
     return file_digest(driver)
