@@ -22,18 +22,23 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-class Progress:
-    """Counts the bytes of several files that arrive side by side. Thread-safe."""
+class Cancelled(Exception):  # noqa: N818  it is no error, and no user sees it
+    """There is no use in going on with this file: another one has failed."""
 
-    def __init__(self, files: Sequence[SourceFile], log: Log, interval: float = INTERVAL_SECONDS) -> None:
+
+class Progress:
+    """Counts the bytes of several files that arrive side by side, and can call them off. Thread-safe."""
+
+    def __init__(self, files: Sequence[SourceFile], log: Log, interval: float | None = None) -> None:
         self.total = sum(file.size for file in files)
         self._log = log
-        self._interval = interval
+        self._interval = INTERVAL_SECONDS if interval is None else interval
         self._lock = threading.Lock()
         self._positions: dict[str, int] = {}
         self._found: dict[str, int] = {}
         self._active: set[str] = set()
         self._ended = threading.Event()
+        self._cancelled = threading.Event()
         self._started = time.monotonic()
         self._reporter = threading.Thread(target=self._report, name="download-progress", daemon=True)
 
@@ -47,17 +52,35 @@ class Progress:
         self._ended.set()
         self._reporter.join()
 
+    def cancel(self) -> None:
+        """Make every file end at its next sign of life."""
+        self._cancelled.set()
+
     def begin(self, name: str, position: int) -> None:
-        """A file is being worked on; `position` bytes of it were here before."""
+        """A file is being worked on; `position` bytes of it were here before.
+
+        Raises:
+            Cancelled: when there is no use in beginning.
+        """
+        self._check()
         with self._lock:
             self._active.add(name)
             self._found.setdefault(name, position)
             self._positions[name] = position
 
     def at(self, name: str, position: int) -> None:
-        """That many bytes of a file are here."""
+        """That many bytes of a file are here.
+
+        Raises:
+            Cancelled: when there is no use in going on.
+        """
+        self._check()
         with self._lock:
             self._positions[name] = position
+
+    def _check(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
 
     def end(self, name: str) -> None:
         """A file is finished, or given up."""

@@ -4,9 +4,8 @@ A killed download goes on where it stopped. A file gets its name only once its s
 """
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,7 @@ from enginery.digests import CHUNK_BYTES, file_digest
 from enginery.errors import EngineryError, SourceError
 from enginery.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
 from enginery.home import home
-from enginery.sources.progress import Progress, human_bytes
+from enginery.sources.progress import Cancelled, Progress, human_bytes
 from enginery.sources.resolved import SourceFile
 
 WORKERS = 4
@@ -32,10 +31,6 @@ Fetch = Callable[[SourceFile, Path, Progress], None]
 """Brings a file to the path; what is there already is its beginning. It reports to the progress."""
 
 T = TypeVar("T")
-
-
-class Cancelled(Exception):  # noqa: N818  never seen by a user
-    """Another file has failed: there is no use in going on with this one."""
 
 
 def downloads_dir() -> Path:
@@ -56,7 +51,7 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
         (directory / STORED_MARK).unlink(missing_ok=True)
         with Progress(files, log) as progress:
             log(f"downloading {len(files)} files, {human_bytes(progress.total)}")
-            _side_by_side(lambda file: _bring(file, directory, fetch, progress), files)
+            _side_by_side(lambda file: _bring(file, directory, fetch, progress), files, progress)
             log(f"all files are here and checked: {progress.summary()}")
         for file in files:
             link_or_copy(directory / file.name, output / file.name)
@@ -103,23 +98,26 @@ def _locked(directory: Path, log: Log) -> Iterator[None]:
         lock.release()
 
 
-def _side_by_side(work: Callable[[SourceFile], None], files: Sequence[SourceFile]) -> None:
-    """Work on several files at once, largest first; the first failure stops the others."""
-    failed = threading.Event()
+def _side_by_side(work: Callable[[SourceFile], None], files: Sequence[SourceFile], progress: Progress) -> None:
+    """Work on several files at once, largest first; the first failure, or an interrupt, calls the others off."""
 
     def guarded(file: SourceFile) -> None:
-        if not failed.is_set():
+        try:
             work(file)
+        except BaseException:
+            progress.cancel()
+            raise
 
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="download") as pool:
-        ordered = sorted(files, key=lambda file: -file.size)
-        pending = [pool.submit(guarded, file) for file in ordered]
+        pending = [pool.submit(guarded, file) for file in sorted(files, key=lambda file: -file.size)]
         try:
-            for each in pending:
-                each.result()
+            wait(pending)
         except BaseException:
-            failed.set()
+            progress.cancel()
             raise
+    failures = [error for each in pending if (error := each.exception()) is not None]
+    for error in sorted(failures, key=lambda error: isinstance(error, Cancelled)):
+        raise error
 
 
 def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: Progress) -> None:
@@ -185,7 +183,7 @@ def patiently(call: Callable[[], T], *, say: Log | None = None, reached: Callabl
         say: is told about each failure that is followed by another try.
         reached: a number that grows while the call gets somewhere; then the tries are counted anew.
     """
-    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter  # noqa: PLC0415
+    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random  # noqa: PLC0415
 
     best, since = reached(), 0
 
@@ -206,7 +204,7 @@ def patiently(call: Callable[[], T], *, say: Log | None = None, reached: Callabl
     return Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient),
         stop=enough,
-        wait=wait_exponential_jitter(initial=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS, jitter=FIRST_WAIT_SECONDS),
+        wait=wait_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS) + wait_random(0, FIRST_WAIT_SECONDS),
         before_sleep=tell,
         reraise=True,
     )(call)

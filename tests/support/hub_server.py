@@ -179,7 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        quoted = urlsplit(self.path).path
+        path = unquote(quoted)
         sent = self.headers
         seen = SeenRequest(self.command, path, sent["Host"] or "", sent["Authorization"], sent["Range"])
         self.server.hub.requests.append(seen)
@@ -189,11 +190,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault and fault.kind == "not-json":
             self._send(200, b"<html>log in</html>", {"Content-Type": "text/html"})
         elif path.startswith("/api/models/"):
-            self._serve_info(path.removeprefix("/api/models/"))
+            self._serve_info(quoted.removeprefix("/api/models/"))
         elif path.startswith("/cdn/"):
             self._serve_cdn(path, fault)
         elif "/resolve/" in path:
-            self._serve_file(path, fault)
+            self._serve_file(quoted, fault)
         else:
             self._fail(404, "", "not found")
 
@@ -224,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         model = self._find(name, needs_access=False)  # what a gated repository lists is public
         if model is None:
             return
-        commit = model.commit_of(revision or "main")
+        commit = model.commit_of(unquote(revision or "main"))
         if commit is None:
             self._fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return
@@ -244,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         model = self._find(name, needs_access=True)
         if model is None:
             return
-        revision, _, file_name = rest.partition("/")
+        revision, _, file_name = map(unquote, rest.partition("/"))
         commit = model.commit_of(revision)
         if commit is None:
             self._fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")

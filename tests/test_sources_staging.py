@@ -1,0 +1,257 @@
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enginery.errors import SourceError, StoreError
+from enginery.sources import staging
+from enginery.sources.progress import Progress, human_bytes
+from enginery.sources.resolved import SourceFile
+from enginery.sources.staging import downloads_dir, git_blob_name, mismatch, patiently, remove_finished, stage
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(staging, "LONGEST_WAIT_SECONDS", 0.002)
+
+
+def described(name: str, content: bytes) -> SourceFile:
+    return SourceFile(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def writer(contents: dict[str, bytes]) -> Callable[[SourceFile, Path, Progress], None]:
+    def fetch(file: SourceFile, part: Path, progress: Progress) -> None:
+        part.write_bytes(contents[file.name])
+        progress.at(file.name, file.size)
+
+    return fetch
+
+
+def passing(problem: str = "away") -> SourceError:
+    return SourceError(problem, transient=True)
+
+
+def test_staged_files_reach_the_output(tmp_path: Path) -> None:
+    contents = {f"file-{number}": bytes([number]) * number for number in range(20)}
+    files = [described(name, content) for name, content in contents.items()]
+    lines: list[str] = []
+    stage("c" * 40, files, writer(contents), tmp_path, lines.append)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == contents
+    assert lines[0] == "downloading 20 files, 190 B"
+    assert "190 B of 190 B (100%)" in lines[-1]
+
+
+def test_wrong_bytes_are_fetched_once_more_from_the_start(tmp_path: Path) -> None:
+    found: list[bool] = []
+
+    def fetch(_file: SourceFile, part: Path, _progress: Progress) -> None:
+        found.append(part.exists())
+        part.write_bytes(b"good" if len(found) > 1 else b"evil")
+
+    lines: list[str] = []
+    stage("c", [described("file", b"good")], fetch, tmp_path / "out", lines.append)
+    assert found == [False, False]
+    assert any("file has the wrong SHA-256" in line and "anew" in line for line in lines)
+    assert (tmp_path / "out" / "file").read_bytes() == b"good"
+
+
+def test_bytes_that_stay_wrong_are_refused_and_not_kept(tmp_path: Path) -> None:
+    wanted = described("file", b"good")
+    with pytest.raises(SourceError, match="wrong SHA-256") as caught:
+        stage("c", [wanted], writer({"file": b"evil"}), tmp_path / "out", print)
+    assert caught.value.subject == "file"
+    assert str(wanted.sha256) in caught.value.problem
+    assert hashlib.sha256(b"evil").hexdigest() in caught.value.problem
+    assert not caught.value.transient
+    assert list((downloads_dir() / "c").iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_arrived_before_are_not_fetched_again(tmp_path: Path) -> None:
+    files = [described("first", b"1"), described("second", b"2")]
+    asked: list[str] = []
+
+    def fetch(file: SourceFile, part: Path, _progress: Progress) -> None:
+        asked.append(file.name)
+        if file.name == "second" and asked.count("second") == 1:
+            raise SourceError("refused")
+        part.write_bytes(b"1" if file.name == "first" else b"2")
+
+    with pytest.raises(SourceError, match="refused"):
+        stage("c", files, fetch, tmp_path / "out", print)
+    stage("c", files, fetch, tmp_path / "out", print)
+    assert sorted(asked) == ["first", "second", "second"]
+
+
+def test_a_spoilt_file_in_the_staging_directory_is_fetched_again(tmp_path: Path) -> None:
+    (downloads_dir() / "c").mkdir(parents=True)
+    (downloads_dir() / "c" / "file").write_bytes(b"evil")
+    stage("c", [described("file", b"good")], writer({"file": b"good"}), tmp_path / "out", print)
+    assert (tmp_path / "out" / "file").read_bytes() == b"good"
+
+
+def test_one_failure_calls_the_other_files_off(tmp_path: Path) -> None:
+    asked: list[str] = []
+    running = threading.Event()
+
+    def fetch(file: SourceFile, _part: Path, progress: Progress) -> None:
+        asked.append(file.name)
+        if file.name == "bad":
+            running.wait()
+            raise SourceError("refused")
+        running.set()
+        wait_until(lambda: progress.at(file.name, 1))  # for ever, if nobody called it off
+
+    files = [SourceFile(name=name, size=1) for name in ("good", "bad", *map(str, range(100)))]
+    with pytest.raises(SourceError, match="refused"):
+        stage("c", files, fetch, tmp_path / "out", print)
+    assert len(asked) <= staging.WORKERS + 1
+
+
+def test_a_handed_over_download_stays_until_the_next_one(tmp_path: Path) -> None:
+    file = described("file", b"good")
+    stage("first", [file], writer({"file": b"good"}), tmp_path / "1", print)
+    assert (downloads_dir() / "first" / "file").exists()
+    stage("second", [file], writer({"file": b"good"}), tmp_path / "2", print)
+    assert not (downloads_dir() / "first").exists()
+    assert remove_finished() == len(b"good")
+    assert not (downloads_dir() / "second").exists()
+    assert (tmp_path / "2" / "file").read_bytes() == b"good"
+
+
+def test_an_unfinished_download_is_never_removed(tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        stage("unfinished", [described("file", b"good")], _fail_with_a_part, tmp_path / "1", print)
+    remove_finished()
+    assert (downloads_dir() / "unfinished" / "file.part").read_bytes() == b"go"
+
+
+def _fail_with_a_part(_file: SourceFile, part: Path, _progress: Progress) -> None:
+    part.write_bytes(b"go")
+    raise SourceError("broke off")
+
+
+def test_two_downloads_of_one_commit_take_turns(tmp_path: Path) -> None:
+    inside, overlaps = threading.Lock(), []
+    first_is_in, go_on = threading.Event(), threading.Event()
+
+    def fetch(_file: SourceFile, part: Path, _progress: Progress) -> None:
+        overlaps.append(not inside.acquire(blocking=False))
+        first_is_in.set()
+        go_on.wait()
+        part.write_bytes(b"good")
+        inside.release()
+
+    lines: list[str] = []
+    file = described("file", b"good")
+    threads = [
+        threading.Thread(target=stage, args=("c", [file], fetch, tmp_path / str(turn), lines.append))
+        for turn in range(2)
+    ]
+    threads[0].start()
+    first_is_in.wait()
+    threads[1].start()
+    wait_until(lambda: any("another process is downloading" in line for line in lines))
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert overlaps == [False]  # the second found everything there
+    assert all((tmp_path / str(turn) / "file").read_bytes() == b"good" for turn in range(2))
+
+
+def test_a_disk_error_is_told_as_one(tmp_path: Path) -> None:
+    def fetch(_file: SourceFile, _part: Path, _progress: Progress) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError, match="disk is full"):
+        stage("c", [described("file", b"good")], fetch, tmp_path, print)
+
+
+def test_git_names_a_file_as_git_does(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"hello\n")
+    assert git_blob_name(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_every_kind_of_mismatch_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"hello\n")
+    blob = "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert mismatch(path, SourceFile(name="file", size=6, git_blob=blob)) is None
+    assert "expected 7 bytes, got 6" in str(mismatch(path, SourceFile(name="file", size=7, git_blob=blob)))
+    assert "expected Git blob 000" in str(mismatch(path, SourceFile(name="file", size=6, git_blob="0" * 40)))
+    assert "wrong SHA-256" in str(mismatch(path, SourceFile(name="file", size=6, sha256="0" * 64)))
+
+
+def test_what_can_pass_is_tried_again_and_told() -> None:
+    failures = [passing("first"), passing("second")]
+    said: list[str] = []
+
+    def call() -> str:
+        if failures:
+            raise failures.pop(0)
+        return "done"
+
+    assert patiently(call, say=said.append) == "done"
+    assert said == ["first; trying again", "second; trying again"]
+
+
+def test_what_cannot_pass_is_not_tried_again() -> None:
+    calls: list[int] = []
+
+    def call() -> None:
+        calls.append(1)
+        raise SourceError("no")
+
+    with pytest.raises(SourceError, match="no"):
+        patiently(call)
+    assert len(calls) == 1
+
+
+def test_patience_ends_when_nothing_comes() -> None:
+    calls: list[int] = []
+
+    def call() -> None:
+        calls.append(1)
+        raise passing()
+
+    with pytest.raises(SourceError, match="away"):
+        patiently(call)
+    assert len(calls) == staging.ATTEMPTS
+
+
+def test_patience_lasts_as_long_as_something_comes() -> None:
+    calls: list[int] = []
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) <= 4 * staging.ATTEMPTS:
+            raise passing()
+        return "done"
+
+    assert patiently(call, reached=lambda: len(calls)) == "done"
+
+
+def test_progress_is_told_without_being_asked() -> None:
+    lines: list[str] = []
+    with Progress([SourceFile(name="weights", size=1000)], lines.append, interval=0.01) as progress:
+        progress.begin("weights", 100)
+        progress.at("weights", 350)
+        wait_until(lambda: any("350 B of 1.0 kB (35%)" in line for line in lines))
+    assert any("under way: weights" in line for line in lines)
+
+
+def test_the_speed_counts_only_what_came_now() -> None:
+    progress = Progress([SourceFile(name="weights", size=1000)], print)
+    progress.begin("weights", 1000)
+    assert "1.0 kB of 1.0 kB (100%), 0 B/s" in progress.summary()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (16_060_000_000, "16.1 GB"), (2e12, "2.0 TB")]
+)
+def test_bytes_are_written_for_people(count: float, text: str) -> None:
+    assert human_bytes(count) == text
