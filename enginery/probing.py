@@ -6,21 +6,20 @@ One command answers it all. Nothing of the environment is imported into this pro
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from enginery import process
 from enginery.steps import Frozen
 
 PROBE_SECONDS = 300.0
-ABSENT = "-"
+WORKS = "-"
 SCRIPT = """
 import importlib, importlib.metadata, platform, sys
-cut = sys.argv.index("--")
 print("probe python", platform.python_version())
-for name in sys.argv[1:cut]:
-    try:
-        print("probe package", name, importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        print("probe package", name, "-")
-for name in sys.argv[cut + 1:]:
+for found in importlib.metadata.distributions():
+    if found.metadata["Name"]:
+        print("probe package", found.metadata["Name"], found.version)
+for name in sys.argv[1:]:
     try:
         importlib.import_module(name)
         print("probe module", name, "-", flush=True)
@@ -34,7 +33,7 @@ class Probe(Frozen):
 
     Attributes:
         python: its full version, such as `3.11.7`.
-        packages: package -> installed version; those not installed are left out.
+        packages: package -> version, of all that is installed; names are normalized.
         broken: module -> why it cannot be imported.
     """
 
@@ -43,27 +42,25 @@ class Probe(Frozen):
     broken: Mapping[str, str]
 
 
-def probe_environment(
-    python: Path, environment: Mapping[str, str], packages: Sequence[str], modules: Sequence[str]
-) -> Probe:
+def probe_environment(python: Path, environment: Mapping[str, str], modules: Sequence[str] = ()) -> Probe:
     """Ask a Python interpreter what it has.
 
     Args:
         python: the interpreter.
         environment: the whole environment to run it in.
-        packages: packages whose versions are wanted.
         modules: modules to import.
 
     Raises:
         CommandError: when the interpreter does not work.
     """
     lines: list[str] = []
-    argv = [str(python), "-c", SCRIPT, *packages, "--", *modules]
+    argv = [str(python), "-c", SCRIPT, *modules]
     # From the root directory, or modules in the current one would be found first.
     process.run(argv, cwd=Path("/"), env=environment, log=lines.append, timeout=PROBE_SECONDS)
     facts = [line.split(" ", 3)[1:] for line in lines if line.startswith("probe ")]
     return Probe(
         python=next(fact[1] for fact in facts if fact[0] == "python"),
-        packages={fact[1]: fact[2] for fact in facts if fact[0] == "package" and fact[2] != ABSENT},
-        broken={fact[1]: fact[2] for fact in facts if fact[0] == "module" and fact[2] != ABSENT},
+        # What stands first on the path is what gets imported, so it must overwrite what follows.
+        packages={canonicalize_name(fact[1]): fact[2] for fact in reversed(facts) if fact[0] == "package"},
+        broken={fact[1]: fact[2] for fact in facts if fact[0] == "module" and fact[2] != WORKS},
     )

@@ -238,7 +238,7 @@ def _create(wanted: ToolchainIdentity, log: Log) -> None:
     seconds = time.monotonic() - started
     ready = {
         "identity": wanted.model_dump(mode="json"),
-        "probe": {"python": found.python, **found.packages},
+        "probe": {"python": found.python, **dict(sorted(found.packages.items()))},
         "seconds": round(seconds, 1),
     }
     files.write_atomic(directory / READY, json.dumps(ready, indent=2))  # last: what has no such file is not ready
@@ -246,8 +246,7 @@ def _create(wanted: ToolchainIdentity, log: Log) -> None:
 
 
 def _look(pin_file: PinFile, toolchain: Toolchain) -> Probe:
-    packages = [requirement.name for requirement in pin_file.requirements()]
-    return probe_environment(toolchain.python, toolchain.environment, packages, pin_file.probe)
+    return probe_environment(toolchain.python, toolchain.environment, pin_file.probe)
 
 
 def _mismatches(pin_file: PinFile, found: Probe) -> list[str]:
@@ -304,24 +303,23 @@ def _version_of(python: Path, search: str) -> str:
     if python == Path(sys.executable):
         return ".".join(str(part) for part in sys.version_info[:3])
     try:
-        return probe_environment(python, {"PATH": search}, [], []).python
+        return probe_environment(python, {"PATH": search}).python
     except CommandError:
         return ""
 
 
 def _host_identity(pin_file: PinFile) -> ToolchainIdentity:
     python = _host_python(pin_file.name)
-    found = probe_environment(
-        python, dict(os.environ), [requirement.name for requirement in pin_file.requirements()], pin_file.probe
-    )
-    if found.broken or not found.packages:
+    found = probe_environment(python, dict(os.environ), pin_file.probe)
+    pinned = sorted(requirement.name for requirement in pin_file.requirements() if requirement.name in found.packages)
+    if found.broken or not pinned:
         why = "; ".join(f"module {name} ({reason})" for name, reason in found.broken.items())
         raise ToolchainError(
             f"this machine does not have it: {python} lacks {why or 'every package that it pins'}",
             subject=pin_file.name,
             remedy="run this where it is installed, such as the release's container, or use the venv toolchain",
         )
-    pins = tuple(f"{name}=={version}" for name, version in sorted(found.packages.items()))
+    pins = tuple(f"{name}=={found.packages[name]}" for name in pinned)
     return ToolchainIdentity(name=pin_file.name, kind="host", pins=pins, python=_minor(found.python))
 
 
