@@ -32,6 +32,7 @@ __all__ = [
 MULTIPART_BYTES = 64 << 20
 LARGEST_SINGLE_COPY = 5 << 30
 CONNECTIONS = 32
+PAGE = 1000
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 DEFAULT_PATIENCE = 30.0
@@ -288,7 +289,11 @@ class Prefix:
     def list(self, path: str = "") -> Iterator[ObjectInfo]:
         """Every object under `path`, taken as a directory; sorted by path."""
         under = self.address.key(path)
-        options: dict[str, Any] = {"Bucket": self.address.bucket, "Prefix": f"{under}/" if under else ""}
+        options: dict[str, Any] = {
+            "Bucket": self.address.bucket,
+            "MaxKeys": PAGE,
+            "Prefix": f"{under}/" if under else "",
+        }
         cut = len(self.address.prefix) + 1 if self.address.prefix else 0
         while True:
             page = self.patiently(path, lambda s3: s3.list_objects_v2(**options))

@@ -49,6 +49,7 @@ class Proxy:
         url: where it listens.
         open: let clients connect.
         faults: what is still to go wrong; the first that matches a request is taken.
+        drops: request headers that the server does not get, in lower case.
         requests: method and path of every request, in the order in which they came.
     """
 
@@ -56,6 +57,7 @@ class Proxy:
     upstream: tuple[str, int]
     open: Callable[[], None]
     faults: list[Fault] = field(default_factory=list)
+    drops: set[str] = field(default_factory=set)
     requests: list[tuple[str, str]] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -137,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in {"expect", "transfer-encoding", "content-length", "connection"}:
+                if name.lower() not in {"expect", "transfer-encoding", "content-length", "connection"} | proxy.drops:
                     connection.putheader(name, value)
             connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)

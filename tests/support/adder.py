@@ -1,0 +1,28 @@
+"""Adds one step to a local store in a process of its own, which a test can kill: `adder.py STORE SOURCE NAME LABEL`."""
+
+import sys
+from pathlib import Path
+
+from enginery.store.local import LocalStore
+from tests.support.outputs import contents, some_record, write_output
+
+
+def main() -> None:
+    """Do what a run does: lock, work, add."""
+    store, source, name, label = LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    key = some_record(source, name).key
+    with store.lock(key):
+        if store.find(key):
+            sys.stdout.write("waited\n")
+            return
+        with store.workspace(key) as work:
+            root = write_output(work / "output", contents(source))
+            store.add(some_record(root, name, label=label), root)
+    sys.stdout.write("worked\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Fixtures for tests that talk to a real S3 API; import those that a module uses."""
+
+import os
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from enginery import s3
+from enginery.s3 import Address, Prefix
+from tests.support.faulty_http import Proxy, faulty_proxy
+from tests.support.s3_server import S3Server, running_s3_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with running_s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A new bucket; the AWS settings point to the server itself."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "4")
+    name = f"bucket-{uuid4().hex}"
+    server.create_bucket(name)
+    yield name
+    s3.close_clients()
+
+
+@pytest.fixture
+def proxy(server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The AWS settings point to a proxy that can fail."""
+    with faulty_proxy(server.host, server.port) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        yield running
+        s3.close_clients()
+
+
+@pytest.fixture
+def prefix(bucket: str) -> Prefix:
+    return Prefix(Address(bucket, "pre/fix"))
