@@ -54,9 +54,10 @@ def lineage_tree(manifest: Manifest) -> "Tree":
         tree.add(escape(line))
     by_key = {record.key: record for record in manifest.steps}
     used = {key for record in manifest.steps for key in record.step.inputs.values()}
+    shown: set[str] = set()
     for record in manifest.steps:
         if record.key not in used:
-            _grow(tree, record, by_key, set())
+            _grow(tree, record, by_key, shown)
     return tree
 
 

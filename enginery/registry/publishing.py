@@ -197,7 +197,7 @@ class _Progress:
         with self.lock:
             self.done += size
             percent = 100 * self.done // max(self.total, 1)
-            if percent >= self.logged + LOG_EVERY_PERCENT:
+            if percent >= self.logged + LOG_EVERY_PERCENT or (self.done == self.total and percent > self.logged):
                 self.logged = percent
                 self.log(f"published {self.done:,} of {self.total:,} bytes ({percent}%)")
 

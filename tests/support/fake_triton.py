@@ -1,0 +1,128 @@
+"""A double of Triton's control API, for failures that a real server does not have at will.
+
+It reads configurations from a model repository on disk, remembers what it has "loaded", and answers from the
+engine's `answers.json`. What works is tested on a real Triton.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from enginery.triton.placement import BUILD_LABEL, served_version
+
+MODEL_PATH = re.compile(r"/v2/models/(?P<model>\w+)(/versions/(?P<version>\d+))?/(?P<what>\w+)")
+CONTROL_PATH = re.compile(r"/v2/repository/models/(?P<model>\w+)/(?P<what>load|unload)")
+
+
+@dataclass
+class FakeTriton:
+    """The server's state, and how it is to fail.
+
+    Attributes:
+        loaded: model -> version and build label.
+        calls: `load NAME` and `unload NAME` in their order.
+        refuses: model -> reason for which it does not load, while the label is `refuses_build` or that is None.
+        keeps_old: models that are said to be loaded while the old version stays.
+        ready: what the server says of itself.
+        generate_status: what `/generate` answers with.
+    """
+
+    repository: Path
+    url: str = ""
+    loaded: dict[str, tuple[int | None, str | None]] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    refuses: dict[str, str] = field(default_factory=dict)
+    refuses_build: str | None = None
+    keeps_old: set[str] = field(default_factory=set)
+    ready: bool = True
+    generate_status: int = 200
+
+    def get(self, path: str) -> tuple[int, Any]:
+        if path == "/v2/health/ready":
+            return (200 if self.ready else 503), None
+        found = MODEL_PATH.fullmatch(path)
+        if found is None:
+            return 404, {"error": f"no {path}"}
+        model, version = found["model"], found["version"]
+        there = self.loaded.get(model)
+        if found["what"] == "ready":
+            return (200 if there and version in {None, str(there[0])} else 400), None
+        if there is None:
+            return 400, {"error": f"Request for unknown model: '{model}' is not found"}
+        return 200, {"name": model, "parameters": {BUILD_LABEL: {"string_value": there[1]}} if there[1] else {}}
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        found = CONTROL_PATH.fullmatch(path)
+        if found:
+            self.calls.append(f"{found['what']} {found['model']}")
+            return self.load(found["model"]) if found["what"] == "load" else self.unload(found["model"])
+        if path == "/v2/repository/index":
+            return 200, [{"name": name, "version": str(there[0])} for name, there in self.loaded.items()]
+        if path == "/v2/models/ensemble/generate":
+            return self.generate(body)
+        return 404, {"error": f"no {path}"}
+
+    def load(self, model: str) -> tuple[int, Any]:
+        config = self.repository / model / "config.pbtxt"
+        if not config.exists():
+            return 400, {"error": f"failed to load '{model}', failed to poll from model repository"}
+        version, label = served_version(config.read_text())
+        if model in self.refuses and self.refuses_build in {None, label}:
+            return 400, {"error": f"load failed for model '{model}': {self.refuses[model]}"}
+        if model not in self.keeps_old:
+            self.loaded[model] = (version, label)
+        return 200, None
+
+    def unload(self, model: str) -> tuple[int, Any]:
+        self.loaded.pop(model, None)
+        return 200, None
+
+    def generate(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.generate_status != 200:
+            return self.generate_status, {"error": "cannot just now"}
+        version = self.loaded["tensorrt_llm"][0]
+        answers = json.loads((self.repository / "tensorrt_llm" / str(version) / "answers.json").read_text())
+        return 200, {"text_output": answers.get(body["text_input"], "I do not know")}
+
+
+@contextmanager
+def running_fake_triton(repository: Path) -> Iterator[FakeTriton]:
+    """The double on a free port, for as long as the block lasts."""
+    triton = FakeTriton(repository)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.answer(*triton.get(self.path))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.answer(*triton.post(self.path, json.loads(body or b"{}")))
+
+        def answer(self, status: int, content: Any) -> None:
+            data = b"" if content is None else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
+            """Say nothing: a test's output is its own."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    triton.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield triton
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
