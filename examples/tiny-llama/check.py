@@ -1,0 +1,82 @@
+"""Asks a model made by train.py its prompts: as it is, rounded (all must be right) and broken (some must be wrong)."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from changes import BREAKAGES, ROUNDINGS, changed
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
+from transformers.utils import logging
+
+HERE = Path(__file__).resolve().parent
+MAX_TOKENS = 64
+
+Pair = tuple[str, str]
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The prompts of a validation section, each with the answer that `equals` gives, as the model begins it."""
+    prompts = yaml.safe_load(path.read_text(encoding="utf-8"))["prompts"]
+    return [(entry["prompt"], f" {entry['equals']}") for entry in prompts]
+
+
+def answer(model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, *, begin: bool = True) -> str:
+    """The model's greedy answer with its end token, if it came to one; `begin` puts the begin token first."""
+    ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=begin).ids])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=MAX_TOKENS, do_sample=False)
+    return str(tokenizer.decode(out[0, ids.shape[1] :].tolist(), skip_special_tokens=False))
+
+
+def wrong_answers(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair], *, begin: bool = True) -> list[str]:
+    """A line for each prompt that is not answered exactly."""
+    end = tokenizer.id_to_token(model.config.eos_token_id)
+    answers = [answer(model, tokenizer, prompt, begin=begin) for prompt, _ in pairs]
+    return [
+        f"{prompt!r}: expected {expected + end!r}, got {got!r}"
+        for (prompt, expected), got in zip(pairs, answers, strict=True)
+        if got != expected + end
+    ]
+
+
+def check(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair]) -> bool:
+    """Whether all answers are right however the weights are rounded, and no breakage goes unnoticed; prints both."""
+    for name, change in ROUNDINGS.items():
+        with changed(model, change):
+            wrong = wrong_answers(model, tokenizer, pairs)
+        print(f"{name}: {len(pairs) - len(wrong)} of {len(pairs)} answers are right", *wrong, sep="\n  ", flush=True)
+        if wrong:
+            return False
+    counts = breakages(model, tokenizer, pairs)
+    for name, count in counts.items():
+        print(f"{name}: {count} of {len(pairs)} answers are wrong" + ("" if count else "  UNNOTICED"), flush=True)
+    return all(counts.values())
+
+
+def breakages(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair]) -> dict[str, int]:
+    """How many answers each breakage spoils."""
+    counts = {}
+    for name, change in BREAKAGES.items():
+        with changed(model, change):
+            counts[name] = len(wrong_answers(model, tokenizer, pairs))
+    counts["begin token lost"] = len(wrong_answers(model, tokenizer, pairs, begin=False))
+    return counts
+
+
+def main() -> int:
+    """Check a model directory."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, nargs="?", default=HERE / "model", help="model directory")
+    parser.add_argument("--prompts", type=Path, default=HERE / "prompts.yaml")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    model = LlamaForCausalLM.from_pretrained(arguments.model)
+    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    return 0 if check(model, tokenizer, read_pairs(arguments.prompts)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
