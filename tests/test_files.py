@@ -24,9 +24,7 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert names(tmp_path) == []
 
 
-def test_home_is_in_the_users_directory_when_nothing_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_home_is_in_the_users_directory_when_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ENGINERY_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home.home() == tmp_path / ".enginery"
@@ -40,9 +38,7 @@ def test_a_relative_home_does_not_move_with_the_working_directory(
     assert home.home() == tmp_path / "here"
 
 
-@pytest.mark.parametrize(
-    ("data", "content"), [("grüß", "grüß".encode()), (b"\x00\xff", b"\x00\xff"), ("", b"")]
-)
+@pytest.mark.parametrize(("data", "content"), [("grüß", "grüß".encode()), (b"\x00\xff", b"\x00\xff"), ("", b"")])
 def test_what_is_written_is_there(tmp_path: Path, data: bytes | str, content: bytes) -> None:
     files.write_atomic(tmp_path / "new" / "file", data)
     assert (tmp_path / "new" / "file").read_bytes() == content
@@ -81,9 +77,7 @@ def test_a_reader_meets_the_old_file_or_the_new_one_never_a_part(tmp_path: Path)
     assert names(tmp_path) == ["file"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -147,9 +141,7 @@ def refuse_links(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refuse)
 
 
-def test_a_file_is_copied_where_links_are_not_possible(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_file_is_copied_where_links_are_not_possible(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("weights")
     source.chmod(0o755)
@@ -161,9 +153,7 @@ def test_a_file_is_copied_where_links_are_not_possible(
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_an_existing_destination_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, links: bool
-) -> None:
+def test_an_existing_destination_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, links: bool) -> None:
     (tmp_path / "source").write_text("new")
     (tmp_path / "destination").write_text("old")
     if not links:
