@@ -1,0 +1,140 @@
+"""What unit tests of the served models use in place of Triton, a tokenizer and an engine."""
+
+import json
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+END = 256
+FILLER = 257
+VOCABULARY = 260
+
+
+class ByteTokenizer:
+    """One token for each byte; `END` and above have no text."""
+
+    def encode(self, text: str, **_: bool) -> SimpleNamespace:
+        return SimpleNamespace(ids=list(text.encode()))
+
+    def decode(self, tokens: Sequence[int], **_: bool) -> str:
+        return decode(list(tokens))
+
+
+def decode(tokens: list[int]) -> str:
+    return bytes(token for token in tokens if token < END).decode(errors="replace")
+
+
+class ScriptedSession:
+    """Answers each row with its script, token by token."""
+
+    def __init__(self, scripts: Sequence[Sequence[int]]) -> None:
+        self.scripts = scripts
+        self.appended: list[list[int]] = []
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        step = len(self.appended)
+        found = np.zeros((len(self.scripts), VOCABULARY), dtype=np.float32)
+        for row, script in zip(found, self.scripts, strict=True):
+            row[script[step] if step < len(script) else END] = 10.0
+        return found
+
+    def append(self, tokens: Sequence[int]) -> None:
+        self.appended.append(list(tokens))
+
+
+class ScriptedEngine:
+    """Answers prompts, given as text, with texts."""
+
+    context_length = 40
+    filler = FILLER
+    last_token = VOCABULARY - 1
+    vocabulary = VOCABULARY
+
+    def __init__(self, answers: Mapping[str, str]) -> None:
+        self.end_ids = [END]
+        self.answers = answers
+        self.lengths: list[int] = []
+        self.sessions: list[ScriptedSession] = []
+
+    def start(self, prompts: Sequence[Sequence[int]], length: int) -> ScriptedSession:
+        self.lengths.append(length)
+        self.sessions.append(ScriptedSession([self.answers[decode(list(prompt))].encode() for prompt in prompts]))
+        return self.sessions[-1]
+
+
+class FakeError:
+    INVALID_ARG = 3
+    INTERNAL = 1
+    CANCELLED = 6
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        self.text = message
+        self.code = code
+
+    def message(self) -> str:
+        return self.text
+
+
+class FakeTensor:
+    def __init__(self, name: str, value: npt.NDArray[Any]) -> None:
+        self._name = name
+        self._value = value
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> npt.NDArray[Any]:
+        return self._value
+
+
+class FakeResponse:
+    def __init__(self, output_tensors: Sequence[FakeTensor], error: FakeError | None = None) -> None:
+        self.tensors = {tensor.name(): tensor.as_numpy() for tensor in output_tensors}
+        self.error = error
+
+
+class FakeSender:
+    """Remembers what was sent, and with which flags."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[FakeResponse | None, int]] = []
+        self.cancelled = False
+
+    def send(self, response: FakeResponse | None = None, flags: int = 0) -> None:
+        assert not self.closed, "sent after the final response"
+        self.sent.append((response, flags))
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.sent and self.sent[-1][1])
+
+
+class FakeRequest:
+    def __init__(self, parameters: Mapping[str, Any] | None = None, **inputs: Any) -> None:
+        self._inputs = {name: np.asarray(value) for name, value in inputs.items()}
+        self._parameters = json.dumps(parameters or {})
+        self.sender = FakeSender()
+
+    def inputs(self) -> list[FakeTensor]:
+        return [FakeTensor(name, value) for name, value in self._inputs.items()]
+
+    def parameters(self) -> str:
+        return self._parameters
+
+    def get_response_sender(self) -> FakeSender:
+        return self.sender
+
+
+FAKE_TRITON = SimpleNamespace(
+    Tensor=FakeTensor,
+    InferenceResponse=FakeResponse,
+    TritonError=FakeError,
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
+)
+"""What the module `triton_python_backend_utils` offers inside Triton."""
