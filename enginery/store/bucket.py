@@ -12,11 +12,9 @@ from enginery.parallel import side_by_side
 from enginery.records import FileRecord, StepRecord
 from enginery.s3 import Address, Content, PreconditionFailed, Prefix
 from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
-from enginery.store.local import READ_ONLY, LocalStore
+from enginery.store.local import READ_ONLY, WORTH_A_LISTING, LocalStore
 
 REQUESTS = 16
-WORTH_A_LISTING = 64
-"""So many keys are first looked for in a listing of all records, which costs one request for each thousand."""
 
 
 class BucketStore:
@@ -37,7 +35,7 @@ class BucketStore:
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
         """See `Store.find_many`."""
         wanted = list(keys)
-        if len(wanted) > WORTH_A_LISTING:
+        if len(wanted) > WORTH_A_LISTING:  # one request for each thousand records
             there = set(self._keys())
             wanted = [key for key in wanted if key in there]
         found = [record for record in side_by_side(self._read, wanted, threads=REQUESTS) if record]

@@ -1,5 +1,6 @@
 """The store in a directory: `steps/<key>.json` over `blobs/sha256/ab/<digest>`; `work/` and `locks/` beside them."""
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,8 @@ from enginery.parallel import side_by_side
 from enginery.records import FileRecord, StepRecord
 from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
 
+WORTH_A_LISTING = 64
+"""So many keys are first looked for in a listing of all records."""
 READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
@@ -31,7 +34,14 @@ class LocalStore:
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
         """See `Store.find_many`."""
-        return {key: record for key in keys if (record := self.find(key))}
+        wanted = list(keys)
+        if len(wanted) > WORTH_A_LISTING:
+            there = set(self._keys())
+            wanted = [key for key in wanted if key in there]
+        found = [record for key in wanted if (record := self._read(key))]
+        files = {file.sha256: file for record in found for file in record.files}
+        lost = {sha256 for sha256, file in files.items() if not self.has(file)}
+        return {record.key: record for record in found if not lost.intersection(file.sha256 for file in record.files)}
 
     def has(self, file: FileRecord) -> bool:
         """Whether the file's bytes are here, judged by their number."""
@@ -127,9 +137,16 @@ class LocalStore:
 
     def records(self) -> Iterator[StepRecord]:
         """See `Store.records`. Sorted by key."""
-        for path in sorted((self.root / STEPS).glob("*.json")):
-            if not path.name.startswith(".") and (record := self._read(path.stem)):
+        for key in sorted(self._keys()):
+            if record := self._read(key):
                 yield record
+
+    def _keys(self) -> list[str]:
+        try:
+            names = os.listdir(self.root / STEPS)  # noqa: PTH208  names alone, thousands of them
+        except FileNotFoundError:
+            return []
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     @contextmanager
     def workspace(self, key: str) -> Iterator[Path]:

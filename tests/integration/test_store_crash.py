@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,26 @@ def assert_nothing_half_made(store: LocalStore) -> None:
         assert store.verify(record) == []
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_an_adder_killed_at_any_moment_leaves_nothing_visible_and_the_next_one_works(tmp_path: Path, seed: int) -> None:
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long the work of an adder takes that nobody kills."""
+    root = tmp_path_factory.mktemp("unharmed")
+    with adder(root / "store", write_output(root / "source", FILES), "unharmed") as process:
+        assert process.stdout
+        began = time.monotonic()
+        begin(process)
+        assert process.stdout.readline() == "worked\n"
+        return time.monotonic() - began
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_an_adder_killed_at_any_moment_leaves_nothing_visible_and_the_next_one_works(
+    tmp_path: Path, seconds: float, part: int
+) -> None:
     store, source = LocalStore(tmp_path / "store"), write_output(tmp_path / "source", FILES)
     with adder(store.root, source, "killed") as process:
         begin(process)
-        timer = threading.Timer(random.Random(seed).uniform(0.0, 0.06), process.send_signal, [signal.SIGKILL])
+        timer = threading.Timer(seconds * (part + random.random()) / 10, process.send_signal, [signal.SIGKILL])
         timer.start()
         process.wait()
         timer.join()

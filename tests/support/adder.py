@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import filelock  # noqa: F401  so that the work alone comes after the signal to begin
+
 from enginery.store.local import LocalStore
 from tests.support.outputs import contents, some_record, write_output
 
@@ -22,6 +24,7 @@ def main() -> None:
             root = write_output(work / "output", contents(source))
             store.add(some_record(root, name, label=label), root)
     sys.stdout.write("worked\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
