@@ -96,7 +96,7 @@ def _bring(wanted: DownloadParameters, context: StepContext) -> None:
     else:
         prefix = bucket.open_prefix(str(wanted.location))
         bucket.check_unchanged(prefix, wanted.files)
-        fetch = bucket.fetcher(prefix)
+        fetch = partial(bucket.fetch, prefix)
     staging.stage(wanted.commit, wanted.files, fetch, context.output, context.log)
 
 

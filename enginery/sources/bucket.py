@@ -1,6 +1,5 @@
 """Weights from a prefix in S3: fixed by the names, sizes and etags of the needed objects."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +69,3 @@ def fetch(prefix: "Prefix", file: SourceFile, part: Path, progress: Progress) ->
     """
     prefix.download(file.name, part, size=file.size, sha256=file.sha256)
     progress.at(file.name, file.size)
-
-
-def fetcher(prefix: "Prefix") -> partial[None]:
-    """`fetch` for one prefix."""
-    return partial(fetch, prefix)

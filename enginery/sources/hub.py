@@ -22,6 +22,7 @@ from enginery.spec import Source
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
+PARTIAL_CONTENT = 206
 PLAIN_LIMIT_BYTES = 50_000_000_000
 """Larger files are only to be had through Xet, that is, with the Hub's own downloader."""
 
@@ -167,9 +168,6 @@ def _append(repository: str, commit: str, file: SourceFile, part: Path, progress
     if (got := part.stat().st_size) < file.size:
         problem = f"the download broke off after {got} of {file.size} bytes"
         raise SourceError(problem, subject=file.name, remedy="run again: what has arrived is kept", transient=True)
-
-
-PARTIAL_CONTENT = 206
 
 
 def _fetch_whole(repository: str, commit: str, file: SourceFile, part: Path) -> None:

@@ -40,7 +40,7 @@ def not_the_hub(repository: str, endpoint: str) -> SourceError:
 
 def _unreachable(error: Exception, repository: str, endpoint: str) -> SourceError:
     return SourceError(
-        f"the Hub at {endpoint} cannot be reached, or broke off: {error or type(error).__name__}",
+        f"the Hub at {endpoint} cannot be reached, or broke off: {str(error) or type(error).__name__}",
         subject=repository,
         remedy="check the network, the proxy and HF_ENDPOINT, then run again: what has arrived is kept",
         transient=True,
