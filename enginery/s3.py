@@ -45,8 +45,16 @@ _conditional: dict[tuple[str, str], bool] = {}
 
 
 def patience() -> float:
-    """Seconds for which a server that does not answer is tried again, counted from the first failure."""
-    return float(os.environ.get("ENGINERY_S3_PATIENCE", DEFAULT_PATIENCE))
+    """Seconds for which a server that does not answer is tried again, counted from the first failure.
+
+    Raises:
+        UsageError: when `ENGINERY_S3_PATIENCE` is not a number.
+    """
+    chosen = os.environ.get("ENGINERY_S3_PATIENCE") or DEFAULT_PATIENCE
+    try:
+        return float(chosen)
+    except ValueError as error:
+        raise UsageError("is not a number", subject="ENGINERY_S3_PATIENCE", remedy="set it to seconds") from error
 
 
 @dataclass(frozen=True)

@@ -269,3 +269,9 @@ def test_half_the_credentials_are_named(monkeypatch: pytest.MonkeyPatch) -> None
         s3.Prefix(s3.Address("engines", "")).get_bytes("x")
     assert "AWS_SECRET_ACCESS_KEY" in caught.value.remedy
     assert "only this" not in str(caught.value)
+
+
+def test_a_patience_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "long")
+    with pytest.raises(UsageError, match="ENGINERY_S3_PATIENCE"):
+        s3.patience()
