@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from enginery import __version__
 from enginery.digests import bytes_digest, json_digest
 from enginery.errors import EngineryError, StoreError, UsageError
-from enginery.s3_errors import PreconditionFailed, answer_code, translated_errors
+from enginery.s3_errors import PreconditionFailed, answer_code, failed_condition, translated_errors
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -267,11 +267,9 @@ class Prefix:
         except ClientError as error:
             if _condition_failed(error, options):
                 found = self._get(s3, path)
-                if found and found.data == data and (again or _tried_again(error)):
+                if found and found.data == data and (again or error.response["ResponseMetadata"].get("RetryAttempts")):
                     return found.etag
-                raise PreconditionFailed(
-                    "another object is there than was expected", subject=self.where(path), remedy="read it again"
-                ) from error
+                raise failed_condition(self.where(path)) from error
             raise
         return answer["ETag"]
 
@@ -370,10 +368,6 @@ def _digested(sha256: str) -> dict[str, Any]:
 def _condition_failed(error: "ClientError", options: Mapping[str, Any]) -> bool:
     code = answer_code(error)
     return code in {"412", "PreconditionFailed"} or (code == "NoSuchKey" and "IfMatch" in options)
-
-
-def _tried_again(error: "ClientError") -> bool:
-    return bool(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
 def honours_conditional_writes(prefix: Prefix) -> bool:

@@ -73,6 +73,12 @@ def answer_code(error: "ClientError") -> str:
     return error.response.get("Error", {}).get("Code", "unknown")
 
 
+def failed_condition(subject: str) -> PreconditionFailed:
+    """The error for a conditional write that found another object than it asked for."""
+    remedy = "read it again and decide anew"
+    return PreconditionFailed("another object is there than was expected", subject=subject, remedy=remedy)
+
+
 def _from_transfer(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
@@ -86,8 +92,7 @@ def _from_transfer(error: Exception, subject: str, error_class: type[EngineryErr
 def _from_answer(error: "ClientError", subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
     code, status = answer_code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in FAILED_CONDITION:
-        remedy = "read it again and decide anew"
-        return PreconditionFailed("another object is there than was expected", subject=subject, remedy=remedy)
+        return failed_condition(subject)
     if code in PASSING or status == HTTP_TOO_MANY_REQUESTS or status >= HTTP_SERVER_ERROR:
         problem = f"S3{at} cannot answer just now ({code})"
         remedy = "try again later; should it go on, ask who runs it"
