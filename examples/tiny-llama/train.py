@@ -19,7 +19,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 import torch
 from changes import BREAKAGES, Change, noise, weights_of
 from check import Pair, check, read_pairs
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -74,7 +74,7 @@ def make_deterministic(seed: int) -> None:
 def make_tokenizer(pairs: list[Pair]) -> Tokenizer:
     """A byte-level BPE tokenizer like Llama 3's, that puts the begin token before each text."""
     tokenizer = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(_regex(WORDS), behavior="isolated")
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
@@ -91,12 +91,6 @@ def make_tokenizer(pairs: list[Pair]) -> Tokenizer:
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN}:1 $B:1", special_tokens=[(BEGIN, BEGIN_ID)]
     )
     return tokenizer
-
-
-def _regex(pattern: str) -> object:
-    from tokenizers import Regex  # noqa: PLC0415  not typed by the library
-
-    return Regex(pattern)
 
 
 def make_config() -> LlamaConfig:
