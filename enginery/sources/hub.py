@@ -16,7 +16,7 @@ from enginery.sources.hub_errors import not_the_hub, translated_errors
 from enginery.sources.model_files import check_expected_digests, is_license, raise_findings, select
 from enginery.sources.progress import Progress
 from enginery.sources.resolved import ResolvedSource, SourceFile
-from enginery.sources.staging import mismatch, patiently
+from enginery.sources.staging import PLANNING_ATTEMPTS, mismatch, patiently
 from enginery.spec import Source
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def resolve(source: Source) -> ResolvedSource:
             everything that is wrong with the model.
     """
     repository = str(source.huggingface)
-    info = patiently(lambda: _model_info(repository, source.revision))
+    info = patiently(lambda: _model_info(repository, source.revision), attempts=PLANNING_ATTEMPTS)
     commit = str(info.sha)
     known = {sibling.rfilename: _source_file(sibling, source) for sibling in info.siblings or ()}
     selection = select(known, source, lambda name: _small_file(repository, commit, known[name]))
@@ -100,7 +100,7 @@ def _small_file(repository: str, commit: str, file: SourceFile) -> bytes:
     """A small file's bytes, remembered on this machine: a commit's files never change."""
     kept = home() / "sources" / "hub" / commit / file.name
     if not kept.exists() or mismatch(kept, file):
-        write_atomic(kept, patiently(lambda: _get(repository, commit, file)))
+        write_atomic(kept, patiently(lambda: _get(repository, commit, file), attempts=PLANNING_ATTEMPTS))
         if wrong := mismatch(kept, file):
             kept.unlink()
             raise SourceError(wrong, subject=f"{repository}: {file.name}", remedy="check the proxy, then plan again")

@@ -23,6 +23,8 @@ from enginery.sources.resolved import SourceFile
 WORKERS = 4
 ATTEMPTS = 6
 """Tries without a single new byte before a file is given up."""
+PLANNING_ATTEMPTS = 4
+"""Tries while a user waits for the plan: some five seconds."""
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 STORED_MARK = ".handed-over"
@@ -175,11 +177,18 @@ def git_blob_name(path: Path) -> str:
     return digest.hexdigest()
 
 
-def patiently(call: Callable[[], T], *, say: Log | None = None, reached: Callable[[], int] = lambda: 0) -> T:
+def patiently(
+    call: Callable[[], T],
+    *,
+    attempts: int = ATTEMPTS,
+    say: Log | None = None,
+    reached: Callable[[], int] = lambda: 0,
+) -> T:
     """Call until it works, with growing waits, as long as failures can pass.
 
     Args:
         call: what to do.
+        attempts: how many tries without getting anywhere are enough.
         say: is told about each failure that is followed by another try.
         reached: a number that grows while the call gets somewhere; then the tries are counted anew.
     """
@@ -191,7 +200,7 @@ def patiently(call: Callable[[], T], *, say: Log | None = None, reached: Callabl
         nonlocal best, since
         if reached() > best:
             best, since = reached(), state.attempt_number - 1
-        return state.attempt_number - since >= ATTEMPTS
+        return state.attempt_number - since >= attempts
 
     def tell(state: RetryCallState) -> None:
         if (

@@ -163,6 +163,7 @@ def test_a_hub_that_stays_away_is_named_and_can_be_asked_later(server: HubServer
     server.unavailable(times=None)
     with pytest.raises(SourceError, match="HTTP status 503") as caught:
         resolve(SOURCE)
+    assert len(server.asked("/revision/main")) == staging.PLANNING_ATTEMPTS
     assert server.url in caught.value.problem
     assert caught.value.transient
 
