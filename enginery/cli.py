@@ -74,7 +74,7 @@ def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
     if as_json:
         print(made.model_dump_json(indent=2))
     elif commands:
-        from enginery.commands import shell_script
+        from enginery.script import shell_script
 
         print(shell_script(made, str(spec_file)), end="")
     else:
@@ -198,7 +198,7 @@ def toolchain_check(name: str, as_json: AsJson = False) -> None:
         print(report.model_dump_json(indent=2))
     else:
         print_toolchain_report(report)
-    if not report.ok:
+    if not report.good:
         raise typer.Exit(5)
 
 

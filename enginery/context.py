@@ -1,5 +1,6 @@
 """What a running step sees: its parameters, its inputs, the directory to fill, and the way to start commands."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class StepContext:
         chain: the records of every step this one comes from, each after those it needs.
         toolchain: the environment for the step's commands; None where the step needs none.
         log: takes progress lines.
+        timeout: seconds that each command may take; None for no limit.
         completed: the commands that were run, in order.
     """
 
@@ -43,7 +45,6 @@ class StepContext:
     toolchain: "Toolchain | None"
     log: Log
     timeout: float | None = None
-    log_file: Path | None = None
     completed: list["Completed"] = field(default_factory=list)
 
     def run(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> "Completed":
@@ -54,9 +55,7 @@ class StepContext:
         """
         from enginery import process  # noqa: PLC0415  a plan never starts a process
 
-        base = dict(self.toolchain.environment) if self.toolchain else process.inherited_environment()
-        done = process.run(
-            argv, env=base | dict(environment or {}), log=self.log, timeout=self.timeout, log_file=self.log_file
-        )
+        base = self.toolchain.environment if self.toolchain else os.environ
+        done = process.run(argv, env={**base, **(environment or {})}, log=self.log, timeout=self.timeout)
         self.completed.append(done)
         return done

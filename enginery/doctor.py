@@ -99,7 +99,7 @@ def _toolchains() -> Iterator[Finding]:
 
     for name in toolchains.names():
         row = toolchains.status(name)
-        yield Finding(level="ok", subject=f"toolchain {row.name}", found=row.state)
+        yield Finding(level="ok", subject=f"toolchain {row.name}", found="there" if row.created else "made when needed")
     docker = shutil.which("docker")
     yield Finding(level="ok", subject="docker", found=str(Path(docker)) if docker else "not installed")
 

@@ -156,7 +156,7 @@ def _gpu_of(target: Target) -> Gpu:
 
 def _target_steps(spec: Spec, chosen: Chosen, weights: str) -> tuple[PlannedTarget, list[PlannedStep]]:
     target, gpu, backend = chosen
-    environment = identity(backend.toolchain(backend.release(target)))
+    environment = identity(backend.toolchain(backend.release(target)), target.toolchain)
     build = backend.build_step(spec, target, gpu, weights)
     validate = backend.validate_step(spec, target, gpu, build.key, weights)
     package = _package_step(spec, target, gpu, build.key, weights)

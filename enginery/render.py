@@ -1,6 +1,7 @@
 """What the command line shows: tables and trees made with rich, plain where the output is no terminal."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from enginery.plan import Plan
 from enginery.records import StepRecord
 from enginery.runner import Outcome
 from enginery.summary import BuildSummary
+
+UNIT_STEP = 1000
+PIPE_WIDTH = 250
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -23,8 +27,16 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """The console of the command line: no highlighting of numbers and paths that mean nothing."""
-    return Console(highlight=False)
+    """The console of the command line; lines for a file or a pipe are never cut."""
+    plain = not sys.stdout.isatty()
+    return Console(highlight=False, width=PIPE_WIDTH if plain else None)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def print_json(value: Any) -> None:
@@ -39,9 +51,6 @@ def human_size(size: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= UNIT_STEP
     return f"{size:.1f} TB"
-
-
-UNIT_STEP = 1000
 
 
 def print_plan(plan: Plan, done: Mapping[str, StepRecord], reasons: Mapping[str, Sequence[str]]) -> None:
@@ -60,7 +69,7 @@ def print_plan(plan: Plan, done: Mapping[str, StepRecord], reasons: Mapping[str,
 
 
 def _targets_table(plan: Plan) -> Table:
-    table = Table("target", "gpu", "backend", "release", "precision", "build", box=None, padding=(0, 2))
+    table = _table("target", "gpu", "backend", "release", "precision", "build")
     for target in plan.targets:
         row = (target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
         table.add_row(*row)
@@ -68,7 +77,7 @@ def _targets_table(plan: Plan) -> Table:
 
 
 def _steps_table(plan: Plan, done: Mapping[str, StepRecord]) -> Table:
-    table = Table("step", "for", "on", "state", "key", box=None, padding=(0, 2))
+    table = _table("step", "for", "on", "state", "key")
     for planned in plan.steps:
         record = done.get(planned.key)
         state = f"[green]done[/] ({record.seconds:.1f} s, {human_size(record.size)})" if record else "[yellow]to run[/]"
@@ -78,7 +87,7 @@ def _steps_table(plan: Plan, done: Mapping[str, StepRecord]) -> Table:
 
 def outcomes_table(steps: Iterable[Outcome]) -> Table:
     """Steps with their times and sizes, and whether each ran now."""
-    table = Table("step", "state", "time", "size", box=None, padding=(0, 2))
+    table = _table("step", "state", "time", "size")
     for step in steps:
         state = "[green]ran[/]" if step.ran else "[dim]already done[/]"
         table.add_row(step.label, state, f"{step.seconds:.1f} s", human_size(step.size))
@@ -98,7 +107,7 @@ def print_summary(summary: BuildSummary) -> None:
 
 def print_builds(builds: Iterable["PublishedBuild"]) -> None:
     """Published builds, a line each."""
-    table = Table("model", "build", "target", "precision", "created", "size", box=None, padding=(0, 2))
+    table = _table("model", "build", "target", "precision", "created", "size")
     for build in builds:
         created = f"{build.created:%Y-%m-%d %H:%M}"
         table.add_row(build.model, build.build_id, build.target, build.precision, created, human_size(build.size))
@@ -111,10 +120,10 @@ def print_manifest(manifest: "Manifest") -> None:
     out.print(f"[bold]{manifest.model}/{manifest.build_id}[/] {manifest.created:%Y-%m-%d %H:%M} UTC")
     for name, value in manifest.target.model_dump().items():
         out.print(f"  {name}: {value}", markup=False)
-    prompts = Table("prompt", "answer", "passed", box=None, padding=(0, 2))
+    prompts = _table("prompt", "answer", "passed")
     for result in manifest.validation.results:
         prompts.add_row(result.prompt, result.got, "yes" if result.passed else "[red]no[/]")
-    files = Table("file", "size", "sha256", box=None, padding=(0, 2))
+    files = _table("file", "size", "sha256")
     for file in manifest.files:
         files.add_row(file.path, human_size(file.size), file.sha256[:12])
     out.print(prompts, files, sep="\n")
@@ -127,16 +136,16 @@ def print_tree(tree: "Tree") -> None:
 
 def print_toolchains(rows: Iterable["ToolchainStatus"]) -> None:
     """Toolchains, a line each."""
-    table = Table("toolchain", "backend", "release", "state", box=None, padding=(0, 2))
+    table = _table("toolchain", "backend", "release", "state")
     for row in rows:
-        table.add_row(row.name, row.backend or "", row.release or "", row.state)
+        table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "made when needed")
     console().print(table)
 
 
 def print_toolchain_report(report: "ToolchainReport") -> None:
     """What a toolchain holds against its pins."""
     out = console()
-    out.print(f"{report.name}: {'as pinned' if report.ok else 'not as pinned'}")
+    out.print(f"{report.name}: {'as pinned' if report.good else 'not as pinned'}")
     for line in report.mismatches:
         out.print(f"  {line}", markup=False)
 

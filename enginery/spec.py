@@ -161,6 +161,9 @@ class Target(SpecModel):
     """What runs the engine."""
     release: str = "latest"
     """The backend's release: a version, a range such as `>=1.0,<1.3`, or `latest`."""
+    toolchain: Literal["venv", "host"] = "venv"
+    """Where the release's commands run: `venv`, an environment made from Enginery's pins, or `host`, what is on PATH
+    (a worker inside NVIDIA's container)."""
     precision: Precision
     """The number format of the weights."""
     tensor_parallel: Annotated[int, Field(ge=1)] = 1

@@ -116,6 +116,41 @@ class ToolchainReport(Frozen):
         return self.created and not self.mismatches
 
 
+class ToolchainStatus(Frozen):
+    """A toolchain in a list.
+
+    Attributes:
+        name: the toolchain.
+        backend: the backend it is for; empty where it is for none.
+        release: the backend's release; empty where that has no meaning.
+        created: whether it is there.
+        directory: where it is, or would be.
+    """
+
+    name: str
+    backend: str
+    release: str
+    created: bool
+    directory: Path
+
+
+def status(name: str) -> ToolchainStatus:
+    """Whether a `venv` toolchain is there, without starting anything in it.
+
+    Raises:
+        UsageError: when there is no such toolchain.
+        ToolchainError: when no Python on this machine fits.
+    """
+    pin_file, wanted = describe(name), identity(name)
+    return ToolchainStatus(
+        name=name,
+        backend=pin_file.backend,
+        release=pin_file.release,
+        created=is_ready(wanted),
+        directory=location(wanted),
+    )
+
+
 def identity(name: str, kind: Kind = "venv") -> ToolchainIdentity:
     """What a toolchain is, without making it.
 
@@ -150,7 +185,7 @@ def ensure(wanted: ToolchainIdentity | str, log: Log = lambda _line: None) -> To
         wanted = identity(wanted)
     if wanted.kind == "host":
         return _host(wanted)
-    if not _is_ready(wanted):
+    if not is_ready(wanted):
         _create_once(wanted, log)
     return _venv(wanted)
 
@@ -173,7 +208,7 @@ def check(name: str) -> ToolchainReport:
     """
     wanted = identity(name)
     directory = location(wanted)
-    if not _is_ready(wanted):
+    if not is_ready(wanted):
         return ToolchainReport(name=name, directory=directory, created=False)
     pin_file = describe(name)
     found = _look(pin_file, _venv(wanted))
@@ -197,7 +232,8 @@ def _venv(wanted: ToolchainIdentity) -> Toolchain:
     return Toolchain(wanted, directory, binaries / "python", environment)
 
 
-def _is_ready(wanted: ToolchainIdentity) -> bool:
+def is_ready(wanted: ToolchainIdentity) -> bool:
+    """Whether a `venv` toolchain is there and whole."""
     directory = location(wanted)
     return (directory / READY).is_file() and (directory / "bin" / "python").exists()
 
@@ -212,7 +248,7 @@ def _create_once(wanted: ToolchainIdentity, log: Log) -> None:
     while True:
         try:
             with lock.acquire(timeout=STILL_WAITING_SECONDS if waited else 0, poll_interval=LOCK_POLL_SECONDS):
-                if not _is_ready(wanted):
+                if not is_ready(wanted):
                     _create(wanted, log)
                 return
         except Timeout:

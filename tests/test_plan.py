@@ -1,0 +1,186 @@
+"""A spec becomes keyed steps; what changes a key and what does not."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from enginery.errors import PlanError
+from enginery.plan import Plan, PlannedStep
+from enginery.steps import Call, Command, Stage
+from tests.support.plans import planned, spec_data
+
+
+def keys(plan: Plan) -> dict[str, str]:
+    return {step.id: step.key for step in plan.steps}
+
+
+def changed(first: Plan, second: Plan) -> set[str]:
+    """The ids of the steps whose keys differ."""
+    before, after = keys(first), keys(second)
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def step(plan: Plan, identifier: str) -> PlannedStep:
+    return plan.find(identifier)
+
+
+def test_a_plan_lists_every_stage_of_every_target_and_the_download_once() -> None:
+    assert [planned_step.id for planned_step in planned().steps] == [
+        "download",
+        *(f"{stage}/cpu-fp32" for stage in ("build", "validate", "package", "publish")),
+        *(f"{stage}/cpu-int4" for stage in ("build", "validate", "package", "publish", "rollout")),
+    ]
+
+
+def test_every_step_comes_after_those_it_needs() -> None:
+    seen: set[str] = set()
+    for planned_step in planned().steps:
+        assert set(planned_step.step.inputs.values()) <= seen
+        seen.add(planned_step.key)
+
+
+def test_the_download_is_shared_by_all_targets() -> None:
+    assert step(planned(), "download").targets == ("cpu-fp32", "cpu-int4")
+
+
+def test_the_same_spec_has_the_same_keys() -> None:
+    assert keys(planned()) == keys(planned())
+
+
+def test_targets_that_agree_on_everything_share_their_build() -> None:
+    targets = [{"name": name, "gpu": "cpu", "precision": "int4"} for name in ("a", "b")]
+    plan = planned(spec_data(targets=targets, rollout=None))
+    builds = [found for found in plan.steps if found.step.stage is Stage.BUILD]
+    assert [build.targets for build in builds] == [("a", "b")]
+
+
+def test_changed_prompts_change_validation_and_what_follows_but_not_the_build() -> None:
+    other = planned(spec_data(validation={"prompts": [{"prompt": "Hello", "contains": "there"}]}))
+    assert changed(planned(), other) == {
+        "validate/cpu-fp32",
+        "publish/cpu-fp32",
+        "validate/cpu-int4",
+        "publish/cpu-int4",
+        "rollout/cpu-int4",
+    }
+
+
+def test_another_precision_shares_the_download_only() -> None:
+    data = spec_data()
+    data["targets"][0]["precision"] = "int8"
+    assert changed(planned(), planned(data)) == {
+        f"{stage}/cpu-fp32" for stage in ("build", "validate", "package", "publish")
+    }
+
+
+def test_another_commit_changes_every_key() -> None:
+    assert changed(planned(), planned(commit="f" * 40)) == set(keys(planned()))
+
+
+def test_another_release_destination_changes_only_what_is_released() -> None:
+    other = planned(spec_data(publish={"to": "s3://elsewhere/test"}))
+    assert changed(planned(), other) == {"publish/cpu-fp32", "publish/cpu-int4", "rollout/cpu-int4"}
+
+
+def test_the_same_build_has_the_same_id_wherever_it_is_published() -> None:
+    other = planned(spec_data(publish={"to": "s3://elsewhere/test"}))
+    assert [target.build_id for target in planned().targets] == [target.build_id for target in other.targets]
+
+
+def test_serving_options_do_not_touch_the_engine() -> None:
+    other = planned(spec_data(serving={"max_batch_size": 3}))
+    assert {name.split("/")[0] for name in changed(planned(), other)} == {"package", "publish", "rollout"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("build", {"int4_block_size": 64}), ("build", {"int4_accuracy_level": 1})],
+)
+def test_a_build_option_reaches_the_command_of_the_target_it_is_for(field: str, value: dict[str, Any]) -> None:
+    data = spec_data()
+    data["targets"][1][field] = value
+    assert "build/cpu-int4" in changed(planned(), planned(data))
+    assert "build/cpu-fp32" not in changed(planned(), planned(data))
+
+
+def test_an_external_steps_recipe_is_its_command() -> None:
+    recipe = step(planned(), "build/cpu-int4").step.recipe
+    assert isinstance(recipe, Command)
+    assert recipe.argv[0] == "{python}"
+    assert "{weights}" in recipe.argv
+    assert "{output}" in recipe.argv
+
+
+def test_the_rollout_defaults_to_a_serving_prefix_beside_the_builds() -> None:
+    recipe = step(planned(), "rollout/cpu-int4").step.recipe
+    assert isinstance(recipe, Call)
+    assert recipe.parameters["model_repository"] == "s3://engines/test/serving/tiny"
+
+
+def test_without_publish_the_plan_ends_with_the_model_repository_and_says_so() -> None:
+    plan = planned(spec_data(publish=None, rollout=None))
+    assert {found.step.stage for found in plan.steps}.isdisjoint({Stage.PUBLISH, Stage.ROLLOUT})
+    assert any("no publish" in note for note in plan.notes)
+
+
+def test_what_cannot_be_built_is_all_reported_with_paths() -> None:
+    targets = [
+        {"name": "a", "gpu": "cpu", "precision": "nvfp4"},
+        {"name": "b", "gpu": "H9000", "precision": "int4"},
+        {"name": "c", "gpu": "cpu", "backend": "tensorrt", "precision": "bfloat16"},
+        {"name": "d", "gpu": "cpu", "precision": "int4", "tensor_parallel": 2},
+    ]
+    with pytest.raises(PlanError) as caught:
+        planned(spec_data(targets=targets, rollout=None))
+    text = "\n".join(caught.value.mistakes)
+    for path in (
+        "targets.0 (a).precision",
+        "targets.1 (b).gpu",
+        "targets.2 (c).backend",
+        "targets.3 (d).tensor_parallel",
+    ):
+        assert path in text
+
+
+def test_nothing_is_resolved_when_a_target_cannot_be_built() -> None:
+    from enginery.plan import make_plan
+    from enginery.spec import parse_spec
+
+    def unexpected(source: object) -> Any:
+        raise AssertionError("the network was asked for a plan that cannot be")
+
+    data = spec_data(targets=[{"name": "a", "gpu": "cpu", "precision": "nvfp4"}], rollout=None)
+    with pytest.raises(PlanError):
+        make_plan(parse_spec(data), resolver=unexpected)
+
+
+def test_a_plan_survives_being_written_to_a_file() -> None:
+    plan = planned()
+    again = Plan.model_validate_json(plan.model_dump_json())
+    assert again == plan
+    assert [found.step.key for found in again.steps] == [found.key for found in plan.steps]
+
+
+def test_a_step_is_found_by_its_id_and_by_the_start_of_its_key() -> None:
+    plan = planned()
+    wanted = plan.steps[2]
+    assert plan.find(wanted.id) == wanted
+    assert plan.find(wanted.key[:12]) == wanted
+
+
+def test_an_unknown_step_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(PlanError, match="build/cpu-int4"):
+        planned().find("build/gpu")
+
+
+def test_planning_imports_neither_prefect_nor_what_only_a_run_needs() -> None:
+    heavy = ("prefect", "boto3", "huggingface_hub", "tritonclient", "moto", "numpy")
+    code = (
+        "import sys; from tests.support.plans import planned; planned();"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    root = str(__import__("pathlib").Path(__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "[]"

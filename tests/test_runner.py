@@ -1,0 +1,230 @@
+"""One step from the store to the store: done once, whole or not at all, and told in words when it fails."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginery import functions
+from enginery.context import StepContext
+from enginery.errors import CommandError, EngineryError, StoreError, UsageError, ValidationError
+from enginery.plan import PlannedStep
+from enginery.runner import chain_of, fill, find_valid, run_step
+from enginery.steps import Call, Command, Stage, Step
+from enginery.store import Store, open_store
+from tests.support.steps import shell_step
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def ignore(_line: str) -> None:
+    """The log of a test that does not look at it."""
+
+
+def content(store: Store, planned: PlannedStep, name: str, scratch: Path) -> str:
+    record = store.find(planned.key)
+    assert record is not None
+    store.fetch(record, scratch)
+    return (scratch / name).read_text()
+
+
+def test_a_step_keeps_what_its_command_wrote(store: Store, tmp_path: Path) -> None:
+    planned = shell_step("echo engine > $1/engine.bin")
+    outcome = run_step(planned, store, ignore)
+    assert outcome.ran
+    assert outcome.size == len("engine\n")
+    assert content(store, planned, "engine.bin", tmp_path / "out") == "engine\n"
+
+
+def test_a_step_that_is_done_is_not_done_again(store: Store, tmp_path: Path) -> None:
+    planned = shell_step(f"echo once >> {tmp_path}/count; echo x > $1/x")
+    assert run_step(planned, store, ignore).ran
+    assert not run_step(planned, store, ignore).ran
+    assert (tmp_path / "count").read_text() == "once\n"
+
+
+def test_a_step_reads_its_inputs(store: Store, tmp_path: Path) -> None:
+    weights = shell_step("echo weights > $1/w", stage=Stage.DOWNLOAD)
+    engine = shell_step("cat $2/w > $1/e; echo engine >> $1/e", weights=weights)
+    run_step(weights, store, ignore)
+    run_step(engine, store, ignore)
+    assert content(store, engine, "e", tmp_path / "out") == "weights\nengine\n"
+
+
+def test_a_missing_input_is_an_error_that_says_what_to_do(store: Store) -> None:
+    weights = shell_step("echo weights > $1/w", stage=Stage.DOWNLOAD)
+    with pytest.raises(StoreError, match="run the build again"):
+        run_step(shell_step("cat $2/w > $1/e", weights=weights), store, ignore)
+
+
+def test_a_failing_command_leaves_nothing_in_the_store(store: Store) -> None:
+    planned = shell_step("echo half > $1/half; echo no good >&2; exit 3")
+    with pytest.raises(CommandError, match="no good"):
+        run_step(planned, store, ignore)
+    assert store.find(planned.key) is None
+    assert list(store.records()) == []
+
+
+def test_a_failure_names_the_file_with_the_whole_log(store: Store, own_home: Path) -> None:
+    planned = shell_step("for i in $(seq 100); do echo line $i; done; exit 3")
+    with pytest.raises(CommandError) as caught:
+        run_step(planned, store, ignore)
+    (note,) = caught.value.__notes__
+    log = Path(note.removeprefix("whole log: "))
+    assert log.is_relative_to(own_home)
+    assert "line 1\n" in log.read_text()
+    assert "line 100\n" in log.read_text()
+
+
+def test_a_failed_step_can_be_run_again(store: Store, tmp_path: Path) -> None:
+    planned = shell_step(f"test -e {tmp_path}/mended && echo good > $1/e")
+    with pytest.raises(CommandError):
+        run_step(planned, store, ignore)
+    (tmp_path / "mended").touch()
+    assert run_step(planned, store, ignore).ran
+
+
+def test_the_log_hears_every_line_as_it_comes(store: Store) -> None:
+    lines: list[str] = []
+    run_step(shell_step("echo first; echo second; echo x > $1/x"), store, lines.append)
+    assert [line for line in lines if line in {"first", "second"}] == ["first", "second"]
+
+
+def test_a_record_tells_command_host_time_and_memory(store: Store) -> None:
+    planned = shell_step("echo x > $1/x")
+    run_step(planned, store, ignore)
+    record = store.find(planned.key)
+    assert record is not None
+    assert record.commands[0][:2] == ("sh", "-ec")
+    assert record.host
+    assert record.peak_memory_bytes > 0
+    assert record.started.tzinfo is not None
+
+
+def test_a_placeholder_that_nothing_fills_is_refused() -> None:
+    with pytest.raises(UsageError, match="engine"):
+        fill(Command(argv=("run", "{engine}")), {"output": "x"})
+
+
+def test_braces_that_are_no_placeholder_are_left_alone() -> None:
+    command = Command(argv=('{"a": 1}', "{output}/x"))
+    assert fill(command, {"output": "o"}) == ('{"a": 1}', "o/x")
+
+
+def test_a_step_for_a_gpu_that_is_not_here_is_refused_before_it_starts(store: Store, tmp_path: Path) -> None:
+    step = Step(stage=Stage.BUILD, recipe=Command(argv=("touch", str(tmp_path / "ran"))), runs_on="B200")
+    planned = PlannedStep(id="build/b200", key=step.key, step=step, targets=("b200",))
+    with pytest.raises(UsageError, match="must run on B200"):
+        run_step(planned, store, ignore)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_chain_holds_every_step_after_those_it_needs(store: Store) -> None:
+    weights = shell_step("echo w > $1/w", stage=Stage.DOWNLOAD)
+    engine = shell_step("echo e > $1/e", weights=weights)
+    package = shell_step("echo p > $1/p", stage=Stage.PACKAGE, engine=engine, weights=weights)
+    for planned in (weights, engine, package):
+        run_step(planned, store, ignore)
+    assert [record.key for record in chain_of((package.key,), store)] == [weights.key, engine.key, package.key]
+
+
+def call_step(function: str, stage: Stage = Stage.PUBLISH) -> PlannedStep:
+    step = Step(stage=stage, recipe=Call(function=function, version=1, parameters={"to": "there"}))
+    return PlannedStep(id=f"{stage}/x", key=step.key, step=step, targets=("x",))
+
+
+def test_an_unknown_function_is_refused(store: Store) -> None:
+    with pytest.raises(UsageError, match="'nonsense'"):
+        run_step(call_step("nonsense"), store, ignore)
+
+
+class Elsewhere:
+    """Something outside the store that a step changes."""
+
+    def __init__(self) -> None:
+        self.changed = 0
+        self.holds = True
+
+    def change(self, context: StepContext) -> dict[str, Any]:
+        self.changed += 1
+        (context.output / "done").write_text("done")
+        return {"uri": context.parameters["to"]}
+
+    def still_holds(self, _name: str, _parameters: Mapping[str, Any]) -> bool:
+        return self.holds
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    outside = Elsewhere()
+    monkeypatch.setattr(functions, "find_function", lambda _name: outside.change)
+    monkeypatch.setattr(functions, "still_holds", outside.still_holds)
+    return outside
+
+
+def test_a_change_elsewhere_is_not_made_twice(store: Store, elsewhere: Elsewhere) -> None:
+    planned = call_step("publish")
+    assert run_step(planned, store, ignore).facts == {"uri": "there"}
+    assert not run_step(planned, store, ignore).ran
+    assert elsewhere.changed == 1
+
+
+def test_a_change_elsewhere_that_is_gone_is_made_again(store: Store, elsewhere: Elsewhere) -> None:
+    planned = call_step("publish")
+    run_step(planned, store, ignore)
+    elsewhere.holds = False
+    assert find_valid(planned, store) is None
+    assert run_step(planned, store, ignore).ran
+    assert elsewhere.changed == 2
+
+
+def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from enginery.validation import PromptResult, ValidationReport
+
+    result = PromptResult(
+        prompt="How many?",
+        expected={"contains": "nine"},
+        got="eight",
+        passed=False,
+        reason="does not contain 'nine'",
+        tokens=1,
+        token_ids=(7,),
+        seconds_to_first_token=0.1,
+        finish="eos",
+        seconds=0.1,
+    )
+    asked = []
+
+    def validate(context: StepContext) -> dict[str, Any]:
+        asked.append(context.key)
+        report = ValidationReport(passed=False, driver_sha256="0" * 64, results=(result,))
+        (context.output / "report.json").write_text(report.model_dump_json())
+        return {"passed": False}
+
+    monkeypatch.setattr(functions, "find_function", lambda _name: validate)
+    planned = call_step("validate", Stage.VALIDATE)
+    for _ in range(2):
+        with pytest.raises(ValidationError) as caught:
+            run_step(planned, store, ignore)
+        for told in ("How many?", "nine", "eight"):
+            assert told in str(caught.value)
+    assert len(asked) == 1
+    assert store.find(planned.key) is not None
+
+
+def test_errors_keep_their_details_when_they_cross_processes() -> None:
+    import pickle
+
+    error = CommandError("failed", subject="build", remedy="try", cause="timeout", last_lines=("a", "b"))
+    error.add_note("whole log: there")
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, EngineryError)
+    assert str(again) == str(error)
+    assert again.__notes__ == error.__notes__
+    assert again.cause == "timeout"

@@ -1,0 +1,35 @@
+"""A plan as a shell script that can be pasted."""
+
+import shlex
+import subprocess
+
+from enginery.script import shell_script
+from tests.support.plans import planned, spec_data
+
+
+def test_the_script_is_valid_shell() -> None:
+    subprocess.run(["bash", "-n"], input=shell_script(planned(), "spec.yaml"), text=True, check=True)
+
+
+def test_an_external_step_is_its_command_with_real_places() -> None:
+    lines = shell_script(planned(), "spec.yaml").splitlines()
+    (line,) = [line for line in lines if "onnxruntime_genai.models.builder" in line and "int4" in line]
+    words = shlex.split(line)
+    assert words[words.index("-i") + 1] == "download"
+    assert words[words.index("-o") + 1] == "build/cpu-int4"
+    assert not any("{" in word for word in words)
+
+
+def test_an_internal_step_goes_through_run_step() -> None:
+    script = shell_script(planned(), "spec.yaml")
+    assert "enginery run-step plan.json publish/cpu-int4 --with-inputs" in script
+
+
+def test_a_spec_file_with_a_blank_is_quoted() -> None:
+    assert "enginery plan 'my spec.yaml' --json" in shell_script(planned(), "my spec.yaml")
+
+
+def test_each_step_is_headed_by_its_whole_key() -> None:
+    plan = planned(spec_data())
+    script = shell_script(plan, "spec.yaml")
+    assert all(found.key in script for found in plan.steps)
