@@ -1,0 +1,165 @@
+"""Starts each of the local services."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from packaging.version import Version
+
+from enginery import toolchains
+from enginery.context import Log
+from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
+from enginery.dev.ready import LOOPBACK, free_port, wait_until_ready
+from enginery.dev.s3_server import CREDENTIALS, REGION, client
+from enginery.errors import ToolchainError
+from enginery.home import services_dir
+from enginery.service import Service, stop_pid
+from enginery.supervision import SUPERVISOR
+
+PREFECT_PORT, S3_PORT, TRITON_PORT = 4200, 9000, 8000
+BUCKET = "enginery"
+REGISTRY = f"s3://{BUCKET}/demo"
+SERVING_PREFIX = "demo/serving/tiny-llama"
+LEFTOVER_SECONDS = 30.0
+
+Started = Callable[[str, Service, str], None]
+"""Is told of each service as soon as its process is there: name, process, address."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How services are started.
+
+    Attributes:
+        log: takes news.
+        detach: let them outlive this process.
+        started: told of each process before it is waited for.
+        stopping: set when they are no longer wanted.
+    """
+
+    log: Log
+    detach: bool
+    started: Started
+    stopping: threading.Event
+
+    def prefect(self) -> None:
+        """The Prefect server with its UI; its database stays in Enginery's home."""
+        directory = services_dir() / "prefect"
+        directory.mkdir(parents=True, exist_ok=True)
+        port = free_port(PREFECT_PORT)
+        self._start("prefect", prefect_command(port), prefect_environment(directory, port), port, HEALTH)
+
+    def s3(self) -> None:
+        """The S3 server; its objects stay in Enginery's home."""
+        port = free_port(S3_PORT)
+        places = ["--directory", str(services_dir() / "s3"), "--bucket", BUCKET]
+        argv = [sys.executable, "-m", "enginery.dev.s3_server", "--port", str(port), *places]
+        self._start("s3", argv, dict(os.environ), port, "/")
+
+    def triton(self, s3_url: str) -> None:
+        """The Triton server, reading the demo's model repository in that S3."""
+        from enginery.dev.triton import start_triton  # noqa: PLC0415  it needs the toolchains
+
+        site, python = triton_site(self.log), serving_python(self.log)
+        make_serving_prefix(s3_url)
+        end_leftovers("triton")
+        self.log("Triton: starting")
+        with in_environment(aws_environment(s3_url)):
+            server = start_triton(
+                f"s3://{s3_url}/{BUCKET}/{SERVING_PREFIX}",
+                triton_site=site,
+                serving_python=python,
+                log_file=log_file("triton"),
+                load_all=True,
+                http_port=free_port(TRITON_PORT),
+                detach=self.detach,
+                log=self.log,
+                stopping=self.stopping,
+            )
+        self.started("triton", server.service, server.url)
+
+    def _start(self, name: str, argv: list[str], environment: Mapping[str, str], port: int, path: str) -> None:
+        end_leftovers(name)
+        self.log(f"{TITLES[name]}: starting")
+        url = f"http://{LOOPBACK}:{port}"
+        service = Service.start(argv, env=environment, log_file=log_file(name), detach=self.detach)
+        self.started(name, service, url)
+        wait_until_ready(TITLES[name], service, url, path, self.log, self.stopping)
+
+
+TITLES = {"prefect": "Prefect", "s3": "S3", "triton": "Triton"}
+
+
+def log_file(name: str) -> Path:
+    """What a service prints."""
+    return services_dir() / "logs" / f"{name}.log"
+
+
+def end_leftovers(name: str) -> None:
+    """End what an earlier start of a service left running when it was killed: whoever still writes to its log."""
+    path = str(log_file(name))
+    for process in psutil.process_iter(["cmdline"]):
+        if str(SUPERVISOR) in (process.info["cmdline"] or ()) and path in _open_files(process):
+            stop_pid(process.pid, process.create_time(), LEFTOVER_SECONDS)
+
+
+def _open_files(process: psutil.Process) -> set[str]:
+    try:
+        return {file.path for file in process.open_files()}
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return set()
+
+
+def aws_environment(s3_url: str) -> dict[str, str]:
+    """The AWS settings for the local S3 server."""
+    return {"AWS_ENDPOINT_URL": s3_url, **CREDENTIALS, "AWS_DEFAULT_REGION": REGION}
+
+
+@contextmanager
+def in_environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for this process and what it starts meanwhile."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def make_serving_prefix(s3_url: str) -> None:
+    """Put an object where the model repository will be: Triton does not start on a prefix that does not exist."""
+    s3 = client(s3_url)
+    s3.put_object(Bucket=BUCKET, Key=f"{SERVING_PREFIX}/.enginery", Body=b"")
+    s3.close()
+
+
+def newest_toolchain(family: str) -> str:
+    """The name of the newest toolchain there is a pin file for, of those named `<family>-<version>`.
+
+    Raises:
+        ToolchainError: when there is none.
+    """
+    found = [name for name in toolchains.names() if name.rpartition("-")[0] == family]
+    if not found:
+        raise ToolchainError(f"there is no pin file named {family}-*.txt", remedy="install Enginery again")
+    return max(found, key=lambda name: Version(name.rpartition("-")[2]))
+
+
+def triton_site(log: Log) -> Path:
+    """The packages of the toolchain that carries Triton, made first if needed."""
+    toolchain = toolchains.ensure(newest_toolchain("triton"), log)
+    return next(toolchain.directory.glob("lib/python*/site-packages"))
+
+
+def serving_python(log: Log) -> Path:
+    """The interpreter that served models run in, its toolchain made first if needed."""
+    return toolchains.ensure(newest_toolchain("onnxruntime"), log).python

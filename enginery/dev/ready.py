@@ -1,0 +1,74 @@
+"""Waiting until a service answers."""
+
+import socket
+import threading
+import time
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
+
+from enginery.context import Log
+from enginery.errors import CommandError, EngineryError
+from enginery.service import Service
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.1
+NEWS_SECONDS = 5.0
+LIMIT_SECONDS = 180.0
+ANSWER_SECONDS = 2.0
+HTTP_ERRORS = 400
+
+
+def free_port(preferred: int = 0) -> int:
+    """The preferred port when nothing listens there, else any that is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, preferred))
+        except OSError:
+            return free_port()
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str, path: str) -> bool:
+    """Whether the server at `url` answers a GET of `path` without an error."""
+    place = urlsplit(url)
+    connection = HTTPConnection(place.hostname or "", place.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status < HTTP_ERRORS
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def wait_until_ready(  # noqa: PLR0913, PLR0917  what is waited for, and how it is told
+    name: str, service: Service, url: str, path: str, log: Log, stopping: threading.Event
+) -> None:
+    """Wait until a service that was just started answers, saying now and then that it is still starting.
+
+    Raises:
+        CommandError: when it dies, with its last lines, or takes longer than three minutes.
+        EngineryError: when the others have failed meanwhile.
+    """
+    started = told = time.monotonic()
+    while not answers(url, path):
+        if stopping.wait(POLL_SECONDS):
+            raise EngineryError(f"{name} is no longer wanted")
+        now = time.monotonic()
+        if not service.alive():
+            raise _failed(name, "ended while it was starting", service)
+        if now - started > LIMIT_SECONDS:
+            raise _failed(name, f"did not answer within {LIMIT_SECONDS:.0f} s", service)
+        if now - told > NEWS_SECONDS:
+            told = now
+            log(f"{name}: still starting ({now - started:.0f} s)")
+    log(f"{name}: ready at {url} ({time.monotonic() - started:.1f} s)")
+
+
+def _failed(name: str, how: str, service: Service) -> CommandError:
+    return CommandError(
+        f"the local {name} server {how}",
+        remedy=f"read {service.log_file}",
+        last_lines=service.last_lines(10),
+    )

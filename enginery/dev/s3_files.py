@@ -1,0 +1,101 @@
+"""Keeps the objects of the local S3 server in a directory, as the server itself only has them in memory.
+
+`index.json` names every object and the file with its bytes, `blobs/<sha256>`. It is written last and at once, so a
+crash leaves the index of before, with all its files.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from enginery.digests import bytes_digest
+from enginery.files import write_atomic
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class SavedObject(BaseModel):
+    """One object.
+
+    Attributes:
+        etag: the server's name for its content when it was saved.
+        sha256: names the file with its bytes.
+        metadata: what its writer noted.
+    """
+
+    bucket: str
+    key: str
+    etag: str
+    sha256: str
+    content_type: str
+    metadata: dict[str, str]
+
+
+class Index(BaseModel):
+    """All buckets and objects."""
+
+    buckets: list[str] = []
+    objects: list[SavedObject] = []
+
+
+class ObjectFiles:
+    """The directory, and what is known to be in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.blobs = directory / "blobs"
+        self.file = directory / "index.json"
+        self.index = Index.model_validate_json(self.file.read_bytes()) if self.file.exists() else Index()
+
+    def restore(self, s3: "S3Client") -> int:
+        """Put everything back into an empty server; says how many objects there were."""
+        for bucket in self.index.buckets:
+            s3.create_bucket(Bucket=bucket)
+        for saved in self.index.objects:
+            s3.put_object(
+                Bucket=saved.bucket,
+                Key=saved.key,
+                Body=(self.blobs / saved.sha256).read_bytes(),
+                ContentType=saved.content_type,
+                Metadata=saved.metadata,
+            )
+        return len(self.index.objects)
+
+    def save(self, s3: "S3Client") -> None:
+        """Make the directory hold what the server holds."""
+        known = {(saved.bucket, saved.key, saved.etag): saved for saved in self.index.objects}
+        buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+        objects = []
+        for bucket in buckets:
+            for entry in _objects(s3, bucket):
+                saved = known.get((bucket, entry["Key"], entry["ETag"]))
+                objects.append(saved or self._save_object(s3, bucket, entry["Key"]))
+        self.index = Index(buckets=buckets, objects=objects)
+        write_atomic(self.file, self.index.model_dump_json())
+        self._remove_others({saved.sha256 for saved in objects})
+
+    def _save_object(self, s3: "S3Client", bucket: str, key: str) -> SavedObject:
+        found = s3.get_object(Bucket=bucket, Key=key)
+        data = found["Body"].read()
+        digest = bytes_digest(data)
+        if not (self.blobs / digest).exists():
+            write_atomic(self.blobs / digest, data)
+        return SavedObject(
+            bucket=bucket,
+            key=key,
+            etag=found["ETag"],
+            sha256=digest,
+            content_type=found["ContentType"],
+            metadata=found["Metadata"],
+        )
+
+    def _remove_others(self, wanted: set[str]) -> None:
+        for blob in self.blobs.iterdir() if self.blobs.exists() else ():
+            if blob.name not in wanted:
+                blob.unlink()
+
+
+def _objects(s3: "S3Client", bucket: str) -> list[Any]:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return [entry for page in pages for entry in page.get("Contents", [])]

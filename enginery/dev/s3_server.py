@@ -1,0 +1,100 @@
+"""The local S3 server: moto's, with its objects kept in a directory between runs. Run it with `python -m`.
+
+Objects are saved a moment after each change and at the end, when it is told to end with SIGTERM.
+"""
+
+import argparse
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enginery.dev.ready import LOOPBACK
+from enginery.dev.s3_files import ObjectFiles
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SAVE_AFTER_SECONDS = 1.0
+READING = {"GET", "HEAD", "OPTIONS"}
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "enginery-local", "AWS_SECRET_ACCESS_KEY": "enginery-local"}
+REGION = "us-east-1"
+
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+class Watched:
+    """Passes requests on to the application, and notes when one has changed something."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.changed = threading.Event()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer a request."""
+        answer = self.application(environ, start_response)
+        if environ["REQUEST_METHOD"] not in READING:
+            self.changed.set()
+        return answer
+
+
+def serve(port: int, directory: Path, bucket: str) -> None:
+    """Serve until SIGTERM or SIGINT; `bucket` is made when it is not there."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415
+    from werkzeug.serving import make_server  # noqa: PLC0415  both are installed with the extra `local`
+
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    application = Watched(DomainDispatcherApplication(create_backend_app))
+    server = make_server(LOOPBACK, port, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # Clients that come before everything is back wait in the listening queue.
+    inside = make_server(LOOPBACK, 0, application, threaded=True)
+    threading.Thread(target=inside.serve_forever, daemon=True).start()
+    s3 = client(f"http://{LOOPBACK}:{inside.server_port}")
+    files = ObjectFiles(directory)
+    print(f"restored {files.restore(s3)} objects", flush=True)  # noqa: T201  its log
+    if bucket not in files.index.buckets:
+        s3.create_bucket(Bucket=bucket)
+    thread.start()
+    _save_changes(application.changed, ending, lambda: files.save(s3))
+    server.shutdown()
+    files.save(s3)
+    s3.close()
+
+
+def _save_changes(changed: threading.Event, ending: threading.Event, save: Callable[[], None]) -> None:
+    """Save a moment after each change, until it is time to end."""
+    while not ending.wait(SAVE_AFTER_SECONDS):
+        if changed.is_set():
+            changed.clear()  # first, so that a change while saving is not missed
+            save()
+
+
+def client(url: str) -> "S3Client":
+    """A client of the local server, whatever the user's own AWS settings are."""
+    from boto3.session import Session  # noqa: PLC0415  slow to import
+    from botocore.config import Config  # noqa: PLC0415
+
+    session = Session(
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        region_name=REGION,
+    )
+    return session.client("s3", endpoint_url=url, config=Config(s3={"addressing_style": "path"}))
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--bucket", required=True)
+    arguments = parser.parse_args()
+    serve(arguments.port, arguments.directory, arguments.bucket)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The local services as a whole: started side by side, reused when they run already, stopped together."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from enginery.context import Log
+from enginery.dev.launch import TITLES, Launch, aws_environment, end_leftovers, serving_python, triton_site
+from enginery.dev.prefect_server import HEALTH
+from enginery.dev.ready import answers
+from enginery.dev.state import Entry, State, exclusive, read_state, write_state
+from enginery.parallel import side_by_side
+from enginery.service import Service
+
+READY_PATHS = {"prefect": HEALTH, "s3": "/", "triton": "/v2/health/live"}
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the local services are.
+
+    Attributes:
+        prefect_api: for `PREFECT_API_URL`.
+        prefect_ui: for a browser.
+        s3_url: for `AWS_ENDPOINT_URL`.
+        triton_url: Triton's HTTP address.
+    """
+
+    prefect_api: str
+    prefect_ui: str
+    s3_url: str
+    triton_url: str
+
+    def addresses(self) -> dict[str, str]:
+        """Name -> address, for people."""
+        return {"prefect": self.prefect_ui, "s3": self.s3_url, "triton": self.triton_url}
+
+
+def up(log: Log) -> Services:
+    """Start what does not run yet; it goes on after this process, until `down`.
+
+    Raises:
+        CommandError: when a service ends while it starts, with its last lines.
+        ToolchainError: when Triton's environment cannot be made.
+    """
+    with exclusive():
+        services, _ = _bring_up(log, detach=True)
+    return services
+
+
+@contextmanager
+def session(log: Log) -> Iterator[Services]:
+    """The services for as long as the block lasts. What ran before goes on after it; the rest ends with it.
+
+    Raises:
+        CommandError: when a service ends while it starts, with its last lines.
+        ToolchainError: when Triton's environment cannot be made.
+    """
+    with exclusive():
+        services, new = _bring_up(log, detach=False)
+    try:
+        yield services
+    finally:
+        with exclusive():
+            _stop(new, log)
+
+
+def down(log: Log) -> None:
+    """Stop all of them; what they hold is kept for the next time."""
+    with exclusive():
+        alive = read_state().alive()
+        if not alive:
+            log("the local services are not running")
+        _stop(alive, log)
+        for name in TITLES:
+            end_leftovers(name)
+
+
+def status() -> Services | None:
+    """Where they are; None unless all of them run and answer."""
+    found = {name: entry for name, entry in read_state().alive().items() if answers(entry.url, READY_PATHS[name])}
+    return _services(found) if set(found) == set(TITLES) else None
+
+
+def environment(services: Services) -> dict[str, str]:
+    """The settings that point Enginery, Prefect and AWS clients at the local services."""
+    return {**aws_environment(services.s3_url), "PREFECT_API_URL": services.prefect_api}
+
+
+def _services(entries: dict[str, Entry]) -> Services:
+    ui = entries["prefect"].url
+    return Services(prefect_api=f"{ui}/api", prefect_ui=ui, s3_url=entries["s3"].url, triton_url=entries["triton"].url)
+
+
+def _stop(entries: dict[str, Entry], log: Log) -> None:
+    """Stop these, Triton and Prefect before the S3 they may be using, and forget them."""
+    last = [name for name in entries if name == "s3"]
+    first = [name for name in entries if name != "s3"]
+    for names in (first, last):
+        for name in names:
+            log(f"{TITLES[name]}: stopping")
+        side_by_side(lambda name: entries[name].stop(), names)
+    kept = {name: entry for name, entry in read_state().services.items() if name not in entries}
+    write_state(State(services=kept))
+
+
+def _bring_up(log: Log, *, detach: bool) -> tuple[Services, dict[str, Entry]]:
+    """Start what does not run and answer; returns where all are, and which are new."""
+    group = _Group(log, detach=detach)
+    try:
+        group.start()
+    except BaseException:
+        group.launch.stopping.set()
+        _stop(group.new, log)
+        raise
+    return _services(group.entries), group.new
+
+
+class _Group:
+    """The services while they are brought up.
+
+    Attributes:
+        entries: all that are there.
+        new: those of them that were started here.
+    """
+
+    def __init__(self, log: Log, *, detach: bool) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.new: dict[str, Entry] = {}
+        self.lock = threading.Lock()
+        self.launch = Launch(log, detach, self._started, threading.Event())
+        for name, entry in read_state().alive().items():
+            if answers(entry.url, READY_PATHS[name]):
+                self.entries[name] = entry
+                log(f"{TITLES[name]}: runs already at {entry.url}")
+            else:
+                entry.stop()
+        if "s3" not in self.entries and "triton" in self.entries:  # it reads from the S3 that is gone
+            self.entries.pop("triton").stop()
+
+    def start(self) -> None:
+        """Start what is missing: Prefect and S3 beside the making of toolchains, then Triton, which needs S3."""
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="services") as threads:
+            waiting = [
+                threads.submit(self._guarded, start)
+                for name, start in (("s3", self.launch.s3), ("prefect", self.launch.prefect))
+                if name not in self.entries
+            ]
+            try:
+                if "triton" not in self.entries:
+                    self._start_triton(waiting[0].result if "s3" not in self.entries else lambda: None)
+                for future in waiting:
+                    future.result()
+            except BaseException:
+                self.launch.stopping.set()
+                raise
+
+    def _start_triton(self, s3_is_ready: Callable[[], None]) -> None:
+        triton_site(self.launch.log)
+        serving_python(self.launch.log)
+        s3_is_ready()
+        self.launch.triton(self.entries["s3"].url)
+
+    def _guarded(self, start: Callable[[], None]) -> None:
+        """When one fails, the others need not go on."""
+        try:
+            start()
+        except BaseException:
+            self.launch.stopping.set()
+            raise
+
+    def _started(self, name: str, service: Service, url: str) -> None:
+        entry = Entry(pid=service.pid, created=service.created, url=url, log_file=service.log_file)
+        with self.lock:
+            self.entries[name] = self.new[name] = entry
+            write_state(State(services=self.entries))

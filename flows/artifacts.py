@@ -1,0 +1,152 @@
+"""What a build shows in the Prefect UI: the plan, the validation results, the published builds, where it serves.
+
+Artifacts are views of the records. They are sent beside the work, so that nobody waits for them.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, Self
+
+from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArtifact
+from prefect.client.orchestration import get_client
+
+from enginery.plan import Plan
+from enginery.records import StepRecord
+from enginery.runner import Outcome
+from enginery.steps import Stage
+from enginery.validation import ValidationReport
+
+KEY_DIGITS = 12
+
+
+def artifact_key(*parts: str) -> str:
+    """A key by Prefect's rule: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+class Sender:
+    """Sends artifacts of the current run in the background; leaving it waits for the last, and raises what failed."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifacts")
+        self._sent: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def send(self, *artifacts: Artifact) -> None:
+        """Send these, in any order."""
+        if artifacts:
+            self._sent.append(self._threads.submit(copy_context().run, asyncio.run, _create(artifacts)))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        interrupted = error is not None and not isinstance(error, Exception)
+        self._threads.shutdown(wait=not interrupted, cancel_futures=interrupted)
+        if error is None:
+            for future in self._sent:
+                future.result()
+
+
+async def _create(artifacts: tuple[Artifact, ...]) -> None:
+    async with get_client() as client:
+        await asyncio.gather(*(artifact.acreate(client) for artifact in artifacts))
+
+
+def plan_artifacts(plan: Plan, done: Mapping[str, StepRecord]) -> list[Artifact]:
+    """The plan as a table, and its notes."""
+    name = plan.spec.name
+    rows: list[dict[str, Any]] = [
+        {
+            "step": planned.label,
+            "target": ", ".join(planned.targets),
+            "status": "cached" if planned.key in done else "run",
+            "runs on": planned.step.runs_on,
+            "key": planned.key[:KEY_DIGITS],
+        }
+        for planned in plan.steps
+    ]
+    table = TableArtifact(key=artifact_key("plan", name), table=rows, description=f"The steps of **{name}**")
+    return [table, MarkdownArtifact(key=artifact_key("plan-notes", name), markdown=_plan_notes(plan))]
+
+
+def _plan_notes(plan: Plan) -> str:
+    lines = [f"# Plan of {plan.spec.name}", "", "| target | GPU | backend | release | precision | build |"]
+    lines.append("|---|---|---|---|---|---|")
+    lines += [
+        f"| {target.name} | {target.gpu} | {target.backend} | {target.release} | {target.precision}"
+        f" | `{target.build_id}` |"
+        for target in plan.targets
+    ]
+    lines += ["", *(f"- {note}" for note in plan.notes)]
+    return "\n".join(lines)
+
+
+def validation_artifact(model: str, target: str, report: ValidationReport) -> Artifact:
+    """What the engine of a target was asked, what it should say and what it said."""
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": result.prompt,
+            "expected": ", ".join(f"{kind} {text!r}" for kind, text in result.expected.items()) or "anything",
+            "got": result.got,
+            "passed": "yes" if result.passed else f"no: {result.reason}",
+        }
+        for result in report.results
+    ]
+    verdict = "passed" if report.passed else "**failed**"
+    return TableArtifact(
+        key=artifact_key("validation", model, target),
+        table=rows,
+        description=f"Validation of **{model}** for **{target}**: {verdict}",
+    )
+
+
+def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifact]:
+    """The published builds as text and as a table, and where one of them serves."""
+    name = plan.spec.name
+    rows = [
+        _build_row(plan, target, outcomes)
+        for target in (target.name for target in plan.targets)
+        if f"{Stage.PUBLISH}/{target}" in outcomes
+    ]
+    if not rows:
+        return []
+    text = [f"# Published builds of {name}", "", *(f"- **{row['target']}**: `{row['uri']}`" for row in rows)]
+    builds: list[Artifact] = [
+        MarkdownArtifact(key=artifact_key("builds", name), markdown="\n".join(text)),
+        TableArtifact(key=artifact_key("builds-table", name), table=rows, description=f"Builds of **{name}**"),
+    ]
+    return builds + _serving_links(plan, outcomes)
+
+
+def _build_row(plan: Plan, target: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    planned = next(one for one in plan.targets if one.name == target)
+    published = outcomes[f"{Stage.PUBLISH}/{target}"]
+    built = outcomes.get(f"{Stage.BUILD}/{target}")
+    return {
+        "target": target,
+        "build": planned.build_id,
+        "precision": planned.precision,
+        "engine bytes": built.size if built else None,
+        "status": "published now" if published.ran else "was published",
+        "uri": str(published.facts.get("uri", "")),
+    }
+
+
+def _serving_links(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifact]:
+    rolled_out = [outcome for outcome in outcomes.values() if outcome.stage is Stage.ROLLOUT]
+    if not rolled_out or plan.spec.rollout is None:
+        return []
+    name = plan.spec.name
+    return [
+        LinkArtifact(
+            key=artifact_key("serving", name, str(number)),
+            link=f"{endpoint.rstrip('/')}/v2/models/ensemble",
+            link_text=f"{name} at {endpoint}",
+            description=f"**{name}** serves here; POST a prompt to `/v2/models/ensemble/generate`",
+        )
+        for number, endpoint in enumerate(plan.spec.rollout.endpoints, start=1)
+    ]

@@ -1,0 +1,93 @@
+"""The build flow as the command line runs it: in this process, with Enginery's own lines shown and not Prefect's."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from enginery.spec import Spec
+from enginery.summary import BuildSummary
+from tasks.logs import OWN
+
+RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+def to_stderr(line: str) -> None:
+    """Print a line beside the output."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  this is what the user watches
+
+
+def build_from_cli(spec: Spec, *, store: str | None = None, say: Callable[[str], None] = to_stderr) -> BuildSummary:
+    """Run the build flow here and now.
+
+    The server is the one `PREFECT_API_URL` or the Prefect profile names, else that of `enginery dev up` if it runs,
+    else a temporary one of Prefect's own.
+
+    Args:
+        spec: what to build.
+        store: where step outputs live; the local store when left out.
+        say: takes the lines to be shown while it runs.
+
+    Raises:
+        EngineryError: what failed, as the flow raised it.
+    """
+    from flows.build import build_model  # noqa: PLC0415  it names this function as its own entry point
+
+    with _server(say) as has_ui, _own_lines_shown(say):
+        summary: BuildSummary = build_model(spec, store=store)
+    return summary if has_ui else summary.model_copy(update={"run_url": None})
+
+
+@contextmanager
+def _server(say: Callable[[str], None]) -> Iterator[bool]:
+    """Settle which server is used; gives whether it will still be there afterwards."""
+    from enginery.dev import services  # noqa: PLC0415  only the command line looks for it
+
+    if PREFECT_API_URL.value():
+        yield True
+        return
+    running = services.status()
+    if running is not None:
+        with temporary_settings({PREFECT_API_URL: running.prefect_api}):
+            yield True
+        return
+    say("starting a temporary Prefect server (about 10 s; `enginery dev up` keeps one running)")
+    yield False
+
+
+class OwnLines(logging.Handler):
+    """Shows the lines that Enginery logs in a run, each with the name of its step."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record if it is one of ours."""
+        if getattr(record, OWN, False):
+            step = getattr(record, "task_run_name", None)
+            self.say(f"{step} | {record.getMessage()}" if step else record.getMessage())
+
+
+@contextmanager
+def _own_lines_shown(say: Callable[[str], None]) -> Iterator[None]:
+    """Prefect's lines go to its server only, ours are shown too."""
+    handler = OwnLines(say)
+    loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
+    before = [logger.propagate for logger in loggers]
+    consoles = [(console, console.level) for console in logging.getLogger().handlers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(handler)
+    for console, level in consoles:
+        console.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        for console, level in consoles:
+            console.setLevel(level)
+        for logger, propagated in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagated

@@ -1,0 +1,43 @@
+"""Stopping the steps that run in other threads of this process.
+
+Prefect leaves a task's thread alone when its flow is cancelled, and then waits for it. So the flow raises an exception
+in each thread that works on a step; `process.run` wakes up often enough to meet it, and ends its command.
+"""
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.runtime import flow_run
+
+
+class StepInterrupted(BaseException):
+    """The run this step belongs to has been cancelled."""
+
+
+_lock = threading.Lock()
+_at_work: dict[int, str | None] = {}
+
+
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Inside, this thread can be interrupted on behalf of the flow run that it works for."""
+    thread = threading.get_ident()
+    with _lock:
+        _at_work[thread] = flow_run.get_id()
+    try:
+        yield
+    finally:
+        with _lock:
+            del _at_work[thread]
+
+
+def interrupt_steps() -> int:
+    """Raise `StepInterrupted` in every thread that works for the current flow run, and say how many there were."""
+    run = flow_run.get_id()
+    with _lock:
+        threads = [thread for thread, works_for in _at_work.items() if works_for == run]
+        for thread in threads:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(StepInterrupted))
+    return len(threads)

@@ -1,0 +1,78 @@
+"""What the tasks of all stages have in common."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.tasks import exponential_backoff
+from prefect.transactions import IsolationLevel
+
+from enginery.errors import EngineryError
+from enginery.plan import PlannedStep
+from enginery.runner import TIMEOUT_SECONDS, Outcome, run_step
+from enginery.steps import Stage
+from enginery.store import Store
+from tasks.interrupt import at_work
+from tasks.locks import KernelLocks
+from tasks.logs import run_log
+
+StepFunction = Callable[[PlannedStep, Store], Outcome]
+StageTask = Task[[PlannedStep, Store], Outcome]
+
+RETRIES = 3
+FIRST_DELAY_SECONDS = 2
+JITTER = 0.5
+LIMIT_MARGIN_SECONDS = 120.0
+"""The step's command has a time limit of its own, with the better message; the task's is for what is no command."""
+
+
+def can_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help: only for an error that says so itself."""
+    error = state.data
+    return isinstance(error, EngineryError) and error.transient
+
+
+def step_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """Prefect's cache key of a step is the step's own key."""
+    planned: PlannedStep = parameters["planned"]
+    return planned.key
+
+
+STEP_CACHE = CacheKeyFnPolicy(cache_key_fn=step_key).configure(
+    lock_manager=KernelLocks(), isolation_level=IsolationLevel.SERIALIZABLE
+)
+
+
+def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
+    """Make a function the task of a stage."""
+    return task(
+        name=stage.value,
+        task_run_name="{planned.label}",
+        tags=[f"stage:{stage.value}"],
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
+        retry_jitter_factor=JITTER,
+        retry_condition_fn=can_pass,
+        timeout_seconds=TIMEOUT_SECONDS[stage] + LIMIT_MARGIN_SECONDS,
+        cache_policy=STEP_CACHE,
+        persist_result=True,
+        result_serializer="json",
+    )
+
+
+def perform(planned: PlannedStep, store: Store) -> Outcome:
+    """Run a step for the current task run."""
+    with at_work():
+        return run_step(planned, store, run_log())
+
+
+def _not_about_threads(record: logging.LogRecord) -> bool:
+    """Drop Prefect's warning that a task's time limit cannot interrupt a thread: it can, our commands wake up."""
+    return "worker thread. Timeouts in worker threads" not in str(record.msg)
+
+
+logging.getLogger("prefect.task_runs").addFilter(_not_about_threads)

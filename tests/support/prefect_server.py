@@ -1,0 +1,38 @@
+"""A real Prefect server on a free port with a home and a database of its own, one for a whole test session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
+from enginery.dev.ready import answers, free_port
+from enginery.service import Service
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server's address; its API is under `/api`."""
+    directory = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    log_file = directory / "server.log"
+    service = Service.start(prefect_command(port), env=prefect_environment(directory, port), log_file=log_file)
+    try:
+        wait_until(lambda: answers(url, HEALTH) or not service.alive(), seconds=120)
+        assert service.alive(), service.last_lines()
+        yield url
+    finally:
+        APILogWorker.drain_all()  # or it complains at the end that its server is gone
+        service.stop()
+
+
+@pytest.fixture
+def prefect_api(prefect_server: str, tmp_path: Path) -> Iterator[str]:
+    """The server's API, which Prefect's settings in this test point at."""
+    api = f"{prefect_server}/api"
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: tmp_path / "prefect-home"}):
+        yield api
