@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from enginery.plan import Plan
     from enginery.registry import Registry
 
+EXIT_CODES = """Exit codes: 0 done; 2 bad input, nothing started; 3 source; 4 store; 5 toolchain; 6 a command failed;
+7 validation; 8 registry; 9 rollout; 130 interrupted; 1 anything else."""
+
 app = typer.Typer(
     name="enginery",
     help="Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -284,11 +288,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out.
-
-    Exit codes: 0 done; 2 bad input, nothing started; 3 source; 4 store; 5 toolchain; 6 a command failed;
-    7 validation; 8 registry; 9 rollout; 1 anything else.
-    """
+    """Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out."""
 
 
 def _note(line: str) -> None:

@@ -5,6 +5,7 @@ A pin file is a pip requirements file with a header; `infra/toolchains/README.md
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -74,13 +75,16 @@ def describe(name: str) -> PinFile:
     for directory in directories():
         path = directory / f"{name}.txt"
         if os.sep not in name and path.is_file():
-            return _read(path)
+            found = path.stat()
+            return _read(path, found.st_mtime_ns, found.st_size)
     known = ", ".join(names()) or "none"
     remedy = f"known are: {known}; more can be put into a directory named in ENGINERY_TOOLCHAINS"
     raise UsageError("there is no such toolchain", subject=name, remedy=remedy)
 
 
-def _read(path: Path) -> PinFile:
+@lru_cache
+def _read(path: Path, _modified: int, _size: int) -> PinFile:
+    """Read it again only when it has changed: a plan for many targets asks for the same few files."""
     lines = path.read_text(encoding="utf-8").splitlines()
     header = _header(path, lines)
     pins = sorted(_pin(path, number, line) for number, line in enumerate(lines, 1) if _content(line))

@@ -70,7 +70,12 @@ class ToolchainIdentity(Frozen):
 
     def digest(self) -> str:
         """SHA-256 of the identity, 64 hex digits."""
-        return json_digest(self.model_dump(mode="json"))
+        return _digest(self)
+
+
+@lru_cache
+def _digest(wanted: ToolchainIdentity) -> str:
+    return json_digest(wanted.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
@@ -161,8 +166,13 @@ def identity(name: str, kind: Kind = "venv") -> ToolchainIdentity:
     pin_file = describe(name)
     if kind == "host":
         return _host_identity(pin_file)
-    python = _minor(_fitting_python(pin_file.python, os.environ.get("PATH", "")))
-    return ToolchainIdentity(name=name, kind=kind, pins=(*pin_file.options, *pin_file.pins), python=python)
+    return _venv_identity(pin_file, os.environ.get("PATH", ""))
+
+
+@lru_cache
+def _venv_identity(pin_file: PinFile, search: str) -> ToolchainIdentity:
+    python = _minor(_fitting_python(pin_file.python, search))
+    return ToolchainIdentity(name=pin_file.name, kind="venv", pins=(*pin_file.options, *pin_file.pins), python=python)
 
 
 def location(wanted: ToolchainIdentity) -> Path:
