@@ -8,7 +8,7 @@ import pytest
 
 from enginery import functions
 from enginery.context import StepContext
-from enginery.errors import CommandError, EngineryError, StoreError, UsageError, ValidationError
+from enginery.errors import CommandError, StoreError, UsageError, ValidationError
 from enginery.plan import PlannedStep
 from enginery.runner import chain_of, fill, find_valid, run_step
 from enginery.steps import Call, Command, Stage, Step
@@ -224,7 +224,7 @@ def test_errors_keep_their_details_when_they_cross_processes() -> None:
     error = CommandError("failed", subject="build", remedy="try", cause="timeout", last_lines=("a", "b"))
     error.add_note("whole log: there")
     again = pickle.loads(pickle.dumps(error))
-    assert isinstance(again, EngineryError)
+    assert isinstance(again, CommandError)
     assert str(again) == str(error)
     assert again.__notes__ == error.__notes__
     assert again.cause == "timeout"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from enginery.plan import Plan, make_plan
-from enginery.sources import ResolvedSource, SourceFile
+from enginery.sources import ResolvedSource, SourceFile, SourceKind
 from enginery.spec import Source, Spec, parse_spec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,9 +28,9 @@ def spec_data(**changes: Any) -> dict[str, Any]:
 def resolved(source: Source, commit: str = COMMIT) -> ResolvedSource:
     """What the source would be resolved to."""
     location = source.huggingface or source.path or source.s3 or ""
-    kind = "huggingface" if source.huggingface else "path" if source.path else "s3"
+    kind: SourceKind = "huggingface" if source.huggingface else "path" if source.path else "s3"
     files = (SourceFile(name="config.json", size=2), SourceFile(name="model.safetensors", size=10))
-    return ResolvedSource(kind=kind, location=location, commit=commit, files=files)  # type: ignore[arg-type]
+    return ResolvedSource(kind=kind, location=location, commit=commit, files=files)
 
 
 def planned(data: dict[str, Any] | None = None, commit: str = COMMIT) -> Plan:
