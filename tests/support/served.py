@@ -136,5 +136,6 @@ FAKE_TRITON = SimpleNamespace(
     InferenceResponse=FakeResponse,
     TritonError=FakeError,
     TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
+    Logger=SimpleNamespace(log_info=print),
 )
 """What the module `triton_python_backend_utils` offers inside Triton."""

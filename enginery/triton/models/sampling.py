@@ -78,7 +78,7 @@ class Sampler:
 
     def _forbid(self, scores: npt.NDArray[np.float64], prompt: Sequence[int], answer: Sequence[int]) -> None:
         if len(answer) < self._sampling.min_tokens:
-            scores[[token for token in self._end_ids if token < len(scores)]] = -np.inf
+            scores[[token for token in self._end_ids if 0 <= token < len(scores)]] = -np.inf
         if not self._sampling.bad_words:
             return
         reach = max(map(len, self._sampling.bad_words)) - 1

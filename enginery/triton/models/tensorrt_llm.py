@@ -111,6 +111,8 @@ class Job:
     def drop_if_unwanted(self) -> None:
         """Stop working on a request whose client has gone."""
         if self._open and self._sender.is_cancelled():
+            made = sum(len(answer.tokens) for answer in self.answers)
+            self._triton.Logger.log_info(f"stopped after {made} tokens: the client has gone")
             self.give_up("the client has gone", "CANCELLED")
 
     def give_up(self, message: str, code: str = "INTERNAL") -> None:
