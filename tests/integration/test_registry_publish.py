@@ -1,0 +1,96 @@
+"""Publishers that are killed, and publishers that meet."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from enginery import s3
+from enginery.registry import Registry, publish
+from tests.support.builds import Build
+from tests.support.s3_server import S3Server
+
+pytestmark = pytest.mark.integration
+
+CHECKOUT = Path(__file__).parent.parent.parent
+PUBLISH = """
+import sys
+from pathlib import Path
+from enginery.registry import publish
+from tests.support.builds import Build
+
+address, directory = sys.argv[1:]
+context = Build().context(Path(directory), address)
+def log(line):
+    print(line, flush=True)
+    sys.stdin.readline()  # go on when told to
+
+context.log = log
+publish(context)
+"""
+
+
+@pytest.fixture
+def address(s3_server: S3Server) -> Iterator[str]:
+    bucket = f"engines-{uuid4().hex[:12]}"
+    s3_server.create_bucket(bucket)
+    yield f"s3://{bucket}/prod"
+    s3.close_clients()
+
+
+def start(address: str, directory: Path) -> subprocess.Popen[str]:
+    directory.mkdir()
+    return subprocess.Popen(
+        [sys.executable, "-c", PUBLISH, address, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=CHECKOUT,
+        env=dict(os.environ),
+    )
+
+
+def whole_or_absent(server: S3Server, address: str) -> bool:
+    """Whether a build is there; when it is, with every byte that its manifest names."""
+    registry = Registry(address)
+    builds = registry.builds()
+    stored = set(server.keys(address.removeprefix("s3://").split("/")[0]))
+    for build in builds:
+        manifest = registry.manifest(build.model, build.build_id)
+        home = f"prod/models/{build.model}/builds/{build.build_id}"
+        assert {f"{home}/{file.path}" for file in manifest.files} <= stored
+    if registry.channel("tiny-llama", "candidate", "cpu-int4"):
+        assert builds
+    return bool(builds)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3, 5])
+def test_a_publisher_that_is_killed_leaves_nothing_half_made(
+    s3_server: S3Server, address: str, tmp_path: Path, lines: int
+) -> None:
+    with start(address, tmp_path / "killed") as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        for _ in range(lines - 1):
+            assert process.stdout.readline()
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not whole_or_absent(s3_server, address)
+    publish(Build().context(tmp_path / "again", address))
+    assert whole_or_absent(s3_server, address)
+
+
+def test_two_who_publish_the_same_build_at_once_both_succeed(s3_server: S3Server, address: str, tmp_path: Path) -> None:
+    with start(address, tmp_path / "1") as one, start(address, tmp_path / "2") as other:
+        for process in (one, other):
+            process.communicate("\n" * 100, timeout=120)
+    assert (one.returncode, other.returncode) == (0, 0)
+    assert whole_or_absent(s3_server, address)
