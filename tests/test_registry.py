@@ -224,6 +224,16 @@ def test_a_bucket_that_does_not_exist_is_named(address: str, tmp_path: Path) -> 
         publish(Build().context(tmp_path, "s3://no-such-bucket/prod"))
 
 
+def test_a_server_that_is_away_is_named_and_can_be_tried_again(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0")
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9") as caught:
+        publish(Build().context(tmp_path, address))
+    assert caught.value.transient
+
+
 def test_what_was_published_holds_until_the_build_is_removed(server: S3Server, address: str, tmp_path: Path) -> None:
     context = Build().context(tmp_path, address)
     assert not is_published(context.parameters)
