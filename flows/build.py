@@ -40,7 +40,7 @@ from tasks.toolchain import prepare_toolchain
 __all__ = ["build_from_cli", "build_model"]
 
 MAX_WORKERS = max(4, cpu_count() or 1)
-"""Steps side by side. Operators who want fewer of a stage set a concurrency limit on its tag, such as `stage:build`."""
+"""Steps side by side; those of different targets mostly, as one target's steps follow each other."""
 
 TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MAX_WORKERS)
 

@@ -12,7 +12,6 @@ from tasks.stage import FIRST_DELAY_SECONDS, JITTER, RETRIES, can_pass
 @task(
     name="toolchain",
     task_run_name="toolchain {identity.name}",
-    tags=["toolchain"],
     retries=RETRIES,
     retry_delay_seconds=FIRST_DELAY_SECONDS,
     retry_jitter_factor=JITTER,

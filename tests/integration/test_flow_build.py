@@ -6,19 +6,18 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterId,
     LogFilter,
     LogFilterFlowRunId,
-    TaskRunFilter,
 )
-from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
+from prefect.settings import PREFECT_API_URL
 
 from enginery.errors import CommandError, EngineryError, ValidationError
 from enginery.home import store_dir
@@ -48,17 +47,11 @@ def task_runs(run: FlowRun) -> dict[str, TaskRun]:
     return {task.name: task for task in found}
 
 
-def artifacts(run: FlowRun) -> dict[str, Artifact]:
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])),
-            flow_run_filter=FlowRunFilter(),
-            task_run_filter=TaskRunFilter(),
-            sort=ArtifactSort.KEY_ASC,
-            limit=200,
-            offset=0,
-        )
-    return {str(artifact.key): artifact for artifact in found}
+def artifacts(run: FlowRun) -> dict[str, str]:
+    """The run's artifacts: key -> data."""
+    wanted = {"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}}
+    found = httpx.post(f"{PREFECT_API_URL.value()}/artifacts/filter", json=wanted).raise_for_status().json()
+    return {artifact["key"]: str(artifact["data"]) for artifact in found if artifact["key"]}
 
 
 def test_a_build_runs_every_step_once_and_shares_the_download(pipeline: SmallPipeline) -> None:
@@ -134,7 +127,7 @@ def test_a_failed_validation_stops_publishing_and_says_prompt_expected_and_got(p
     assert run.state_name == "Failed"
     assert run.state is not None
     assert "douze" in str(run.state.message)
-    table = str(artifacts(run)["validation-small-a"].data)
+    table = artifacts(run)["validation-small-a"]
     assert "douze" in table
     assert "no: not: contains" in table
 
@@ -194,19 +187,18 @@ def test_runs_and_tasks_have_names_that_people_can_read(pipeline: SmallPipeline)
     assert sorted(task_runs(run)) == [
         "build a", "build b", "download", "publish a", "publish b", "validate a", "validate b",
     ]  # fmt: skip
-    assert "stage:build" in task_runs(run)["build a"].tags
 
 
 def test_artifacts_show_the_plan_the_validation_and_the_builds(pipeline: SmallPipeline) -> None:
     build_model(small_spec("a"))
     found = artifacts(last_run())
     assert set(found) == {"plan-small", "plan-notes-small", "validation-small-a", "builds-small", "builds-table-small"}
-    assert '"status": "run"' in str(found["plan-small"].data)
-    assert "a small plan" in str(found["plan-notes-small"].data)
-    assert '"passed": "yes"' in str(found["validation-small-a"].data)
-    assert "s3://small/models/small/builds/a-0123456789ab" in str(found["builds-small"].data)
+    assert '"status": "run"' in found["plan-small"]
+    assert "a small plan" in found["plan-notes-small"]
+    assert '"passed": "yes"' in found["validation-small-a"]
+    assert "s3://small/models/small/builds/a-0123456789ab" in found["builds-small"]
     build_model(small_spec("a"))
-    assert '"status": "cached"' in str(artifacts(last_run())["plan-small"].data)
+    assert '"status": "cached"' in artifacts(last_run())["plan-small"]
 
 
 def test_what_a_step_prints_is_in_the_log_of_its_task_run(pipeline: SmallPipeline) -> None:
