@@ -14,7 +14,7 @@ from pathlib import Path
 from enginery import files, process
 from enginery.context import Log
 from enginery.dev.ready import LOOPBACK, free_port, wait_until_ready
-from enginery.errors import CommandError, ToolchainError
+from enginery.errors import CommandError, ToolchainError, UsageError
 from enginery.service import Service
 
 ATTEMPTS = 3
@@ -26,14 +26,10 @@ import json, sys, sysconfig
 print(json.dumps({
     "version": "%d.%d" % sys.version_info[:2],
     "library_directories": [sysconfig.get_config_var("LIBDIR") or "", sys.base_prefix + "/lib"],
-    "packages": sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}),
 }))
 """
 ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",  # without it a missing credential costs seconds of looking for a cloud
-    "PYTHONDONTWRITEBYTECODE": "1",  # a model repository is read only
-    "PYTHONNOUSERSITE": "1",
-    "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -63,13 +59,11 @@ class ServingPython:
         executable: its interpreter.
         version: such as `3.11`.
         library_directory: where its shared library is.
-        packages: directories to import from.
     """
 
     executable: Path
     version: str
     library_directory: Path
-    packages: tuple[Path, ...]
 
     @classmethod
     def find(cls, executable: Path) -> "ServingPython":
@@ -85,7 +79,7 @@ class ServingPython:
         name = f"libpython{facts['version']}.so.1.0"
         for directory in map(Path, facts["library_directories"]):
             if (directory / name).is_file():
-                return cls(executable, facts["version"], directory, tuple(map(Path, facts["packages"])))
+                return cls(executable, facts["version"], directory)
         raise ToolchainError(
             f"this Python has no shared library {name}, and Triton's Python backend cannot run without it",
             subject=str(executable),
@@ -122,8 +116,10 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is wat
 
     Raises:
         ToolchainError: when something the server needs is missing.
+        UsageError: when there is no such directory, or the port is taken.
         CommandError: when the server ends or is not ready in time, with its last lines.
     """
+    _check(model_repository, http_port)
     python = ServingPython.find(serving_python)
     backends = write_backends(log_file.with_name(f"{log_file.name}.backends"), triton_site, python.version)
     environment = server_environment(os.environ, triton_site, python)
@@ -145,6 +141,16 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is wat
     raise AssertionError("unreachable")  # the last attempt returns or raises
 
 
+def _check(model_repository: str, http_port: int | None) -> None:
+    """Triton would wait for ever without a repository, and be mistaken for whoever else answers on its port."""
+    if "://" not in model_repository and not Path(model_repository).is_dir():
+        raise UsageError("there is no such model repository", subject=model_repository)
+    if http_port and free_port(http_port) != http_port:
+        raise UsageError(
+            f"port {http_port} is taken", subject="Triton", remedy="stop what listens there, or choose another port"
+        )
+
+
 def server_command(
     model_repository: str, triton_site: Path, backends: Path, ports: tuple[int, int, int], *, load_all: bool
 ) -> list[str]:
@@ -163,20 +169,18 @@ def server_command(
         f"--metrics-port={metrics}",
         "--disable-auto-complete-config",
         "--strict-readiness=false",
-        "--exit-on-error=false",
         f"--exit-timeout-secs={EXIT_SECONDS}",
-        *(["--load-model=*"] if load_all else []),
+        *(["--load-model=*", "--exit-on-error=false"] if load_all else []),
     ]
 
 
 def server_environment(base: Mapping[str, str], triton_site: Path, python: ServingPython) -> dict[str, str]:
-    """The server's environment: the embedded Python finds itself by `PATH`, its packages by `PYTHONPATH`."""
+    """The server's environment. The Python embedded in the stub ignores `PYTHONPATH`: it finds itself by `PATH`."""
     libraries = [str(triton_site / "nvidia_pytriton.libs"), str(python.library_directory)]
     return {
         **base,
         **ENVIRONMENT,
         "PATH": os.pathsep.join([str(python.executable.parent), base.get("PATH", os.defpath)]),
-        "PYTHONPATH": os.pathsep.join(map(str, python.packages)),
         "LD_LIBRARY_PATH": os.pathsep.join([*libraries, *filter(None, [base.get("LD_LIBRARY_PATH")])]),
     }
 

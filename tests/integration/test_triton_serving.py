@@ -59,7 +59,7 @@ class Client:
         assert status == 200, text
         return dict(json.loads(text))
 
-    def ask(self, text: str = QUESTION, *, model: str = "ensemble", max_tokens: int = 64, **inputs: object) -> str:
+    def ask(self, text: str = QUESTION, *, model: str = "ensemble", max_tokens: int = 64, **inputs: Any) -> str:
         found = self.answer({"text_input": text, "max_tokens": max_tokens, **inputs}, model)["text_output"]
         assert isinstance(found, str)
         return found
@@ -186,17 +186,17 @@ def test_an_answer_may_ask_for_more_tokens_than_the_model_has(plain: Client) -> 
         {"temperature": 0, "top_k": 50, "seed": 3},
     ],
 )
-def test_these_take_the_likeliest_token(plain: Client, greedy: dict[str, object]) -> None:
+def test_these_take_the_likeliest_token(plain: Client, greedy: dict[str, Any]) -> None:
     assert plain.ask(**greedy) == plain.ask()
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
 @pytest.mark.parametrize("name", ["seed", "random_seed"])
 def test_a_seed_makes_sampling_repeatable(plain: Client, model: str, name: str) -> None:
-    hot: dict[str, object] = {"temperature": 50.0, "top_k": 0, "max_tokens": 20}
-    first = plain.ask(model=model, **hot, **{name: 18446744073709551615})  # type: ignore[arg-type]
-    assert plain.ask(model=model, **hot, **{name: 18446744073709551615}) == first  # type: ignore[arg-type]
-    assert plain.ask(model=model, **hot, **{name: 7}) != first  # type: ignore[arg-type]
+    hot: dict[str, Any] = {"temperature": 50.0, "top_k": 0, "max_tokens": 20}
+    first = plain.ask(model=model, **hot | {name: 18446744073709551615})
+    assert plain.ask(model=model, **hot | {name: 18446744073709551615}) == first
+    assert plain.ask(model=model, **hot | {name: 7}) != first
 
 
 def test_without_a_seed_sampling_differs_from_call_to_call(plain: Client) -> None:
@@ -211,8 +211,10 @@ def test_top_k_and_top_p_keep_a_hot_sample_to_likely_tokens(plain: Client) -> No
 
 def test_penalties_change_a_repetitive_answer(plain: Client) -> None:
     usual = plain.ask(max_tokens=60, end_id=NO_END)
-    for penalty in ({"repetition_penalty": 3.0}, {"presence_penalty": 30.0}, {"frequency_penalty": 30.0}):
-        assert plain.ask(max_tokens=60, end_id=NO_END, **penalty) != usual  # type: ignore[arg-type]
+    penalties: list[dict[str, Any]]
+    penalties = [{"repetition_penalty": 3.0}, {"presence_penalty": 30.0}, {"frequency_penalty": 30.0}]
+    for penalty in penalties:
+        assert plain.ask(max_tokens=60, end_id=NO_END, **penalty) != usual
 
 
 @pytest.mark.parametrize("name", ["min_tokens", "min_length"])
@@ -322,7 +324,7 @@ def test_text_that_is_not_utf8_is_refused(plain: Client) -> None:
 
 
 def test_several_texts_in_one_request_are_answered_as_if_alone(plain: Client) -> None:
-    from tritonclient.http import InferenceServerClient, InferInput
+    from tritonclient.http import InferenceServerClient, InferInput  # type: ignore[import-untyped]
 
     texts = [QUESTION, SHORTER, JAPANESE]
     text = InferInput("text_input", [3, 1], "BYTES")

@@ -1,0 +1,108 @@
+"""Putting together what the Triton of nvidia-pytriton needs, without starting it."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from enginery.dev.triton import ServingPython, server_command, server_environment, write_backends
+from enginery.errors import CommandError, ToolchainError
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    server = tmp_path / "site" / "pytriton" / "tritonserver"
+    files = [
+        "bin/tritonserver",
+        "backends/python/libtriton_python.so",
+        "backends/python/triton_python_backend_utils.py",
+        "backends/python/__pycache__/x.pyc",
+        "python_backend_stubs/3.10/triton_python_backend_stub",
+        "python_backend_stubs/3.11/triton_python_backend_stub",
+    ]
+    for name in files:
+        (server / name).parent.mkdir(parents=True, exist_ok=True)
+        (server / name).write_text(name)
+    return tmp_path / "site"
+
+
+def python(directory: Path) -> ServingPython:
+    return ServingPython(directory / "bin" / "python", "3.11", directory / "lib")
+
+
+def test_the_backend_gets_the_stub_of_the_models_python(site: Path, tmp_path: Path) -> None:
+    backends = write_backends(tmp_path / "overlay", site, "3.11")
+    names = {path.name: path.read_text() for path in (backends / "python").iterdir()}
+    assert set(names) == {"libtriton_python.so", "triton_python_backend_utils.py", "triton_python_backend_stub"}
+    assert "3.11" in names["triton_python_backend_stub"]
+
+
+def test_the_wheel_is_left_as_it_is(site: Path, tmp_path: Path) -> None:
+    before = sorted(site.rglob("*"))
+    write_backends(tmp_path / "overlay", site, "3.11")
+    assert sorted(site.rglob("*")) == before
+
+
+def test_another_python_version_replaces_the_stub(site: Path, tmp_path: Path) -> None:
+    write_backends(tmp_path / "overlay", site, "3.11")
+    backends = write_backends(tmp_path / "overlay", site, "3.10")
+    assert "3.10" in (backends / "python" / "triton_python_backend_stub").read_text()
+
+
+def test_a_python_triton_has_no_stub_for_is_refused(site: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolchainError, match=r"Python 2\.7") as caught:
+        write_backends(tmp_path / "overlay", site, "2.7")
+    assert "3.10, 3.11" in caught.value.remedy
+
+
+def test_a_directory_without_triton_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ToolchainError, match="no Triton here"):
+        write_backends(tmp_path / "overlay", tmp_path, "3.11")
+
+
+def test_models_find_their_python_and_the_server_its_libraries(tmp_path: Path) -> None:
+    base = {"PATH": "/bin", "LD_LIBRARY_PATH": "/own", "AWS_ACCESS_KEY_ID": "key"}
+    environment = server_environment(base, tmp_path / "site", python(tmp_path))
+    assert environment["PATH"].split(os.pathsep) == [str(tmp_path / "bin"), "/bin"]
+    libraries = [str(tmp_path / "site" / "nvidia_pytriton.libs"), str(tmp_path / "lib"), "/own"]
+    assert environment["LD_LIBRARY_PATH"].split(os.pathsep) == libraries
+    assert environment["AWS_ACCESS_KEY_ID"] == "key"
+
+
+def test_no_empty_library_path_means_the_working_directory(tmp_path: Path) -> None:
+    environment = server_environment({"PATH": "/bin"}, tmp_path / "site", python(tmp_path))
+    assert "" not in environment["LD_LIBRARY_PATH"].split(os.pathsep)
+
+
+@pytest.mark.parametrize("load_all", [True, False])
+def test_the_server_listens_on_loopback_only(tmp_path: Path, *, load_all: bool) -> None:
+    argv = server_command("s3://http://127.0.0.1:9/b/p", tmp_path, tmp_path / "backends", (1, 2, 3), load_all=load_all)
+    for service, port in (("http", 1), ("grpc", 2), ("metrics", 3)):
+        assert {f"--{service}-address=127.0.0.1", f"--{service}-port={port}"} <= set(argv)
+    assert "--model-repository=s3://http://127.0.0.1:9/b/p" in argv
+    assert ("--load-model=*" in argv) is load_all
+
+
+def executable(path: Path, answer: str) -> Path:
+    path.write_text(f"#!{sys.executable}\nprint({answer!r})\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_python_without_shared_library_is_refused(tmp_path: Path) -> None:
+    answer = f'{{"version": "3.11", "library_directories": ["", "{tmp_path}"]}}'
+    with pytest.raises(ToolchainError, match=r"no shared library libpython3\.11\.so"):
+        ServingPython.find(executable(tmp_path / "python", answer))
+
+
+def test_the_shared_library_is_looked_for_where_python_says(tmp_path: Path) -> None:
+    (tmp_path / "libpython3.11.so.1.0").touch()
+    answer = f'{{"version": "3.11", "library_directories": ["/none", "{tmp_path}"]}}'
+    found = ServingPython.find(executable(tmp_path / "python", answer))
+    assert (found.version, found.library_directory) == ("3.11", tmp_path)
+
+
+def test_a_python_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CommandError):
+        ServingPython.find(tmp_path / "nowhere" / "python")
