@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from enginery.dev.services import Services
     from enginery.doctor import Finding
     from enginery.manifest import Manifest
-    from enginery.registry import BuildSummary as PublishedBuild
+    from enginery.registry import PublishedBuild
     from enginery.toolchains import ToolchainReport, ToolchainStatus
 
 

@@ -2,6 +2,6 @@
 
 from enginery.registry.channels import ChannelPointer
 from enginery.registry.publishing import is_published, publish
-from enginery.registry.reading import BuildSummary, Registry
+from enginery.registry.reading import PublishedBuild, Registry
 
-__all__ = ["BuildSummary", "ChannelPointer", "Registry", "is_published", "publish"]
+__all__ = ["PublishedBuild", "ChannelPointer", "Registry", "is_published", "publish"]

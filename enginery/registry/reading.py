@@ -15,7 +15,7 @@ READERS = 16
 SHOWN = 5
 
 
-class BuildSummary(Frozen):
+class PublishedBuild(Frozen):
     """A published build in one line; `size` is in bytes."""
 
     model: str
@@ -30,7 +30,7 @@ class BuildSummary(Frozen):
     size: int
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "BuildSummary":
+    def of(cls, manifest: Manifest) -> "PublishedBuild":
         """The line for a manifest."""
         target = manifest.target
         return cls(
@@ -63,14 +63,14 @@ class Registry:
         address = self.prefix.address
         return Prefix(Address(address.bucket, address.key(build_path(model, build_id))), RegistryError)
 
-    def builds(self, model: str | None = None) -> list[BuildSummary]:
+    def builds(self, model: str | None = None) -> list[PublishedBuild]:
         """Every published build, newest last; of one model when it is named.
 
         Raises:
             RegistryError: when the registry cannot be read, or holds a manifest that is not sound.
         """
         manifests = side_by_side(lambda names: self.manifest(*names), self._names(model), threads=READERS)
-        return sorted((BuildSummary.of(manifest) for manifest in manifests), key=lambda build: build.created)
+        return sorted((PublishedBuild.of(manifest) for manifest in manifests), key=lambda build: build.created)
 
     def exists(self, model: str, build_id: str) -> bool:
         """Whether the build is published."""
