@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from enginery.spec import Spec
@@ -36,7 +37,10 @@ def build_from_cli(spec: Spec, *, store: str | None = None, say: Callable[[str],
     from flows.build import build_model  # noqa: PLC0415  it names this function as its own entry point
 
     with _server(say) as has_ui, _own_lines_shown(say):
-        summary: BuildSummary = build_model(spec, store=store)
+        try:
+            summary: BuildSummary = build_model(spec, store=store)
+        finally:
+            APILogWorker.drain_all()  # the server may be stopped as soon as this returns
     return summary if has_ui else summary.model_copy(update={"run_url": None})
 
 

@@ -42,7 +42,11 @@ class Watched:
 def serve(port: int, directory: Path, bucket: str) -> None:
     """Serve until SIGTERM or SIGINT; `bucket` is made when it is not there."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415
-    from werkzeug.serving import make_server  # noqa: PLC0415  both are installed with the extra `local`
+    from werkzeug.serving import WSGIRequestHandler, make_server  # noqa: PLC0415  installed with the extra `local`
+
+    class Silent(WSGIRequestHandler):
+        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
+            """Our own requests, for saving and restoring, are not worth a line."""
 
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,7 +55,7 @@ def serve(port: int, directory: Path, bucket: str) -> None:
     server = make_server(LOOPBACK, port, application, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     # Clients that come before everything is back wait in the listening queue.
-    inside = make_server(LOOPBACK, 0, application, threaded=True)
+    inside = make_server(LOOPBACK, 0, application, threaded=True, request_handler=Silent)
     threading.Thread(target=inside.serve_forever, daemon=True).start()
     s3 = client(f"http://{LOOPBACK}:{inside.server_port}")
     files = ObjectFiles(directory)

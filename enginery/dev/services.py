@@ -14,6 +14,9 @@ from enginery.dev.state import Entry, State, exclusive, read_state, write_state
 from enginery.parallel import side_by_side
 from enginery.service import Service
 
+STOP_SECONDS = {"prefect": 10.0, "s3": 30.0, "triton": 1.0}
+"""S3 has objects to save; Triton holds nothing, and would take its time to say goodbye to every model."""
+
 READY_PATHS = {"prefect": HEALTH, "s3": "/", "triton": "/v2/health/live"}
 
 
@@ -101,7 +104,7 @@ def _stop(entries: dict[str, Entry], log: Log) -> None:
     for names in (first, last):
         for name in names:
             log(f"{TITLES[name]}: stopping")
-        side_by_side(lambda name: entries[name].stop(), names)
+        side_by_side(lambda name: entries[name].stop(STOP_SECONDS[name]), names)
     kept = {name: entry for name, entry in read_state().services.items() if name not in entries}
     write_state(State(services=kept))
 

@@ -36,9 +36,9 @@ class Entry(BaseModel):
         """Whether its process still runs."""
         return running(self.pid, self.created) is not None
 
-    def stop(self) -> bool:
-        """End it; says whether it was still running."""
-        return stop_pid(self.pid, self.created, STOP_SECONDS)
+    def stop(self, seconds: float = STOP_SECONDS) -> bool:
+        """End it, kindly for so long; says whether it was still running."""
+        return stop_pid(self.pid, self.created, seconds)
 
 
 class State(BaseModel):

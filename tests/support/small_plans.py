@@ -4,7 +4,6 @@ It has the shape of a real one: download -> build -> validate -> publish, the do
 counts its runs, and its command can be given something more to do, such as to fail.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -167,5 +166,4 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallPipeline:
     for name in ("validate", "publish"):
         monkeypatch.setitem(functions.FUNCTIONS, name, f"tests.support.small_plans:{name}")
     monkeypatch.delitem(functions.EFFECT_CHECKS, "publish")
-    monkeypatch.setattr("enginery.process.inherited_environment", lambda: dict(os.environ), raising=False)
     return made

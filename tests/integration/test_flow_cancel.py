@@ -1,0 +1,52 @@
+"""Ending a build while a step's command runs: nothing of it stays behind."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from enginery.service import Service
+from tests.support.prefect_server import prefect_api, prefect_server
+from tests.support.waiting import wait_until
+
+__all__ = ["prefect_api", "prefect_server"]
+
+pytestmark = pytest.mark.integration
+
+CHECKOUT = Path(__file__).parent.parent.parent
+BUILD = """
+import sys
+from pathlib import Path
+import flows.build
+from tests.support.small_plans import SmallPipeline, small_spec
+
+directory = Path(sys.argv[1])
+pipeline = SmallPipeline(directory)
+pipeline.scripts["build/a"] = f"sleep 300 & echo $! > {directory}/child; echo $$ > {directory}/parent; wait"
+flows.build.make_plan = pipeline.plan
+from flows.console import build_from_cli
+build_from_cli(small_spec("a"))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_build_that_is_ended_leaves_no_command_behind(
+    number: signal.Signals, prefect_api: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "pipeline"
+    environment = dict(os.environ) | {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path / "prefect-home")}
+    argv = [sys.executable, "-c", BUILD, str(directory)]
+    service = Service.start(argv, env=environment, cwd=CHECKOUT, log_file=tmp_path / "build.log")
+    try:
+        parent, child = directory / "parent", directory / "child"
+        wait_until(lambda: parent.exists() and parent.read_text().strip(), seconds=60)
+        commands = [psutil.Process(int(file.read_text())) for file in (parent, child)]
+        (build,) = (process for process in psutil.Process(service.pid).children() if process.cmdline()[:2] == argv[:2])
+        build.send_signal(number)
+        wait_until(lambda: not any(command.is_running() for command in commands), seconds=20)
+        wait_until(lambda: not service.alive(), seconds=30)
+    finally:
+        service.stop()
