@@ -4,4 +4,4 @@ from enginery.registry.channels import ChannelPointer
 from enginery.registry.publishing import is_published, publish
 from enginery.registry.reading import PublishedBuild, Registry
 
-__all__ = ["PublishedBuild", "ChannelPointer", "Registry", "is_published", "publish"]
+__all__ = ["ChannelPointer", "PublishedBuild", "Registry", "is_published", "publish"]
