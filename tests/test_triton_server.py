@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.dev.triton import ServingPython, server_command, server_environment, write_backends
+from enginery.dev.triton import ServingPython, server_command, server_environment, start_triton, write_backends
 from enginery.errors import CommandError, ToolchainError
 
 
@@ -106,3 +106,15 @@ def test_the_shared_library_is_looked_for_where_python_says(tmp_path: Path) -> N
 def test_a_python_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CommandError):
         ServingPython.find(tmp_path / "nowhere" / "python")
+
+
+def test_a_server_that_cannot_start_says_why(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "libpython3.11.so.1.0").touch()
+    answer = f'{{"version": "3.11", "library_directories": ["{tmp_path}"]}}'
+    serving_python = executable(tmp_path / "python", answer)
+    server = site / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    server.write_text("#!/bin/sh\necho no such bucket\nexit 1\n")
+    server.chmod(0o755)
+    with pytest.raises(CommandError, match="ended while it was starting") as caught:
+        start_triton("s3://bucket", triton_site=site, serving_python=serving_python, log_file=tmp_path / "triton.log")
+    assert "no such bucket" in caught.value.last_lines
