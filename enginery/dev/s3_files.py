@@ -4,8 +4,10 @@
 crash leaves the index of before, with all its files.
 """
 
+import time
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -14,6 +16,8 @@ from enginery.files import write_atomic
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+TIME_GRAIN_SECONDS = 2.0
 
 
 class SavedObject(BaseModel):
@@ -40,6 +44,22 @@ class Index(BaseModel):
     objects: list[SavedObject] = []
 
 
+class Seen(NamedTuple):
+    """An object as it was when it was saved, at a time in seconds since the epoch."""
+
+    at: float
+    modified: datetime
+    saved: SavedObject
+
+    def is_still(self, entry: Any) -> bool:
+        """Whether the listing's entry is of the same content, metadata included.
+
+        The server tells times in whole seconds: what was changed just before it was saved may have changed again.
+        """
+        settled = self.at - self.modified.timestamp() > TIME_GRAIN_SECONDS
+        return settled and (entry["ETag"], entry["LastModified"]) == (self.saved.etag, self.modified)
+
+
 class ObjectFiles:
     """The directory, and what is known to be in it."""
 
@@ -47,6 +67,7 @@ class ObjectFiles:
         self.blobs = directory / "blobs"
         self.file = directory / "index.json"
         self.index = Index.model_validate_json(self.file.read_bytes()) if self.file.exists() else Index()
+        self._seen: dict[tuple[str, str], Seen] = {}
 
     def restore(self, s3: "S3Client") -> int:
         """Put everything back into an empty server; says how many objects there were."""
@@ -64,13 +85,15 @@ class ObjectFiles:
 
     def save(self, s3: "S3Client") -> None:
         """Make the directory hold what the server holds."""
-        known = {(saved.bucket, saved.key, saved.etag): saved for saved in self.index.objects}
         buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
-        objects = []
+        seen = {}
         for bucket in buckets:
             for entry in _objects(s3, bucket):
-                saved = known.get((bucket, entry["Key"], entry["ETag"]))
-                objects.append(saved or self._save_object(s3, bucket, entry["Key"]))
+                place, before = (bucket, entry["Key"]), self._seen.get((bucket, entry["Key"]))
+                known = before if before and before.is_still(entry) else None
+                seen[place] = known or Seen(time.time(), entry["LastModified"], self._save_object(s3, *place))
+        self._seen = seen
+        objects = [one.saved for one in seen.values()]
         self.index = Index(buckets=buckets, objects=objects)
         write_atomic(self.file, self.index.model_dump_json())
         self._remove_others({saved.sha256 for saved in objects})

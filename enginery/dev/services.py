@@ -1,7 +1,7 @@
 """The local services as a whole: started side by side, reused when they run already, stopped together."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,8 +49,7 @@ def up(log: Log) -> Services:
         ToolchainError: when Triton's environment cannot be made.
     """
     with exclusive():
-        services, _ = _bring_up(log, detach=True)
-    return services
+        return _bring_up(log, detach=True).services
 
 
 @contextmanager
@@ -62,12 +61,12 @@ def session(log: Log) -> Iterator[Services]:
         ToolchainError: when Triton's environment cannot be made.
     """
     with exclusive():
-        services, new = _bring_up(log, detach=False)
+        group = _bring_up(log, detach=False)
     try:
-        yield services
+        yield group.services
     finally:
         with exclusive():
-            _stop(new, log)
+            group.stop()
 
 
 def down(log: Log) -> None:
@@ -76,7 +75,7 @@ def down(log: Log) -> None:
         alive = read_state().alive()
         if not alive:
             log("the local services are not running")
-        _stop(alive, log)
+        _stop({name: entry.stop for name, entry in alive.items()}, log)
         for name in TITLES:
             end_leftovers(name)
 
@@ -97,28 +96,25 @@ def _services(entries: dict[str, Entry]) -> Services:
     return Services(prefect_api=f"{ui}/api", prefect_ui=ui, s3_url=entries["s3"].url, triton_url=entries["triton"].url)
 
 
-def _stop(entries: dict[str, Entry], log: Log) -> None:
-    """Stop these, Triton and Prefect before the S3 they may be using, and forget them."""
-    last = [name for name in entries if name == "s3"]
-    first = [name for name in entries if name != "s3"]
-    for names in (first, last):
-        for name in names:
-            log(f"{TITLES[name]}: stopping")
-        side_by_side(lambda name: entries[name].stop(STOP_SECONDS[name]), names)
-    kept = {name: entry for name, entry in read_state().services.items() if name not in entries}
+def _stop(stops: Mapping[str, Callable[[float], object]], log: Log) -> None:
+    """Stop these side by side, each by its function, which takes the seconds of patience; and forget them."""
+    for name in stops:
+        log(f"{TITLES[name]}: stopping")
+    side_by_side(lambda name: stops[name](STOP_SECONDS[name]), stops)
+    kept = {name: entry for name, entry in read_state().services.items() if name not in stops}
     write_state(State(services=kept))
 
 
-def _bring_up(log: Log, *, detach: bool) -> tuple[Services, dict[str, Entry]]:
-    """Start what does not run and answer; returns where all are, and which are new."""
+def _bring_up(log: Log, *, detach: bool) -> "_Group":
+    """Start what does not run and answer."""
     group = _Group(log, detach=detach)
     try:
         group.start()
     except BaseException:
         group.launch.stopping.set()
-        _stop(group.new, log)
+        group.stop()
         raise
-    return _services(group.entries), group.new
+    return group
 
 
 class _Group:
@@ -126,12 +122,12 @@ class _Group:
 
     Attributes:
         entries: all that are there.
-        new: those of them that were started here.
+        new: the processes of those that were started here.
     """
 
     def __init__(self, log: Log, *, detach: bool) -> None:
         self.entries: dict[str, Entry] = {}
-        self.new: dict[str, Entry] = {}
+        self.new: dict[str, Service] = {}
         self.lock = threading.Lock()
         self.launch = Launch(log, detach, self._started, threading.Event())
         for name, entry in read_state().alive().items():
@@ -142,6 +138,15 @@ class _Group:
                 entry.stop()
         if "s3" not in self.entries and "triton" in self.entries:  # it reads from the S3 that is gone
             self.entries.pop("triton").stop()
+
+    @property
+    def services(self) -> Services:
+        """Where they all are, once started."""
+        return _services(self.entries)
+
+    def stop(self) -> None:
+        """Stop what was started here."""
+        _stop({name: service.stop for name, service in self.new.items()}, self.launch.log)
 
     def start(self) -> None:
         """Start what is missing: Prefect and S3 beside the making of toolchains, then Triton, which needs S3."""
@@ -177,5 +182,6 @@ class _Group:
     def _started(self, name: str, service: Service, url: str) -> None:
         entry = Entry(pid=service.pid, created=service.created, url=url, log_file=service.log_file)
         with self.lock:
-            self.entries[name] = self.new[name] = entry
+            self.entries[name] = entry
+            self.new[name] = service
             write_state(State(services=self.entries))

@@ -124,4 +124,5 @@ def test_the_deployment_has_a_form_and_an_example(deployment: Deployment) -> Non
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name("build-model/build-model")
     assert found.parameters["spec"]["name"] == "tiny-llama"
-    assert "targets" in str(found.parameter_openapi_schema["definitions"]["Spec"]["required"])
+    assert found.parameter_openapi_schema is not None
+    assert "targets" in found.parameter_openapi_schema["definitions"]["Spec"]["required"]

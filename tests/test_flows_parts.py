@@ -1,0 +1,159 @@
+"""The parts of the flows and tasks that need no server: locks, errors, artifacts, the retry rule."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from prefect.artifacts import TableArtifact
+from prefect.client.schemas.objects import StateType, TaskRun
+from prefect.locking.protocol import LockManager
+from prefect.states import State
+
+from enginery.errors import CommandError, EngineryError, RegistryError, SourceError
+from enginery.steps import Stage
+from flows.artifacts import artifact_key, plan_artifacts
+from flows.failure import BuildError, failure
+from tasks import interrupt
+from tasks.locks import KernelLocks
+from tasks.stage import can_pass
+from tasks.stages import STAGE_TASKS
+from tests.support.small_plans import SmallPipeline, pipeline, small_spec
+from tests.support.waiting import wait_until
+
+__all__ = ["pipeline"]
+
+HOLD = """
+from tasks.locks import KernelLocks
+locks = KernelLocks()
+locks.acquire_lock("key", "holder")
+print("held", flush=True)
+input()
+"""
+
+
+def test_a_lock_is_held_by_one_holder_at_a_time() -> None:
+    locks, others = KernelLocks(), KernelLocks()
+    assert isinstance(locks, LockManager)
+    assert locks.acquire_lock("key", "one")
+    assert locks.is_lock_holder("key", "one")
+    assert not others.acquire_lock("key", "two", acquire_timeout=0)
+    assert others.is_locked("key")
+    assert not others.wait_for_lock("key", timeout=0)
+    locks.release_lock("key", "one")
+    assert others.wait_for_lock("key", timeout=0)
+    assert others.acquire_lock("key", "two", acquire_timeout=0)
+    others.release_lock("key", "two")
+
+
+def test_a_lock_can_only_be_released_by_its_holder() -> None:
+    locks = KernelLocks()
+    locks.acquire_lock("key", "one")
+    with pytest.raises(ValueError, match="not held by two"):
+        locks.release_lock("key", "two")
+    locks.release_lock("key", "one")
+
+
+def test_a_lock_of_a_killed_process_is_free() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        assert it.stdout.readline() == "held\n"
+        assert KernelLocks().is_locked("key")
+        it.kill()
+        it.wait()
+    locks = KernelLocks()
+    assert locks.acquire_lock("key", "next", acquire_timeout=5)
+    locks.release_lock("key", "next")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (RegistryError("the server is away", transient=True), True),
+        (SourceError("no access"), False),
+        (TimeoutError("too long"), False),
+        (ValueError("a mistake of ours"), False),
+    ],
+)
+def test_only_what_says_that_it_can_pass_is_tried_again(*, error: Exception, again: bool) -> None:
+    state: State[object] = State(type=StateType.FAILED, data=error)
+    assert can_pass(STAGE_TASKS[Stage.BUILD], TaskRun.model_construct(), state) is again
+
+
+def test_every_stage_has_a_task_of_its_name() -> None:
+    assert {stage: task.name for stage, task in STAGE_TASKS.items()} == {stage: stage.value for stage in Stage}
+
+
+def test_one_failure_keeps_its_class_and_names_its_step() -> None:
+    error = CommandError("it broke", cause="disk-full", remedy="free some space")
+    told = failure({"build a": error}, ["validate a"])
+    assert isinstance(told, CommandError)
+    assert (told.cause, told.exit_code) == ("disk-full", CommandError.exit_code)
+    assert str(told) == "build a: it broke\nnot run because of it: validate a\n  -> free some space"
+    assert str(error) == "it broke\n  -> free some space"
+
+
+def test_failures_of_several_kinds_end_with_the_general_exit_code() -> None:
+    told = failure({"build a": CommandError("x"), "publish b": RegistryError("y")}, [])
+    assert isinstance(told, BuildError)
+    assert told.exit_code == EngineryError.exit_code
+    assert "build a: x" in str(told)
+    assert "publish b: y" in str(told)
+
+
+def test_a_failure_of_our_own_is_told_as_what_it_is() -> None:
+    told = failure({"build a": KeyError("engine")}, [])
+    assert "KeyError: 'engine'" in str(told)
+
+
+def test_notes_about_logs_are_kept() -> None:
+    error = CommandError("x")
+    error.add_note("whole log: here")
+    assert failure({"a": error}, []).__notes__ == ["whole log: here"]
+    assert failure({"a": error, "b": CommandError("y")}, []).__notes__ == ["whole log: here"]
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "Llama_3.1-8B", "a..b__c"])
+def test_artifact_keys_follow_prefects_rule(name: str) -> None:
+    TableArtifact(key=artifact_key("plan", name), table=[])
+    assert set(artifact_key("plan", name)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_the_plan_table_has_a_row_for_each_step(pipeline: SmallPipeline) -> None:
+    plan = pipeline.plan(small_spec("a", "b"))
+    table, notes = plan_artifacts(plan, {})
+    assert isinstance(table, TableArtifact)
+    assert [row["step"] for row in table.table if isinstance(row, dict)] == [step.label for step in plan.steps]
+    assert notes.key == "plan-notes-small"
+
+
+def test_an_interrupt_reaches_a_thread_at_work_and_no_other() -> None:
+    ended: list[str] = []
+    ready = threading.Barrier(3)
+    free = threading.Event()
+
+    def work() -> None:
+        try:
+            with interrupt.at_work():
+                ready.wait()
+                while True:
+                    time.sleep(0.01)  # what process.run does while it waits for output
+        except interrupt.StepInterrupted:
+            ended.append("interrupted")
+
+    def rest() -> None:
+        ready.wait()
+        free.wait(10)
+        ended.append("finished")
+
+    threads = [threading.Thread(target=work), threading.Thread(target=rest)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    assert interrupt.interrupt_steps() == 1
+    wait_until(lambda: ended == ["interrupted"])
+    free.set()
+    for thread in threads:
+        thread.join()
+    assert ended == ["interrupted", "finished"]
