@@ -26,6 +26,10 @@ def s3() -> Iterator[S3Client]:
 
 def connected(server: S3Server) -> Iterator[S3Client]:
     client = server.client()
+    for bucket in client.list_buckets()["Buckets"]:  # of earlier tests: moto keeps them in this process
+        for entry in client.list_objects_v2(Bucket=bucket["Name"]).get("Contents", []):
+            client.delete_object(Bucket=bucket["Name"], Key=entry["Key"])
+        client.delete_bucket(Bucket=bucket["Name"])
     yield client
     client.close()
 
@@ -120,7 +124,7 @@ def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_newest_toolchain_of_a_family_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.toolchains, "names", lambda: ["triton-2.9", "triton-2.51", "onnxruntime-0.18"])
+    monkeypatch.setattr("enginery.toolchains.names", lambda: ["triton-2.9", "triton-2.51", "onnxruntime-0.18"])
     assert launch.newest_toolchain("triton") == "triton-2.51"
     with pytest.raises(ToolchainError, match="no pin file"):
         launch.newest_toolchain("tensorrt")
