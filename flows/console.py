@@ -1,12 +1,13 @@
 """The build flow as the command line runs it: in this process, with Enginery's own lines shown and not Prefect's."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
 
 from enginery.spec import Spec
 from enginery.summary import BuildSummary
@@ -49,16 +50,18 @@ def _server(say: Callable[[str], None]) -> Iterator[bool]:
     """Settle which server is used; gives whether it will still be there afterwards."""
     from enginery.dev import services  # noqa: PLC0415  only the command line looks for it
 
-    if PREFECT_API_URL.value():
-        yield True
-        return
-    running = services.status()
-    if running is not None:
-        with temporary_settings({PREFECT_API_URL: running.prefect_api}):
+    # The environment may have been set after Prefect read its settings.
+    address = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
+    if not address:
+        running = services.status()
+        address = running.prefect_api if running else None
+    if address:
+        with temporary_settings({PREFECT_API_URL: address}):
             yield True
         return
     say("starting a temporary Prefect server (about 10 s; `enginery dev up` keeps one running)")
-    yield False
+    with temporary_settings({PREFECT_SERVER_ANALYTICS_ENABLED: False}):
+        yield False
 
 
 class OwnLines(logging.Handler):
