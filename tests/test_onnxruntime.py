@@ -119,7 +119,7 @@ def test_a_gpu_without_a_toolchain_is_refused_with_the_pin_to_add(pin: Pin) -> N
     assert "onnxruntime-genai-cuda" in problem
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", "int4"])
 def test_what_cuda_can_run_has_no_problems(pin: Pin, precision: str) -> None:
     pin("0.18.0", package="onnxruntime-genai-cuda")
     assert problems({"precision": precision}, gpu=H100) == []
@@ -128,7 +128,7 @@ def test_what_cuda_can_run_has_no_problems(pin: Pin, precision: str) -> None:
 def test_what_cuda_cannot_run_is_refused(pin: Pin) -> None:
     pin("0.18.0", package="onnxruntime-genai-cuda")
     (problem,) = problems({"precision": "fp8"}, gpu=H100)
-    assert problem.endswith("does not make them; use one of float32, float16, bfloat16, int8, int4")
+    assert problem.endswith("does not make them; use one of float16, bfloat16, int8, int4")
 
 
 def test_an_old_gpu_is_refused_what_it_cannot_compute(pin: Pin) -> None:
@@ -136,7 +136,7 @@ def test_an_old_gpu_is_refused_what_it_cannot_compute(pin: Pin) -> None:
     (problem,) = problems({"precision": "bfloat16"}, gpu=T4)
     assert problem == (
         "precision: onnxruntime cannot build bfloat16 for T4: it needs compute capability 8.0, this GPU has 7.5; "
-        "use one of float32, float16, int8, int4"
+        "use one of float16, int8, int4"
     )
 
 

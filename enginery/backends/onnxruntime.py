@@ -1,7 +1,7 @@
 """The backend `onnxruntime`: engines made by ONNX Runtime GenAI's model builder, for CPUs and NVIDIA GPUs.
 
-What it can build was found out with release 0.18.0: every precision of the builder was built for the CPU and asked a
-question there; for CUDA the builder's own table of valid combinations stands.
+What it can build was found out with release 0.18.0: every precision of the builder was built and asked questions, on
+a CPU and on an H200 (see docs/where-it-ran.md).
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,13 +35,19 @@ BUILDER_NAMES = {
 
 SUPPORTED: dict[Provider, tuple[Precision, ...]] = {
     "cpu": (Precision.FLOAT32, Precision.INT8, Precision.INT4),
-    "cuda": (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8, Precision.INT4),
+    "cuda": (Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8, Precision.INT4),
 }
 
-REFUSED_ON_CPU = {
-    Precision.FLOAT16: "the builder writes a float16 graph, but ONNX Runtime fails to run it on a CPU",
-    Precision.BFLOAT16: "the builder writes a bfloat16 graph, but ONNX Runtime has no bfloat16 kernels for a CPU",
+REFUSED_ON: dict[Provider, dict[Precision, str]] = {
+    "cpu": {
+        Precision.FLOAT16: "the builder writes a float16 graph, but ONNX Runtime fails to run it on a CPU",
+        Precision.BFLOAT16: "the builder writes a bfloat16 graph, but ONNX Runtime has no bfloat16 kernels for a CPU",
+    },
+    "cuda": {
+        Precision.FLOAT32: "the builder writes a graph without a key-value cache, which ONNX Runtime refuses to load",
+    },
 }
+"""What the builder makes without complaint and nothing can run."""
 
 REFUSED = {
     Precision.FP8: "the builder keeps fp8 weights but does not make them",
@@ -141,7 +147,7 @@ class OnnxRuntime:
         return (*builder, *places, *what, "--extra_options", *options)
 
     def _toolchain_digest(self, target: Target) -> str:
-        return toolchains.identity(self.toolchain(self.release(target))).digest()
+        return toolchains.identity(self.toolchain(self.release(target)), target.toolchain).digest()
 
     def _pinned(self) -> Mapping[str, str]:
         return _pinned(PACKAGES[self.provider], tuple(pins.directories()))
@@ -166,8 +172,8 @@ class OnnxRuntime:
 
     def _refusal(self, precision: Precision, gpu: Gpu) -> str:
         where = f"onnxruntime cannot build {precision} for {gpu.name}"
-        if self.provider == "cpu" and precision in REFUSED_ON_CPU:
-            return f"{where}: {REFUSED_ON_CPU[precision]}"
+        if precision in REFUSED_ON[self.provider]:
+            return f"{where}: {REFUSED_ON[self.provider][precision]}"
         if precision in SUPPORTED[self.provider]:
             first = ".".join(str(part) for part in gpus.FIRST_CAPABILITY[precision])
             return f"{where}: it needs compute capability {first}, this GPU has {gpu.compute_capability}"

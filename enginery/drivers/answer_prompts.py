@@ -59,7 +59,11 @@ class Engine:
 
 
 def load(engine: Path, tokenizer: Path, threads: int) -> Engine:
-    """Load an engine to run on `threads` CPU threads; 0 leaves their number to the runtime."""
+    """Load an engine to run on `threads` CPU threads; 0 leaves their number to the runtime.
+
+    Raises:
+        RuntimeError: when an engine for a GPU runs on something else.
+    """
     described = json.loads((engine / "genai_config.json").read_text(encoding="utf-8"))["model"]
     ends = described["eos_token_id"]
     config = genai.Config(str(engine))
@@ -67,11 +71,35 @@ def load(engine: Path, tokenizer: Path, threads: int) -> Engine:
         options = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
     return Engine(
-        model=genai.Model(config),
+        model=load_model(config, wanted="CUDA" if is_for_cuda(described) else "CPU"),
         tokenizer=Tokenizer.from_file(str(tokenizer / "tokenizer.json")),
         context_length=described["context_length"],
         end_ids=frozenset(ends if isinstance(ends, list) else [ends]),
     )
+
+
+def is_for_cuda(described: dict[str, Any]) -> bool:
+    """Whether an engine's configuration asks for the CUDA provider."""
+    providers = described["decoder"]["session_options"].get("provider_options", [])
+    return any("cuda" in provider for provider in providers)
+
+
+def load_model(config: Any, *, wanted: str) -> Any:
+    """Load the model and make sure that it is on the device it was built for, `CUDA` or `CPU`."""
+    if wanted == "CUDA":
+        preload_cuda()
+    model = genai.Model(config)
+    print(f"engine loaded on {model.device_type}", flush=True)  # noqa: T201  for the step's log
+    if model.device_type != wanted:
+        raise RuntimeError(f"this engine was built for {wanted} but runs on {model.device_type}")
+    return model
+
+
+def preload_cuda() -> None:
+    """Load the CUDA libraries that were installed as wheels: the system's loader does not look there."""
+    import onnxruntime  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  slow; a CPU needs none of it
+
+    onnxruntime.preload_dlls()
 
 
 def answer(engine: Engine, prompt: str, max_tokens: int) -> Answer:

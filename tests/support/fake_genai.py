@@ -1,0 +1,70 @@
+"""Stand-ins for `onnxruntime_genai`, `onnxruntime` and `tokenizers`, for tests of our driver where none is installed.
+
+They load nothing and answer nothing: a model says the device it is told to say, and what was called is kept.
+"""
+
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from enginery.drivers import ANSWER_PROMPTS
+
+
+@dataclass
+class FakeGenai:
+    """What the driver finds instead of the libraries.
+
+    Attributes:
+        device: what every model says it runs on.
+        calls: the libraries' functions that were called, in order.
+    """
+
+    device: str
+    calls: list[str] = field(default_factory=list)
+
+    def model(self, _config: object) -> Any:
+        """Load a model."""
+        self.calls.append("Model")
+        return type("Model", (), {"device_type": self.device})()
+
+    def load_driver(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        """The driver as a module, with these libraries in place of the real ones."""
+        members: dict[str, dict[str, Any]] = {
+            "onnxruntime_genai": {"Config": _Config, "Model": self.model},
+            "onnxruntime": {"preload_dlls": lambda: self.calls.append("preload_dlls")},
+            "tokenizers": {"Tokenizer": _Tokenizer},
+        }
+        for name, contents in members.items():
+            module = ModuleType(name)
+            vars(module).update(contents)
+            monkeypatch.setitem(sys.modules, name, module)
+        return _imported(ANSWER_PROMPTS, monkeypatch)
+
+
+class _Config:
+    def __init__(self, _engine: str) -> None:
+        pass
+
+    def overlay(self, _options: str) -> None:
+        pass
+
+
+class _Tokenizer:
+    @staticmethod
+    def from_file(path: str) -> str:
+        return path
+
+
+def _imported(script: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    found = importlib.util.spec_from_file_location("driver_under_test", script)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, found.name, module)  # its dataclasses look themselves up there
+    found.loader.exec_module(module)
+    return module

@@ -1,0 +1,189 @@
+"""The backend `onnxruntime` on NVIDIA GPUs, as far as it shows without one; docs/where-it-ran.md tells of the rest."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from enginery import gpus, pins, process, toolchains
+from enginery.backends.onnxruntime import BUILDER_NAMES, SUPPORTED, OnnxRuntime
+from enginery.errors import PlanError, ToolchainError
+from enginery.plan import PlannedStep
+from enginery.spec import Precision
+from enginery.steps import Command
+from tests.support import nvidia_smi
+from tests.support.fake_genai import FakeGenai
+from tests.support.plans import examples, planned, spec_data
+
+H200 = gpus.find("H200-SXM5-141GB")
+ON_CPU = pins.describe("onnxruntime-0.18")
+ON_CUDA = pins.describe("onnxruntime-cuda-0.18")
+
+
+def steps_for(**target: Any) -> dict[str, PlannedStep]:
+    """The plan's steps for one target, by stage."""
+    data = {"name": "one", "gpu": H200.name, "precision": "bfloat16"} | target
+    plan = planned(spec_data(targets=[data], publish=None, rollout=None))
+    return {str(step.step.stage): step for step in plan.steps}
+
+
+def versions(pin_file: pins.PinFile) -> dict[str, str]:
+    return dict(pin.split("==", 1) for pin in pin_file.pins)
+
+
+# The pin file
+
+
+def test_only_the_runtime_and_cuda_tell_the_two_toolchains_apart() -> None:
+    cpu, cuda = versions(ON_CPU), versions(ON_CUDA)
+    runtime = {"onnxruntime-gpu", "onnxruntime-genai-cuda"}
+    assert set(cpu) - set(cuda) == {"onnxruntime", "onnxruntime-genai"}
+    assert {name for name in set(cuda) - set(cpu) if not name.startswith("nvidia-")} == runtime
+    assert {name: cuda[name] for name in set(cpu) & set(cuda)} == {name: cpu[name] for name in set(cpu) & set(cuda)}
+
+
+def test_both_are_of_one_release_and_can_serve_in_triton() -> None:
+    assert ON_CUDA.release == ON_CPU.release == versions(ON_CUDA)["onnxruntime-genai-cuda"]
+    assert ON_CUDA.python == ON_CPU.python
+    assert Version(versions(ON_CUDA)["numpy"]) < Version("2")
+
+
+def test_the_cuda_libraries_are_all_pinned_for_one_cuda() -> None:
+    needed = {"cublas", "cuda-nvrtc", "cuda-runtime", "cudnn-cu13", "cufft", "curand", "nvjitlink"}
+    cuda = {name.removeprefix("nvidia-") for name in versions(ON_CUDA) if name.startswith("nvidia-")}
+    assert cuda == needed
+    assert {Version(versions(ON_CUDA)[f"nvidia-{name}"]).major for name in ("cublas", "cuda-runtime")} == {13}
+
+
+def test_each_kind_of_hardware_gets_its_own_toolchain() -> None:
+    assert OnnxRuntime("cpu").toolchain("0.18.0") == ON_CPU.name
+    assert OnnxRuntime("cuda").toolchain("0.18.0") == ON_CUDA.name
+
+
+# The plan
+
+
+def test_a_gpu_build_is_planned_on_a_machine_without_a_gpu() -> None:
+    steps = steps_for()
+    for stage in ("build", "validate"):
+        assert steps[stage].step.runs_on == H200.name
+        assert steps[stage].toolchain == toolchains.identity(ON_CUDA.name)
+        assert steps[stage].step.toolchain == toolchains.identity(ON_CUDA.name).digest()
+
+
+def test_a_cpu_build_keeps_its_toolchain() -> None:
+    assert steps_for(gpu="cpu", precision="int4")["build"].toolchain == toolchains.identity(ON_CPU.name)
+
+
+def test_auto_is_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nvidia_smi.install(monkeypatch, tmp_path, "NVIDIA H200, 9.0, 143771")
+    assert steps_for(gpu="auto")["build"].key == steps_for()["build"].key
+
+
+@pytest.mark.parametrize("precision", SUPPORTED["cuda"])
+def test_the_builder_is_told_to_build_for_cuda(precision: Precision) -> None:
+    recipe = steps_for(precision=precision.value)["build"].step.recipe
+    assert isinstance(recipe, Command)
+    assert recipe.argv[recipe.argv.index("-e") + 1] == "cuda"
+    assert recipe.argv[recipe.argv.index("-p") + 1] == BUILDER_NAMES[precision]
+
+
+def test_float32_is_refused_because_such_an_engine_cannot_be_loaded() -> None:
+    with pytest.raises(PlanError) as caught:
+        steps_for(precision="float32")
+    (mistake,) = caught.value.mistakes
+    assert "without a key-value cache" in mistake
+    assert mistake.endswith("; use one of float16, bfloat16, int8, int4")
+
+
+# The host's environment instead of a pinned one
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The name of a toolchain of which this machine's python3, the one that runs the tests, has a package."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (binaries / "python3").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
+    pinned = tmp_path / "pins"
+    pinned.mkdir()
+    text = "# backend: onnxruntime\n# release: 0.18.0\nonnxruntime-genai-cuda==0.18.0\npydantic==2.0\n"
+    (pinned / "on-this-host.txt").write_text(text)
+    monkeypatch.setattr(pins, "directories", lambda: [pinned])
+    return "on-this-host"
+
+
+def test_the_hosts_environment_is_used_where_the_target_asks_for_it(host: str) -> None:
+    steps = steps_for(toolchain="host")
+    for stage in ("build", "validate"):
+        found = steps[stage].toolchain
+        assert found is not None
+        assert (found.name, found.kind) == (host, "host")
+        assert steps[stage].step.toolchain == found.digest()
+
+
+def test_a_step_on_the_host_is_not_the_same_step_as_in_a_pinned_environment(host: str) -> None:
+    on_host, pinned = steps_for(toolchain="host"), steps_for(toolchain="venv")
+    assert on_host["build"].key != pinned["build"].key
+    assert on_host["validate"].key != pinned["validate"].key
+
+
+def test_a_host_without_the_release_is_refused_when_planning(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pins.directories()[0] / f"{host}.txt").write_text(
+        "# backend: onnxruntime\n# release: 0.18.0\nonnxruntime-genai-cuda==0.18.0\n"
+    )
+    with pytest.raises(ToolchainError, match="this machine does not have it"):
+        steps_for(toolchain="host")
+
+
+# The driver that asks the engine
+
+
+def engine_for(provider: str, directory: Path) -> Path:
+    """What the builder writes into an engine's configuration for a provider."""
+    options = {"provider_options": [{"cuda": {"enable_cuda_graph": "0"}}] if provider == "cuda" else []}
+    model = {"eos_token_id": 1, "context_length": 256, "decoder": {"session_options": options}}
+    (directory / "genai_config.json").write_text(json.dumps({"model": model}))
+    return directory
+
+
+def test_an_engine_for_cuda_finds_the_cuda_libraries_of_its_toolchain(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    libraries = FakeGenai(device="CUDA")
+    libraries.load_driver(monkeypatch).load(engine_for("cuda", tmp_path), tmp_path, 2)
+    assert libraries.calls == ["preload_dlls", "Model"]
+    assert capsys.readouterr().out == "engine loaded on CUDA\n"
+
+
+def test_an_engine_for_a_cpu_loads_no_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    libraries = FakeGenai(device="CPU")
+    libraries.load_driver(monkeypatch).load(engine_for("cpu", tmp_path), tmp_path, 2)
+    assert libraries.calls == ["Model"]
+
+
+@pytest.mark.parametrize(("provider", "device"), [("cuda", "CPU"), ("cpu", "CUDA")])
+def test_an_engine_on_another_device_than_it_was_built_for_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: str, device: str
+) -> None:
+    driver = FakeGenai(device=device).load_driver(monkeypatch)
+    with pytest.raises(RuntimeError, match=f"built for {provider.upper()} but runs on {device}"):
+        driver.load(engine_for(provider, tmp_path), tmp_path, 2)
+
+
+def test_the_command_line_plans_for_a_gpu_it_does_not_have(tmp_path: Path) -> None:
+    model = str(examples() / "tiny-llama" / "model")
+    target = {"name": "h200", "gpu": H200.name, "precision": "int4"}
+    spec = {"name": "tiny", "source": {"path": model}, "targets": [target]}
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    lines: list[str] = []
+    command = [sys.executable, "-c", "from enginery.cli import main; main()", "plan", str(tmp_path / "spec.yaml")]
+    process.run([*command, "--json"], log=lines.append)
+    steps = {step["id"]: step for step in json.loads("\n".join(lines[1:]))["steps"]}
+    assert steps["build/h200"]["toolchain"]["name"] == ON_CUDA.name
