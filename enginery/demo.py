@@ -8,6 +8,7 @@ from http.client import HTTPConnection, HTTPException
 from importlib.metadata import entry_points
 from json import loads
 from pathlib import Path
+from textwrap import shorten
 from typing import Self, cast
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ EXPECTED = "neuf"
 GENERATE = "/v2/models/ensemble/generate"
 ANSWER_SECONDS = 60.0
 NEWS_SECONDS = 5.0
+LINE_LENGTH = 110
 SERVED_TARGET = "cpu-int4"
 
 BuildFlow = Callable[..., BuildSummary]
@@ -146,7 +148,7 @@ class Progress:
         if self.console.is_terminal:
             self.status.update(line.splitlines()[0][: self.console.width - 4] if line else "")
         elif time.monotonic() - self.told > NEWS_SECONDS:
-            self.say(line)
+            self.say(shorten(line, LINE_LENGTH, placeholder=" …"))
 
     def news(self, line: str) -> None:
         """Tell a line of the services, the toolchains or the flow as what it is."""

@@ -2,6 +2,7 @@ import ast
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from google.protobuf import text_format
@@ -9,6 +10,7 @@ from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
 
 from enginery.context import StepContext
 from enginery.errors import SourceError, UsageError
+from enginery.files import list_files
 from enginery.spec import ServingOptions
 from enginery.triton.config import INPUTS, MODELS, OUTPUTS, relabel
 from enginery.triton.repository import RepositoryOptions, package, write_model_repository
@@ -62,8 +64,17 @@ def test_files_are_where_the_models_look_for_them(tmp_path: Path, engine: Path, 
         assert (models / name / "1/tokenizer.json").read_text() == '{"from": "weights"}'
     for name in MODELS[:-1]:
         assert (models / name / "1/model.py").is_file()
-        assert (models / name / "1/enginery_models/__init__.py").is_file()
+        with ZipFile(models / name / "1/enginery_models.zip") as archive:
+            assert f"enginery_models/{name}.py" in archive.namelist()
     assert not list(models.rglob("*.safetensors"))
+
+
+def test_the_same_model_makes_the_same_bytes(tmp_path: Path, engine: Path, weights: Path) -> None:
+    for place in ("one", "two"):
+        written(tmp_path / place, engine, weights)
+    first, second = (tmp_path / place / "models" for place in ("one", "two"))
+    for path in list_files(first):
+        assert (first / path).read_bytes() == (second / path).read_bytes()
 
 
 def test_the_ensembles_version_directory_survives_in_s3(tmp_path: Path, engine: Path, weights: Path) -> None:

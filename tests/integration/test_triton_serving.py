@@ -9,6 +9,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -125,11 +126,14 @@ def length(answer: dict[str, Any]) -> int:
 
 def slow_down(repository: Path, seconds: float) -> None:
     """Make each step of the engine take longer, so that a test can do something meanwhile."""
-    code = repository / "tensorrt_llm" / "1" / "enginery_models" / "genai.py"
+    path = repository / "tensorrt_llm" / "1" / "enginery_models.zip"
     step = "        self._generator.generate_next_token()\n"
-    text = code.read_text()
-    assert text.count(step) == 1
-    code.write_text(text.replace(step, f"{step}        import time\n\n        time.sleep({seconds})\n"))
+    with ZipFile(path) as archive:
+        sources = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert sources["enginery_models/genai.py"].count(step) == 1
+    with ZipFile(path, "w") as archive:
+        for name, text in sources.items():
+            archive.writestr(name, text.replace(step, f"{step}        import time\n\n        time.sleep({seconds})\n"))
 
 
 @pytest.fixture(scope="module")
