@@ -172,9 +172,9 @@ def _show(console: Console, summary: BuildSummary, running: Services, answer: st
 
 
 NEXT = """\
+  source .venv/bin/activate                              have the commands below on the PATH
   enginery dev up                                        keep Prefect (with its UI), S3 and Triton running
   eval "$(enginery dev env)"                             point the commands below at them
-  enginery list --registry s3://enginery/demo            what is published
-  enginery lineage tiny-llama@candidate/cpu-int4 --registry s3://enginery/demo
-                                                         where the served build came from
+  enginery list                                          what is published
+  enginery lineage tiny-llama@candidate/cpu-int4         where the served build came from
   enginery plan infra/models/tiny-llama.yaml --commands  every command of the pipeline, to paste"""

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from enginery.manifest import Manifest
 from enginery.records import StepRecord
 from enginery.registry.layout import build_path
-from enginery.steps import Call
+from enginery.steps import Call, Command
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -97,11 +97,21 @@ def _step_lines(record: StepRecord) -> list[str]:
     lines += [f"{name}: {value}" for name, value in record.facts.items() if isinstance(value, str | int | float)]
     if isinstance(record.step.recipe, Call):
         lines += [f"{name}: {value}" for name, value in record.step.recipe.parameters.items() if name in _ORIGIN]
-    lines += [f"ran {' '.join(command)}" for command in record.commands]
+    if isinstance(record.step.recipe, Command):
+        lines.append(f"ran {' '.join(record.step.recipe.argv)}")
     if record.toolchain:
-        lines.append("with " + ", ".join(f"{name} {version}" for name, version in record.toolchain.items()))
-    return lines
+        lines.append(_toolchain_line(record))
+    return list(dict.fromkeys(lines))
 
+
+def _toolchain_line(record: StepRecord) -> str:
+    """The packages that make the engine; the whole list is in the JSON."""
+    telling = [f"{name} {value}" for name, value in record.toolchain.items() if name.startswith(_TELLING)]
+    others = len(record.toolchain) - len(telling)
+    return f"with {', '.join(telling)} and {others} other packages"
+
+
+_TELLING = ("python", "onnxruntime", "tensorrt", "torch", "transformers", "nvidia-modelopt")
 
 _ORIGIN = {"kind", "location", "commit"}
 """Parameters of a download that say where the weights came from."""

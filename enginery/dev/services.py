@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from enginery.context import Log
-from enginery.dev.launch import TITLES, Launch, aws_environment, end_leftovers, serving_python, triton_site
+from enginery.dev.launch import REGISTRY, TITLES, Launch, aws_environment, end_leftovers, serving_python, triton_site
 from enginery.dev.prefect_server import HEALTH
 from enginery.dev.ready import answers
 from enginery.dev.state import Entry, State, exclusive, read_state, write_state
@@ -88,7 +88,11 @@ def status() -> Services | None:
 
 def environment(services: Services) -> dict[str, str]:
     """The settings that point Enginery, Prefect and AWS clients at the local services."""
-    return {**aws_environment(services.s3_url), "PREFECT_API_URL": services.prefect_api}
+    return {
+        **aws_environment(services.s3_url),
+        "PREFECT_API_URL": services.prefect_api,
+        "ENGINERY_REGISTRY": REGISTRY,
+    }
 
 
 def _services(entries: dict[str, Entry]) -> Services:
