@@ -37,18 +37,25 @@ Overrides = Annotated[
 ]
 StoreAddress = Annotated[
     str | None,
-    typer.Option("--store", envvar="ENGINERY_STORE", help="A directory or s3://… [default: ~/.enginery/store]"),
+    typer.Option(
+        "--store",
+        envvar="ENGINERY_STORE",
+        metavar="PLACE",
+        help="Where finished steps are kept: a directory or s3://… [default: store/ in ENGINERY_HOME, ~/.enginery]",
+    ),
 ]
 RegistryAddress = Annotated[
-    str | None, typer.Option("--registry", envvar="ENGINERY_REGISTRY", help="Where builds are published: s3://…")
+    str | None,
+    typer.Option("--registry", envvar="ENGINERY_REGISTRY", metavar="S3", help="Where builds are published: s3://…"),
 ]
+ToolchainName = Annotated[str, typer.Argument(metavar="NAME", help="A name that `enginery toolchain list` shows.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 BuildReference = Annotated[
     str, typer.Argument(metavar="BUILD", help="A build id, MODEL/BUILD, or MODEL@CHANNEL/TARGET.")
 ]
 
 
-@app.command()
+@app.command(short_help="Run the pipeline for a spec.")
 def build(
     spec_file: SpecFile, overrides: Overrides = None, store: StoreAddress = None, as_json: AsJson = False
 ) -> None:
@@ -64,7 +71,7 @@ def build(
         print_summary(summary)
 
 
-@app.command()
+@app.command(short_help="Show what a build would do; nothing is run.")
 def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
     spec_file: SpecFile,
     overrides: Overrides = None,
@@ -92,7 +99,8 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
     store: StoreAddress = None,
     with_inputs: Annotated[bool, typer.Option("--with-inputs", help="First run what it needs.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Also put the step's files into this directory.")
+        Path | None,
+        typer.Option("--output", metavar="DIRECTORY", help="Also put the step's files into this directory."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -114,7 +122,7 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
 
 @app.command("list")
 def list_builds(
-    model: Annotated[str | None, typer.Argument(help="Only this model's builds.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model's builds.")] = None,
     registry: RegistryAddress = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +136,7 @@ def list_builds(
         print_builds(builds)
 
 
-@app.command()
+@app.command(short_help="Show a build: target, prompts, answers, files.")
 def show(reference: BuildReference, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
     """Show one published build: its target, files, prompts and answers."""
     from enginery.render import print_manifest
@@ -153,12 +161,14 @@ def lineage(reference: BuildReference, registry: RegistryAddress = None, as_json
         print_tree(lineage_tree(manifest))
 
 
-@app.command()
+@app.command(short_help="Load a published build into Triton servers.")
 def rollout(
     reference: BuildReference,
-    endpoint: Annotated[list[str], typer.Option("--endpoint", help="A Triton server's HTTP address; repeatable.")],
+    endpoint: Annotated[
+        list[str], typer.Option("--endpoint", metavar="URL", help="A Triton server's address; repeatable.")
+    ],
     model_repository: Annotated[
-        str, typer.Option("--model-repository", help="What those servers read: a directory or s3://…")
+        str, typer.Option("--model-repository", metavar="PLACE", help="What those servers read: a directory or s3://…")
     ],
     registry: RegistryAddress = None,
 ) -> None:
@@ -170,7 +180,7 @@ def rollout(
     print(f"{reference} serves at {', '.join(endpoint)}")
 
 
-@toolchain_app.command("list")
+@toolchain_app.command("list", short_help="List the toolchains, and which are there.")
 def toolchain_list(as_json: AsJson = False) -> None:
     """List the toolchains there are pins for, and whether each is installed."""
     from enginery import toolchains
@@ -184,7 +194,7 @@ def toolchain_list(as_json: AsJson = False) -> None:
 
 
 @toolchain_app.command("create")
-def toolchain_create(name: str) -> None:
+def toolchain_create(name: ToolchainName) -> None:
     """Create a toolchain, or do nothing when it is there."""
     from enginery import toolchains
 
@@ -192,7 +202,7 @@ def toolchain_create(name: str) -> None:
 
 
 @toolchain_app.command("check")
-def toolchain_check(name: str, as_json: AsJson = False) -> None:
+def toolchain_check(name: ToolchainName, as_json: AsJson = False) -> None:
     """Compare a toolchain with its pins."""
     from enginery import toolchains
     from enginery.render import print_toolchain_report
@@ -208,14 +218,14 @@ def toolchain_check(name: str, as_json: AsJson = False) -> None:
 
 @dev_app.command("up")
 def dev_up() -> None:
-    """Start the local services, or say where they already run."""
+    """Start the local services, or say where they run."""
     from enginery.dev import services
     from enginery.render import print_services
 
     print_services(services.up(_note))
 
 
-@dev_app.command("down")
+@dev_app.command("down", short_help="Stop the local services; their data is kept.")
 def dev_down() -> None:
     """Stop the local services; what they hold is kept for the next time."""
     from enginery.dev import services
@@ -238,7 +248,7 @@ def dev_status(as_json: AsJson = False) -> None:
         print("the local services are not running; start them with: enginery dev up")
 
 
-@dev_app.command("env")
+@dev_app.command("env", short_help="Print the settings that point commands at them.")
 def dev_env() -> None:
     """Print the settings that point commands at the local services: eval "$(enginery dev env)"."""
     import shlex
@@ -252,7 +262,7 @@ def dev_env() -> None:
         print(f"export {name}={shlex.quote(value)}")
 
 
-@app.command()
+@app.command(short_help="Run the example from its spec to an answer.")
 def demo() -> None:
     """Build, publish, roll out and ask the example model, with everything it needs started and stopped again."""
     from enginery.demo import run_demo
@@ -261,7 +271,7 @@ def demo() -> None:
     raise typer.Exit(run_demo(console()))
 
 
-@app.command()
+@app.command(short_help="Check whether this machine is fit for it.")
 def doctor(registry: RegistryAddress = None, as_json: AsJson = False) -> None:
     """Check this machine: Python, disk, GPU, Prefect, S3, the Hub, toolchains; each finding with its remedy."""
     from enginery.doctor import examine

@@ -224,3 +224,14 @@ def test_an_interrupt_exits_with_130(
 
     monkeypatch.setattr("enginery.cli._make_plan", interrupted)
     assert enginery("plan", str(TINY)) == 130
+
+
+@pytest.mark.parametrize("group", [(), ("dev",), ("toolchain",)])
+def test_help_says_what_each_command_does_in_one_uncut_line(
+    enginery: Enginery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert enginery(*group, "--help") == 0
+    commands = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(commands) >= 3  # noqa: PLR2004  every group has as many
+    assert all(line.startswith("  ") and line.endswith(".") and not line.endswith("...") for line in commands)
