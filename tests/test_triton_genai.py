@@ -1,10 +1,42 @@
-"""Which tokens the engine takes for filling and for the end it never sees."""
+"""How the engine is loaded, and which tokens it takes for filling and for the end it never sees."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 
-from enginery.triton.models.genai import _filler, _last_token, default_threads
+from enginery.triton.models.genai import GenaiEngine, _filler, _last_token, default_threads
+from tests.support.fake_genai import FakeGenai
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    facts = {"eos_token_id": [1], "bos_token_id": 0, "pad_token_id": 2, "context_length": 256, "vocab_size": 448}
+    (tmp_path / "genai_config.json").write_text(json.dumps({"model": facts}))
+    return tmp_path
+
+
+def test_the_cuda_libraries_are_loaded_before_an_engine_for_a_gpu(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = FakeGenai(device="CUDA")
+    libraries.install(monkeypatch)
+    GenaiEngine(engine, provider="cuda", device=3)
+    assert libraries.calls == ["preload_dlls", "cuda.device_id=3", "Model"]
+
+
+def test_an_engine_for_a_cpu_needs_no_cuda_libraries(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    libraries = FakeGenai(device="CPU")
+    libraries.install(monkeypatch)
+    GenaiEngine(engine)
+    assert libraries.calls == ["Model"]
+
+
+def test_an_engine_for_a_gpu_is_not_served_on_the_cpu(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeGenai(device="CPU").install(monkeypatch)
+    with pytest.raises(RuntimeError, match="is to run on CUDA device 0 but runs on CPU"):
+        GenaiEngine(engine, provider="cuda")
 
 
 @pytest.mark.parametrize(

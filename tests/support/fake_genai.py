@@ -1,4 +1,4 @@
-"""Stand-ins for `onnxruntime_genai`, `onnxruntime` and `tokenizers`, for tests of our driver where none is installed.
+"""Stand-ins for `onnxruntime_genai`, `onnxruntime` and `tokenizers`, for what loads engines where none is installed.
 
 They load nothing and answer nothing: a model says the device it is told to say, and what was called is kept.
 """
@@ -17,7 +17,7 @@ from enginery.drivers import ANSWER_PROMPTS
 
 @dataclass
 class FakeGenai:
-    """What the driver finds instead of the libraries.
+    """What our driver and the served models find instead of the libraries.
 
     Attributes:
         device: what every model says it runs on.
@@ -27,6 +27,10 @@ class FakeGenai:
     device: str
     calls: list[str] = field(default_factory=list)
 
+    def config(self, _engine: str) -> "_Config":
+        """Read an engine's configuration."""
+        return _Config(self.calls)
+
     def model(self, _config: object) -> Any:
         """Load a model."""
         self.calls.append("Model")
@@ -34,8 +38,13 @@ class FakeGenai:
 
     def load_driver(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         """The driver as a module, with these libraries in place of the real ones."""
+        self.install(monkeypatch)
+        return _imported(ANSWER_PROMPTS, monkeypatch)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put these libraries in place of the real ones."""
         members: dict[str, dict[str, Any]] = {
-            "onnxruntime_genai": {"Config": _Config, "Model": self.model},
+            "onnxruntime_genai": {"Config": self.config, "Model": self.model},
             "onnxruntime": {"preload_dlls": lambda: self.calls.append("preload_dlls")},
             "tokenizers": {"Tokenizer": _Tokenizer},
         }
@@ -43,15 +52,17 @@ class FakeGenai:
             module = ModuleType(name)
             vars(module).update(contents)
             monkeypatch.setitem(sys.modules, name, module)
-        return _imported(ANSWER_PROMPTS, monkeypatch)
 
 
+@dataclass
 class _Config:
-    def __init__(self, _engine: str) -> None:
-        pass
+    calls: list[str]
 
     def overlay(self, _options: str) -> None:
         pass
+
+    def set_provider_option(self, provider: str, option: str, value: str) -> None:
+        self.calls.append(f"{provider}.{option}={value}")
 
 
 class _Tokenizer:

@@ -17,6 +17,12 @@ NEVER = np.float32(-1e9)
 class GenaiEngine:
     """A model directory that the GenAI model builder has made.
 
+    Args:
+        directory: the engine.
+        provider: `cpu` or `cuda`.
+        device: which GPU, for `cuda`.
+        threads: of the CPU; half of those there are, when left out.
+
     Attributes:
         context_length: most tokens in prompt and answer together.
         end_ids: the model's own end tokens.
@@ -37,9 +43,19 @@ class GenaiEngine:
         self.last_token = _last_token(facts, self.end_ids, self.filler)
         config = self._library.Config(str(directory))
         config.overlay(json.dumps({"model": self._overlay(threads or default_threads())}))
-        if provider == "cuda":
-            config.set_provider_option("cuda", "device_id", str(device))
-        self._model = self._library.Model(config)
+        self._model = self._on_gpu(config, device) if provider == "cuda" else self._library.Model(config)
+
+    def _on_gpu(self, config: Any, device: int) -> Any:
+        """The model on this GPU, and on nothing else: the library may fall back to the CPU without a word.
+
+        The CUDA libraries may have been installed as wheels, where the system's loader does not look.
+        """
+        import_module("onnxruntime").preload_dlls()
+        config.set_provider_option("cuda", "device_id", str(device))
+        model = self._library.Model(config)
+        if model.device_type != "CUDA":
+            raise RuntimeError(f"this engine is to run on CUDA device {device} but runs on {model.device_type}")
+        return model
 
     def _overlay(self, threads: int) -> dict[str, Any]:
         options = {"intra_op_num_threads": threads, "session.intra_op.allow_spinning": "0"}
