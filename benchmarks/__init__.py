@@ -1,0 +1,1 @@
+"""What Enginery claims to be fast, measured against what people use instead."""

@@ -1,0 +1,84 @@
+"""DVC in an environment of its own, and a pipeline in it with as many steps as a plan of ours."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.timing import command
+from enginery.plan import Plan, PlannedStep
+
+VERSION = "3.67.1"
+
+
+@dataclass(frozen=True)
+class DvcPipeline:
+    """A pipeline with nothing to do.
+
+    Attributes:
+        directory: where it is.
+        program: the `dvc` command.
+        environment: without the user's DVC settings.
+    """
+
+    directory: Path
+    program: Path
+    environment: Mapping[str, str]
+
+    def repro(self) -> None:
+        """Bring it up to date, which it is."""
+        command([self.program, "repro"], self.directory, self.environment)
+
+
+def ensure_dvc(venv: Path) -> Path:
+    """The `dvc` command of the pinned version; pip installs it, into `venv`, when it is not there."""
+    program, python = venv / "bin" / "dvc", venv / "bin" / "python"
+    if not program.exists() or _version(program) != VERSION:
+        command([sys.executable, "-m", "venv", "--clear", venv])
+        command([python, "-m", "pip", "install", "--disable-pip-version-check", f"dvc=={VERSION}"])
+    return program
+
+
+def _version(program: Path) -> str:
+    return subprocess.run([program, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def pipeline_like(plan: Plan, directory: Path, program: Path) -> DvcPipeline:
+    """A DVC pipeline of a plan's shape: a stage for each step, fed by the same stages, each with a small output.
+
+    DVC is spared what costs it time: no Git repository, no analytics, no look for updates.
+    """
+    directory.mkdir(parents=True)
+    own = {"DVC_SITE_CACHE_DIR": "site", "DVC_GLOBAL_CONFIG_DIR": "global", "DVC_SYSTEM_CONFIG_DIR": "system"}
+    environment = os.environ | {name: str(directory / ".dvc" / value) for name, value in own.items()}
+    for arguments in (
+        ["init", "--quiet", "--no-scm"],
+        ["config", "core.analytics", "false"],
+        ["config", "core.check_update", "false"],
+    ):
+        command([program, *arguments], directory, environment)
+    (directory / "source.txt").write_text("the weights\n", encoding="utf-8")
+    (directory / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages(plan)}), encoding="utf-8")
+    pipeline = DvcPipeline(directory, program, environment)
+    pipeline.repro()
+    return pipeline
+
+
+def stages(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The stages for the steps of a plan, as in `dvc.yaml`."""
+    return {_name(planned): _stage(planned, plan) for planned in plan.steps}
+
+
+def _name(planned: PlannedStep) -> str:
+    return planned.id.replace("/", "-")
+
+
+def _stage(planned: PlannedStep, plan: Plan) -> dict[str, Any]:
+    needs = [f"{_name(needed)}.txt" for needed in plan.inputs_of(planned)] or ["source.txt"]
+    made = f"{_name(planned)}.txt"
+    return {"cmd": f"cat {' '.join(needs)} > {made}", "deps": needs, "outs": [made]}

@@ -1,0 +1,96 @@
+"""Where benchmarks work: a home of their own that is kept between runs, with the example built in it."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginery.dev.launch import BUCKET, aws_environment, in_environment
+from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
+from enginery.dev.ready import free_port, wait_until_ready
+from enginery.home import logs_dir, services_dir
+from enginery.plan import Plan, make_plan
+from enginery.runner import run_step
+from enginery.service import Service
+from enginery.spec import read_spec
+from enginery.store import Store, open_store
+
+REPOSITORY = Path(__file__).parent.parent
+ROOT = REPOSITORY / ".enginery" / "bench"
+EXAMPLE = REPOSITORY / "infra" / "models" / "tiny-llama.yaml"
+
+NOT_INHERITED = ("PREFECT_", "ENGINERY_", "AWS_", "MAKE", "MFLAGS")
+"""Settings of the user's, and of the `make` that called us, that would change what is measured."""
+
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+
+
+@dataclass(frozen=True)
+class Example:
+    """The example model, every step of it done.
+
+    Attributes:
+        plan: its plan.
+        store: where the steps' outputs are.
+    """
+
+    plan: Plan
+    store: Store
+
+
+def settle_environment() -> bool:
+    """Give this process and all it starts the environment of a user without settings, and the benchmarks' home.
+
+    Returns:
+        Whether Python was told to keep no compiled modules. Then each start of a fresh environment would compile
+        everything again, which is not what users have, so it is told otherwise.
+    """
+    for name in [name for name in os.environ if name.startswith(NOT_INHERITED)]:
+        del os.environ[name]
+    told = os.environ.pop(NO_BYTECODE, None)
+    sys.dont_write_bytecode = False
+    os.environ["ENGINERY_HOME"] = str(ROOT / "home")
+    return bool(told)
+
+
+@contextmanager
+def example() -> Iterator[Example]:
+    """The example with every step done, and for as long as the block lasts the S3 server it is published to."""
+    with _s3():
+        plan, store = make_plan(read_spec(EXAMPLE)), open_store()
+        for planned in plan.steps:
+            run_step(planned, store, lambda _line: None)
+        yield Example(plan, store)
+
+
+@contextmanager
+def _s3() -> Iterator[None]:
+    port = free_port()
+    places = ["--directory", str(services_dir() / "s3"), "--bucket", BUCKET]
+    argv = [sys.executable, "-m", "enginery.dev.s3_server", "--port", str(port), *places]
+    url = f"http://127.0.0.1:{port}"
+    with _running(argv, dict(os.environ), url, "/"), in_environment(aws_environment(url)):
+        yield
+
+
+@contextmanager
+def prefect_server(directory: Path) -> Iterator[str]:
+    """A new Prefect server with its database in `directory`; gives the address of its API."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with _running(prefect_command(port), dict(prefect_environment(directory, port)), url, HEALTH):
+        yield f"{url}/api"
+
+
+@contextmanager
+def _running(argv: list[str], environment: dict[str, str], url: str, path: str) -> Iterator[None]:
+    name = argv[2]
+    service = Service.start(argv, env=environment, log_file=logs_dir() / f"{name}.log")
+    try:
+        wait_until_ready(name, service, url, path, lambda _line: None, threading.Event())
+        yield
+    finally:
+        service.stop()
