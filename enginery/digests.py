@@ -46,6 +46,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def git_blob_name(path: Path) -> str:
+    """Git's name for a file's content, 40 hex digits: the only digest the Hub knows of small files."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def remembered_digest(path: Path) -> str:
     """SHA-256 of a file that stays where it is, such as local weights: read once, then remembered.
 

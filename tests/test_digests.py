@@ -56,6 +56,11 @@ def test_a_file_has_the_digest_of_its_bytes(tmp_path_factory: pytest.TempPathFac
     assert digests.file_digest(path) == digests.bytes_digest(data) == hashlib.sha256(data).hexdigest()
 
 
+def test_git_names_a_file_as_git_does(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"hello\n")
+    assert digests.git_blob_name(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))

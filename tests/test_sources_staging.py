@@ -9,7 +9,7 @@ from enginery.errors import SourceError, StoreError
 from enginery.sources import staging
 from enginery.sources.progress import Progress, human_bytes
 from enginery.sources.resolved import SourceFile
-from enginery.sources.staging import downloads_dir, git_blob_name, mismatch, patiently, remove_finished, stage
+from enginery.sources.staging import downloads_dir, mismatch, patiently, remove_finished, stage
 from tests.support.waiting import wait_until
 
 
@@ -169,11 +169,6 @@ def test_a_disk_error_is_told_as_one(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="disk is full"):
         stage("c", [described("file", b"good")], fetch, tmp_path, print)
-
-
-def test_git_names_a_file_as_git_does(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"hello\n")
-    assert git_blob_name(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 def test_every_kind_of_mismatch_is_found(tmp_path: Path) -> None:

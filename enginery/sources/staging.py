@@ -3,7 +3,6 @@
 A killed download goes on where it stopped. A file gets its name only once its size and digest are right.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from enginery.context import Log
-from enginery.digests import CHUNK_BYTES, file_digest
+from enginery.digests import file_digest, git_blob_name
 from enginery.errors import EngineryError, SourceError
 from enginery.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
 from enginery.home import home
@@ -166,15 +165,6 @@ def mismatch(path: Path, file: SourceFile) -> str | None:
     if file.git_blob is not None and (blob := git_blob_name(path)) != file.git_blob:
         return f"has the wrong content: expected Git blob {file.git_blob}, got {blob}"
     return None
-
-
-def git_blob_name(path: Path) -> str:
-    """Git's name for a file's content, 40 hex digits: the only digest the Hub knows of small files."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def patiently(
