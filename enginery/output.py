@@ -2,16 +2,25 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import unquote
 
 LONGEST_LINE_BYTES = 8192
 SHORTEST_SECRET = 8
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|KEY", re.IGNORECASE)
+SHORTEST_TOKEN = 16
+"""What stands alone before the host of an address is a token when it is as long, else the name of a user."""
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|KEY", re.IGNORECASE)
+SIGN_IN = re.compile(r"(?<=://)[^\s/]+(?=@)")
+"""User name and password in a URL, such as those of a package index or a proxy."""
 MASK = "***"
 
 
 def secrets_in(*environments: Mapping[str, str]) -> tuple[str, ...]:
-    """The values of variables whose names look secret, longest first; each line of a long one by itself."""
+    """What must not be shown, longest first.
+
+    These are the values of variables whose names look secret, each line of a long one by itself, and what signs in to
+    the addresses in any variable (`https://user:password@host`).
+    """
     values = {
         line.strip()
         for environment in environments
@@ -19,7 +28,26 @@ def secrets_in(*environments: Mapping[str, str]) -> tuple[str, ...]:
         if SECRET_NAME.search(name)
         for line in value.splitlines()
     }
-    return tuple(sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True))
+    sign_ins = {found for environment in environments for value in environment.values() for found in _sign_ins(value)}
+    long_enough = {value for value in values if len(value) >= SHORTEST_SECRET}
+    return tuple(sorted(long_enough | sign_ins, key=len, reverse=True))
+
+
+def _sign_ins(value: str) -> Iterator[str]:
+    """What signs in to the addresses in a value, whole and its password alone; also as it reads when decoded."""
+    for written in SIGN_IN.findall(value):
+        for sign_in in {written, unquote(written)}:
+            user, colon, password = sign_in.partition(":")
+            yield f"{sign_in}@"
+            if colon:
+                yield from (found for found in (sign_in, password) if len(found) >= SHORTEST_SECRET)
+            elif len(user) >= SHORTEST_TOKEN:
+                yield user
+
+
+def without_sign_in(address: str) -> str:
+    """An address without user name and password, to be shown."""
+    return re.sub(rf"{SIGN_IN.pattern}@", "", address)
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:

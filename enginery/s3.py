@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from enginery import __version__
 from enginery.digests import bytes_digest, json_digest
 from enginery.errors import EngineryError, StoreError, UsageError
+from enginery.output import without_sign_in
 from enginery.s3_errors import PreconditionFailed, answer_code, failed_condition, translated_errors
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def close_clients() -> None:
 
 def endpoint() -> str:
     """The URL of the server in use, without user name or password."""
-    return re.sub(r"//[^/@]*@", "//", client().meta.endpoint_url)
+    return without_sign_in(client().meta.endpoint_url)
 
 
 def _new_client() -> "S3Client":

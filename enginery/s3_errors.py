@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from enginery.errors import EngineryError, StoreError
 from enginery.files import NO_ROOM
+from enginery.output import without_sign_in
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
@@ -132,8 +133,10 @@ def _from_client(error: "BotoCoreError", subject: str, error_class: type[Enginer
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         return error_class(f"there are no credentials for S3{at}", subject=subject, remedy=remedy)
     if isinstance(error, exceptions.SSLError):
-        remedy = "check the at's certificate, or set AWS_CA_BUNDLE to the authority that signed it"
-        return error_class(f"no trusted connection to S3{at}: {error}", subject=subject, remedy=remedy)
+        remedy = "check the server's certificate, or set AWS_CA_BUNDLE to the authority that signed it"
+        return error_class(
+            f"no trusted connection to S3{at}: {without_sign_in(str(error))}", subject=subject, remedy=remedy
+        )
     if isinstance(error, exceptions.ConnectionError):
         remedy = "check that it runs and that AWS_ENDPOINT_URL is right, then try again"
         return error_class(f"S3{at} cannot be reached", subject=subject, remedy=remedy, transient=True)
@@ -142,4 +145,6 @@ def _from_client(error: "BotoCoreError", subject: str, error_class: type[Enginer
         return error_class(problem, subject=subject, remedy="try again", transient=True)
     if isinstance(error, exceptions.FlexibleChecksumError):
         return error_class("was altered on its way", subject=subject, remedy="try again", transient=True)
-    return error_class(f"S3 cannot be used: {error}", subject=subject, remedy="check the AWS settings")
+    return error_class(
+        f"S3 cannot be used: {without_sign_in(str(error))}", subject=subject, remedy="check the AWS settings"
+    )

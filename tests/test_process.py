@@ -416,6 +416,28 @@ def test_a_secret_never_reaches_log_file_or_error(tmp_path: Path, name: str) -> 
     assert process.run(["echo", secret], env=environment, log=ignore).argv == ("echo", "***")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "secrets"),
+    [
+        ("PIP_INDEX_URL", "https://bob:s3cr3t-pass@index.test/simple", ["s3cr3t-pass"]),
+        ("PIP_EXTRA_INDEX_URL", "https://a:first-pass@x/ https://b:other-pass@y/", ["first-pass", "other-pass"]),
+        ("HTTPS_PROXY", "http://bob:short@proxy.test:3128", ["bob:short"]),
+        ("UV_INDEX", "https://pypi-AgEIcHlwaS5vcmc@index.test/simple", ["pypi-AgEIcHlwaS5vcmc"]),
+        ("PIP_INDEX_URL", "https://bob:p%40ss%2Fword@index.test/", ["p%40ss%2Fword", "p@ss/word"]),
+        ("PIP_INDEX_URL", "https://bob:p@ss-word@index.test/", ["p@ss-word", "ss-word"]),
+    ],
+)
+def test_what_signs_in_to_an_address_is_a_secret(name: str, value: str, secrets: list[str]) -> None:
+    said = lines_of(["printf", "%s\\n", value, *secrets], env={**os.environ, name: value})
+    assert not [line for line in said if any(secret in line for secret in secrets)]
+
+
+def test_an_address_without_a_password_is_shown() -> None:
+    address = "https://index.test/simple"
+    assert lines_of(["echo", address], env={**os.environ, "PIP_INDEX_URL": address}) == [address]
+    assert lines_of(["echo", "deployer"], env={**os.environ, "REPO": "ssh://deployer@host/x"}) == ["deployer"]
+
+
 def test_the_command_itself_gets_the_secret() -> None:
     environment = {**os.environ, "HF_TOKEN": "hf_verysecret123"}
     assert lines_of(shell('test "$HF_TOKEN" = hf_very"secret123" && echo same'), env=environment) == ["same"]

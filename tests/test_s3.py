@@ -64,6 +64,12 @@ def answer(code: str, status: int) -> exceptions.ClientError:
     return exceptions.ClientError({"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": metadata}, "X")  # type: ignore[typeddict-item]
 
 
+def test_a_password_in_the_address_of_the_server_is_not_told() -> None:
+    failed = exceptions.SSLError(endpoint_url="https://bob:hidden-word@s3", error="expired")
+    assert "https://s3 expired" in str(translated(failed))
+    assert "hidden-word" not in str(translated(failed))
+
+
 def translated(error: Exception, error_class: type[EngineryError] = StoreError) -> EngineryError:
     with (
         pytest.raises(EngineryError) as caught,

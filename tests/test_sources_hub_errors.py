@@ -69,3 +69,14 @@ def test_other_errors_are_left_alone() -> None:
 
 def test_an_answer_that_is_not_the_hubs_names_the_endpoint() -> None:
     assert HUB in not_the_hub("acme/tiny", HUB).problem
+
+
+def test_a_password_in_the_address_of_the_hub_is_not_told() -> None:
+    endpoint = "https://bob:hidden-word@hub.example.com"
+    request = httpx2.Request("GET", f"{endpoint}/api")
+    with pytest.raises(SourceError) as caught, translated_errors("acme/tiny", "main", endpoint):
+        raise httpx2.ConnectError(f"cannot reach {endpoint}", request=request)
+    assert "https://hub.example.com" in str(caught.value)
+    for told in (str(caught.value), str(not_the_hub("acme/tiny", endpoint))):
+        assert "hidden-word" not in told
+        assert "bob" not in told

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from enginery.errors import SourceError
 from enginery.files import write_atomic
 from enginery.home import home
+from enginery.output import without_sign_in
 from enginery.sources.hub_errors import not_the_hub, translated_errors
 from enginery.sources.model_files import check_expected_digests, is_license, raise_findings, select
 from enginery.sources.progress import Progress
@@ -182,7 +183,7 @@ def _fetch_whole(repository: str, commit: str, file: SourceFile, part: Path) -> 
             local = part.parent / ".hub"
             done = hf_hub_download(repository, file.name, revision=commit, local_dir=local, endpoint=where)
         except LocalEntryNotFoundError as error:
-            problem = f"the Hub at {where} cannot be reached"
+            problem = f"the Hub at {without_sign_in(where)} cannot be reached"
             remedy = "check the network, then run again: finished files are kept"
             raise SourceError(problem, subject=file.name, remedy=remedy, transient=True) from error
     Path(done).replace(part)

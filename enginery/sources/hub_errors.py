@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from enginery.errors import SourceError
+from enginery.output import without_sign_in
 
 UNAUTHORIZED, FORBIDDEN, TIMEOUT, TOO_MANY = 401, 403, 408, 429
 SERVER_ERRORS = 500
@@ -12,6 +13,7 @@ SERVER_ERRORS = 500
 @contextmanager
 def translated_errors(repository: str, revision: str, endpoint: str) -> Iterator[None]:
     """Turn what `huggingface_hub` raises inside the block into a `SourceError`."""
+    endpoint = without_sign_in(endpoint)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled  # noqa: PLC0415
     from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]  # noqa: PLC0415
 
@@ -32,7 +34,7 @@ def translated_errors(repository: str, revision: str, endpoint: str) -> Iterator
 def not_the_hub(repository: str, endpoint: str) -> SourceError:
     """The error for an answer that does not follow the Hub's protocol."""
     return SourceError(
-        f"{endpoint} answered, but not as a Hub does",
+        f"{without_sign_in(endpoint)} answered, but not as a Hub does",
         subject=repository,
         remedy="check HF_ENDPOINT, and the proxy if there is one",
     )
@@ -40,7 +42,7 @@ def not_the_hub(repository: str, endpoint: str) -> SourceError:
 
 def _unreachable(error: Exception, repository: str, endpoint: str) -> SourceError:
     return SourceError(
-        f"the Hub at {endpoint} cannot be reached, or broke off: {str(error) or type(error).__name__}",
+        f"the Hub at {endpoint} cannot be reached, or broke off: {without_sign_in(str(error)) or type(error).__name__}",
         subject=repository,
         remedy="check the network, the proxy and HF_ENDPOINT, then run again: what has arrived is kept",
         transient=True,
