@@ -8,7 +8,6 @@ import re
 import shutil
 from dataclasses import dataclass
 
-from enginery import process
 from enginery.errors import CommandError, UsageError
 from enginery.spec import Precision
 
@@ -161,6 +160,8 @@ def detect() -> Gpu | None:
     """
     if shutil.which(QUERY[0]) is None:
         return None
+    from enginery import process  # noqa: PLC0415  most plans start no process
+
     try:
         lines = process.run(QUERY, timeout=QUERY_SECONDS).last_lines
     except CommandError as error:

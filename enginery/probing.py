@@ -8,7 +8,6 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from enginery import process
 from enginery.steps import Frozen
 
 PROBE_SECONDS = 300.0
@@ -53,6 +52,8 @@ def probe_environment(python: Path, environment: Mapping[str, str], modules: Seq
     Raises:
         CommandError: when the interpreter does not work.
     """
+    from enginery import process  # noqa: PLC0415  a plan for toolchains from pins starts none
+
     lines: list[str] = []
     argv = [str(python), "-c", SCRIPT, *modules]
     # From the root directory, or modules in the current one would be found first.

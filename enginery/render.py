@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from enginery.plan import Plan
-from enginery.records import StepRecord
-from enginery.runner import Outcome
-from enginery.summary import BuildSummary
-
 UNIT_STEP = 1000
 PIPE_WIDTH = 250
 
@@ -22,7 +17,11 @@ if TYPE_CHECKING:
     from enginery.dev.services import Services
     from enginery.doctor import Finding
     from enginery.manifest import Manifest
+    from enginery.plan import Plan
+    from enginery.records import StepRecord
     from enginery.registry import PublishedBuild
+    from enginery.runner import Outcome
+    from enginery.summary import BuildSummary
     from enginery.toolchains import ToolchainReport, ToolchainStatus
 
 
@@ -53,7 +52,7 @@ def human_size(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def print_plan(plan: Plan, done: Mapping[str, StepRecord], reasons: Mapping[str, Sequence[str]]) -> None:
+def print_plan(plan: "Plan", done: Mapping[str, "StepRecord"], reasons: Mapping[str, Sequence[str]]) -> None:
     """The plan's steps, what is already done, what was decided, and why steps must run."""
     out = console()
     out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
@@ -68,7 +67,7 @@ def print_plan(plan: Plan, done: Mapping[str, StepRecord], reasons: Mapping[str,
     out.print(f"{to_run} of {len(plan.steps)} steps to run" if to_run else "nothing to run: every step is done")
 
 
-def _targets_table(plan: Plan) -> Table:
+def _targets_table(plan: "Plan") -> Table:
     table = _table("target", "gpu", "backend", "release", "precision", "build")
     for target in plan.targets:
         row = (target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
@@ -76,7 +75,7 @@ def _targets_table(plan: Plan) -> Table:
     return table
 
 
-def _steps_table(plan: Plan, done: Mapping[str, StepRecord]) -> Table:
+def _steps_table(plan: "Plan", done: Mapping[str, "StepRecord"]) -> Table:
     table = _table("step", "for", "on", "state", "key")
     for planned in plan.steps:
         record = done.get(planned.key)
@@ -85,7 +84,7 @@ def _steps_table(plan: Plan, done: Mapping[str, StepRecord]) -> Table:
     return table
 
 
-def outcomes_table(steps: Iterable[Outcome]) -> Table:
+def outcomes_table(steps: Iterable["Outcome"]) -> Table:
     """Steps with their times and sizes, and whether each ran now."""
     table = _table("step", "state", "time", "size")
     for step in steps:
@@ -94,7 +93,7 @@ def outcomes_table(steps: Iterable[Outcome]) -> Table:
     return table
 
 
-def print_summary(summary: BuildSummary) -> None:
+def print_summary(summary: "BuildSummary") -> None:
     """The end of a run: its steps, and where the builds are."""
     out = console()
     out.print(outcomes_table(summary.steps))

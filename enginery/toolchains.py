@@ -20,13 +20,12 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from enginery import files, home
+from enginery.context import Log
 from enginery.digests import json_digest
 from enginery.errors import CommandError, ToolchainError
 from enginery.pins import PinFile, describe, names
 from enginery.probing import Probe, probe_environment
-from enginery.process import Log
 from enginery.steps import Frozen
-from enginery.venvs import create_venv
 
 __all__ = [
     "PinFile",
@@ -267,6 +266,8 @@ def _create_once(wanted: ToolchainIdentity, log: Log) -> None:
 
 
 def _create(wanted: ToolchainIdentity, log: Log) -> None:
+    from enginery.venvs import create_venv  # noqa: PLC0415  a plan makes none
+
     pin_file = describe(wanted.name)
     directory = location(wanted)
     started = time.monotonic()

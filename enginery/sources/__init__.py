@@ -41,11 +41,18 @@ def resolve(source: Source) -> ResolvedSource:
     Raises:
         SourceError: when it cannot be reached, or with everything that is wrong with it as a model.
     """
-    from enginery.sources import bucket, hub, local  # noqa: PLC0415  only one of them is needed
-
+    # Only one of them is needed, and a plan shall start fast.
     if source.huggingface is not None:
+        from enginery.sources import hub  # noqa: PLC0415
+
         return hub.resolve(source)
-    return local.resolve(source) if source.path is not None else bucket.resolve(source)
+    if source.path is not None:
+        from enginery.sources import local  # noqa: PLC0415
+
+        return local.resolve(source)
+    from enginery.sources import bucket  # noqa: PLC0415
+
+    return bucket.resolve(source)
 
 
 def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]:
