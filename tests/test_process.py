@@ -424,7 +424,7 @@ def test_a_secret_never_reaches_log_file_or_error(tmp_path: Path, name: str) -> 
         ("HTTPS_PROXY", "http://bob:short@proxy.test:3128", ["bob:short"]),
         ("UV_INDEX", "https://pypi-AgEIcHlwaS5vcmc@index.test/simple", ["pypi-AgEIcHlwaS5vcmc"]),
         ("PIP_INDEX_URL", "https://bob:p%40ss%2Fword@index.test/", ["p%40ss%2Fword", "p@ss/word"]),
-        ("PIP_INDEX_URL", "https://bob:p@ss-word@index.test/", ["p@ss-word", "ss-word"]),
+        ("PIP_INDEX_URL", "https://bob:p@ss-word@index.test/", ["p@ss-word"]),
     ],
 )
 def test_what_signs_in_to_an_address_is_a_secret(name: str, value: str, secrets: list[str]) -> None:
