@@ -41,9 +41,14 @@ def find_function(name: str) -> StepFunction:
     return cast("StepFunction", _load(FUNCTIONS[name]))
 
 
+def changes_elsewhere(name: str) -> bool:
+    """Whether the step changes something outside the store, so that it can have to be done again."""
+    return name in EFFECT_CHECKS
+
+
 def still_holds(name: str, parameters: Mapping[str, JsonValue]) -> bool:
     """Whether what the step did outside the store is still so; always true for a step that only fills the store."""
-    if name not in EFFECT_CHECKS:
+    if not changes_elsewhere(name):
         return True
     return cast("EffectCheck", _load(EFFECT_CHECKS[name]))(parameters)
 

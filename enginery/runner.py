@@ -130,8 +130,13 @@ def _execute(planned: PlannedStep, store: Store, log: Log) -> StepRecord:
         )
         tee(f"working in {work}; log in {log_file}")
         record = _record(planned, context)
-        store.add(record, context.output)
-    return record
+        return store.add(record, context.output, replace=_can_be_undone(planned))
+
+
+def _can_be_undone(planned: PlannedStep) -> bool:
+    """Whether the step may run again although the store has it, so that the new record is the true one."""
+    recipe = planned.step.recipe
+    return isinstance(recipe, Call) and functions.changes_elsewhere(recipe.function)
 
 
 def _record(planned: PlannedStep, context: StepContext) -> StepRecord:

@@ -10,9 +10,11 @@ from enginery import functions
 from enginery.context import StepContext
 from enginery.errors import CommandError, StoreError, UsageError, ValidationError
 from enginery.plan import PlannedStep
+from enginery.records import StepRecord
 from enginery.runner import chain_of, fill, find_valid, run_step
 from enginery.steps import Call, Command, Stage, Step
 from enginery.store import Store, open_store
+from enginery.store.local import LocalStore
 from tests.support.steps import shell_step
 
 
@@ -151,8 +153,8 @@ class Elsewhere:
 
     def change(self, context: StepContext) -> dict[str, Any]:
         self.changed += 1
-        (context.output / "done").write_text("done")
-        return {"uri": context.parameters["to"]}
+        (context.output / "done").write_text(f"done {self.changed}")
+        return {"uri": context.parameters["to"], "times": self.changed}
 
     def still_holds(self, _name: str, _parameters: Mapping[str, Any]) -> bool:
         return self.holds
@@ -168,7 +170,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
 
 def test_a_change_elsewhere_is_not_made_twice(store: Store, elsewhere: Elsewhere) -> None:
     planned = call_step("publish")
-    assert run_step(planned, store, ignore).facts == {"uri": "there"}
+    assert run_step(planned, store, ignore).facts == {"uri": "there", "times": 1}
     assert not run_step(planned, store, ignore).ran
     assert elsewhere.changed == 1
 
@@ -180,6 +182,45 @@ def test_a_change_elsewhere_that_is_gone_is_made_again(store: Store, elsewhere: 
     assert find_valid(planned, store) is None
     assert run_step(planned, store, ignore).ran
     assert elsewhere.changed == 2
+
+
+def test_a_change_elsewhere_that_was_made_again_is_recorded_anew(
+    store: Store, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    planned = call_step("publish")
+    run_step(planned, store, ignore)
+    elsewhere.holds = False
+    outcome = run_step(planned, store, ignore)
+    record = store.find(planned.key)
+    assert record is not None
+    assert outcome.facts == record.facts == {"uri": "there", "times": 2}
+    assert content(store, planned, "done", tmp_path / "out") == "done 2"
+
+
+class FirstElsewhere(LocalStore):
+    """A store in which another machine finishes each step just before this one does."""
+
+    def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
+        super().add(record.model_copy(update={"seconds": 77.0}), root)
+        return super().add(record, root, replace=replace)
+
+
+def test_a_step_that_another_machine_finished_first_is_told_as_it_is_kept(tmp_path: Path) -> None:
+    outcome = run_step(shell_step("echo x > $1/x"), FirstElsewhere(tmp_path / "store"), ignore)
+    assert outcome.ran
+    assert outcome.seconds == 77.0
+
+
+def test_what_a_killed_step_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    left = [store.root / "work" / name for name in ("0" * 64, f"{'1' * 64}.incoming")]
+    busy = [store.root / "work" / name for name in ("2" * 64, f"{'3' * 64}.incoming")]
+    for directory in left + busy:
+        (directory / "output").mkdir(parents=True)
+        (directory / "output" / "half").write_text("half")
+    with store.lock("2" * 64), store.lock(f"{'3' * 64}.add"):
+        run_step(shell_step("echo x > $1/x"), store, ignore)
+        assert sorted((store.root / "work").iterdir()) == busy
 
 
 def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(

@@ -32,11 +32,11 @@ class Store(Protocol):
     def fetch(self, record: StepRecord, destination: Path) -> None:
         """Put the files of `record` under `destination`, read-only; what is there under their names is replaced."""
 
-    def add(self, record: StepRecord, root: Path) -> None:
-        """Keep the files of `record`, which are under `root`, then the record.
+    def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
+        """Keep the files of `record`, which are under `root`, then the record; return the record that is there now.
 
         The files may end up shared with the store and read-only. Where the store has the whole step already, what it
-        has stays.
+        has stays, unless it is to `replace` that: whatever builds on a step must meet one state of it.
         """
 
     def lock(self, key: str) -> AbstractContextManager[None]:
@@ -48,7 +48,8 @@ class Store(Protocol):
     def workspace(self, key: str) -> AbstractContextManager[Path]:
         """A new, empty directory from which finished files can be linked into the store; to be used under `lock`.
 
-        What an earlier run left there is removed first, and all of it at the end.
+        What earlier runs that were killed have left, of this step or another, is removed first, and all of it at the
+        end.
         """
 
     def verify(self, record: StepRecord) -> list[str]:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from enginery.errors import StoreError
-from enginery.files import cannot_write
 from enginery.parallel import side_by_side
 from enginery.records import FileRecord, StepRecord
 from enginery.s3 import Address, Content, PreconditionFailed, Prefix
@@ -77,16 +76,17 @@ class BucketStore:
         self.prefix.download(blob_path(file), target, size=file.size, sha256=file.sha256)
         target.chmod(READ_ONLY)
 
-    def add(self, record: StepRecord, root: Path) -> None:
+    def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         """See `Store.add`."""
-        self.send(record, {file.sha256: root / safe_path(file) for file in record.files})
+        return self.send(record, {file.sha256: root / safe_path(file) for file in record.files}, replace=replace)
 
-    def send(self, record: StepRecord, sources: dict[str, Path]) -> None:
+    def send(self, record: StepRecord, sources: dict[str, Path], *, replace: bool = False) -> StepRecord:
         """Like `add`, with the files found by their digests."""
         path = record_path(record.key)
         before = self.prefix.get(path)
-        if self._whole(self._parse(record.key, before)):
-            return
+        known = None if replace else self._whole(self._parse(record.key, before))
+        if known:
+            return known
         files = {file.sha256: file for file in record.files}
         side_by_side(lambda file: self._send_file(file, sources[file.sha256]), files.values())
         write = partial(self.prefix.put_bytes, path, record_bytes(record), content_type="application/json")
@@ -95,8 +95,9 @@ class BucketStore:
                 write(if_none_match=True)
             else:
                 write(if_match=before.etag)
-        except PreconditionFailed:
-            return  # another machine was first, and its record is as good
+        except PreconditionFailed:  # another machine was first, and its record is as good
+            return self.find(record.key) or record
+        return record
 
     def _send_file(self, file: FileRecord, source: Path) -> None:
         if self.has(file):
@@ -121,14 +122,9 @@ class BucketStore:
 
     def verify(self, record: StepRecord) -> list[str]:
         """See `Store.verify`. Every file is downloaded."""
-        work = self.scratch.root / "work"
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            directory = tempfile.TemporaryDirectory(prefix=".verify-", dir=work)
-        except OSError as error:
-            raise cannot_write(work, error) from error
-        with directory:
-            examine = partial(self._examine, Path(directory.name))
+        name = f"verify-{record.key}"
+        with self.scratch.lock(name), self.scratch.workspace(name) as directory:
+            examine = partial(self._examine, directory)
             return [problem for problem in side_by_side(examine, record.files) if problem]
 
     def _examine(self, directory: Path, file: FileRecord) -> str | None:

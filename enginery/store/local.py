@@ -78,21 +78,23 @@ class LocalStore:
             target.unlink(missing_ok=True)
             link_or_copy(self.blob(file), target)
 
-    def add(self, record: StepRecord, root: Path) -> None:
+    def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         """See `Store.add`. A file with other links than its own is copied: someone else may change it."""
         with self._locked(f"{record.key}.add"):
-            if not self.find(record.key):
+            known = None if replace else self.find(record.key)
+            if known is None:
                 self._keep_files(record, lambda file, part: _take(root / safe_path(file), part))
                 self._keep_record(record)
+            return known or record
 
-    def receive(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
+    def receive(self, record: StepRecord, bring: Callable[[FileRecord, Path], None], *, replace: bool = False) -> None:
         """Have the files of a record from another store, each missing one put at a new path by `bring(file, path)`."""
-        if all(map(self.has, record.files)) and self.find(record.key):
+        if not replace and all(map(self.has, record.files)) and self.find(record.key):
             return
         with self._locked(f"{record.key}.add"):
-            known = self.find(record.key)
+            known = None if replace else self.find(record.key)
             self._keep_files(record, bring)
-            if not known:
+            if known is None:
                 self._keep_record(record)
 
     def _keep_files(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
@@ -125,7 +127,7 @@ class LocalStore:
     def _locked(self, name: str) -> Iterator[None]:
         from filelock import FileLock  # noqa: PLC0415  a plan locks nothing
 
-        path = self.root / "locks" / f"{name}.lock"
+        path = self._lock_file(name)
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
@@ -152,8 +154,25 @@ class LocalStore:
     def workspace(self, key: str) -> Iterator[Path]:
         """See `Store.workspace`."""
         record_path(key)  # refuses what is no key, and so no name of a directory either
+        self._sweep(key)
         with self._emptied(self.root / "work" / key) as directory:
             yield directory
+
+    def _sweep(self, mine: str) -> None:
+        """Remove what steps that were killed have left: directories whose lock nobody holds."""
+        from filelock import FileLock, Timeout  # noqa: PLC0415  a plan locks nothing
+
+        work = self.root / "work"
+        for directory in work.iterdir() if work.is_dir() else ():
+            key, dot, _ = directory.name.partition(".")
+            lock = FileLock(self._lock_file(f"{key}.add" if dot else key))
+            if key == mine:
+                continue  # under this caller's own lock
+            with suppress(Timeout), lock.acquire(timeout=0):
+                remove_tree(directory)
+
+    def _lock_file(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
 
     @contextmanager
     def _emptied(self, directory: Path) -> Iterator[Path]:

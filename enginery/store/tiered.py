@@ -24,9 +24,7 @@ class TieredStore:
         record = self.near.find(key)
         if record is None:
             return self.far.find(key)
-        if not self.far.has_record(key):
-            self._send(record)
-        return record
+        return record if self.far.has_record(key) else self._send(record)
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
         """See `Store.find_many`. S3 is only asked for what is not here."""
@@ -39,13 +37,17 @@ class TieredStore:
         self.near.receive(record, self.far.bring)
         self.near.fetch(record, destination)
 
-    def add(self, record: StepRecord, root: Path) -> None:
+    def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         """See `Store.add`. First here, so that a failing upload does not lose the work; then in S3."""
-        self.near.add(record, root)
-        self._send(self.near.find(record.key) or record)
+        return self._send(self.near.add(record, root, replace=replace), replace=replace)
 
-    def _send(self, record: StepRecord) -> None:
-        self.far.send(record, {file.sha256: self.near.blob(file) for file in record.files})
+    def _send(self, record: StepRecord, *, replace: bool = False) -> StepRecord:
+        """Upload; where another machine was first, take what it made: all machines must go on from the same files."""
+        sources = {file.sha256: self.near.blob(file) for file in record.files}
+        kept = self.far.send(record, sources, replace=replace)
+        if kept.files != record.files:
+            self.near.receive(kept, self.far.bring, replace=True)
+        return kept
 
     def lock(self, key: str) -> AbstractContextManager[None]:
         """See `Store.lock`: on this machine only."""

@@ -165,6 +165,27 @@ def test_what_one_machine_added_another_finds_and_keeps(far: BucketStore, proxy:
     assert proxy.count("GET") == before
 
 
+def test_a_machine_that_finishes_second_goes_on_with_what_the_first_one_made(far: BucketStore, tmp_path: Path) -> None:
+    one, two = other_machine(far, tmp_path / "one"), other_machine(far, tmp_path / "two")
+    first, second = write_output(tmp_path / "1", {"x": b"first"}), write_output(tmp_path / "2", {"x": b"second"})
+    kept = one.add(some_record(first), first)
+    assert two.add(some_record(second, label="second"), second) == kept
+    assert two.find(kept.key) == two.near.find(kept.key) == kept
+    two.fetch(kept, tmp_path / "fetched")
+    assert contents(tmp_path / "fetched") == {"x": b"first"}
+
+
+def test_a_step_that_is_replaced_is_replaced_here_and_there(far: BucketStore, tmp_path: Path) -> None:
+    one, two = other_machine(far, tmp_path / "one"), other_machine(far, tmp_path / "two")
+    first, second = write_output(tmp_path / "1", {"x": b"first"}), write_output(tmp_path / "2", {"x": b"second"})
+    one.add(some_record(first), first)
+    again = some_record(second, label="again")
+    assert one.add(again, second, replace=True) == again
+    assert one.near.find(again.key) == two.find(again.key) == again
+    two.fetch(again, tmp_path / "fetched")
+    assert contents(tmp_path / "fetched") == {"x": b"second"}
+
+
 def test_a_failed_upload_is_made_up_for_without_doing_the_step_again(
     far: BucketStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
