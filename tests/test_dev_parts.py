@@ -11,7 +11,7 @@ from mypy_boto3_s3 import S3Client
 from enginery.demo import BODY, demo_spec
 from enginery.dev import launch, services
 from enginery.dev.prefect_server import prefect_environment
-from enginery.dev.ready import LOOPBACK, answers, free_port
+from enginery.dev.ready import LOOPBACK, answers, free_port, free_ports
 from enginery.dev.s3_files import ObjectFiles
 from enginery.dev.state import Entry, State, read_state, state_file, write_state
 from enginery.errors import ToolchainError
@@ -69,6 +69,11 @@ def test_an_object_whose_metadata_alone_changed_is_saved_anew(s3: S3Client, tmp_
     s3.put_object(Bucket="third", Key="a", Body=b"one", Metadata={"note": "new"})
     files.save(s3)
     assert files.index.objects[0].metadata == {"note": "new"}
+
+
+def test_ports_that_are_wanted_together_are_all_different() -> None:
+    ports = free_ports(200)
+    assert len(set(ports)) == 200
 
 
 def test_a_preferred_port_is_taken_only_when_it_is_free() -> None:

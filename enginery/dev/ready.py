@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
@@ -27,6 +28,15 @@ def free_port(preferred: int = 0) -> int:
         except OSError:
             return free_port()
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int) -> list[int]:
+    """As many different ports that are free."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def answers(url: str, path: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from enginery import files, process
 from enginery.context import Log
-from enginery.dev.ready import LOOPBACK, free_port, wait_until_ready
+from enginery.dev.ready import LOOPBACK, free_port, free_ports, wait_until_ready
 from enginery.errors import CommandError, ToolchainError, UsageError
 from enginery.service import Service
 
@@ -125,7 +125,8 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is wat
     environment = server_environment(os.environ, triton_site, python)
     stopping = stopping or threading.Event()
     for attempt in range(ATTEMPTS):
-        ports = (http_port or free_port(), free_port(), free_port())
+        http, grpc, metrics = free_ports(3)
+        ports = (http_port or http, grpc, metrics)
         argv = server_command(model_repository, triton_site, backends, ports, load_all=load_all)
         service = Service.start(argv, env=environment, log_file=log_file, detach=detach)
         server = TritonServer(*_addresses(ports), service)
