@@ -1,0 +1,91 @@
+"""The page a build is shown on: everything in it, nothing that runs, nothing fetched."""
+
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+from enginery.manifest import BuildTarget, Manifest
+from enginery.records import FileRecord
+from enginery.report import html_report
+from tests.support.builds import a_report
+from tests.support.records import a_chain
+
+TARGET = BuildTarget(
+    name="cpu-int4",
+    gpu="cpu",
+    backend="onnxruntime",
+    release="0.18.0",
+    precision="int4",
+    tensor_parallel=1,
+    pipeline_parallel=1,
+)
+
+
+def manifest(answers: dict[str, str]) -> Manifest:
+    return Manifest(
+        model="tiny",
+        build_id="cpu-int4-0123456789ab",
+        target=TARGET,
+        created=datetime(2026, 11, 22, 12, tzinfo=UTC),
+        enginery="0.1.0",
+        registry="s3://engines/test",
+        channel="candidate",
+        files=(FileRecord(path="model_repository/ensemble/config.pbtxt", sha256="a" * 64, size=1234),),
+        steps=a_chain(),
+        validation=a_report(answers),
+    )
+
+
+class Tags(HTMLParser):
+    """Every tag of a page, and whether each that was opened is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002  the base class's
+        self.seen.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def tags(page: str) -> Tags:
+    parser = Tags()
+    parser.feed(page)
+    return parser
+
+
+def test_the_page_tells_target_answers_steps_and_files() -> None:
+    made = manifest({"What is the capital of Norway?": "Oslo"})
+    page = html_report(made)
+    for told in ("tiny/cpu-int4-0123456789ab", "onnxruntime", "Norway", "Oslo", "ensemble/config.pbtxt", "1,234"):
+        assert told in page
+    for record in made.steps:
+        assert record.label in page
+        assert record.key in page
+
+
+def test_every_tag_is_closed() -> None:
+    parser = tags(html_report(manifest({"Hi": "there"})))
+    assert parser.open == []
+
+
+def test_a_prompt_cannot_put_anything_into_the_page() -> None:
+    page = html_report(manifest({"<script>alert(1)</script>": "<img src=x>"}))
+    assert "<script>" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    page = html_report(manifest({"Hi": "there"}))
+    assert not set(tags(page).seen) & {"script", "link", "img", "iframe"}
+    assert "http" not in page
+
+
+def test_the_same_manifest_makes_the_same_page() -> None:
+    made = manifest({"Hi": "there"})
+    assert html_report(made) == html_report(made)
