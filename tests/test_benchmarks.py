@@ -14,7 +14,9 @@ from benchmarks import many_targets, pipeline, timing
 from benchmarks.demo import environment
 from benchmarks.dvc import stages
 from benchmarks.results import Goal, Row, median, shown, table
+from benchmarks.step_overhead import seconds_outside
 from benchmarks.workbench import NO_BYTECODE, REPOSITORY, settle_environment
+from enginery import process
 from enginery.plan import make_plan
 from enginery.spec import parse_spec
 from enginery.store import open_store
@@ -107,6 +109,12 @@ def test_things_are_done_in_turn_and_warm_ups_are_not_counted() -> None:
 def test_a_command_that_fails_is_an_error_with_what_it_printed() -> None:
     with pytest.raises(RuntimeError, match="status 3:\noh no"):
         timing.command([sys.executable, "-c", "print('oh no'); exit(3)"])
+
+
+def test_the_time_of_commands_is_not_counted_as_time_outside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "run", lambda _argv: process.Completed((), 100.0, 0, ()))
+    assert seconds_outside(lambda: process.run(["build"])) < -99
+    assert process.run(["build"]).seconds == 100.0
 
 
 def test_a_part_that_fails_is_told_and_the_others_are_measured() -> None:
