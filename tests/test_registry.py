@@ -1,15 +1,24 @@
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from enginery import s3
+from enginery.digests import bytes_digest
 from enginery.errors import RegistryError
 from enginery.registry import Registry, is_published, publish
 from enginery.registry import publishing as publishing_module
+from enginery.registry.claims import CLAIM, LONGEST_PUBLISH, Claim
+from enginery.worker import Worker
 from tests.support.builds import ANSWERS, Build
 from tests.support.s3_server import S3Server, running_s3_server
 
@@ -370,3 +379,104 @@ def test_a_manifest_under_another_name_is_refused(server: S3Server, address: str
     write(server, address, "models/tiny-llama/builds/cpu-int4-copy/manifest.json", data)
     with pytest.raises(RegistryError, match="describes another build"):
         Registry(address).manifest("tiny-llama", "cpu-int4-copy")
+
+
+# Two publishers of one name with different files
+
+
+def claim(**changes: Any) -> bytes:
+    """A claim of a publisher on another machine that has just begun."""
+    worker = Worker(host="another-machine", pid=7, started=1.0)
+    made = Claim(files="f" * 64, worker=worker, since=datetime.now(UTC))
+    return made.model_copy(update=changes).model_dump_json().encode()
+
+
+@contextmanager
+def sleeping_process() -> Iterator[Worker]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        started = psutil.Process(process.pid).create_time()
+        yield Worker(host=socket.gethostname(), pid=process.pid, started=started)
+        process.communicate(b"\n")
+
+
+def test_the_files_of_a_publisher_at_work_are_not_written_over(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = publishing_module._write_manifest
+    met: list[RegistryError] = []
+
+    def meet_another(registry: Registry, manifest: Any) -> Any:
+        monkeypatch.setattr(publishing_module, "_write_manifest", original)
+        with monkeypatch.context() as patched:
+            patched.setattr(Worker, "is_at_work", lambda _: True)  # both publishers are this process
+            with pytest.raises(RegistryError) as caught:
+                publish(Build(answers={"Who?": "another engine"}).context(tmp_path / "2", address))
+        met.append(caught.value)
+        return original(registry, manifest)
+
+    monkeypatch.setattr(publishing_module, "_write_manifest", meet_another)
+    publish(Build().context(tmp_path / "1", address))
+    assert met[0].transient
+    assert "another publisher is sending other files" in str(met[0])
+    registry = Registry(address)
+    prefix = registry.build_prefix("tiny-llama", "cpu-int4-111111111111")
+    for file in registry.manifest("tiny-llama", "cpu-int4-111111111111").files:
+        assert bytes_digest(prefix.get_bytes(file.path) or b"") == file.sha256
+
+
+def test_a_claim_goes_when_the_build_is_there_or_has_failed(
+    server: S3Server, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RegistryError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing_module, "_upload", fail)
+        with pytest.raises(RegistryError):
+            publish(Build().context(tmp_path / "1", address))
+    assert f"prod/{HOME}/{CLAIM}" not in keys(server, address)
+    publish(Build().context(tmp_path / "2", address))
+    assert f"prod/{HOME}/{CLAIM}" not in keys(server, address)
+
+
+def test_the_claim_of_a_process_that_runs_here_holds(server: S3Server, address: str, tmp_path: Path) -> None:
+    with sleeping_process() as worker:
+        write(server, address, f"{HOME}/{CLAIM}", claim(worker=worker))
+        with pytest.raises(RegistryError, match=f"process {worker.pid} on") as caught:
+            publish(Build().context(tmp_path / "1", address))
+        assert caught.value.transient
+        assert keys(server, address) == [f"prod/{HOME}/{CLAIM}"]
+    publish(Build().context(tmp_path / "2", address))  # it has ended
+
+
+def test_the_claim_of_another_machine_holds_as_long_as_a_publish_may_take(
+    server: S3Server, address: str, tmp_path: Path
+) -> None:
+    write(server, address, f"{HOME}/{CLAIM}", claim())
+    with pytest.raises(RegistryError, match="on another-machine"):
+        publish(Build().context(tmp_path / "1", address))
+    write(server, address, f"{HOME}/{CLAIM}", claim(since=datetime.now(UTC) - LONGEST_PUBLISH))
+    publish(Build().context(tmp_path / "2", address))
+    assert f"prod/{HOME}/{CLAIM}" not in keys(server, address)
+
+
+def test_a_damaged_claim_stops_nobody(server: S3Server, address: str, tmp_path: Path) -> None:
+    write(server, address, f"{HOME}/{CLAIM}", b"{}")
+    publish(Build().context(tmp_path, address))
+    assert Registry(address).exists("tiny-llama", "cpu-int4-111111111111")
+
+
+def test_a_publisher_whose_claim_was_taken_over_writes_no_manifest(
+    server: S3Server, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = publishing_module._upload
+
+    def overtaken(*arguments: Any) -> int:
+        write(server, address, f"{HOME}/{CLAIM}", claim())
+        return original(*arguments)
+
+    monkeypatch.setattr(publishing_module, "_upload", overtaken)
+    with pytest.raises(RegistryError, match="took this one for dead"):
+        publish(Build().context(tmp_path, address))
+    assert not Registry(address).exists("tiny-llama", "cpu-int4-111111111111")
+    assert f"prod/{HOME}/{CLAIM}" in keys(server, address)

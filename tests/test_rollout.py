@@ -14,8 +14,9 @@ from enginery.triton import loading
 from enginery.triton.checking import EndpointResult
 from enginery.triton.client import TritonClient
 from enginery.triton.placement import open_repository
-from enginery.triton.progress import Worker, read_state, write_state
+from enginery.triton.progress import read_state, write_state
 from enginery.triton.rollout import is_serving, roll_out_build, rollout, serving_build
+from enginery.worker import Worker
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.fake_triton import FakeTriton, running_fake_triton
 from tests.support.s3_server import S3Server, running_s3_server

@@ -11,12 +11,13 @@ from pydantic import JsonValue
 
 from enginery import __version__
 from enginery.context import Facts, Log, StepContext
-from enginery.digests import file_digest
+from enginery.digests import file_digest, json_digest
 from enginery.errors import RegistryError
 from enginery.files import write_atomic
 from enginery.manifest import MODEL_REPOSITORY, BuildTarget, Manifest
 from enginery.parallel import side_by_side
 from enginery.records import FileRecord
+from enginery.registry.claims import CLAIM, claimed, in_the_way, is_claimed
 from enginery.registry.layout import MANIFEST, build_path
 from enginery.registry.reading import Registry
 from enginery.s3 import PreconditionFailed, Prefix, honours_conditional_writes
@@ -83,8 +84,7 @@ def publish(context: StepContext) -> Facts:
     found = registry.read(order.model, order.build_id)
     uploaded = 0
     if found is None:
-        uploaded = _upload(registry.build_prefix(order.model, order.build_id), sources, context.log)
-        found = _write_manifest(registry, manifest)
+        found, uploaded = _send_build(registry, manifest, sources, context.log)
     else:
         context.log(f"{order.model}/{order.build_id} is already published")
     _require_same(found, manifest, registry)
@@ -154,10 +154,25 @@ def _local_file(path: str, source: Path) -> LocalFile:
     return LocalFile(source, FileRecord(path=path, sha256=file_digest(source), size=source.stat().st_size))
 
 
+def _send_build(registry: Registry, manifest: Manifest, sources: list[LocalFile], log: Log) -> tuple[Manifest, int]:
+    """Send the files, then the manifest; returns the manifest that is there then, and how many bytes were sent."""
+    prefix = registry.build_prefix(manifest.model, manifest.build_id)
+    files = json_digest([file.model_dump() for file in manifest.files])
+    with claimed(prefix, files):
+        if found := registry.read(manifest.model, manifest.build_id):
+            return found, 0  # another publisher has finished just now
+        uploaded = _upload(prefix, sources, log)
+        if is_claimed(prefix, files):
+            return _write_manifest(registry, manifest), uploaded
+        if found := registry.read(manifest.model, manifest.build_id):
+            return found, uploaded  # whoever shared the claim has finished
+        raise in_the_way(prefix, "it took this one for dead")
+
+
 def _upload(prefix: Prefix, files: list[LocalFile], log: Log) -> int:
     """Send what is not there yet, and return how many bytes that was. What does not belong there is removed."""
     present = {info.path: info.size for info in prefix.list()}
-    for path in present.keys() - {file.record.path for file in files}:
+    for path in present.keys() - {file.record.path for file in files} - {CLAIM}:
         prefix.delete(path)
     total = sum(file.record.size for file in files)
     log(f"publishing {len(files)} files, {total:,} bytes, to {prefix.address}")

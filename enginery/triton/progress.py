@@ -1,17 +1,15 @@
 """What a model repository remembers of its rollouts, so that one that died is undone by the next."""
 
-import os
-import socket
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
-import psutil
 from pydantic import Field, ValidationError
 
 from enginery.errors import RolloutError
 from enginery.steps import Frozen
 from enginery.triton.placement import ServingRepository
+from enginery.worker import Worker
 
 STATE_FILE = "rollout.json"
 STATE_SCHEMA = 1
@@ -24,28 +22,6 @@ class Placed(Frozen):
 
     build_id: str
     version: int
-
-
-class Worker(Frozen):
-    """The process that does a rollout; `started` tells it from a later one with the same number."""
-
-    host: str
-    pid: int
-    started: float
-
-    @classmethod
-    def this(cls) -> "Worker":
-        """This process."""
-        return cls(host=socket.gethostname(), pid=os.getpid(), started=psutil.Process().create_time())
-
-    def is_at_work(self) -> bool:
-        """Whether it still runs on this machine; of one on another machine nothing is known, so it does not."""
-        if self.host != socket.gethostname() or self == Worker.this():
-            return False
-        try:
-            return psutil.Process(self.pid).create_time() == self.started
-        except psutil.NoSuchProcess:
-            return False
 
 
 class RolloutState(Frozen):

@@ -34,7 +34,8 @@ from enginery.triton.placement import (
     remove_version,
     serve_as,
 )
-from enginery.triton.progress import Phase, Placed, RolloutState, Worker, read_state, write_state
+from enginery.triton.progress import Phase, Placed, RolloutState, read_state, write_state
+from enginery.worker import Worker
 
 RESULT = "rollout.json"
 

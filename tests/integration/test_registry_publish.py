@@ -86,6 +86,7 @@ def test_a_publisher_that_is_killed_leaves_nothing_half_made(
     assert not whole_or_absent(s3_server, address)
     publish(Build().context(tmp_path / "again", address))
     assert whole_or_absent(s3_server, address)
+    assert not [key for key in s3_server.keys(address.split("/")[2]) if key.endswith("/publishing.json")]
 
 
 def test_two_who_publish_the_same_build_at_once_both_succeed(s3_server: S3Server, address: str, tmp_path: Path) -> None:
