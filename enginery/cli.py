@@ -87,7 +87,7 @@ def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
     elif commands:
         from enginery.script import shell_script
 
-        print(shell_script(made, str(spec_file)), end="")
+        print(shell_script(made, str(spec_file), tuple(overrides or ()), store), end="")
     else:
         _show_plan(made, store, why=explain)
 
