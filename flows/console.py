@@ -3,11 +3,12 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
 from enginery.spec import Spec
 from enginery.summary import BuildSummary
@@ -55,13 +56,24 @@ def _server(say: Callable[[str], None]) -> Iterator[bool]:
     if not address:
         running = services.status()
         address = running.prefect_api if running else None
-    if address:
-        with temporary_settings({PREFECT_API_URL: address}):
-            yield True
-        return
-    say("starting a temporary Prefect server (about 10 s; `enginery dev up` keeps one running)")
-    with temporary_settings({PREFECT_SERVER_ANALYTICS_ENABLED: False}):
-        yield False
+    if not address:
+        say("starting a temporary Prefect server (about 10 s; `enginery dev up` keeps one running)")
+    settings = {"PREFECT_API_URL": address} if address else {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with _prefect_set(settings):
+        yield bool(address)
+
+
+@contextmanager
+def _prefect_set(settings: Mapping[str, str]) -> Iterator[None]:
+    """Settings for the whole process: threads that Prefect starts for itself do not see its temporary settings."""
+    from enginery.dev.launch import in_environment  # noqa: PLC0415  only the command line sets any
+
+    try:
+        with in_environment(settings):
+            refresh_global_settings_context()
+            yield
+    finally:
+        refresh_global_settings_context()
 
 
 class OwnLines(logging.Handler):
