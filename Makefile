@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-QUIETLY := | grep --line-buffered -vE 'already satisfied|^WARNING: Location'
+NEWS := | $(BIN)/python infra/pip_news.py
 
 .DEFAULT_GOAL := help
 SHELL := bash
@@ -38,11 +38,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/local: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[local]' $(QUIETLY)
+	@echo "installing Enginery into $(VENV): a minute or two, once"
+	@$(INSTALL) -e '.[local]' $(NEWS)
 	@touch $@
 
 $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) -e '.[dev]' $(QUIETLY)
+	@echo "installing Enginery and its tests into $(VENV): a minute or two, once"
+	@$(INSTALL) -e '.[dev]' $(NEWS)
 	@touch $@ $(VENV)/local
 
 .PHONY: help demo test unit docs bench clean
