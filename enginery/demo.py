@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
 from enginery import toolchains
 from enginery.dev import services
@@ -51,7 +52,7 @@ def run_demo(console: Console) -> int:
     started = time.monotonic()
     kept = services.status() is not None
     with Progress(console) as progress, ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
-        progress.say("starting Prefect, S3 and Triton, and making their environments: minutes once, seconds later")
+        progress.say("starting Prefect, S3 and Triton; making environments takes minutes once")
         flow = threads.submit(_find_flow)
         ready = threads.submit(toolchains.ensure, newest_toolchain("onnxruntime"), progress.detail)
         with services.session(progress.news) as running, in_environment(services.environment(running)):
@@ -138,6 +139,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Tell something worth keeping on the screen."""
+        self._status(line)
         with self.lock:
             self.told = time.monotonic()
             self.console.print(f"[dim]{self.told - self.started:5.1f} s[/]  ", end="")
@@ -146,9 +148,13 @@ class Progress:
     def detail(self, line: str) -> None:
         """Tell what is going on; where the output is no terminal, only now and then."""
         if self.console.is_terminal:
-            self.status.update(line.splitlines()[0][: self.console.width - 4] if line else "")
+            self._status(line)
         elif time.monotonic() - self.told > NEWS_SECONDS:
             self.say(shorten(line, LINE_LENGTH, placeholder=" …"))
+
+    def _status(self, line: str) -> None:
+        first = line.partition("\n")[0][: self.console.width - 4]
+        self.status.update(Text(first))
 
     def news(self, line: str) -> None:
         """Tell a line of the services, the toolchains or the flow as what it is."""
@@ -159,22 +165,23 @@ class Progress:
 
 def _show(console: Console, summary: BuildSummary, running: Services, answer: str, *, kept: bool) -> None:
     console.print(outcomes_table(summary.steps))
-    console.print(f"[bold]{summary.sentence}[/]")
     for address in summary.published:
         console.print(f"  published  {address}", markup=False)
     if kept and summary.run_url:
         console.print(f"  Prefect    {summary.run_url}", markup=False)
     curl = f"curl -X POST {running.triton_url}{GENERATE} -d '{BODY}'"
     console.print(Panel(answer.strip(), title="How do I count to nine in French?", title_align="left", expand=False))
-    console.print("Ask again" if kept else "Ask again, after `enginery dev up`:")
+    console.print("Ask again:" if kept else "Ask again, after `enginery dev up`, which says where Triton is then:")
     console.print(f"  {curl}", markup=False, soft_wrap=True)
     console.print("Next:", NEXT, sep="\n", markup=False)
 
 
 NEXT = """\
-  source .venv/bin/activate                              have the commands below on the PATH
-  enginery dev up                                        keep Prefect (with its UI), S3 and Triton running
-  eval "$(enginery dev env)"                             point the commands below at them
-  enginery list                                          what is published
-  enginery lineage tiny-llama@candidate/cpu-int4         where the served build came from
-  enginery plan infra/models/tiny-llama.yaml --commands  every command of the pipeline, to paste"""
+  source .venv/bin/activate      put enginery on your PATH
+  enginery dev up                keep Prefect with its UI, S3 and Triton running
+  eval "$(enginery dev env)"     point the commands below at them
+  enginery list                  what is published
+  enginery lineage tiny-llama@candidate/cpu-int4
+                                 where the served build came from
+  enginery plan infra/models/tiny-llama.yaml --commands
+                                 every command of the pipeline, to paste"""
