@@ -1,6 +1,7 @@
 """From a spec to steps with keys: everything that would run, known before anything runs."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -28,6 +29,29 @@ class Chosen(NamedTuple):
     target: Target
     gpu: Gpu
     backend: Backend
+
+
+class Machine:
+    """This machine as one plan sees it: what takes a process or many files to find out is found out once.
+
+    Attributes:
+        detect: what `gpus.detect` says.
+        identify: what `toolchains.identity` says.
+    """
+
+    def __init__(self) -> None:
+        self.detect = cache(gpus.detect)
+        self.identify = cache(identity)
+        self._backends: dict[Backend, Backend] = {}
+
+    def gpu_of(self, target: Target) -> Gpu:
+        """The GPU that a target comes to."""
+        return (self.detect() or gpus.CPU) if target.gpu == "auto" else gpus.find(target.gpu)
+
+    def backend_of(self, target: Target, gpu: Gpu) -> Backend:
+        """The backend of a target; equal ones are the same, which remembers what it has looked up."""
+        found = backend_for(target, gpu, self.identify)
+        return self._backends.setdefault(found, found)
 
 
 class PlannedStep(Frozen):
@@ -105,14 +129,15 @@ def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
         PlanError: with everything the spec asks for that cannot be built.
         SourceError: when the source cannot be reached or holds no usable model.
     """
-    chosen = _choose(spec)
+    machine = Machine()
+    chosen = _choose(spec, machine)
     source = resolver(spec.source)
     call = Call(function="download", version=1, parameters=parameters(source, spec.source))
     download = Step(stage=Stage.DOWNLOAD, recipe=call)
     everyone = tuple(target.name for target in spec.targets)
     targets, steps = [], [PlannedStep(id="download", key=download.key, step=download, targets=everyone)]
     for one in chosen:
-        target, more = _target_steps(spec, one, download.key)
+        target, more = _target_steps(spec, one, machine, download.key)
         targets.append(target)
         steps += more
     return Plan(
@@ -130,14 +155,14 @@ def _without_twins(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
     return tuple(unique.values())
 
 
-def _choose(spec: Spec) -> list[Chosen]:
+def _choose(spec: Spec, machine: Machine) -> list[Chosen]:
     """Each target with its GPU and backend; every reason that one cannot be built is reported at once."""
     chosen: list[Chosen] = []
     problems: list[str] = []
     for index, target in enumerate(spec.targets):
         try:
-            gpu = _gpu_of(target)
-            backend = backend_for(target, gpu)
+            gpu = machine.gpu_of(target)
+            backend = machine.backend_of(target, gpu)
         except UsageError as error:
             problems.append(f"targets.{index} ({target.name}).{error}")
             continue
@@ -148,15 +173,11 @@ def _choose(spec: Spec) -> list[Chosen]:
     return chosen
 
 
-def _gpu_of(target: Target) -> Gpu:
-    if target.gpu == "auto":
-        return gpus.detect() or gpus.CPU
-    return gpus.find(target.gpu)
-
-
-def _target_steps(spec: Spec, chosen: Chosen, weights: str) -> tuple[PlannedTarget, list[PlannedStep]]:
+def _target_steps(
+    spec: Spec, chosen: Chosen, machine: Machine, weights: str
+) -> tuple[PlannedTarget, list[PlannedStep]]:
     target, gpu, backend = chosen
-    environment = identity(backend.toolchain(backend.release(target)), target.toolchain)
+    environment = machine.identify(backend.toolchain(backend.release(target)), target.toolchain)
     build = backend.build_step(spec, target, gpu, weights)
     validate = backend.validate_step(spec, target, gpu, build.key, weights)
     package = _package_step(spec, target, gpu, build.key, weights)

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 Kind = Literal["host", "venv"]
+Identify = Callable[[str, Kind], "ToolchainIdentity"]
+"""What `identity` does."""
 
 READY = "ready.json"
 DIGEST_LENGTH = 12
@@ -156,7 +158,7 @@ def status(name: str) -> ToolchainStatus:
 
 
 def identity(name: str, kind: Kind = "venv") -> ToolchainIdentity:
-    """What a toolchain is, without making it.
+    """What a toolchain is, without making it. For `host` this starts a process.
 
     Raises:
         UsageError: when there is no such toolchain.
@@ -168,7 +170,6 @@ def identity(name: str, kind: Kind = "venv") -> ToolchainIdentity:
     return _venv_identity(pin_file, os.environ.get("PATH", ""))
 
 
-@lru_cache
 def _venv_identity(pin_file: PinFile, search: str) -> ToolchainIdentity:
     python = _minor(_fitting_python(pin_file.python, search))
     return ToolchainIdentity(name=pin_file.name, kind="venv", pins=(*pin_file.options, *pin_file.pins), python=python)

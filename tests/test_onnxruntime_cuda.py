@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,47 @@ def test_a_host_without_the_release_is_refused_when_planning(host: str, monkeypa
     )
     with pytest.raises(ToolchainError, match="this machine does not have it"):
         steps_for(toolchain="host")
+
+
+def count_runs(command: Path) -> Callable[[], int]:
+    """Make a script note each of its runs; gives how many there were."""
+    counter = command.with_name("runs")
+    shebang, _, rest = command.read_text().partition("\n")
+    command.write_text(f"{shebang}\necho run >> '{counter}'\n{rest}")
+    return lambda: len(counter.read_text().splitlines())
+
+
+@pytest.mark.usefixtures("host")
+def test_a_plan_looks_at_the_host_once_for_all_targets_and_the_next_plan_looks_again(tmp_path: Path) -> None:
+    runs = count_runs(tmp_path / "bin" / "python3")
+    targets = [
+        {"name": f"target-{number}", "gpu": H200.name, "precision": "bfloat16", "toolchain": "host"}
+        for number in range(3)
+    ]
+    data = spec_data(targets=targets, publish=None, rollout=None)
+    planned(data)
+    assert runs() == 1
+    planned(data)
+    assert runs() == 2
+
+
+def test_a_plan_asks_for_the_gpu_once_for_all_targets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nvidia_smi.install(monkeypatch, tmp_path, "NVIDIA H200, 9.0, 143771")
+    runs = count_runs(tmp_path / "nvidia-smi")
+    targets = [{"name": f"target-{number}", "precision": "bfloat16"} for number in range(3)]
+    plan = planned(spec_data(targets=targets, publish=None, rollout=None))
+    assert {target.gpu for target in plan.targets} == {H200.name}
+    assert runs() == 1
+
+
+@pytest.mark.usefixtures("host")
+def test_a_pin_file_that_is_added_is_seen_by_the_next_plan() -> None:
+    steps_for(toolchain="host")
+    text = "# backend: onnxruntime\n# release: 0.19.0\nonnxruntime-genai-cuda==0.19.0\npydantic==2.0\n"
+    (pins.directories()[0] / "newer.txt").write_text(text)
+    found = steps_for(toolchain="host")["build"].toolchain
+    assert found is not None
+    assert found.name == "newer"
 
 
 # The driver that asks the engine

@@ -7,6 +7,7 @@ from enginery.errors import UsageError
 from enginery.gpus import Gpu
 from enginery.spec import BackendName, Spec, Target
 from enginery.steps import Step
+from enginery.toolchains import Identify, identity
 
 __all__ = ["Backend", "backend_for"]
 
@@ -41,8 +42,13 @@ class Backend(Protocol):
         """The step that asks the engine with the key `engine` the target's validation prompts."""
 
 
-def backend_for(target: Target, gpu: Gpu) -> Backend:
+def backend_for(target: Target, gpu: Gpu, identify: Identify = identity) -> Backend:
     """The backend that a target asks for; `auto` takes one that can build for the GPU.
+
+    Args:
+        target: the target.
+        gpu: the GPU it comes to.
+        identify: says what a toolchain is; a plan gives one that looks into each only once.
 
     Raises:
         UsageError: when this version of Enginery does not have it.
@@ -53,4 +59,4 @@ def backend_for(target: Target, gpu: Gpu) -> Backend:
             subject="backend",
             remedy="use backend: onnxruntime (precisions and options differ), or a version of Enginery that has it",
         )
-    return OnnxRuntime.for_gpu(gpu)
+    return OnnxRuntime.for_gpu(gpu, identify)

@@ -4,20 +4,20 @@ What it can build was found out with release 0.18.0: every precision of the buil
 a CPU and on an H200 (see docs/where-it-ran.md).
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from enginery import gpus, pins, toolchains
+from enginery import gpus, toolchains
 from enginery.errors import PlanError
 from enginery.gpus import Gpu
 from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
 from enginery.steps import Command, Stage, Step
+from enginery.toolchains import Identify
 from enginery.validation import validate_call
 
 Provider = Literal["cpu", "cuda"]
@@ -73,20 +73,24 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class OnnxRuntime:
     """The backend for one kind of hardware, which has toolchains of its own.
 
+    The pin files are read once: one of these is for one plan.
+
     Attributes:
         provider: ONNX Runtime's execution provider.
+        identify: says what a toolchain is.
     """
 
     provider: Provider
+    identify: Identify = dataclasses.field(default=toolchains.identity, compare=False)
 
     @classmethod
-    def for_gpu(cls, gpu: Gpu) -> "OnnxRuntime":
+    def for_gpu(cls, gpu: Gpu, identify: Identify = toolchains.identity) -> "OnnxRuntime":
         """The backend for a GPU, or for the CPU."""
-        return cls("cpu" if gpu == gpus.CPU else "cuda")
+        return cls("cpu" if gpu == gpus.CPU else "cuda", identify)
 
     @property
     def name(self) -> BackendName:
@@ -107,7 +111,7 @@ class OnnxRuntime:
         Raises:
             PlanError: when there is none, or what is asked for is no version, range or `latest`.
         """
-        pinned = self._pinned()
+        pinned = self._pinned
         fitting = [release for release in pinned if _fits(target.release, release)]
         if not fitting:
             known = ", ".join(pinned)
@@ -116,7 +120,7 @@ class OnnxRuntime:
 
     def toolchain(self, release: str) -> str:
         """The name of the toolchain in which the release's commands run."""
-        return self._pinned()[release]
+        return self._pinned[release]
 
     def build_step(self, spec: Spec, target: Target, gpu: Gpu, weights: str) -> Step:
         """Run the model builder."""
@@ -147,13 +151,15 @@ class OnnxRuntime:
         return (*builder, *places, *what, "--extra_options", *options)
 
     def _toolchain_digest(self, target: Target) -> str:
-        return toolchains.identity(self.toolchain(self.release(target)), target.toolchain).digest()
+        return self.identify(self.toolchain(self.release(target)), target.toolchain).digest()
 
+    @cached_property  # a plan for a thousand targets asks for them thousands of times
     def _pinned(self) -> Mapping[str, str]:
-        return _pinned(PACKAGES[self.provider], tuple(pins.directories()))
+        """The releases that have a toolchain for this hardware, oldest first: release -> toolchain."""
+        return _pinned(PACKAGES[self.provider])
 
     def _release_problems(self, target: Target, gpu: Gpu) -> Iterator[str]:
-        if not self._pinned():
+        if not self._pinned:
             yield (
                 f"gpu: no toolchain runs onnxruntime on {gpu.name}; use gpu: cpu, or pin one with "
                 f"{PACKAGES[self.provider]} (see infra/toolchains/README.md)"
@@ -199,9 +205,7 @@ class OnnxRuntime:
             yield "no validation prompts: nothing checks what this engine says"
 
 
-@lru_cache  # a plan for a thousand targets asks for them thousands of times
-def _pinned(package: str, directories: tuple[Path, ...]) -> Mapping[str, str]:  # noqa: ARG001  they tell caches apart
-    """The releases that have a toolchain with `package`, oldest first: release -> toolchain."""
+def _pinned(package: str) -> Mapping[str, str]:
     found = {}
     for name in toolchains.names():
         pin_file = toolchains.describe(name)
