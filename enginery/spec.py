@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from enginery.errors import SpecError
+from enginery.spec_model import SpecModel
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -47,13 +53,10 @@ class Precision(StrEnum):
     NVFP4 = "nvfp4"
 
 
-class SpecModel(BaseModel):
-    """A part of a spec: unchangeable once read; unknown fields are mistakes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
 Options = TypeVar("Options", bound=SpecModel)
+
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one written in C where there is one: ten times faster, which a spec with many targets notices."""
 
 
 class Source(SpecModel):
@@ -300,7 +303,7 @@ def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError([f"cannot be read: {error}"], subject=str(path)) from error
     except yaml.YAMLError as error:

@@ -28,7 +28,7 @@ class Stage(StrEnum):
 class Frozen(BaseModel):
     """A value that cannot change once made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Command(Frozen):
