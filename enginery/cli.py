@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 EXIT_CODES = """Exit codes: 0 done; 2 bad input, nothing started; 3 source; 4 store; 5 toolchain; 6 a command failed;
 7 validation; 8 registry; 9 rollout; 130 interrupted; 1 anything else."""
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="enginery",
     help="Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out.",
@@ -358,6 +360,7 @@ def main() -> None:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         print(f"error: {error}{notes}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; finished steps are kept", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
+            print("interrupted; finished steps are kept", file=sys.stderr)
+        raise

@@ -1,7 +1,9 @@
 """Ending a build while a step's command runs: nothing of it stays behind."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from enginery.service import Service
 from tests.support.prefect_server import prefect_api, prefect_server
+from tests.support.small_plans import small_spec
 from tests.support.waiting import wait_until
 
 __all__ = ["prefect_api", "prefect_server"]
@@ -30,6 +33,35 @@ flows.build.make_plan = pipeline.plan
 from flows.console import build_from_cli
 build_from_cli(small_spec("a"))
 """
+
+
+FROM_THE_COMMAND_LINE = (
+    BUILD.replace('from flows.console import build_from_cli\nbuild_from_cli(small_spec("a"))', "")
+    + """
+from enginery.cli import main
+sys.argv = ["enginery", "build", sys.argv[2]]
+main()
+"""
+)
+
+
+def test_ctrl_c_ends_the_command_line_with_130_and_says_that_finished_steps_are_kept(
+    prefect_api: str, tmp_path: Path
+) -> None:
+    directory, spec = tmp_path / "pipeline", tmp_path / "spec.yaml"
+    spec.write_text(json.dumps(small_spec("a").model_dump(mode="json")))
+    environment = dict(os.environ) | {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path / "prefect-home")}
+    argv = [sys.executable, "-c", FROM_THE_COMMAND_LINE, str(directory), str(spec)]
+    with subprocess.Popen(argv, env=environment, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as build:
+        try:
+            wait_until((directory / "parent").exists, seconds=60)
+            build.send_signal(signal.SIGINT)
+            _, told = build.communicate(timeout=60)
+        finally:
+            build.kill()
+    assert build.returncode == 130
+    assert told.splitlines()[-1] == "interrupted; finished steps are kept"
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
