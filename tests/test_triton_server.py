@@ -27,51 +27,70 @@ def site(tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-def python(directory: Path) -> ServingPython:
-    return ServingPython(directory / "bin" / "python", "3.11", directory / "lib")
+def python(directory: Path, version: str = "3.11") -> ServingPython:
+    library = directory / "lib" / f"libpython{version}.so.1.0"
+    library.parent.mkdir(exist_ok=True)
+    library.write_text(f"library of {version}")
+    (library.parent / "libcudnn.so.9").touch()
+    return ServingPython(directory / "bin" / "python", version, library)
 
 
 def test_the_backend_gets_the_stub_of_the_models_python(site: Path, tmp_path: Path) -> None:
-    backends = write_backends(tmp_path / "overlay", site, "3.11")
+    backends = write_backends(tmp_path / "overlay", site, python(tmp_path))
     names = {path.name: path.read_text() for path in (backends / "python").iterdir()}
-    assert set(names) == {"libtriton_python.so", "triton_python_backend_utils.py", "triton_python_backend_stub"}
+    library = "libpython3.11.so.1.0"
+    assert set(names) == {
+        "libtriton_python.so",
+        "triton_python_backend_utils.py",
+        "triton_python_backend_stub",
+        library,
+    }
+    assert names[library] == "library of 3.11"
     assert "3.11" in names["triton_python_backend_stub"]
 
 
 def test_the_wheel_is_left_as_it_is(site: Path, tmp_path: Path) -> None:
     before = sorted(site.rglob("*"))
-    write_backends(tmp_path / "overlay", site, "3.11")
+    write_backends(tmp_path / "overlay", site, python(tmp_path))
     assert sorted(site.rglob("*")) == before
 
 
 def test_another_python_version_replaces_the_stub(site: Path, tmp_path: Path) -> None:
-    write_backends(tmp_path / "overlay", site, "3.11")
-    backends = write_backends(tmp_path / "overlay", site, "3.10")
+    write_backends(tmp_path / "overlay", site, python(tmp_path))
+    backends = write_backends(tmp_path / "overlay", site, python(tmp_path, "3.10"))
     assert "3.10" in (backends / "python" / "triton_python_backend_stub").read_text()
 
 
 def test_a_python_triton_has_no_stub_for_is_refused(site: Path, tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match=r"Python 2\.7") as caught:
-        write_backends(tmp_path / "overlay", site, "2.7")
+        write_backends(tmp_path / "overlay", site, python(tmp_path, "2.7"))
     assert "3.10, 3.11" in caught.value.remedy
 
 
 def test_a_directory_without_triton_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match="no Triton here"):
-        write_backends(tmp_path / "overlay", tmp_path, "3.11")
+        write_backends(tmp_path / "overlay", tmp_path, python(tmp_path))
 
 
 def test_models_find_their_python_and_the_server_its_libraries(tmp_path: Path) -> None:
     base = {"PATH": "/bin", "LD_LIBRARY_PATH": "/own", "AWS_ACCESS_KEY_ID": "key"}
-    environment = server_environment(base, tmp_path / "site", python(tmp_path))
+    environment = server_environment(base, tmp_path / "site", tmp_path / "backends", python(tmp_path))
     assert environment["PATH"].split(os.pathsep) == [str(tmp_path / "bin"), "/bin"]
-    libraries = [str(tmp_path / "site" / "nvidia_pytriton.libs"), str(tmp_path / "lib"), "/own"]
+    libraries = [str(tmp_path / "site" / "nvidia_pytriton.libs"), str(tmp_path / "backends" / "python"), "/own"]
     assert environment["LD_LIBRARY_PATH"].split(os.pathsep) == libraries
     assert environment["AWS_ACCESS_KEY_ID"] == "key"
 
 
+def test_the_directory_of_pythons_library_adds_no_other_libraries(site: Path, tmp_path: Path) -> None:
+    backends = write_backends(tmp_path / "overlay", site, python(tmp_path))
+    searched = server_environment({}, site, backends, python(tmp_path))["LD_LIBRARY_PATH"].split(os.pathsep)
+    found = {path.name for directory in searched for path in Path(directory).glob("*")}
+    assert "libpython3.11.so.1.0" in found
+    assert "libcudnn.so.9" not in found
+
+
 def test_no_empty_library_path_means_the_working_directory(tmp_path: Path) -> None:
-    environment = server_environment({"PATH": "/bin"}, tmp_path / "site", python(tmp_path))
+    environment = server_environment({"PATH": "/bin"}, tmp_path / "site", tmp_path / "backends", python(tmp_path))
     assert "" not in environment["LD_LIBRARY_PATH"].split(os.pathsep)
 
 
@@ -100,7 +119,7 @@ def test_the_shared_library_is_looked_for_where_python_says(tmp_path: Path) -> N
     (tmp_path / "libpython3.11.so.1.0").touch()
     answer = f'{{"version": "3.11", "library_directories": ["/none", "{tmp_path}"]}}'
     found = ServingPython.find(executable(tmp_path / "python", answer))
-    assert (found.version, found.library_directory) == ("3.11", tmp_path)
+    assert (found.version, found.library) == ("3.11", tmp_path / "libpython3.11.so.1.0")
 
 
 def test_a_python_that_is_not_there_is_an_error(tmp_path: Path) -> None:

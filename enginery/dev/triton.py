@@ -1,7 +1,7 @@
 """Starts the Triton Inference Server that the wheel `nvidia-pytriton` carries.
 
-The wheel is left as it is: what the server needs besides (the stub for the Python version, in a directory that holds
-a whole Python backend) is put together from symbolic links beside the server's log.
+The wheel is left as it is: what the server needs besides (the stub for the Python version and Python's shared library,
+in a directory that holds a whole Python backend) is put together from symbolic links beside the server's log.
 """
 
 import json
@@ -21,6 +21,7 @@ ATTEMPTS = 3
 PORT_TAKEN = "in use"
 READY_PATH = "/v2/health/ready"
 EXIT_SECONDS = 8
+PYTHON_BACKEND = "python"
 ASK_PYTHON = """
 import json, sys, sysconfig
 print(json.dumps({
@@ -58,12 +59,12 @@ class ServingPython:
     Attributes:
         executable: its interpreter.
         version: such as `3.11`.
-        library_directory: where its shared library is.
+        library: its shared library.
     """
 
     executable: Path
     version: str
-    library_directory: Path
+    library: Path
 
     @classmethod
     def find(cls, executable: Path) -> "ServingPython":
@@ -79,7 +80,7 @@ class ServingPython:
         name = f"libpython{facts['version']}.so.1.0"
         for directory in map(Path, facts["library_directories"]):
             if (directory / name).is_file():
-                return cls(executable, facts["version"], directory)
+                return cls(executable, facts["version"], directory / name)
         raise ToolchainError(
             f"this Python has no shared library {name}, and Triton's Python backend cannot run without it",
             subject=str(executable),
@@ -121,8 +122,8 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is wat
     """
     _check(model_repository, http_port)
     python = ServingPython.find(serving_python)
-    backends = write_backends(log_file.with_name(f"{log_file.name}.backends"), triton_site, python.version)
-    environment = server_environment(os.environ, triton_site, python)
+    backends = write_backends(log_file.with_name(f"{log_file.name}.backends"), triton_site, python)
+    environment = server_environment(os.environ, triton_site, backends, python)
     stopping = stopping or threading.Event()
     for attempt in range(ATTEMPTS):
         http, grpc, metrics = free_ports(3)
@@ -175,9 +176,15 @@ def server_command(
     ]
 
 
-def server_environment(base: Mapping[str, str], triton_site: Path, python: ServingPython) -> dict[str, str]:
-    """The server's environment. The Python embedded in the stub ignores `PYTHONPATH`: it finds itself by `PATH`."""
-    libraries = [str(triton_site / "nvidia_pytriton.libs"), str(python.library_directory)]
+def server_environment(
+    base: Mapping[str, str], triton_site: Path, backends: Path, python: ServingPython
+) -> dict[str, str]:
+    """The server's environment. The Python embedded in the stub ignores `PYTHONPATH`: it finds itself by `PATH`.
+
+    Python's library is found among the backends, not where it is: that may be the system's library directory, whose
+    cuDNN would then be mixed with the one installed as a wheel.
+    """
+    libraries = [str(triton_site / "nvidia_pytriton.libs"), str((backends / PYTHON_BACKEND).absolute())]
     return {
         **base,
         **ENVIRONMENT,
@@ -186,25 +193,25 @@ def server_environment(base: Mapping[str, str], triton_site: Path, python: Servi
     }
 
 
-def write_backends(directory: Path, triton_site: Path, version: str) -> Path:
-    """A backend directory with the Python backend and the stub for a Python version, all symbolic links.
+def write_backends(directory: Path, triton_site: Path, python: ServingPython) -> Path:
+    """A backend directory with the Python backend, the stub for a Python and its library, all symbolic links.
 
     Raises:
         ToolchainError: when `triton_site` has no Triton, or no stub for this version.
     """
     server = triton_site / "pytriton" / "tritonserver"
-    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    stub = server / "python_backend_stubs" / python.version / "triton_python_backend_stub"
     if not (server / "bin" / "tritonserver").is_file():
         raise ToolchainError("there is no Triton here", subject=str(triton_site), remedy="install nvidia-pytriton")
     if not stub.is_file():
         known = ", ".join(sorted(path.name for path in (server / "python_backend_stubs").iterdir()))
         raise ToolchainError(
-            f"this Triton cannot serve models in Python {version}", remedy=f"use one of {known} for the models"
+            f"this Triton cannot serve models in Python {python.version}", remedy=f"use one of {known} for the models"
         )
-    backend = directory / "python"
+    backend = directory / PYTHON_BACKEND
     files.remove_tree(backend)
     backend.mkdir(parents=True)
-    for path in [*(server / "backends" / "python").iterdir(), stub]:
+    for path in [*(server / "backends" / "python").iterdir(), stub, python.library]:
         if path.is_file():
             (backend / path.name).symlink_to(path)
     return directory
