@@ -82,6 +82,7 @@ class GenaiSession:
     def __init__(self, generator: Any, rows: int) -> None:
         self._generator = generator
         self._rows = rows
+        self._width = int(generator.get_logits().shape[-1])
 
     def logits(self) -> Logits:
         """What the model thinks of each possible next token: shape (rows, vocabulary)."""
@@ -90,8 +91,7 @@ class GenaiSession:
 
     def append(self, tokens: Sequence[int]) -> None:
         """Put one token behind each row: the only one left that the library's own search can take."""
-        shape = self._generator.get_logits().shape
-        forced = np.full((self._rows, 1, shape[-1]), NEVER, dtype=np.float32)
+        forced = np.full((self._rows, 1, self._width), NEVER, dtype=np.float32)
         forced[np.arange(self._rows), 0, list(tokens)] = 0
         self._generator.set_logits(forced)
         self._generator.generate_next_token()
