@@ -16,6 +16,7 @@ from enginery.steps import Frozen
 from enginery.worker import Worker
 
 CLAIM = "publishing.json"
+ATTEMPTS = 3
 LONGEST_PUBLISH = timedelta(hours=6)
 """Whether a publisher on another machine has died is not known: its claim holds as long as a publish may take."""
 
@@ -67,18 +68,24 @@ def is_claimed(prefix: Prefix, files: str) -> bool:
 
 def _take(prefix: Prefix, files: str) -> bool:
     """Make a claim, and say so; False when it is shared with one that is there for the same files."""
-    now, etag = _read(prefix)
-    if now and now.files == files:
-        return False
-    if now and now.holds():
-        raise in_the_way(
-            prefix, f"process {now.worker.pid} on {now.worker.host} has published since {now.since:%H:%M} UTC"
-        )
-    claim = Claim(files=files, worker=Worker.this(), since=datetime.now(UTC))
+    for _ in range(ATTEMPTS):
+        now, etag = _read(prefix)
+        if now and now.holds():
+            if now.files == files:
+                return False
+            who = f"process {now.worker.pid} on {now.worker.host}, since {now.since:%H:%M} UTC"
+            raise in_the_way(prefix, who)
+        if _swap(prefix, Claim(files=files, worker=Worker.this(), since=datetime.now(UTC)), etag):
+            return True
+    raise in_the_way(prefix, "others keep beginning")
+
+
+def _swap(prefix: Prefix, claim: Claim, etag: str | None) -> bool:
+    data = claim.model_dump_json().encode()
     try:
-        prefix.put_bytes(CLAIM, claim.model_dump_json().encode(), if_none_match=etag is None, if_match=etag)
+        prefix.put_bytes(CLAIM, data, if_none_match=etag is None, if_match=etag)
     except PreconditionFailed:
-        raise in_the_way(prefix, "it has begun just now") from None
+        return False
     return True
 
 

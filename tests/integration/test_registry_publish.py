@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -11,8 +12,10 @@ from uuid import uuid4
 import pytest
 
 from enginery import s3
+from enginery.errors import RegistryError
 from enginery.registry import Registry, publish
 from tests.support.builds import Build
+from tests.support.faulty_http import Fault, Proxy, faulty_proxy
 from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.integration
@@ -95,3 +98,42 @@ def test_two_who_publish_the_same_build_at_once_both_succeed(s3_server: S3Server
             process.communicate("\n" * 100, timeout=120)
     assert (one.returncode, other.returncode) == (0, 0)
     assert whole_or_absent(s3_server, address)
+
+
+# An S3 that is away, and one that refuses
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The AWS settings point to a proxy that can fail."""
+    with faulty_proxy(s3_server.host, s3_server.port) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
+        yield running
+        s3.close_clients()
+
+
+@pytest.mark.parametrize("part", ["", "/tensorrt_llm/", "/publishing.json", "/manifest.json", "/channels/"])
+def test_a_publish_outlives_an_s3_that_is_away_for_a_while(
+    s3_server: S3Server, address: str, proxy: Proxy, tmp_path: Path, part: str
+) -> None:
+    proxy.fail(Fault("reset", times=100_000, matches=lambda _, path: part in path))
+    back = threading.Timer(1.0, proxy.faults.clear)
+    back.start()
+    facts = publish(Build().context(tmp_path, address))
+    back.join()
+    assert facts["uploaded_bytes"] == facts["bytes"]
+    assert whole_or_absent(s3_server, address)
+
+
+def test_wrong_credentials_are_one_clear_error_that_is_not_tried_again(
+    s3_server: S3Server, address: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    body = b"<Error><Code>InvalidAccessKeyId</Code><Message>no</Message></Error>"
+    proxy.fail(Fault("answer", times=100_000, status=403, body=body))
+    with pytest.raises(RegistryError, match="does not accept the credentials") as caught:
+        publish(Build().context(tmp_path, address))
+    assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
+    assert not caught.value.transient
+    assert len(proxy.requests) == 1
+    assert s3_server.keys(address.split("/")[2]) == []

@@ -73,6 +73,36 @@ def test_an_add_that_fails_in_the_middle_leaves_no_record(
     assert far.find(record.key) == record
 
 
+@pytest.mark.parametrize("part", ["", "blobs/", "steps/"])
+def test_an_add_outlives_an_s3_that_is_away_for_a_while(
+    far: BucketStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
+) -> None:
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
+    root = write_output(tmp_path / "output")
+    record = some_record(root)
+    proxy.fail(Fault("reset", times=100_000, matches=lambda _, path: part in path))
+    back = threading.Timer(1.0, proxy.faults.clear)
+    back.start()
+    assert other_machine(far, tmp_path / "one").add(record, root) == record
+    back.join()
+    assert far.find(record.key) == record
+
+
+def test_wrong_credentials_are_told_and_what_was_made_is_kept_here(
+    far: BucketStore, proxy: Proxy, tmp_path: Path
+) -> None:
+    body = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"
+    proxy.fail(Fault("answer", times=100_000, status=403, body=body))
+    one = other_machine(far, tmp_path / "one")
+    root = write_output(tmp_path / "output")
+    record = some_record(root)
+    with pytest.raises(StoreError, match="does not accept the credentials") as caught:
+        one.add(record, root)
+    assert not caught.value.transient
+    assert len(proxy.requests) == 1
+    assert one.near.find(record.key) == record
+
+
 def test_files_that_are_there_are_not_uploaded_again(far: BucketStore, proxy: Proxy, tmp_path: Path) -> None:
     root = write_output(tmp_path / "output")
     far.add(some_record(root, "one"), root)
