@@ -5,14 +5,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 import boto3
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 
 
+_running: list["S3Server"] = []
+
+
 class S3Server:
-    """A running server; `url` is where it listens. Servers of one process share their buckets: choose new names."""
+    """A running server; `url` is where it listens.
+
+    Servers that run at once in one process share their buckets: choose new names. After the last one nothing is left.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
@@ -79,10 +86,14 @@ def running_s3_server() -> Iterator[S3Server]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     running = S3Server("127.0.0.1", server.server_port)
+    _running.append(running)
     try:
         yield running
         running.remove_buckets()
     finally:
+        _running.remove(running)
+        if not _running:  # what a test has made by itself, or left when it failed
+            urlopen(Request(f"{running.url}/moto-api/reset", method="POST")).close()
         server.shutdown()
         thread.join()
         server.server_close()
