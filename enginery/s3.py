@@ -326,7 +326,9 @@ class Prefix:
         noted = {"Metadata": {"sha256": sha256}}
         s3.upload_file(str(file), self.address.bucket, self.address.key(path), ExtraArgs=noted, Config=parts)
 
-    def download(self, path: str, destination: Path, *, size: int, sha256: str | None = None) -> str:
+    def download(
+        self, path: str, destination: Path, *, size: int, sha256: str | None = None, etag: str | None = None
+    ) -> str:
         """Write an object to `destination`, whole and checked or not at all, and return its SHA-256.
 
         Args:
@@ -334,13 +336,14 @@ class Prefix:
             destination: a file that is replaced when there is one; missing parent directories are made.
             size: the bytes it must have.
             sha256: the digest it must have; None to accept any.
+            etag: the object it must be, from its first byte to its last; None to accept any.
 
         Raises:
             EngineryError: of `error_class`, also when the object is missing, or stays another than it should be.
         """
         from enginery.s3_download import download  # noqa: PLC0415  it needs this module
 
-        return download(self, path, destination, size=size, sha256=sha256)
+        return download(self, path, destination, size=size, sha256=sha256, etag=etag)
 
     def copy(self, source: str, path: str) -> None:
         """Copy an object to another path; the bytes stay on the server."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from enginery.digests import CHUNK_BYTES, file_digest
 from enginery.errors import EngineryError
 from enginery.parallel import side_by_side
-from enginery.s3_errors import answer_code, translated_errors
+from enginery.s3_errors import FAILED_CONDITION, answer_code, translated_errors
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -27,14 +27,16 @@ RANGE_BYTES = 64 << 20
 ATTEMPTS = 3
 
 
-def download(prefix: "Prefix", path: str, destination: Path, *, size: int, sha256: str | None) -> str:
+def download(  # noqa: PLR0913  what the bytes must be
+    prefix: "Prefix", path: str, destination: Path, *, size: int, sha256: str | None, etag: str | None
+) -> str:
     """See `Prefix.download`."""
     with translated_errors(destination, prefix.error_class):
         destination.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".download-", dir=destination.parent)
     part = Path(name)
     try:
-        digest = _fill(_Download(prefix, path, size, descriptor), part, sha256)
+        digest = _fill(_Download(prefix, path, size, etag, descriptor), part, sha256)
         part.replace(destination)
     finally:
         os.close(descriptor)
@@ -59,6 +61,7 @@ class _Download:
     prefix: "Prefix"
     path: str
     size: int
+    etag: str | None
     descriptor: int
 
     def read_all(self) -> None:
@@ -95,12 +98,15 @@ class _Download:
 
         whole = start == 0 and end == self.size
         options: Any = {} if whole else {"Range": f"bytes={start}-{end - 1}"}
+        options |= {"IfMatch": self.etag} if self.etag else {}
         address = self.prefix.address
         try:
             answer = s3.get_object(Bucket=address.bucket, Key=address.key(self.path), **options)
         except ClientError as error:
             if answer_code(error) == "NoSuchKey":
                 raise self.missing() from error
+            if answer_code(error) in FAILED_CONDITION:
+                raise self.unlike("was changed since it was looked up") from error
             if answer_code(error) == "InvalidRange":
                 raise self.unlike("is shorter than was recorded") from error
             raise

@@ -2,11 +2,13 @@
 """A prefix in S3 as a source, over a real S3 API."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enginery.errors import SourceError
 from enginery.s3 import Prefix
+from enginery.sources import bucket as bucket_source
 from enginery.sources import parameters, resolve, staging
 from enginery.spec import Source
 from tests.support.downloads import contents, plan_and_download, run_download
@@ -69,6 +71,24 @@ def test_an_object_changed_after_the_plan_is_named(prefix: Prefix, tmp_path: Pat
     with pytest.raises(SourceError, match="was changed since the plan") as caught:
         run_download(wanted, tmp_path / "out")
     assert caught.value.subject == f"{prefix.address}/model.safetensors"
+
+
+def test_an_object_changed_while_it_is_downloaded_is_named(
+    prefix: Prefix, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = uploaded(prefix, model_directory(tmp_path / "m"))
+    wanted = parameters(resolve(source), source)
+    check = bucket_source.check_unchanged
+
+    def change_after(*arguments: Any) -> None:
+        check(*arguments)
+        prefix.put_bytes("model.safetensors", safetensors(fill=3))  # as many bytes as before
+
+    monkeypatch.setattr(bucket_source, "check_unchanged", change_after)
+    with pytest.raises(SourceError, match="was changed since it was looked up") as caught:
+        run_download(wanted, tmp_path / "out")
+    assert caught.value.subject == f"{prefix.address}/model.safetensors"
+    assert not caught.value.transient
 
 
 def test_an_object_gone_after_the_plan_is_named(prefix: Prefix, tmp_path: Path) -> None:
