@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from enginery import __version__, functions, gpus, toolchains
 from enginery.context import Facts, Log, StepContext
 from enginery.errors import EngineryError, StoreError, UsageError
+from enginery.files import cannot_write
 from enginery.home import logs_dir
 from enginery.plan import Plan, PlannedStep
 from enginery.records import StepRecord
@@ -209,8 +210,12 @@ def _made(directory: Path) -> Path:
 def _logged(planned: PlannedStep, log: Log) -> Iterator[tuple[Log, Path]]:
     """Every line also goes to a file that outlives the run; an error names it."""
     path = logs_dir() / f"{planned.id.replace('/', '-')}-{planned.key[:12]}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with opened as file:
         file.write(f"--- {datetime.now(UTC).isoformat(timespec='seconds')} {planned.label} {planned.key}\n")
 
         def tee(line: str) -> None:

@@ -82,6 +82,13 @@ def test_a_failure_names_the_file_with_the_whole_log(store: Store, own_home: Pat
     assert "line 100\n" in log.read_text()
 
 
+def test_a_home_that_cannot_be_written_is_named(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="cannot be written"):
+        run_step(shell_step("echo x > $1/x"), store, ignore)
+
+
 def test_a_failed_step_can_be_run_again(store: Store, tmp_path: Path) -> None:
     planned = shell_step(f"test -e {tmp_path}/mended && echo good > $1/e")
     with pytest.raises(CommandError):

@@ -171,6 +171,13 @@ def test_a_disk_error_is_told_as_one(tmp_path: Path) -> None:
         stage("c", [described("file", b"good")], fetch, tmp_path, print)
 
 
+def test_a_place_for_downloads_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="cannot be written"):
+        stage("c", [], lambda *_: None, tmp_path, print)
+
+
 def test_every_kind_of_mismatch_is_found(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"hello\n")

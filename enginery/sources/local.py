@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def _names(directory: Path) -> list[str]:
     try:
         return [path.name for path in directory.iterdir() if path.is_file()]
     except OSError as error:
-        remedy = "correct source.path: a directory with the model's files"
-        problem = f"is not a directory that can be read: {error.strerror}"
+        remedy = "correct source.path: a directory with the model's files; for workers elsewhere, use source.s3"
+        problem = f"is not a directory that can be read on this machine, {socket.gethostname()}: {error.strerror}"
         raise SourceError(problem, subject=str(directory), remedy=remedy) from error
 
 

@@ -47,7 +47,10 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
         StoreError: when the disk is full or cannot be written.
     """
     directory = downloads_dir() / commit
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
     with _locked(directory, log):
         (directory / STORED_MARK).unlink(missing_ok=True)
         with Progress(files, log) as progress:
