@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
 from enginery import gpus
 from enginery.backends import Backend, backend_for
@@ -70,6 +70,14 @@ class PlannedStep(Frozen):
     step: Step
     targets: tuple[str, ...]
     toolchain: ToolchainIdentity | None = None
+
+    @model_validator(mode="after")
+    def _key_is_the_steps(self) -> Self:
+        if self.key != self.step.key:
+            raise ValueError(
+                f"{self.id} has another key than its step: the plan was made by another Enginery, or changed"
+            )
+        return self
 
     @property
     def label(self) -> str:

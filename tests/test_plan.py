@@ -1,10 +1,12 @@
 """A spec becomes keyed steps; what changes a key and what does not."""
 
+import json
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from enginery.errors import PlanError
 from enginery.plan import Plan, PlannedStep
@@ -184,3 +186,11 @@ def test_planning_imports_neither_prefect_nor_what_only_a_run_needs() -> None:
     root = str(__import__("pathlib").Path(__file__).parent.parent)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_plan_whose_step_was_changed_is_refused() -> None:
+    data = json.loads(planned().model_dump_json())
+    build = next(step for step in data["steps"] if step["id"].startswith("build/"))
+    build["step"]["recipe"]["argv"].append("--fast")
+    with pytest.raises(ValidationError, match="has another key than its step"):
+        Plan.model_validate(data)
