@@ -18,12 +18,14 @@ from pydantic import (
 )
 
 from enginery.errors import SpecError
+from enginery.output import without_sign_in
 from enginery.spec_model import SpecModel
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 S3Address = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$")]
-HttpAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+$")]
+HttpAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+$")]
+"""Without user name and password: specs, records and artifacts are no place for them."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -351,7 +353,7 @@ def _sentence(item: Any) -> str:
     if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME_PATTERN:
         return f"{path}: {given!r} is not a name; use lower-case letters, digits, '.', '_' and '-', at most 63"
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-    return f"{path}: {message}{shown}"
+    return f"{path}: {message}{without_sign_in(shown)}"
 
 
 def _near(location: tuple[str | int, ...]) -> str:

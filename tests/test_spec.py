@@ -179,3 +179,10 @@ def test_a_spec_survives_being_sent_as_json() -> None:
     spec = parse_spec(minimal(build={"int4_block_size": 64}))
     again = type(spec).model_validate_json(spec.model_dump_json())
     assert again == spec
+
+
+def test_a_password_in_an_endpoint_is_refused() -> None:
+    endpoint = "http://bob:hidden-word@triton:8000"
+    (mistake,) = mistakes(minimal(publish={"to": "s3://bucket/prefix"}, rollout={"endpoints": [endpoint]}))
+    assert mistake.startswith("rollout.endpoints.0: ")
+    assert "hidden-word" not in mistake
