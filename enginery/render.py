@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-UNIT_STEP = 1000
+from enginery.units import human_bytes
+
 PIPE_WIDTH = 250
 
 if TYPE_CHECKING:
@@ -43,15 +44,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def human_size(size: float) -> str:
-    """Bytes for people: `768.3 KB`, in steps of 1000."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < UNIT_STEP:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= UNIT_STEP
-    return f"{size:.1f} TB"
-
-
 def print_plan(plan: "Plan", done: Mapping[str, "StepRecord"], reasons: Mapping[str, Sequence[str]]) -> None:
     """The plan's steps, what is already done, what was decided, and why steps must run."""
     out = console()
@@ -79,7 +71,9 @@ def _steps_table(plan: "Plan", done: Mapping[str, "StepRecord"]) -> Table:
     table = _table("step", "for", "on", "state", "key")
     for planned in plan.steps:
         record = done.get(planned.key)
-        state = f"[green]done[/] ({record.seconds:.1f} s, {human_size(record.size)})" if record else "[yellow]to run[/]"
+        state = (
+            f"[green]done[/] ({record.seconds:.1f} s, {human_bytes(record.size)})" if record else "[yellow]to run[/]"
+        )
         table.add_row(planned.id, ", ".join(planned.targets), planned.step.runs_on, state, planned.key[:12])
     return table
 
@@ -89,7 +83,7 @@ def outcomes_table(steps: Iterable["Outcome"]) -> Table:
     table = _table("step", "state", "time", "size")
     for step in steps:
         state = "[green]ran[/]" if step.ran else "[dim]already done[/]"
-        table.add_row(step.label, state, f"{step.seconds:.1f} s", human_size(step.size))
+        table.add_row(step.label, state, f"{step.seconds:.1f} s", human_bytes(step.size))
     return table
 
 
@@ -109,7 +103,7 @@ def print_builds(builds: Iterable["PublishedBuild"]) -> None:
     table = _table("model", "build", "target", "precision", "created", "size")
     for build in builds:
         created = f"{build.created:%Y-%m-%d %H:%M}"
-        table.add_row(build.model, build.build_id, build.target, build.precision, created, human_size(build.size))
+        table.add_row(build.model, build.build_id, build.target, build.precision, created, human_bytes(build.size))
     console().print(table)
 
 
@@ -124,7 +118,7 @@ def print_manifest(manifest: "Manifest") -> None:
         prompts.add_row(result.prompt, result.got, "yes" if result.passed else "[red]no[/]")
     files = _table("file", "size", "sha256")
     for file in manifest.files:
-        files.add_row(file.path, human_size(file.size), file.sha256[:12])
+        files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
     out.print(prompts, files, sep="\n")
 
 

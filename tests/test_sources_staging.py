@@ -7,7 +7,7 @@ import pytest
 
 from enginery.errors import SourceError, StoreError
 from enginery.sources import staging
-from enginery.sources.progress import Progress, human_bytes
+from enginery.sources.progress import Progress
 from enginery.sources.resolved import SourceFile
 from enginery.sources.staging import downloads_dir, mismatch, patiently, remove_finished, stage
 from tests.support.waiting import wait_until
@@ -250,10 +250,3 @@ def test_the_speed_counts_only_what_came_now() -> None:
     progress = Progress([SourceFile(name="weights", size=1000)], print)
     progress.begin("weights", 1000)
     assert "1.0 kB of 1.0 kB (100%), 0 B/s" in progress.summary()
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (16_060_000_000, "16.1 GB"), (2e12, "2.0 TB")]
-)
-def test_bytes_are_written_for_people(count: float, text: str) -> None:
-    assert human_bytes(count) == text

@@ -8,18 +8,9 @@ from typing import Self
 
 from enginery.context import Log
 from enginery.sources.resolved import SourceFile
+from enginery.units import human_bytes
 
 INTERVAL_SECONDS = 5.0
-UNIT_STEP = 1000.0
-
-
-def human_bytes(count: float) -> str:
-    """A number of bytes for people, such as `16.1 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < UNIT_STEP:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= UNIT_STEP
-    return f"{count:.1f} TB"
 
 
 class Cancelled(Exception):  # noqa: N818  it is no error, and no user sees it

@@ -16,8 +16,9 @@ from enginery.digests import file_digest, git_blob_name
 from enginery.errors import EngineryError, SourceError
 from enginery.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
 from enginery.home import home
-from enginery.sources.progress import Cancelled, Progress, human_bytes
+from enginery.sources.progress import Cancelled, Progress
 from enginery.sources.resolved import SourceFile
+from enginery.units import human_bytes
 
 WORKERS = 4
 ATTEMPTS = 6
