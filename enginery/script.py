@@ -39,7 +39,8 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
     settings = [word for override in overrides for word in ("--set", override)]
     yield f"mkdir -p {directory}"
     yield f"{shlex.join(['enginery', 'plan', spec_file, *settings, '--json'])} > {directory}/plan.json"
-    for name in sorted({planned.toolchain.name for planned in plan.steps if planned.toolchain}):
+    wanted = {planned.toolchain for planned in plan.steps if planned.toolchain}
+    for name in sorted(toolchain.name for toolchain in wanted if toolchain.kind == "venv"):
         yield f"enginery toolchain create {name}"
 
 
@@ -61,5 +62,6 @@ def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
     places = {name: f"{directory}/{ids[key]}" for name, key in planned.step.inputs.items()}
     places["output"] = f"{directory}/{planned.id}"
     if planned.toolchain:
-        places["python"] = str(location(planned.toolchain) / "bin" / "python")
+        made = planned.toolchain.kind == "venv"
+        places["python"] = str(location(planned.toolchain) / "bin" / "python") if made else "python3"
     return places

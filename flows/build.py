@@ -127,7 +127,8 @@ def _submit_toolchain(identity: ToolchainIdentity, _after: Sequence[Future]) -> 
 
 def _toolchain_job_name(planned: PlannedStep) -> str:
     assert planned.toolchain is not None  # noqa: S101  only asked for steps that have one
-    return f"toolchain {planned.toolchain.name}"
+    kind = "" if planned.toolchain.kind == "venv" else f" ({planned.toolchain.kind})"
+    return f"toolchain {planned.toolchain.name}{kind}"
 
 
 def _step_jobs(plan: Plan, store: Store, done: dict[str, StepRecord]) -> dict[str, Job]:

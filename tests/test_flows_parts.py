@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Literal
 
 import pytest
 from prefect.artifacts import TableArtifact
@@ -12,7 +13,9 @@ from prefect.locking.protocol import LockManager
 
 from enginery.errors import CommandError, EngineryError, RegistryError, SourceError
 from enginery.steps import Stage
+from enginery.toolchains import ToolchainIdentity
 from flows.artifacts import artifact_key, plan_artifacts
+from flows.build import _toolchain_jobs as toolchain_jobs
 from flows.failure import BuildError, failure
 from tasks import interrupt
 from tasks.locks import KernelLocks
@@ -125,6 +128,16 @@ def test_the_plan_table_has_a_row_for_each_step(pipeline: SmallPipeline) -> None
     assert isinstance(table, TableArtifact)
     assert [row["step"] for row in table.table if isinstance(row, dict)] == [step.label for step in plan.steps]
     assert notes.key == "plan-notes-small"
+
+
+def test_the_same_toolchain_on_the_host_and_from_pins_is_prepared_twice(pipeline: SmallPipeline) -> None:
+    plan = pipeline.plan(small_spec("a", "b"))
+    builds = [plan.find("build/a"), plan.find("build/b")]
+    kinds: tuple[Literal["venv", "host"], ...] = ("venv", "host")
+    identities = [ToolchainIdentity(name="tiny", kind=kind, pins=("x==1",), python="3.11") for kind in kinds]
+    steps = [step.model_copy(update={"toolchain": identity}) for step, identity in zip(builds, identities, strict=True)]
+    jobs = toolchain_jobs(plan.model_copy(update={"steps": tuple(steps)}), {})
+    assert sorted(jobs) == ["toolchain tiny", "toolchain tiny (host)"]
 
 
 def test_an_interrupt_reaches_a_thread_at_work_and_no_other() -> None:

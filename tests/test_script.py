@@ -51,3 +51,16 @@ def test_a_failure_ends_the_script_and_not_the_shell_it_was_pasted_into() -> Non
     script = shell_script(planned(), "spec.yaml").replace("enginery ", "false ")
     done = subprocess.run(["bash"], input=f"{script}echo still here\n", text=True, capture_output=True, check=True)
     assert done.stdout == "still here\n"
+
+
+def test_a_toolchain_of_the_host_is_not_made_and_its_python_is_the_one_on_path() -> None:
+    plan = planned()
+    steps = [
+        step.model_copy(update={"toolchain": step.toolchain.model_copy(update={"kind": "host"})})
+        if step.toolchain
+        else step
+        for step in plan.steps
+    ]
+    script = shell_script(plan.model_copy(update={"steps": tuple(steps)}), "spec.yaml")
+    assert "toolchain create" not in script
+    assert "python3 -m onnxruntime_genai.models.builder" in script
