@@ -327,11 +327,16 @@ def _read_plan(path: Path) -> "Plan":
 
     from enginery.plan import Plan
 
+    remedy = "make it with: enginery plan SPEC --json"
     try:
         return Plan.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        remedy = "make it with: enginery plan SPEC --json"
-        raise UsageError(f"is not a plan: {error}", subject=str(path), remedy=remedy) from error
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", subject=str(path), remedy=remedy) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = f"is not a plan: {f'{where}: ' if where else ''}{first['msg']}"
+        raise UsageError(problem, subject=str(path), remedy=remedy) from error
 
 
 def _show_plan(made: "Plan", store: str | None, *, why: bool) -> None:

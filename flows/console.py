@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL
 
+from enginery.errors import UsageError
 from enginery.spec import Spec
 from enginery.summary import BuildSummary
 from tasks.logs import OWN
@@ -34,13 +36,16 @@ def build_from_cli(spec: Spec, *, store: str | None = None, say: Callable[[str],
         say: takes the lines to be shown while it runs.
 
     Raises:
-        EngineryError: what failed, as the flow raised it.
+        EngineryError: what failed, as the flow raised it; or that the Prefect server does not answer.
     """
     from flows.build import build_model  # noqa: PLC0415  it names this function as its own entry point
 
     with _server(say) as has_ui, _own_lines_shown(say):
         try:
             summary: BuildSummary = build_model(spec, store=store)
+        except RuntimeError:
+            _require_server()
+            raise
         finally:
             APILogWorker.drain_all()  # the server may be stopped as soon as this returns
     return summary if has_ui else summary.model_copy(update={"run_url": None})
@@ -61,6 +66,19 @@ def _server(say: Callable[[str], None]) -> Iterator[bool]:
     settings = {"PREFECT_API_URL": address} if address else {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     with _prefect_set(settings):
         yield bool(address)
+
+
+def _require_server() -> None:
+    """Say so when the server is what is wrong: Prefect's own error is a traceback.
+
+    Raises:
+        UsageError: when it does not answer.
+    """
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error:
+        remedy = "start it, correct PREFECT_API_URL, or unset that: a temporary server is started then"
+        raise UsageError(f"the Prefect server does not answer: {error}", subject=str(client.api_url), remedy=remedy)
 
 
 @contextmanager

@@ -235,3 +235,14 @@ def test_help_says_what_each_command_does_in_one_uncut_line(
     commands = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
     assert len(commands) >= 3
     assert all(line.startswith("  ") and line.endswith(".") and not line.endswith("...") for line in commands)
+
+
+def test_run_step_says_in_one_line_what_is_wrong_with_a_plan_file(
+    enginery: Enginery, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert enginery("run-step", str(TINY), "download") == 2
+    assert enginery("run-step", str(tmp_path / "nowhere.json"), "download") == 2
+    no_plan, missing = capsys.readouterr().err.strip().split("\nerror: ")
+    assert "is not a plan: Invalid JSON" in no_plan
+    assert "cannot be read: No such file" in missing
+    assert len(no_plan.splitlines()) == len(missing.splitlines()) == 2

@@ -9,7 +9,11 @@ from prefect.context import refresh_global_settings_context
 from prefect.settings import PREFECT_API_URL
 
 from enginery.dev import services
-from flows.console import _server
+from enginery.dev.ready import free_port
+from enginery.errors import UsageError
+from enginery.spec import parse_spec
+from flows.console import _server, build_from_cli
+from tests.support.plans import spec_data
 
 ADDRESS = "http://127.0.0.1:4201/api"
 
@@ -53,3 +57,12 @@ def test_without_a_server_a_temporary_one_is_announced(monkeypatch: pytest.Monke
         assert not has_ui
         assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert "temporary Prefect server" in said[0]
+
+
+def test_a_server_that_does_not_answer_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"http://127.0.0.1:{free_port(0)}/api"
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    with pytest.raises(UsageError, match="the Prefect server does not answer") as caught:
+        build_from_cli(parse_spec(spec_data()))
+    assert caught.value.subject.startswith(address)
+    assert "PREFECT_API_URL" in caught.value.remedy
