@@ -1,5 +1,6 @@
 """How the engine is loaded, and which tokens it takes for filling and for the end it never sees."""
 
+import ctypes
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,19 @@ def test_the_cuda_libraries_are_loaded_before_an_engine_for_a_gpu(
     libraries.install(monkeypatch)
     GenaiEngine(engine, provider="cuda", device=3)
     assert libraries.calls == ["preload_dlls", "cuda.device_id=3", "Model"]
+
+
+def test_a_library_that_the_runtime_leaves_out_is_loaded_too(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = engine / "nvidia" / "cu13" / "lib"
+    wheel.mkdir(parents=True)
+    for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0", "libnvrtc-builtins.alt.so.13.0"):
+        (wheel / name).touch()
+    libraries = FakeGenai(device="CUDA", site=engine)
+    libraries.install(monkeypatch)
+    monkeypatch.setattr(ctypes, "CDLL", libraries.calls.append)
+    GenaiEngine(engine, provider="cuda")
+    builtins = str(wheel / "libnvrtc-builtins.so.13.0")
+    assert libraries.calls == ["preload_dlls", builtins, "cuda.device_id=0", "Model"]
 
 
 def test_an_engine_for_a_cpu_needs_no_cuda_libraries(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

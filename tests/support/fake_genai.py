@@ -21,10 +21,12 @@ class FakeGenai:
 
     Attributes:
         device: what every model says it runs on.
+        site: the directory that `onnxruntime` is installed in.
         calls: the libraries' functions that were called, in order.
     """
 
     device: str
+    site: Path = Path("nowhere")
     calls: list[str] = field(default_factory=list)
 
     def config(self, _engine: str) -> "_Config":
@@ -45,7 +47,10 @@ class FakeGenai:
         """Put these libraries in place of the real ones."""
         members: dict[str, dict[str, Any]] = {
             "onnxruntime_genai": {"Config": self.config, "Model": self.model},
-            "onnxruntime": {"preload_dlls": lambda: self.calls.append("preload_dlls")},
+            "onnxruntime": {
+                "__file__": str(self.site / "onnxruntime" / "__init__.py"),
+                "preload_dlls": lambda: self.calls.append("preload_dlls"),
+            },
             "tokenizers": {"Tokenizer": _Tokenizer},
         }
         for name, contents in members.items():

@@ -1,5 +1,6 @@
 """An engine of ONNX Runtime GenAI. Tokens are chosen by us; the library runs the model and keeps its memory."""
 
+import ctypes
 import json
 import os
 from collections.abc import Sequence
@@ -46,11 +47,8 @@ class GenaiEngine:
         self._model = self._on_gpu(config, device) if provider == "cuda" else self._library.Model(config)
 
     def _on_gpu(self, config: Any, device: int) -> Any:
-        """The model on this GPU, and on nothing else: the library may fall back to the CPU without a word.
-
-        The CUDA libraries may have been installed as wheels, where the system's loader does not look.
-        """
-        import_module("onnxruntime").preload_dlls()
+        """The model on this GPU, and on nothing else: the library may fall back to the CPU without a word."""
+        _load_cuda()
         config.set_provider_option("cuda", "device_id", str(device))
         model = self._library.Model(config)
         if model.device_type != "CUDA":
@@ -95,6 +93,17 @@ class GenaiSession:
         forced[np.arange(self._rows), 0, list(tokens)] = 0
         self._generator.set_logits(forced)
         self._generator.generate_next_token()
+
+
+def _load_cuda() -> None:
+    """Load the CUDA libraries that were installed as wheels, where the system's loader does not look.
+
+    ONNX Runtime leaves out one: NVRTC asks for its builtins by name as soon as cuDNN compiles a kernel.
+    """
+    runtime: Any = import_module("onnxruntime")
+    runtime.preload_dlls()
+    for library in Path(runtime.__file__).parents[1].glob("nvidia/*/lib/libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(library))
 
 
 def _filler(facts: dict[str, Any], end_ids: Sequence[int]) -> int:
