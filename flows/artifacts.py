@@ -125,7 +125,8 @@ def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifac
 def _build_row(plan: Plan, target: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     planned = next(one for one in plan.targets if one.name == target)
     published = outcomes[f"{Stage.PUBLISH}/{target}"]
-    built = outcomes.get(f"{Stage.BUILD}/{target}")
+    builds = (step for step in plan.steps if step.step.stage is Stage.BUILD and target in step.targets)
+    built = next((outcomes[step.id] for step in builds if step.id in outcomes), None)  # targets may share it
     return {
         "target": target,
         "build": planned.build_id,

@@ -12,9 +12,10 @@ from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.locking.protocol import LockManager
 
 from enginery.errors import CommandError, EngineryError, RegistryError, SourceError
+from enginery.runner import Outcome
 from enginery.steps import Stage
 from enginery.toolchains import ToolchainIdentity
-from flows.artifacts import artifact_key, plan_artifacts
+from flows.artifacts import artifact_key, build_artifacts, plan_artifacts
 from flows.build import _toolchain_jobs as toolchain_jobs
 from flows.failure import BuildError, failure
 from tasks import interrupt
@@ -128,6 +129,21 @@ def test_the_plan_table_has_a_row_for_each_step(pipeline: SmallPipeline) -> None
     assert isinstance(table, TableArtifact)
     assert [row["step"] for row in table.table if isinstance(row, dict)] == [step.label for step in plan.steps]
     assert notes.key == "plan-notes-small"
+
+
+def test_a_target_that_shares_the_engine_of_another_has_its_size_too(pipeline: SmallPipeline) -> None:
+    plan = pipeline.plan(small_spec("a", "b"))
+    steps = [step.model_copy(update={"targets": ("a", "b")}) for step in plan.steps if step.id != "build/b"]
+    shared = plan.model_copy(update={"steps": tuple(steps)})
+    outcomes = {
+        step.id: Outcome(
+            id=step.id, key=step.key, label=step.label, stage=step.step.stage, ran=True, seconds=1.0, size=7, facts={}
+        )
+        for step in steps
+    }
+    table = build_artifacts(shared, outcomes)[1]
+    assert isinstance(table, TableArtifact)
+    assert [row["engine bytes"] for row in table.table if isinstance(row, dict)] == [7, 7]
 
 
 def test_the_same_toolchain_on_the_host_and_from_pins_is_prepared_twice(pipeline: SmallPipeline) -> None:
