@@ -65,7 +65,7 @@ def answer(code: str, status: int) -> exceptions.ClientError:
 
 
 def test_a_password_in_the_address_of_the_server_is_not_told() -> None:
-    failed = exceptions.SSLError(endpoint_url="https://bob:hidden-word@s3", error="expired")
+    failed = exceptions.SSLError(endpoint_url="https://bob:hidden-word@s3", error=OSError("expired"))
     assert "https://s3 expired" in str(translated(failed))
     assert "hidden-word" not in str(translated(failed))
 
