@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -224,6 +225,7 @@ def dev_up() -> None:
     from enginery.dev import services
     from enginery.render import print_services
 
+    _require_extra("local", "prefect", "moto")
     print_services(services.up(_note))
 
 
@@ -270,6 +272,7 @@ def demo() -> None:
     from enginery.demo import run_demo
     from enginery.render import console
 
+    _require_extra("local", "prefect", "moto")
     raise typer.Exit(run_demo(console()))
 
 
@@ -309,10 +312,19 @@ def _note(line: str) -> None:
 
 def _flow(name: str) -> EntryPoint:
     """The flow of that name; the library itself does not know Prefect."""
+    _require_extra("prefect", "prefect")
     found = [point for point in entry_points(group="enginery.flows") if point.name == name]
     if not found:
-        raise UsageError(f"the flow {name!r} is not installed", remedy="pip install 'enginery[prefect]'")
+        raise UsageError(f"the flow {name!r} is not installed", remedy="install Enginery anew")
     return found[0]
+
+
+def _require_extra(extra: str, *modules: str) -> None:
+    """Refuse what needs packages that Enginery was installed without."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        remedy = f"in a clone of Enginery: pip install -c constraints.txt '.[{extra}]'"
+        raise UsageError(f"this needs {' and '.join(missing)}, not installed here", remedy=remedy)
 
 
 def _make_plan(spec_file: Path, overrides: tuple[str, ...]) -> "Plan":

@@ -111,7 +111,7 @@ def _find_flow() -> BuildFlow:
     """Load the build flow; Prefect takes seconds to import, so this is done while the services start."""
     found = [point for point in entry_points(group="enginery.flows") if point.name == "build"]
     if not found:
-        raise UsageError("the flow 'build' is not installed", remedy="pip install 'enginery[local]'")
+        raise UsageError("the flow 'build' is not installed", remedy="install Enginery anew")
     return cast("BuildFlow", found[0].load())
 
 

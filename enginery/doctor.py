@@ -65,7 +65,7 @@ def _prefect() -> Iterator[Finding]:
     try:
         installed = version("prefect")
     except PackageNotFoundError:
-        remedy = "pip install 'enginery[prefect]'; `enginery run-step` works without it"
+        remedy = "in a clone: pip install -c constraints.txt '.[prefect]'; `enginery run-step` works without it"
         yield Finding(level="warning", subject="prefect", found="not installed", remedy=remedy)
         return
     yield Finding(level="ok", subject="prefect", found=installed)

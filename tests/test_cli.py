@@ -200,7 +200,7 @@ def test_a_build_without_the_flow_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("enginery.cli.entry_points", lambda **_: ())
     assert enginery("build", str(TINY)) == 2
-    assert "enginery[prefect]" in capsys.readouterr().err
+    assert "the flow 'build' is not installed" in capsys.readouterr().err
 
 
 def test_notes_of_an_error_are_shown(
@@ -246,3 +246,15 @@ def test_run_step_says_in_one_line_what_is_wrong_with_a_plan_file(
     assert "is not a plan: Invalid JSON" in no_plan
     assert "cannot be read: No such file" in missing
     assert len(no_plan.splitlines()) == len(missing.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", [("build", str(TINY)), ("demo",), ("dev", "up")])
+def test_without_prefect_its_extra_is_named(
+    enginery: Enginery,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("enginery.cli.find_spec", lambda name: None if name == "prefect" else name)
+    assert enginery(*command) == 2
+    assert "this needs prefect, not installed here" in capsys.readouterr().err
