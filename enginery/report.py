@@ -19,19 +19,21 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>{style}</style></head>
 <body><h1>{title}</h1>
-<p class="quiet">published {created} UTC by Enginery {version} · {size:,} bytes in {count} files</p>
+<p class="quiet">built by Enginery {version} · {size:,} bytes in {count} files</p>
 {sections}
 </body></html>
 """
 
 
 def html_report(manifest: Manifest) -> str:
-    """The page: target, prompts with answers, steps with times and commands, files with digests."""
+    """The page: target, prompts with answers, steps with times and commands, files with digests.
+
+    The moment of publishing is not on it: whoever publishes the same build makes the same page.
+    """
     sections = (_target(manifest), _prompts(manifest), _steps(manifest), _files(manifest))
     return PAGE.format(
         title=escape(f"{manifest.model}/{manifest.build_id}"),
         style=STYLE,
-        created=f"{manifest.created:%Y-%m-%d %H:%M}",
         version=escape(manifest.enginery),
         size=sum(file.size for file in manifest.files),
         count=len(manifest.files),

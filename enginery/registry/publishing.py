@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from enginery.records import FileRecord
 from enginery.registry.claims import CLAIM, claimed, in_the_way, is_claimed
 from enginery.registry.layout import MANIFEST, build_path
 from enginery.registry.reading import Registry
+from enginery.report import html_report
 from enginery.s3 import PreconditionFailed, Prefix, honours_conditional_writes
 from enginery.sources.model_files import is_license
 from enginery.steps import Frozen
@@ -28,6 +29,7 @@ from enginery.validation import REPORT_FILE, read_report
 
 PUBLISHED = "published.json"
 LICENSES = "license"
+REPORT_PAGE = "report.html"
 LOG_EVERY_PERCENT = 10
 
 
@@ -135,7 +137,19 @@ def _describe(context: StepContext, order: Order) -> tuple[Manifest, list[LocalF
         steps=context.chain,
         validation=report,
     )
-    return manifest, sources
+    page = _page(manifest, context.output)
+    described = manifest.model_copy(update={"files": _by_path([*manifest.files, page.record])})
+    return described, [*sources, page]
+
+
+def _page(manifest: Manifest, directory: Path) -> LocalFile:
+    path = directory / REPORT_PAGE
+    write_atomic(path, html_report(manifest))
+    return _local_file(REPORT_PAGE, path)
+
+
+def _by_path(records: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
+    return tuple(sorted(records, key=lambda record: record.path))
 
 
 def _files(inputs: Mapping[str, Path]) -> list[LocalFile]:
