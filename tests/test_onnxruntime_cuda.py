@@ -1,5 +1,6 @@
 """The backend `onnxruntime` on NVIDIA GPUs, as far as it shows without one; docs/where-it-ran.md tells of the rest."""
 
+import ctypes
 import json
 import os
 import sys
@@ -201,6 +202,18 @@ def test_an_engine_for_cuda_finds_the_cuda_libraries_of_its_toolchain(
     libraries.load_driver(monkeypatch).load(engine_for("cuda", tmp_path), tmp_path, 2)
     assert libraries.calls == ["preload_dlls", "Model"]
     assert capsys.readouterr().out == "engine loaded on CUDA\n"
+
+
+def test_the_library_that_the_runtime_leaves_out_is_loaded_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wheel = tmp_path / "nvidia" / "cu13" / "lib"
+    wheel.mkdir(parents=True)
+    for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0"):
+        (wheel / name).touch()
+    libraries = FakeGenai(device="CUDA", site=tmp_path)
+    driver = libraries.load_driver(monkeypatch)
+    monkeypatch.setattr(ctypes, "CDLL", libraries.calls.append)
+    driver.load(engine_for("cuda", tmp_path), tmp_path, 2)
+    assert libraries.calls == ["preload_dlls", str(wheel / "libnvrtc-builtins.so.13.0"), "Model"]
 
 
 def test_an_engine_for_a_cpu_loads_no_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ problem ends it with a traceback and a nonzero status, without an output file.
 """
 
 import argparse
+import ctypes
 import json
 import time
 from collections.abc import Iterator
@@ -96,10 +97,15 @@ def load_model(config: Any, *, wanted: str) -> Any:
 
 
 def preload_cuda() -> None:
-    """Load the CUDA libraries that were installed as wheels: the system's loader does not look there."""
+    """Load the CUDA libraries that were installed as wheels: the system's loader does not look there.
+
+    ONNX Runtime leaves out one: NVRTC asks for its builtins by name as soon as cuDNN compiles a kernel.
+    """
     import onnxruntime  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  slow; a CPU needs none of it
 
     onnxruntime.preload_dlls()
+    for library in Path(onnxruntime.__file__).parents[1].glob("nvidia/*/lib/libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(library))
 
 
 def answer(engine: Engine, prompt: str, max_tokens: int) -> Answer:
