@@ -15,7 +15,7 @@ class BuildError(EngineryError):
 
     def __init__(self, errors: Mapping[str, EngineryError], skipped: Sequence[str]) -> None:
         self.errors = dict(errors)
-        listed = "".join(f"\n- {label}: {error}" for label, error in errors.items())
+        listed = "".join(f"\n- {_at(label, error)}" for label, error in errors.items())
         super().__init__(f"{len(errors)} steps failed:{listed}{because_of_it(skipped)}", remedy=REMEDY)
         codes = {error.exit_code for error in errors.values()}
         self.exit_code = codes.pop() if len(codes) == 1 else EngineryError.exit_code
@@ -46,10 +46,16 @@ def failure(errors: Mapping[str, Exception], skipped: Sequence[str]) -> Enginery
     if len(known) > 1:
         return BuildError(known, skipped)
     ((label, error),) = known.items()
-    told = copy.copy(error)
-    told.subject = f"{label}: {error.subject}" if error.subject else label
+    told = _at(label, error)
     told.problem = f"{error.problem}{because_of_it(skipped)}"
     told.__cause__ = error
+    return told
+
+
+def _at(label: str, error: EngineryError) -> EngineryError:
+    """A copy that names the step, once: some errors name it themselves."""
+    told = copy.copy(error)
+    told.subject = f"{label}: {error.subject}" if error.subject not in {"", label} else label
     return told
 
 

@@ -11,7 +11,7 @@ from prefect.artifacts import TableArtifact
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.locking.protocol import LockManager
 
-from enginery.errors import CommandError, EngineryError, RegistryError, SourceError
+from enginery.errors import CommandError, EngineryError, RegistryError, SourceError, ValidationError
 from enginery.runner import Outcome
 from enginery.steps import Stage
 from enginery.toolchains import ToolchainIdentity
@@ -95,6 +95,13 @@ def test_one_failure_keeps_its_class_and_names_its_step() -> None:
     assert (told.cause, told.exit_code) == ("disk-full", CommandError.exit_code)
     assert str(told) == "build a: it broke\nnot run because of it: validate a\n  -> free some space"
     assert str(error) == "it broke\n  -> free some space"
+
+
+def test_a_failure_that_names_its_step_itself_names_it_once() -> None:
+    error = ValidationError("1 of 1 answers is wrong", subject="validate a")
+    assert str(failure({"validate a": error}, [])) == "validate a: 1 of 1 answers is wrong"
+    both = str(failure({"validate a": error, "build b": CommandError("x", subject="builder")}, []))
+    assert "\n- validate a: 1 of 1 answers is wrong\n- build b: builder: x" in both
 
 
 def test_failures_of_several_kinds_end_with_the_general_exit_code() -> None:
