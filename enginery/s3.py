@@ -386,7 +386,15 @@ def honours_conditional_writes(prefix: Prefix) -> bool:
     return _conditional[place]
 
 
-def _probe(prefix: Prefix) -> bool:
+class _Probed(Prefix):
+    """What is wrong with a probe is wrong with the prefix: nobody asked for the probe's own object."""
+
+    def where(self, path: str) -> str:  # noqa: ARG002  the same for every object
+        return str(self.address)
+
+
+def _probe(asked: Prefix) -> bool:
+    prefix = _Probed(asked.address, asked.error_class)
     path = f".probe-{os.getpid()}-{time.time_ns()}"
     prefix.put_bytes(path, b"first")
     try:

@@ -229,8 +229,9 @@ def test_progress_is_logged_up_to_the_end(address: str, tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_does_not_exist_is_named(address: str, tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match="bucket no-such-bucket does not exist"):
+    with pytest.raises(RegistryError, match="bucket no-such-bucket does not exist") as caught:
         publish(Build().context(tmp_path, "s3://no-such-bucket/prod"))
+    assert caught.value.subject == "s3://no-such-bucket/prod"
 
 
 def test_a_server_that_is_away_is_named_and_can_be_tried_again(

@@ -281,3 +281,11 @@ def test_a_patience_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "long")
     with pytest.raises(UsageError, match="ENGINERY_S3_PATIENCE"):
         s3.patience()
+
+
+def test_a_probe_that_cannot_be_written_names_the_address_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    prefix = s3.Prefix(s3.Address("engines", "prod"), RegistryError)
+    with pytest.raises(RegistryError) as caught:
+        s3.honours_conditional_writes(prefix)
+    assert caught.value.subject == "s3://engines/prod"
