@@ -10,23 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import (
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 
-from enginery.errors import SpecError
-from enginery.output import without_sign_in
+from enginery.errors import SpecError, UsageError
+from enginery.spec_mistakes import sentences, yaml_mistake
 from enginery.spec_model import SpecModel
-
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-S3Address = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$")]
-HttpAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+$")]
-"""Without user name and password: specs, records and artifacts are no place for them."""
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+from enginery.spec_texts import HttpAddress, HubRepository, Name, S3Address, Sha256
 
 
 class BackendName(StrEnum):
@@ -61,10 +50,14 @@ SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The one written in C where there is one: ten times faster, which a spec with many targets notices."""
 
 
+WITH_GPUS = "with GPUs"
+"""The context in which reading a spec also checks that its GPUs are known."""
+
+
 class Source(SpecModel):
     """Where the weights come from: exactly one of `huggingface`, `path` and `s3`."""
 
-    huggingface: Annotated[str, StringConstraints(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
+    huggingface: HubRepository | None = None
     """A repository on the Hugging Face Hub, `owner/name`. A gated one needs a token in `HF_TOKEN`."""
     path: str | None = None
     """A directory on this machine, relative to the spec file or absolute."""
@@ -182,6 +175,20 @@ class Target(SpecModel):
     serving: ServingOptions | None = None
     """Overrides the spec's `serving`, field by field."""
 
+    @field_validator("gpu")
+    @classmethod
+    def _gpu_is_known(cls, gpu: str, info: ValidationInfo) -> str:
+        """The plan checks it in any case: a spec that comes with a plan or from Prefect was made for its reader."""
+        if info.context is not WITH_GPUS or gpu == "auto":
+            return gpu
+        from enginery import gpus  # noqa: PLC0415  it needs this module
+
+        try:
+            gpus.find(gpu)
+        except UsageError as error:
+            raise ValueError(f"{error.problem}; {error.remedy}") from error
+        return gpu
+
 
 class Publish(SpecModel):
     """Where finished builds go. The endpoint and the credentials come from the usual AWS settings."""
@@ -280,9 +287,9 @@ def parse_spec(data: object, *, subject: str = "spec") -> Spec:
         SpecError: with every mistake found, each beginning with the path of its field.
     """
     try:
-        return Spec.model_validate(data)
+        return Spec.model_validate(data, context=WITH_GPUS)
     except ValidationError as error:
-        raise SpecError(_sentences(error.errors()), subject=subject) from error
+        raise SpecError(sentences(error, Spec), subject=subject) from error
 
 
 def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
@@ -305,11 +312,13 @@ def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError([f"cannot be read: {error}"], subject=str(path)) from error
-    except yaml.YAMLError as error:
-        raise SpecError([f"is not YAML: {error}"], subject=str(path)) from error
+    try:
+        data = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-01 is a ValueError
+        raise SpecError([f"is not YAML: {yaml_mistake(error, text)}"], subject=str(path)) from error
     if not isinstance(data, dict):
         raise SpecError(["must be a mapping with the fields name, source and targets"], subject=str(path))
     return data
@@ -325,40 +334,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         for parent in parents:
             where = where[int(parent)] if isinstance(where, list) else where.setdefault(parent, {})
         where[int(last) if isinstance(where, list) else last] = yaml.safe_load(value)
-    except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        raise SpecError([f"--set {override!r} is not YAML: {yaml_mistake(error, value)}"], subject="--set") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise SpecError([f"--set {override!r} does not fit this spec: {error}"], subject="--set") from error
-
-
-def _sentences(items: list[Any]) -> list[str]:
-    """One sentence for each mistake; a list that only seems too short because its items are wrong is none."""
-    places = [item["loc"] for item in items]
-
-    def follows(item: Any) -> bool:
-        depth = len(item["loc"])
-        return item["type"] == "too_short" and any(
-            len(place) > depth and place[:depth] == item["loc"] for place in places
-        )
-
-    return [_sentence(item) for item in items if not follows(item)]
-
-
-def _sentence(item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"]) or "spec"
-    given = item.get("input")
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        return f"{path}: unknown field{_near(item['loc'])}"
-    if item["type"] == "missing":
-        return f"{path}: missing"
-    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME_PATTERN:
-        return f"{path}: {given!r} is not a name; use lower-case letters, digits, '.', '_' and '-', at most 63"
-    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-    return f"{path}: {message}{without_sign_in(shown)}"
-
-
-def _near(location: tuple[str | int, ...]) -> str:
-    import difflib  # noqa: PLC0415  only a mistake needs it
-
-    known = sorted({field for model in SpecModel.__subclasses__() for field in model.model_fields})
-    near = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""

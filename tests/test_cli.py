@@ -94,6 +94,16 @@ def test_a_spec_with_mistakes_exits_with_2_and_names_each(
     assert "nothing was started" in told
 
 
+def test_an_unknown_gpu_is_told_once_and_with_the_other_mistakes(
+    enginery: Enginery, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = "name: a\nsource: {path: x}\ntargets: [{name: a, gpu: H9000, release: 9.9, precision: int4}]\n"
+    assert enginery("plan", written(tmp_path, text)) == 2
+    told = capsys.readouterr().err
+    assert told.count("unknown GPU 'H9000'") == 1
+    assert 'release: "9.9"' in told
+
+
 def test_a_backend_that_is_not_there_yet_is_refused_honestly(
     enginery: Enginery, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from enginery.errors import PlanError
-from enginery.plan import Plan, PlannedStep
+from enginery.plan import Plan, PlannedStep, make_plan
+from enginery.spec import Spec, parse_spec
 from enginery.steps import Call, Command, Stage
-from tests.support.plans import planned, spec_data
+from tests.support.plans import planned, resolved, spec_data
 
 
 def keys(plan: Plan) -> dict[str, str]:
@@ -135,7 +136,7 @@ def test_what_cannot_be_built_is_all_reported_with_paths() -> None:
         {"name": "d", "gpu": "cpu", "precision": "int4", "tensor_parallel": 2},
     ]
     with pytest.raises(PlanError) as caught:
-        planned(spec_data(targets=targets, rollout=None))
+        make_plan(Spec.model_validate(spec_data(targets=targets, rollout=None)), resolver=resolved)
     text = "\n".join(caught.value.mistakes)
     for path in (
         "targets.0 (a).precision",
@@ -147,9 +148,6 @@ def test_what_cannot_be_built_is_all_reported_with_paths() -> None:
 
 
 def test_nothing_is_resolved_when_a_target_cannot_be_built() -> None:
-    from enginery.plan import make_plan
-    from enginery.spec import parse_spec
-
     def unexpected(source: object) -> Any:
         raise AssertionError("the network was asked for a plan that cannot be")
 

@@ -53,6 +53,81 @@ def test_an_unknown_field_is_named_with_its_path_and_a_near_one() -> None:
     assert mistakes(data) == ("targets.0.tensor_paralel: unknown field; did you mean tensor_parallel?",)
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("colour", "colour: unknown field"),
+        ("validations", "validations: unknown field; did you mean validation?"),
+        ("precison", "precison: unknown field; did you mean targets.precision?"),
+        ("publish.chanel", "publish.chanel: unknown field; did you mean channel?"),
+        ("publish.endpoints", "publish.endpoints: unknown field; did you mean rollout.endpoints?"),
+        ("source.model", "source.model: unknown field"),
+    ],
+)
+def test_only_a_field_that_was_probably_meant_is_proposed(path: str, told: str) -> None:
+    parent, _, field = path.rpartition(".")
+    data = minimal(publish={"to": "s3://bucket/prefix"})
+    (data[parent] if parent else data)[field] = "x"
+    assert mistakes(data) == (told,)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ({"release": 9.9}, 'targets.0.release: YAML reads this as a number, not as text; quote it: release: "9.9"'),
+        ({"name": 4}, 'targets.0.name: YAML reads this as a number, not as text; quote it: name: "4"'),
+        ({"gpu": True}, "targets.0.gpu: YAML reads this as true, not as text; put it in quotes"),
+        ({"gpu": None}, "targets.0.gpu: has no value; give one, or remove the field"),
+        ({"gpu": ["cpu"]}, "targets.0.gpu: must be a text"),
+    ],
+)
+def test_what_yaml_does_not_read_as_text_is_to_be_quoted(target: dict[str, Any], told: str) -> None:
+    assert mistakes(minimal(targets=[{"name": "cpu", "gpu": "cpu", "precision": "int4"} | target])) == (told,)
+
+
+def test_a_number_in_a_list_of_texts_is_to_be_quoted() -> None:
+    (mistake,) = mistakes(minimal(source={"path": "x", "allow_pickle": [1]}))
+    assert mistake == 'source.allow_pickle.0: YAML reads this as a number, not as text; quote it: "1"'
+
+
+def test_a_field_that_takes_two_kinds_of_text_has_one_mistake() -> None:
+    release = {"publish": {"to": "s3://bucket/x"}, "rollout": {"endpoints": ["http://t:8000"], "model_repository": 7}}
+    (mistake,) = mistakes(minimal(**release))
+    assert mistake.startswith("rollout.model_repository: YAML reads this as a number")
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "form"),
+    [
+        ({"publish": {"to": "bucket/prefix"}}, "publish.to: 'bucket/prefix' ", "s3://bucket/prefix"),
+        ({"source": {"s3": "engines"}}, "source.s3: 'engines' ", "s3://bucket/prefix"),
+        ({"source": {"huggingface": "https://hub/a/b"}}, "source.huggingface: 'https://hub/a/b' ", "owner/name"),
+        ({"source": {"path": "x", "sha256": {"a.bin": "12"}}}, "source.sha256.a.bin: '12' ", "64 hex digits"),
+        (
+            {"publish": {"to": "s3://bucket/x"}, "rollout": {"endpoints": ["triton:8000/v2"]}},
+            "rollout.endpoints.0: 'triton:8000/v2' ",
+            "http://host:port, without path or credentials",
+        ),
+    ],
+)
+def test_the_form_of_a_text_is_told_in_words(changes: dict[str, Any], path: str, form: str) -> None:
+    (mistake,) = mistakes(minimal(**changes))
+    assert mistake.startswith(path)
+    assert form in mistake
+    assert "pattern" not in mistake
+
+
+def test_an_unknown_gpu_comes_with_the_other_mistakes() -> None:
+    found = mistakes(minimal(name="Not A Name", targets=[{"name": "a", "gpu": "H100-SMX5-80GB", "precision": "int3"}]))
+    assert [mistake.split(":")[0] for mistake in found] == ["name", "targets.0.gpu", "targets.0.precision"]
+    assert found[1].startswith("targets.0.gpu: unknown GPU 'H100-SMX5-80GB'; use one that is known, such as H100-SXM5")
+
+
+@pytest.mark.parametrize("data", [{1: 2}, minimal() | {1: 2}, minimal(targets={0: 1}), minimal(targets=["cpu"])])
+def test_odd_keys_and_kinds_are_mistakes_too(data: dict[Any, Any]) -> None:
+    assert mistakes(data)
+
+
 def test_a_wrong_type_names_the_field_and_what_was_given() -> None:
     (mistake,) = mistakes(minimal(validation={"max_tokens": "many"}))
     assert mistake.startswith("validation.max_tokens: ")
@@ -173,6 +248,31 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError, match="spec.yaml"):
         read_spec(written(tmp_path / "spec.yaml", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: tiny\nsource: [\n", "is not YAML: line 3, column 1: "),
+        ("name: tiny\n source: x\n", "is not YAML: line 2, column 8: mapping values are not allowed"),
+        ("name: tiny\né: \x00\n", "is not YAML: line 2, column 4: the character U+0000 is not allowed"),
+        ("name: 2024-13-01\n", "is not YAML: month must be in 1..12"),
+    ],
+)
+def test_a_mistake_in_yaml_is_told_with_its_place_and_file(tmp_path: Path, text: str, told: str) -> None:
+    path = written(tmp_path / "spec.yaml", text)
+    with pytest.raises(SpecError) as caught:
+        read_spec(path)
+    assert caught.value.subject == str(path)
+    assert caught.value.mistakes[0].startswith(told)
+    assert "unicode string" not in str(caught.value)
+
+
+def test_an_override_that_is_no_yaml_is_told_with_its_place(tmp_path: Path) -> None:
+    path = written(tmp_path / "spec.yaml", "name: tiny\n")
+    with pytest.raises(SpecError, match="'name=.' is not YAML: line 1, column 2: ") as caught:
+        read_spec(path, ("name=[",))
+    assert "unicode string" not in str(caught.value)
 
 
 def test_a_spec_survives_being_sent_as_json() -> None:
