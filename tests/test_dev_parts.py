@@ -14,7 +14,7 @@ from enginery.dev.prefect_server import prefect_environment
 from enginery.dev.ready import LOOPBACK, answers, free_port, free_ports
 from enginery.dev.s3_files import ObjectFiles
 from enginery.dev.state import Entry, State, read_state, state_file, write_state
-from enginery.errors import ToolchainError
+from enginery.errors import StoreError, ToolchainError
 from tests.support.s3_server import S3Server, running_s3_server
 
 
@@ -69,6 +69,35 @@ def test_an_object_whose_metadata_alone_changed_is_saved_anew(s3: S3Client, tmp_
     s3.put_object(Bucket="third", Key="a", Body=b"one", Metadata={"note": "new"})
     files.save(s3)
     assert files.index.objects[0].metadata == {"note": "new"}
+
+
+def test_an_object_that_is_deleted_after_it_was_listed_is_not_saved(s3: S3Client, tmp_path: Path) -> None:
+    s3.create_bucket(Bucket="fourth")
+    s3.put_object(Bucket="fourth", Key="claim", Body=b"mine")
+    s3.put_object(Bucket="fourth", Key="kept", Body=b"one")
+    s3.meta.events.register_first(
+        "before-call.s3.GetObject", lambda **_: s3.delete_object(Bucket="fourth", Key="claim") and None
+    )
+    files = ObjectFiles(tmp_path)
+    files.save(s3)
+    assert [saved.key for saved in files.index.objects] == ["kept"]
+
+
+def test_a_bucket_that_is_deleted_after_it_was_listed_is_empty(s3: S3Client, tmp_path: Path) -> None:
+    s3.create_bucket(Bucket="fifth")
+    s3.meta.events.register_first("before-call.s3.ListObjectsV2", lambda **_: s3.delete_bucket(Bucket="fifth") and None)
+    files = ObjectFiles(tmp_path)
+    files.save(s3)
+    assert files.index.objects == []
+
+
+def test_another_error_than_vanishing_is_not_hidden(s3: S3Client, tmp_path: Path) -> None:
+    s3.create_bucket(Bucket="sixth")
+    s3.put_object(Bucket="sixth", Key="a", Body=b"one")
+    (tmp_path / "blobs").write_text("a file where a directory should be")
+    with pytest.raises(StoreError, match="cannot be written"):
+        ObjectFiles(tmp_path).save(s3)
+    assert not (tmp_path / "index.json").exists()
 
 
 def test_ports_that_are_wanted_together_are_all_different() -> None:

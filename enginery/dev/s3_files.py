@@ -5,6 +5,8 @@ crash leaves the index of before, with all its files.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 TIME_GRAIN_SECONDS = 2.0
+VANISHED = {"NoSuchKey", "NoSuchBucket"}
 
 
 class SavedObject(BaseModel):
@@ -84,19 +87,28 @@ class ObjectFiles:
         return len(self.index.objects)
 
     def save(self, s3: "S3Client") -> None:
-        """Make the directory hold what the server holds."""
+        """Make the directory hold what the server holds; what is deleted meanwhile may be missing already.
+
+        Raises:
+            StoreError: when the directory cannot be written; it then holds what it held before.
+        """
         buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
         seen = {}
         for bucket in buckets:
             for entry in _objects(s3, bucket):
-                place, before = (bucket, entry["Key"]), self._seen.get((bucket, entry["Key"]))
-                known = before if before and before.is_still(entry) else None
-                seen[place] = known or Seen(time.time(), entry["LastModified"], self._save_object(s3, *place))
+                with _vanished_is_fine():
+                    seen[bucket, entry["Key"]] = self._look_at(s3, bucket, entry)
         self._seen = seen
         objects = [one.saved for one in seen.values()]
         self.index = Index(buckets=buckets, objects=objects)
         write_atomic(self.file, self.index.model_dump_json())
         self._remove_others({saved.sha256 for saved in objects})
+
+    def _look_at(self, s3: "S3Client", bucket: str, entry: Any) -> Seen:
+        before = self._seen.get((bucket, entry["Key"]))
+        if before and before.is_still(entry):
+            return before
+        return Seen(time.time(), entry["LastModified"], self._save_object(s3, bucket, entry["Key"]))
 
     def _save_object(self, s3: "S3Client", bucket: str, key: str) -> SavedObject:
         found = s3.get_object(Bucket=bucket, Key=key)
@@ -120,5 +132,20 @@ class ObjectFiles:
 
 
 def _objects(s3: "S3Client", bucket: str) -> list[Any]:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-    return [entry for page in pages for entry in page.get("Contents", [])]
+    entries: list[Any] = []
+    with _vanished_is_fine():
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            entries += page.get("Contents", [])
+    return entries
+
+
+@contextmanager
+def _vanished_is_fine() -> Iterator[None]:
+    """What was deleted after it was listed is simply not there any more."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415  slow to import
+
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in VANISHED:
+            raise
