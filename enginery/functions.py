@@ -14,6 +14,7 @@ from enginery.errors import UsageError
 
 StepFunction = Callable[[StepContext], Facts]
 EffectCheck = Callable[[Mapping[str, JsonValue]], bool]
+PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
 
 FUNCTIONS = {
     "download": "enginery.sources:download",
@@ -28,6 +29,10 @@ EFFECT_CHECKS = {
     "rollout": "enginery.triton.rollout:is_serving",
 }
 """Steps that change something outside the store: their records are only believed while the change is still there."""
+
+
+PREPARATION_CHECKS = {"publish": "enginery.registry:require_publishable"}
+"""Steps that need something outside the store: what must hold before the work that leads to them is begun."""
 
 
 def find_function(name: str) -> StepFunction:
@@ -51,6 +56,16 @@ def still_holds(name: str, parameters: Mapping[str, JsonValue]) -> bool:
     if not changes_elsewhere(name):
         return True
     return cast("EffectCheck", _load(EFFECT_CHECKS[name]))(parameters)
+
+
+def require_prepared(name: str, parameters: Mapping[str, JsonValue]) -> None:
+    """Make sure that the step will find what it needs outside the store.
+
+    Raises:
+        EngineryError: when it will not; nothing was changed.
+    """
+    if name in PREPARATION_CHECKS:
+        cast("PreparationCheck", _load(PREPARATION_CHECKS[name]))(parameters)
 
 
 def _load(address: str) -> object:

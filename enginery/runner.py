@@ -6,7 +6,7 @@ A record is written last, and only for a whole output. Whatever dies before that
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,6 +89,17 @@ def find_valid(planned: PlannedStep, store: Store) -> StepRecord | None:
     if record is None or (isinstance(recipe, Call) and not functions.still_holds(recipe.function, recipe.parameters)):
         return None
     return record
+
+
+def require_prepared(steps: Iterable[PlannedStep]) -> None:
+    """Make sure that steps which are to run will find what they need outside the store, before any work is begun.
+
+    Raises:
+        EngineryError: the first that will not, such as a bucket that does not exist.
+    """
+    for planned in steps:
+        if isinstance(planned.step.recipe, Call):
+            functions.require_prepared(planned.step.recipe.function, planned.step.recipe.parameters)
 
 
 def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:

@@ -21,7 +21,7 @@ from enginery.home import home
 from enginery.parallel import side_by_side
 from enginery.plan import Plan, PlannedStep, make_plan
 from enginery.records import StepRecord
-from enginery.runner import Outcome, find_valid
+from enginery.runner import Outcome, find_valid, require_prepared
 from enginery.spec import Spec
 from enginery.steps import Stage
 from enginery.store import Store, open_store
@@ -71,7 +71,8 @@ def build_model(spec: Spec, store: str | None = None) -> BuildSummary:
     started, log = time.monotonic(), run_log()
     plan, opened = make_plan(spec), open_store(store)
     done = _done_already(plan, opened)
-    log(f"{len(plan.steps)} steps for {len(plan.targets)} targets; {len(done)} are already done")
+    log(f"{len(plan.steps)} steps for {', '.join(target.name for target in plan.targets)}; {len(done)} already done")
+    require_prepared(planned for planned in plan.steps if planned.key not in done)
     with Sender() as sender:
         sender.send(*plan_artifacts(plan, done))
         results = _run(plan, opened, done, log)

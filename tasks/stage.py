@@ -68,9 +68,15 @@ def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
 
 
 def perform(planned: PlannedStep, store: Store) -> Outcome:
-    """Run a step for the current task run."""
+    """Run a step for the current task run; a failure that can pass is told, since the run goes on after it."""
+    log = run_log()
     with at_work():
-        return run_step(planned, store, run_log())
+        try:
+            return run_step(planned, store, log)
+        except EngineryError as error:
+            if error.transient:
+                log(f"failed, and this can pass: {error}")
+            raise
 
 
 def _not_about_threads(record: logging.LogRecord) -> bool:

@@ -11,7 +11,7 @@ from enginery.context import StepContext
 from enginery.errors import CommandError, StoreError, UsageError, ValidationError
 from enginery.plan import PlannedStep
 from enginery.records import StepRecord
-from enginery.runner import chain_of, fill, find_valid, run_step
+from enginery.runner import chain_of, fill, find_valid, require_prepared, run_step
 from enginery.steps import Call, Command, Stage, Step
 from enginery.store import Store, open_store
 from enginery.store.local import LocalStore
@@ -276,3 +276,10 @@ def test_errors_keep_their_details_when_they_cross_processes() -> None:
     assert str(again) == str(error)
     assert again.__notes__ == error.__notes__
     assert again.cause == "timeout"
+
+
+def test_what_steps_need_elsewhere_is_asked_for_by_the_steps_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Mapping[str, Any]]] = []
+    monkeypatch.setattr(functions, "require_prepared", lambda name, parameters: asked.append((name, parameters)))
+    require_prepared([shell_step("true"), call_step("publish")])
+    assert asked == [("publish", {"to": "there"})]

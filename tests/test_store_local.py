@@ -161,6 +161,20 @@ def test_fetching_again_replaces_what_is_there(store: LocalStore, added: StepRec
     assert contents(tmp_path / "fetched") == FILES
 
 
+def test_a_flipped_bit_is_not_handed_on_and_the_step_is_done_anew(
+    store: LocalStore, added: StepRecord, output: Path, tmp_path: Path
+) -> None:
+    blob = store.blob(added.files[0])
+    content = bytearray(blob.read_bytes())
+    content[0] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+    with pytest.raises(StoreError, match="was damaged in the store"):
+        store.fetch(added, tmp_path / "fetched")
+    assert store.find(added.key) is None
+    assert not blob.exists()
+
+
 def test_a_record_that_points_outside_is_not_fetched(store: LocalStore, added: StepRecord, tmp_path: Path) -> None:
     evil = added.files[0].model_copy(update={"path": "../evil"})
     with pytest.raises(StoreError, match="outside its output"):

@@ -109,6 +109,16 @@ def is_published(parameters: Mapping[str, JsonValue]) -> bool:
     return pointer.build_id == order.build_id or registry.exists(order.model, pointer.build_id)
 
 
+def require_publishable(parameters: Mapping[str, JsonValue]) -> None:
+    """Make sure that a publish step will find its registry usable: asked before hours are spent on a build.
+
+    Raises:
+        RegistryError: when the bucket is not there, may not be written, or ignores conditional writes.
+    """
+    order = Order.model_validate(dict(parameters))
+    _require_conditional_writes(Registry(order.to), order)
+
+
 def _require_conditional_writes(registry: Registry, order: Order) -> None:
     if order.allow_unconditional_writes or honours_conditional_writes(registry.prefix):
         return

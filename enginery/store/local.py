@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from enginery.digests import file_digest
+from enginery.digests import file_digest, remembered_digest
 from enginery.errors import StoreError
 from enginery.files import cannot_write, link_or_copy, remove_tree, write_atomic
 from enginery.parallel import side_by_side
@@ -66,17 +66,26 @@ class LocalStore:
         return parse_record(data, key, str(path))
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """See `Store.fetch`. The files are shared with the store where possible, and not digested again."""
-        for file in record.files:
-            self._fetch_file(file, destination / safe_path(file))
+        """See `Store.fetch`. The files are shared with the store where possible."""
+        side_by_side(lambda file: self._fetch_file(file, destination / safe_path(file)), record.files)
 
     def _fetch_file(self, file: FileRecord, target: Path) -> None:
         if not self.has(file):
             remedy = "run the build again: the step is done anew"
             raise StoreError(f"the store has lost {file.path}", subject=str(self.blob(file)), remedy=remedy)
+        self._require_undamaged(file)
         with _writing(target):
             target.unlink(missing_ok=True)
             link_or_copy(self.blob(file), target)
+
+    def _require_undamaged(self, file: FileRecord) -> None:
+        """Digest a blob unless it is known unchanged; a damaged one is removed, so that its step is done anew."""
+        blob = self.blob(file)
+        if remembered_digest(blob) != file.sha256:
+            blob.unlink()
+            remedy = "run the build again: the step that made it is done anew"
+            problem = f"{file.path} was damaged in the store (its bytes are not those that were made), and is removed"
+            raise StoreError(problem, subject=str(blob), remedy=remedy)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         """See `Store.add`. A file with other links than its own is copied: someone else may change it."""

@@ -13,7 +13,11 @@ from filelock import FileLock
 from enginery import toolchains
 from enginery.process import run
 from enginery.toolchains import Toolchain
+from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.s3_server import S3Server, running_s3_server
+
+__all__ = ["prefect_api", "prefect_server"]
+"""Fixtures of theirs: here, so that all modules share one server; Prefect sends its events to one per process."""
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SHARED_TOOLCHAINS = CHECKOUT / ".enginery" / "toolchains"

@@ -23,11 +23,10 @@ from enginery.errors import CommandError, EngineryError, ValidationError
 from enginery.home import store_dir
 from flows.build import build_model
 from flows.failure import BuildError
-from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.small_plans import ANSWER, SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
 
-__all__ = ["pipeline", "prefect_api", "prefect_server"]
+__all__ = ["pipeline"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_api")]
 
@@ -76,8 +75,8 @@ def test_a_second_build_runs_no_step_and_says_so(pipeline: SmallPipeline) -> Non
         states.update(task.state_name for task in task_runs(last_run()).values())
         return len(task_runs(last_run())) == 7 and states == {"Cached"}
 
-    wait_until(all_arrived)
-    assert any("nothing to do" in line for line in logged(last_run()))
+    wait_until(all_arrived, seconds=60)
+    wait_until(lambda: any("nothing to do" in line for line in logged(last_run())), seconds=60)
 
 
 def logged(run: FlowRun) -> list[str]:

@@ -11,11 +11,8 @@ import psutil
 import pytest
 
 from enginery.service import Service
-from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.small_plans import small_spec
 from tests.support.waiting import wait_until
-
-__all__ = ["prefect_api", "prefect_server"]
 
 pytestmark = pytest.mark.integration
 

@@ -15,10 +15,7 @@ from prefect.states import Cancelling
 
 from enginery.process import run
 from enginery.service import Service
-from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.waiting import wait_until
-
-__all__ = ["prefect_api", "prefect_server"]
 
 pytestmark = pytest.mark.integration
 

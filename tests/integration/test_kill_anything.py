@@ -21,11 +21,8 @@ from enginery.registry.layout import build_path
 from enginery.s3 import Address, Prefix
 from enginery.store import open_store
 from tests.support.plans import examples
-from tests.support.prefect_server import prefect_server
 from tests.support.s3_server import S3Server
 from tests.support.waiting import wait_until
-
-__all__ = ["prefect_server"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -166,4 +166,5 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallPipeline:
     for name in ("validate", "publish"):
         monkeypatch.setitem(functions.FUNCTIONS, name, f"tests.support.small_plans:{name}")
     monkeypatch.delitem(functions.EFFECT_CHECKS, "publish")
+    monkeypatch.delitem(functions.PREPARATION_CHECKS, "publish")
     return made
