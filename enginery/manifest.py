@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ValidationError, field_validator
 from enginery.digests import json_digest
 from enginery.errors import RegistryError
 from enginery.records import FileRecord, StepRecord
-from enginery.spec import Name
+from enginery.spec_texts import Name
 from enginery.steps import Frozen, Stage
 from enginery.validation import ValidationReport
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from enginery.output import without_sign_in
+from enginery.output import MASK, SIGN_IN
 from enginery.spec_model import SpecModel
 from enginery.spec_texts import IN_WORDS
 
@@ -57,7 +57,7 @@ def yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
 def _sentence(item: Any, model: type[SpecModel]) -> str:
     location = _without_tags(item["loc"])
     path = ".".join(str(part) for part in location) or "spec"
-    return f"{path}: {without_sign_in(_problem(item, location, model))}"
+    return f"{path}: {SIGN_IN.sub(MASK, _problem(item, location, model))}"
 
 
 def _without_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:

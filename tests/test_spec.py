@@ -286,3 +286,4 @@ def test_a_password_in_an_endpoint_is_refused() -> None:
     (mistake,) = mistakes(minimal(publish={"to": "s3://bucket/prefix"}, rollout={"endpoints": [endpoint]}))
     assert mistake.startswith("rollout.endpoints.0: ")
     assert "hidden-word" not in mistake
+    assert "'http://***@triton:8000'" in mistake
