@@ -13,15 +13,15 @@ from packaging.version import Version
 
 from enginery import toolchains
 from enginery.context import Log
+from enginery.dev.ports import port_for
 from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
-from enginery.dev.ready import LOOPBACK, free_port, wait_until_ready
+from enginery.dev.ready import LOOPBACK, wait_until_ready
 from enginery.dev.s3_server import CREDENTIALS, REGION, client
 from enginery.errors import ToolchainError
 from enginery.home import services_dir
 from enginery.service import Service, stop_pid
 from enginery.supervision import SUPERVISOR
 
-PREFECT_PORT, S3_PORT, TRITON_PORT = 4200, 9000, 8000
 BUCKET = "enginery"
 REGISTRY = f"s3://{BUCKET}/demo"
 SERVING_PREFIX = "demo/serving/tiny-llama"
@@ -51,12 +51,14 @@ class Launch:
         """The Prefect server with its UI; its database stays in Enginery's home."""
         directory = services_dir() / "prefect"
         directory.mkdir(parents=True, exist_ok=True)
-        port = free_port(PREFECT_PORT)
+        end_leftovers("prefect")  # they may hold its port
+        port = port_for("prefect")
         self._start("prefect", prefect_command(port), prefect_environment(directory, port), port, HEALTH)
 
     def s3(self) -> None:
         """The S3 server; its objects stay in Enginery's home."""
-        port = free_port(S3_PORT)
+        end_leftovers("s3")
+        port = port_for("s3")
         places = ["--directory", str(services_dir() / "s3"), "--bucket", BUCKET]
         argv = [sys.executable, "-m", "enginery.dev.s3_server", "--port", str(port), *places]
         self._start("s3", argv, dict(os.environ), port, "/")
@@ -76,7 +78,7 @@ class Launch:
                 serving_python=python,
                 log_file=log_file("triton"),
                 load_all=True,
-                http_port=free_port(TRITON_PORT),
+                http_port=port_for("triton"),
                 detach=self.detach,
                 log=self.log,
                 stopping=self.stopping,
@@ -84,7 +86,6 @@ class Launch:
         self.started("triton", server.service, server.url)
 
     def _start(self, name: str, argv: list[str], environment: Mapping[str, str], port: int, path: str) -> None:
-        end_leftovers(name)
         self.log(f"{TITLES[name]}: starting")
         url = f"http://{LOOPBACK}:{port}"
         service = Service.start(argv, env=environment, log_file=log_file(name), detach=self.detach)

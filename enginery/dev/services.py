@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from enginery.context import Log
 from enginery.dev.launch import REGISTRY, TITLES, Launch, aws_environment, end_leftovers, serving_python, triton_site
+from enginery.dev.ports import remember_port
 from enginery.dev.prefect_server import HEALTH
 from enginery.dev.ready import answers
 from enginery.dev.state import Entry, State, exclusive, read_state, write_state
@@ -189,3 +191,4 @@ class _Group:
             self.entries[name] = entry
             self.new[name] = service
             write_state(State(services=self.entries))
+            remember_port(name, urlsplit(url).port or 0)

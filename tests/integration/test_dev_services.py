@@ -1,13 +1,15 @@
 """The local services, real ones."""
 
 import os
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psutil
 import pytest
 
-from enginery.dev import services
-from enginery.dev.ready import answers
+from enginery.dev import ports, services
+from enginery.dev.ready import LOOPBACK, answers
 from enginery.dev.s3_server import client
 from enginery.dev.services import Services
 from enginery.dev.state import read_state
@@ -38,6 +40,17 @@ def test_services_start_keep_what_they_hold_and_stop(running: Services) -> None:
     assert found["Body"].read() == b"still here"
     assert found["Metadata"] == {"sha256": "abc"}
     s3.close()
+
+
+def test_services_whose_usual_ports_are_taken_keep_their_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as others:
+        for name in ports.USUAL_PORTS:
+            other = others.enter_context(socket.create_server((LOOPBACK, 0)))
+            monkeypatch.setitem(ports.USUAL_PORTS, name, other.getsockname()[1])
+        with services.session(print) as first:
+            pass
+        with services.session(print) as second:
+            assert second == first
 
 
 def test_a_service_that_was_killed_is_started_again(running: Services) -> None:

@@ -1,0 +1,98 @@
+"""The ports of the local services: real sockets, and a small web server in the place of Prefect's."""
+
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enginery.dev import ports, services
+from enginery.dev.ports import port_for, remember_port
+from enginery.dev.ready import LOOPBACK, free_port
+from enginery.dev.state import State, read_state, write_state
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Prefect's usual port, where someone else listens."""
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = int(other.getsockname()[1])
+        monkeypatch.setitem(ports.USUAL_PORTS, "prefect", port)
+        yield port
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A server that answers as Prefect's does when it is asked for its health."""
+    (tmp_path / "web" / "api").mkdir(parents=True)
+    (tmp_path / "web" / "api" / "health").write_text("true")
+    argv = [sys.executable, "-m", "http.server", "--bind", LOOPBACK, "--directory", str(tmp_path / "web")]
+    monkeypatch.setattr("enginery.dev.launch.prefect_command", lambda port: [*argv, str(port)])
+
+
+def started_and_stopped() -> str:
+    """Start it as `up` does, and stop it as `down` does; where it listened."""
+    services._Group(print, detach=True).launch.prefect()
+    url = read_state().services["prefect"].url
+    services.down(print)
+    return url
+
+
+@pytest.mark.usefixtures("web")
+def test_a_service_whose_usual_port_is_taken_listens_where_it_did_last_time(taken: int) -> None:
+    first = started_and_stopped()
+    assert not first.endswith(f":{taken}")
+    assert [started_and_stopped() for _ in range(2)] == [first, first]
+
+
+@pytest.mark.usefixtures("web")
+def test_what_an_earlier_start_left_running_does_not_keep_the_port(taken: int) -> None:
+    group = services._Group(print, detach=True)
+    group.launch.prefect()
+    left = read_state().services["prefect"]
+    write_state(State())
+    assert taken
+    assert started_and_stopped() == left.url
+    assert not left.alive()
+    group.stop()
+
+
+def test_the_usual_port_is_taken_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = free_port()
+    monkeypatch.setitem(ports.USUAL_PORTS, "s3", wanted)
+    assert port_for("s3") == wanted
+
+
+def test_the_last_port_goes_before_the_usual_one_and_is_each_services_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    last, usual = free_port(), free_port()
+    monkeypatch.setitem(ports.USUAL_PORTS, "triton", usual)
+    monkeypatch.setitem(ports.USUAL_PORTS, "s3", usual)
+    remember_port("triton", last)
+    assert port_for("triton") == last
+    assert port_for("s3") == usual
+
+
+def test_when_the_last_port_is_taken_the_usual_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        remember_port("s3", other.getsockname()[1])
+        usual = free_port()
+        monkeypatch.setitem(ports.USUAL_PORTS, "s3", usual)
+        assert port_for("s3") == usual
+
+
+def test_when_both_are_taken_any_other_is_used(taken: int) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        remember_port("prefect", other.getsockname()[1])
+        assert port_for("prefect") not in {taken, other.getsockname()[1]}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"s3": "x"}', '{"s3": 0}', '{"s3": 70000}'])
+def test_a_damaged_note_counts_as_none(own_home: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    usual = free_port()
+    monkeypatch.setitem(ports.USUAL_PORTS, "s3", usual)
+    (own_home / "services").mkdir(parents=True)
+    (own_home / "services" / "ports.json").write_text(content)
+    assert port_for("s3") == usual
+    remember_port("s3", free_port())
+    assert '"s3"' in (own_home / "services" / "ports.json").read_text()
