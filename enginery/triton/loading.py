@@ -50,9 +50,3 @@ def is_loaded(client: TritonClient, model: str, config_text: str) -> bool:
     version, label = served_version(config_text)
     loaded = client.model_config(model)
     return loaded is not None and build_label(loaded) == label and client.ready(model, version)
-
-
-def unload_models(client: TritonClient) -> None:
-    """Unload all that a build loads, the ensemble first."""
-    for model in reversed(LOAD_ORDER):
-        client.unload(model)

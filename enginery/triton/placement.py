@@ -25,6 +25,9 @@ class ServingRepository(Protocol):
 
     where: str
 
+    def exists(self) -> bool:
+        """Whether a server could read it; an S3 prefix needs no making."""
+
     def entries(self) -> set[tuple[str, str]]:
         """Each model's name with the name of each file and directory right under it."""
 
@@ -47,6 +50,10 @@ class DirectoryRepository:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.where = str(root)
+
+    def exists(self) -> bool:
+        """See `ServingRepository`."""
+        return self.root.is_dir()
 
     def entries(self) -> set[tuple[str, str]]:
         """See `ServingRepository`."""
@@ -79,6 +86,10 @@ class BucketRepository:
     def __init__(self, address: Address) -> None:
         self.prefix = Prefix(address, RolloutError)
         self.where = str(address)
+
+    def exists(self) -> bool:
+        """See `ServingRepository`."""
+        return True
 
     def entries(self) -> set[tuple[str, str]]:
         """See `ServingRepository`."""

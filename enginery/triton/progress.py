@@ -34,6 +34,7 @@ class RolloutState(Frozen):
         coming: the build that is being rolled out.
         configs: the configurations before the rollout, by model, to be put back when it fails.
         endpoints: the servers it loads the build into.
+        touched: by server, the models it has told that server to load; only these are undone there.
         worker: the process that does it.
         since: when the phase began, UTC.
     """
@@ -45,6 +46,7 @@ class RolloutState(Frozen):
     coming: Placed | None = None
     configs: Mapping[str, str] = Field(default_factory=dict)
     endpoints: tuple[str, ...] = ()
+    touched: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     worker: Worker
     since: datetime
 

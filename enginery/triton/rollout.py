@@ -6,9 +6,11 @@ written just before the model is loaded, so a server that is started again at an
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -20,9 +22,8 @@ from enginery.registry import Registry
 from enginery.steps import Frozen
 from enginery.triton.checking import EndpointResult, check_answers
 from enginery.triton.client import TritonClient
-from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, build_label, load_model, unload_models
+from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, build_label, load_model
 from enginery.triton.placement import (
-    CONFIG,
     Placement,
     ServingRepository,
     arrange,
@@ -34,7 +35,9 @@ from enginery.triton.placement import (
     remove_version,
     serve_as,
 )
+from enginery.triton.probing import require_reads
 from enginery.triton.progress import Phase, Placed, RolloutState, read_state, write_state
+from enginery.triton.undoing import undo, what_serves
 from enginery.worker import Worker
 
 RESULT = "rollout.json"
@@ -107,11 +110,13 @@ def roll_out_build(
 
     Raises:
         RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
+            When a server does not read this repository, before anything is changed.
     """
     clients = [TritonClient(endpoint) for endpoint in endpoints]
     for client in clients:
         client.require_ready()
     repository = open_repository(model_repository)
+    require_reads(clients, repository, read_state(repository))
     state = _settled(repository, log)
     again = _serve_again(manifest, repository, state, clients, log)
     return again or _Rollout(manifest, registry, repository, state, clients, log).run()
@@ -126,9 +131,10 @@ def _settled(repository: ServingRepository, log: Log) -> RolloutState | None:
         problem = f"process {state.worker.pid} is rolling out {state.coming.build_id}"
         raise RolloutError(problem, subject=repository.where, remedy="wait until it has finished", transient=True)
     log(f"the rollout of {state.coming.build_id} died while {state.phase}; undoing it")
-    undone, problems = _undo(repository, state)
+    undone, problems = undo(repository, state)
     for problem in problems:
         log(f"while undoing it: {problem}")
+    log(f"it is undone: {what_serves(state.endpoints, state.serving)}")
     return undone
 
 
@@ -143,32 +149,42 @@ def _serve_again(
     if state is None or state.serving is None or state.serving.build_id != manifest.build_id:
         return []
     log(f"{repository.where} already holds {manifest.build_id}; loading it")
-    configs = current_configs(repository, LOAD_ORDER)
+    served = _Served(manifest, repository, current_configs(repository, LOAD_ORDER), state.serving.version)
     try:
-        return [_bring_up(client, manifest, repository, configs, state.serving.version, log) for client in clients]
+        return [_bring_up(client, served, log, lambda _: None) for client in clients]
     except RolloutError as error:
         log(f"it does not serve as it should, so it is placed again: {error.problem}")
         return []
 
 
-def _bring_up(  # noqa: PLR0913, PLR0917  a server, a build and where it is
-    client: TritonClient,
-    manifest: Manifest,
-    repository: ServingRepository,
-    configs: Mapping[str, str],
-    version: int,
-    log: Log,
-) -> EndpointResult:
-    """Load every model into one server, the ensemble last, and ask it the build's prompts."""
+class _Served(NamedTuple):
+    """A build as a model repository serves it."""
+
+    manifest: Manifest
+    repository: ServingRepository
+    configs: Mapping[str, str]
+    version: int
+
+
+def _bring_up(client: TritonClient, served: _Served, log: Log, touching: Callable[[str], None]) -> EndpointResult:
+    """Load every model into one server, the ensemble last, and ask it the build's prompts.
+
+    `touching` is told each model's name before the server is.
+    """
     started = time.monotonic()
     for model in LOAD_ORDER:
-        if model in configs:
-            load_model(client, repository, model, configs[model])
-            log(f"{client.url}: {model} version {version} is ready")
-    answers = check_answers(client, manifest, configs, log)
+        if model in served.configs:
+            touching(model)
+            load_model(client, served.repository, model, served.configs[model])
+            log(f"{client.url}: {model} version {served.version} is ready")
+    answers = check_answers(client, served.manifest, served.configs, log)
     seconds = round(time.monotonic() - started, 3)
     return EndpointResult(
-        endpoint=client.url, build_id=manifest.build_id, version=version, seconds=seconds, answers=answers
+        endpoint=client.url,
+        build_id=served.manifest.build_id,
+        version=served.version,
+        seconds=seconds,
+        answers=answers,
     )
 
 
@@ -218,11 +234,15 @@ class _Rollout:
         place(self.repository, self.source, self.placement, self.version)
         texts = read_configs(self.source, self.placement)
         configs = {model: serve_as(text, self.version, self.manifest.build_id) for model, text in texts.items()}
+        served = _Served(self.manifest, self.repository, configs, self.version)
         self._enter("loading")
-        return [
-            _bring_up(client, self.manifest, self.repository, configs, self.version, self.log)
-            for client in self.clients
-        ]
+        return [_bring_up(client, served, self.log, partial(self._touch, client.url)) for client in self.clients]
+
+    def _touch(self, url: str, model: str) -> None:
+        """Remember that a server is told to load a model, before it is."""
+        touched = {**self.state.touched, url: (*self.state.touched.get(url, ()), model)}
+        self.state = self.state.model_copy(update={"touched": touched})
+        write_state(self.repository, self.state)
 
     def _enter(self, phase: Phase) -> None:
         self.state = self.state.model_copy(update={"phase": phase, "since": datetime.now(UTC)})
@@ -230,10 +250,10 @@ class _Rollout:
 
     def _give_up(self, error: BaseException) -> None:
         self.log(f"failed; putting back what served before: {error}")
-        _, problems = _undo(self.repository, self.state)
+        _, problems = undo(self.repository, self.state)
         if not isinstance(error, EngineryError):
             return
-        now = "; ".join(problems) or f"{_name(self.state.serving)} serves again"
+        now = "; ".join([*problems, what_serves(self.state.endpoints, self.state.serving)])
         raise RolloutError(
             f"{self.manifest.build_id} could not be rolled out: {error.problem}; {now}",
             subject=error.subject or self.repository.where,
@@ -245,7 +265,7 @@ class _Rollout:
         """Remember what serves, and remove the versions that nothing goes back to."""
         before = self.state.serving
         self.state = self.state.model_copy(
-            update={"serving": self.state.coming, "previous": before, "coming": None, "configs": {}}
+            update={"serving": self.state.coming, "previous": before, "coming": None, "configs": {}, "touched": {}}
         )
         self._enter("done")
         kept = {str(self.version), str(before.version) if before else ""}
@@ -253,42 +273,3 @@ class _Rollout:
         for name in names - kept:
             remove_version(self.repository, int(name))
         self.log(f"{self.manifest.build_id} serves at {', '.join(client.url for client in self.clients)}")
-
-
-def _undo(repository: ServingRepository, state: RolloutState) -> tuple[RolloutState, list[str]]:
-    """Put the configurations back, load what served before, remove the new files; also what could not be done."""
-    models = _touched(repository, state)
-    for model in models:
-        if model in state.configs:
-            repository.write(f"{model}/{CONFIG}", state.configs[model].encode())
-        else:
-            repository.remove(f"{model}/{CONFIG}")
-    problems = [problem for url in state.endpoints for problem in _reload(TritonClient(url), repository, state)]
-    if state.coming:
-        remove_version(repository, state.coming.version)
-    undone = state.model_copy(update={"phase": "done", "coming": None, "configs": {}, "since": datetime.now(UTC)})
-    write_state(repository, undone)
-    return undone, problems
-
-
-def _touched(repository: ServingRepository, state: RolloutState) -> set[str]:
-    """The models that a rollout brings: those with a directory of its version, and those it has found there."""
-    version = str(state.coming.version) if state.coming else ""
-    return {model for model, name in repository.entries() if name == version} | set(state.configs)
-
-
-def _reload(client: TritonClient, repository: ServingRepository, state: RolloutState) -> list[str]:
-    try:
-        if ENSEMBLE not in state.configs:
-            unload_models(client)
-            return []
-        for model in LOAD_ORDER:
-            if model in state.configs:
-                load_model(client, repository, model, state.configs[model])
-    except RolloutError as error:
-        return [f"{_name(state.serving)} could not be put back at {client.url}: {error.problem}"]
-    return []
-
-
-def _name(placed: Placed | None) -> str:
-    return placed.build_id if placed else "what was there before (no build)"

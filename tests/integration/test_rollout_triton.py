@@ -19,7 +19,7 @@ from enginery.registry import Registry
 from enginery.triton.checking import EndpointResult
 from enginery.triton.client import TritonClient
 from enginery.triton.loading import LOAD_ORDER
-from enginery.triton.placement import open_repository
+from enginery.triton.placement import BucketRepository, open_repository
 from enginery.triton.progress import read_state
 from enginery.triton.rollout import roll_out_build, serving_build
 from tests.support.builds import ANSWERS, QUESTION, Build
@@ -198,3 +198,62 @@ def test_a_server_that_was_started_again_gets_its_build_back(
         assert serving_build(again.url) == FIRST
     finally:
         again.service.stop()
+
+
+def wrong_repository(site: Site) -> str:
+    """Another repository in the same bucket, which exists."""
+    other = site.repository.replace("/serving/tiny", "/serving/other")
+    open_repository(other).write(".keep", b"")
+    return other
+
+
+def contents(prefix: str) -> dict[str, bytes | None]:
+    repository = BucketRepository(s3.Address.parse(prefix))
+    return {info.path: repository.read(info.path) for info in repository.prefix.list()}
+
+
+def test_another_repository_than_the_server_reads_is_refused_and_the_server_serves_on(site: Site) -> None:
+    site.roll_out(site.publish(Build(build_id=FIRST)))
+    second = site.publish(Build(build_id=SECOND, answers=answering("the second")))
+    other = wrong_repository(site)
+    before = contents(site.repository)
+    with pytest.raises(RolloutError, match=f"does not read {other}.*serves {FIRST}"):
+        roll_out_build(second, site.registry, (site.url,), other, site.lines.append)
+    assert site.ask() == ANSWERS[QUESTION]
+    assert serving_build(site.url) == FIRST
+    assert site.ready_versions() == {(model, "1") for model in LOAD_ORDER}
+    assert contents(site.repository) == before
+    assert contents(other) == {".keep": b""}
+    site.roll_out(second)
+    assert site.ask() == "the second"
+
+
+def test_a_fresh_server_that_reads_another_repository_is_found_out(site: Site) -> None:
+    manifest = site.publish(Build(build_id=FIRST))
+    other = wrong_repository(site)
+    with pytest.raises(RolloutError, match=f"does not read {other}.*serves no build"):
+        roll_out_build(manifest, site.registry, (site.url,), other, site.lines.append)
+    assert site.ready_versions() == set()
+    assert contents(other) == contents(site.repository) == {".keep": b""}
+    site.roll_out(manifest)
+    assert site.ask() == ANSWERS[QUESTION]
+
+
+def test_a_server_that_reads_a_directory_is_told_from_one_that_reads_another(
+    site: Site, triton_site: Path, onnxruntime_python: Path, tmp_path: Path
+) -> None:
+    manifest = site.publish(Build(build_id=FIRST))
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.mkdir()
+    wrong.mkdir()
+    server = start_triton(
+        str(right), triton_site=triton_site, serving_python=onnxruntime_python, log_file=tmp_path / "directory.log"
+    )
+    try:
+        with pytest.raises(RolloutError, match=f"does not read {wrong}"):
+            roll_out_build(manifest, site.registry, (server.url,), str(wrong), site.lines.append)
+        assert list(wrong.iterdir()) == list(right.iterdir()) == []
+        roll_out_build(manifest, site.registry, (server.url,), str(right), site.lines.append)
+        assert serving_build(server.url) == FIRST
+    finally:
+        server.service.stop()

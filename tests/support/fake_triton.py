@@ -29,6 +29,8 @@ class FakeTriton:
         calls: `load NAME` and `unload NAME` in their order.
         refuses: model -> reason for which it does not load, while the label is `refuses_build` or that is None.
         keeps_old: models that are said to be loaded while the old version stays.
+        spoils: model -> the build whose version of it does not load.
+        lists_after: how many more times the index does not list what is new.
         ready: what the server says of itself.
         generate_status: what `/generate` answers with.
     """
@@ -40,6 +42,8 @@ class FakeTriton:
     refuses: dict[str, str] = field(default_factory=dict)
     refuses_build: str | None = None
     keeps_old: set[str] = field(default_factory=set)
+    spoils: dict[str, str] = field(default_factory=dict)
+    lists_after: int = 0
     ready: bool = True
     generate_status: int = 200
 
@@ -63,10 +67,19 @@ class FakeTriton:
             self.calls.append(f"{found['what']} {found['model']}")
             return self.load(found["model"]) if found["what"] == "load" else self.unload(found["model"])
         if path == "/v2/repository/index":
-            return 200, [{"name": name, "version": str(there[0])} for name, there in self.loaded.items()]
+            return 200, self.index()
         if path == "/v2/models/ensemble/generate":
             return self.generate(body)
         return 404, {"error": f"no {path}"}
+
+    def index(self) -> list[dict[str, str]]:
+        """What is loaded, and the directories in the repository that are not."""
+        loaded = [{"name": name, "version": str(there[0])} for name, there in self.loaded.items()]
+        if self.lists_after:
+            self.lists_after -= 1
+            return loaded
+        found = {path.name for path in self.repository.glob("*/")}
+        return [*loaded, *({"name": name} for name in sorted(found - self.loaded.keys()))]
 
     def load(self, model: str) -> tuple[int, Any]:
         config = self.repository / model / "config.pbtxt"
@@ -75,6 +88,8 @@ class FakeTriton:
         version, label = served_version(config.read_text())
         if model in self.refuses and self.refuses_build in {None, label}:
             return 400, {"error": f"load failed for model '{model}': {self.refuses[model]}"}
+        if label is not None and self.spoils.get(model) == label:
+            return 400, {"error": f"load failed for model '{model}': spoiled"}
         if model not in self.keeps_old:
             self.loaded[model] = (version, label)
         return 200, None
