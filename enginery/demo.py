@@ -165,6 +165,7 @@ class Progress:
 
 def _show(console: Console, summary: BuildSummary, running: Services, answer: str, *, kept: bool) -> None:
     console.print(outcomes_table(summary.steps))
+    console.print(f"[bold]{summary.sentence}[/]")
     for address in summary.published:
         console.print(f"  published  {address}", markup=False)
     if kept and summary.run_url:

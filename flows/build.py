@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.results import ResultStore
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
@@ -86,7 +86,7 @@ def build_model(spec: Spec, store: str | None = None) -> BuildSummary:
     )
     if results.errors:
         raise _failure(plan, results)
-    log(summary.sentence)
+    get_run_logger().info("%s", summary.sentence)  # the command line prints the summary itself
     return summary
 
 

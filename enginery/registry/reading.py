@@ -160,7 +160,7 @@ class Registry:
         near = [names[name] for name in difflib.get_close_matches(reference, names, n=SHOWN, cutoff=0.4)]
         near += [by_id[name] for name in difflib.get_close_matches(reference, by_id, n=SHOWN, cutoff=0.4)]
         if near:
-            return f"did you mean {_listed(list(dict.fromkeys(near)))}"
+            return f"did you mean {_listed(list(dict.fromkeys(near)))}?"
         return f"published are {_listed(list(names.values()))}" if names else "publish one first: nothing is there yet"
 
 
