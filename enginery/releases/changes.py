@@ -54,6 +54,10 @@ class Changed:
             found.append("takes a value now" if self.before.is_switch else "is a switch without a value now")
         elif self.before.type != self.after.type:
             found.append(f"type {self.before.type} -> {self.after.type}")
+        if self.before.nargs != self.after.nargs:
+            found.append(f"number of values {self.before.nargs or 1} -> {self.after.nargs or 1}")
+        if self.before.required != self.after.required:
+            found.append("required now" if self.after.required else "no longer required")
         found += ["deprecated"] if self.after.deprecated and not self.before.deprecated else []
         return tuple(found or ["how it is read"])
 
