@@ -16,16 +16,20 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
         "0.8.0",
         "0.9.0",
         "timing_cache",
-        "input_timing_cache output_timing_cache opt_num_tokens tp_size pp_size weight_sparsity max_draft_len lora_dir "
-        "lora_ckpt_source lora_target_modules max_lora_rank auto_parallel gpus_per_node cluster_key moe_plugin "
-        "mamba_conv1d_plugin use_fp8_context_fmha multiple_profiles paged_state streamingllm",
+        (
+            "input_timing_cache output_timing_cache opt_num_tokens tp_size pp_size weight_sparsity max_draft_len "
+            "lora_dir lora_ckpt_source lora_target_modules max_lora_rank auto_parallel gpus_per_node cluster_key "
+            "moe_plugin mamba_conv1d_plugin use_fp8_context_fmha multiple_profiles paged_state streamingllm"
+        ),
     ),
     (
         "0.9.0",
         "0.10.0",
         "",
-        "strip_plan max_encoder_input_len visualize_network dry_run speculative_decoding_mode weight_streaming "
-        "nccl_plugin",
+        (
+            "strip_plan max_encoder_input_len visualize_network dry_run speculative_decoding_mode weight_streaming "
+            "nccl_plugin"
+        ),
     ),
     (
         "0.10.0",

@@ -14,8 +14,10 @@ LLAMA_ROWS = (
     (
         "0.8.0",
         "0.9.0",
-        "enable_fp8 fp8_kv_cache rotary_scaling storage-type use_prompt_tuning enable_pos_shift dense_context_fmha "
-        "hf_lora_dir lora_target_modules max_lora_rank",
+        (
+            "enable_fp8 fp8_kv_cache rotary_scaling storage-type use_prompt_tuning enable_pos_shift dense_context_fmha "
+            "hf_lora_dir lora_target_modules max_lora_rank"
+        ),
         "save_config_only",
     ),
     ("0.9.0", "0.10.0", "ammo_quant_ckpt_path", "modelopt_quant_ckpt_path calib_dataset"),
@@ -44,8 +46,10 @@ QUANTIZE_ROWS = (
         "0.9.0",
         "0.10.0",
         "device max_seq_length",
-        "nemo_ckpt_path decoder_type calib_dataset calib_tp_size calib_pp_size tokenizer_max_seq_length "
-        "calib_max_seq_length",
+        (
+            "nemo_ckpt_path decoder_type calib_dataset calib_tp_size calib_pp_size tokenizer_max_seq_length "
+            "calib_max_seq_length"
+        ),
     ),
     (
         "0.10.0",
@@ -62,8 +66,8 @@ QUANTIZE_ROWS = (
 ROWS = (*((LLAMA, *row) for row in LLAMA_ROWS), *(("quantize.py", *row) for row in QUANTIZE_ROWS))
 
 RUN_CAME = (
-    ("0.10.0", "0.11.0", "kv_cache_free_gpu_memory_fraction max_tokens_in_paged_kv_cache enable_chunked_context "
-     "kv_cache_enable_block_reuse hf_model_dir random_seed end_id stop_words bad_words"),
+    ("0.10.0", "0.11.0", ("kv_cache_free_gpu_memory_fraction max_tokens_in_paged_kv_cache enable_chunked_context "
+     "kv_cache_enable_block_reuse hf_model_dir random_seed end_id stop_words bad_words")),
     ("0.11.0", "0.12.0", "multi_block_mode enable_context_fmha_fp32_acc"),
     ("0.12.0", "0.13.0", "lookahead_config num_return_sequences"),
     ("0.13.0", "0.14.0", "draft_engine_dir cuda_graph_mode cross_kv_cache_fraction"),

@@ -1,5 +1,7 @@
 """The placeholders of Triton's five templates, release by release."""
 
+import itertools
+
 import pytest
 
 from enginery.errors import UsageError
@@ -7,11 +9,11 @@ from enginery.releases.provenance import Certainty
 from enginery.releases.templates import MODELS, Template, template
 
 CAME = (
-    ("0.8.0", "0.9.0", "tensorrt_llm", "decoding_mode lora_cache_optimal_adapter_size lora_cache_max_adapter_size "
-     "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes medusa_choices"),
+    ("0.8.0", "0.9.0", "tensorrt_llm", ("decoding_mode lora_cache_optimal_adapter_size lora_cache_max_adapter_size "
+     "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes medusa_choices")),
     ("0.8.0", "0.9.0", "preprocessing", "add_special_tokens"),
-    ("0.9.0", "0.10.0", "tensorrt_llm", "triton_backend iter_stats_max_iterations request_stats_max_iterations "
-     "kv_cache_host_memory_bytes gpu_weights_percent"),
+    ("0.9.0", "0.10.0", "tensorrt_llm", ("triton_backend iter_stats_max_iterations request_stats_max_iterations "
+     "kv_cache_host_memory_bytes gpu_weights_percent")),
     ("0.10.0", "0.11.0", "tensorrt_llm", "encoder_engine_dir"),
     ("0.10.0", "0.11.0", "postprocessing", "skip_special_tokens"),
     ("0.11.0", "0.12.0", "tensorrt_llm", "enable_context_fmha_fp32_acc multi_block_mode max_queue_size"),
@@ -19,16 +21,16 @@ CAME = (
     ("0.12.0", "0.13.0", "tensorrt_llm", "participant_ids"),
     ("0.12.0", "0.13.0", "tensorrt_llm_bls", "multimodal_encoders_name"),
     ("0.13.0", "0.14.0", "tensorrt_llm", "cross_kv_cache_fraction"),
-    ("0.14.0", "0.15.0", "tensorrt_llm", "cuda_graph_mode cuda_graph_cache_size speculative_decoding_fast_logits "
-     "encoder_input_features_data_type"),
+    ("0.14.0", "0.15.0", "tensorrt_llm", ("cuda_graph_mode cuda_graph_cache_size speculative_decoding_fast_logits "
+     "encoder_input_features_data_type")),
     ("0.14.0", "0.15.0", "preprocessing", "max_num_images"),
     ("0.15.0", "0.16.0", "tensorrt_llm", "eagle_choices"),
     ("0.16.0", "0.17.0", "tensorrt_llm", "logits_datatype"),
     ("0.16.0", "0.17.0", "ensemble", "logits_datatype"),
     ("0.16.0", "0.17.0", "tensorrt_llm_bls", "logits_datatype"),
     ("0.18.2", "0.19.0", "preprocessing", "multimodal_model_path max_queue_delay_microseconds max_queue_size"),
-    ("0.18.2", "0.19.0", "tensorrt_llm", "guided_decoding_backend tokenizer_dir xgrammar_tokenizer_info_path num_nodes "
-     "lora_prefetch_dir"),
+    ("0.18.2", "0.19.0", "tensorrt_llm", ("guided_decoding_backend tokenizer_dir xgrammar_tokenizer_info_path "
+     "num_nodes lora_prefetch_dir")),
     ("0.19.0", "1.3.0rc3", "tensorrt_llm", "enable_trt_overlap prompt_embedding_table_data_type"),
 )  # fmt: skip
 
@@ -41,14 +43,14 @@ LEFT = (
 
 UNQUOTED = (
     ("0.8.0", "preprocessing", "triton_max_batch_size preprocessing_instance_count"),
-    ("0.19.0", "preprocessing", "triton_max_batch_size preprocessing_instance_count max_queue_delay_microseconds "
-     "max_queue_size"),
+    ("0.19.0", "preprocessing", ("triton_max_batch_size preprocessing_instance_count max_queue_delay_microseconds "
+     "max_queue_size")),
     ("0.8.0", "postprocessing", "triton_max_batch_size postprocessing_instance_count"),
     ("0.19.0", "postprocessing", "triton_max_batch_size postprocessing_instance_count"),
     ("0.8.0", "tensorrt_llm", "triton_max_batch_size decoupled_mode max_queue_delay_microseconds"),
     ("0.12.0", "tensorrt_llm", "triton_max_batch_size decoupled_mode max_queue_delay_microseconds max_queue_size"),
-    ("0.19.0", "tensorrt_llm", "triton_max_batch_size decoupled_mode max_queue_delay_microseconds max_queue_size "
-     "encoder_input_features_data_type logits_datatype"),
+    ("0.19.0", "tensorrt_llm", ("triton_max_batch_size decoupled_mode max_queue_delay_microseconds max_queue_size "
+     "encoder_input_features_data_type logits_datatype")),
     ("0.8.0", "tensorrt_llm_bls", "triton_max_batch_size decoupled_mode bls_instance_count"),
     ("0.17.0", "tensorrt_llm_bls", "triton_max_batch_size decoupled_mode bls_instance_count logits_datatype"),
     ("0.8.0", "ensemble", "triton_max_batch_size"),
@@ -80,7 +82,7 @@ def test_nothing_else_left_up_to_0_19() -> None:
     left = {
         (old, new, model, name)
         for model in MODELS
-        for old, new in zip(order, order[1:], strict=False)
+        for old, new in itertools.pairwise(order)
         for name in set(of(old, model).placeholders) - set(of(new, model).placeholders)
     }
     assert left == set(LEFT)
