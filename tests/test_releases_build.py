@@ -199,6 +199,14 @@ def test_a_choice_listed_twice_is_one_choice() -> None:
     assert found.choices == ("auto", "float16", "float32", "bfloat16", "int32", "disable")
 
 
+def test_each_of_several_values_must_be_a_choice() -> None:
+    found = flag("1.2.1", "--lora_target_modules").value
+    assert found is not None
+    assert found.nargs == "+"
+    assert found.accepts(["attn_q", "mlp_gate_up"])
+    assert not found.accepts(["attn_q", "mlp_gate_down"])
+
+
 def test_kv_cache_type_names_its_choices_and_is_unset_without_a_value() -> None:
     found = flag("0.13.0", "--kv_cache_type").value
     assert found is not None

@@ -1,13 +1,11 @@
 """Versions, containers, precisions, families and LLM-API arguments of a release."""
 
-import json
 from typing import Any
 
 import pytest
 
 from enginery.errors import UsageError
 from enginery.gpus import TABLE
-from enginery.releases import data
 from enginery.releases.arguments import arguments, classes
 from enginery.releases.families import architectures, converter, families, families_of
 from enginery.releases.known import releases
@@ -86,6 +84,13 @@ def test_a_pin_of_the_nearest_release_is_called_that() -> None:
     assert found.provenance.release == "0.18.0"
 
 
+def test_tensorrt_is_not_needed_once_engines_are_gone() -> None:
+    assert pin("1.3.0rc20", "tensorrt").value == "~=10.14.1"
+    gone = pin("1.3.0rc22", "tensorrt")
+    assert gone.value is None
+    assert gone.provenance.certainty is Certainty.RENDERED
+
+
 def test_there_is_no_pin_for_what_nobody_knows() -> None:
     with pytest.raises(UsageError, match="cudnn"):
         pin("1.2.1", "cudnn")
@@ -108,9 +113,11 @@ def test_the_containers_python(release: str, python: str) -> None:
     assert containers(release).value[0].python == python
 
 
-def test_no_data_name_the_host_of_a_registry() -> None:
-    for topic in ("pins", "build", "examples"):
-        assert "nvcr" not in json.dumps(data.topic(topic))
+@pytest.mark.parametrize("release", releases())
+def test_no_image_names_the_host_of_a_registry(release: str) -> None:
+    found = [one.image for one in containers(release).value]
+    found += [pin(release, name).value for name in ("pytorch_image", "triton_image")]
+    assert all(image.startswith("nvidia/") for image in found)
 
 
 @pytest.mark.parametrize(

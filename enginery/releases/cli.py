@@ -26,7 +26,7 @@ def list_releases(context: typer.Context, as_json: AsJson = False) -> None:  # n
         shown.print_listed(console(), rows)
 
 
-@releases_app.command()
+@releases_app.command(short_help="Show a release: versions, precisions, families.")
 def show(release: Release, as_json: AsJson = False) -> None:  # noqa: FBT002  an option
     """Show a release: its versions, containers, precisions by GPU, model families."""
     from enginery.releases import shown  # noqa: PLC0415  only when it is called
@@ -39,11 +39,11 @@ def show(release: Release, as_json: AsJson = False) -> None:  # noqa: FBT002  an
         shown.print_described(console(), one)
 
 
-@releases_app.command()
+@releases_app.command(short_help="Show what changes between two, also for a spec.")
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="The release to come from.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The release to go to.")],
-    spec_file: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="Say what it means for this spec.")] = None,
+    spec_file: Annotated[Path | None, typer.Argument(metavar="SPEC", help="Say what it means for this spec.")] = None,
     command: Annotated[
         str, typer.Option("--command", help="trtllm-build, quantize.py, run.py or 'convert_checkpoint.py FAMILY'.")
     ] = "trtllm-build",

@@ -52,8 +52,9 @@ class Flag:
         return self.action in {"store_true", "store_false", "BooleanOptionalAction"}
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value` is one of the choices; anything is where there are none."""
-        return not self.choices or str(value) in {str(choice) for choice in self.choices}
+        """Whether `value`, or each of several, is one of the choices; anything is where there are none."""
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        return not self.choices or {str(one) for one in values} <= {str(choice) for choice in self.choices}
 
 
 def commands() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from packaging.version import Version
 
 from enginery.releases import facts
-from enginery.releases.known import version
+from enginery.releases.known import REMOVAL, builds_engines, version
 from enginery.releases.provenance import Certainty, Known, Provenance
 
 PINS = (
@@ -62,9 +62,13 @@ def containers(release: str) -> Known[tuple[Container, ...]]:
 def pin(release: str, name: str) -> Known[Any]:
     """One of `PINS` for a release: from its requirements, else its notes, else what is in its container.
 
+    None only for the TensorRT of a release that builds no engines any more.
+
     Raises:
         UsageError: there is no such pin, or nothing is known of so old a release.
     """
+    if name == "tensorrt" and not builds_engines(release):
+        return Known(None, REMOVAL)
     return facts.look_up_one("pins", name, release, "value")
 
 

@@ -25,7 +25,7 @@ NEEDS: dict[Precision, tuple[frozenset[str], tuple[int, int]]] = {
 def formats(release: str, capability: tuple[int, int]) -> Known[tuple[str, ...]]:
     """The number formats of a compute capability, as the release's support matrix names them.
 
-    None where the matrix does not list the capability: the release does not support it, or does so unsaid.
+    Empty where the matrix does not list the capability: the release does not support it, or does so unsaid.
     """
     found = facts.look_up_one("precisions", "capabilities", release, f"{capability[0]}.{capability[1]}")
     return Known(tuple(found.value or ()), found.provenance)

@@ -20,7 +20,6 @@ AFTER_REMOVAL = "1.3.0rc20+main"
 """NVIDIA's main branch after the engine builder was removed; 1.3.0rc20 is the last release that has it."""
 BETWEEN_0_19_AND_0_20 = "0.20.0.dev0"
 """The Triton templates of the branch r25.05 lie between these two."""
-REGISTRY_HOST = "nvcr.io/"
 ENUM_CHOICES = {"KVCacheType": ["continuous", "paged", "disabled"]}
 """An enumeration's members, which the parser does not list as choices."""
 QUANTIZERS = ("nvidia-ammo", "nvidia-modelopt")
@@ -153,7 +152,7 @@ def _put_containers(topic: Topic, containers: Json) -> None:
     source = topic.source("rendered", containers["source"], "Triton's compatibility table: what is in the container")
     by_release: dict[str, Json] = {}
     for row in containers["rows"]:
-        image = row["tag"].removeprefix(REGISTRY_HOST)
+        image = _without_host(row["tag"])
         inside = {name: row[name] for name in ("tensorrt", "torch", "cuda")}
         kept = {"python": row["python"].split()[-1], **inside, "driver": row["driver"]}
         by_release.setdefault(row["tensorrt_llm"], {})[image] = kept
@@ -204,7 +203,7 @@ def arguments_topic(facts: Path) -> Topic:
         for name in names:
             topic.put(name, one["release"], source, _fields(name, one["classes"]))
     later = _read(facts / "llmapi/llm_args-main-after-removal.json")
-    source = topic.source("rendered", later["source"], later["method"])
+    source = topic.source("rendered", later["source"].split(" (")[0], "read by eye; BaseLlmArgs only")
     fields = {field: _argument(fact) for field, fact in later["classes"]["BaseLlmArgs"].items()}
     topic.put("BaseLlmArgs", AFTER_REMOVAL, source, fields)
     return topic
@@ -319,7 +318,7 @@ def _requirements(one: Json) -> Json:
             made["quantizer"] = f"{name}{wanted[name][0].split(';')[0]}"
     made["transformers"] = wanted["transformers"][0]
     if "docker_base" in one:
-        made["pytorch_image"] = f"{one['docker_base'].removeprefix(REGISTRY_HOST)}:{one['docker_base_tag']}"
+        made["pytorch_image"] = f"{_without_host(one['docker_base'])}:{one['docker_base_tag']}"
     return {name: value for name, value in made.items() if value}
 
 
@@ -328,8 +327,14 @@ def _noted(one: Json) -> Json:
     made["quantizer"] = f"nvidia-modelopt {one['modelopt']}" if "modelopt" in one else None
     made["transformers"] = one.get("transformers")
     for name, origin in (("pytorch_image", "docker_base"), ("triton_image", "triton_backend_base")):
-        made[name] = one[origin].removeprefix(REGISTRY_HOST) if origin in one else None
+        made[name] = _without_host(one[origin]) if origin in one else None
     return {name: value for name, value in made.items() if value}
+
+
+def _without_host(image: str) -> str:
+    """An image's name without its registry's host, which every installation may mirror elsewhere."""
+    host, _, rest = image.partition("/")
+    return rest if "." in host else image
 
 
 def _text(topic: Json) -> str:
