@@ -10,6 +10,7 @@ import typer
 
 from enginery import __version__
 from enginery.errors import EngineryError, UsageError
+from enginery.releases.cli import releases_app
 
 if TYPE_CHECKING:
     from enginery.plan import Plan
@@ -33,6 +34,7 @@ toolchain_app = typer.Typer(help="The pinned environments in which a release's c
 dev_app = typer.Typer(help="Local services to play with: Prefect with its UI, S3, Triton.", no_args_is_help=True)
 app.add_typer(toolchain_app, name="toolchain")
 app.add_typer(dev_app, name="dev")
+app.add_typer(releases_app, name="releases")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
 Overrides = Annotated[

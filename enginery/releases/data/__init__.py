@@ -1,0 +1,12 @@
+"""The facts as they are kept: one JSON file for each topic, read once."""
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+
+@cache
+def topic(name: str) -> Any:
+    """The content of a topic's file."""
+    return json.loads((files(__name__) / f"{name}.json").read_bytes())

@@ -1,0 +1,50 @@
+"""Triton's five models of a release (`inflight_batcher_llm`): what their `config.pbtxt` templates hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from enginery.releases import facts
+from enginery.releases.known import REMOVAL, builds_engines
+from enginery.releases.provenance import Known
+
+MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
+PARTS = ("parameters", "inputs", "outputs")
+
+
+@dataclass(frozen=True)
+class Template:
+    """One model's template.
+
+    Attributes:
+        model: its name.
+        placeholders: name -> whether it stands in quotes; without them the file is invalid until it is filled.
+        parameters: name -> value as it stands there, mostly a placeholder `${…}`.
+        inputs: tensor -> its data type, shape, and whether it is optional.
+        outputs: the same for what it returns.
+    """
+
+    model: str
+    placeholders: Mapping[str, bool]
+    parameters: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+    @property
+    def unquoted(self) -> frozenset[str]:
+        """The placeholders that must be filled."""
+        return frozenset(name for name, quoted in self.placeholders.items() if not quoted)
+
+
+def template(release: str, model: str) -> Known[Template | None]:
+    """A model's template; None once the release has none.
+
+    Raises:
+        UsageError: there is no such model, or nothing is known of so old a release.
+    """
+    placeholders = facts.look_up("templates", f"{model}/placeholders", release)
+    if not builds_engines(release):
+        return Known(None, REMOVAL)
+    parts = [facts.look_up("templates", f"{model}/{part}", release).value or {} for part in PARTS]
+    quoted = {name: bool(fact["quoted"]) for name, fact in (placeholders.value or {}).items()}
+    return Known(Template(model, quoted, *parts), placeholders.provenance)
