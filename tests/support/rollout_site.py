@@ -1,0 +1,35 @@
+"""Where rollouts are tested without a real Triton: a registry, and a double of Triton with its model repository."""
+
+from enginery.manifest import Manifest
+from enginery.registry import Registry
+from enginery.triton.checking import EndpointResult
+from enginery.triton.client import TritonClient
+from enginery.triton.rollout import roll_out_build
+from tests.support.builds import ANSWERS, QUESTION, Build
+from tests.support.fake_triton import FakeTriton
+
+ORDER = ["tensorrt_llm", "preprocessing", "postprocessing", "tensorrt_llm_bls", "ensemble"]
+FIRST, SECOND, THIRD = (f"cpu-int4-{number * 12}" for number in "123")
+
+
+class Site:
+    """A registry, and a server with its model repository."""
+
+    def __init__(self, address: str, triton: FakeTriton) -> None:
+        self.address, self.triton = address, triton
+        self.registry = Registry(address)
+        self.lines: list[str] = []
+
+    def publish(self, build_id: str, answer: str = "", **more: str) -> Manifest:
+        answers = {QUESTION: answer} if answer else ANSWERS
+        return Build(build_id=build_id, answers=answers, **more).publish(self.address)  # type: ignore[arg-type]
+
+    def roll_out(self, manifest: Manifest, *endpoints: str) -> list[EndpointResult]:
+        urls = endpoints or (self.triton.url,)
+        return roll_out_build(manifest, self.registry, urls, str(self.triton.repository), self.lines.append)
+
+    def ask(self) -> str:
+        return str(TritonClient(self.triton.url).generate("ensemble", {"text_input": QUESTION})["text_output"])
+
+    def versions(self) -> set[str]:
+        return {path.name for path in self.triton.repository.glob("*/*") if path.name.isdecimal()}
