@@ -31,8 +31,3 @@ def logs_dir() -> Path:
 def services_dir() -> Path:
     """State of the services started for local use."""
     return home() / "services"
-
-
-def work_dir() -> Path:
-    """Outputs of steps that still run; on the store's file system, so that finished files can be linked."""
-    return home() / "work"

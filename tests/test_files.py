@@ -18,7 +18,7 @@ def names(directory: Path) -> list[str]:
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path))
     assert home.home() == tmp_path
-    parts = [home.store_dir(), home.toolchains_dir(), home.logs_dir(), home.services_dir(), home.work_dir()]
+    parts = [home.store_dir(), home.toolchains_dir(), home.logs_dir(), home.services_dir()]
     assert {part.parent for part in parts} == {tmp_path}
     assert len(set(parts)) == len(parts)
     assert names(tmp_path) == []
