@@ -16,6 +16,8 @@ QUERY_SECONDS = 60.0
 """The first query after a start can take long on a machine with many GPUs and no persistence daemon."""
 
 MIB_PER_GB = 1024
+NEAR = 3
+"""How many names are suggested for one that is none."""
 
 FIRST_CAPABILITY = {
     Precision.BFLOAT16: (8, 0),
@@ -72,21 +74,37 @@ TABLE = (
     Gpu("V100-SXM3-32GB", "Tesla V100-SXM3-32GB", (7, 0), 32),
     Gpu("V100-PCIE-16GB", "Tesla V100-PCIE-16GB", (7, 0), 16),
     Gpu("V100-PCIE-32GB", "Tesla V100-PCIE-32GB", (7, 0), 32),
+    Gpu("V100S-PCIE-32GB", "Tesla V100S-PCIE-32GB", (7, 0), 32),
+    Gpu("V100-DGXS-32GB", "Tesla V100-DGXS-32GB", (7, 0), 32),
+    Gpu("GV100", "Quadro GV100", (7, 0), 32),
     Gpu("T4", "Tesla T4", (7, 5), 16),
+    Gpu("Quadro-RTX-8000", "Quadro RTX 8000", (7, 5), 48),
+    Gpu("Quadro-RTX-6000", "Quadro RTX 6000", (7, 5), 24),
+    Gpu("Quadro-RTX-5000", "Quadro RTX 5000", (7, 5), 16),
+    Gpu("TITAN-RTX", "NVIDIA TITAN RTX", (7, 5), 24),
     # Ampere
     Gpu("A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB", (8, 0), 40),
     Gpu("A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB", (8, 0), 80),
     Gpu("A100-PCIE-40GB", "NVIDIA A100-PCIE-40GB", (8, 0), 40),
     Gpu("A100-PCIE-80GB", "NVIDIA A100 80GB PCIe", (8, 0), 80),
+    Gpu("A100X", "NVIDIA A100X", (8, 0), 80),
+    Gpu("A800-SXM4-80GB", "NVIDIA A800-SXM4-80GB", (8, 0), 80),
+    Gpu("A800-PCIE-80GB", "NVIDIA A800 80GB PCIe", (8, 0), 80),
+    Gpu("A800-40GB", "NVIDIA A800 40GB Active", (8, 0), 40),
     Gpu("A30", "NVIDIA A30", (8, 0), 24),
+    Gpu("A30X", "NVIDIA A30X", (8, 0), 24),
     Gpu("A40", "NVIDIA A40", (8, 6), 48),
     Gpu("A16", "NVIDIA A16", (8, 6), 16),
     Gpu("A10", "NVIDIA A10", (8, 6), 24),
     Gpu("A10G", "NVIDIA A10G", (8, 6), 24),
     Gpu("A2", "NVIDIA A2", (8, 6), 16),
     Gpu("RTX-A6000", "NVIDIA RTX A6000", (8, 6), 48),
+    Gpu("RTX-A5500", "NVIDIA RTX A5500", (8, 6), 24),
     Gpu("RTX-A5000", "NVIDIA RTX A5000", (8, 6), 24),
+    Gpu("RTX-A4500", "NVIDIA RTX A4500", (8, 6), 20),
     Gpu("RTX-A4000", "NVIDIA RTX A4000", (8, 6), 16),
+    Gpu("RTX-A2000-12GB", "NVIDIA RTX A2000 12GB", (8, 6), 12),
+    Gpu("RTX-A2000", "NVIDIA RTX A2000", (8, 6), 6),
     Gpu("RTX-3090", "NVIDIA GeForce RTX 3090", (8, 6), 24),
     Gpu("RTX-3090-Ti", "NVIDIA GeForce RTX 3090 Ti", (8, 6), 24),
     # Ada Lovelace
@@ -94,22 +112,33 @@ TABLE = (
     Gpu("L40", "NVIDIA L40", (8, 9), 48),
     Gpu("L20", "NVIDIA L20", (8, 9), 48),
     Gpu("L4", "NVIDIA L4", (8, 9), 24),
+    Gpu("L2", "NVIDIA L2", (8, 9), 24),
     Gpu("RTX-6000-Ada", "NVIDIA RTX 6000 Ada Generation", (8, 9), 48),
+    Gpu("RTX-5880-Ada", "NVIDIA RTX 5880 Ada Generation", (8, 9), 48),
     Gpu("RTX-5000-Ada", "NVIDIA RTX 5000 Ada Generation", (8, 9), 32),
     Gpu("RTX-4500-Ada", "NVIDIA RTX 4500 Ada Generation", (8, 9), 24),
     Gpu("RTX-4000-Ada", "NVIDIA RTX 4000 Ada Generation", (8, 9), 20),
+    Gpu("RTX-4000-SFF-Ada", "NVIDIA RTX 4000 SFF Ada Generation", (8, 9), 20),
+    Gpu("RTX-2000-Ada", "NVIDIA RTX 2000 Ada Generation", (8, 9), 16),
     Gpu("RTX-4090", "NVIDIA GeForce RTX 4090", (8, 9), 24),
+    Gpu("RTX-4090-D", "NVIDIA GeForce RTX 4090 D", (8, 9), 24),
     Gpu("RTX-4080", "NVIDIA GeForce RTX 4080", (8, 9), 16),
+    Gpu("RTX-4080-SUPER", "NVIDIA GeForce RTX 4080 SUPER", (8, 9), 16),
     # Hopper
     Gpu("H100-SXM5-80GB", "NVIDIA H100 80GB HBM3", (9, 0), 80),
     Gpu("H100-PCIE-80GB", "NVIDIA H100 PCIe", (9, 0), 80),
     Gpu("H100-NVL-94GB", "NVIDIA H100 NVL", (9, 0), 94),
+    Gpu("H800-SXM5-80GB", "NVIDIA H800", (9, 0), 80),
+    Gpu("H800-PCIE-80GB", "NVIDIA H800 PCIe", (9, 0), 80),
     Gpu("H200-SXM5-141GB", "NVIDIA H200", (9, 0), 141),
     Gpu("H200-NVL-141GB", "NVIDIA H200 NVL", (9, 0), 141),
     Gpu("H20", "NVIDIA H20", (9, 0), 96),
+    Gpu("H20-141GB", "NVIDIA H20-3e", (9, 0), 141),
     Gpu("GH200-96GB", "NVIDIA GH200 480GB", (9, 0), 96),
+    Gpu("GH200-96GB-120GB", "NVIDIA GH200 120GB", (9, 0), 96),
     Gpu("GH200-144GB", "NVIDIA GH200 144G HBM3e", (9, 0), 144),
     # Blackwell
+    Gpu("B100", "NVIDIA B100", (10, 0), 180),
     Gpu("B200", "NVIDIA B200", (10, 0), 180),
     Gpu("GB200", "NVIDIA GB200", (10, 0), 186),
     Gpu("B300", "NVIDIA B300 SXM6 AC", (10, 3), 288),
@@ -120,7 +149,10 @@ TABLE = (
     Gpu("RTX-PRO-5000", "NVIDIA RTX PRO 5000 Blackwell", (12, 0), 48),
     Gpu("RTX-PRO-4500", "NVIDIA RTX PRO 4500 Blackwell", (12, 0), 32),
     Gpu("RTX-PRO-4000", "NVIDIA RTX PRO 4000 Blackwell", (12, 0), 24),
+    Gpu("RTX-PRO-4000-SFF", "NVIDIA RTX PRO 4000 Blackwell SFF Edition", (12, 0), 24),
+    Gpu("RTX-PRO-2000", "NVIDIA RTX PRO 2000 Blackwell", (12, 0), 16),
     Gpu("RTX-5090", "NVIDIA GeForce RTX 5090", (12, 0), 32),
+    Gpu("RTX-5090-D", "NVIDIA GeForce RTX 5090 D", (12, 0), 32),
     Gpu("RTX-5080", "NVIDIA GeForce RTX 5080", (12, 0), 16),
     Gpu("GB10", "NVIDIA GB10", (12, 1), 128),
 )
@@ -143,11 +175,17 @@ def find(name: str) -> Gpu:
     """
     gpu = _BY_NAME.get(_plain(name))
     if gpu is None:
-        near = difflib.get_close_matches(_plain(name), _BY_NAME, n=3, cutoff=0.5)
-        names = ", ".join(dict.fromkeys(_BY_NAME[key].name for key in near))
+        names = ", ".join(_like(_plain(name)))
         hint = f"use one that is known, such as {names}" if names else "use `cpu` or a name such as H100-SXM5-80GB"
         raise UsageError(f"unknown GPU {name!r}", subject="gpu", remedy=f"{hint}; or add it to enginery/gpus.py")
     return gpu
+
+
+def _like(plain: str) -> list[str]:
+    """Names of GPUs that were probably meant: every variant of a model such as `H100`, else the nearest names."""
+    variants = [gpu.name for gpu in TABLE if plain and _plain(gpu.name).startswith(plain)]
+    near = difflib.get_close_matches(plain, _BY_NAME, n=NEAR, cutoff=0.5)
+    return list(dict.fromkeys(variants or [_BY_NAME[key].name for key in near]))
 
 
 def detect() -> Gpu | None:
@@ -158,8 +196,17 @@ def detect() -> Gpu | None:
     Raises:
         UsageError: when `nvidia-smi` is there but does not work, so that it is not known what the machine has.
     """
+    return next(iter(detect_all()), None)
+
+
+def detect_all() -> tuple[Gpu, ...]:
+    """Every GPU that `nvidia-smi` lists on this machine, in its order, described as by `detect`.
+
+    Raises:
+        UsageError: as `detect` does.
+    """
     if shutil.which(QUERY[0]) is None:
-        return None
+        return ()
     from enginery import process  # noqa: PLC0415  most plans start no process
 
     try:
@@ -168,7 +215,7 @@ def detect() -> Gpu | None:
         if not _says_none(error.last_lines):
             raise _broken(error.problem) from error
         lines = error.last_lines
-    return None if _says_none(lines) else _first_listed(lines)
+    return () if _says_none(lines) else _listed(lines)
 
 
 def _says_none(lines: tuple[str, ...]) -> bool:
@@ -180,18 +227,21 @@ def _broken(problem: str) -> UsageError:
     return UsageError(f"nvidia-smi does not say which GPU this is: {problem}", subject="gpu", remedy=remedy)
 
 
-def _first_listed(lines: tuple[str, ...]) -> Gpu:
-    """The GPU of the first line with the three fields asked for; other lines are messages.
+def _listed(lines: tuple[str, ...]) -> tuple[Gpu, ...]:
+    """The GPUs of the lines with the three fields asked for; other lines are messages.
 
     The memory is not a number where the GPU shares the machine's.
     """
-    for line in lines:
-        match = re.fullmatch(r"\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+|\[.*\])\s*", line)
-        if match:
-            product, major, minor, memory = match.groups()
-            mebibytes = int(memory) if memory.isdecimal() else 0
-            return _BY_NAME.get(_plain(product)) or _described(product, (int(major), int(minor)), mebibytes)
-    raise _broken(f"its answer was {' / '.join(lines)!r}")
+    matches = (re.fullmatch(r"\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+|\[.*\])\s*", line) for line in lines)
+    found = tuple(_read(*match.groups()) for match in matches if match)
+    if not found:
+        raise _broken(f"its answer was {' / '.join(lines)!r}")
+    return found
+
+
+def _read(product: str, major: str, minor: str, memory: str) -> Gpu:
+    mebibytes = int(memory) if memory.isdecimal() else 0
+    return _BY_NAME.get(_plain(product)) or _described(product, (int(major), int(minor)), mebibytes)
 
 
 def _described(product: str, capability: tuple[int, int], mebibytes: int) -> Gpu:

@@ -6,10 +6,13 @@ Each step's files go into a directory named after the step, in one directory for
 import shlex
 from collections.abc import Iterator, Sequence
 
+from enginery.containers import REGISTRY, reference
+from enginery.docker import container_home
 from enginery.plan import Plan, PlannedStep
-from enginery.runner import fill
+from enginery.release_examples import SETTING
+from enginery.script_commands import EXAMPLES, command_line, wanted_examples
 from enginery.steps import Command
-from enginery.toolchains import location
+from enginery.toolchains import ToolchainIdentity
 
 HEAD = """\
 # Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
@@ -37,11 +40,26 @@ def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), stor
 
 def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequence[str]) -> Iterator[str]:
     settings = [word for override in overrides for word in ("--set", override)]
+    settings += [word for code in dict.fromkeys(plan.spec.force) for word in ("--force", code)]
     yield f"mkdir -p {directory}"
     yield f"{shlex.join(['enginery', 'plan', spec_file, *settings, '--json'])} > {directory}/plan.json"
     wanted = {planned.toolchain for planned in plan.steps if planned.toolchain}
     for name in sorted(toolchain.name for toolchain in wanted if toolchain.kind == "venv"):
         yield f"enginery toolchain create {name}"
+    images = {reference(toolchain.image) for toolchain in wanted if toolchain.kind == "container"}
+    if images:
+        yield shlex.join(["mkdir", "-p", str(container_home())])
+    if any(_lacks_registry(toolchain) for toolchain in wanted):
+        yield f"# docker asks its own registry: plan with {REGISTRY} set to NVIDIA's, or a mirror of it"
+    yield from (shlex.join(["docker", "pull", image]) for image in sorted(images))
+    for release in sorted({wanted_examples(planned) for planned in plan.steps} - {""}):
+        yield f"# ./{EXAMPLES} is taken for that of a checkout of TensorRT-LLM v{release}; or set {SETTING}"
+
+
+def _lacks_registry(toolchain: ToolchainIdentity) -> bool:
+    """Whether nothing says where an image comes from."""
+    image = toolchain.image
+    return toolchain.kind == "container" and reference(image) == image != reference(image, {REGISTRY: "named"})
 
 
 def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) -> Iterator[str]:
@@ -52,16 +70,5 @@ def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) 
         run = ["enginery", "run-step", f"{directory}/plan.json", planned.id, "--with-inputs", "--output", place]
         yield shlex.join([*run, *where])
         return
-    settings = [f"{name}={shlex.quote(value)}" for name, value in recipe.environment.items()]
     yield f"mkdir -p {place}"
-    yield " ".join([*settings, shlex.join(fill(recipe, _places(planned, plan, directory)))])
-
-
-def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
-    ids = {step.key: step.id for step in plan.steps}
-    places = {name: f"{directory}/{ids[key]}" for name, key in planned.step.inputs.items()}
-    places["output"] = f"{directory}/{planned.id}"
-    if planned.toolchain:
-        made = planned.toolchain.kind == "venv"
-        places["python"] = str(location(planned.toolchain) / "bin" / "python") if made else "python3"
-    return places
+    yield command_line(planned, recipe, plan, directory)

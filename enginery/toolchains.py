@@ -1,100 +1,54 @@
 """The pinned environments in which a release's commands run.
 
 A toolchain never shares a Python environment with Enginery. A `venv` is made on demand from a pin file, once for
-everybody on the machine; `host` is what is on PATH. The identity is part of the key of every step that uses it.
+everybody on the machine; a `container` is the release's image; `host` is what is on PATH. The identity is part of the
+key of every step that uses it. A release of TensorRT-LLM has a toolchain without a pin file: `tensorrt-llm-<release>`.
 """
 
 import json
-import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
-from packaging.markers import default_environment
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-
-from enginery import files, home
+from enginery import home, pins
+from enginery.asking import look_into
 from enginery.context import Log
-from enginery.digests import json_digest
-from enginery.errors import CommandError, ToolchainError
-from enginery.pins import PinFile, describe, names
-from enginery.probing import Probe, probe_environment
+from enginery.errors import ToolchainError
+from enginery.host_toolchains import host_found, host_identity, open_host
+from enginery.pins import PinFile, describe
+from enginery.probing import mismatches
+from enginery.pythons import fixed_minor, planned_minor
+from enginery.release_pins import PACKAGE, no_image, release_of
 from enginery.steps import Frozen
+from enginery.toolchain_types import Kind, Toolchain, ToolchainIdentity, location
+from enginery.venv_toolchains import READY, ensure_venv, is_ready
 
 __all__ = [
+    "Identify",
+    "Kind",
     "PinFile",
     "Toolchain",
     "ToolchainIdentity",
     "ToolchainReport",
     "check",
     "describe",
+    "disagreements",
     "ensure",
     "identity",
+    "is_ready",
     "location",
     "names",
     "probe",
+    "status",
 ]
 
-Kind = Literal["host", "venv"]
-Identify = Callable[[str, Kind], "ToolchainIdentity"]
-"""What `identity` does."""
 
-READY = "ready.json"
-DIGEST_LENGTH = 12
-LOCK_POLL_SECONDS = 0.2
-STILL_WAITING_SECONDS = 20.0
-NEWEST_MINOR = 30
-NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
-"""Variables that would let another environment in; and the one that makes every import compile everything again."""
+class Identify(Protocol):
+    """What `identity` does."""
 
-
-class ToolchainIdentity(Frozen):
-    """What makes a toolchain this one and no other.
-
-    Attributes:
-        name: the pin file's name.
-        kind: `venv`, made from the pins, or `host`, found on PATH.
-        pins: packages with versions, and the options they are installed with; for `host`, the versions found.
-        python: the interpreter's minor version, such as `3.11`.
-    """
-
-    name: str
-    kind: Kind
-    pins: tuple[str, ...]
-    python: str
-
-    def digest(self) -> str:
-        """SHA-256 of the identity, 64 hex digits."""
-        return _digest(self)
-
-
-@lru_cache
-def _digest(wanted: ToolchainIdentity) -> str:
-    return json_digest(wanted.model_dump(mode="json"))
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """A toolchain that is ready for use.
-
-    Attributes:
-        identity: what it is.
-        directory: where its environment is; for `host`, the directory of its interpreter.
-        python: its interpreter.
-        environment: the whole environment for its commands, inherited from this process apart from what would
-            let other Python environments in.
-    """
-
-    identity: ToolchainIdentity
-    directory: Path
-    python: Path
-    environment: dict[str, str]
+    def __call__(self, name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
+        """See `identity`."""
 
 
 class ToolchainReport(Frozen):
@@ -107,6 +61,8 @@ class ToolchainReport(Frozen):
         python: its Python's full version; empty when it is not there.
         packages: package -> installed version.
         mismatches: one sentence for each difference between it and its pins.
+        verdict: for TensorRT-LLM, what it can do: `engine`, `checkpoint-only` or `unsupported`, and why.
+        disagreements: for TensorRT-LLM, one sentence for each difference from what is recorded of the release.
     """
 
     name: str
@@ -115,6 +71,8 @@ class ToolchainReport(Frozen):
     python: str = ""
     packages: Mapping[str, str] = {}
     mismatches: tuple[str, ...] = ()
+    verdict: str = ""
+    disagreements: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -140,44 +98,52 @@ class ToolchainStatus(Frozen):
     directory: Path
 
 
+def names() -> list[str]:
+    """The names of the toolchains there are pin files for, and of TensorRT-LLM's releases that were made here."""
+    made = {wanted.name for wanted in _remembered() if release_of(wanted.name)}
+    return sorted({*pins.names(), *made})
+
+
 def status(name: str) -> ToolchainStatus:
-    """Whether a `venv` toolchain is there, without starting anything in it.
+    """Whether a `venv` or `container` toolchain is there, without starting anything in it.
 
     Raises:
         UsageError: when there is no such toolchain.
         ToolchainError: when no Python on this machine fits.
     """
-    pin_file, wanted = describe(name), identity(name)
+    pin_file, wanted = describe(name), _made_or_venv(name)
     return ToolchainStatus(
         name=name,
         backend=pin_file.backend,
         release=pin_file.release,
-        created=is_ready(wanted),
+        created=_is_there(wanted),
         directory=location(wanted),
     )
 
 
-def identity(name: str, kind: Kind = "venv") -> ToolchainIdentity:
-    """What a toolchain is, without making it. For `host` this starts a process.
+def identity(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
+    """What a toolchain is, without making it. For `host` this starts a process; otherwise nothing is looked for here.
+
+    Args:
+        name: a pin file's name, or `tensorrt-llm-<release>`.
+        kind: the kind of toolchain.
+        image: for `container`, an image to be used instead of the known one.
 
     Raises:
         UsageError: when there is no such toolchain.
-        ToolchainError: when no Python on this machine fits, or `host` has not what is needed.
+        ToolchainError: when no Python on this machine fits, no image is known, or `host` has not what is needed.
     """
-    pin_file = describe(name)
     if kind == "host":
-        return _host_identity(pin_file)
-    return _venv_identity(pin_file, os.environ.get("PATH", ""))
-
-
-def _venv_identity(pin_file: PinFile, search: str) -> ToolchainIdentity:
-    python = _minor(_fitting_python(pin_file.python, search))
-    return ToolchainIdentity(name=pin_file.name, kind="venv", pins=(*pin_file.options, *pin_file.pins), python=python)
-
-
-def location(wanted: ToolchainIdentity) -> Path:
-    """Where a `venv` toolchain is, or would be."""
-    return home.toolchains_dir() / f"{wanted.name}-{wanted.digest()[:DIGEST_LENGTH]}"
+        return host_identity(name)
+    pin_file = describe(name)
+    pinned = (*pin_file.options, *pin_file.pins)
+    if kind == "venv":
+        return ToolchainIdentity(name=name, kind=kind, pins=pinned, python=planned_minor(pin_file.python, name))
+    if not (image or pin_file.image):
+        raise no_image(name)
+    # Which Python an image has is the image's matter: none of this machine's may be looked at.
+    python = "" if image else fixed_minor(pin_file.python)
+    return ToolchainIdentity(name=name, kind=kind, pins=pinned, python=python, image=image or pin_file.image)
 
 
 def ensure(wanted: ToolchainIdentity | str, log: Log = lambda _line: None) -> Toolchain:
@@ -194,197 +160,115 @@ def ensure(wanted: ToolchainIdentity | str, log: Log = lambda _line: None) -> To
     if isinstance(wanted, str):
         wanted = identity(wanted)
     if wanted.kind == "host":
-        return _host(wanted)
-    if not is_ready(wanted):
-        _create_once(wanted, log)
-    return _venv(wanted)
+        return open_host(wanted)
+    if wanted.kind == "container":
+        from enginery.containers import ensure_container  # noqa: PLC0415  a plan starts none
+
+        return ensure_container(wanted, log)
+    return ensure_venv(wanted, log)
 
 
 def probe(toolchain: Toolchain) -> dict[str, str]:
-    """The versions found in a toolchain when it was made: package -> version, and `python`."""
+    """What is known of a toolchain without looking into it again: package -> version, and `python`.
+
+    For TensorRT-LLM also what it can do (`verdict`), how that differs from what is recorded of the release
+    (`disagreements`), and the `gpu` and `driver` of this machine. A `host` is looked into once by each process.
+    """
+    return _found(toolchain) | (_gpu_facts(toolchain) if toolchain.identity.version(PACKAGE) else {})
+
+
+def disagreements(toolchain: Toolchain) -> str:
+    """How a toolchain of TensorRT-LLM differs from what is recorded of the release; empty where it does not."""
+    return _found(toolchain).get("disagreements", "")
+
+
+def _found(toolchain: Toolchain) -> dict[str, str]:
     if toolchain.identity.kind == "host":
-        found = dict(pin.split("==", 1) for pin in toolchain.identity.pins)
-        return {"python": toolchain.identity.python, **found}
+        return host_found(toolchain)
     ready = json.loads((toolchain.directory / READY).read_text(encoding="utf-8"))
     return {str(name): str(version) for name, version in ready["probe"].items()}
 
 
-def check(name: str) -> ToolchainReport:
-    """Look into a `venv` toolchain and compare it with its pins.
+def _gpu_facts(toolchain: Toolchain) -> dict[str, str]:
+    from enginery.release_probe import machine_gpus  # noqa: PLC0415  only TensorRT-LLM needs it
+
+    gpus, driver = machine_gpus(toolchain.environment)
+    counted = (f"{count} x {name}" if count > 1 else name for name, count in Counter(gpus).items())
+    return {"gpu": ", ".join(counted), "driver": driver} if gpus else {}
+
+
+def check(name: str, kind: Kind | None = None) -> ToolchainReport:
+    """Look into a toolchain and compare it with its pins.
+
+    Args:
+        name: the toolchain.
+        kind: its kind; when left out, the one that is there: `venv` before `container`, and for a release of
+            TensorRT-LLM `host` last.
 
     Raises:
         UsageError: when there is no such toolchain.
         CommandError: when its interpreter does not work.
+        ToolchainError: when `host` has not what is needed.
     """
-    wanted = identity(name)
-    directory = location(wanted)
-    if not is_ready(wanted):
-        return ToolchainReport(name=name, directory=directory, created=False)
+    wanted = identity(name, kind) if kind else _present(name)
+    if not _is_there(wanted):
+        return ToolchainReport(name=name, directory=location(wanted), created=False)
+    toolchain = ensure(wanted)
     pin_file = describe(name)
-    found = _look(pin_file, _venv(wanted))
-    return ToolchainReport(
+    found = look_into(toolchain, pin_file.probe)
+    seen = found.model_copy(update={"packages": found.with_modules(pin_file.probe)})
+    # A host is what it is: its identity has said whether it has what is needed.
+    differences = mismatches(pin_file.requirements(), seen) if wanted.kind != "host" else ()
+    report = ToolchainReport(
         name=name,
-        directory=directory,
+        directory=toolchain.directory,
         created=True,
         python=found.python,
-        packages=found.packages,
-        mismatches=tuple(_mismatches(pin_file, found)),
+        packages=seen.packages,
+        mismatches=tuple(differences),
     )
+    return _with_release(report, toolchain) if wanted.version(PACKAGE) else report
 
 
-def _venv(wanted: ToolchainIdentity) -> Toolchain:
-    directory = location(wanted)
-    binaries = directory / "bin"
-    environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-    environment["PATH"] = os.pathsep.join([str(binaries), os.environ.get("PATH", os.defpath)])
-    environment["VIRTUAL_ENV"] = str(directory)
-    environment["PYTHONNOUSERSITE"] = "1"
-    return Toolchain(wanted, directory, binaries / "python", environment)
+def _with_release(report: ToolchainReport, toolchain: Toolchain) -> ToolchainReport:
+    from enginery.release_probe import probe_release  # noqa: PLC0415  only TensorRT-LLM needs it
+
+    probed = probe_release(toolchain)
+    verdict = f"{probed.verdict} ({probed.reason})" if probed.reason else probed.verdict
+    return report.model_copy(update={"verdict": verdict, "disagreements": probed.disagreements})
 
 
-def is_ready(wanted: ToolchainIdentity) -> bool:
-    """Whether a `venv` toolchain is there and whole."""
-    directory = location(wanted)
-    return (directory / READY).is_file() and (directory / "bin" / "python").exists()
-
-
-def _create_once(wanted: ToolchainIdentity, log: Log) -> None:
-    from filelock import FileLock, Timeout  # noqa: PLC0415  only making one needs it
-
-    directory = location(wanted)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.with_name(f"{directory.name}.lock"))
-    waited = 0.0
-    while True:
-        try:
-            with lock.acquire(timeout=STILL_WAITING_SECONDS if waited else 0, poll_interval=LOCK_POLL_SECONDS):
-                if not is_ready(wanted):
-                    _create(wanted, log)
-                return
-        except Timeout:
-            waited += STILL_WAITING_SECONDS
-            log(f"waiting for another process that is making toolchain {wanted.name}")
-
-
-def _create(wanted: ToolchainIdentity, log: Log) -> None:
-    from enginery.venvs import create_venv  # noqa: PLC0415  a plan makes none
-
-    pin_file = describe(wanted.name)
-    directory = location(wanted)
-    started = time.monotonic()
-    log(f"making toolchain {wanted.name} in {directory} ({len(pin_file.pins)} packages)")
-    interpreter = _fitting_python(f"=={wanted.python}.*", os.environ.get("PATH", ""))
-    create_venv(directory, interpreter, wanted.pins, log)
-    found = _look(pin_file, _venv(wanted))
-    mismatches = _mismatches(pin_file, found)
-    if mismatches:
-        raise ToolchainError(
-            f"was installed but is not what its pins say: {'; '.join(mismatches)}",
-            subject=wanted.name,
-            remedy=f"correct {pin_file.path}, or the pip configuration that led to this",
-        )
-    seconds = time.monotonic() - started
-    ready = {
-        "identity": wanted.model_dump(mode="json"),
-        "probe": {"python": found.python, **dict(sorted(found.packages.items()))},
-        "seconds": round(seconds, 1),
-    }
-    files.write_atomic(directory / READY, json.dumps(ready, indent=2))  # last: what has no such file is not ready
-    log(f"toolchain {wanted.name} is ready ({seconds:.0f} s)")
-
-
-def _look(pin_file: PinFile, toolchain: Toolchain) -> Probe:
-    return probe_environment(toolchain.python, toolchain.environment, pin_file.probe)
-
-
-def _mismatches(pin_file: PinFile, found: Probe) -> list[str]:
-    differences = [
-        f"{requirement.name} is {found.packages.get(requirement.name, 'missing')}, pinned is {requirement.specifier}"
-        for requirement in pin_file.requirements()
-        if _applies(requirement, found.python) and not _satisfied(requirement, found.packages.get(requirement.name))
-    ]
-    return differences + [f"module {name} cannot be imported ({why})" for name, why in found.broken.items()]
-
-
-def _applies(requirement: Requirement, python: str) -> bool:
-    if requirement.marker is None:
-        return True
-    environment = {**default_environment(), "python_full_version": python, "python_version": _minor(python)}
-    return requirement.marker.evaluate({name: str(value) for name, value in environment.items()})
-
-
-def _satisfied(requirement: Requirement, version: str | None) -> bool:
-    # As for pip, 2.13.0+cpu satisfies ==2.13.0.
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
-
-
-def _minor(version: str | Path) -> str:
-    text = str(version) if isinstance(version, str) else _version_of(version, os.environ.get("PATH", ""))
-    return ".".join(text.split(".")[:2])
-
-
-def _fitting_python(wanted: str, search: str) -> Path:
-    """An interpreter whose version is in the range: the one running this if it can be, else one on PATH."""
-    versions = SpecifierSet(wanted)
-    if versions.contains(_version_of(Path(sys.executable), search), prereleases=True):
-        return Path(sys.executable)
-    minors = [minor for minor in range(NEWEST_MINOR, 7, -1) if _may_contain(versions, minor)]
-    for minor in minors:
-        found = shutil.which(f"python3.{minor}", path=search)
-        version = _version_of(Path(found), search) if found else ""
-        if found and version and versions.contains(version, prereleases=True):
-            return Path(found)
-    raise ToolchainError(
-        f"it needs Python {wanted}, and there is none on PATH",
-        subject="python",
-        remedy=f"install one, so that a command such as python3.{minors[-1] if minors else 11} is found",
-    )
-
-
-def _may_contain(versions: SpecifierSet, minor: int) -> bool:
-    return versions.contains(f"3.{minor}.0") or versions.contains(f"3.{minor}.99")
-
-
-@lru_cache
-def _version_of(python: Path, search: str) -> str:
-    """The version of an interpreter; empty when it does not work (a shim without a Python behind it)."""
-    if python == Path(sys.executable):
-        return ".".join(str(part) for part in sys.version_info[:3])
+def _made_or_venv(name: str) -> ToolchainIdentity:
+    """The toolchain of that name that is on this machine; the `venv` that would be made if there is none."""
+    describe(name)
+    made = [wanted for wanted in _remembered() if wanted.name == name and wanted.kind == "container"]
     try:
-        return probe_environment(python, {"PATH": search}).python
-    except CommandError:
-        return ""
+        wanted = identity(name)
+    except ToolchainError:  # no Python here fits, and an image brings its own
+        if not made:
+            raise
+        return made[0]
+    return made[0] if made and not is_ready(wanted) else wanted
 
 
-def _host_identity(pin_file: PinFile) -> ToolchainIdentity:
-    python = _host_python(pin_file.name)
-    found = probe_environment(python, dict(os.environ), pin_file.probe)
-    pinned = sorted(requirement.name for requirement in pin_file.requirements() if requirement.name in found.packages)
-    if found.broken or not pinned:
-        why = "; ".join(f"module {name} ({reason})" for name, reason in found.broken.items())
-        raise ToolchainError(
-            f"this machine does not have it: {python} lacks {why or 'every package that it pins'}",
-            subject=pin_file.name,
-            remedy="run this where it is installed, such as the release's container, or use the venv toolchain",
-        )
-    pins = tuple(f"{name}=={found.packages[name]}" for name in pinned)
-    return ToolchainIdentity(name=pin_file.name, kind="host", pins=pins, python=_minor(found.python))
+def _present(name: str) -> ToolchainIdentity:
+    """The toolchain of that name that this machine has; the `venv` that could be made if it has none."""
+    wanted = _made_or_venv(name)
+    if _is_there(wanted) or not release_of(name):
+        return wanted
+    try:
+        return host_identity(name)
+    except ToolchainError:
+        return wanted
 
 
-def _host(wanted: ToolchainIdentity) -> Toolchain:
-    present = _host_identity(describe(wanted.name))
-    if present != wanted:
-        raise ToolchainError(
-            "what is on this machine is not what the plan was made for",
-            subject=wanted.name,
-            remedy=f"plan again on this machine; it has Python {present.python} with {', '.join(present.pins)}",
-        )
-    python = _host_python(wanted.name)
-    return Toolchain(wanted, python.parent, python, dict(os.environ))
+def _is_there(wanted: ToolchainIdentity) -> bool:
+    if wanted.kind == "venv":
+        return is_ready(wanted)
+    return wanted.kind == "host" or (location(wanted) / READY).is_file()
 
 
-def _host_python(name: str) -> Path:
-    found = shutil.which("python3")
-    if found is None:
-        raise ToolchainError("there is no python3 on PATH", subject=name, remedy="install it, or correct PATH")
-    return Path(found)
+def _remembered() -> Iterator[ToolchainIdentity]:
+    """The toolchains that were made on this machine."""
+    for path in sorted(home.toolchains_dir().glob(f"*/{READY}")):
+        yield ToolchainIdentity.model_validate(json.loads(path.read_text(encoding="utf-8"))["identity"])

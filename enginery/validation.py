@@ -4,18 +4,15 @@ An engine that answers wrongly is a finding, not a failure of the step: the repo
 `require_passed` stops what would come after.
 """
 
-import json
-import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from enginery.answering import ONNXRUNTIME, Answer, ask, driver_parameters
 from enginery.context import Facts, StepContext
-from enginery.drivers import ANSWER_PROMPTS, driver_sha256
-from enginery.errors import StoreError, UsageError, ValidationError
+from enginery.errors import StoreError, ValidationError
 from enginery.files import write_atomic
 from enginery.spec import Prompt, ValidationOptions
 from enginery.steps import Call
@@ -23,24 +20,6 @@ from enginery.steps import Call
 REPORT_SCHEMA = 1
 REPORT_FILE = "report.json"
 FUNCTION_VERSION = 1
-MAX_THREADS = 4
-"""Validations of several targets run side by side with builds."""
-
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
-"""ONNX Runtime's wheels report their use to their maker, and leave an identifier in HOME, unless told not to."""
-
-
-class Answer(BaseModel):
-    """What the driver says of one prompt; see `drivers/answer_prompts.py`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    text: str
-    token_ids: tuple[int, ...]
-    tokens: int
-    seconds_to_first_token: float
-    seconds: float
-    finish: str
 
 
 class PromptResult(BaseModel):
@@ -51,11 +30,12 @@ class PromptResult(BaseModel):
         got: the answer, without the prompt.
         passed: whether it is as expected; always so where nothing is expected.
         reason: why it did not pass, or that nothing was expected.
-        tokens: length of the answer.
-        token_ids: the answer as tokens, to compare a served engine with.
-        finish: `eos` when the model ended the answer, `length` when it reached the limit.
-        seconds_to_first_token: from the prompt to the first token.
+        tokens: length of the answer; None where the release's own script was asked, which does not tell.
+        token_ids: the answer as tokens, to compare a served engine with; none where they were not told.
+        finish: `eos` when the model ended the answer, `length` when it reached the limit; else `unknown`.
+        seconds_to_first_token: from the prompt to the first token; None where the answer came in one piece.
         seconds: from the prompt to the end of the answer.
+        max_tokens: the limit; None in reports from before it was noted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,11 +45,12 @@ class PromptResult(BaseModel):
     got: str
     passed: bool
     reason: str
-    tokens: int
+    tokens: int | None
     token_ids: tuple[int, ...]
     finish: str
-    seconds_to_first_token: float
+    seconds_to_first_token: float | None
     seconds: float
+    max_tokens: int | None = None
 
 
 class ValidationReport(BaseModel):
@@ -77,8 +58,8 @@ class ValidationReport(BaseModel):
 
     Attributes:
         passed: whether every answer is as expected; true when there are no prompts.
-        tokens_per_second: of all answers together; None when there was no token.
-        driver_sha256: digest of the script that asked.
+        tokens_per_second: of all answers together; None when there was no token, or they were not told.
+        driver_sha256: digest of the script that asked; empty when it was the release's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,8 +76,20 @@ class ValidationReport(BaseModel):
         return tuple(result for result in self.results if not result.passed)
 
 
-def validate_call(options: ValidationOptions) -> Call:
-    """The recipe of a validation: all that decides what is asked and how it is judged."""
+def validate_call(
+    options: ValidationOptions, *, driver: str = ONNXRUNTIME, parameters: Mapping[str, JsonValue] | None = None
+) -> Call:
+    """The recipe of a validation: all that decides what is asked and how it is judged.
+
+    Args:
+        options: the spec's.
+        driver: who asks, `onnxruntime` or `tensorrt_llm`.
+        parameters: what it must know; see `answering.driver_parameters`.
+
+    Raises:
+        PlanError: when the spec asks for `run_script` where there is none.
+        UsageError: when the release cannot run such a model.
+    """
     prompts: list[JsonValue] = [prompt.model_dump(mode="json", exclude_none=True) for prompt in options.prompts]
     return Call(
         function="validate",
@@ -104,7 +97,7 @@ def validate_call(options: ValidationOptions) -> Call:
         parameters={
             "prompts": prompts,
             "max_tokens": options.max_tokens,
-            "driver_sha256": driver_sha256(ANSWER_PROMPTS),
+            **driver_parameters(options, driver, parameters or {}),
         },
     )
 
@@ -139,23 +132,17 @@ def _holds(name: str, text: str, answer: str) -> bool:
 def validate(context: StepContext) -> Facts:
     """Ask the engine the prompts, and write `report.json` to the output. The step function `validate`.
 
-    Inputs are `engine` and `weights` (for its tokenizer). The engine is loaded also when there are no prompts, so
-    one that cannot be loaded is found out.
+    Inputs are `weights` (for the tokenizer) and `engine` or `checkpoint`, without which the weights themselves are
+    asked. The model is loaded also when there are no prompts, so one that cannot be loaded is found out.
 
     Raises:
         CommandError: when the engine cannot be loaded or asked.
         UsageError: when the plan was made with another version of the driver.
     """
-    digest = driver_sha256(ANSWER_PROMPTS)
-    if context.parameters["driver_sha256"] != digest:
-        raise UsageError(
-            "the plan was made with another version of Enginery's validation",
-            remedy="make the plan again with this version",
-        )
     options = ValidationOptions.model_validate(
         {"prompts": context.parameters["prompts"], "max_tokens": context.parameters["max_tokens"]}
     )
-    report = _report(options, _ask(context, options), digest)
+    report = _report(options, ask(context, options), str(context.parameters.get("driver_sha256", "")))
     write_atomic(context.output / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     for miss in report.misses:
         context.log(_described(miss))
@@ -167,48 +154,20 @@ def validate(context: StepContext) -> Facts:
     }
 
 
-def _ask(context: StepContext, options: ValidationOptions) -> tuple[Answer, ...]:
-    if context.toolchain is None:
-        raise UsageError("a validation needs a toolchain", remedy="make the plan again with this version")
-    with TemporaryDirectory(prefix="enginery-validate-") as scratch:
-        requests, answers = Path(scratch) / "requests.json", Path(scratch) / "answers.json"
-        write_atomic(requests, json.dumps(_requests(options)))
-        places = {
-            "--engine": context.inputs["engine"],
-            "--tokenizer": context.inputs["weights"],
-            "--requests": requests,
-            "--output": answers,
-        }
-        flags = [str(part) for pair in places.items() for part in pair]
-        context.run([str(context.toolchain.python), str(ANSWER_PROMPTS), *flags], ENVIRONMENT)
-        return _read_answers(answers)
-
-
-def _requests(options: ValidationOptions) -> dict[str, Any]:
-    prompts = [
-        {"prompt": prompt.prompt, "max_tokens": prompt.max_tokens or options.max_tokens} for prompt in options.prompts
-    ]
-    return {"threads": min(MAX_THREADS, os.cpu_count() or 1), "prompts": prompts}
-
-
-def _read_answers(path: Path) -> tuple[Answer, ...]:
-    written = json.loads(path.read_text(encoding="utf-8"))
-    return TypeAdapter(tuple[Answer, ...]).validate_python(written["answers"])
-
-
 def _report(options: ValidationOptions, answers: tuple[Answer, ...], digest: str) -> ValidationReport:
-    results = tuple(_result(prompt, answer) for prompt, answer in zip(options.prompts, answers, strict=True))
+    results = tuple(_result(prompt, answer, options) for prompt, answer in zip(options.prompts, answers, strict=True))
     seconds = sum(answer.seconds for answer in answers)
-    tokens = sum(answer.tokens for answer in answers)
+    tokens = sum(answer.tokens or 0 for answer in answers)
+    told = all(answer.tokens is not None for answer in answers)
     return ValidationReport(
         passed=all(result.passed for result in results),
         results=results,
-        tokens_per_second=round(tokens / seconds, 3) if tokens else None,
+        tokens_per_second=round(tokens / seconds, 3) if tokens and told else None,
         driver_sha256=digest,
     )
 
 
-def _result(prompt: Prompt, answer: Answer) -> PromptResult:
+def _result(prompt: Prompt, answer: Answer, options: ValidationOptions) -> PromptResult:
     passed, reason = judge(prompt, answer.text)
     return PromptResult(
         prompt=prompt.prompt,
@@ -216,6 +175,7 @@ def _result(prompt: Prompt, answer: Answer) -> PromptResult:
         got=answer.text,
         passed=passed,
         reason=reason,
+        max_tokens=prompt.max_tokens or options.max_tokens,
         **answer.model_dump(exclude={"text"}),
     )
 

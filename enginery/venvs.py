@@ -18,6 +18,10 @@ CREATE_SECONDS = 300.0
 INSTALL_SECONDS = 3600.0
 STRAY_SECONDS = 15.0
 REQUIREMENTS = "pins.txt"
+STUB = re.compile(r"wheel_stub|nvidia[-_]stub|(Downloading|Using cached) \S*tensorrt[-_]llm-\S*\.tar\.gz")
+"""NVIDIA's wheels are on an index of its own; what the public one has of them is a source package that gets or names
+the wheel from there. Older ones (0.8.0) just fail in their setup script."""
+NAMED_INDEX = re.compile(r"--(?:extra-)?index-url[ =](\S+)")
 NETWORK = re.compile(
     r"[Cc]onnection (broken|refused|reset|aborted|timed out)|NewConnectionError|ConnectTimeout|Read timed out"
     r"|ReadTimeout|Temporary failure in name resolution|Name or service not known|Network is unreachable"
@@ -43,12 +47,19 @@ def create_venv(directory: Path, interpreter: Path, pins: Sequence[str], log: Lo
         files.remove_tree(directory)
     options = [pin for pin in pins if pin.startswith("--")]
     requirements = [pin for pin in pins if not pin.startswith("--")]
+    said: list[str] = []
+
+    def keep(line: str) -> None:
+        said.append(line)
+        log(line)
+
     try:
         own_pip = _make(directory, interpreter, log)
         files.write_atomic(directory / REQUIREMENTS, "".join(f"{pin}\n" for pin in requirements))
-        _install(directory, own_pip, options, log)
+        _install(directory, own_pip, options, keep)
     except CommandError as error:
-        raise _explained(error, directory.name) from error
+        name = directory.name.rpartition("-")[0] or directory.name  # without the digest
+        raise (stub_error(said, name) or _explained(error, name)) from error
 
 
 def _make(directory: Path, interpreter: Path, log: Log) -> bool:
@@ -71,6 +82,20 @@ def _install(directory: Path, own_pip: bool, options: Sequence[str], log: Log) -
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return {**kept, "PIP_USER": "0", "PYTHONNOUSERSITE": "1"}
+
+
+def stub_error(said: Sequence[str], name: str) -> ToolchainError | None:
+    """The error for an index that has only a stub of a package; None when pip failed for another reason."""
+    if not any(STUB.search(line) for line in said):
+        return None
+    indexes = [found[1] for line in said if not line.startswith("Looking in") and (found := NAMED_INDEX.search(line))]
+    index = f"{indexes[0]} (the stub names it)" if indexes else "NVIDIA's index of Python packages, or a mirror of it"
+    return ToolchainError(
+        "could not be made: your package index has only a stub of TensorRT-LLM or TensorRT, not the wheel itself",
+        subject=name,
+        remedy=f"add {index} to your own pip configuration (pip config set global.extra-index-url …), or use a"
+        " toolchain of kind container or host",
+    )
 
 
 def _explained(error: CommandError, name: str) -> ToolchainError:

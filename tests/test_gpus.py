@@ -5,6 +5,8 @@ import pytest
 from enginery import gpus
 from enginery.errors import UsageError
 from enginery.gpus import CPU, TABLE, Gpu
+from enginery.releases.known import builds_engines, releases
+from enginery.releases.precisions import capabilities
 from enginery.spec import Precision
 from tests.support import nvidia_smi
 
@@ -29,6 +31,19 @@ def test_a_gpu_is_found_by_each_of_its_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "variants"),
+    [
+        ("H100", "H100-SXM5-80GB, H100-PCIE-80GB, H100-NVL-94GB"),
+        ("nvidia a100", "A100-SXM4-40GB, A100-SXM4-80GB, A100-PCIE-40GB, A100-PCIE-80GB, A100X"),
+        ("H100-SXM", "H100-SXM5-80GB"),
+    ],
+)
+def test_a_model_of_several_variants_is_told_all_of_them(model: str, variants: str) -> None:
+    with pytest.raises(UsageError, match=f"such as {variants}; or"):
+        gpus.find(model)
+
+
+@pytest.mark.parametrize(
     ("label", "name"),
     [
         ("Tesla-T4", "T4"),
@@ -40,6 +55,15 @@ def test_a_gpu_is_found_by_each_of_its_names(name: str) -> None:
         ("NVIDIA-GeForce-RTX-4090", "RTX-4090"),
         ("NVIDIA-H200", "H200-SXM5-141GB"),
         ("NVIDIA-B200", "B200"),
+        ("Tesla-V100S-PCIE-32GB", "V100S-PCIE-32GB"),
+        ("Quadro-RTX-6000", "Quadro-RTX-6000"),
+        ("NVIDIA-A30X", "A30X"),
+        ("NVIDIA-RTX-A2000-12GB", "RTX-A2000-12GB"),
+        ("NVIDIA-RTX-5880-Ada-Generation", "RTX-5880-Ada"),
+        ("NVIDIA-H800", "H800-SXM5-80GB"),
+        ("NVIDIA-H20-3e", "H20-141GB"),
+        ("NVIDIA-GH200-120GB", "GH200-96GB-120GB"),
+        ("NVIDIA-RTX-PRO-4000-Blackwell-SFF-Edition", "RTX-PRO-4000-SFF"),
     ],
 )
 def test_kubernetes_labels_are_understood_and_written(label: str, name: str) -> None:
@@ -63,13 +87,21 @@ def test_no_two_gpus_share_a_name() -> None:
 
 
 def test_every_gpu_of_the_table_is_volta_or_newer_and_has_memory() -> None:
-    assert all(gpu.capability >= (7, 0) and gpu.memory_gb >= 16 for gpu in TABLE)
+    assert all(gpu.capability >= (7, 0) and gpu.memory_gb >= 6 for gpu in TABLE)
+
+
+def test_there_is_a_gpu_for_every_compute_capability_that_a_release_lists() -> None:
+    listed = {one for release in releases() if builds_engines(release) for one in capabilities(release).value}
+    assert {(7, 0), (8, 9), (12, 0)} <= listed <= {gpu.capability for gpu in TABLE}
 
 
 def test_a_gpu_is_never_taken_for_a_longer_name() -> None:
     assert gpus.find("L4").memory_gb == 24
     assert gpus.find("L40").memory_gb == 48
     assert gpus.find("A10") != gpus.find("A10G")
+    assert gpus.find("RTX-A2000").memory_gb == 6
+    assert gpus.find("H20").memory_gb == 96
+    assert gpus.find("Quadro RTX 6000").capability < gpus.find("NVIDIA RTX 6000 Ada Generation").capability
 
 
 def test_an_unknown_gpu_is_refused_with_near_names_and_where_to_add_it() -> None:
@@ -116,6 +148,13 @@ def test_a_machine_without_nvidia_smi_has_no_gpu(monkeypatch: pytest.MonkeyPatch
 def test_the_gpu_of_this_machine_is_looked_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nvidia_smi.install(monkeypatch, tmp_path, "NVIDIA H100 80GB HBM3, 9.0, 81559\nNVIDIA H100 80GB HBM3, 9.0, 81559")
     assert gpus.detect() == H100
+
+
+def test_every_gpu_of_the_machine_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nvidia_smi.install(monkeypatch, tmp_path, "NVIDIA H100 80GB HBM3, 9.0, 81559\nTesla T4, 7.5, 15360")
+    assert gpus.detect_all() == (H100, gpus.find("T4"))
+    nvidia_smi.install(monkeypatch, tmp_path, "\n".join(["NVIDIA H100 80GB HBM3, 9.0, 81559"] * 16))
+    assert gpus.detect_all() == (H100,) * 16
 
 
 def test_a_gpu_that_is_not_in_the_table_is_usable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

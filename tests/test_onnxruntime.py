@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from enginery import gpus, pins, process, toolchains
-from enginery.backends import Backend, backend_for
-from enginery.backends.onnxruntime import SUPPORTED, OnnxRuntime, Provider
-from enginery.errors import PlanError, UsageError
+from enginery.backends import Backend, Chain, Request, backend_for
+from enginery.backends.onnxruntime import SUPPORTED, OnnxRuntime
+from enginery.errors import PlanError
 from enginery.gpus import CPU, Gpu
 from enginery.spec import BackendName, Precision, Spec, Target, parse_spec
 from enginery.steps import Call, Command, Stage, Step
@@ -16,7 +16,6 @@ from enginery.steps import Call, Command, Stage, Step
 H100 = gpus.find("H100-SXM5-80GB")
 T4 = gpus.find("T4")
 WEIGHTS = "a" * 64
-ENGINE = "b" * 64
 
 
 def spec_of(target: dict[str, Any] | None = None, **more: Any) -> tuple[Spec, Target]:
@@ -25,19 +24,28 @@ def spec_of(target: dict[str, Any] | None = None, **more: Any) -> tuple[Spec, Ta
     return spec, spec.targets[0]
 
 
-def problems(target: dict[str, Any] | None = None, *, gpu: Gpu = CPU, **more: Any) -> list[str]:
+def request_of(target: dict[str, Any] | None = None, *, gpu: Gpu = CPU, **more: Any) -> Request:
     spec, read = spec_of(target, **more)
-    return backend_for(read, gpu).problems(spec, read, gpu)
+    return Request(spec, read, gpu)
 
 
-def notes(target: dict[str, Any] | None = None, *, gpu: Gpu = CPU, **more: Any) -> list[str]:
-    spec, read = spec_of(target, **more)
-    return backend_for(read, gpu).notes(spec, read, gpu)
+def problems(target: dict[str, Any] | None = None, **more: Any) -> list[str]:
+    request = request_of(target, **more)
+    return [str(finding).rpartition(" [")[0] for finding in backend_for(request).findings(request)]
+
+
+def notes(target: dict[str, Any] | None = None, **more: Any) -> list[str]:
+    request = request_of(target, **more)
+    return backend_for(request).notes(request)
+
+
+def chain(target: dict[str, Any] | None = None, **more: Any) -> Chain:
+    request = request_of(target, **more)
+    return backend_for(request).chain(request, WEIGHTS)
 
 
 def build_step(target: dict[str, Any] | None = None, **more: Any) -> Step:
-    spec, read = spec_of(target, **more)
-    return backend_for(read, CPU).build_step(spec, read, CPU, WEIGHTS)
+    return chain(target, **more).making[0].step
 
 
 def argv(target: dict[str, Any] | None = None, **more: Any) -> tuple[str, ...]:
@@ -68,15 +76,12 @@ def test_the_backend_is_what_the_plan_asks_for() -> None:
 
 
 @pytest.mark.parametrize("asked", ["auto", "onnxruntime"])
-@pytest.mark.parametrize(("gpu", "provider"), [(CPU, "cpu"), (H100, "cuda")])
-def test_auto_takes_onnxruntime(asked: str, gpu: Gpu, provider: Provider) -> None:
-    assert backend_for(spec_of({"backend": asked})[1], gpu) == OnnxRuntime(provider)
+def test_a_cpu_gets_onnxruntime(asked: str) -> None:
+    assert backend_for(request_of({"backend": asked})) == OnnxRuntime("cpu")
 
 
-@pytest.mark.parametrize("asked", ["tensorrt", "pytorch"])
-def test_a_backend_that_is_not_here_yet_is_refused_by_name(asked: str) -> None:
-    with pytest.raises(UsageError, match=f"backend: {asked} is not in this version of Enginery"):
-        backend_for(spec_of({"backend": asked})[1], H100)
+def test_a_gpu_gets_onnxruntime_for_cuda_where_that_is_asked_for() -> None:
+    assert backend_for(request_of(gpu=H100)) == OnnxRuntime("cuda")
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
@@ -163,6 +168,30 @@ def test_settings_for_all_targets_that_mean_nothing_here_are_only_noted() -> Non
     assert any(note.startswith("serving.kv_cache_free_gpu_mem_fraction is ignored") for note in told)
 
 
+@pytest.mark.parametrize(
+    ("part", "setting"),
+    [
+        ("build", {"max_seq_len": 4096}),
+        ("build", {"extra_args": ["--fast_build"]}),
+        ("convert", {"converter": "modelopt"}),
+        ("llm", {"max_num_tokens": 8192}),
+    ],
+)
+def test_what_is_for_tensorrt_llm_is_refused_in_a_target_and_noted_in_a_spec(
+    part: str, setting: dict[str, Any]
+) -> None:
+    field = f"{part}.{next(iter(setting))}" if part == "build" else part
+    (problem,) = problems({part: setting})
+    assert problem.startswith(f"{field}: ")
+    assert problems(**{part: setting}) == []
+    assert [note for note in notes(**{part: setting}) if note.startswith(f"{field} is ignored")]
+
+
+def test_settings_of_tensorrt_llms_server_are_noted() -> None:
+    assert "serving.max_beam_width is ignored: it is for TensorRT-LLM" in notes(serving={"max_beam_width": 4})
+    assert not [note for note in notes(serving={"max_batch_size": 4, "decoupled": True}) if "serving" in note]
+
+
 def test_a_target_may_unset_what_means_nothing_to_it() -> None:
     target = {"build": {"gemm_plugin": None}}
     assert problems(target, build={"gemm_plugin": "float16"}) == []
@@ -172,7 +201,7 @@ def test_a_target_may_unset_what_means_nothing_to_it() -> None:
 def test_what_was_decided_for_the_user_is_noted() -> None:
     told = notes({"gpu": "auto", "backend": "auto"})
     assert "gpu auto is cpu (no NVIDIA GPU in this machine)" in told
-    assert "backend auto is onnxruntime" in told
+    assert "backend auto is onnxruntime: TensorRT-LLM needs an NVIDIA GPU" in told
     assert "int4_block_size is 32, the builder's default" in told
     assert "no validation prompts: nothing checks what this engine says" in told
 
@@ -200,7 +229,9 @@ def test_a_release_is_the_newest_that_fits(pin: Pin, asked: str, release: str) -
     pin("0.30.0", package="onnxruntime-genai-cuda")
     backend = OnnxRuntime("cpu")
     assert backend.release(spec_of({"release": asked})[1]) == release
-    assert backend.toolchain(release) == f"onnxruntime-genai-{release}"
+    toolchain = chain({"release": asked, "precision": "float32"}).making[0].toolchain
+    assert toolchain is not None
+    assert toolchain.name == f"onnxruntime-genai-{release}"
 
 
 def test_each_provider_has_toolchains_of_its_own(pin: Pin) -> None:
@@ -208,14 +239,17 @@ def test_each_provider_has_toolchains_of_its_own(pin: Pin) -> None:
     pin("0.17.0", package="onnxruntime-genai-cuda")
     target = spec_of()[1]
     assert [OnnxRuntime(provider).release(target) for provider in SUPPORTED] == ["0.18.0", "0.17.0"]
-    assert OnnxRuntime("cuda").toolchain("0.17.0") == "onnxruntime-genai-cuda-0.17.0"
 
 
 @pytest.mark.parametrize("asked", ["0.17", ">=1.0", "<0.18"])
 def test_a_release_without_toolchain_is_refused_with_those_there_are(pin: Pin, asked: str) -> None:
     pin("0.18.0", "0.19.1")
     target = {"release": asked}
-    assert problems(target) == [f"release: no toolchain for {asked!r}; there are 0.18.0, 0.19.1"]
+    assert problems(target | {"backend": "onnxruntime"}) == [
+        f"release: no toolchain for {asked!r}; there are 0.18.0, 0.19.1"
+    ]
+    (automatic,) = problems(target | {"backend": "auto"})
+    assert "backend auto is onnxruntime, since TensorRT-LLM needs an NVIDIA GPU; there are 0.18.0" in automatic
     with pytest.raises(PlanError):
         OnnxRuntime("cpu").release(spec_of(target)[1])
 
@@ -267,10 +301,10 @@ def test_the_build_step_names_its_toolchain_and_where_it_runs() -> None:
 
 
 def test_the_validation_asks_the_targets_prompts() -> None:
-    spec, target = spec_of(validation={"max_tokens": 5, "prompts": [{"prompt": "a", "equals": "b"}]})
-    step = OnnxRuntime("cpu").validate_step(spec, target, CPU, ENGINE, WEIGHTS)
+    made = chain(validation={"max_tokens": 5, "prompts": [{"prompt": "a", "equals": "b"}]})
+    step = made.validate.step
     assert step.stage is Stage.VALIDATE
-    assert step.inputs == {"engine": ENGINE, "weights": WEIGHTS}
+    assert step.inputs == {"engine": made.making[0].step.key, "weights": WEIGHTS}
     assert isinstance(step.recipe, Call)
     assert step.recipe.function == "validate"
     assert step.recipe.parameters["prompts"] == [{"prompt": "a", "equals": "b"}]
@@ -280,10 +314,7 @@ def test_the_validation_asks_the_targets_prompts() -> None:
 def test_changed_prompts_change_the_validation_only() -> None:
     asked = {"prompts": [{"prompt": "a", "contains": "c"}]}
     assert build_step(validation=asked).key == build_step().key
-    keys = []
-    for options in ({}, {"validation": asked}):
-        spec, target = spec_of(**options)
-        keys.append(OnnxRuntime("cpu").validate_step(spec, target, CPU, ENGINE, WEIGHTS).key)
+    keys = [chain(**options).validate.step.key for options in ({}, {"validation": asked})]
     assert keys[0] != keys[1]
 
 

@@ -88,11 +88,11 @@ def test_the_difference_as_json(releases: Releases, capsys: pytest.CaptureFixtur
     assert releases("diff", "0.16.0", "1.2.1", str(LLAMA), "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert {one["flag"]["name"] for one in shown["removed"]} == {"--auto_parallel", "--gpus_per_node", "--cluster_key"}
-    assert {one["after"]["name"] for one in shown["spec"]["unset"]} == {
-        "--tokens_per_block",
-        "--use_paged_context_fmha",
-        "--use_fp8_context_fmha",
-    }
+    assert shown["spec"]["unset"] == [
+        "tokens_per_block: 64 -> 32",
+        "use_paged_context_fmha: false -> true",
+        "use_fp8_context_fmha: false -> true",
+    ]
     assert shown["new"]["certainty"] == "inferred"
 
 
@@ -130,32 +130,47 @@ def test_bad_input_is_one_message_and_exit_code_2(
 
 def test_unset_fields_that_change_their_meaning() -> None:
     found = spec_changes(spec({}), "0.10.0", "0.14.0")
-    changed = {one.name: (one.before.default, one.after.default) for one in found.unset}
-    assert changed["--max_batch_size"] == (1, 2048)
-    assert changed["--max_num_tokens"] == (None, 8192)
-    assert changed["--gpt_attention_plugin"] == ("float16", "auto")
+    assert "max_batch_size: 1 -> 2048" in found.unset
+    assert "max_num_tokens: none -> 8192" in found.unset
+    assert "gpt_attention_plugin: float16 -> auto" in found.unset
     assert not found.fields
 
 
 def test_a_field_that_is_set_does_not_change_its_meaning() -> None:
-    found = spec_changes(spec({}, build={"gemm_plugin": "bfloat16"}), "0.16.0", "1.2.1")
-    assert "--gemm_plugin" not in {one.name for one in found.unset}
-    ((field),) = found.fields
-    assert (field.field, field.effect) == ("gemm_plugin", "kept")
+    found = spec_changes(spec({}, build={"tokens_per_block": 64}), "0.16.0", "1.2.1")
+    assert "tokens_per_block: 64 -> 32" not in found.unset
+    (field,) = found.fields
+    assert (field.field, field.effect) == ("tokens_per_block", "kept")
+
+
+@pytest.mark.parametrize(
+    ("build", "old", "new", "effect", "text"),
+    [
+        ({"kv_cache_type": "paged"}, "0.12.0", "0.13.0", "translated", "0.13.0 is told by --kv_cache_type paged"),
+        ({"max_seq_len": 4096}, "0.10.0", "0.12.0", "translated", "0.12.0 is told by --max_seq_len 4096"),
+        ({"enable_xqa": True}, "0.15.0", "0.16.0", "left out", "0.16.0 does so without being told"),
+        ({"enable_xqa": False}, "0.15.0", "0.16.0", "gone", "0.16.0 has no --enable_xqa, which went after 0.15.0"),
+        ({"user_buffer": True}, "0.15.0", "0.16.0", "new", "0.16.0 has it, the old release has not"),
+        ({"builder_force_num_profiles": 2}, "0.14.0", "0.15.0", "translated", "BUILDER_FORCE_NUM_PROFILES=2"),
+        ({"gemm_plugin": "auto"}, "0.10.0", "0.11.0", "translated", "0.11.0 is told by --gemm_plugin auto"),
+    ],
+)
+def test_what_becomes_of_a_field(build: dict[str, Any], old: str, new: str, effect: str, text: str) -> None:
+    (field,) = spec_changes(spec({}, build=build), old, new).fields
+    assert field.effect == effect
+    assert text in field.text
 
 
 def test_a_value_that_the_new_release_does_not_take() -> None:
     found = spec_changes(spec({}, build={"gemm_plugin": "nvfp4"}), "1.2.1", "0.16.0")
     (field,) = found.fields
     assert field.effect == "refused"
-    assert "0.16.0 does not take nvfp4, only auto" in field.text
+    assert "0.16.0 does not take nvfp4 for --gemm_plugin, only auto" in field.text
 
 
 def test_a_field_that_only_some_targets_set() -> None:
-    found = spec_changes(spec({"build": {"gemm_plugin": "bfloat16"}}, {}), "0.16.0", "1.2.1")
-    ((changed, targets),) = found.some_unset
-    assert changed.name == "--gemm_plugin"
-    assert targets == ("target-1",)
+    found = spec_changes(spec({"build": {"tokens_per_block": 64}}, {}), "0.16.0", "1.2.1")
+    assert found.some_unset == (("tokens_per_block: 64 -> 32", ("target-1",)),)
 
 
 def test_a_field_whose_command_is_gone() -> None:
@@ -181,4 +196,4 @@ def test_a_plan_does_not_read_any_of_it(tmp_path: Path) -> None:
         "print('loaded', sorted(name for name in sys.modules if name.startswith('enginery.releases')), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert "loaded ['enginery.releases', 'enginery.releases.cli']" in done.stderr
+    assert "loaded ['enginery.releases', 'enginery.releases.cli', 'enginery.releases.cli_watch']" in done.stderr

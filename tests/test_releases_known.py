@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
@@ -78,7 +78,6 @@ def test_neighbours_on_both_sides_and_on_one() -> None:
     assert neighbours(Version("2.0"), ("0.10.0", "0.8.0")) == ("0.10.0", None)
 
 
-@settings(deadline=None)
 @given(VERSIONS)
 def test_a_release_that_is_known_answers_for_itself_and_any_other_says_that_it_does_not(release: str) -> None:
     found = flags(release)
@@ -92,7 +91,6 @@ def test_a_release_that_is_known_answers_for_itself_and_any_other_says_that_it_d
         assert f"not of {release}" in found.provenance.note
 
 
-@settings(deadline=None)
 @given(VERSIONS, st.sampled_from([(topic, name) for topic in TOPICS for name in facts.subjects(topic)]))
 def test_every_subject_answers_for_every_release(release: str, subject: tuple[str, str]) -> None:
     found = facts.look_up(*subject, release)

@@ -6,7 +6,7 @@ import pytest
 
 from enginery.errors import UsageError
 from enginery.releases.provenance import Certainty
-from enginery.releases.templates import MODELS, Template, template
+from enginery.releases.templates import MODELS, STEPS, Template, template
 
 CAME = (
     ("0.8.0", "0.9.0", "tensorrt_llm", ("decoding_mode lora_cache_optimal_adapter_size lora_cache_max_adapter_size "
@@ -136,3 +136,32 @@ def test_there_are_none_once_engines_are_gone() -> None:
 def test_another_model_is_refused() -> None:
     with pytest.raises(UsageError, match="tensorrt_llm_blss"):
         template("0.8.0", "tensorrt_llm_blss")
+
+
+@pytest.mark.parametrize("release", ["0.8.0", "0.12.0", "0.13.0", "0.16.0", "0.19.0", "1.3.0rc3"])
+def test_the_ensemble_asks_each_model_for_tensors_it_has_and_fills_what_it_must(release: str) -> None:
+    models = {model: of(release, model) for model in STEPS}
+    known = set(of(release, "ensemble").inputs)
+    for model in models.values():
+        assert set(model.takes) <= set(model.inputs)
+        assert set(model.gives) <= set(model.outputs)
+        required = {name for name, tensor in model.inputs.items() if not tensor.get("optional")}
+        assert required <= set(model.takes)
+        assert set(model.takes.values()) <= known
+        known |= set(model.gives.values())
+    assert set(of(release, "ensemble").outputs) <= known
+
+
+def test_how_models_are_run_is_known() -> None:
+    assert of("0.8.0", "tensorrt_llm").settings["backend"] == "tensorrtllm"
+    assert of("0.10.0", "tensorrt_llm").settings["backend"] == "${triton_backend}"
+    assert of("0.8.0", "ensemble").settings["platform"] == "ensemble"
+    assert "dynamic_batching" not in of("0.12.0", "postprocessing").settings
+    assert of("0.13.0", "postprocessing").settings["dynamic_batching"] == {}
+
+
+def test_only_models_that_the_ensemble_asks_are_wired() -> None:
+    assert not of("0.16.0", "tensorrt_llm_bls").takes
+    assert of("0.16.0", "tensorrt_llm").takes["runtime_top_k"] == "top_k"
+    assert of("0.19.0", "tensorrt_llm").takes["min_length"] == "min_length"
+    assert of("0.20.0", "tensorrt_llm").takes["min_tokens"] == "min_tokens"

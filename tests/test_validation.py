@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery import drivers, validation
+from enginery import answering, drivers, validation
 from enginery.context import StepContext
 from enginery.errors import StoreError, UsageError, ValidationError
 from enginery.spec import Prompt, ValidationOptions
@@ -139,7 +139,7 @@ def test_a_changed_driver_is_another_recipe(monkeypatch: pytest.MonkeyPatch, tmp
     before = validation.validate_call(ValidationOptions())
     changed = tmp_path / "driver.py"
     changed.write_bytes(drivers.ANSWER_PROMPTS.read_bytes() + b"#")
-    monkeypatch.setattr(validation, "ANSWER_PROMPTS", changed)
+    monkeypatch.setattr(answering, "ANSWER_PROMPTS", changed)
     assert validation.validate_call(ValidationOptions()) != before
 
 

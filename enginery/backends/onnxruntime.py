@@ -9,16 +9,22 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Literal
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
+from pydantic import JsonValue
 
 from enginery import gpus, toolchains
+from enginery.backends.choosing import choose
+from enginery.backends.environment import OFFLINE, QUIET
+from enginery.backends.request import BackendStep, Chain, Request, asking
 from enginery.errors import PlanError
+from enginery.findings import Finding
 from enginery.gpus import Gpu
-from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
-from enginery.steps import Command, Stage, Step
-from enginery.toolchains import Identify
+from enginery.spec import BackendName, BuildOptions, Precision, ServingOptions, Spec, Target
+from enginery.steps import Call, Command, Stage, Step
+from enginery.toolchains import Identify, ToolchainIdentity
+from enginery.triton.served import served_models_digest
 from enginery.validation import validate_call
+from enginery.versions import fits, mistake
 
 Provider = Literal["cpu", "cuda"]
 
@@ -57,19 +63,29 @@ REFUSED = {
 INT4_OPTIONS = {"int4_block_size": "block_size", "int4_accuracy_level": "accuracy_level"}
 """Field of the spec -> name among the builder's extra options."""
 
+ONLY_TENSORRT_LLM = ("convert", "llm")
+"""Parts of a spec that mean nothing here."""
+
+SERVING = frozenset(
+    {
+        "max_batch_size",
+        "max_queue_delay_microseconds",
+        "decoupled",
+        "preprocessing_instance_count",
+        "postprocessing_instance_count",
+        "bls_instance_count",
+        "exclude_input_in_output",
+    }
+)
+"""What of `serving` means something here."""
+
 ENVIRONMENT = {
-    # Weights come from the step's input and from nowhere else.
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
+    **QUIET,
+    **OFFLINE,
     # ONNX Runtime's wheels report their use to their maker, and leave an identifier in HOME, unless told not to.
     "ORT_DISABLE_TELEMETRY": "1",
     # The builder stamps the engine with the commit of whatever Git repository the toolchain may lie in.
     "GIT_DIR": "/dev/null",
-    # Lines come when they are printed, so the error is the last of them; progress bars are no lines.
-    "PYTHONUNBUFFERED": "1",
-    "TQDM_DISABLE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
 
@@ -97,13 +113,16 @@ class OnnxRuntime:
         """`onnxruntime`."""
         return BackendName.ONNXRUNTIME
 
-    def problems(self, spec: Spec, target: Target, gpu: Gpu) -> list[str]:  # noqa: ARG002  the protocol's signature
-        """Every reason this target cannot be built, each beginning with the path of a field within the target."""
-        return [*self._release_problems(target, gpu), *self._precision_problems(target, gpu), *_other_problems(target)]
+    def findings(self, request: Request) -> list[Finding]:
+        """Every reason this target cannot be built; paths are those within the target."""
+        target, gpu = request.target, request.gpu
+        return [*self._release_findings(request), *self._precision_findings(target, gpu), *_other_findings(target)]
 
-    def notes(self, spec: Spec, target: Target, gpu: Gpu) -> list[str]:
+    def notes(self, request: Request) -> list[str]:
         """What was decided for the user, and settings that mean nothing here."""
-        return [*self._choices(target, gpu), *self._defaults(spec, target), *_without_meaning_here(spec, target)]
+        spec, target = request.spec, request.target
+        choices = self._choices(request)
+        return [*choices, *self._defaults(spec, target), *_without_meaning_here(spec, target)]
 
     def release(self, target: Target) -> str:
         """The newest release that fits and has a toolchain.
@@ -111,36 +130,39 @@ class OnnxRuntime:
         Raises:
             PlanError: when there is none, or what is asked for is no version, range or `latest`.
         """
-        pinned = self._pinned
-        fitting = [release for release in pinned if _fits(target.release, release)]
+        fitting = self._fitting(target)
         if not fitting:
-            known = ", ".join(pinned)
+            known = ", ".join(self._pinned)
             raise PlanError([f"release: no toolchain for {target.release!r}; there are {known}"], subject=target.name)
         return fitting[-1]
 
-    def toolchain(self, release: str) -> str:
-        """The name of the toolchain in which the release's commands run."""
-        return self._pinned[release]
+    def chain(self, request: Request, weights: str) -> Chain:
+        """Run the model builder, ask the engine the prompts, write the model repository."""
+        toolchain = self._toolchain(request.target)
+        build = self._build_step(request, weights, toolchain)
+        inputs = {"engine": build.key, "weights": weights}
+        validate = asking(request, inputs, validate_call(request.validation), toolchain)
+        package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=self._package(request))
+        return Chain((BackendStep(build, toolchain),), validate, BackendStep(package))
 
-    def build_step(self, spec: Spec, target: Target, gpu: Gpu, weights: str) -> Step:
-        """Run the model builder."""
+    def _build_step(self, request: Request, weights: str, toolchain: ToolchainIdentity) -> Step:
         return Step(
             stage=Stage.BUILD,
             inputs={"weights": weights},
-            recipe=Command(argv=self._argv(spec, target), environment=ENVIRONMENT),
-            toolchain=self._toolchain_digest(target),
-            runs_on=gpu.name,
+            recipe=Command(argv=self._argv(request.spec, request.target), environment=ENVIRONMENT),
+            toolchain=toolchain.digest(),
+            runs_on=request.gpu.name,
         )
 
-    def validate_step(self, spec: Spec, target: Target, gpu: Gpu, engine: str, weights: str) -> Step:
-        """Ask the engine the target's prompts."""
-        return Step(
-            stage=Stage.VALIDATE,
-            inputs={"engine": engine, "weights": weights},
-            recipe=validate_call(spec.validation_for(target)),
-            toolchain=self._toolchain_digest(target),
-            runs_on=gpu.name,
-        )
+    def _package(self, request: Request) -> Call:
+        details: dict[str, JsonValue] = {
+            "model": request.spec.name,
+            "target": request.target.name,
+            "serving": request.serving.model_dump(mode="json", include=set(SERVING), exclude_none=True),
+            "provider": self.provider,
+            "served_models_sha256": served_models_digest(),
+        }
+        return Call(function="package", version=1, parameters=details)
 
     def _argv(self, spec: Spec, target: Target) -> tuple[str, ...]:
         """The builder's command. It makes its cache directory beside the output, and removes it when it is done."""
@@ -150,31 +172,37 @@ class OnnxRuntime:
         options = ("hf_token=false", "hf_remote=false", *_int4_options(spec.build_for(target), target.precision))
         return (*builder, *places, *what, "--extra_options", *options)
 
-    def _toolchain_digest(self, target: Target) -> str:
-        return self.identify(self.toolchain(self.release(target)), target.toolchain).digest()
+    def _toolchain(self, target: Target) -> ToolchainIdentity:
+        return self.identify(self._pinned[self.release(target)], target.toolchain)
+
+    def _fitting(self, target: Target) -> list[str]:
+        return [release for release in self._pinned if fits(target.release, release)]
 
     @cached_property  # a plan for a thousand targets asks for them thousands of times
     def _pinned(self) -> Mapping[str, str]:
         """The releases that have a toolchain for this hardware, oldest first: release -> toolchain."""
         return _pinned(PACKAGES[self.provider])
 
-    def _release_problems(self, target: Target, gpu: Gpu) -> Iterator[str]:
+    def _release_findings(self, request: Request) -> Iterator[Finding]:
+        target, gpu = request.target, request.gpu
+        if target.toolchain == "container":
+            yield Finding("E304", "toolchain", "onnxruntime has no image of its own", "use venv or host")
         if not self._pinned:
-            yield (
-                f"gpu: no toolchain runs onnxruntime on {gpu.name}; use gpu: cpu, or pin one with "
-                f"{PACKAGES[self.provider]} (see infra/toolchains/README.md)"
+            remedy = f"use gpu: cpu, or pin one with {PACKAGES[self.provider]} (see infra/toolchains/README.md)"
+            yield Finding("E301", "gpu", f"no toolchain runs onnxruntime on {gpu.name}", remedy)
+        elif problem := mistake(target.release):
+            yield Finding(
+                "E101", "release", problem, f"write one that there is a toolchain for: {', '.join(self._pinned)}"
             )
-            return
-        try:
-            self.release(target)
-        except PlanError as error:
-            yield from error.mistakes
+        elif not self._fitting(target):
+            known = ", ".join(self._pinned)
+            why = f": backend auto is {self.name}, since {choose(request).reason}" if _is_auto(target) else ""
+            yield Finding("E302", "release", f"no toolchain for {target.release!r}{why}", f"there are {known}")
 
-    def _precision_problems(self, target: Target, gpu: Gpu) -> Iterator[str]:
+    def _precision_findings(self, target: Target, gpu: Gpu) -> Iterator[Finding]:
         usable = [precision for precision in SUPPORTED[self.provider] if gpu.supports(precision)]
-        if target.precision in usable:
-            return
-        yield f"precision: {self._refusal(target.precision, gpu)}; use one of {', '.join(usable)}"
+        if target.precision not in usable:
+            yield Finding("E303", "precision", self._refusal(target.precision, gpu), f"use one of {', '.join(usable)}")
 
     def _refusal(self, precision: Precision, gpu: Gpu) -> str:
         where = f"onnxruntime cannot build {precision} for {gpu.name}"
@@ -185,11 +213,12 @@ class OnnxRuntime:
             return f"{where}: it needs compute capability {first}, this GPU has {gpu.compute_capability}"
         return f"{where}: {REFUSED.get(precision, 'the builder has no such quantization')}"
 
-    def _choices(self, target: Target, gpu: Gpu) -> Iterator[str]:
+    def _choices(self, request: Request) -> Iterator[str]:
+        target, gpu = request.target, request.gpu
         if target.gpu == "auto":
             yield f"gpu auto is {gpu.name}" + (" (no NVIDIA GPU in this machine)" if gpu == gpus.CPU else "")
-        if target.backend is BackendName.AUTO:
-            yield f"backend auto is {self.name}"
+        if _is_auto(target):
+            yield f"backend auto is {self.name}: {choose(request).reason}"
         release = self.release(target)
         if target.release != release:
             yield f"release {target.release} is {release}"
@@ -215,30 +244,20 @@ def _pinned(package: str) -> Mapping[str, str]:
     return {release: found[release] for release in sorted(found, key=Version)}
 
 
-def _fits(wanted: str, release: str) -> bool:
-    """Whether `release` is what a spec asks for: `latest`, a version or a range."""
-    if wanted == "latest":
-        return True
-    try:
-        return Version(wanted) == Version(release)
-    except InvalidVersion:
-        pass
-    try:
-        asked = SpecifierSet(wanted)
-    except InvalidSpecifier:
-        asked = SpecifierSet()
-    if not asked:
-        raise PlanError([f"release: {wanted!r} is no version, no range such as '>=0.18,<1' and not 'latest'"])
-    return asked.contains(release, prereleases=True)
+def _is_auto(target: Target) -> bool:
+    return target.backend is BackendName.AUTO
 
 
-def _other_problems(target: Target) -> Iterator[str]:
+def _other_findings(target: Target) -> Iterator[Finding]:
     for field in ("tensor_parallel", "pipeline_parallel"):
         if getattr(target, field) != 1:
-            yield f"{field}: an engine of onnxruntime runs on one GPU; use 1"
+            yield Finding("E305", field, "an engine of onnxruntime runs on one GPU", "use 1")
+    for field in ONLY_TENSORRT_LLM:
+        if getattr(target, field) is not None:
+            yield Finding("E306", field, "it is for TensorRT-LLM and means nothing to onnxruntime", "remove it")
     if target.build is not None:
         for field, reason in _without_meaning(target.build, target.precision):
-            yield f"build.{field}: {reason}; remove it from this target"
+            yield Finding("E306", f"build.{field}", reason, "remove it from this target")
 
 
 def _without_meaning_here(spec: Spec, target: Target) -> Iterator[str]:
@@ -247,14 +266,18 @@ def _without_meaning_here(spec: Spec, target: Target) -> Iterator[str]:
     for field, reason in _without_meaning(spec.build, target.precision):
         if field not in own:
             yield f"build.{field} is ignored: {reason}"
-    if spec.serving_for(target).kv_cache_free_gpu_mem_fraction is not None:
-        yield "serving.kv_cache_free_gpu_mem_fraction is ignored: it is TensorRT-LLM's"
+    for field in ONLY_TENSORRT_LLM:
+        if getattr(spec, field) != Spec.model_fields[field].get_default(call_default_factory=True):
+            yield f"{field} is ignored: it is for TensorRT-LLM"
+    for field, value in spec.serving_for(target):
+        if field not in SERVING and value != ServingOptions.model_fields[field].default:
+            yield f"serving.{field} is ignored: it is for TensorRT-LLM"
 
 
 def _without_meaning(options: BuildOptions, precision: Precision) -> Iterator[tuple[str, str]]:
-    for field in ("gpt_attention_plugin", "gemm_plugin"):
-        if getattr(options, field) is not None:
-            yield field, "TensorRT-LLM's plugins mean nothing to onnxruntime"
+    for field in BuildOptions.model_fields:
+        if field not in INT4_OPTIONS and getattr(options, field) not in {None, ()}:
+            yield field, "it is for trtllm-build and means nothing to onnxruntime"
     if precision is not Precision.INT4:
         for field in INT4_OPTIONS:
             if getattr(options, field) is not None:

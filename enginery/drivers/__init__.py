@@ -5,8 +5,14 @@ from pathlib import Path
 
 from enginery.digests import file_digest
 
+DRIVERS = Path(__file__).parent
+"""Where they are: `{drivers}` in a command."""
+
 ANSWER_PROMPTS = Path(__file__).parent / "answer_prompts.py"
-"""Asks an engine the validation prompts."""
+"""Asks an engine of ONNX Runtime GenAI the validation prompts."""
+
+ANSWER_TENSORRT_LLM = Path(__file__).parent / "answer_tensorrt_llm.py"
+"""Asks an engine or a checkpoint the validation prompts with TensorRT-LLM."""
 
 
 @lru_cache  # every target's plan asks for it

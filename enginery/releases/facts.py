@@ -44,6 +44,15 @@ def subjects(topic: str) -> tuple[str, ...]:
     return tuple(data.topic(topic)["subjects"])
 
 
+def releases_read(topic: str, name: str) -> tuple[str, ...]:
+    """The releases in which a subject was looked for, oldest first.
+
+    Raises:
+        UsageError: there is no such subject.
+    """
+    return tuple(_subject(topic, name).read)
+
+
 def look_up(topic: str, name: str, release: str) -> Known[Facts | None]:
     """All facts of a subject in a release or the nearest known; None when it does not have the thing.
 

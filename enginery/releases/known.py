@@ -48,6 +48,23 @@ def builds_engines(release: str) -> bool:
     return version(release) <= Version(ENGINES_UNTIL)
 
 
+def stable_releases() -> tuple[str, ...]:
+    """Those that are no previews, oldest first."""
+    return tuple(one for one in releases() if not Version(one).is_prerelease)
+
+
+def was_never_made(release: str) -> bool:
+    """Whether later releases are known and this one is not.
+
+    Facts of a `.post` release answer for its number; Triton's containers name some that nothing else tells of.
+    """
+    asked = Version(release)
+    if asked.is_prerelease or asked >= Version(stable_releases()[-1]):
+        return False
+    in_containers = (name for name, _ in data.topic("pins")["subjects"]["containers"]["releases"])
+    return not any(asked in {Version(one), Version(Version(one).base_version)} for one in (*releases(), *in_containers))
+
+
 def nearest(asked: Version, read: Sequence[str]) -> str:
     """The one of `read` nearest to a release: itself, else one of the same number, else counted in releases.
 

@@ -123,10 +123,9 @@ def print_spec_changes(out: Console, name: str, found: SpecChanges) -> None:
     table = _table("target", "field", "", "")
     for one in found.fields:
         table.add_row(one.target, f"{one.field}: {one.value}", one.effect, one.text)
-    for changed in found.unset:
-        table.add_row("", changed.name.removeprefix("--"), "unset", "; ".join(changed.texts()))
-    for changed, targets in found.some_unset:
-        table.add_row(", ".join(targets), changed.name.removeprefix("--"), "unset", "; ".join(changed.texts()))
+    for sentence, targets in (*((one, ()) for one in found.unset), *found.some_unset):
+        field, _, change = sentence.partition(": ")
+        table.add_row(", ".join(targets), field, "unset", change)
     out.print(table if table.row_count else "  nothing in it is affected")
 
 

@@ -1,16 +1,18 @@
 """What another release means for a spec: which of its build fields are affected, and which unset ones change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from enginery.releases.changes import Changed, changes
-from enginery.releases.flags import BUILD, Flag, flags
+from enginery.backends.tensorrt.build_options import OPTIONS, render_option, unset_changes
+from enginery.backends.tensorrt.build_terms import Asked, Piece
+from enginery.releases.flags import BUILD, flags
 from enginery.releases.known import builds_engines
-from enginery.releases.replacements import replacement
-from enginery.spec import BackendName, Spec
+from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
 
-Effect = Literal["kept", "new", "deprecated", "refused", "gone"]
+Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
+
+FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,13 @@ class SpecChanges:
 
     Attributes:
         fields: what becomes of the fields it sets.
-        unset: flags that no target sets and whose default changes.
-        some_unset: flags that only some targets set and whose default changes, with the targets that do not.
+        unset: fields that no target sets and that come to something else, such as `max_batch_size: 1 -> 2048`.
+        some_unset: the same of fields that only some targets set, with the targets that do not.
     """
 
     fields: tuple[FieldChange, ...]
-    unset: tuple[Changed, ...]
-    some_unset: tuple[tuple[Changed, tuple[str, ...]], ...]
+    unset: tuple[str, ...]
+    some_unset: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
@@ -53,47 +55,51 @@ def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
     Raises:
         UsageError: nothing is known of so old a release.
     """
-    given = {
-        target.name: spec.build_for(target).model_dump(exclude_none=True)
-        for target in spec.targets
-        if target.backend in {BackendName.TENSORRT, BackendName.AUTO}
+    targets = [target for target in spec.targets if target.backend in {BackendName.TENSORRT, BackendName.AUTO}]
+    fields = tuple(change for target in targets for change in _field_changes(spec, target, old, new))
+    unset = {target.name: unset_changes(spec.build_for(target), old, new) for target in targets}
+    without = {
+        sentence: tuple(name for name, found in unset.items() if sentence in found)
+        for found in unset.values()
+        for sentence in found
     }
-    before, after = flags(old).value, flags(new).value
-    fields = [
-        _field_change(target, field, value, before.get(f"--{field}"), after.get(f"--{field}"), new)
-        for target, values in given.items()
-        for field, value in values.items()
-        if f"--{field}" in before or f"--{field}" in after
-    ]
-    changed = [one for one in changes(old, new).changed if one.new_default] if given else []
-    without = [(one, tuple(name for name in given if not _sets(given[name], one))) for one in changed]
-    unset = tuple(one for one, targets in without if len(targets) == len(given))
-    return SpecChanges(tuple(fields), unset, tuple(one for one in without if 0 < len(one[1]) < len(given)))
+    everywhere = tuple(sentence for sentence, names in without.items() if len(names) == len(targets))
+    return SpecChanges(fields, everywhere, tuple(one for one in without.items() if len(one[1]) < len(targets)))
 
 
-def _sets(fields: Iterable[str], changed: Changed) -> bool:
-    names = {changed.name, *changed.before.aliases, *changed.after.aliases}
-    return any(f"--{field}" in names for field in fields)
+def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[FieldChange]:
+    options = spec.build_for(target)
+    before, after = (_asked(options, target, release) for release in (old, new))
+    for field in OPTIONS:
+        value = getattr(options, field)
+        if value is None:
+            continue
+        if not builds_engines(new):
+            yield FieldChange(target.name, field, value, "gone", f"{new} has no {BUILD}")
+        else:
+            pieces = render_option(before, field), render_option(after, field)
+            yield FieldChange(target.name, field, value, *_effect(*pieces, new))
 
 
-def _field_change(  # noqa: PLR0913, PLR0917  what is compared, and for what
-    target: str, field: str, value: Any, before: Flag | None, after: Flag | None, new: str
-) -> FieldChange:
-    effect, text = _effect(field, value, before, after, new)
-    return FieldChange(target, field, value, effect, text)
+def _asked(options: BuildOptions, target: Target, release: str) -> Asked:
+    """With a data type for `auto` where a release needs one: which does not matter here."""
+    dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
+    return Asked(options, release, flags(release).value, dtype)
 
 
-def _effect(field: str, value: Any, before: Flag | None, after: Flag | None, new: str) -> tuple[Effect, str]:
-    instead = replacement(new, f"--{field}").value
-    hint = f": {', '.join(instead.by) or 'no flag'}, {instead.how}" if instead else ""
-    if not builds_engines(new):
-        return "gone", f"{new} has no {BUILD}"
-    if after is None:
-        return "gone", f"{new} has no --{field}{hint}"
-    if not after.accepts(value):
-        return "refused", f"{new} does not take {value}, only {', '.join(str(choice) for choice in after.choices)}"
-    if instead or after.deprecated:
-        return "deprecated", f"{new} still reads --{field}{hint}"
-    if before is None:
+def _effect(before: Piece, after: Piece, new: str) -> tuple[Effect, str]:
+    if after.findings:
+        finding = after.findings[0]
+        return ("gone" if finding.code == "E160" else "refused"), f"{finding.problem}; {finding.remedy}"
+    if before.findings:
         return "new", f"{new} has it, the old release has not"
-    return "kept", "accepted as before"
+    if before == after:
+        return "kept", "accepted as before"
+    if _is_empty(after):
+        return "left out", f"{new} does so without being told"
+    told = " ".join((*(f"{name}={value}" for name, value in after.environment.items()), *after.argv))
+    return "translated", f"{new} is told by {told}"
+
+
+def _is_empty(piece: Piece) -> bool:
+    return not piece.argv and not piece.environment

@@ -9,7 +9,10 @@ from enginery.releases.known import REMOVAL, builds_engines
 from enginery.releases.provenance import Known
 
 MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
-PARTS = ("parameters", "inputs", "outputs")
+STEPS = ("preprocessing", "tensorrt_llm", "postprocessing")
+"""The models that the ensemble asks, in this order."""
+PARTS = ("parameters", "inputs", "outputs", "settings")
+MAPS = ("takes", "gives")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class Template:
         parameters: name -> value as it stands there, mostly a placeholder `${…}`.
         inputs: tensor -> its data type, shape, and whether it is optional.
         outputs: the same for what it returns.
+        settings: how it is run: platform or backend, instances, batching, transaction policy.
+        takes: input -> the ensemble's name for it; only of the models that the ensemble asks.
+        gives: output -> the ensemble's name for it.
     """
 
     model: str
@@ -29,6 +35,9 @@ class Template:
     parameters: Mapping[str, str]
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    takes: Mapping[str, str]
+    gives: Mapping[str, str]
 
     @property
     def unquoted(self) -> frozenset[str]:
@@ -45,6 +54,7 @@ def template(release: str, model: str) -> Known[Template | None]:
     placeholders = facts.look_up("templates", f"{model}/placeholders", release)
     if not builds_engines(release):
         return Known(None, REMOVAL)
-    parts = [facts.look_up("templates", f"{model}/{part}", release).value or {} for part in PARTS]
+    wanted = (*PARTS, *MAPS) if model in STEPS else PARTS
+    parts = {part: facts.look_up("templates", f"{model}/{part}", release).value or {} for part in wanted}
     quoted = {name: bool(fact["quoted"]) for name, fact in (placeholders.value or {}).items()}
-    return Known(Template(model, quoted, *parts), placeholders.provenance)
+    return Known(Template(model, quoted, **{"takes": {}, "gives": {}, **parts}), placeholders.provenance)

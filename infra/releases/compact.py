@@ -24,6 +24,7 @@ ENUM_CHOICES = {"KVCacheType": ["continuous", "paged", "disabled"]}
 """An enumeration's members, which the parser does not list as choices."""
 QUANTIZERS = ("nvidia-ammo", "nvidia-modelopt")
 TRITON_MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
+SETTINGS = ("platform", "backend", "model_transaction_policy", "dynamic_batching", "instance_group")
 UNQUOTED = "placeholders_unquoted (file is not valid text proto unless filled)"
 
 Json = dict[str, Any]
@@ -172,8 +173,9 @@ def _put_pins(topic: Topic, release: str, source: int, pins: Json) -> None:
 
 
 def templates_topic(facts: Path) -> Topic:
-    """Triton's `inflight_batcher_llm`: placeholders, parameters, inputs and outputs of each model."""
-    topic = Topic("model/placeholders (quoted or not), /parameters (template value), /inputs and /outputs")
+    """Triton's `inflight_batcher_llm`: what each model's template holds, and how the ensemble puts them together."""
+    about = "model/placeholders (quoted or not), /parameters (template value), /inputs, /outputs, /settings (the rest)"
+    topic = Topic(f"{about}; /takes and /gives: the ensemble's name for each of its tensors")
     for one in _read_all(facts, "triton_templates/triton-*.json"):
         release = BETWEEN_0_19_AND_0_20 if one["release"].startswith("branch") else one["release"]
         method = f"{one['method']}; {one['release']}" if release != one["release"] else one["method"]
@@ -191,6 +193,10 @@ def _put_template(topic: Topic, release: str, source: int, model: str, template:
     topic.put(f"{model}/placeholders", release, source, placeholders)
     for part in ("parameters", "inputs", "outputs"):
         topic.put(f"{model}/{part}", release, source, template[part])
+    topic.put(f"{model}/settings", release, source, {name: template[name] for name in SETTINGS if name in template})
+    for step in template.get("ensemble_steps", ()):
+        topic.put(f"{step['model_name']}/takes", release, source, step["input_map"])
+        topic.put(f"{step['model_name']}/gives", release, source, step["output_map"])
 
 
 def arguments_topic(facts: Path) -> Topic:

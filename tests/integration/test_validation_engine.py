@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from enginery import process, validation
+from enginery import answering, process, validation
 from enginery.drivers import ANSWER_PROMPTS
 from enginery.errors import CommandError, ValidationError
 from enginery.spec import ValidationOptions
@@ -94,6 +94,7 @@ def test_a_right_answer_passes_and_is_recorded(ask: Any) -> None:
     assert QUESTION not in result.got
     assert result.finish == "eos"
     assert result.tokens == len(result.token_ids) > 3
+    assert result.seconds_to_first_token is not None
     assert 0 < result.seconds_to_first_token <= result.seconds
     assert asked.report.tokens_per_second == asked.facts["tokens_per_second"] > 0
 
@@ -164,7 +165,7 @@ def test_asking_leaves_no_trace_in_home(toolchain: Toolchain, engine: Path, tiny
     places = ["--engine", str(engine), "--tokenizer", str(tiny_weights), "--requests", str(requests)]
     process.run(
         [str(toolchain.python), str(ANSWER_PROMPTS), *places, "--output", str(tmp_path / "answers.json")],
-        env={**toolchain.environment, **validation.ENVIRONMENT, "HOME": str(home)},
+        env={**toolchain.environment, **answering.ENVIRONMENT, "HOME": str(home)},
     )
     assert len(json.loads((tmp_path / "answers.json").read_text())["answers"]) == 1
     assert list(home.rglob("*")) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from enginery import process, validation
-from enginery.backends import backend_for
+from enginery.backends import Request, backend_for
 from enginery.context import StepContext
 from enginery.gpus import CPU
 from enginery.spec import ValidationOptions, parse_spec
@@ -22,7 +22,8 @@ def build(toolchain: Toolchain, weights: Path, output: Path, precision: str, **o
     environment: Mapping[str, str] = options.pop("environment", {})
     target = {"name": "cpu", "gpu": "cpu", "precision": precision}
     spec = parse_spec({"name": "m", "source": {"path": str(weights)}, "targets": [target], "build": options})
-    recipe = backend_for(spec.targets[0], CPU).build_step(spec, spec.targets[0], CPU, "0" * 64).recipe
+    request = Request(spec, spec.targets[0], CPU)
+    recipe = backend_for(request).chain(request, "0" * 64).making[0].step.recipe
     assert isinstance(recipe, Command)
     return run_recipe(recipe, toolchain, weights, output, environment)
 

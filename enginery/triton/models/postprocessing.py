@@ -8,36 +8,62 @@ from typing import Any
 import numpy as np
 
 from .requests import tensors
+from .responses import answered
 from .text import new_text
-from .tokens import is_true, load_tokenizer, parameter, version_directory
+from .tokens import is_true, load_tokenizer, parameter, tokenizer_directory
+
+PASSED_ON = "OUT_"
+TYPES = {"TYPE_FP32": np.float32, "TYPE_INT32": np.int32}
 
 
 class TritonPythonModel:
-    """Turns `TOKENS_BATCH` into text, as the continuation of `CONTEXT_IDS` where these are given."""
+    """Turns `TOKENS_BATCH` into text, as the continuation of `CONTEXT_IDS` where these are given.
+
+    Templates of early releases have inputs that are handed on as they are: `CUM_LOG_PROBS` as `OUT_CUM_LOG_PROBS`.
+    """
+
+    handed_on: Mapping[str, Any] = {}
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the tokenizer."""
         self.triton: Any = import_module("triton_python_backend_utils")
-        self.tokenizer = load_tokenizer(version_directory(args))
-        self.skip = is_true(parameter(json.loads(args["model_config"]), "skip_special_tokens", "true"))
+        config = json.loads(args["model_config"])
+        self.tokenizer = load_tokenizer(tokenizer_directory(args))
+        self.skip = is_true(parameter(config, "skip_special_tokens", "true"))
+        outputs = [output for output in config["output"] if output["name"].startswith(PASSED_ON)]
+        self.handed_on = {output["name"]: nothing(output) for output in outputs}
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request."""
-        return [
-            self.triton.InferenceResponse([self.triton.Tensor("OUTPUT", self.output(tensors(request)))])
-            for request in requests
-        ]
+        return [answered(self.triton, request, self._shown) for request in requests]
+
+    def _shown(self, request: Any) -> dict[str, Any]:
+        inputs = tensors(request)
+        return {"OUTPUT": self.output(inputs), **self.passed_on(inputs)}
 
     def output(self, inputs: Mapping[str, Any]) -> Any:
-        """The texts for a request's inputs: shape (batch, 1)."""
-        rows = zip(inputs["TOKENS_BATCH"], inputs["SEQUENCE_LENGTH"], strict=True)
+        """The texts for a request's inputs: shape (batch, beams)."""
         contexts = inputs.get("CONTEXT_IDS")
         found = []
-        for index, (tokens, length) in enumerate(rows):
+        for index, (row, lengths) in enumerate(zip(inputs["TOKENS_BATCH"], inputs["SEQUENCE_LENGTH"], strict=True)):
             context = [] if contexts is None else [int(token) for token in contexts[index].reshape(-1) if token >= 0]
-            answer = [int(token) for token in tokens.reshape(-1)[: int(length.reshape(-1)[0])]]
-            found.append([new_text(self._decode, context, answer).encode()])
+            beams = zip(row.reshape(-1, row.shape[-1]), lengths.reshape(-1), strict=True)
+            answers = [[int(token) for token in tokens[: int(length)]] for tokens, length in beams]
+            found.append([new_text(self._decode, context, answer).encode() for answer in answers])
         return np.asarray(found, dtype=np.object_)
+
+    def passed_on(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What is handed on; zeros for what is not there, since an ensemble waits for all its outputs."""
+        rows = len(inputs["TOKENS_BATCH"])
+        return {
+            name: inputs.get(name.removeprefix(PASSED_ON), np.repeat(nothing, rows, axis=0))
+            for name, nothing in self.handed_on.items()
+        }
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=self.skip))
+
+
+def nothing(output: Mapping[str, Any]) -> Any:
+    """The least an output can be, for one row, as the configuration describes it."""
+    return np.zeros((1, *(1 for _ in output["dims"])), dtype=TYPES[output["data_type"]])

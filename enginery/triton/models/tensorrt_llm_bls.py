@@ -5,25 +5,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
+from .pieces import TokensSoFar
 from .refusals import RequestError
 from .requests import refuse_unknown_parameters, tensors
-from .responses import fail
-from .wiring import FROM_PREPROCESSING, PASSED_ON, TO_ENGINE, TO_POSTPROCESSING, TO_PREPROCESSING
+from .responses import KeptResponse, fail
+from .tokens import is_true, parameter, version_directory
+from .wiring import Step, own_steps, steps_beside
+
+TEXT = "text_output"
+STREAM = "stream"
 
 
 class TritonPythonModel:
     """Asks `preprocessing`, `tensorrt_llm` and `postprocessing`."""
 
+    steps: Sequence[Step] = own_steps()
+    engine_model = "tensorrt_llm"
+    accumulates = False
+
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Read whether responses are streamed."""
+        """Read how the models are put together, and whether responses are streamed."""
         self.triton: Any = import_module("triton_python_backend_utils")
         config = json.loads(args["model_config"])
         self.decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
+        self.steps = steps_beside(version_directory(args))
+        self.engine_model = parameter(config, "tensorrt_llm_model_name", "") or self.engine_model
+        self.accumulates = is_true(parameter(config, "accumulate_tokens", "false"))
+        self.shown = frozenset(output["name"] for output in config["output"])
 
-    def execute(self, requests: Sequence[Any]) -> None:
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer the requests, one after the other."""
-        for request in requests:
-            sender = request.get_response_sender()
+        senders = [request.get_response_sender() if self.decoupled else KeptResponse() for request in requests]
+        for request, sender in zip(requests, senders, strict=True):
             try:
                 refuse_unknown_parameters(request)
                 self._answer(tensors(request), sender)
@@ -31,34 +46,66 @@ class TritonPythonModel:
                 fail(self.triton, sender, str(error), "INVALID_ARG")
             except Exception as error:  # noqa: BLE001  whatever fails, the client must be told
                 fail(self.triton, sender, str(error), "INTERNAL")
+        return None if self.decoupled else [sender.response for sender in senders]
 
     def _answer(self, inputs: Mapping[str, Any], sender: Any) -> None:
-        prepared = next(self._ask("preprocessing", _renamed(inputs, TO_PREPROCESSING), list(FROM_PREPROCESSING)))
-        question = _renamed(inputs, TO_ENGINE) | _renamed(prepared, FROM_PREPROCESSING)
-        for part in self._ask("tensorrt_llm", question, [*TO_POSTPROCESSING, *PASSED_ON]):
+        prepare, engine, show = self.steps
+        self._refuse_unwired(inputs)
+        known = {**inputs, **self._ask_once(prepare, inputs)}
+        so_far = self._tokens_so_far(inputs, show)
+        parts = self._ask(engine, known) if self.decoupled else [self._ask_once(engine, known)]
+        for part in parts:
             if sender.is_cancelled():
                 raise RequestError("the client has gone")
-            sender.send(self._response(part))
+            sender.send(self._response(self._shown(part, show, so_far)))
+        rest = so_far.rest() if so_far else ""
+        if rest:
+            sender.send(self._response({TEXT: np.asarray([[rest.encode()]], dtype=np.object_)}))
         sender.send(flags=self.triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _response(self, part: Mapping[str, Any]) -> Any:
-        texts = next(self._ask("postprocessing", _renamed(part, TO_POSTPROCESSING), ["OUTPUT"]))
-        outputs = {"text_output": texts["OUTPUT"]} | {name: part[name] for name in PASSED_ON}
-        return self.triton.InferenceResponse([self.triton.Tensor(*item) for item in outputs.items()])
+    def _refuse_unwired(self, inputs: Mapping[str, Any]) -> None:
+        wired = {name for step in self.steps for name in step.takes.values()}
+        for name in inputs.keys() - wired:
+            raise RequestError(f"{name}: is not supported by this model repository")
 
-    def _ask(self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _tokens_so_far(self, inputs: Mapping[str, Any], show: Step) -> TokensSoFar | None:
+        """Needed where streamed tokens come without those before them that their text depends on."""
+        streams = self.decoupled and STREAM in inputs and bool(inputs[STREAM].reshape(-1)[0])
+        if not streams or "CONTEXT_IDS" in show.takes:
+            return None
+        beams = inputs.get("beam_width")
+        if beams is not None and int(beams.reshape(-1)[0]) > 1:
+            return None  # beams change their minds about earlier tokens, so each piece holds them all
+        return TokensSoFar(show.takes["TOKENS_BATCH"], show.takes["SEQUENCE_LENGTH"], whole=self.accumulates)
+
+    def _shown(self, part: Mapping[str, Any], show: Step, so_far: TokensSoFar | None) -> dict[str, Any]:
+        """Everything known of a part of the answer, with its text."""
+        known = dict(part)
+        known |= self._ask_once(show, so_far.add(part) if so_far else part)
+        if so_far:
+            text = so_far.show(known[TEXT].reshape(-1)[0].decode())
+            known[TEXT] = np.asarray([[text.encode()]], dtype=np.object_)
+        return known
+
+    def _response(self, known: Mapping[str, Any]) -> Any:
+        found = [self.triton.Tensor(name, value) for name, value in known.items() if name in self.shown]
+        return self.triton.InferenceResponse(found)
+
+    def _ask_once(self, step: Step, known: Mapping[str, Any]) -> dict[str, Any]:
+        for found in self._ask(step, known):
+            return found
+        raise RuntimeError(f"{step.model} gave no answer")
+
+    def _ask(self, step: Step, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What a model answers, under the names outside of it."""
+        of_engine = step is self.steps[1]
         request = self.triton.InferenceRequest(
-            model_name=model,
-            inputs=[self.triton.Tensor(*item) for item in inputs.items()],
-            requested_output_names=list(outputs),
+            model_name=self.engine_model if of_engine else step.model,
+            inputs=[self.triton.Tensor(name, known[theirs]) for name, theirs in step.takes.items() if theirs in known],
+            requested_output_names=list(step.gives),
         )
-        streamed = self.decoupled and model == "tensorrt_llm"
-        for response in request.exec(decoupled=True) if streamed else [request.exec()]:
+        for response in request.exec(decoupled=True) if self.decoupled and of_engine else [request.exec()]:
             if response.has_error():
                 raise RequestError(response.error().message())
             if response.output_tensors():
-                yield {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-
-
-def _renamed(tensors_by_name: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {new: tensors_by_name[old] for old, new in names.items() if old in tensors_by_name}
+                yield {step.gives[tensor.name()]: tensor.as_numpy() for tensor in response.output_tensors()}

@@ -1,8 +1,16 @@
 """How the five models are put together: whose output is whose input, under which name.
 
 The names are those of NVIDIA's models. `context_ids` and `CONTEXT_IDS` are ours: the tokens that the text of a streamed
-piece depends on.
+piece depends on. A repository around an engine of TensorRT-LLM is put together as its release's ensemble is, and says
+so in a file beside `tensorrt_llm_bls`.
 """
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+WIRING_FILE = "wiring.json"
 
 TO_PREPROCESSING = {
     "text_input": "QUERY",
@@ -44,3 +52,41 @@ TO_POSTPROCESSING = {
     "context_ids": "CONTEXT_IDS",
 }
 PASSED_ON = ("cum_log_probs", "output_log_probs")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model that is asked, and the names of its tensors outside of it.
+
+    Attributes:
+        model: its name.
+        takes: its input -> the name outside.
+        gives: its output -> the name outside.
+    """
+
+    model: str
+    takes: Mapping[str, str]
+    gives: Mapping[str, str]
+
+
+def own_steps() -> tuple[Step, ...]:
+    """The steps around an engine of our own; names inside of the ensemble begin with an underscore."""
+    prepared = {name: f"_{name}" for name in FROM_PREPROCESSING}
+    asked = {theirs: ours for ours, theirs in TO_ENGINE.items()}
+    asked |= {theirs: prepared[name] for name, theirs in FROM_PREPROCESSING.items()}
+    made = {name: f"_{theirs}" for name, theirs in TO_POSTPROCESSING.items()}
+    shown = {theirs: made[name] for name, theirs in TO_POSTPROCESSING.items()}
+    return (
+        Step("preprocessing", {theirs: ours for ours, theirs in TO_PREPROCESSING.items()}, prepared),
+        Step("tensorrt_llm", asked, made | {name: name for name in PASSED_ON}),
+        Step("postprocessing", shown, {"OUTPUT": "text_output"}),
+    )
+
+
+def steps_beside(directory: Path) -> tuple[Step, ...]:
+    """The steps that a file beside the model describes; our own when there is none."""
+    path = directory / WIRING_FILE
+    if not path.is_file():
+        return own_steps()
+    described = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(Step(model, each["takes"], each["gives"]) for model, each in described.items())

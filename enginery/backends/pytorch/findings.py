@@ -1,0 +1,236 @@
+"""What is wrong with a target for the PyTorch backend, before anything runs.
+
+| code | found |
+|---|---|
+| E401 | a release without the backend |
+| E402 | a precision or GPU that the release, or the backend, does not support |
+| E403 | an unknown key of `llm` |
+| E404 | a value that a key does not take |
+| E405 | a key that is set elsewhere, or twice |
+| E406 | a build option without meaning here |
+| E407 | a source that is quantized to something else |
+| E408 | no NVIDIA GPU |
+| E409 | a conversion that ModelOpt's driver does not do |
+| E410 | a validation by a script that there is none of |
+| E140, E142, E143 | a model that its GPUs cannot share |
+| E153, W151 | lengths that leave no room, or are beyond the model |
+| W401 | a GPU that the release's support matrix does not list |
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from enginery import gpus
+from enginery.backends.lengths import answer_findings, position_findings
+from enginery.backends.pytorch.arguments import TRITON, clashes, nested, placed, settings
+from enginery.backends.pytorch.keys import is_certain, keys
+from enginery.backends.pytorch.older import NESTED
+from enginery.backends.pytorch.quantizing import (
+    QUANTIZED,
+    READ,
+    UNDERSTOOD,
+    dataset,
+    must_quantize,
+    quantized_to,
+    said_algorithm,
+    uneven_sizes,
+)
+from enginery.backends.pytorch.release_choice import chosen_release, refusal
+from enginery.backends.pytorch.renames import newer_name
+from enginery.backends.pytorch.schema import Mistake, mistakes
+from enginery.backends.pytorch.setting import Path, Setting
+from enginery.backends.pytorch.sources import BY_HAND, ELSEWHERE, FROM_BUILD
+from enginery.backends.pytorch.splitting import split_findings
+from enginery.backends.request import Request
+from enginery.findings import Finding, warning
+from enginery.releases.precisions import capabilities, precisions
+from enginery.spec import BuildOptions, Precision
+
+WARM_UP = {"warm_up"}
+
+
+def findings(request: Request) -> Iterator[Finding]:
+    """Everything that stops the target, or may go wrong."""
+    yield from _conversion(request)
+    yield from _build_options(request)
+    if request.validation.run_script:
+        problem = "only engines of the backend tensorrt are asked by a script of the release"
+        yield Finding("E410", "validation.run_script", problem, "leave it out")
+    yield from _triton(request.llm.get(TRITON))
+    yield from split_findings(request)
+    refused = refusal(request.target.release)
+    if refused is not None:
+        yield refused
+        return
+    release = chosen_release(request.target.release)
+    yield from _hardware(request, release)
+    yield from _arguments(request, release)
+    yield from _lengths(request, release)
+
+
+def _hardware(request: Request, release: str) -> Iterator[Finding]:
+    precision, gpu = request.target.precision, request.gpu
+    if precision not in READ:
+        problem = f"the PyTorch backend does not read {precision} checkpoints"
+        yield Finding("E402", "precision", problem, f"use one of {', '.join(READ)}")
+    elif gpu == gpus.CPU:
+        found = ", and this machine has none" if request.target.gpu == "auto" else ""
+        yield Finding(
+            "E408", "gpu", f"TensorRT-LLM needs an NVIDIA GPU{found}", "name one, or use backend: onnxruntime"
+        )
+    elif not gpu.supports(precision):
+        first = ".".join(map(str, gpus.FIRST_CAPABILITY[precision]))
+        problem = f"{precision} needs compute capability {first}; {gpu.name} has {gpu.compute_capability}"
+        yield Finding("E402", "precision", problem, "use another precision or GPU")
+    else:
+        yield from _support_matrix(release, precision, gpu)
+
+
+def _support_matrix(release: str, precision: Precision, gpu: gpus.Gpu) -> Iterator[Finding]:
+    listed, able = capabilities(release), precisions(release, gpu.capability)
+    whose = f"the support matrix of {listed.provenance.release}"
+    if gpu.capability in listed.value:
+        if precision not in able.value:
+            problem = f"{whose} has no {precision} for compute capability {gpu.compute_capability} ({gpu.name})"
+            yield Finding("E402", "precision", problem, "use another precision, GPU or release")
+    elif listed.value and gpu.capability < listed.value[0]:
+        problem = f"{whose} begins at compute capability {_dotted(listed.value[0])}; {gpu.name} has"
+        yield Finding("E402", "gpu", f"{problem} {gpu.compute_capability}", "use a newer GPU")
+    elif precision is Precision.NVFP4 and not any(capability >= (10, 0) for capability in listed.value):
+        yield Finding("E402", "precision", f"{whose} has no GPU for nvfp4", "use a newer release")
+    else:
+        problem = f"{whose} does not list compute capability {gpu.compute_capability} ({gpu.name})"
+        yield warning("W401", "gpu", problem, "use a newer release")
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
+
+
+def _arguments(request: Request, release: str) -> Iterator[Finding]:
+    for name in request.llm:
+        if name in ELSEWHERE:
+            yield Finding("E405", f"llm.{name}", f"is not for llm: {ELSEWHERE[name]}", "remove it")
+    for given, other in clashes(request):
+        if given.field.split(".")[1] not in ELSEWHERE:
+            problem = f"is {given.value!r} here and {other.value!r} in {other.field}"
+            yield Finding("E405", given.field, problem, "remove one of the two")
+    kept = {path: setting for path, setting in settings(request, release).items() if _is_free(path, setting)}
+    moved = placed(release, kept)
+    for mistake in mistakes(release, nested(moved)):
+        yield _said(mistake, moved, release)
+
+
+def _lengths(request: Request, release: str) -> Iterator[Finding]:
+    asked = settings(request, release).get(("max_seq_len",))
+    if asked is None or type(asked.value) is not int:
+        return
+    yield from answer_findings(request, asked.value, asked.field)
+    if request.model is not None:
+        yield from position_findings(request.model, asked.value, asked.field)
+
+
+def _is_free(path: Path, setting: Setting) -> bool:
+    """Whether a key of `llm` is not refused already."""
+    return not setting.field.startswith("llm.") or path[0] not in ELSEWHERE
+
+
+def _said(mistake: Mistake, moved: dict[Path, Setting], release: str) -> Finding:
+    """The finding, at the field of the spec that the argument comes from."""
+    setting = moved.get(mistake.path[:2]) or moved.get(mistake.path[:1])
+    named = ".".join(mistake.path)
+    field = setting.field if setting else f"llm.{named}"
+    ours = bool(setting) and not field.startswith("llm.")
+    if not mistake.unknown:
+        said = f"{named}: {mistake.problem}" if ours or not field.endswith(named) else mistake.problem
+        return Finding("E404", field, said, f"correct it for release {release}")
+    if ours:
+        problem = f"the LLM API of {release} has no {named}{_whose(release)}"
+        return Finding("E403", field, problem, "remove it, or use another release")
+    newer = newer_name(mistake.path)
+    problem = f"the LLM API of {release} has no such key{_whose(release)}"
+    return Finding("E403", f"llm.{_written(mistake)}", problem, _remedy(mistake, newer))
+
+
+def _written(mistake: Mistake) -> str:
+    return ".".join(mistake.path)
+
+
+def _remedy(mistake: Mistake, newer: str) -> str:
+    if newer:
+        return f"from 1.0 on {newer}" if mistake.path[0] != NESTED else newer
+    return f"did you mean {' or '.join(mistake.near)}?" if mistake.near else "remove it, or use another release"
+
+
+def _whose(release: str) -> str:
+    known = keys(release).provenance
+    return "" if is_certain(release) else f", as far as known from {known.release}"
+
+
+def _conversion(request: Request) -> Iterator[Finding]:
+    precision, convert, model = request.target.precision, request.convert, request.model
+    if model and model.quantization:
+        yield from _source(precision, model.quantization)
+    if convert.converter == "release":
+        problem = "the release has no script that writes Hugging Face checkpoints"
+        yield Finding("E409", "convert.converter", problem, "use auto or modelopt")
+    if convert.kv_cache == "int8":
+        yield Finding("E409", "convert.kv_cache", "the PyTorch backend has no int8 KV cache", "use auto or fp8")
+    if convert.extra_args:
+        yield Finding("E409", "convert.extra_args", "ModelOpt's driver takes no more arguments", "remove them")
+    for name, size, block in uneven_sizes(request):
+        problem = f"the {name} size {size} over {request.target.tensor_parallel} GPUs is no multiple of {block}"
+        yield Finding("E409", "precision", f"{problem}, the block size of {precision}", "use another precision")
+    texts = dataset(request)
+    if must_quantize(precision, model) and texts is not None and not texts.is_file():
+        problem = f"there is no file {texts}, and ModelOpt's driver fetches no data set by its name"
+        remedy = "give a .jsonl or .txt file, or leave it out for built-in texts"
+        yield Finding("E409", "convert.calibration.dataset", problem, remedy)
+
+
+def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
+    said, found = said_algorithm(quantization), quantized_to(quantization)
+    if found is None:
+        problem = f"the source is quantized as {said}, which is not read; {UNDERSTOOD} are"
+        yield Finding("E407", "precision", problem, "use a source that is not quantized")
+    elif found is not precision:
+        undo = "cannot be undone" if precision not in QUANTIZED else "cannot be quantized again"
+        problem = f"the source is quantized to {found} ({said}) and {undo}"
+        yield Finding("E407", "precision", problem, f"use precision: {found}, or a source that is not quantized")
+
+
+def _build_options(request: Request) -> Iterator[Finding]:
+    own = set(without_meaning(request.target.build)) if request.target.build else set()
+    for field in without_meaning(request.build):
+        path, reason = f"build.{field}", "there is no engine to build, and the LLM API has no such argument"
+        if field in BY_HAND:
+            yield Finding("E406", path, reason, f"remove it; {BY_HAND[field]}")
+        elif field in own:
+            yield Finding("E406", path, reason, "remove it from this target")
+
+
+def without_meaning(options: BuildOptions) -> Iterator[str]:
+    """Build options that are set and say nothing to the LLM API."""
+    meant = {*FROM_BUILD, *(("max_output_len",) if options.max_input_len is not None else ())}
+    for field in BuildOptions.model_fields:
+        value = getattr(options, field)
+        harmless = value is None or value == () or (field in BY_HAND and not value)
+        if field in options.model_fields_set and field not in meant and not harmless:
+            yield field
+
+
+def _triton(config: object) -> Iterator[Finding]:
+    """What the served model reads: only whether and how to warm up."""
+    if config is None:
+        return
+    path = f"llm.{TRITON}"
+    if not isinstance(config, dict):
+        yield Finding("E404", path, "must be a mapping", "write triton_config: {warm_up: false}")
+        return
+    for name in config:
+        if name not in WARM_UP:
+            yield Finding("E403", f"{path}.{name}", "there is no such key", "warm_up is; serving has the others")
+    wanted = config.get("warm_up", True)
+    sizes = isinstance(wanted, list) and all(type(size) is int and size > 0 for size in wanted)
+    if not (isinstance(wanted, bool) or sizes):
+        yield Finding("E404", f"{path}.warm_up", f"is {wanted!r}", "use true, false or a list of batch sizes")

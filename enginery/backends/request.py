@@ -1,0 +1,126 @@
+"""What a backend is asked for, and what it answers: the steps that make one target's engine."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from enginery.findings import Finding
+from enginery.gpus import Gpu
+from enginery.model_facts import ModelFacts
+from enginery.release_pins import toolchain_name
+from enginery.spec import BuildOptions, ConvertOptions, ServingOptions, Spec, Target, ValidationOptions
+from enginery.steps import Call, Stage, Step
+from enginery.toolchains import Identify, ToolchainIdentity
+
+
+@dataclass(frozen=True)
+class Request:
+    """One target of a spec, with what is known of its GPU and of the model.
+
+    Attributes:
+        spec: the whole spec.
+        target: the target.
+        gpu: the GPU it comes to.
+        model: the model's shape; None where the source could not be asked.
+    """
+
+    spec: Spec
+    target: Target
+    gpu: Gpu
+    model: ModelFacts | None = None
+
+    @property
+    def convert(self) -> ConvertOptions:
+        """How the weights are to be converted."""
+        return self.spec.convert_for(self.target)
+
+    @property
+    def build(self) -> BuildOptions:
+        """How the engine is to be built."""
+        return self.spec.build_for(self.target)
+
+    @property
+    def llm(self) -> dict[str, JsonValue]:
+        """The arguments of the LLM API."""
+        return self.spec.llm_for(self.target)
+
+    @property
+    def serving(self) -> ServingOptions:
+        """How the engine is to be served."""
+        return self.spec.serving_for(self.target)
+
+    @property
+    def validation(self) -> ValidationOptions:
+        """What the engine must answer."""
+        return self.spec.validation_for(self.target)
+
+    def toolchain(self, release: str, identify: Identify) -> ToolchainIdentity:
+        """Where the commands of a release of TensorRT-LLM run for this target.
+
+        Raises:
+            UsageError: when nothing is known of the release.
+            ToolchainError: when this machine, or the release, has no such toolchain.
+        """
+        return identify(toolchain_name(release), self.target.toolchain, self.target.image or "")
+
+    @property
+    def world_size(self) -> int:
+        """GPUs that one engine takes."""
+        return self.target.tensor_parallel * self.target.pipeline_parallel
+
+
+def image_findings(target: Target) -> Iterator[Finding]:
+    """Whether the image that a target names would be used at all."""
+    if target.image and target.toolchain != "container":
+        problem = f"an image is named, and the toolchain is {target.toolchain}"
+        yield Finding("E181", "image", problem, "set toolchain: container, or leave image out")
+
+
+class BackendStep(NamedTuple):
+    """A step with what it needs besides, none of which is part of its key.
+
+    Attributes:
+        step: the step.
+        toolchain: the environment its commands run in; None where it needs none.
+        places: placeholders of its command -> files and directories of the user's, such as `examples` and `dataset`.
+    """
+
+    step: Step
+    toolchain: ToolchainIdentity | None = None
+    places: Mapping[str, str] = MappingProxyType({})
+
+
+class Chain(NamedTuple):
+    """The steps from the weights to a checked engine in a model repository.
+
+    Attributes:
+        making: those that make the engine, each after those it needs; may be none.
+        validate: asks the engine the prompts.
+        package: writes the model repository.
+    """
+
+    making: tuple[BackendStep, ...]
+    validate: BackendStep
+    package: BackendStep
+
+    @property
+    def steps(self) -> tuple[BackendStep, ...]:
+        """All of them, in order."""
+        return (*self.making, self.validate, self.package)
+
+
+def asking(
+    request: Request,
+    inputs: Mapping[str, str],
+    recipe: Call,
+    toolchain: ToolchainIdentity,
+    places: Mapping[str, str] = MappingProxyType({}),
+) -> BackendStep:
+    """The step that asks what was made the target's prompts, on the target's own GPU."""
+    step = Step(
+        stage=Stage.VALIDATE, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=request.gpu.name
+    )
+    return BackendStep(step, toolchain, places)

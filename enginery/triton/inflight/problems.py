@@ -1,0 +1,155 @@
+"""What a spec asks of serving that the release's Triton backend does not have: found while planning."""
+
+from collections.abc import Collection, Iterator
+from functools import cache
+
+from enginery.findings import Finding, warning
+from enginery.releases.facts import releases_read
+from enginery.releases.known import builds_engines, version
+from enginery.releases.provenance import Certainty
+from enginery.releases.templates import MODELS, template
+from enginery.sources.model_files import TOKENIZERS
+from enginery.spec import Rollout, ServingOptions
+from enginery.triton.inflight.values import FIELDS, KNOWN
+from enginery.triton.models.tokens import TOKENIZER_FILE
+
+DECODING_MODES_SINCE = {
+    "top_k": "0.9.0",
+    "top_p": "0.9.0",
+    "top_k_top_p": "0.9.0",
+    "beam_search": "0.9.0",
+    "medusa": "0.10.0",
+    "redrafter": "0.16.0",
+    "lookahead": "0.16.0",
+    "eagle": "0.16.0",
+}
+"""The first release whose backend knows the mode; an unknown one is passed over with a line in its log."""
+WINDOW_LISTS_SINCE = "0.13.0"
+LOOKAHEAD_SIZES = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
+GUIDED = ("guided_decoding_backend", "xgrammar_tokenizer_info_path")
+
+
+def serving_problems(serving: ServingOptions, release: str) -> list[Finding]:
+    """What cannot be served as it is asked for; each path begins with `serving.`.
+
+    Args:
+        serving: what the spec says.
+        release: of TensorRT-LLM.
+
+    Raises:
+        UsageError: when the release is not a version, or older than all that is known.
+    """
+    if not builds_engines(release):
+        return []
+    return [
+        *_unknown_fields(serving, release),
+        *_windows(serving, release),
+        *_decoding(serving, release),
+        *_guided(serving),
+    ]
+
+
+def rollout_problems(rollout: Rollout | None, model_repository: str) -> list[Finding]:
+    """What keeps an engine of TensorRT-LLM from being rolled out; the path is `rollout.model_repository`.
+
+    Args:
+        rollout: what the spec says; None where nothing is rolled out.
+        model_repository: where the build would go.
+    """
+    if rollout is None or not model_repository.startswith("s3://"):
+        return []
+    problem = (
+        f"Triton reads {model_repository} by copying it to a place with a new name each time, and TensorRT-LLM's "
+        "backend must be told the engine's path"
+    )
+    remedy = "give a directory that the server mounts at serving.mount"
+    return [Finding("E175", "rollout.model_repository", problem, remedy)]
+
+
+def tokenizer_problems(names: Collection[str]) -> list[Finding]:
+    """What keeps a model's tokenizer from being served beside its engine; the path is `source`.
+
+    Args:
+        names: of the source's files.
+    """
+    if TOKENIZER_FILE in names or not (found := sorted({*TOKENIZERS, "vocab.json"} & set(names))):
+        return []
+    problem = f"has its tokenizer as {', '.join(found)} only; the models that serve an engine read {TOKENIZER_FILE}"
+    remedy = "save its fast tokenizer beside the weights: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+    return [Finding("E176", "source", problem, remedy)]
+
+
+def set_fields(serving: ServingOptions) -> list[str]:
+    """The fields that are set and mean something to TensorRT-LLM's C++ backend only."""
+    everywhere = {"max_batch_size", "decoupled", "exclude_input_in_output", "max_queue_delay_microseconds"}
+    counts = {"preprocessing_instance_count", "postprocessing_instance_count", "bls_instance_count"}
+    return [
+        field
+        for placeholder in sorted(KNOWN)
+        if (field := FIELDS.get(placeholder, placeholder)) in ServingOptions.model_fields
+        and field not in everywhere | counts | {"mount"}
+        and getattr(serving, field) is not None
+    ]
+
+
+def _unknown_fields(serving: ServingOptions, release: str) -> Iterator[Finding]:
+    there = _fields(release)
+    for field in set_fields(serving):
+        if field in there:
+            continue
+        had = [other for other in _releases() if field in _fields(other)]
+        remedy = f"remove it, or use a release from {had[0]} to {had[-1]}" if had else "remove it"
+        provenance = template(release, MODELS[2]).provenance
+        if provenance.certainty is Certainty.NEAREST:
+            problem = (
+                f"the templates of TensorRT-LLM {release} are not known, and those of {provenance.release} lack it"
+            )
+            yield warning("W170", f"serving.{field}", problem, remedy)
+        else:
+            problem = f"the Triton templates of TensorRT-LLM {release} have no such parameter"
+            yield Finding("E170", f"serving.{field}", problem, remedy)
+
+
+@cache
+def _fields(release: str) -> frozenset[str]:
+    """The spec's fields that a release's templates have a place for."""
+    found: set[str] = set()
+    for model in MODELS:
+        known = template(release, model).value
+        if known is not None:
+            found |= {FIELDS.get(name, name) for name in (*known.placeholders, *known.parameters)}
+    return frozenset(found)
+
+
+@cache
+def _releases() -> tuple[str, ...]:
+    return releases_read("templates", f"{MODELS[2]}/parameters")
+
+
+def _windows(serving: ServingOptions, release: str) -> Iterator[Finding]:
+    if isinstance(serving.max_attention_window_size, tuple) and version(release) < version(WINDOW_LISTS_SINCE):
+        problem = f"TensorRT-LLM {release} takes one number for all layers; lists came with {WINDOW_LISTS_SINCE}"
+        yield Finding("E171", "serving.max_attention_window_size", problem, "give one number")
+
+
+def _decoding(serving: ServingOptions, release: str) -> Iterator[Finding]:
+    mode = serving.decoding_mode
+    if mode is None or "decoding_mode" not in _fields(release):
+        return
+    first = DECODING_MODES_SINCE[mode]
+    if version(release) < version(first):
+        problem = f"the backend of TensorRT-LLM {release} does not know {mode}, which came with {first}"
+        yield Finding("E172", "serving.decoding_mode", problem, "leave it out, or use a later release")
+    sizes = [field for field in LOOKAHEAD_SIZES if field in _fields(release)]
+    missing = [field for field in sizes if getattr(serving, field) is None]
+    if mode == "lookahead" and missing:
+        problem = f"lookahead needs {', '.join(missing)} too, or the engine does not load"
+        yield Finding("E173", "serving.decoding_mode", problem, "set them")
+
+
+def _guided(serving: ServingOptions) -> Iterator[Finding]:
+    given = [field for field in GUIDED if getattr(serving, field) is not None]
+    if len(given) == 1:
+        (missing,) = set(GUIDED) - set(given)
+        problem = f"without {missing} the backend passes guided decoding over"
+        yield Finding("E174", f"serving.{given[0]}", problem, f"set {missing} too, or remove it")

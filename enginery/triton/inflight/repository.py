@@ -1,0 +1,138 @@
+"""Writes the five models around an engine of TensorRT-LLM: its release's templates, with nothing left to fill in.
+
+`tensorrt_llm` is served by the release's own C++ backend, which wants the absolute path of the engine. The others are
+served by our Python models; their tokenizer lies beside them, so they work wherever they are.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from enginery import files
+from enginery.errors import SourceError, UsageError
+from enginery.releases.templates import MODELS
+from enginery.sources.model_files import CONFIGS, TOKENIZER_PARTS, TOKENIZERS
+from enginery.spec import ServingOptions
+from enginery.steps import Frozen
+from enginery.triton.config import to_text
+from enginery.triton.inflight.config import ENSEMBLE, model_config, wiring
+from enginery.triton.inflight.engine import EngineFacts, read_engine
+from enginery.triton.inflight.launch import Launch, how_to_launch, launch_note
+from enginery.triton.inflight.values import DEFAULTS, values
+from enginery.triton.placement import LAUNCH_NOTE
+from enginery.triton.repository import KEEP, TOKENIZER_FILE
+from enginery.triton.served import served_archive, write_code
+
+ENGINE_MODEL = "tensorrt_llm"
+WIRING_FILE = "wiring.json"
+TOKENIZER_DIRECTORY = "tokenizer"
+WITH_TOKENIZER = ("preprocessing", "postprocessing")
+TOKENIZER_FILES = frozenset({*TOKENIZERS, *TOKENIZER_PARTS, *CONFIGS[:2]})
+"""What a tokenizer may consist of, and the two files that name its end token and vocabulary."""
+VERSION = 1
+
+
+class InflightOptions(Frozen):
+    """How the engine is to be served.
+
+    Attributes:
+        release: of TensorRT-LLM; its templates are filled.
+        model: the model's name, for the launch note.
+        serving: what the spec says.
+        world_size: the ranks the engine must have; None takes those it has.
+    """
+
+    release: str
+    model: str = "the model"
+    serving: ServingOptions = Field(default_factory=ServingOptions)
+    world_size: int | None = None
+
+
+def write_inflight_repository(destination: Path, *, engine: Path, weights: Path, options: InflightOptions) -> Launch:
+    """Write the model repository of a TensorRT-LLM engine into `destination`; large files are linked where possible.
+
+    Args:
+        destination: an empty or missing directory.
+        engine: an engine directory of `trtllm-build`.
+        weights: the model it was made from, for its tokenizer.
+        options: the release, and how it is to be served.
+
+    Returns:
+        How to start a server for it; the note `launch.md` in `destination` says the same.
+
+    Raises:
+        StoreError: when the engine is not whole, or something cannot be written.
+        UsageError: when the engine does not fit what the spec says, or the release has no templates.
+        SourceError: when the model has no tokenizer in the `tokenizer.json` format.
+    """
+    facts = read_engine(engine)
+    _require_fit(facts, options)
+    tokenizer = _tokenizer_files(weights)
+    archive = served_archive()
+    for name in MODELS:
+        _write_config(destination, name, options)
+        directory = destination / name / str(VERSION)
+        if name == ENSEMBLE:
+            files.write_atomic(directory / KEEP, "S3 has no empty directories, and Triton wants this one.\n")
+        elif name == ENGINE_MODEL:
+            _link_all({engine / path: directory / path for path in files.list_files(engine)})
+        else:
+            write_code(directory, name, archive)
+        if name in WITH_TOKENIZER:
+            _link_all({path: directory / TOKENIZER_DIRECTORY / path.name for path in tokenizer})
+    wired = json.dumps(wiring(options.release), indent=1)
+    files.write_atomic(destination / "tensorrt_llm_bls" / str(VERSION) / WIRING_FILE, wired)
+    launch = how_to_launch(options.release, facts.world_size, options.serving.mount)
+    files.write_atomic(destination / LAUNCH_NOTE, launch_note(launch, options.release, options.model))
+    return launch
+
+
+def _write_config(destination: Path, name: str, options: InflightOptions) -> None:
+    filled = values(options.release, options.serving, paths(options.serving.mount, name))
+    config = model_config(name, options.release, filled, options.serving)
+    files.write_atomic(destination / name / "config.pbtxt", to_text(config))
+
+
+def paths(mount: str, model: str, version: int = VERSION) -> Mapping[str, str]:
+    """Where the engine and a model's tokenizer lie for the server."""
+    owner = model if model in WITH_TOKENIZER else WITH_TOKENIZER[0]
+    return {
+        "engine_dir": f"{mount}/{ENGINE_MODEL}/{version}",
+        "tokenizer_dir": f"{mount}/{owner}/{version}/{TOKENIZER_DIRECTORY}",
+    }
+
+
+def _link_all(places: Mapping[Path, Path]) -> None:
+    for source, target in places.items():
+        files.link_or_copy(source, target)
+
+
+def _require_fit(engine: EngineFacts, options: InflightOptions) -> None:
+    wanted = options.world_size
+    if wanted is not None and engine.world_size != wanted:
+        raise UsageError(
+            f"the engine has {engine.world_size} ranks, but the target asks for {wanted}",
+            subject="engine",
+            remedy="build it again: tensor_parallel and pipeline_parallel decide its ranks",
+        )
+    beams = options.serving.max_beam_width or DEFAULTS["max_beam_width"]
+    if engine.max_beam_width is not None and beams > engine.max_beam_width:
+        raise UsageError(
+            f"max_beam_width is {beams}, but the engine was built for {engine.max_beam_width}",
+            subject="serving.max_beam_width",
+            remedy=f"set it to {engine.max_beam_width}, or build.max_beam_width to {beams}",
+        )
+
+
+def _tokenizer_files(weights: Path) -> list[Path]:
+    found = sorted(path for path in weights.iterdir() if path.name in TOKENIZER_FILES)
+    if TOKENIZER_FILE not in {path.name for path in found}:
+        raise SourceError(
+            f"the model has no {TOKENIZER_FILE}",
+            subject=str(weights),
+            remedy="save its fast tokenizer beside the weights: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+    return found

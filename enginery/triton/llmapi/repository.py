@@ -1,0 +1,126 @@
+"""Writes the `llmapi` repository: a checkpoint, what it is run with, and the Python model that does so.
+
+It holds no path of its own: the checkpoint lies beside `model.yaml`, so the directory can be moved, copied and loaded
+straight from S3.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, JsonValue
+
+from enginery import files
+from enginery.errors import SourceError
+from enginery.sources.model_files import TOKENIZERS
+from enginery.steps import Frozen
+from enginery.triton.config import to_text
+from enginery.triton.inflight.launch import Launch
+from enginery.triton.llmapi.config import ENSEMBLE, MODEL, MODELS, model_config
+from enginery.triton.llmapi.launch import how_to_launch, launch_note
+from enginery.triton.llmapi.served import SUBPACKAGE, served_llm_archive
+from enginery.triton.placement import LAUNCH_NOTE
+from enginery.triton.repository import KEEP
+from enginery.triton.served import write_code
+
+VERSION = "1"
+CHECKPOINT = "checkpoint"
+MODEL_FILE = "model.yaml"
+
+
+class Served(Frozen):
+    """What the spec says of serving.
+
+    Attributes:
+        decoupled: whether answers may be streamed.
+        exclude_input_in_output: whether answers come without the prompt unless a request says otherwise.
+    """
+
+    decoupled: bool = False
+    exclude_input_in_output: bool = True
+
+
+class LlmApiOptions(Frozen):
+    """How a checkpoint is to be served.
+
+    Attributes:
+        release: of TensorRT-LLM.
+        model: the model's name, for the launch note.
+        arguments: of the LLM API, all but `model`.
+        llm_class: the class that takes them, as module:class.
+        serving: what the spec says.
+        warm_up: batch sizes to try when the model is loaded.
+        world_size: GPUs it takes.
+        labels: written into both models' configurations as parameters.
+    """
+
+    release: str
+    model: str = "the model"
+    arguments: Mapping[str, JsonValue] = Field(default_factory=dict)
+    llm_class: str = "tensorrt_llm:LLM"
+    serving: Served = Served()
+    warm_up: tuple[int, ...] = ()
+    world_size: int = 1
+    labels: Mapping[str, str] = Field(default_factory=dict)
+
+
+def write_llmapi_repository(destination: Path, *, checkpoint: Path, weights: Path, options: LlmApiOptions) -> Launch:
+    """Write a model repository into `destination`; large files are linked where possible.
+
+    Args:
+        destination: an empty or missing directory.
+        checkpoint: a Hugging Face checkpoint.
+        weights: the model it was made from, for a tokenizer that the checkpoint lacks.
+        options: the release, and how it is to be served.
+
+    Returns:
+        How to start a server for it; the note `launch.md` in `destination` says the same.
+
+    Raises:
+        SourceError: when there is no tokenizer.
+        StoreError: when something cannot be written.
+    """
+    content = _content(checkpoint, weights)
+    for name in MODELS:
+        config = model_config(name, decoupled=options.serving.decoupled, labels=options.labels)
+        files.write_atomic(destination / name / "config.pbtxt", to_text(config))
+    directory = destination / MODEL / VERSION
+    write_code(directory, f"{SUBPACKAGE}.{MODEL}", served_llm_archive())
+    files.write_atomic(directory / MODEL_FILE, model_yaml(options))
+    for path, source in content.items():
+        files.link_or_copy(source, directory / CHECKPOINT / path)
+    keep = destination / ENSEMBLE / VERSION / KEEP
+    files.write_atomic(keep, "S3 has no empty directories, and Triton wants this one.\n")
+    launch = how_to_launch(options.release, options.world_size)
+    autotunes = options.arguments.get("enable_autotuner") is not False
+    note = launch_note(launch, options.release, options.model, autotunes=autotunes)
+    files.write_atomic(destination / LAUNCH_NOTE, note)
+    return launch
+
+
+def model_yaml(options: LlmApiOptions) -> str:
+    """The content of `model.yaml`, as NVIDIA's model reads it too; the same options give the same text."""
+    own: dict[str, Any] = {
+        "decoupled": options.serving.decoupled,
+        "max_batch_size": 0,
+        "llm_class": options.llm_class,
+        "exclude_input_from_output": options.serving.exclude_input_in_output,
+        "warm_up": list(options.warm_up),
+    }
+    content = {**options.arguments, "model": CHECKPOINT, "triton_config": own}
+    return str(yaml.safe_dump(content, sort_keys=True, default_flow_style=False, allow_unicode=True))
+
+
+def _content(checkpoint: Path, weights: Path) -> dict[Path, Path]:
+    """The checkpoint's files by their paths, with the tokenizer of the weights where it has none itself."""
+    found = {Path(path): checkpoint / path for path in files.list_files(checkpoint)}
+    if not any(Path(name) in found for name in TOKENIZERS):
+        found |= {Path(name): weights / name for name in TOKENIZERS if (weights / name).is_file()}
+    if not any(Path(name) in found for name in TOKENIZERS):
+        raise SourceError(
+            f"the model has no tokenizer ({', '.join(TOKENIZERS)})",
+            subject=str(weights),
+            remedy="save its tokenizer beside the weights: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+    return found

@@ -1,0 +1,41 @@
+"""Requests for the backend `pytorch`, with toolchains that nobody has to have."""
+
+from typing import Any
+
+from enginery import gpus
+from enginery.backends.pytorch import PyTorch
+from enginery.backends.request import Request
+from enginery.findings import Finding
+from enginery.model_facts import ModelFacts
+from enginery.spec import parse_spec
+from enginery.toolchains import ToolchainIdentity
+
+LLAMA = ModelFacts(architecture="LlamaForCausalLM", dtype="bfloat16")
+WEIGHTS = "a" * 64
+
+
+def identify(name: str, kind: Any = "venv", image: str = "") -> ToolchainIdentity:
+    """A toolchain of that name."""
+    return ToolchainIdentity(name=name, kind=kind, pins=(name,), python="3.12", image=image)
+
+
+BACKEND = PyTorch(identify)
+
+
+def request_of(
+    target: dict[str, Any] | None = None, *, gpu: str = "H100-SXM5-80GB", model: ModelFacts | None = LLAMA, **more: Any
+) -> Request:
+    """One target in bfloat16 for an H100, unless said otherwise."""
+    data = {"name": "h100", "gpu": gpu, "backend": "pytorch", "precision": "bfloat16", **(target or {})}
+    spec = parse_spec({"name": "llama", "source": {"path": "model"}, "targets": [data], **more})
+    return Request(spec, spec.targets[0], gpus.find(gpu), model)
+
+
+def findings(target: dict[str, Any] | None = None, **more: Any) -> list[Finding]:
+    """What is found about it."""
+    return BACKEND.findings(request_of(target, **more))
+
+
+def codes(target: dict[str, Any] | None = None, **more: Any) -> set[str]:
+    """The codes of what is found about it."""
+    return {finding.code for finding in findings(target, **more)}

@@ -1,0 +1,84 @@
+"""What the stand-in knows of a release beyond the product's facts: fields of its files, arguments of its functions.
+
+`layouts.json` and `signatures.json` hold names and defaults read from the releases' sources; a release in between
+has those of the nearest.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from enginery.releases import known
+
+HERE = Path(__file__).parent
+
+
+@cache
+def _data(name: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def layout(release: str) -> dict[str, Any]:
+    """Fields by section: `mapping` (names), `quantization`, `build_config`, `plugin_config` (with defaults)."""
+    read = _data("layouts")
+    return read[known.nearest(known.version(release), tuple(read))]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function takes.
+
+    Attributes:
+        positional: arguments that may be given by place.
+        keyword: arguments that may only be given by name.
+        rest: whether it takes any other by name.
+    """
+
+    positional: tuple[str, ...]
+    keyword: tuple[str, ...] = ()
+    rest: bool = False
+
+    def bind(self, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name.
+
+        Raises:
+            TypeError: as Python does for an argument there is none of.
+        """
+        if len(given) > len(self.positional):
+            most = len(self.positional) + 1
+            raise TypeError(f"{name}() takes from 2 to {most} positional arguments but {len(given) + 1} were given")
+        bound = dict(zip(self.positional, given, strict=False))
+        for key in named:
+            if key in bound:
+                raise TypeError(f"{name}() got multiple values for argument '{key}'")
+            if not self.rest and key not in (*self.positional, *self.keyword):
+                raise TypeError(f"{name}() got an unexpected keyword argument '{key}'")
+        return bound | named
+
+
+def signature(release: str, name: str) -> Signature | None:
+    """What `ModelRunner.generate` and the like take in a release; None where it has no such."""
+    found = _signatures(release).get(name)
+    if found is None:
+        return None
+    return Signature(tuple(found["positional"]), tuple(found["keyword"]), rest=found["rest"])
+
+
+def fields(release: str, name: str) -> tuple[str, ...]:
+    """The fields of `SamplingParams` and the like in a release; none where it has no such."""
+    return tuple(_signatures(release).get(name, ()))
+
+
+def _signatures(release: str) -> dict[str, Any]:
+    read = _data("signatures")
+    return read[known.nearest(known.version(release), tuple(read))]
+
+
+def at_least(release: str, first: str) -> bool:
+    """Whether a release is `first` or later; a preview of `first` is not."""
+    return Version(release) >= Version(first)

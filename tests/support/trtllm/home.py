@@ -1,0 +1,121 @@
+"""The stand-in's own directory: what it was told (the control file), and what was asked of it (the calls)."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+CONTROL = "control.json"
+CALLS = "calls.jsonl"
+HANGING = "hanging"
+TOKENIZERS = "tokenizers"
+
+RANK = "OMPI_COMM_WORLD_RANK"
+SIZE = "OMPI_COMM_WORLD_SIZE"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command that was run.
+
+    Attributes:
+        command: its name, such as `trtllm-build` or `convert_checkpoint.py llama`; `tensorrt_llm` for a program that
+            imported the module.
+        argv: its arguments; for a program that imported the module, its whole command line.
+        rank: the MPI rank it ran as; 0 without MPI.
+        world_size: how many ranks there were.
+        directory: its working directory.
+        number: how many calls there were before it.
+    """
+
+    command: str
+    argv: tuple[str, ...]
+    rank: int
+    world_size: int
+    directory: str
+    number: int
+
+    def is_of(self, command: str) -> bool:
+        """Whether it is of a command, or of any family's where no family is named."""
+        return is_of(self.command, command)
+
+
+@dataclass(frozen=True)
+class Home:
+    """The directory that one stand-in lives in."""
+
+    directory: Path
+
+    @cached_property
+    def control(self) -> dict[str, Any]:
+        """What the control file says: release, TensorRT, GPUs, answers, misbehaviours."""
+        found: dict[str, Any] = json.loads((self.directory / CONTROL).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def release(self) -> str:
+        return str(self.control["release"])
+
+    @property
+    def tensorrt(self) -> str:
+        return str(self.control["tensorrt"])
+
+    def write_control(self, control: dict[str, Any]) -> None:
+        """Replace the control file in one go: a command may be reading it."""
+        part = self.directory / f"{CONTROL}.{os.getpid()}"
+        part.write_text(json.dumps(control, indent=1), encoding="utf-8")
+        part.replace(self.directory / CONTROL)
+
+    def record(self, command: str, argv: list[str]) -> None:
+        """Note a call. A line is written in one piece, so ranks side by side do not mix theirs."""
+        call = {"command": command, "argv": argv, "rank": rank(), "world_size": world_size()}
+        line = json.dumps(call | {"directory": str(Path.cwd())}).encode() + b"\n"
+        opened = os.open(self.directory / CALLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(opened, line)
+        finally:
+            os.close(opened)
+
+    def calls(self) -> list[Call]:
+        """All calls so far, in their order."""
+        path = self.directory / CALLS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found = [json.loads(line) for line in lines]
+        return [Call(**{**one, "argv": tuple(one["argv"])}, number=number) for number, one in enumerate(found)]
+
+    def visible_gpus(self) -> list[dict[str, str]]:
+        """The GPUs that `CUDA_VISIBLE_DEVICES` leaves."""
+        gpus: list[dict[str, str]] = self.control["gpus"]
+        wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if wanted is None:
+            return gpus
+        numbers = [int(one) for one in wanted.split(",") if one.strip().isdigit()]
+        return [gpus[number] for number in numbers if number < len(gpus)]
+
+
+def is_of(one: str, command: str) -> bool:
+    """Whether `convert_checkpoint.py llama` is `convert_checkpoint.py`, or just itself."""
+    return command in {one, one.split(maxsplit=1)[0]}
+
+
+def rank() -> int:
+    """The MPI rank of this process."""
+    return int(os.environ.get(RANK, "0"))
+
+
+def world_size() -> int:
+    """How many MPI ranks there are."""
+    return int(os.environ.get(SIZE, "1"))
+
+
+def log(text: str, level: str = "I", part: str = "TRT-LLM") -> None:
+    """A line as TensorRT-LLM's logger writes them, with a moment that never changes."""
+    print(f"[11/22/2026-00:00:00] [{part}] [{level}] {text}", flush=True)  # noqa: T201  a command's output
+
+
+def warn(text: str) -> None:
+    """A line as Python libraries write them to the error output."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  a command's output

@@ -1,0 +1,141 @@
+"""Making a stand-in: its directory with commands, modules and examples, and the handle that tests hold."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginery.releases.flags import script
+from enginery.releases.pins import pin
+from tests.support.trtllm import wrappers
+from tests.support.trtllm.home import HANGING, TOKENIZERS, Call, Home
+from tests.support.trtllm.misbehaviour import NAMES
+
+H100 = {"name": "NVIDIA H100 80GB HBM3", "compute_cap": "9.0", "memory.total": "81559"}
+MODULE = "tensorrt_llm"
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A release's commands, as far as tests go.
+
+    Attributes:
+        directory: where it lives.
+        release: the release it stands in for.
+    """
+
+    directory: Path
+    release: str
+
+    @property
+    def bin(self) -> Path:
+        """The directory to put first on PATH."""
+        return self.directory / "bin"
+
+    @property
+    def examples(self) -> Path:
+        """The release's examples directory."""
+        return self.directory / "examples"
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that has the modules."""
+        return self.bin / "python3"
+
+    def script(self, command: str) -> Path:
+        """Where a script of the release is, such as that of `run.py` or `convert_checkpoint.py llama`."""
+        where = script(self.release, command).value
+        if where is None:
+            raise ValueError(f"{self.release} has no {command}")
+        return self.directory / where
+
+    def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """An environment (by default this process's own) with the commands first on PATH."""
+        inherited = dict(os.environ if base is None else base)
+        return inherited | {"PATH": f"{self.bin}{os.pathsep}{inherited.get('PATH', os.defpath)}"}
+
+    def calls(self, command: str | None = None) -> list[Call]:
+        """The commands run so far, in order, or those of one name (`convert_checkpoint.py` is that of any family)."""
+        return [call for call in Home(self.directory).calls() if command is None or call.is_of(command)]
+
+    def misbehave(
+        self, command: str, how: str, *, times: int | None = None, rank: int | None = None, **details: Any
+    ) -> None:
+        """Have a command go wrong from now on.
+
+        Args:
+            command: its name; `tensorrt_llm` for the modules; `convert_checkpoint.py` for every family.
+            how: the way; see `misbehaviour.NAMES`.
+            times: how many of its next runs; None for all.
+            rank: only this MPI rank; None for all.
+            details: `lines`, `seconds`, `flags`, `bytes`, `crash`, `config`, `rotary_base`.
+        """
+        if how not in NAMES:
+            raise ValueError(f"{how!r} is no way to go wrong: {sorted(NAMES)}")
+        if how == "not_there":
+            wrappers.remove_command(self.directory, self.release, command)
+        entry = {"command": command, "how": how, "times": times, "rank": rank, "details": details}
+        before = len(self.calls())
+        self._change(lambda control: control["misbehaviours"].append(entry | {"from": before}))
+
+    def behave(self) -> None:
+        """Have nothing go wrong any more; what `not_there` took away stays away."""
+        self._change(lambda control: control["misbehaviours"].clear())
+
+    def answer(self, prompt: str, text: str) -> None:
+        """What the model says to a prompt from now on; to any other it says the prompt again."""
+        self._change(lambda control: control["answers"].update({prompt: text}))
+
+    def gpus(self, *gpus: Mapping[str, str]) -> None:
+        """Which GPUs the machine has from now on, each with the fields of nvidia-smi's query."""
+        self._change(lambda control: control.update(gpus=[dict(gpu) for gpu in gpus]))
+
+    def hanging(self) -> list[int]:
+        """The process ids of those who hang, or did."""
+        told = self.directory / HANGING
+        return sorted(int(path.name) for path in told.iterdir()) if told.exists() else []
+
+    def _change(self, change: Any) -> None:
+        own = Home(self.directory)
+        control = own.control
+        change(control)
+        own.write_control(control)
+
+
+def make_release(  # noqa: PLR0913  each is a way to tell it what to be
+    directory: Path,
+    release: str,
+    *,
+    answers: Mapping[str, str] | None = None,
+    gpus: int | list[Mapping[str, str]] = 8,
+    tensorrt: str | None = None,
+    tokenizer: Path | None = None,
+) -> StandIn:
+    """Make the stand-in of a release.
+
+    Args:
+        directory: where to; made if needed.
+        release: any the facts know of.
+        answers: prompt -> what the model says; the prompt itself to any other.
+        gpus: the machine's GPUs: so many H100, or each with the fields of nvidia-smi's query.
+        tensorrt: another TensorRT than the release's pin.
+        tokenizer: the `tokenizer.json` for engines whose checkpoint was not made by this stand-in.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    pinned = pin(release, "tensorrt").value
+    built_with = tensorrt or (pinned.lstrip("=~<>! ") if pinned else "")
+    control = {
+        "release": release,
+        "tensorrt": built_with,
+        "gpus": [dict(H100) for _ in range(gpus)] if isinstance(gpus, int) else [dict(gpu) for gpu in gpus],
+        "answers": dict(answers or {}),
+        "misbehaviours": [],
+    }
+    Home(directory).write_control(control)
+    wrappers.write(directory, release, built_with)
+    if tokenizer is not None:
+        kept = directory / TOKENIZERS
+        kept.mkdir(exist_ok=True)
+        (kept / "default.json").write_bytes(tokenizer.read_bytes())
+    return StandIn(directory, release)

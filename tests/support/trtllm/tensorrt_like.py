@@ -1,0 +1,72 @@
+"""The few things of `tensorrt` that tools around timing caches use. It is no TensorRT."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+from tests.support.trtllm import home
+from tests.support.trtllm.home import Home
+from tests.support.trtllm.timing_cache import TimingCache, parse
+
+
+class Logger:
+    """Takes a severity and says nothing by itself."""
+
+    VERBOSE, INFO, WARNING, ERROR, INTERNAL_ERROR = 4, 3, 2, 1, 0
+
+    def __init__(self, min_severity: int = WARNING) -> None:
+        self.min_severity = min_severity
+
+
+class Cache:
+    """`ITimingCache`."""
+
+    def __init__(self, own: TimingCache) -> None:
+        self.own = own
+
+    def combine(self, other: "Cache", ignore_mismatch: bool) -> bool:  # noqa: ARG002, FBT001  as the real one
+        """Take what the other has, too; not from another TensorRT."""
+        if other.own.tensorrt != self.own.tensorrt:
+            home.log("Timing caches of different TensorRT versions cannot be combined", "E", "TRT")
+            return False
+        self.own = TimingCache(self.own.tensorrt, self.own.timed | other.own.timed)
+        return True
+
+    def serialize(self) -> bytes:
+        """Its bytes."""
+        return self.own.serialized()
+
+
+class BuilderConfig:
+    """`IBuilderConfig`."""
+
+    def __init__(self, tensorrt: str) -> None:
+        self.tensorrt = tensorrt
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> Cache | None:
+        """A cache from bytes, an empty one from none; None from what is no cache."""
+        if not serialized_timing_cache:
+            return Cache(TimingCache(self.tensorrt))
+        found = parse(bytes(serialized_timing_cache))
+        return None if found is None else Cache(found)
+
+
+class Builder:
+    """`IBuilder`; there is none without a GPU."""
+
+    own: ClassVar[Home]
+
+    def __init__(self, _logger: Logger) -> None:
+        if not self.own.visible_gpus():
+            home.log("CUDA initialization failure with error: 100", "E", "TRT")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    def create_builder_config(self) -> BuilderConfig:
+        """An empty one."""
+        return BuilderConfig(self.own.tensorrt)
+
+
+def install(module: ModuleType, directory: str) -> None:
+    """Fill the module `tensorrt` of the stand-in in a directory."""
+    Builder.own = Home(Path(directory))
+    vars(module).update(Logger=Logger, Builder=Builder, ITimingCache=Cache, __version__=Builder.own.tensorrt)

@@ -1,0 +1,107 @@
+"""A plan for another release than the last build's says what changes without the spec being changed."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginery.cli import main
+from enginery.last_build import with_last_builds
+from enginery.plan import Plan, make_plan
+from enginery.records import StepRecord
+from enginery.sources import ResolvedSource
+from enginery.spec import parse_spec
+from enginery.steps import Stage
+from enginery.store import Store, open_store
+from tests.support.fleet import FLEET
+from tests.support.plans import examples
+from tests.support.records import STARTED, a_record
+
+EXAMPLE = next(example for example in FLEET if example.spec["targets"][0]["precision"] == "bfloat16")
+
+
+def plan_for(release: str, *, commit: str = "0" * 40, repository: str = "owner/llama", **build: Any) -> Plan:
+    data = {
+        **EXAMPLE.spec,
+        "source": {"huggingface": repository},
+        "build": {"gpt_attention_plugin": "bfloat16", **build},
+        "force": ["W133"],
+    }
+    data["targets"] = [{**target, "release": release} for target in EXAMPLE.spec["targets"]]
+    source = ResolvedSource(
+        kind="huggingface", location=repository, commit=commit, files=(), config=dict(EXAMPLE.config)
+    )
+    return make_plan(parse_spec(data), resolver=lambda _: source)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def build(plan: Plan, store: Store, output: Path, *, days: int = 0) -> None:
+    """Records of the plan's steps as far as the engine."""
+    output.mkdir(exist_ok=True)
+    for planned in plan.steps:
+        if planned.step.stage in {Stage.DOWNLOAD, Stage.CONVERT, Stage.BUILD}:
+            made: StepRecord = a_record(planned.step.stage).model_copy(
+                update={
+                    "key": planned.key,
+                    "step": planned.step,
+                    "label": planned.label,
+                    "started": STARTED + timedelta(days=days),
+                }
+            )
+            store.add(made, output)
+
+
+def changes(plan: Plan, store: Store) -> list[str]:
+    return [note for note in with_last_builds(plan, store).notes if "the last build was for" in note]
+
+
+def test_unset_fields_that_change_their_meaning_are_noted(store: Store, tmp_path: Path) -> None:
+    build(plan_for("0.8.0"), store, tmp_path / "out")
+    told = changes(plan_for("1.2.1"), store)
+    assert any("the last build was for 0.8.0; unset in the spec: max_batch_size: 1 -> 2048" in note for note in told)
+
+
+def test_a_field_that_is_set_is_not_among_them(store: Store, tmp_path: Path) -> None:
+    build(plan_for("0.8.0", max_batch_size=8), store, tmp_path / "out")
+    assert not [note for note in changes(plan_for("1.2.1", max_batch_size=8), store) if "max_batch_size" in note]
+
+
+def test_nothing_is_noted_for_the_same_release_or_without_a_build(store: Store, tmp_path: Path) -> None:
+    assert changes(plan_for("1.2.1"), store) == []
+    build(plan_for("1.2.1"), store, tmp_path / "out")
+    assert changes(plan_for("1.2.1"), store) == []
+
+
+def test_another_commit_of_the_same_repository_is_the_same_model(store: Store, tmp_path: Path) -> None:
+    build(plan_for("0.8.0"), store, tmp_path / "out")
+    assert changes(plan_for("1.2.1", commit="1" * 40), store)
+
+
+def test_another_models_build_is_not_the_last_one(store: Store, tmp_path: Path) -> None:
+    build(plan_for("0.8.0", repository="owner/other"), store, tmp_path / "out")
+    assert changes(plan_for("1.2.1"), store) == []
+
+
+def test_the_newest_build_counts(store: Store, tmp_path: Path) -> None:
+    build(plan_for("0.8.0"), store, tmp_path / "out")
+    build(plan_for("0.12.0"), store, tmp_path / "out", days=1)
+    told = changes(plan_for("1.2.1"), store)
+    assert told
+    assert all("the last build was for 0.12.0" in note for note in told)
+
+
+def test_the_command_line_tells_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(plan_for("0.8.0"), store, tmp_path / "out")
+    monkeypatch.setattr("enginery.plan.make_plan", lambda _: plan_for("1.2.1"))
+    spec = examples().parent / "infra" / "models" / "tiny-llama.yaml"
+    monkeypatch.setattr("sys.argv", ["enginery", "plan", str(spec), "--store", str(tmp_path / "store")])
+    with pytest.raises(SystemExit):
+        main()
+    assert "unset in the spec: max_batch_size: 1 -> 2048" in capsys.readouterr().out

@@ -1,0 +1,234 @@
+"""Finding out what a toolchain of TensorRT-LLM can do, with the stand-in's commands instead of TensorRT-LLM's own.
+
+The stand-in prints its help from the recorded facts, so that agreement says that the help is read rightly, and nothing
+about TensorRT-LLM."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from enginery import toolchains
+from enginery.help_texts import read_help
+from enginery.release_probe import ReleaseProbe, compare_flags, probe_release
+from enginery.releases.flags import Flag, flags
+from enginery.releases.known import releases
+from tests.support.trtllm import StandIn, make_release
+
+HELP = """\
+usage: trtllm-build [-h] [--checkpoint_dir CHECKPOINT_DIR]
+                    [--gemm_plugin {auto,float16,disable}]
+
+options:
+  -h, --help            show this help message and exit
+  --checkpoint_dir CHECKPOINT_DIR
+                        The directory path that contains TensorRT-LLM checkpoint.
+  --max_seq_len MAX_SEQ_LEN, --max_decoder_seq_len MAX_SEQ_LEN
+                        Maximum total length of one request, including prompt and
+                        outputs, as in --max_output_len of old. (default: None)
+  --workers WORKERS     The number of workers. (default: 1)
+  --lora_target_modules {attn_q,attn_k} [{attn_q,attn_k} ...]
+                        The target module names.
+  --dry_run             Run through the build process except the actual Engine build.
+  -v, --verbose
+  --fast, --no-fast     Build fast.
+
+Plugin config arguments:
+  Plugin config arguments
+
+  --gemm_plugin {auto,float16,disable}
+                        The GEMM plugin. (default: None)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    return on_path(tmp_path, "1.2.1", monkeypatch)
+
+
+def on_path(tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    made = make_release(tmp_path / "release", release)
+    monkeypatch.setenv("PATH", made.environment()["PATH"])
+    return made
+
+
+def probed(release: str) -> ReleaseProbe:
+    identity = toolchains.identity(f"tensorrt-llm-{release}", "host")
+    return probe_release(toolchains.ensure(identity))
+
+
+# Help texts
+
+
+def test_a_help_text_is_read_with_names_choices_and_placeholders() -> None:
+    found = {flag.name: flag for flag in read_help(HELP.splitlines())}
+    assert list(found) == [
+        "--checkpoint_dir",
+        "--max_seq_len",
+        "--workers",
+        "--lora_target_modules",
+        "--dry_run",
+        "--verbose",
+        "--fast",
+        "--gemm_plugin",
+    ]
+    assert found["--max_seq_len"].names == ("--max_seq_len", "--max_decoder_seq_len")
+    assert found["--workers"].metavar == "WORKERS"
+    assert found["--lora_target_modules"].choices == ("attn_q", "attn_k")
+    assert found["--gemm_plugin"].choices == ("auto", "float16", "disable")
+    assert found["--dry_run"].metavar == ""
+    assert found["--verbose"].names == ("--verbose", "-v")
+    assert found["--fast"].names == ("--fast", "--no-fast")
+
+
+def test_a_flag_named_in_a_description_is_no_flag() -> None:
+    assert "--max_output_len" not in {name for flag in read_help(HELP.splitlines()) for name in flag.names}
+
+
+def test_the_short_form_of_python_3_13_is_read_too() -> None:
+    (flag,) = read_help(["  -s, --size {x,y}      The size."])
+    assert (flag.names, flag.choices) == (("--size", "-s"), ("x", "y"))
+
+
+def test_noise_around_a_help_text_does_not_matter() -> None:
+    noise = ["[TensorRT-LLM] TensorRT-LLM version: 1.2.1", "", "/usr/lib/x.py:1: FutureWarning: -- old", "  warn()"]
+    assert read_help([*noise, *HELP.splitlines()]) == read_help(HELP.splitlines())
+
+
+# Comparing
+
+
+def test_what_only_one_side_has_is_told() -> None:
+    listed = read_help(["  --old OLD", "  --both BOTH"])
+    recorded = {"--both": Flag("--both"), "--new": Flag("--new")}
+    assert list(compare_flags(listed, recorded, "record")) == [
+        "--old is listed by trtllm-build --help and not in the record",
+        "--new is in the record and not listed by trtllm-build --help",
+    ]
+
+
+def test_other_choices_are_told_and_their_order_does_not_matter() -> None:
+    listed = read_help(["  --size {x,y}", "  --shape {a,b}"])
+    recorded = {"--size": Flag("--size", choices=("y", "z")), "--shape": Flag("--shape", choices=("b", "a"))}
+    assert list(compare_flags(listed, recorded, "record")) == [
+        "--size takes x, y by trtllm-build --help and y, z by the record"
+    ]
+
+
+def test_an_alias_is_the_same_flag() -> None:
+    listed = read_help(["  --max_seq_len N, --max_decoder_seq_len N"])
+    recorded = {"--max_decoder_seq_len": Flag("--max_decoder_seq_len", aliases=("--max_seq_len",))}
+    assert list(compare_flags(listed, recorded, "record")) == []
+
+
+# Probing
+
+
+@pytest.mark.parametrize("release", releases())
+def test_the_help_of_every_release_is_read_whole(release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path(tmp_path, release, monkeypatch)
+    found = probed(release)
+    assert (found.version, found.verdict, found.reason) == (release, "engine", "")
+    assert found.disagreements == ()
+    assert len(found.flags) == len(flags(release).value)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_versions_gpus_and_driver_are_found() -> None:
+    found = probed("1.2.1")
+    assert found.tensorrt == "10.14.1.48"
+    assert found.gpus == ("NVIDIA H100 80GB HBM3",) * 8
+    assert found.driver == "550.54.15"
+
+
+def test_a_machine_without_a_driver_has_no_gpus(stand_in: StandIn) -> None:
+    stand_in.gpus()
+    found = probed("1.2.1")
+    assert (found.gpus, found.driver) == ((), "")
+
+
+def test_a_release_without_a_builder_runs_checkpoints_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = make_release(tmp_path / "release", "1.4.0rc1")
+    monkeypatch.setenv("PATH", stand_in.environment()["PATH"])
+    found = probed("1.4.0rc1")
+    assert (found.verdict, found.reason) == ("checkpoint-only", "there is no trtllm-build in it")
+    assert found.disagreements == ()
+
+
+def test_a_builder_that_is_missing_where_it_is_recorded_is_a_disagreement(stand_in: StandIn) -> None:
+    (stand_in.bin / "trtllm-build").unlink()
+    found = probed("1.2.1")
+    assert found.verdict == "checkpoint-only"
+    assert found.disagreements == ("1.2.1 is recorded as building engines, but there is no trtllm-build",)
+
+
+def test_a_builder_that_fails_makes_the_toolchain_unsupported(stand_in: StandIn) -> None:
+    builder = stand_in.bin / "trtllm-build"
+    builder.write_text("#!/bin/sh\necho 'error while loading shared libraries: libnvinfer.so.10'\nexit 127\n")
+    found = probed("1.2.1")
+    assert found.verdict == "unsupported"
+    assert "a library it needs is missing" in found.reason
+
+
+def test_flags_that_differ_from_the_record_are_told_with_how_sure_it_is(stand_in: StandIn) -> None:
+    builder = stand_in.bin / "trtllm-build"
+    whole = builder.read_text()
+    builder.write_text(
+        whole.replace("exec ", "").rstrip()
+        + " | sed -e 's/--workers WORKERS/--helpers HELPERS/' -e 's/float16,float32}/float16}/'\n"
+    )
+    found = probed("1.2.1")
+    assert any(line.startswith("--helpers is listed") for line in found.disagreements)
+    assert any(line.startswith("--workers is in the recorded facts of 1.2.1, inferred") for line in found.disagreements)
+    assert any("--logits_dtype takes float16 by" in line for line in found.disagreements)
+
+
+# In a toolchain's report and in a step's record
+
+
+def test_a_check_reports_the_verdict_and_every_disagreement(stand_in: StandIn) -> None:
+    (stand_in.bin / "trtllm-build").unlink()
+    report = toolchains.check("tensorrt-llm-1.2.1", "host")
+    assert report.verdict == "checkpoint-only (there is no trtllm-build in it)"
+    assert len(report.disagreements) == 1
+    assert report.packages["tensorrt-llm"] == "1.2.1"
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_check_finds_the_release_on_path_by_itself() -> None:
+    report = toolchains.check("tensorrt-llm-1.2.1")
+    assert report.good
+    assert report.verdict == "engine"
+    assert not toolchains.check("tensorrt-llm-1.2.0").created
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_what_a_step_records_of_a_host_names_versions_gpus_and_driver() -> None:
+    toolchain = toolchains.ensure(toolchains.identity("tensorrt-llm-1.2.1", "host"))
+    found = toolchains.probe(toolchain)
+    assert found["tensorrt-llm"] == "1.2.1"
+    assert found["tensorrt"] == "10.14.1.48"
+    assert (found["gpu"], found["driver"]) == ("8 x NVIDIA H100 80GB HBM3", "550.54.15")
+
+
+def test_what_a_step_records_of_a_host_names_what_it_can_do_and_what_was_not_expected(stand_in: StandIn) -> None:
+    (stand_in.bin / "trtllm-build").unlink()
+    toolchain = toolchains.ensure(toolchains.identity("tensorrt-llm-1.2.1", "host"))
+    told = "1.2.1 is recorded as building engines, but there is no trtllm-build"
+    assert toolchains.disagreements(toolchain) == told
+    found = toolchains.probe(toolchain)
+    assert (found["verdict"], found["disagreements"]) == ("checkpoint-only", told)
+
+
+def test_a_probe_is_plain_data(stand_in: StandIn) -> None:
+    stand_in.gpus({"name": "NVIDIA L4", "compute_cap": "8.9", "memory.total": "23034"})
+    found = probed("1.2.1")
+    assert ReleaseProbe.model_validate(json.loads(found.model_dump_json())) == found
+
+
+def test_a_module_that_does_not_import_makes_it_unsupported(stand_in: StandIn) -> None:
+    toolchain = toolchains.ensure(toolchains.identity("tensorrt-llm-1.2.1", "host"))
+    stand_in.misbehave("trtllm-build", "not_there")
+    found = probe_release(toolchain)
+    assert found.verdict == "unsupported"
+    assert "tensorrt_llm cannot be imported" in found.reason

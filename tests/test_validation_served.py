@@ -1,0 +1,53 @@
+"""How much room a server is given when it is asked what the engine was asked."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from enginery.manifest import Manifest
+from enginery.triton.checking import check_answers
+from enginery.triton.client import TritonClient
+from enginery.validation import PromptResult
+
+ANSWER = "huit, neuf"
+
+
+class Server:
+    """Answers every prompt as recorded, and remembers what it was asked."""
+
+    url = "http://server"
+
+    def __init__(self) -> None:
+        self.payloads: list[dict[str, Any]] = []
+
+    def generate(self, _model: str, payload: dict[str, Any]) -> dict[str, Any]:
+        self.payloads.append(payload)
+        return {"text_output": f" {ANSWER}\n"}
+
+
+def result(**changes: Any) -> PromptResult:
+    told = {"tokens": 9, "token_ids": (), "finish": "eos", "seconds_to_first_token": None, "seconds": 0.1}
+    return PromptResult(prompt="Hi", expected={}, got=ANSWER, passed=True, reason="", **(told | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "room"),
+    [
+        ({}, 10),
+        ({"finish": "length"}, 9),
+        ({"finish": "length", "max_tokens": 9}, 9),
+        ({"tokens": None, "finish": "unknown", "max_tokens": 100}, 100),
+    ],
+)
+def test_a_server_gets_as_much_room_as_the_engine_used_or_had(changes: dict[str, Any], room: int) -> None:
+    server = Server()
+    manifest = cast("Manifest", SimpleNamespace(validation=SimpleNamespace(results=(result(**changes),))))
+    (answer,) = check_answers(cast("TritonClient", server), manifest, {}, lambda _: None)
+    assert answer.answer.strip() == ANSWER
+    assert [payload["max_tokens"] for payload in server.payloads] == [room]
+
+
+def test_a_report_from_before_limits_were_noted_is_still_read() -> None:
+    written = result().model_dump(exclude={"max_tokens"})
+    assert PromptResult.model_validate(written).max_tokens is None
