@@ -19,6 +19,9 @@ CHUNK_BYTES = 1 << 20
 SETTLED_SECONDS = 2.0
 """A file changed more recently than this may change again within the same mtime: it is not remembered."""
 READINGS = 3
+SOONER_DIGESTED_BYTES = 4 << 20
+"""A file up to this size is digested faster than its digest is looked up."""
+MEMORY = "digests.sqlite"
 
 
 def canonical_json(value: Any) -> bytes:
@@ -55,26 +58,50 @@ def git_blob_name(path: Path) -> str:
     return digest.hexdigest()
 
 
-def remembered_digest(path: Path) -> str:
+def quick_digest(path: Path, *, memory: Path | None = None) -> str:
+    """SHA-256 of a file as fast as it can be had: a small one is read, a large one remembered."""
+    if path.stat().st_size <= SOONER_DIGESTED_BYTES:
+        return file_digest(path)
+    return remembered_digest(path, memory=memory)
+
+
+def remembered_digest(path: Path, *, memory: Path | None = None) -> str:
     """SHA-256 of a file that stays where it is, such as local weights: read once, then remembered.
 
     What is remembered is found by device, inode, size and mtime, so a file that was changed is read again. Any number
     of processes may do this at once.
 
+    Args:
+        path: the file.
+        memory: the database; None for the one in Enginery's home.
+
     Raises:
         FileNotFoundError: when there is no such file.
         StoreError: when the file keeps changing while it is read, or when nothing can be remembered.
     """
+    place = memory or home() / MEMORY
     found = path.stat()
-    with _memory() as memory:
-        known = _recall(memory, found)
+    with _memory(place) as known_digests:
+        known = _recall(known_digests, found)
     if known:
         return known
     digest, status = _settled_digest(path)
     if time.time() - status.st_mtime > SETTLED_SECONDS:
-        with _memory() as memory:
-            _remember(memory, status, digest)
+        with _memory(place) as known_digests:
+            _remember(known_digests, status, digest)
     return digest
+
+
+def remember_digest(path: Path, sha256: str, *, memory: Path | None = None) -> None:
+    """Have a file's digest known that was taken as it was written, by the only one who writes it; see `quick_digest`.
+
+    Raises:
+        StoreError: when nothing can be remembered.
+    """
+    status = path.stat()
+    if status.st_size > SOONER_DIGESTED_BYTES:
+        with _memory(memory or home() / MEMORY) as known_digests:
+            _remember(known_digests, status, sha256)
 
 
 def _settled_digest(path: Path) -> tuple[str, os.stat_result]:
@@ -94,10 +121,9 @@ def _identity(status: os.stat_result) -> tuple[str, str, int, int]:
 
 
 @contextmanager
-def _memory() -> "Iterator[Connection]":
+def _memory(path: Path) -> "Iterator[Connection]":
     import sqlite3  # noqa: PLC0415  a plan of models from the Hub does without it
 
-    path = home() / "digests.sqlite"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as memory:

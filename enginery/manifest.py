@@ -4,22 +4,34 @@ It is written last, so a build with a manifest is whole; and it is enough to che
 """
 
 import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationError, field_validator
+from pydantic import AfterValidator, JsonValue, ValidationError, field_validator
 
 from enginery.digests import json_digest
+from enginery.engine_facts import EngineFacts, engine_facts
 from enginery.errors import RegistryError
+from enginery.licenses import License
 from enginery.records import FileRecord, StepRecord
-from enginery.spec_texts import Name
+from enginery.spec_texts import SHA256_PATTERN, Name
 from enginery.steps import Frozen, Stage
 from enginery.validation import ValidationReport
 
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
+"""2 says what decides where the engine runs, and the licence; of those of schema 1 the steps tell most of that."""
+MANIFEST_FILE = "manifest.json"
+"""Its name, beside the build's files."""
 MODEL_REPOSITORY = "model_repository"
+LICENSES = "license"
+"""The directory of the licence texts in a build."""
+LAUNCH = "launch"
+"""The fact of a package step that says how to start a server."""
 BUILD_ID_DIGITS = 12
+RANK_FILE = re.compile(r"/rank\d+\.engine$")
 
 
 def build_id(target_name: str, package_key: str, validate_key: str) -> str:
@@ -29,7 +41,7 @@ def build_id(target_name: str, package_key: str, validate_key: str) -> str:
 
 def _safe_path(path: str) -> str:
     parts = path.split("/")
-    if PurePosixPath(path).is_absolute() or "\\" in path or any(part in {"", ".", ".."} for part in parts):
+    if {"", ".", ".."} & set(parts) or "\\" in path or not path.isprintable():
         raise ValueError(f"{path!r} is not a path inside the build")
     return path
 
@@ -41,6 +53,38 @@ def _safe_name(name: str) -> str:
 
 
 SafeName = Annotated[str, AfterValidator(_safe_name)]
+
+
+def _sound_file(file: FileRecord) -> FileRecord:
+    """Of this record only: those of steps say what was, these what will be written."""
+    _safe_path(file.path)
+    if not re.fullmatch(SHA256_PATTERN, file.sha256):
+        raise ValueError(f"sha256 of {file.path!r} is not 64 hex digits, in lower case: {file.sha256!r}")
+    if file.size < 0:
+        raise ValueError(f"size of {file.path!r} is negative: {file.size}")
+    return file
+
+
+SoundFile = Annotated[FileRecord, AfterValidator(_sound_file)]
+
+
+def _distinct_files(files: Sequence[FileRecord]) -> None:
+    """Refuse what could not all be written into one directory, also where case or Unicode form do not count."""
+    seen: dict[str, str] = {}
+    for path in [MANIFEST_FILE, *(file.path for file in files)]:
+        if other := seen.get(_plain(path)):
+            told = f"{other!r} and {path!r}"
+            raise ValueError(f"two files have the same path, or differ only in upper and lower case: {told}")
+        seen[_plain(path)] = path
+    for plain, path in seen.items():
+        parent = plain
+        while parent := parent.rpartition("/")[0]:
+            if other := seen.get(parent):
+                raise ValueError(f"{other!r} is a file, and the directory of {path!r}")
+
+
+def _plain(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 class BuildTarget(Frozen):
@@ -64,6 +108,11 @@ class BuildTarget(Frozen):
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
 
+    @property
+    def world_size(self) -> int:
+        """GPUs that one engine takes."""
+        return self.tensor_parallel * self.pipeline_parallel
+
 
 class Manifest(Frozen):
     """One published build.
@@ -78,6 +127,8 @@ class Manifest(Frozen):
         files: every file of the build except this manifest, with paths relative to the build's prefix.
         steps: the records of the whole chain, each after those it needs.
         validation: the prompts with the answers of the engine.
+        engine: what decides, with the target, where the engine runs, and the most it takes.
+        license: the model's licence.
     """
 
     schema_version: int = MANIFEST_SCHEMA
@@ -88,17 +139,22 @@ class Manifest(Frozen):
     enginery: str
     registry: str
     channel: Name
-    files: tuple[FileRecord, ...]
+    files: tuple[SoundFile, ...]
     steps: tuple[StepRecord, ...]
     validation: ValidationReport
+    engine: EngineFacts = EngineFacts()
+    license: License = License()
 
     @field_validator("files")
     @classmethod
-    def _paths_are_inside(cls, files: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
-        paths = [_safe_path(file.path) for file in files]
-        if len({path.casefold() for path in paths}) < len(paths):
-            raise ValueError("two files have the same path, or paths that differ only in upper and lower case")
+    def _files_are_distinct(cls, files: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
+        _distinct_files(files)
         return files
+
+    @property
+    def reference(self) -> str:
+        """The build as commands take it, `MODEL/BUILD`."""
+        return f"{self.model}/{self.build_id}"
 
     @property
     def size(self) -> int:
@@ -109,6 +165,33 @@ class Manifest(Frozen):
     def model_files(self) -> tuple[FileRecord, ...]:
         """The files of the model repository."""
         return tuple(file for file in self.files if file.path.startswith(f"{MODEL_REPOSITORY}/"))
+
+    @property
+    def bytes_per_gpu(self) -> int:
+        """What each GPU must hold at the least: the largest rank's engine, or its share of the model files."""
+        files = self.model_files
+        ranks = [file.size for file in files if RANK_FILE.search(file.path)]
+        return max(ranks) if ranks else sum(file.size for file in files) // self.target.world_size
+
+    @property
+    def launch(self) -> Mapping[str, JsonValue]:
+        """How to start a server for it, as its package step recorded it; empty where any Triton will do.
+
+        `world_size` is the number of GPUs, `command` what to run in the container `image`, `mount` where the model
+        repository must lie there, and `shared_memory` what Triton's Python models need.
+        """
+        packaged = self.step(Stage.PACKAGE)
+        found = packaged.facts.get(LAUNCH) if packaged else None
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def described(self) -> dict[str, JsonValue]:
+        """What it was made for and how to start a server for it, a line each, for people."""
+        launch = {f"{LAUNCH}.{name}": value for name, value in self.launch.items() if name != "world_size"}
+        limits = {f"limits.{name}": value for name, value in self.engine.limits.items()}
+        said = {**self.engine.model_dump(exclude={"limits"}), "license": self.license.id}
+        known = {name: value for name, value in said.items() if value}
+        return {**self.target.model_dump(), "world_size": self.target.world_size, **known, **limits, **launch}
 
     def step(self, stage: Stage) -> StepRecord | None:
         """The record of the chain's step of that stage, if it has one."""
@@ -133,12 +216,25 @@ def read_manifest(data: bytes, *, subject: str = "manifest") -> Manifest:
         problem = f"was written by a newer Enginery (schema {version}; this one reads up to {MANIFEST_SCHEMA})"
         raise RegistryError(problem, subject=subject, remedy="upgrade Enginery")
     try:
-        return Manifest.model_validate_json(data)
+        return _completed(Manifest.model_validate_json(data))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         problem = f"is not a sound manifest: {path}: {first['msg']}"
         raise RegistryError(problem, subject=subject, remedy=_CORRUPT) from error
+
+
+def _completed(manifest: Manifest) -> Manifest:
+    """One of an older schema, with what it did not say yet taken from its target, steps and files."""
+    if manifest.schema_version == MANIFEST_SCHEMA:
+        return manifest
+    texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
+    more = {
+        "schema_version": MANIFEST_SCHEMA,
+        "engine": engine_facts(manifest.target.gpu, manifest.steps),
+        "license": License(files=texts),
+    }
+    return manifest.model_copy(update=more)
 
 
 _CORRUPT = "do not use this build; publish it again"

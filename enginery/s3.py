@@ -1,25 +1,26 @@
-"""The one place that talks to S3: addresses, the client, and objects under an address, read and written patiently.
+"""The one place that talks to S3: addresses, and objects under an address, read and written patiently."""
 
-A server that is away for some seconds is waited for: `ENGINERY_S3_PATIENCE` says how many (30). Endpoint, region and
-credentials come from the usual AWS settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config` …).
-"""
-
-import os
 import re
-import threading
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from enginery import __version__
-from enginery.digests import bytes_digest, json_digest
+from enginery.digests import bytes_digest
 from enginery.errors import EngineryError, StoreError, UsageError
-from enginery.output import without_sign_in
-from enginery.s3_errors import PreconditionFailed, answer_code, failed_condition, translated_errors
+from enginery.s3_client import Connection, client, close_clients, connection, endpoint, patience, patiently
+from enginery.s3_errors import (
+    PreconditionFailed,
+    answer_code,
+    failed_condition,
+    translated_answers,
+    translated_errors,
+)
+from enginery.told import Told, nobody
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -27,35 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Address", "Content", "ObjectInfo", "PreconditionFailed", "Prefix", "client", "close_clients", "endpoint",
-    "honours_conditional_writes", "translated_errors",
+    "honours_conditional_writes", "patience", "patiently", "translated_errors",
 ]  # fmt: skip
 
-MULTIPART_BYTES = 64 << 20
-LARGEST_SINGLE_COPY = 5 << 30
-CONNECTIONS = 32
 PAGE = 1000
-CONNECT_SECONDS = 5.0
-READ_SECONDS = 60.0
-DEFAULT_PATIENCE = 30.0
+READINGS = 3
+"""What is still not as its writer noted by then is so in the bucket, and for the reader to judge."""
+PROBE = ".probe-"
+"""How the names of the objects begin with which a server is tried."""
 
 T = TypeVar("T")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-_clients: dict[str, "S3Client"] = {}
-_clients_lock = threading.Lock()
-_conditional: dict[tuple[str, str], bool] = {}
-
-
-def patience() -> float:
-    """Seconds for which a server that does not answer is tried again, counted from the first failure.
-
-    Raises:
-        UsageError: when `ENGINERY_S3_PATIENCE` is not a number.
-    """
-    chosen = os.environ.get("ENGINERY_S3_PATIENCE") or DEFAULT_PATIENCE
-    try:
-        return float(chosen)
-    except ValueError as error:
-        raise UsageError("is not a number", subject="ENGINERY_S3_PATIENCE", remedy="set it to seconds") from error
 
 
 @dataclass(frozen=True)
@@ -96,6 +79,7 @@ class ObjectInfo:
         etag: S3's name for this content, with its quotes.
         sha256: 64 hex digits, where the writer left it; a listing does not say it.
         metadata: what the writer noted; a listing does not say it.
+        modified: when it was written, UTC.
     """
 
     path: str
@@ -103,80 +87,19 @@ class ObjectInfo:
     etag: str
     sha256: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    modified: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Content:
-    """An object's bytes, and the etag to replace just these with `put_bytes(…, if_match=etag)`."""
+    """An object's bytes, and the etag to replace just these with `put_bytes(…, if_match=etag)`.
+
+    `sha256` is what their writer noted, 64 hex digits; None where it did not.
+    """
 
     data: bytes
     etag: str
-
-
-def client() -> "S3Client":
-    """The process's client; another one after the AWS settings or the process have changed. Thread-safe.
-
-    Raises:
-        StoreError: when the AWS settings do not make sense.
-    """
-    settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    name = json_digest([os.getpid(), patience(), settings])
-    with _clients_lock:
-        if name not in _clients:
-            _clients[name] = _new_client()
-        return _clients[name]
-
-
-def close_clients() -> None:
-    """Close every connection; the next call of `client` opens new ones."""
-    with _clients_lock:
-        while _clients:
-            _clients.popitem()[1].close()
-        _conditional.clear()
-
-
-def endpoint() -> str:
-    """The URL of the server in use, without user name or password."""
-    return without_sign_in(client().meta.endpoint_url)
-
-
-def _new_client() -> "S3Client":
-    from boto3.session import Session  # noqa: PLC0415  not needed to make a plan
-    from botocore.config import Config  # noqa: PLC0415
-
-    config = Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=max(1.0, min(READ_SECONDS, patience())),
-        max_pool_connections=CONNECTIONS,
-        # A part of a large upload can only be tried again in here; all else is what `patiently` does.
-        retries={"mode": "standard", "total_max_attempts": max(1, min(4, int(patience() // 5)))},
-        user_agent_extra=f"enginery/{__version__}",
-    )
-    try:
-        session = Session()
-        region = session.region_name or "us-east-1"
-        made = session.client("s3", region_name=region, config=config)
-        if "amazonaws." in made.meta.endpoint_url:
-            return made
-        made.close()  # other servers seldom have a host name for each bucket
-        return session.client("s3", region_name=region, config=config.merge(Config(s3={"addressing_style": "path"})))
-    except ValueError as error:
-        raise StoreError(f"AWS settings: {error}", remedy="correct AWS_ENDPOINT_URL or the profile") from error
-
-
-def patiently(call: Callable[[], T]) -> T:
-    """Call until it works, or fails with what cannot pass, or has failed for `patience()` seconds."""
-    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random  # noqa: PLC0415
-
-    trouble: list[float] = []
-
-    def enough(_: RetryCallState) -> bool:
-        trouble.append(time.monotonic())
-        return trouble[-1] - trouble[0] >= patience()
-
-    can_pass = retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient)
-    waits = wait_exponential(multiplier=0.1, max=3.0) + wait_random(0, 0.2)
-    return Retrying(retry=can_pass, stop=enough, wait=waits, reraise=True)(call)
+    sha256: str | None = None
 
 
 class Prefix:
@@ -188,6 +111,28 @@ class Prefix:
     def __init__(self, address: Address, error_class: type[EngineryError] = StoreError) -> None:
         self.address = address
         self.error_class = error_class
+        self._settled: Connection | None = None
+
+    def settled(self) -> Self:
+        """The same for many requests: the AWS settings are looked at now, and not again for each of them.
+
+        Raises:
+            EngineryError: of `error_class`, when they do not make sense.
+        """
+        made = copy(self)
+        made._settled = self.connection()  # noqa: SLF001  it is one of us
+        return made
+
+    def connection(self) -> Connection:
+        """What talks to the server.
+
+        Raises:
+            EngineryError: of `error_class`, when the AWS settings do not make sense.
+        """
+        if self._settled is not None:
+            return self._settled
+        with translated_errors(self.address, self.error_class):
+            return connection()
 
     def where(self, path: str) -> str:
         """The full address of `path`, for messages."""
@@ -195,10 +140,9 @@ class Prefix:
 
     def attempt(self, path: str, call: Callable[["S3Client"], T]) -> T:
         """One call of S3, its errors translated."""
-        with translated_errors(self.where(path), self.error_class):
-            connection = client()
-        with translated_errors(self.where(path), self.error_class, endpoint=endpoint()):
-            return call(connection)
+        used = self.connection()
+        with translated_answers(self.where(path), self.error_class, endpoint=used.endpoint):
+            return call(used.client)
 
     def patiently(self, path: str, call: Callable[["S3Client"], T]) -> T:
         """Like `attempt`, and again while the server is away."""
@@ -206,7 +150,12 @@ class Prefix:
 
     def get(self, path: str) -> Content | None:
         """A small object, or None when there is none."""
-        return self.patiently(path, lambda s3: self._get(s3, path))
+        content = None
+        for _ in range(READINGS):
+            content = self.patiently(path, lambda s3: self._get(s3, path))
+            if content is None or content.sha256 in {None, bytes_digest(content.data)}:
+                break  # else once more, as a network alters bytes too
+        return content
 
     def get_bytes(self, path: str) -> bytes | None:
         """A small object's bytes, or None when there is none."""
@@ -223,7 +172,7 @@ class Prefix:
                 return None
             raise
         with closing(answer["Body"]) as body:
-            return Content(body.read(), answer["ETag"])
+            return Content(body.read(), answer["ETag"], answer["Metadata"].get("sha256"))
 
     def put_bytes(
         self,
@@ -263,7 +212,7 @@ class Prefix:
         digest = bytes_digest(data)
         try:
             answer = s3.put_object(
-                Bucket=self.address.bucket, Key=self.address.key(path), Body=data, **_digested(digest), **options
+                Bucket=self.address.bucket, Key=self.address.key(path), Body=data, **digested(digest), **options
             )
         except ClientError as error:
             if _condition_failed(error, options):
@@ -289,9 +238,12 @@ class Prefix:
             # An answer to HEAD has no body, so it does not say whether key, bucket or permission is missing.
             if self._get(s3, path) is None:
                 return None
-            raise
+            if answer_code(error) == "403":
+                raise
+            answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))  # it was written just now
         metadata = answer["Metadata"]
-        return ObjectInfo(path, answer["ContentLength"], answer["ETag"], metadata.get("sha256"), metadata)
+        size, etag, modified = answer["ContentLength"], answer["ETag"], answer["LastModified"]
+        return ObjectInfo(path, size, etag, metadata.get("sha256"), metadata, modified)
 
     def list(self, path: str = "") -> Iterator[ObjectInfo]:
         """Every object under `path`, taken as a directory; sorted by path."""
@@ -305,29 +257,37 @@ class Prefix:
         while True:
             page = self.patiently(path, lambda s3: s3.list_objects_v2(**options))
             for entry in page.get("Contents", []):
-                yield ObjectInfo(entry["Key"][cut:], entry["Size"], entry["ETag"])
+                yield ObjectInfo(entry["Key"][cut:], entry["Size"], entry["ETag"], modified=entry["LastModified"])
             if not page["IsTruncated"]:
                 return
             options["ContinuationToken"] = page["NextContinuationToken"]
 
-    def upload(self, path: str, file: Path, sha256: str) -> None:
-        """Write a file; its digest is noted in the object's metadata and, for a single part, checked by the server."""
-        large = file.stat().st_size > MULTIPART_BYTES
-        self.patiently(path, lambda s3: (self._upload_parts if large else self._upload)(s3, path, file, sha256))
+    def upload(self, path: str, file: Path, sha256: str, told: Told = nobody) -> None:
+        """Write a file whose digest is `sha256`; each request carries the digest of its bytes, for the server to check.
 
-    def _upload(self, s3: "S3Client", path: str, file: Path, sha256: str) -> None:
-        with file.open("rb") as body:
-            s3.put_object(Bucket=self.address.bucket, Key=self.address.key(path), Body=body, **_digested(sha256))
+        Args:
+            path: where.
+            file: what is read, once.
+            sha256: the digest it must have; also noted in the object's metadata.
+            told: takes the bytes of each piece that has arrived; fewer than none when a piece has to be sent again.
 
-    def _upload_parts(self, s3: "S3Client", path: str, file: Path, sha256: str) -> None:
-        from boto3.s3.transfer import TransferConfig  # noqa: PLC0415
+        Raises:
+            EngineryError: of `error_class`, also when the file is another than it should be; then nothing is written.
+        """
+        from enginery.s3_upload import upload  # noqa: PLC0415  it needs this module
 
-        parts = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES)
-        noted = {"Metadata": {"sha256": sha256}}
-        s3.upload_file(str(file), self.address.bucket, self.address.key(path), ExtraArgs=noted, Config=parts)
+        upload(self, path, file, sha256, told)
 
-    def download(
-        self, path: str, destination: Path, *, size: int, sha256: str | None = None, etag: str | None = None
+    def download(  # noqa: PLR0913  what the bytes must be
+        self,
+        path: str,
+        destination: Path,
+        *,
+        size: int,
+        sha256: str | None = None,
+        etag: str | None = None,
+        resume: bool = False,
+        told: Told = nobody,
     ) -> str:
         """Write an object to `destination`, whole and checked or not at all, and return its SHA-256.
 
@@ -337,35 +297,56 @@ class Prefix:
             size: the bytes it must have.
             sha256: the digest it must have; None to accept any.
             etag: the object it must be, from its first byte to its last; None to accept any.
+            resume: keep what has come of a large object when the download fails or is killed, in a hidden file beside
+                `destination`, and go on there; it needs `sha256`, and no two may do so for one destination at once.
+            told: takes the bytes of each piece that is there; fewer than none when a piece has to be read again.
 
         Raises:
             EngineryError: of `error_class`, also when the object is missing, or stays another than it should be.
         """
         from enginery.s3_download import download  # noqa: PLC0415  it needs this module
 
-        return download(self, path, destination, size=size, sha256=sha256, etag=etag)
+        return download(self, path, destination, size=size, sha256=sha256, etag=etag, resume=resume, told=told)
+
+    def digest(self, path: str, *, size: int) -> str:
+        """Read an object of `size` bytes to its end, keep nothing of it, and return its SHA-256.
+
+        Raises:
+            EngineryError: of `error_class`, also when the object is missing or has another size.
+        """
+        from enginery.s3_download import digest  # noqa: PLC0415  it needs this module
+
+        return digest(self, path, size=size)
 
     def copy(self, source: str, path: str) -> None:
-        """Copy an object to another path; the bytes stay on the server."""
+        """Copy an object to another path; the bytes stay on the server.
+
+        Raises:
+            EngineryError: of `error_class`, also when there is no such object.
+        """
         found = self.head(source)
         if found is None:
             raise self.error_class("there is no such object to copy", subject=self.where(source))
-        self.patiently(path, lambda s3: self._copy(s3, found, path))
+        self.copy_found(self, found, path)
 
-    def _copy(self, s3: "S3Client", source: ObjectInfo, path: str) -> None:
-        origin: Any = {"Bucket": self.address.bucket, "Key": self.address.key(source.path)}
-        if source.size <= LARGEST_SINGLE_COPY:
-            s3.copy_object(Bucket=self.address.bucket, Key=self.address.key(path), CopySource=origin)
-        else:
-            noted = {"Metadata": dict(source.metadata)}
-            s3.copy(origin, self.address.bucket, self.address.key(path), ExtraArgs=noted)
+    def copy_found(self, origin: "Prefix", source: ObjectInfo, path: str) -> None:
+        """Copy what was found under another prefix, with its notes; the bytes stay on the server.
+
+        Raises:
+            Gone: when it is not there any more, or another object has taken its place.
+            EngineryError: of `error_class`, when it cannot be copied.
+        """
+        from enginery.s3_copy import copy_object  # noqa: PLC0415  it needs this module
+
+        copy_object(self, origin, source, path)
 
     def delete(self, path: str) -> None:
         """Remove an object; none there is fine."""
         self.patiently(path, lambda s3: s3.delete_object(Bucket=self.address.bucket, Key=self.address.key(path)))
 
 
-def _digested(sha256: str) -> dict[str, Any]:
+def digested(sha256: str) -> dict[str, Any]:
+    """The options of a put of bytes with this digest: the server checks it, and a HEAD tells it later."""
     return {"ChecksumSHA256": b64encode(bytes.fromhex(sha256)).decode(), "Metadata": {"sha256": sha256}}
 
 
@@ -380,32 +361,6 @@ def honours_conditional_writes(prefix: Prefix) -> bool:
     Raises:
         EngineryError: of the prefix's class, when nothing can be written there.
     """
-    place = (endpoint(), prefix.address.bucket)
-    if place not in _conditional:
-        _conditional[place] = _probe(prefix)
-    return _conditional[place]
+    from enginery.s3_conditional import honours_conditional_writes as honours  # noqa: PLC0415  it needs this module
 
-
-class _Probed(Prefix):
-    """What is wrong with a probe is wrong with the prefix: nobody asked for the probe's own object."""
-
-    def where(self, path: str) -> str:  # noqa: ARG002  the same for every object
-        return str(self.address)
-
-
-def _probe(asked: Prefix) -> bool:
-    prefix = _Probed(asked.address, asked.error_class)
-    path = f".probe-{os.getpid()}-{time.time_ns()}"
-    prefix.put_bytes(path, b"first")
-    try:
-        return _refuses(prefix, path, if_none_match=True) and _refuses(prefix, path, if_match='"0"')
-    finally:
-        prefix.delete(path)
-
-
-def _refuses(prefix: Prefix, path: str, **condition: Any) -> bool:
-    try:
-        prefix.put_bytes(path, b"second", **condition)
-    except PreconditionFailed:
-        return True
-    return False
+    return honours(prefix)

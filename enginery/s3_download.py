@@ -1,21 +1,26 @@
 """Downloads that survive a server that goes away in the middle, and that are what they should be or not there.
 
-A large object is read in ranges side by side. A range that breaks off goes on from the byte it had reached. The whole
-is digested before it gets its name.
+A large object is read in ranges side by side, each written as it arrives. A range that breaks off goes on from the byte
+it had reached. Ranges are digested in their order, while later ones arrive: what was written a moment ago is still in
+memory. The name is given to a whole only.
 """
 
-import os
-import tempfile
-from contextlib import closing, suppress
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enginery.digests import CHUNK_BYTES, file_digest
+from enginery.digests import CHUNK_BYTES, bytes_digest
 from enginery.errors import EngineryError
-from enginery.parallel import side_by_side
+from enginery.parallel import in_order
 from enginery.s3_errors import FAILED_CONDITION, answer_code, translated_errors
+from enginery.s3_fast import SMALL_BYTES, get_small
+from enginery.s3_part import Part, write_small
+from enginery.told import Told, nobody
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -23,73 +28,137 @@ if TYPE_CHECKING:
 
     from enginery.s3 import Prefix
 
-RANGE_BYTES = 64 << 20
+Take = Callable[[bytes, int], object]
+"""Takes bytes, and where in the object they belong."""
+
+RANGE_BYTES = 16 << 20
+RANGES_AT_ONCE = 4
 ATTEMPTS = 3
 
 
 def download(  # noqa: PLR0913  what the bytes must be
-    prefix: "Prefix", path: str, destination: Path, *, size: int, sha256: str | None, etag: str | None
+    prefix: "Prefix",
+    path: str,
+    destination: Path,
+    *,
+    size: int,
+    sha256: str | None,
+    etag: str | None,
+    resume: bool,
+    told: Told,
 ) -> str:
     """See `Prefix.download`."""
+    work = _Reading(prefix, path, size, etag)
+    small = _read_small(work, sha256)
     with translated_errors(destination, prefix.error_class):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".download-", dir=destination.parent)
-    part = Path(name)
+        if small is None or sha256 is None:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            return _download_large(work, destination, sha256 if resume else None, sha256, told)
+        write_small(destination, small)
+    told(size)
+    return sha256
+
+
+def _download_large(work: "_Reading", destination: Path, resume: str | None, sha256: str | None, told: Told) -> str:
+    part = Part(destination, work.size, len(work.ranges), resume)
     try:
-        digest = _fill(_Download(prefix, path, size, etag, descriptor), part, sha256)
-        part.replace(destination)
+        found = _fill(work, part, sha256, told)
+        part.finish()
+        part.path.replace(destination)
     finally:
-        os.close(descriptor)
-        with suppress(FileNotFoundError):
-            part.unlink()
-    return digest
+        part.close()
+    return found
 
 
-def _fill(work: "_Download", part: Path, sha256: str | None) -> str:
+def digest(prefix: "Prefix", path: str, *, size: int) -> str:
+    """See `Prefix.digest`."""
+    work = _Reading(prefix, path, size, None)
+
+    def piece(bounds: tuple[int, int]) -> bytearray:
+        data = bytearray()
+
+        def take(chunk: bytes, position: int) -> None:
+            data[position - bounds[0] :] = chunk  # in place of what came before a failure
+
+        work.read_range(bounds, take)
+        return data
+
+    return _digest(in_order(piece, work.ranges, threads=RANGES_AT_ONCE), nobody)
+
+
+def _digest(pieces: Iterable[bytes | bytearray], told: Told) -> str:
+    hashed = hashlib.sha256()
+    for data in pieces:
+        hashed.update(data)
+        told(len(data))
+    return hashed.hexdigest()
+
+
+def _read_small(work: "_Reading", sha256: str | None) -> bytes | None:
+    """A small object with this digest; None when it needs the long way."""
+    if work.size > SMALL_BYTES or sha256 is None:
+        return None
+    data = get_small(work.prefix, work.path, work.etag)
+    return data if data is not None and len(data) == work.size and bytes_digest(data) == sha256 else None
+
+
+def _fill(work: "_Reading", part: Part, sha256: str | None, told: Told) -> str:
+    def fill(index: int) -> tuple[int, int]:
+        if index in missing:
+            work.read_range(work.ranges[index], part.write)
+            part.note(index)
+        return work.ranges[index]
+
     for _ in range(ATTEMPTS):
-        work.read_all()
-        digest = file_digest(part)
-        if sha256 in {None, digest}:
-            return digest
-    raise work.unlike(f"holds other bytes than were recorded: sha256 is {digest}, not {sha256}")
+        missing = set(part.missing())
+        with closing(in_order(fill, range(len(work.ranges)), threads=RANGES_AT_ONCE)) as filled:
+            found = _digest(chain.from_iterable(starmap(part.read, filled)), told)
+        if sha256 in {None, found}:
+            return found
+        part.restart()
+        told(-work.size)
+    raise work.unlike(f"holds other bytes than were recorded: sha256 is {found}, not {sha256}")
 
 
 @dataclass(frozen=True)
-class _Download:
-    """An object on its way into the open file `descriptor`."""
+class _Reading:
+    """An object that is read; it must have `size` bytes, and stay the one with this etag."""
 
     prefix: "Prefix"
     path: str
     size: int
     etag: str | None
-    descriptor: int
 
-    def read_all(self) -> None:
-        ranges = [(start, min(start + RANGE_BYTES, self.size)) for start in range(0, self.size, RANGE_BYTES)]
-        side_by_side(lambda bounds: self.read_range(*bounds), ranges or [(0, 0)])
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        """First byte and end of each piece; an empty object is asked for as well."""
+        return [(start, min(start + RANGE_BYTES, self.size)) for start in range(0, self.size, RANGE_BYTES)] or [(0, 0)]
 
-    def read_range(self, position: int, end: int) -> None:
+    def read_range(self, bounds: tuple[int, int], take: Take) -> None:
+        """Give all bytes of a range to `take`, in their order."""
+        position, end = bounds
         while True:
-            position = self.prefix.patiently(self.path, partial(self.read_some, position, end))
+            position = self.prefix.patiently(self.path, partial(self.read_some, take, position, end))
             if position >= end:
                 return
 
-    def read_some(self, start: int, end: int, s3: "S3Client") -> int:
-        """Read from `start` as far as the connection lasts; return the position reached.
+    def read_some(self, take: Take, start: int, end: int, s3: "S3Client") -> int:
+        """Read on as far as the connection lasts, and give the position that was reached.
 
-        A failure before the first byte is raised; one after it only ends this request.
+        A failure before the first byte is raised, as is that of a checksum; another one only ends this request.
         """
-        from botocore.exceptions import BotoCoreError, IncompleteReadError  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, FlexibleChecksumError, IncompleteReadError  # noqa: PLC0415
 
         position = start
         try:
             with closing(self.open(s3, start, end)) as body:
                 for chunk in body.iter_chunks(CHUNK_BYTES):
-                    position += _write(self.descriptor, chunk, position)
+                    take(chunk, position)
+                    position += len(chunk)
                 if position == start < end:
                     raise IncompleteReadError(actual_bytes=0, expected_bytes=end - start)
-        except BotoCoreError:
-            if position == start:
+        except BotoCoreError as error:
+            if position == start or isinstance(error, FlexibleChecksumError):
                 raise
         return position
 
@@ -110,11 +179,16 @@ class _Download:
             if answer_code(error) == "InvalidRange":
                 raise self.unlike("is shorter than was recorded") from error
             raise
-        total = answer["ContentLength"] if whole else int(answer["ContentRange"].rpartition("/")[2])
-        if total != self.size:
+        total = str(answer["ContentLength"]) if whole else answer.get("ContentRange", "").rpartition("/")[2]
+        if total != str(self.size):
             answer["Body"].close()
-            raise self.unlike(f"has {total} bytes, not the {self.size} that were recorded")
+            raise self.unlike(f"has {total} bytes, not the {self.size} that were recorded") if total else self.no_part()
         return answer["Body"]
+
+    def no_part(self) -> EngineryError:
+        subject = self.prefix.where(self.path)
+        problem = "the server was asked for a part of it, and did not answer with one"
+        return self.prefix.error_class(problem, subject=subject, remedy="use a server that answers Range requests")
 
     def missing(self) -> EngineryError:
         subject = self.prefix.where(self.path)
@@ -123,10 +197,3 @@ class _Download:
     def unlike(self, problem: str) -> EngineryError:
         remedy = "remove it and make it again; nothing of it was kept here"
         return self.prefix.error_class(problem, subject=self.prefix.where(self.path), remedy=remedy)
-
-
-def _write(descriptor: int, data: bytes, position: int) -> int:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, memoryview(data)[done:], position + done)
-    return done

@@ -35,11 +35,15 @@ class PreconditionFailed(EngineryError):  # noqa: N818  the name S3 gives it
     """The object was there already, or is not the one the write was meant to replace; nothing was written."""
 
 
+class Gone(EngineryError):  # noqa: N818  what it is, not that it is wrong
+    """An object that was found is not there any more, or is another one."""
+
+
 @contextmanager
 def translated_errors(
     subject: object, error_class: type[EngineryError] = StoreError, *, endpoint: str = ""
 ) -> Iterator[None]:
-    """Turn the errors of S3's client into `error_class`, with a remedy for each.
+    """Turn the errors of S3's client, and that of a full disk, into `error_class`, with a remedy for each.
 
     Args:
         subject: what the work is about, mostly an address.
@@ -50,8 +54,24 @@ def translated_errors(
         PreconditionFailed: when a conditional write found another object than it asked for.
         EngineryError: of `error_class` for all else; `transient` where trying again can help.
     """
+    try:
+        with translated_answers(subject, error_class, endpoint=endpoint):
+            yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        remedy = "free some space on the disk, or set ENGINERY_HOME to another one"
+        raise error_class("the disk is full", subject=str(subject), remedy=remedy) from error
+
+
+@contextmanager
+def translated_answers(
+    subject: object, error_class: type[EngineryError] = StoreError, *, endpoint: str = ""
+) -> Iterator[None]:
+    """Like `translated_errors`, but for errors of this machine's files, which are of another subject."""
     from boto3.exceptions import Boto3Error  # noqa: PLC0415  not needed to make a plan
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     at = f" at {endpoint}" if endpoint else ""
     try:
@@ -62,16 +82,20 @@ def translated_errors(
         raise _from_answer(error, str(subject), error_class, at) from error
     except BotoCoreError as error:
         raise _from_client(error, str(subject), error_class, at) from error
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        remedy = "free some space on the disk, or set ENGINERY_HOME to another one"
-        raise error_class("the disk is full", subject=str(subject), remedy=remedy) from error
+    except HTTPError as error:  # what S3's client lets through when an answer breaks off that is no object
+        raise _broken_off(error, str(subject), error_class, at) from error
 
 
 def answer_code(error: "ClientError") -> str:
     """S3's name for the error; the HTTP status where the answer had no body, as to a HEAD request."""
     return error.response.get("Error", {}).get("Code", "unknown")
+
+
+def is_denied(error: EngineryError) -> bool:
+    """Whether S3 refused it for want of permission; so it also answers for what is not there to who may not list."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    return isinstance(error.__cause__, ClientError) and answer_code(error.__cause__) in NO_PERMISSION
 
 
 def failed_condition(subject: str) -> PreconditionFailed:
@@ -98,6 +122,8 @@ def _from_answer(error: "ClientError", subject: str, error_class: type[EngineryE
         problem = f"S3{at} cannot answer just now ({code})"
         remedy = "try again later; should it go on, ask who runs it"
         return error_class(problem, subject=subject, remedy=remedy, transient=True)
+    if code == "404" and not error.operation_name.startswith("Head"):  # S3 says what is not there, if it says it whole
+        return _broken_off(error, subject, error_class, at)
     if code in ALTERED:
         return error_class(
             "the bytes that arrived are not those that were meant to be sent",
@@ -141,10 +167,14 @@ def _from_client(error: "BotoCoreError", subject: str, error_class: type[Enginer
         remedy = "check that it runs and that AWS_ENDPOINT_URL is right, then try again"
         return error_class(f"S3{at} cannot be reached", subject=subject, remedy=remedy, transient=True)
     if isinstance(error, exceptions.HTTPClientError | exceptions.IncompleteReadError):
-        problem = f"the connection to S3{at} broke off ({type(error).__name__})"
-        return error_class(problem, subject=subject, remedy="try again", transient=True)
+        return _broken_off(error, subject, error_class, at)
     if isinstance(error, exceptions.FlexibleChecksumError):
         return error_class("was altered on its way", subject=subject, remedy="try again", transient=True)
     return error_class(
         f"S3 cannot be used: {without_sign_in(str(error))}", subject=subject, remedy="check the AWS settings"
     )
+
+
+def _broken_off(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
+    problem = f"the connection to S3{at} broke off ({type(error).__name__})"
+    return error_class(problem, subject=subject, remedy="try again", transient=True)

@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import psutil
 import pytest
+from pydantic import JsonValue
 
 from enginery import s3
 from enginery.digests import bytes_digest
 from enginery.errors import RegistryError
+from enginery.licenses import License
 from enginery.registry import Registry, is_published, publish
 from enginery.registry import publishing as publishing_module
 from enginery.registry.claims import CLAIM, LONGEST_PUBLISH, Claim
@@ -103,6 +105,17 @@ def test_the_licence_the_report_and_the_chain_travel_with_the_build(
     assert {result.prompt: result.got for result in manifest.validation.results} == ANSWERS
 
 
+def test_a_manifest_says_where_the_engine_runs_and_which_licence_the_model_has(address: str, tmp_path: Path) -> None:
+    target: dict[str, JsonValue] = {"name": "h100", "gpu": "H100-SXM5-80GB", "backend": "tensorrt"}
+    context = Build().context(tmp_path, address, target={**target, "release": "1.2.1", "precision": "fp8"})
+    (context.inputs["weights"] / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004")
+    publish(context)
+    manifest = Registry(address).manifest("tiny-llama", "cpu-int4-111111111111")
+    assert manifest.schema_version == 2
+    assert manifest.engine.compute_capability == "9.0"
+    assert manifest.license == License(id="Apache-2.0", files=("license/LICENSE",))
+
+
 def test_the_output_of_the_step_says_what_was_published(address: str, tmp_path: Path) -> None:
     context = Build().context(tmp_path, address)
     facts = publish(context)
@@ -124,15 +137,6 @@ def test_publishing_the_same_build_twice_sends_nothing(server: S3Server, address
     facts = publish(Build().context(tmp_path / "2", address))
     assert facts["uploaded_bytes"] == 0
     assert stored(server, address, f"{HOME}/manifest.json") == before
-
-
-def test_publishing_an_older_build_again_moves_the_channel_back_to_it(address: str, tmp_path: Path) -> None:
-    publish(Build().context(tmp_path / "1", address))
-    publish(Build(build_id="cpu-int4-222222222222").context(tmp_path / "2", address))
-    publish(Build().context(tmp_path / "3", address))
-    pointer = Registry(address).channel("tiny-llama", "candidate", "cpu-int4")
-    assert pointer is not None
-    assert (pointer.build_id, pointer.previous) == ("cpu-int4-111111111111", "cpu-int4-222222222222")
 
 
 def test_another_build_of_the_same_name_is_refused_and_changes_nothing(
@@ -263,11 +267,9 @@ def test_what_was_published_holds_when_its_channel_has_moved_on_but_not_to_nowhe
     publish(first)
     publish(Build(build_id="cpu-int4-222222222222").context(tmp_path / "2", address))
     assert is_published(first.parameters)
-    pointer = Registry(address).channel("tiny-llama", "candidate", "cpu-int4")
-    assert pointer is not None
-    nowhere = pointer.model_copy(update={"build_id": "cpu-int4-333333333333"})
-    path = "models/tiny-llama/channels/candidate/cpu-int4.json"
-    write(server, address, path, nowhere.model_dump_json().encode())
+    home = "models/tiny-llama/builds/cpu-int4-222222222222"
+    assert Registry(address).channel("tiny-llama", "candidate", "cpu-int4") is not None
+    Registry(address).prefix.delete(f"{home}/manifest.json")
     assert not is_published(first.parameters)
 
 
@@ -336,35 +338,6 @@ def test_a_build_that_is_not_found_names_the_near_ones(
 def test_an_empty_registry_says_so(address: str) -> None:
     with pytest.raises(RegistryError, match="nothing is there yet"):
         Registry(address).find("cpu-int4")
-
-
-def test_a_channel_cannot_be_moved_to_a_build_that_does_not_exist(address: str) -> None:
-    Build().publish(address)
-    with pytest.raises(RegistryError, match="no build tiny-llama/nothing"):
-        Registry(address).move_channel("tiny-llama", "stable", "cpu-int4", "nothing")
-
-
-def test_moving_a_channel_to_where_it_is_writes_nothing(server: S3Server, address: str) -> None:
-    Build().publish(address)
-    path = "models/tiny-llama/channels/candidate/cpu-int4.json"
-    before = stored(server, address, path)
-    Registry(address).move_channel("tiny-llama", "candidate", "cpu-int4", "cpu-int4-111111111111")
-    assert stored(server, address, path) == before
-
-
-def test_two_who_move_a_channel_at_once_both_leave_a_whole_history(three_builds: Registry) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    builds = ["cpu-int4-111111111111", "cpu-int4-222222222222"]
-    with ThreadPoolExecutor(2) as pool:
-        moved = list(
-            pool.map(lambda build: three_builds.move_channel("tiny-llama", "stable", "cpu-int4", build), builds)
-        )
-    last = three_builds.channel("tiny-llama", "stable", "cpu-int4")
-    assert last is not None
-    assert {pointer.build_id for pointer in moved} == set(builds)
-    assert last.previous in builds
-    assert last.previous != last.build_id
 
 
 def test_a_pointer_that_is_none_is_named(server: S3Server, address: str) -> None:

@@ -187,12 +187,17 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 < len(calls) < 20
 
 
-def test_an_outage_of_ten_seconds_is_survived_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Patience as it is by default, and its clock, which goes on only where it waits."""
     monkeypatch.delenv("ENGINERY_S3_PATIENCE")
-    clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
 
+
+def test_an_outage_of_ten_seconds_is_survived_by_default(clock: list[float]) -> None:
     def call() -> str:
         if clock[0] < 20.0:
             raise StoreError("away", transient=True)
@@ -202,11 +207,8 @@ def test_an_outage_of_ten_seconds_is_survived_by_default(monkeypatch: pytest.Mon
     assert clock[0] < 30.0
 
 
-def test_the_clock_starts_with_the_first_failure_not_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ENGINERY_S3_PATIENCE")
-    clock, calls = [0.0], []
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+def test_the_clock_starts_with_the_first_failure_not_with_the_work(clock: list[float]) -> None:
+    calls: list[int] = []
 
     def long_upload() -> str:
         calls.append(1)
@@ -216,6 +218,27 @@ def test_the_clock_starts_with_the_first_failure_not_with_the_work(monkeypatch: 
         return "done"
 
     assert s3.patiently(long_upload) == "done"
+
+
+def test_one_answer_that_never_comes_does_not_use_up_all_patience(clock: list[float]) -> None:
+    calls: list[int] = []
+
+    def reset_then_stalled() -> str:
+        calls.append(1)
+        clock[0] += {1: 0.1, 2: s3.patience() + 1.0}.get(len(calls), 0.1)
+        if len(calls) <= 2:
+            raise StoreError("broke off", transient=True)
+        return "done"
+
+    assert s3.patiently(reset_then_stalled) == "done"
+
+
+def test_without_patience_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0")
+    calls, call = failing(1000, StoreError("busy", transient=True))
+    with pytest.raises(StoreError, match="busy"):
+        s3.patiently(call)
+    assert len(calls) == 1
 
 
 def test_there_is_one_client_for_one_set_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:

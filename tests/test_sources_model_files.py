@@ -3,12 +3,24 @@ from pathlib import Path
 
 import pytest
 
+from enginery.backends.pytorch.quantizing import quantized_to
 from enginery.errors import SourceError
+from enginery.model_facts import ModelFacts
 from enginery.sources import resolve
 from enginery.sources.model_files import Finding, Selection, raise_findings, select
 from enginery.sources.safetensors import is_lfs_pointer, safetensors_problem
-from enginery.spec import Source
+from enginery.spec import Precision, Source
 from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 128,
+}
 
 
 def selected(directory: Path, **options: object) -> Selection:
@@ -192,6 +204,40 @@ def test_an_index_cannot_reach_outside_the_model(tmp_path: Path) -> None:
 def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: object, said: str) -> None:
     write(model_directory(tmp_path), {"config.json": content})
     assert said in problems(tmp_path)[0]
+
+
+MODELOPTS: dict[str, dict[str, object]] = {
+    "producer": {"name": "modelopt", "version": "0.47.0"},
+    "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]},
+}
+
+
+def test_what_only_modelopts_own_file_says_of_the_quantization_is_in_the_configuration(tmp_path: Path) -> None:
+    selection = selected(write(model_directory(tmp_path), {"hf_quant_config.json": MODELOPTS}))
+    assert selection.findings == []
+    assert selection.config["model_type"] == "llama"
+    assert selection.config["quantization_config"] == {"quant_method": "modelopt", **MODELOPTS["quantization"]}
+    facts = ModelFacts.from_config({**CONFIG, "quantization_config": selection.config["quantization_config"]})
+    assert facts.quantization is not None
+    assert quantized_to(facts.quantization) is Precision.FP8
+
+
+def test_what_the_configuration_itself_says_of_the_quantization_counts(tmp_path: Path) -> None:
+    own = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    files = {"config.json": {"quantization_config": own}, "hf_quant_config.json": MODELOPTS}
+    assert selected(write(model_directory(tmp_path), files)).config == {"quantization_config": own}
+
+
+@pytest.mark.parametrize("content", [{}, {"quantization": None}, {"quantization": {"quant_algo": None}}])
+def test_a_file_that_says_nothing_of_the_quantization_changes_nothing(tmp_path: Path, content: object) -> None:
+    selection = selected(write(model_directory(tmp_path), {"hf_quant_config.json": content}))
+    assert "quantization_config" not in selection.config
+
+
+def test_a_quantization_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert problems(write(model_directory(tmp_path), {"hf_quant_config.json": "{"}))[0].startswith(
+        "hf_quant_config.json is not JSON"
+    )
 
 
 def test_expected_digests_must_name_files_that_are_used(tmp_path: Path) -> None:

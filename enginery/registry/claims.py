@@ -1,7 +1,7 @@
 """Who is publishing a build: nobody writes over the files of a publisher of other files who is still at work.
 
 A claim is an object beside the build's files, there while they are sent. Publishers of the same files share one. That
-of a publisher who has died is taken over.
+of a publisher who has died is taken over. Who removes a build claims it as well, so that nobody sends files meanwhile.
 """
 
 from collections.abc import Iterator
@@ -16,16 +16,21 @@ from enginery.steps import Frozen
 from enginery.worker import Worker
 
 CLAIM = "publishing.json"
+PRUNING = "pruning"
 ATTEMPTS = 3
 LONGEST_PUBLISH = timedelta(hours=6)
 """Whether a publisher on another machine has died is not known: its claim holds as long as a publish may take."""
 
 
+class InTheWay(RegistryError):  # noqa: N818  what it is, not that it is wrong
+    """Another one is at work on the build; trying again later can help."""
+
+
 class Claim(Frozen):
-    """A publisher at work.
+    """A publisher at work, or one who removes the build.
 
     Attributes:
-        files: the digest of all that it publishes.
+        files: the digest of all that it publishes; `pruning` and a name of its own for one who removes.
         worker: the process.
         since: when it began, UTC.
     """
@@ -60,6 +65,12 @@ def claimed(prefix: Prefix, files: str) -> Iterator[None]:
     prefix.delete(CLAIM)
 
 
+def is_at_work(prefix: Prefix) -> bool:
+    """Whether there is a claim of someone who may still be at work."""
+    claim, _ = _read(prefix)
+    return claim is not None and claim.holds()
+
+
 def is_claimed(prefix: Prefix, files: str) -> bool:
     """Whether there is a claim for these files."""
     claim, _ = _read(prefix)
@@ -74,7 +85,7 @@ def _take(prefix: Prefix, files: str) -> bool:
             if now.files == files:
                 return False
             who = f"process {now.worker.pid} on {now.worker.host}, since {now.since:%H:%M} UTC"
-            raise in_the_way(prefix, who)
+            raise _being_removed(prefix, who) if now.files.startswith(PRUNING) else in_the_way(prefix, who)
         if _swap(prefix, Claim(files=files, worker=Worker.this(), since=datetime.now(UTC)), etag):
             return True
     raise in_the_way(prefix, "others keep beginning")
@@ -89,12 +100,21 @@ def _swap(prefix: Prefix, claim: Claim, etag: str | None) -> bool:
     return True
 
 
-def in_the_way(prefix: Prefix, who: str) -> RegistryError:
+def in_the_way(prefix: Prefix, who: str) -> InTheWay:
     """The error for a publisher that meets another one of the same build with other files."""
-    return RegistryError(
+    return InTheWay(
         f"another publisher is sending other files for this build: {who}",
         subject=str(prefix.address),
         remedy=f"wait until it has finished; if it has died, remove {prefix.where(CLAIM)}",
+        transient=True,
+    )
+
+
+def _being_removed(prefix: Prefix, who: str) -> InTheWay:
+    return InTheWay(
+        f"the build is being removed: {who}",
+        subject=str(prefix.address),
+        remedy=f"wait until that has finished; if it has died, remove {prefix.where(CLAIM)}",
         transient=True,
     )
 

@@ -1,8 +1,7 @@
 """Publishing a build: its files first, its manifest last, then the channel."""
 
 import json
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -10,27 +9,33 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from enginery import __version__
-from enginery.context import Facts, Log, StepContext
+from enginery.context import Facts, StepContext
 from enginery.digests import file_digest, json_digest
+from enginery.engine_facts import engine_facts
 from enginery.errors import RegistryError
 from enginery.files import write_atomic
-from enginery.manifest import MODEL_REPOSITORY, BuildTarget, Manifest
-from enginery.parallel import side_by_side
-from enginery.records import FileRecord
-from enginery.registry.claims import CLAIM, claimed, in_the_way, is_claimed
+from enginery.licenses import read_license
+from enginery.manifest import LICENSES, MODEL_REPOSITORY, BuildTarget, Manifest
+from enginery.progress import LogProgress
+from enginery.provenance import PROVENANCE, provenance_statement
+from enginery.records import FileRecord, StepRecord
+from enginery.registry.claims import claimed, in_the_way, is_claimed
+from enginery.registry.known_files import known_files
 from enginery.registry.layout import MANIFEST, build_path
+from enginery.registry.promoting import point_channel
 from enginery.registry.reading import Registry
+from enginery.registry.sending import Sending
 from enginery.report import html_report
 from enginery.s3 import PreconditionFailed, Prefix, honours_conditional_writes
+from enginery.signing.keys import SigningKey
+from enginery.signing.signatures import sign_when_asked
 from enginery.sources.model_files import is_license
-from enginery.steps import Frozen
-from enginery.store.output import digest_output
+from enginery.steps import Frozen, Stage
+from enginery.transfers import Upload
 from enginery.validation import REPORT_FILE, read_report
 
 PUBLISHED = "published.json"
-LICENSES = "license"
 REPORT_PAGE = "report.html"
-LOG_EVERY_PERCENT = 10
 
 
 class Order(Frozen):
@@ -75,23 +80,26 @@ class Published(Frozen):
 def publish(context: StepContext) -> Facts:
     """Put a build into the registry and point its channel at it; a build that is there already is left as it is.
 
+    So is a channel that the build was on before and is not on any more: somebody has moved it.
+
     Raises:
         RegistryError: when the build did not pass its validation, the registry cannot be used safely, or it holds
             another build of this name.
+        UsageError: when the build is to be signed, and the key cannot be used.
     """
     order = Order.model_validate(dict(context.parameters))
     registry = Registry(order.to)
+    SigningKey.from_environment()  # one that cannot be used is found out before anything is sent
     _require_conditional_writes(registry, order)
     manifest, sources = _describe(context, order)
     found = registry.read(order.model, order.build_id)
     uploaded = 0
     if found is None:
-        found, uploaded = _send_build(registry, manifest, sources, context.log)
+        found, uploaded = _send_build(registry, manifest, sources, context)
     else:
         context.log(f"{order.model}/{order.build_id} is already published")
     _require_same(found, manifest, registry)
-    registry.move_channel(order.model, order.channel, order.target.name, order.build_id)
-    context.log(f"channel {order.channel} of {order.model} for {order.target.name} is now {order.build_id}")
+    context.log(point_channel(registry, found, order.channel))
     return _report(context, registry, order, found, uploaded)
 
 
@@ -114,7 +122,9 @@ def require_publishable(parameters: Mapping[str, JsonValue]) -> None:
 
     Raises:
         RegistryError: when the bucket is not there, may not be written, or ignores conditional writes.
+        UsageError: when the build is to be signed, and the key cannot be used.
     """
+    SigningKey.from_environment()
     order = Order.model_validate(dict(parameters))
     _require_conditional_writes(Registry(order.to), order)
 
@@ -134,7 +144,7 @@ def _describe(context: StepContext, order: Order) -> tuple[Manifest, list[LocalF
     if not report.passed:
         remedy = "correct the model or the prompts; `enginery run-step` on the validate step shows the answers"
         raise RegistryError("did not pass its validation", subject=f"{order.model}/{order.build_id}", remedy=remedy)
-    sources = _files(context.inputs)
+    sources = _files(context.inputs, context.chain)
     manifest = Manifest(
         model=order.model,
         build_id=order.build_id,
@@ -146,46 +156,72 @@ def _describe(context: StepContext, order: Order) -> tuple[Manifest, list[LocalF
         files=tuple(file.record for file in sources),
         steps=context.chain,
         validation=report,
+        engine=engine_facts(order.target.gpu, context.chain),
+        license=read_license({file.record.path: file.source for file in sources if _is_license(file)}),
     )
-    page = _page(manifest, context.output)
-    described = manifest.model_copy(update={"files": _by_path([*manifest.files, page.record])})
-    return described, [*sources, page]
+    statement = _written(context.output / PROVENANCE, provenance_statement(manifest))
+    manifest = _listing(manifest, statement)
+    page = _written(context.output / REPORT_PAGE, html_report(manifest))
+    return _listing(manifest, page), [*sources, statement, page]
 
 
-def _page(manifest: Manifest, directory: Path) -> LocalFile:
-    path = directory / REPORT_PAGE
-    write_atomic(path, html_report(manifest))
-    return _local_file(REPORT_PAGE, path)
+def _listing(manifest: Manifest, file: LocalFile) -> Manifest:
+    """The manifest with one file more: one that was made from it."""
+    return manifest.model_copy(update={"files": _by_path([*manifest.files, file.record])})
+
+
+def _written(path: Path, content: bytes | str) -> LocalFile:
+    write_atomic(path, content)
+    return _local_file(path.name, path)
 
 
 def _by_path(records: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
     return tuple(sorted(records, key=lambda record: record.path))
 
 
-def _files(inputs: Mapping[str, Path]) -> list[LocalFile]:
-    """The model repository, the report and the licence that came with the weights, sorted by path."""
+def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> list[LocalFile]:
+    """The model repository, the report and the licence that came with the weights, sorted by path.
+
+    Nothing is read where the records of the steps say what it is; sending a file finds out whether it still is.
+    """
     repository, report, weights = inputs["model_repository"], inputs["report"], inputs["weights"]
     files = [
         LocalFile(repository / record.path, record.model_copy(update={"path": f"{MODEL_REPOSITORY}/{record.path}"}))
-        for record in digest_output(repository)
+        for record in known_files(repository, chain, Stage.PACKAGE)
     ]
-    files += [_local_file(f"{LICENSES}/{file.name}", file) for file in weights.iterdir() if is_license(file.name)]
-    files.append(_local_file(REPORT_FILE, report / REPORT_FILE))
+    files += [
+        LocalFile(weights / record.path, record.model_copy(update={"path": f"{LICENSES}/{record.path}"}))
+        for record in known_files(weights, chain, Stage.DOWNLOAD, _is_license_name)
+    ]
+    files += [
+        LocalFile(report / record.path, record)
+        for record in known_files(report, chain, Stage.VALIDATE, lambda path: path == REPORT_FILE)
+    ]
     return sorted(files, key=lambda file: file.record.path)
+
+
+def _is_license_name(path: str) -> bool:
+    return "/" not in path and is_license(path)
+
+
+def _is_license(file: LocalFile) -> bool:
+    return file.record.path.startswith(f"{LICENSES}/")
 
 
 def _local_file(path: str, source: Path) -> LocalFile:
     return LocalFile(source, FileRecord(path=path, sha256=file_digest(source), size=source.stat().st_size))
 
 
-def _send_build(registry: Registry, manifest: Manifest, sources: list[LocalFile], log: Log) -> tuple[Manifest, int]:
+def _send_build(
+    registry: Registry, manifest: Manifest, sources: list[LocalFile], context: StepContext
+) -> tuple[Manifest, int]:
     """Send the files, then the manifest; returns the manifest that is there then, and how many bytes were sent."""
     prefix = registry.build_prefix(manifest.model, manifest.build_id)
     files = json_digest([file.model_dump() for file in manifest.files])
     with claimed(prefix, files):
         if found := registry.read(manifest.model, manifest.build_id):
             return found, 0  # another publisher has finished just now
-        uploaded = _upload(prefix, sources, log)
+        uploaded = _upload(registry, prefix, sources, context)
         if is_claimed(prefix, files):
             return _write_manifest(registry, manifest), uploaded
         if found := registry.read(manifest.model, manifest.build_id):
@@ -193,57 +229,17 @@ def _send_build(registry: Registry, manifest: Manifest, sources: list[LocalFile]
         raise in_the_way(prefix, "it took this one for dead")
 
 
-def _upload(prefix: Prefix, files: list[LocalFile], log: Log) -> int:
+def _upload(registry: Registry, prefix: Prefix, files: list[LocalFile], context: StepContext) -> int:
     """Send what is not there yet, and return how many bytes that was. What does not belong there is removed."""
-    present = {info.path: info.size for info in prefix.list()}
-    for path in present.keys() - {file.record.path for file in files} - {CLAIM}:
-        prefix.delete(path)
-    total = sum(file.record.size for file in files)
-    log(f"publishing {len(files)} files, {total:,} bytes, to {prefix.address}")
-    progress = _Progress(total, log)
-
-    def send(file: LocalFile) -> int:
-        sent = 0 if _is_there(prefix, file.record, present) else _send(prefix, file)
-        progress.add(file.record.size)
-        return sent
-
-    return sum(side_by_side(send, files))
-
-
-def _is_there(prefix: Prefix, record: FileRecord, present: Mapping[str, int]) -> bool:
-    """Whether an earlier publish that did not come to its end has sent the file."""
-    if present.get(record.path) != record.size:
-        return False
-    found = prefix.head(record.path)
-    return found is not None and found.sha256 == record.sha256
-
-
-def _send(prefix: Prefix, file: LocalFile) -> int:
-    prefix.upload(file.record.path, file.source, file.record.sha256)
-    return file.record.size
-
-
-class _Progress:
-    """Logs how much is done, a line for each tenth."""
-
-    def __init__(self, total: int, log: Log) -> None:
-        self.total, self.log = total, log
-        self.done = 0
-        self.logged = 0
-        self.lock = threading.Lock()
-
-    def add(self, size: int) -> None:
-        with self.lock:
-            self.done += size
-            percent = 100 * self.done // max(self.total, 1)
-            if percent >= self.logged + LOG_EVERY_PERCENT or (self.done == self.total and percent > self.logged):
-                self.logged = percent
-                self.log(f"published {self.done:,} of {self.total:,} bytes ({percent}%)")
+    uploads = [Upload(file.source, file.record.path, file.record.size, file.record.sha256) for file in files]
+    progress = context.progress or LogProgress(context.log)
+    return Sending(registry, prefix, progress, context.log).send(uploads)
 
 
 def _write_manifest(registry: Registry, manifest: Manifest) -> Manifest:
     """Make the build exist; when another publisher was first, theirs is the build."""
     prefix = registry.build_prefix(manifest.model, manifest.build_id)
+    sign_when_asked(prefix, manifest.to_json())
     try:
         prefix.put_bytes(MANIFEST, manifest.to_json(), if_none_match=True, content_type="application/json")
     except PreconditionFailed:

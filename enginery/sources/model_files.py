@@ -17,7 +17,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
-CONFIGS = (CONFIG, "generation_config.json", "hf_quant_config.json", "quantize_config.json", "quantization_config.json")
+QUANT_CONFIG = "hf_quant_config.json"
+"""Where ModelOpt says what it has quantized the weights to; not every version says it in `config.json` as well."""
+CONFIGS = (CONFIG, "generation_config.json", QUANT_CONFIG, "quantize_config.json", "quantization_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 TOKENIZER_PARTS = (
     "tokenizer_config.json",
@@ -55,6 +57,7 @@ class Selection:
 
     names: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self, problem: str, remedy: str = "") -> None:
         """Note that something is wrong."""
@@ -85,6 +88,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         name for name in present if name in (*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS) or is_license(name)
     }
     documents = {name: _document(name, read(name), selection) for name in _telling(present)}
+    selection.config = _with_quantization(documents)
     _check_config(present, selection)
     _check_tokenizer(present, selection)
     _check_remote_code(present, documents, selection)
@@ -109,7 +113,7 @@ def raise_findings(findings: Iterable[Finding], subject: str) -> None:
 
 def _telling(present: set[str]) -> list[str]:
     """The small files whose content decides what else is needed."""
-    names = [CONFIG, "tokenizer_config.json"]
+    names = [CONFIG, QUANT_CONFIG, "tokenizer_config.json"]
     if WEIGHTS not in present:
         names.append(INDEX if INDEX in present else PICKLE_INDEX)
     return [name for name in names if name in present]
@@ -125,6 +129,14 @@ def _document(name: str, content: bytes, selection: Selection) -> Mapping[str, A
         return document
     selection.report(f"{name} is not a JSON object", "check that this is a model in Hugging Face's format")
     return {}
+
+
+def _with_quantization(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The model's configuration, with what only ModelOpt's own file says of its quantization."""
+    config, said = documents.get(CONFIG, {}), documents.get(QUANT_CONFIG, {}).get("quantization")
+    if not isinstance(said, Mapping) or not said.get("quant_algo") or config.get("quantization_config"):
+        return config
+    return {**config, "quantization_config": {"quant_method": "modelopt", **said}}
 
 
 def _check_config(present: set[str], selection: Selection) -> None:

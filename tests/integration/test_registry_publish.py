@@ -17,6 +17,7 @@ from enginery.registry import Registry, publish
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy, faulty_proxy
 from tests.support.s3_server import S3Server
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -24,9 +25,11 @@ CHECKOUT = Path(__file__).parent.parent.parent
 PUBLISH = """
 import sys
 from pathlib import Path
+from enginery import transfers
 from enginery.registry import publish
 from tests.support.builds import Build
 
+transfers.AT_ONCE = 2  # so that there is a middle in which to be killed
 address, directory = sys.argv[1:]
 context = Build().context(Path(directory), address)
 def log(line):
@@ -137,3 +140,35 @@ def test_wrong_credentials_are_one_clear_error_that_is_not_tried_again(
     assert not caught.value.transient
     assert len(proxy.requests) == 1
     assert s3_server.keys(address.split("/")[2]) == []
+
+
+def test_publishers_that_are_killed_one_after_the_other_send_no_file_twice(
+    s3_server: S3Server, address: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    def puts() -> list[str]:
+        return [path for method, path in list(proxy.requests) if method == "PUT" and "/model_repository/" in path]
+
+    def stored() -> list[str]:
+        return [key for key in s3_server.keys(address.split("/")[2]) if "/model_repository/" in key]
+
+    for number in range(3):
+        kill_at, killed = len(puts()) + 2, threading.Event()
+
+        def hold(method: str, path: str, kill_at: int = kill_at, killed: threading.Event = killed) -> None:
+            if path in puts()[kill_at - 1 :] and method == "PUT":
+                killed.wait(60)
+
+        proxy.watch = hold
+        with start(address, tmp_path / str(number)) as process:
+            assert process.stdin is not None
+            process.stdin.write("\n" * 100)
+            process.stdin.flush()
+            wait_until(lambda most=kill_at: len(puts()) >= most, seconds=120)  # type: ignore[misc]
+            process.kill()
+        assert not whole_or_absent(s3_server, address)
+        killed.set()
+        wait_until(lambda: len(stored()) == len(puts()), seconds=60)  # what was on its way arrives
+    proxy.watch = None
+    publish(Build().context(tmp_path / "again", address))
+    assert whole_or_absent(s3_server, address)
+    assert sorted(puts()) == sorted(set(puts()))

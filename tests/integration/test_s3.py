@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery import s3, s3_download
+from enginery import s3, s3_download, s3_upload
 from enginery.digests import bytes_digest
 from enginery.errors import RegistryError, StoreError
 from enginery.s3 import Address, Prefix
@@ -33,7 +33,7 @@ def uploaded(prefix: Prefix, tmp_path: Path, data: bytes = os.urandom(100_000)) 
 
 def test_what_was_put_is_there(prefix: Prefix, server: S3Server) -> None:
     etag = prefix.put_bytes("a/b.json", b"{}", content_type="application/json")
-    assert prefix.get("a/b.json") == s3.Content(b"{}", etag)
+    assert prefix.get("a/b.json") == s3.Content(b"{}", etag, bytes_digest(b"{}"))
     assert prefix.get_bytes("a/b.json") == b"{}"
     assert server.keys(prefix.address.bucket) == ["pre/fix/a/b.json"]
 
@@ -93,7 +93,7 @@ def test_a_deleted_object_is_gone(prefix: Prefix) -> None:
 def test_a_large_file_goes_in_parts_and_comes_in_ranges(
     prefix: Prefix, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(s3, "MULTIPART_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_upload, "PART_BYTES", 5 << 20)
     monkeypatch.setattr(s3_download, "RANGE_BYTES", 3 << 20)
     data = os.urandom((11 << 20) + 17)
     digest = uploaded(prefix, tmp_path, data)
@@ -149,7 +149,7 @@ def test_a_write_whose_answer_was_lost_counts_as_done(
     proxy.fail(Fault("answer", after=True, matches=lambda method, _: method == "PUT"))
     etag = prefix.put_bytes("x", b"ours", if_none_match=True)
     assert proxy.count("PUT") == 2
-    assert prefix.get("x") == s3.Content(b"ours", etag)
+    assert prefix.get("x") == s3.Content(b"ours", etag, bytes_digest(b"ours"))
 
 
 def test_the_server_is_probed_once_and_nothing_stays(prefix: Prefix, proxy: Proxy, server: S3Server) -> None:
@@ -163,6 +163,18 @@ def test_the_server_is_probed_once_and_nothing_stays(prefix: Prefix, proxy: Prox
 def test_a_server_that_ignores_conditions_is_found_out(prefix: Prefix, proxy: Proxy) -> None:
     proxy.drops |= {"if-match", "if-none-match"}
     assert not s3.honours_conditional_writes(prefix)
+
+
+def test_a_server_that_does_not_know_ranges_is_named_for_that(
+    prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_download, "RANGE_BYTES", 1000)
+    uploaded(prefix, tmp_path, os.urandom(3000))
+    proxy.drops.add("range")
+    with pytest.raises(StoreError, match="was asked for a part of it") as caught:
+        prefix.download("x", tmp_path / "back", size=3000)
+    assert "Range requests" in caught.value.remedy
+    assert not (tmp_path / "back").exists()
 
 
 @pytest.mark.parametrize("kind", ["truncate", "reset", "flip"])

@@ -1,0 +1,100 @@
+"""What each role must be allowed in a registry's bucket, as IAM policies: `python -m enginery.registry.iam DIRECTORY`.
+
+The policies in infra/iam/ are those for `s3://engines/prod`, written by that command; a test compares them.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from enginery.files import write_atomic
+from enginery.registry.claims import CLAIM
+from enginery.registry.layout import CHANNELS, MANIFEST, MODELS
+from enginery.s3 import PROBE, Address
+
+Role = Literal["consumer", "publisher", "pruner", "auditor"]
+EXAMPLE = "s3://engines/prod"
+
+ALL = f"{MODELS}/*"
+BUILDS = f"{MODELS}/*/builds/*"
+CLAIMS = f"{BUILDS}/{CLAIM}"
+PROBES = f"{PROBE}*"
+
+
+class Grant(NamedTuple):
+    """Actions on objects.
+
+    Attributes:
+        sid: what it is for.
+        actions: names of S3's actions.
+        paths: patterns of objects, relative to the registry; empty for the bucket itself.
+        listed: patterns of what a listing may ask for.
+    """
+
+    sid: str
+    actions: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+
+
+READ = Grant("Read", ("s3:GetObject",), (ALL,))
+LIST = Grant("List", ("s3:ListBucket",), listed=(ALL,))
+LIST_ALL = LIST._replace(listed=(ALL, PROBES))
+LIST_UPLOADS = Grant("ListUploads", ("s3:ListBucketMultipartUploads",))
+
+ROLES: Mapping[Role, Sequence[Grant]] = {
+    "consumer": (READ, LIST),
+    "publisher": (
+        Grant("ReadAndProbe", ("s3:GetObject",), (ALL, PROBES)),
+        Grant("Write", ("s3:PutObject",), (f"{BUILDS}", f"{MODELS}/*/{CHANNELS}/*", PROBES)),
+        Grant("AbortOwnUploads", ("s3:AbortMultipartUpload",), (BUILDS,)),
+        Grant("RemoveClaimsAndProbes", ("s3:DeleteObject",), (CLAIMS, PROBES)),
+        LIST,
+        LIST_UPLOADS,
+    ),
+    "pruner": (
+        READ,
+        Grant("ClaimAndPutBack", ("s3:PutObject",), (CLAIMS, f"{BUILDS}/{MANIFEST}")),
+        Grant("Remove", ("s3:DeleteObject",), (BUILDS, PROBES)),
+        Grant("AbortUploads", ("s3:AbortMultipartUpload",), (ALL,)),
+        LIST_ALL,
+        LIST_UPLOADS,
+    ),
+    "auditor": (READ, LIST_ALL, LIST_UPLOADS),
+}
+
+
+def policy(role: Role, address: str) -> dict[str, Any]:
+    """The least that a role must be allowed in the registry at `address`.
+
+    Raises:
+        UsageError: when that is no address in S3.
+    """
+    place = Address.parse(address)
+    return {"Version": "2012-10-17", "Statement": [_statement(grant, place) for grant in ROLES[role]]}
+
+
+def _statement(grant: Grant, address: Address) -> dict[str, Any]:
+    bucket = f"arn:aws:s3:::{address.bucket}"
+    objects = [f"{bucket}/{address.key(path)}" for path in grant.paths]
+    stated: dict[str, Any] = {
+        "Sid": grant.sid,
+        "Effect": "Allow",
+        "Action": list(grant.actions),
+        "Resource": objects or [bucket],
+    }
+    if grant.listed:
+        stated["Condition"] = {"StringLike": {"s3:prefix": [address.key(path) for path in grant.listed]}}
+    return stated
+
+
+def write_policies(directory: Path) -> None:
+    """Write the example of each role."""
+    for role in ROLES:
+        write_atomic(directory / f"{role}.json", json.dumps(policy(role, EXAMPLE), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    write_policies(Path(sys.argv[1]))

@@ -1,0 +1,166 @@
+"""Who may move a channel to a build, and back: promotion, demotion, and what a publish does to its channel."""
+
+from enginery.errors import RegistryError, UsageError
+from enginery.manifest import Manifest
+from enginery.registry.channels import Action, ChannelPointer, Decide, Move, Moved, a_move, change_channel
+from enginery.registry.gates import failures
+from enginery.registry.layout import channel_reference, require_name
+from enginery.registry.reading import Registry
+from enginery.registry.who import one_line
+from enginery.s3 import honours_conditional_writes
+from enginery.steps import Frozen
+
+
+class Why(Frozen):
+    """What whoever moves a channel says of it.
+
+    Attributes:
+        reason: why, for the history.
+        force: promote a build although it failed a gate; needs a reason.
+        expected: the build that the channel must still point at; None for any.
+        allow_unconditional_writes: accept an S3 endpoint that ignores If-Match, where of two who move the channel at
+            once one goes lost.
+    """
+
+    reason: str = ""
+    force: bool = False
+    expected: str | None = None
+    allow_unconditional_writes: bool = False
+
+
+def promote(registry: Registry, manifest: Manifest, channel: str, why: Why) -> Moved:
+    """Point a channel at a build, for the build's target; nothing is written when it already does.
+
+    Raises:
+        UsageError: when the channel's name is none, or a forced promotion has no reason.
+        RegistryError: when the build failed a gate, or the channel points at another build than expected.
+    """
+    require_name("channel", channel)
+    overruled = _overruled(manifest, why)
+    _require_swaps(registry, why)
+    target = manifest.target.name
+
+    def decide(now: ChannelPointer | None) -> Move | None:
+        _require_expected(now, why.expected, channel_reference(manifest.model, channel, target))
+        if now and now.build_id == manifest.build_id:
+            return None
+        return a_move(Action.PROMOTE, now, manifest.build_id, one_line(why.reason), overruled)
+
+    return _move(registry, manifest.model, channel, target, decide)
+
+
+def _move(registry: Registry, model: str, channel: str, target: str, decide: Decide) -> Moved:
+    """Move a channel; back again when the build was removed meanwhile: who removes one reads the channels after that.
+
+    Raises:
+        RegistryError: when it was.
+    """
+    moved = change_channel(registry.prefix, model, channel, target, decide)
+    build_id = moved.pointer.build_id
+    if not moved.written or registry.exists(model, build_id):
+        return moved
+
+    def back(now: ChannelPointer | None) -> Move | None:
+        if now is None or now.build_id != build_id or now.previous is None:
+            return None
+        return a_move(Action.DEMOTE, now, now.previous, f"{build_id} was removed meanwhile")
+
+    change_channel(registry.prefix, model, channel, target, back)
+    problem = f"{model}/{build_id} was removed while the channel was moved to it"
+    remedy = "promote another build, or publish this one again and promote it"
+    where = channel_reference(model, channel, target)
+    raise RegistryError(problem, subject=where, remedy=remedy, transient=True)
+
+
+def _overruled(manifest: Manifest, why: Why) -> tuple[str, ...]:
+    """The gates that the build failed, when they are overruled."""
+    if why.force and not why.reason.strip():
+        raise UsageError("a forced promotion needs a reason", subject="reason", remedy="say why, for the history")
+    failed = failures(manifest)
+    if failed and not why.force:
+        remedy = "build one that passes; or overrule it with --force --reason TEXT, which the channel's history keeps"
+        raise RegistryError(f"failed a gate: {'; '.join(failed)}", subject=manifest.reference, remedy=remedy)
+    return failed
+
+
+def demote(registry: Registry, model: str, channel: str, target: str, why: Why) -> Moved:
+    """Point a channel back at the build it pointed at before; a second demotion goes one further back.
+
+    When somebody else moves the channel meanwhile, it is left to him: two who demote the same build go back once.
+
+    Raises:
+        RegistryError: when there is no such channel, nothing to go back to, that build is not there any more, or the
+            channel points at another build than expected.
+    """
+    for name, value in (("model", model), ("channel", channel), ("target", target)):
+        require_name(name, value)
+    _require_swaps(registry, why)
+    where = channel_reference(model, channel, target)
+    expected = why.expected
+
+    def decide(now: ChannelPointer | None) -> Move:
+        nonlocal expected
+        _require_expected(now, expected, where)
+        back = _build_before(registry, now, where)
+        expected = now.build_id if now else None
+        return a_move(Action.DEMOTE, now, back, one_line(why.reason))
+
+    return _move(registry, model, channel, target, decide)
+
+
+def _require_expected(now: ChannelPointer | None, expected: str | None, where: str) -> None:
+    found = now.build_id if now else None
+    if expected is None or found == expected:
+        return
+    by = f", moved there by {now.last.by}" if now and now.last.by else ""
+    problem = f"points at {found or 'nothing'}{by}; expected was {expected}"
+    raise RegistryError(problem, subject=where, remedy="look at what is on it now, and decide again")
+
+
+def _build_before(registry: Registry, now: ChannelPointer | None, where: str) -> str:
+    if now is None:
+        remedy = f"see where channels point with `enginery channels {where.partition('@')[0]}`"
+        raise RegistryError("points at nothing, so there is no way back", subject=where, remedy=remedy)
+    path = now.way_back()
+    if not path:
+        remedy = f"promote another build with `enginery promote BUILD {now.channel}`"
+        raise RegistryError(f"pointed at nothing before {now.build_id}", subject=where, remedy=remedy)
+    there = [build_id for build_id in reversed(path) if registry.exists(now.model, build_id)]
+    if path[-1] not in there:
+        other = f"{now.model}/{there[0]}" if there else "BUILD"
+        remedy = f"go to another one with `enginery promote {other} {now.channel}`"
+        problem = f"pointed at {path[-1]} before, which is not published any more"
+        raise RegistryError(problem, subject=where, remedy=remedy)
+    return path[-1]
+
+
+def point_channel(registry: Registry, manifest: Manifest, channel: str) -> str:
+    """Point a channel at a build that was published just now, and say in one line where it points then.
+
+    A build that the channel was on before stays off it: it was superseded or demoted, and a run of its unchanged
+    spec shall not undo that.
+    """
+    target = manifest.target.name
+
+    def decide(now: ChannelPointer | None) -> Move | None:
+        if now and (now.build_id == manifest.build_id or now.was_on(manifest.build_id, manifest.created)):
+            return None
+        return a_move(Action.PUBLISH, now, manifest.build_id, "")
+
+    pointer, written = _move(registry, manifest.model, channel, target, decide)
+    name = f"channel {channel} of {manifest.model} for {target}"
+    if pointer.build_id == manifest.build_id:
+        return f"{name} is {'now' if written else 'already'} {manifest.build_id}"
+    since = f"{pointer.last.action}, {pointer.moved:%Y-%m-%d %H:%M} UTC"
+    why = f"{manifest.build_id} was on it before, and publishing it again does not bring it back"
+    return f"{name} stays {pointer.build_id} ({since}): {why}; `enginery promote {manifest.reference} {channel}` does"
+
+
+def _require_swaps(registry: Registry, why: Why) -> None:
+    if why.allow_unconditional_writes or honours_conditional_writes(registry.prefix):
+        return
+    raise RegistryError(
+        "this S3 endpoint ignores If-Match, so of two who move a channel at once one would be lost",
+        subject=registry.address,
+        remedy="use another endpoint, or --allow-unconditional-writes when nobody else moves channels now",
+    )

@@ -1,0 +1,94 @@
+"""Many files to and from S3 at once, each whole and checked or not there at all."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from enginery.parallel import side_by_side
+from enginery.progress import Progress
+from enginery.s3 import Prefix
+from enginery.s3_fast import SMALL_BYTES
+
+AT_ONCE = 16
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+LARGE_AT_ONCE = max(3, min(8, CORES // 2))
+"""Each is sent and brought in several parts at once; those that are sent are held in memory, 80 MB for each file."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to bring.
+
+    Attributes:
+        path: the object, relative to the prefix.
+        destination: where it goes; missing directories are made.
+        size: the bytes it must have.
+        sha256: the digest it must have, 64 hex digits.
+        resume: as in `Prefix.download`.
+    """
+
+    path: str
+    destination: Path
+    size: int
+    sha256: str
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file to send.
+
+    Attributes:
+        source: the file; read once.
+        path: the object, relative to the prefix.
+        size: the bytes it has.
+        sha256: the digest it must have, 64 hex digits.
+    """
+
+    source: Path
+    path: str
+    size: int
+    sha256: str
+
+
+F = TypeVar("F", Download, Upload)
+
+
+def download_all(prefix: Prefix, downloads: Sequence[Download], progress: Progress) -> None:
+    """Bring every file, side by side; what has been brought when one fails stays.
+
+    Raises:
+        EngineryError: of the prefix's class, when a file is missing, stays another than it should be, or has no room.
+    """
+    settled = prefix.settled()
+
+    def bring(file: Download) -> None:
+        checks: Any = {"size": file.size, "sha256": file.sha256, "resume": file.resume}
+        settled.download(file.path, file.destination, **checks, told=progress.add)
+        progress.end_file()
+
+    many(bring, downloads)
+
+
+def upload_all(prefix: Prefix, uploads: Sequence[Upload], progress: Progress) -> None:
+    """Send every file, side by side; what has been sent when one fails stays.
+
+    Raises:
+        EngineryError: of the prefix's class, when a file is another than it should be, or S3 does not take it.
+    """
+    settled = prefix.settled()
+
+    def send(file: Upload) -> None:
+        settled.upload(file.path, file.source, file.sha256, told=progress.add)
+        progress.end_file()
+
+    many(send, uploads)
+
+
+def many(call: Callable[[F], object], files: Sequence[F]) -> None:
+    """`call` of each file, the large ones first and few at once, then the small ones, many at once."""
+    large = sorted((file for file in files if file.size > SMALL_BYTES), key=lambda file: -file.size)
+    side_by_side(call, large, threads=LARGE_AT_ONCE)
+    side_by_side(call, (file for file in files if file.size <= SMALL_BYTES), threads=AT_ONCE)

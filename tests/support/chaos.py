@@ -1,0 +1,205 @@
+"""Publishers in processes of their own that are killed at a random request, and an observer that looks on."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from enginery import s3_upload
+from enginery.digests import bytes_digest
+from enginery.errors import EngineryError
+from enginery.manifest import Manifest, read_manifest
+from enginery.registry import publish
+from tests.support.builds import Build
+from tests.support.registries import at
+from tests.support.s3_server import S3Server
+
+MODEL = "tiny-llama"
+PART_BYTES = 5 << 20
+"""The least that S3 takes as a part, so that a file of a few MB is sent in parts."""
+LARGE_EVERY = 10
+PAUSE_SECONDS = 0.1
+LAST_KILLED_ATTEMPT = 3
+LONGEST_PUBLISH_REQUESTS = 20
+COULD_PASS, BROKEN = 3, 4
+"""How a publisher ends that failed: with an error that says it can pass, or with another."""
+
+
+@dataclass
+class ChaosBuild(Build):
+    """A build of few files: one that all of them share, one of its own, and here and there a large one."""
+
+    number: int = 0
+
+    @classmethod
+    def of(cls, number: int) -> "ChaosBuild":
+        return cls(build_id=f"cpu-{number}-{number:012d}", target=f"cpu-{number}", model=MODEL, number=number)
+
+    def write(self, directory: Path) -> dict[str, Path]:
+        inputs = super().write(directory)
+        for path in sorted(inputs["model_repository"].rglob("*")):
+            if path.is_file() and path.parent.name != "ensemble":
+                path.unlink()
+        own = inputs["model_repository"] / "tensorrt_llm" / "1"
+        (own / "engine").write_bytes(random.Random(self.number).randbytes(4096))
+        if self.number % LARGE_EVERY == 0:
+            (own / "large").write_bytes(random.Random(self.number).randbytes(PART_BYTES + 1000))
+        return inputs
+
+
+def publish_in_this_process(address: str, number: int, settings: Mapping[str, str], errors: str) -> None:
+    """What a publisher's process does; an error is written to the file `errors`."""
+    os.environ.update(settings)
+    s3_upload.PART_BYTES = PART_BYTES
+    with TemporaryDirectory() as directory:
+        try:
+            publish(ChaosBuild.of(number).context(Path(directory), address))
+        except EngineryError as error:
+            Path(errors).write_text(f"{number}: {type(error).__name__}: {error} ({error.__cause__!r})")
+            os._exit(COULD_PASS if error.transient else BROKEN)
+
+
+@dataclass
+class Publishers:
+    """Publishes each build until it is done, and kills its process now and then at a random request.
+
+    Attributes:
+        address: the registry.
+        settings: the environment of the processes.
+        scratch: a directory for what failed publishers have to say.
+        random: decides who is killed when.
+        killed: how many were.
+        failed: how many gave up by themselves, with an error that can pass.
+        broken: what others said that failed otherwise.
+    """
+
+    address: str
+    settings: Mapping[str, str]
+    scratch: Path
+    random: random.Random
+    killed: int = 0
+    failed: int = 0
+    broken: list[str] = field(default_factory=list)
+    _context: ForkServerContext = field(default_factory=lambda: multiprocessing.get_context("forkserver"))
+    _running: dict[int, BaseProcess] = field(default_factory=dict)
+    _left: Counter[int] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._context.set_forkserver_preload([__name__, "boto3"])
+
+    def publish(self, number: int) -> None:
+        """Publish one build, in as many attempts as it takes."""
+        attempt = 0
+        while self._attempt(number, attempt):
+            attempt += 1
+
+    def _attempt(self, number: int, attempt: int) -> bool:
+        """Whether another attempt is needed."""
+        errors = self.scratch / f"{number}-{attempt}"
+        process = self._context.Process(
+            target=publish_in_this_process, args=(self.address, number, dict(self.settings), str(errors))
+        )
+        with self._lock:
+            doomed = attempt <= LAST_KILLED_ATTEMPT and self.random.random() < 0.5
+            self._left[number] = self.random.randint(1, LONGEST_PUBLISH_REQUESTS) if doomed else sys.maxsize
+            process.start()
+            self._running[number] = process
+        wait([process.sentinel])
+        return self._ended(process, errors)
+
+    def _ended(self, process: BaseProcess, errors: Path) -> bool:
+        with self._lock:  # starting a process asks after the others, and a status can be read once
+            process.join()
+            status = process.exitcode
+            if status == -signal.SIGKILL:
+                self.killed += 1
+            elif status == COULD_PASS:
+                self.failed += 1
+            elif status:
+                self.broken.append(errors.read_text() if errors.exists() else f"exit status {status}")
+        return status != 0
+
+    def watch(self, _method: str, path: str) -> None:
+        """Is told of each request; kills the process whose last one this is to be."""
+        found = re.search(r"/cpu-(\d+)[-.]", path)
+        if found is None:
+            return
+        number = int(found[1])
+        with self._lock:
+            self._left[number] -= 1
+            if self._left[number] == 0:
+                self._running[number].kill()
+
+
+class Observer:
+    """Looks at the registry again and again, past all faults, and notes whatever should never be seen.
+
+    Attributes:
+        looks: how often it has looked.
+        manifests: the etags of those it has seen, by key.
+        wrong: what should never be seen.
+    """
+
+    def __init__(self, server: S3Server, address: str) -> None:
+        self.bucket, self.prefix = at(address)
+        self.client = server.client()
+        self.looks = 0
+        self.manifests: dict[str, str] = {}
+        self.wrong: list[str] = []
+        self._pointers: dict[str, str] = {}
+
+    def watch_until(self, stop: threading.Event) -> None:
+        """Look until told to stop, then once more."""
+        while not stop.wait(PAUSE_SECONDS):
+            self.look()
+        self.look()
+
+    def look(self) -> None:
+        """One look: each manifest's build is whole, none has changed or gone, each channel names one that is there."""
+        self.looks += 1
+        pointers = {key: etag for key, etag in self._etags().items() if "/channels/" in key}
+        manifests = {key: etag for key, etag in self._etags().items() if key.endswith("/manifest.json")}
+        self.wrong += [
+            f"{key} has changed or is gone" for key, etag in self.manifests.items() if manifests.get(key) != etag
+        ]
+        for key in manifests.keys() - self.manifests.keys():
+            self.wrong += self.differences(read_manifest(self._get(key)))
+        for key in (key for key, etag in pointers.items() if self._pointers.get(key) != etag):
+            build = json.loads(self._get(key))["build_id"]
+            if not any(f"/{build}/manifest.json" in manifest for manifest in manifests):
+                self.wrong.append(f"{key} points at {build}, which is not there")
+        self.manifests, self._pointers = manifests, pointers
+
+    def differences(self, manifest: Manifest) -> list[str]:
+        """The files of a build that are not as its manifest says."""
+        home = f"{self.prefix}/models/{manifest.model}/builds/{manifest.build_id}"
+        stored = self._etags(f"{home}/")
+        missing = [f"{home}/{file.path} is missing" for file in manifest.files if f"{home}/{file.path}" not in stored]
+        return missing or [
+            f"{home}/{file.path} is another"
+            for file in manifest.files
+            if bytes_digest(self._get(f"{home}/{file.path}")) != file.sha256
+        ]
+
+    def _etags(self, under: str = "") -> dict[str, str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=under)
+        return {entry["Key"]: entry["ETag"] for page in pages for entry in page.get("Contents", [])}
+
+    def _get(self, key: str) -> bytes:
+        body: Any = self.client.get_object(Bucket=self.bucket, Key=key)["Body"]
+        data: bytes = body.read()
+        return data

@@ -1,0 +1,133 @@
+"""Registries with builds of several ages and states, for the tests of upkeep."""
+
+from datetime import UTC, datetime, timedelta
+
+from enginery.digests import bytes_digest
+from enginery.manifest import BuildTarget, Manifest
+from enginery.records import FileRecord
+from enginery.registry import Registry
+from enginery.registry.channels import Action, a_move, change_channel
+from enginery.registry.claims import CLAIM, Claim
+from enginery.s3 import Address
+from enginery.worker import Worker
+from tests.support.builds import ANSWERS, a_report
+from tests.support.records import a_chain
+from tests.support.s3_server import S3Server
+
+LATER = timedelta(days=60)
+
+
+def build_id(number: int, target: str = "cpu-int4") -> str:
+    return f"{target}-{number:012d}"
+
+
+def publish_builds(address: str, count: int, target: str = "cpu-int4") -> list[str]:
+    """So many small builds of a target, the oldest first; the channel `candidate` is at the last."""
+    names = [build_id(number, target) for number in range(1, count + 1)]
+    for name in names:
+        put_build(address, name)
+    return names
+
+
+def put_build(address: str, name: str, model: str = "tiny-llama", channel: str | None = "candidate") -> None:
+    """A build of two small files, written as publishing would leave it, on a channel."""
+    registry, now = Registry(address), datetime.now(UTC)
+    target = BuildTarget(
+        name=name.rpartition("-")[0], gpu="cpu", backend="onnxruntime", release="0.18.0", precision="int4"
+    )
+    files = {"model_repository/a/config.pbtxt": b"config", "report.json": name.encode()}
+    manifest = Manifest(
+        model=model,
+        build_id=name,
+        target=target,
+        created=now,
+        enginery="0.1.0",
+        registry=address,
+        channel="candidate",
+        files=tuple(FileRecord(path=path, sha256=bytes_digest(data), size=len(data)) for path, data in files.items()),
+        steps=a_chain(),
+        validation=a_report(ANSWERS),
+    )
+    prefix = registry.build_prefix(model, name)
+    for path, data in [*files.items(), ("manifest.json", manifest.to_json())]:
+        prefix.put_bytes(path, data)
+    if channel:
+        move(address, channel, name, model)
+
+
+def move(address: str, channel: str, name: str, model: str = "tiny-llama") -> None:
+    """Point a channel at a build as somebody does who has looked for the build some time before."""
+    change_channel(
+        Registry(address).prefix,
+        model,
+        channel,
+        name.rpartition("-")[0],
+        lambda now: a_move(Action.PUBLISH, now, name, ""),
+    )
+
+
+def at(address: str) -> tuple[str, str]:
+    """Bucket and prefix of an address."""
+    place = Address.parse(address)
+    return place.bucket, place.prefix
+
+
+def objects(server: S3Server, address: str) -> dict[str, bytes]:
+    """Every object of the bucket: path relative to the registry -> bytes."""
+    bucket, prefix = at(address)
+    client = server.client()
+    found = {
+        key.removeprefix(f"{prefix}/"): client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        for key in server.keys(bucket)
+    }
+    client.close()
+    return found
+
+
+def write(server: S3Server, address: str, path: str, data: bytes) -> None:
+    bucket, prefix = at(address)
+    client = server.client()
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{path}", Body=data)
+    client.close()
+
+
+def remove(server: S3Server, address: str, path: str) -> None:
+    bucket, prefix = at(address)
+    client = server.client()
+    client.delete_object(Bucket=bucket, Key=f"{prefix}/{path}")
+    client.close()
+
+
+def begin_upload(server: S3Server, address: str, path: str) -> str:
+    """A multipart upload with one part, left as it is; gives its id."""
+    bucket, prefix = at(address)
+    client = server.client()
+    key = f"{prefix}/{path}"
+    upload: str = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"part")
+    client.close()
+    return upload
+
+
+def uploads(server: S3Server, address: str) -> list[str]:
+    """The keys of all multipart uploads that are under way."""
+    bucket, _ = at(address)
+    client = server.client()
+    found = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    client.close()
+    return [entry["Key"] for entry in found]
+
+
+def a_claim(files: str = "digest", host: str = "another-machine") -> bytes:
+    """The claim of a publisher on another machine that began just now, so it may be at work."""
+    worker = Worker(host=host, pid=1, started=1.0)
+    return Claim(files=files, worker=worker, since=datetime.now(UTC)).model_dump_json().encode()
+
+
+def claim_path(build: str, model: str = "tiny-llama") -> str:
+    return f"models/{model}/builds/{build}/{CLAIM}"
+
+
+def listed(address: str) -> list[str]:
+    """The ids of the published builds, sorted."""
+    return sorted(build.build_id for build in Registry(address).builds())
