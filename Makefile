@@ -24,10 +24,11 @@ test: $(VENV)/dev ## Everything CI runs: linters, types, all tests
 unit: $(VENV)/dev ## The fast tests only
 	$(BIN)/pytest -n 2 -m "not integration"
 
-docs: $(VENV)/dev ## Write what is generated in docs/
+docs: $(VENV)/dev ## Write what is generated in docs/ and infra/iam/
 	$(BIN)/python -m enginery.spec_reference docs
+	$(BIN)/python -m enginery.registry.iam infra/iam
 
-bench: $(VENV)/dev ## Measure what we claim to be fast
+bench: $(VENV)/bench ## Measure what we claim to be fast
 	$(BIN)/python -m benchmarks.pipeline
 
 clean: ## Remove what make has made here (not ~/.enginery)
@@ -46,5 +47,10 @@ $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing Enginery and its tests into $(VENV): a minute or two, once"
 	@$(INSTALL) -e '.[dev]' $(NEWS)
 	@touch $@ $(VENV)/local
+
+$(VENV)/bench: $(VENV)/dev
+	@echo "installing what Enginery is measured against into $(VENV)"
+	@$(INSTALL) -e '.[bench]' $(NEWS)
+	@touch $@
 
 .PHONY: help demo test unit docs bench clean

@@ -12,14 +12,19 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from benchmarks.timing import in_turn
 from benchmarks.workbench import EXAMPLE
 from enginery.spec import read_spec
-from flows.build import TASK_RUNNER, build_model
+from flows.build import build_model
+from flows.here import MAX_WORKERS
 
 PAUSE_SECONDS = 1.0
 """The server goes on writing events and logs after a run; that shall not slow down the next."""
+
+
+FEW_AT_ONCE: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MAX_WORKERS)
 
 
 def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -32,7 +37,7 @@ def nothing(number: int) -> int:
     return number
 
 
-@flow(task_runner=TASK_RUNNER)
+@flow(task_runner=FEW_AT_ONCE)
 def floor(tasks: int, storage: Path) -> None:
     """The least that so many cached tasks cost: no plan, no store, no artifacts, no names."""
     cached = nothing.with_options(result_storage=storage)

@@ -23,6 +23,8 @@ PARTS = {
     "steps": "benchmarks.step_overhead",
     "targets": "benchmarks.many_targets",
     "demo": "benchmarks.demo",
+    "registry": "benchmarks.registry",
+    "fleet": "benchmarks.orchestration",
 }
 
 Measure = Callable[[], list[Row]]

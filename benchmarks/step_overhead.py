@@ -17,12 +17,12 @@ from benchmarks.results import Goal, Row, median
 from benchmarks.timing import in_turn, load, seconds
 from benchmarks.workbench import ROOT, Example, example
 from enginery import process, toolchains
+from enginery.answering import ENVIRONMENT
 from enginery.drivers import ANSWER_PROMPTS
 from enginery.plan import PlannedStep
 from enginery.runner import chain_of, fill, run_step
 from enginery.steps import Command, Stage, Step
 from enginery.store import Store, open_store
-from enginery.validation import ENVIRONMENT
 
 GOAL = Goal(0.05, "seconds more")
 OUTSIDE = Goal(0.05, "seconds")

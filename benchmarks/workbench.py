@@ -72,22 +72,23 @@ def _s3() -> Iterator[None]:
     places = ["--directory", str(services_dir() / "s3"), "--bucket", BUCKET]
     argv = [sys.executable, "-m", "enginery.dev.s3_server", "--port", str(port), *places]
     url = f"http://127.0.0.1:{port}"
-    with _running(argv, dict(os.environ), url, "/"), in_environment(aws_environment(url)):
+    with running("s3", argv, dict(os.environ), url, "/"), in_environment(aws_environment(url)):
         yield
 
 
 @contextmanager
-def prefect_server(directory: Path) -> Iterator[str]:
-    """A new Prefect server with its database in `directory`; gives the address of its API."""
+def prefect_server(directory: Path, *, database: str | None = None) -> Iterator[str]:
+    """A new Prefect server; gives the address of its API. Its database is in `directory` where none is named."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with _running(prefect_command(port), dict(prefect_environment(directory, port)), url, HEALTH):
+    named = {"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}
+    with running("prefect", prefect_command(port), {**prefect_environment(directory, port), **named}, url, HEALTH):
         yield f"{url}/api"
 
 
 @contextmanager
-def _running(argv: list[str], environment: dict[str, str], url: str, path: str) -> Iterator[None]:
-    name = argv[2]
+def running(name: str, argv: list[str], environment: dict[str, str], url: str, path: str) -> Iterator[None]:
+    """A service for as long as the block lasts; it is ready when it answers at `path` of `url`."""
     service = Service.start(argv, env=environment, log_file=logs_dir() / f"{name}.log")
     try:
         wait_until_ready(name, service, url, path, lambda _line: None, threading.Event())

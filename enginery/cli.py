@@ -4,17 +4,32 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from enginery import __version__
+from enginery.cli_options import (
+    AsJson,
+    BuildReference,
+    RegistryAddress,
+    StoreAddress,
+    TrustedKeys,
+    named_registry,
+    note,
+)
 from enginery.errors import EngineryError, UsageError
+from enginery.registry.cli_channels import channels_app
+from enginery.registry.cli_diff import diff_app
+from enginery.registry.cli_pull import pull_app
+from enginery.registry.cli_resolve import resolve_app
+from enginery.registry.cli_upkeep import upkeep_app
 from enginery.releases.cli import releases_app
+from enginery.signing.cli import trust_app
 
 if TYPE_CHECKING:
     from enginery.plan import Plan
-    from enginery.registry import Registry
+    from enginery.spec import Spec
 
 EXIT_CODES = """Exit codes: 0 done; 2 bad input, nothing started; 3 source; 4 store; 5 toolchain; 6 a command failed;
 7 validation; 8 registry; 9 rollout; 130 interrupted; 1 anything else."""
@@ -35,41 +50,50 @@ dev_app = typer.Typer(help="Local services to play with: Prefect with its UI, S3
 app.add_typer(toolchain_app, name="toolchain")
 app.add_typer(dev_app, name="dev")
 app.add_typer(releases_app, name="releases")
+app.add_typer(channels_app)
+app.add_typer(pull_app)
+app.add_typer(resolve_app)
+app.add_typer(trust_app)
+app.add_typer(upkeep_app)
+app.add_typer(diff_app)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Put a value into the spec; repeatable.")
 ]
-StoreAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        envvar="ENGINERY_STORE",
-        metavar="PLACE",
-        help="Where finished steps are kept: a directory or s3://… [default: store/ in ENGINERY_HOME, ~/.enginery]",
-    ),
+Force = Annotated[
+    list[str] | None,
+    typer.Option("--force", metavar="CODE", help="Accept a warning of the plan, such as W201; repeatable."),
 ]
-RegistryAddress = Annotated[
-    str | None,
-    typer.Option("--registry", envvar="ENGINERY_REGISTRY", metavar="S3", help="Where builds are published: s3://…"),
+ToolchainKind = Annotated[
+    Literal["venv", "host", "container"] | None,
+    typer.Option("--kind", help="Where its commands run: what a target calls `toolchain`."),
 ]
 ToolchainName = Annotated[str, typer.Argument(metavar="NAME", help="A name that `enginery toolchain list` shows.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-BuildReference = Annotated[
-    str, typer.Argument(metavar="BUILD", help="A build id, MODEL/BUILD, or MODEL@CHANNEL/TARGET.")
-]
 
 
 @app.command(short_help="Run the pipeline for a spec.")
-def build(
-    spec_file: SpecFile, overrides: Overrides = None, store: StoreAddress = None, as_json: AsJson = False
+def build(  # noqa: PLR0913, PLR0917  each is an option of the command
+    spec_file: SpecFile,
+    overrides: Overrides = None,
+    force: Force = None,
+    store: StoreAddress = None,
+    pools: Annotated[
+        Path | None,
+        typer.Option(
+            "--pools",
+            envvar="ENGINERY_POOLS",
+            metavar="FILE",
+            help="Have each target built by a work pool of this file.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run the pipeline for a spec; steps that are already done are not done again."""
     from enginery.render import print_summary
-    from enginery.spec import read_spec
 
-    spec = read_spec(spec_file, tuple(overrides or ()))
-    summary = _flow("build").load()(spec, store=store)
+    spec = _read_spec(spec_file, overrides, force)
+    summary = _flow("build").load()(spec, store=store, pools=str(pools) if pools else None)
     if as_json:
         print(summary.model_dump_json(indent=2))
     else:
@@ -80,13 +104,16 @@ def build(
 def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
     spec_file: SpecFile,
     overrides: Overrides = None,
+    force: Force = None,
     store: StoreAddress = None,
     commands: Annotated[bool, typer.Option("--commands", help="Print the steps as a shell script.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each step must run.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a build would do: its steps, their keys, and which are already done. Nothing is run."""
-    made = _make_plan(spec_file, tuple(overrides or ()))
+    from enginery.plan import make_plan
+
+    made = make_plan(_read_spec(spec_file, overrides, force))
     if as_json:
         print(made.model_dump_json(indent=2))
     elif commands:
@@ -110,6 +137,7 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
     as_json: AsJson = False,
 ) -> None:
     """Run one step of a plan on this machine. Needs no Prefect."""
+    from enginery.progress_bar import shown_progress
     from enginery.runner import run_step as run
     from enginery.runner import run_with_inputs
     from enginery.store import open_store
@@ -117,7 +145,11 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
     made = _read_plan(plan_file)
     planned = made.find(step)
     opened = open_store(store)
-    outcome = run_with_inputs(planned, made, opened, _note) if with_inputs else run(planned, opened, _note)
+    with shown_progress(note) as progress:
+        if with_inputs:
+            outcome = run_with_inputs(planned, made, opened, note, progress)
+        else:
+            outcome = run(planned, opened, note, progress)
     if output:
         record = opened.find(planned.key)
         assert record is not None  # noqa: S101  it has just been made
@@ -134,11 +166,15 @@ def list_builds(
     """List the published builds."""
     from enginery.render import print_builds, print_json
 
-    builds = _registry(registry).builds(model)
+    builds, unsound = named_registry(registry).listing(model)
     if as_json:
         print_json([build.model_dump(mode="json") for build in builds])
     else:
         print_builds(builds)
+    for error in unsound:
+        note(f"error: {error}")
+    if unsound:
+        raise typer.Exit(unsound[0].exit_code)
 
 
 @app.command(short_help="Show a build: target, prompts, answers, files.")
@@ -146,7 +182,7 @@ def show(reference: BuildReference, registry: RegistryAddress = None, as_json: A
     """Show one published build: its target, files, prompts and answers."""
     from enginery.render import print_manifest
 
-    manifest = _registry(registry).find(reference)
+    manifest = named_registry(registry).find(reference)
     if as_json:
         print(manifest.model_dump_json(indent=2))
     else:
@@ -159,7 +195,7 @@ def lineage(reference: BuildReference, registry: RegistryAddress = None, as_json
     from enginery.lineage import lineage_json, lineage_tree
     from enginery.render import print_json, print_tree
 
-    manifest = _registry(registry).find(reference)
+    manifest = named_registry(registry).find(reference)
     if as_json:
         print_json(lineage_json(manifest))
     else:
@@ -176,12 +212,15 @@ def rollout(
         str, typer.Option("--model-repository", metavar="PLACE", help="What those servers read: a directory or s3://…")
     ],
     registry: RegistryAddress = None,
+    trusted_keys: TrustedKeys = None,
 ) -> None:
     """Load a published build into Triton servers; on any failure the previous build serves again."""
+    from enginery.signing.policy import Policy
     from enginery.triton.rollout import roll_out_build
 
-    opened = _registry(registry)
-    roll_out_build(opened.find(reference), opened, tuple(endpoint), model_repository, _note)
+    policy = Policy.chosen(trusted_keys)
+    opened = named_registry(registry)
+    roll_out_build(opened.find(reference), opened, tuple(endpoint), model_repository, note, policy)
     print(f"{reference} serves at {', '.join(endpoint)}")
 
 
@@ -199,20 +238,20 @@ def toolchain_list(as_json: AsJson = False) -> None:
 
 
 @toolchain_app.command("create")
-def toolchain_create(name: ToolchainName) -> None:
+def toolchain_create(name: ToolchainName, kind: ToolchainKind = None) -> None:
     """Create a toolchain, or do nothing when it is there."""
     from enginery import toolchains
 
-    print(toolchains.ensure(name, _note).directory)
+    print(toolchains.ensure(toolchains.identity(name, kind or "venv"), note).directory)
 
 
 @toolchain_app.command("check")
-def toolchain_check(name: ToolchainName, as_json: AsJson = False) -> None:
+def toolchain_check(name: ToolchainName, kind: ToolchainKind = None, as_json: AsJson = False) -> None:
     """Compare a toolchain with its pins."""
     from enginery import toolchains
     from enginery.render import print_toolchain_report
 
-    report = toolchains.check(name)
+    report = toolchains.check(name, kind)
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
@@ -228,7 +267,7 @@ def dev_up() -> None:
     from enginery.render import print_services
 
     _require_extra("local", "prefect", "moto")
-    print_services(services.up(_note))
+    print_services(services.up(note))
 
 
 @dev_app.command("down", short_help="Stop the local services; their data is kept.")
@@ -236,7 +275,7 @@ def dev_down() -> None:
     """Stop the local services; what they hold is kept for the next time."""
     from enginery.dev import services
 
-    services.down(_note)
+    services.down(note)
 
 
 @dev_app.command("status")
@@ -308,10 +347,6 @@ def root(
     """Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out."""
 
 
-def _note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _flow(name: str) -> EntryPoint:
     """The flow of that name; the library itself does not know Prefect."""
     _require_extra("prefect", "prefect")
@@ -329,11 +364,10 @@ def _require_extra(extra: str, *modules: str) -> None:
         raise UsageError(f"this needs {' and '.join(missing)}, not installed here", remedy=remedy)
 
 
-def _make_plan(spec_file: Path, overrides: tuple[str, ...]) -> "Plan":
-    from enginery.plan import make_plan
-    from enginery.spec import read_spec
+def _read_spec(spec_file: Path, overrides: list[str] | None, force: list[str] | None) -> "Spec":
+    from enginery.spec import accepting, read_spec
 
-    return make_plan(read_spec(spec_file, overrides))
+    return accepting(read_spec(spec_file, tuple(overrides or ())), tuple(force or ()))
 
 
 def _read_plan(path: Path) -> "Plan":
@@ -355,20 +389,16 @@ def _read_plan(path: Path) -> "Plan":
 
 def _show_plan(made: "Plan", store: str | None, *, why: bool) -> None:
     from enginery.explain import explain as reasons
+    from enginery.last_build import with_last_builds
+    from enginery.preflight.disk import disk_findings, local_place
     from enginery.render import print_plan
     from enginery.store import open_store
 
     opened = open_store(store)
     done = opened.find_many([planned.key for planned in made.steps])
-    print_plan(made, done, reasons(made, done, opened.records()) if why else {})
-
-
-def _registry(address: str | None) -> "Registry":
-    from enginery.registry import Registry
-
-    if address is None:
-        raise UsageError("no registry is named", remedy="give --registry s3://… or set ENGINERY_REGISTRY")
-    return Registry(address)
+    print_plan(with_last_builds(made, opened), done, reasons(made, done, opened.records()) if why else {})
+    for finding in disk_findings(made, done, local_place(store)):
+        note(f"warning: {finding}")
 
 
 def main() -> None:

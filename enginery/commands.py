@@ -12,6 +12,8 @@ from enginery.orders import Order, Outcome
 from enginery.output import masked, secrets_in
 
 LINES_KEPT = 30
+OURS_ALONE = frozenset({"ENGINERY_SIGNING_KEY_PASSWORD"})
+"""Variables of this process that no command is given: none of them signs."""
 
 
 def shown(argv: Sequence[str]) -> str:
@@ -25,7 +27,7 @@ class Command:
     Attributes:
         words: the command and its arguments.
         argv: the same with secrets masked, to be shown.
-        environment: its whole environment.
+        environment: its whole environment; it is not given what is Enginery's alone.
         secrets: values that must not be shown.
         cwd: its working directory, absolute.
         program: the executable's path.
@@ -35,7 +37,8 @@ class Command:
     """
 
     def __init__(self, argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None) -> None:
-        self.environment = dict(os.environ if env is None else env)
+        inherited = os.environ if env is None else env
+        self.environment = {name: value for name, value in inherited.items() if name not in OURS_ALONE}
         self.secrets = secrets_in(self.environment, os.environ)
         self.words = [os.fspath(word) for word in argv]
         self.argv = tuple(masked(word, self.secrets) for word in self.words)
@@ -47,7 +50,9 @@ class Command:
             raise self.not_started(f"its working directory {self.cwd} does not exist")
         if not self.words or any("\0" in word for word in self.words):
             raise self.not_started("it is empty or holds a zero byte")
-        name = self.words[0]
+        return self._path_of(self.words[0])
+
+    def _path_of(self, name: str) -> str:
         if "/" in name:
             return str(self.cwd / name)
         found = shutil.which(name, path=self.environment.get("PATH", os.defpath))
@@ -55,7 +60,9 @@ class Command:
             raise self.not_started("there is no such command on PATH")
         return str(self.cwd / found)
 
-    def order(self, *, timeout: float | None, grace: float, detached: bool = False) -> Order:
+    def order(
+        self, *, timeout: float | None, grace: float, detached: bool = False, afterwards: Sequence[str] = ()
+    ) -> Order:
         """What the supervisor is told."""
         return Order(
             program=self.program,
@@ -65,6 +72,7 @@ class Command:
             timeout=timeout,
             grace=grace,
             detached=detached,
+            afterwards=[self._path_of(afterwards[0]), *afterwards[1:]] if afterwards else [],
         )
 
     def not_started(self, why: str) -> CommandError:

@@ -12,10 +12,17 @@ from enginery.records import StepRecord
 
 if TYPE_CHECKING:
     from enginery.process import Completed
+    from enginery.progress import Progress
+    from enginery.store.shelf import Shelf
     from enginery.toolchains import Toolchain
 
 Log = Callable[[str], None]
 """Takes one line for people to read while the step runs."""
+
+
+def unheard(_line: str) -> None:
+    """A `Log` that nobody reads."""
+
 
 Facts = Mapping[str, JsonValue]
 """What a stage wants to be remembered in the step's record."""
@@ -34,6 +41,9 @@ class StepContext:
         toolchain: the environment for the step's commands; None where the step needs none.
         log: takes progress lines.
         timeout: seconds that each command may take; None for no limit.
+        places: placeholders of the step's command -> files and directories of the user's.
+        shelf: where the store keeps what makes steps faster; None where there is no store.
+        progress: is told how far a transfer is; None for the log to be told.
         completed: the commands that were run, in order.
     """
 
@@ -45,17 +55,46 @@ class StepContext:
     toolchain: "Toolchain | None"
     log: Log
     timeout: float | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    shelf: "Shelf | None" = None
+    progress: "Progress | None" = None
     completed: list["Completed"] = field(default_factory=list)
 
-    def run(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> "Completed":
+    @property
+    def scratch(self) -> Path:
+        """A directory beside the output for files that commands exchange with Enginery; made when first asked for.
+
+        A command in a container sees it, other than the system's directory for temporary files.
+        """
+        path = self.output.parent / "scratch"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def run(
+        self, argv: Sequence[str], environment: Mapping[str, str] | None = None, *, cwd: Path | None = None
+    ) -> "Completed":
         """Run a command in the step's toolchain and remember it.
+
+        In a container it sees the inputs, `places` and Enginery's drivers, and can write into and beside the output;
+        it reaches the network unless `environment` has HF_HUB_OFFLINE=1.
+
+        Args:
+            argv: the command.
+            environment: variables it is given besides the toolchain's.
+            cwd: its working directory; this process's own when left out.
 
         Raises:
             CommandError: when the command cannot be started or does not end well.
         """
         from enginery import process  # noqa: PLC0415  a plan never starts a process
 
-        base = self.toolchain.environment if self.toolchain else os.environ
-        done = process.run(argv, env={**base, **(environment or {})}, log=self.log, timeout=self.timeout)
+        given = environment or {}
+        if self.toolchain is not None and self.toolchain.identity.kind == "container":
+            from enginery.containers import run_in_container  # noqa: PLC0415  as above
+
+            done = run_in_container(self, self.toolchain, argv, given, cwd)
+        else:
+            base = self.toolchain.environment if self.toolchain else os.environ
+            done = process.run(argv, env={**base, **given}, cwd=cwd, log=self.log, timeout=self.timeout)
         self.completed.append(done)
         return done

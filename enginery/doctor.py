@@ -5,15 +5,18 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Literal
 
-from enginery.errors import EngineryError
+from enginery.errors import CommandError, EngineryError
 from enginery.home import home
 from enginery.steps import Frozen
 
 LOW_DISK_BYTES = 20 * 10**9
 """An 8-billion-parameter model in bfloat16 is 16 GB on its own."""
+
+
+DOCKER_VERSION = ("docker", "version", "--format", "{{.Server.Version}}")
+DOCKER_SECONDS = 30.0
 
 
 class Finding(Frozen):
@@ -27,7 +30,7 @@ class Finding(Frozen):
 
 def examine(registry: str | None = None) -> list[Finding]:
     """Look at everything that a build needs; `registry` is looked at when named."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_python, _disk, _gpu, _prefect, _hub, _toolchains]
+    checks: list[Callable[[], Iterator[Finding]]] = [_python, _disk, _gpu, _prefect, _hub, _toolchains, _docker]
     findings = [finding for check in checks for finding in check()]
     return findings + (list(_registry(registry)) if registry else [])
 
@@ -98,10 +101,33 @@ def _toolchains() -> Iterator[Finding]:
     from enginery import toolchains
 
     for name in toolchains.names():
-        row = toolchains.status(name)
-        yield Finding(level="ok", subject=f"toolchain {row.name}", found="there" if row.created else "made when needed")
-    docker = shutil.which("docker")
-    yield Finding(level="ok", subject="docker", found=str(Path(docker)) if docker else "not installed")
+        try:
+            row = toolchains.status(name)
+        except EngineryError as error:
+            yield Finding(level="warning", subject=f"toolchain {name}", found=error.problem, remedy=error.remedy)
+        else:
+            found = "there" if row.created else "made when needed"
+            yield Finding(level="ok", subject=f"toolchain {row.name}", found=found)
+
+
+def _docker() -> Iterator[Finding]:
+    """Only targets with `toolchain: container` need it, so nothing here is an error."""
+    from enginery import process
+    from enginery.containers import REGISTRY
+
+    if shutil.which("docker") is None:
+        yield Finding(level="ok", subject="docker", found="not installed")
+        return
+    try:
+        lines = process.run(DOCKER_VERSION, log=lambda _line: None, timeout=DOCKER_SECONDS).last_lines
+    except CommandError as error:
+        remedy = "start it, or let this user reach it; only targets with toolchain: container need it"
+        found = f"its daemon does not answer: {error.problem}"
+        yield Finding(level="warning", subject="docker", found=found, remedy=remedy)
+        return
+    registry = os.environ.get(REGISTRY)
+    from_where = f"images from {registry}" if registry else f"{REGISTRY} is not set: images from docker's own registry"
+    yield Finding(level="ok", subject="docker", found=f"its daemon answers, version {lines[-1].strip()}; {from_where}")
 
 
 def _registry(address: str) -> Iterator[Finding]:

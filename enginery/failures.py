@@ -18,10 +18,17 @@ class FailureCause(StrEnum):
     UNKNOWN_FLAG = "unknown-flag"
     MISSING_LIBRARY = "missing-library"
     GPU_NOT_VISIBLE = "gpu-not-visible"
+    ENGINE_MISMATCH = "engine-mismatch"
+    SHARED_MEMORY = "shared-memory"
+    MPI = "mpi"
+    INCOMPLETE = "incomplete"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     KILLED = "killed"
     NOT_FOUND = "not-found"
+    CONTAINER_DAEMON = "container-daemon"
+    CONTAINER_IMAGE = "container-image"
+    CONTAINER_GPU = "container-gpu"
     UNKNOWN = "unknown"
 
 
@@ -58,7 +65,49 @@ OUT_OF_HOST_MEMORY = Failure(
     "use a machine with more memory, or run fewer steps side by side",
 )
 
+WARNING = re.compile(r"\[(W|I|V|D|WARNING|INFO|VERBOSE|DEBUG)\]|skipping tactic", re.IGNORECASE)
+"""Lines that no error is looked for in: TensorRT warns of GPU memory for each tactic that it then does without."""
+
 SIGNS = (
+    _sign(
+        FailureCause.CONTAINER_DAEMON,
+        "docker's daemon does not answer",
+        "start Docker, and let this user use it (see that `docker info` works); or use another kind of toolchain",
+        r"Cannot connect to the Docker daemon",
+        r"permission denied while trying to connect to the [Dd]ocker",
+        r"^error during connect: ",
+    ),
+    _sign(
+        FailureCause.CONTAINER_GPU,
+        "docker cannot give it a GPU",
+        "install NVIDIA's container toolkit and configure docker for it (nvidia-ctk runtime configure), then check with"
+        " nvidia-smi that the driver works",
+        r"could not select device driver .*gpu",
+        r"unknown or invalid runtime name: nvidia",
+        r"nvidia-container-cli: ",
+    ),
+    _sign(
+        FailureCause.CONTAINER_IMAGE,
+        "docker cannot get the image",
+        "set ENGINERY_CONTAINER_REGISTRY to the registry that has it (for NVIDIA's images the host in the `docker"
+        " pull` line of NVIDIA's catalogue of containers, or a mirror of yours), and sign in with docker login",
+        r"pull access denied",
+        r"manifest unknown",
+        r"manifest for .* not found",
+        r"no matching manifest",
+        r"[Nn]o such image",
+        r"[Uu]nable to find image",
+        r"^Error response from daemon: .*(unauthorized|denied)",
+    ),
+    _sign(
+        FailureCause.NOT_FOUND,
+        "there is no such command in the image",
+        "name an image that has the release inside, or another release",
+        r"executable file not found in \$PATH",
+        # With `--init` it is docker's own first process that starts the command, or the image's entry point, a shell.
+        r"^\[FATAL tini \(\d+\)\] exec .* failed: No such file or directory",
+        r": exec: .*: not found$",
+    ),
     _sign(
         FailureCause.GPU_MEMORY,
         "the GPU's memory is too small for it",
@@ -110,6 +159,31 @@ SIGNS = (
         r"unrecognized option",
         r"invalid option --",
     ),
+    _sign(
+        FailureCause.ENGINE_MISMATCH,
+        "the engine is of another TensorRT or another GPU than it is to run with",
+        "run it with the release and on the GPU that it was built for, or build it again for these",
+        r"engine plan file is not compatible with this version",
+        r"engine plan file is generated on an incompatible device",
+        r"Version tag does not match",
+    ),
+    _sign(
+        FailureCause.SHARED_MEMORY,
+        "there is too little shared memory for its ranks to talk to each other",
+        "start the container with more (docker run --shm-size=1g --ulimit memlock=-1, or --ipc=host)",
+        r"[Ee]rror while (creating|attaching to) shared memory segment",
+        r"unable to open shared memory object",
+        r"insufficient shared memory \(shm\)",
+    ),
+    _sign(
+        FailureCause.MPI,
+        "mpirun could not start its ranks",
+        "check that mpirun is the Open MPI of this release and that the machine has as many GPUs as the engine needs",
+        r"There are not enough slots available",
+        r"mpirun has detected an attempt to run as root",
+        r"mpirun was unable to (launch|find|start)",
+        r"looks like MPI_INIT failed",
+    ),
     Sign(
         re.compile(r"std::bad_alloc|^MemoryError\b|Cannot allocate memory|DefaultCPUAllocator: can't allocate"),
         OUT_OF_HOST_MEMORY,
@@ -124,14 +198,15 @@ def failure_of(code: int, lines: Sequence[str]) -> Failure:
         code: the exit status, or the negative number of the signal that ended the command.
         lines: the last lines it printed.
     """
-    for sign in SIGNS:
-        if any(sign.pattern.search(line) for line in lines):
-            return sign.failure
     number = signal_of(code)
     if number == signal.SIGKILL:
         # We end commands too, but that is another outcome: this was the kernel, or somebody with kill -9.
         meaning = "most likely the machine's memory ran out"
         return Failure(FailureCause.HOST_MEMORY, meaning, OUT_OF_HOST_MEMORY.remedy)
+    for line in reversed(lines):  # the last error is the one it ended with
+        sign = None if WARNING.search(line) else next((sign for sign in SIGNS if sign.pattern.search(line)), None)
+        if sign is not None:
+            return sign.failure
     if number is not None:
         remedy = "read its last lines; if nobody ended it on purpose, this is a fault of the command itself"
         return Failure(FailureCause.KILLED, f"it was ended by {number.name}", remedy)

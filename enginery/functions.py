@@ -13,6 +13,7 @@ from enginery.context import Facts, StepContext
 from enginery.errors import UsageError
 
 StepFunction = Callable[[StepContext], Facts]
+CommandRunner = Callable[[StepContext, tuple[str, ...], Mapping[str, str]], Facts]
 EffectCheck = Callable[[Mapping[str, JsonValue]], bool]
 PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
 
@@ -20,9 +21,18 @@ FUNCTIONS = {
     "download": "enginery.sources:download",
     "validate": "enginery.validation:validate",
     "package": "enginery.triton.repository:package",
+    "package_inflight": "enginery.triton.inflight:package_inflight",
+    "package_llmapi": "enginery.triton.llmapi:package_llmapi",
     "publish": "enginery.registry:publish",
     "rollout": "enginery.triton.rollout:rollout",
 }
+
+COMMAND_RUNNERS = {
+    "convert_checkpoint": "enginery.backends.tensorrt.converting:convert_checkpoint",
+    "build_engine": "enginery.backends.tensorrt.building:build_engine",
+    "export_checkpoint": "enginery.backends.pytorch.exporting:export_checkpoint",
+}
+"""Functions that run an external step's command, and check what it made before it counts."""
 
 EFFECT_CHECKS = {
     "publish": "enginery.registry:is_published",
@@ -31,7 +41,10 @@ EFFECT_CHECKS = {
 """Steps that change something outside the store: their records are only believed while the change is still there."""
 
 
-PREPARATION_CHECKS = {"publish": "enginery.registry:require_publishable"}
+PREPARATION_CHECKS = {
+    "publish": "enginery.registry:require_publishable",
+    "rollout": "enginery.triton.rollout:require_readable_policy",
+}
 """Steps that need something outside the store: what must hold before the work that leads to them is begun."""
 
 
@@ -44,6 +57,17 @@ def find_function(name: str) -> StepFunction:
     if name not in FUNCTIONS:
         raise UsageError(f"there is no step function {name!r}", remedy="make the plan again with this version")
     return cast("StepFunction", _load(FUNCTIONS[name]))
+
+
+def find_command_runner(name: str) -> CommandRunner:
+    """The function of that name that runs commands.
+
+    Raises:
+        UsageError: when there is none, as in a plan made by another version of Enginery.
+    """
+    if name not in COMMAND_RUNNERS:
+        raise UsageError(f"there is no command runner {name!r}", remedy="make the plan again with this version")
+    return cast("CommandRunner", _load(COMMAND_RUNNERS[name]))
 
 
 def changes_elsewhere(name: str) -> bool:

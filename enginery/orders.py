@@ -14,6 +14,7 @@ class Order(TypedDict):
         timeout: seconds it may take; None for no limit.
         grace: seconds between SIGTERM and SIGKILL.
         detached: go on when standard input is closed.
+        afterwards: what to run, quietly, after a command that was ended; its first word is the path of an executable.
     """
 
     program: str
@@ -23,6 +24,7 @@ class Order(TypedDict):
     timeout: float | None
     grace: float
     detached: bool
+    afterwards: list[str]
 
 
 class Outcome(TypedDict):

@@ -1,6 +1,7 @@
 """Pin files: what a toolchain consists of, written down as exact versions.
 
-A pin file is a pip requirements file with a header; `infra/toolchains/README.md` describes it.
+A pin file is a pip requirements file with a header; `infra/toolchains/README.md` describes it. The toolchains of
+TensorRT-LLM's releases are known without one.
 """
 
 import os
@@ -13,11 +14,12 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from enginery.errors import ToolchainError, UsageError
+from enginery.release_pins import MODULE, PACKAGE, release_facts, release_of, toolchain_name
 from enginery.steps import Frozen
 
 ANY_PYTHON = ">=3.8"
 HEADER_LINE = re.compile(r"^#\s*(?P<key>[a-z]+):\s*(?P<value>.*?)\s*$")
-HEADER_KEYS = ("python", "release", "backend", "probe", "options")
+HEADER_KEYS = ("python", "release", "backend", "probe", "options", "image")
 KNOWN_OPTIONS = ("--no-deps", "--pre")
 
 
@@ -26,23 +28,25 @@ class PinFile(Frozen):
 
     Attributes:
         name: the toolchain's name, which is the file's.
-        path: the file.
+        path: the file; None for a release of TensorRT-LLM that is known without one.
         pins: `name==version` requirements, sorted; an environment marker may follow.
         python: the Python versions it works with, such as `>=3.11,<3.14`.
         release: the backend's release it is for; empty where that has no meaning.
         backend: the backend it is for; empty where it is for none.
         probe: modules that must be importable in it.
         options: options of pip's that it is installed with.
+        image: the container image with it inside, without a registry's host; empty where there is none.
     """
 
     name: str
-    path: Path
+    path: Path | None
     pins: tuple[str, ...]
     python: str = ANY_PYTHON
     release: str = ""
     backend: str = ""
     probe: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    image: str = ""
 
     def requirements(self) -> list[Requirement]:
         """The pins, parsed."""
@@ -66,20 +70,41 @@ def directories() -> list[Path]:
 
 
 def describe(name: str) -> PinFile:
-    """Read the pin file of a toolchain.
+    """What a toolchain consists of: its pin file, else what is known of a release `tensorrt-llm-<release>`.
 
     Raises:
-        UsageError: when there is none of that name.
-        ToolchainError: when it has mistakes.
+        UsageError: when there is no such toolchain.
+        ToolchainError: when its pin file has mistakes.
     """
     for directory in directories():
         path = directory / f"{name}.txt"
         if os.sep not in name and path.is_file():
             found = path.stat()
             return _read(path, found.st_mtime_ns, found.st_size)
+    release = release_of(name)
+    if release is not None:
+        return _of_release(name, release)
     known = ", ".join(names()) or "none"
-    remedy = f"known are: {known}; more can be put into a directory named in ENGINERY_TOOLCHAINS"
+    remedy = (
+        f"known are: {known}, and {toolchain_name('<release>')} for TensorRT-LLM; more can be put into a directory"
+        " named in ENGINERY_TOOLCHAINS"
+    )
     raise UsageError("there is no such toolchain", subject=name, remedy=remedy)
+
+
+@lru_cache
+def _of_release(name: str, release: str) -> PinFile:
+    facts = release_facts(release)
+    return PinFile(
+        name=name,
+        path=None,
+        pins=(f"{PACKAGE}=={release}",),
+        python=f"=={facts.python}.*",
+        release=release,
+        backend="tensorrt" if facts.builds_engines else "pytorch",
+        probe=(MODULE,),
+        image=facts.image,
+    )
 
 
 @lru_cache
@@ -99,6 +124,7 @@ def _read(path: Path, _modified: int, _size: int) -> PinFile:
         backend=header.get("backend", ""),
         probe=tuple(header.get("probe", "").replace(",", " ").split()),
         options=_options(path, header.get("options", "")),
+        image=header.get("image", ""),
     )
 
 

@@ -1,34 +1,41 @@
 """From a spec to steps with keys: everything that would run, known before anything runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import NamedTuple, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from enginery import gpus
-from enginery.backends import Backend, backend_for
-from enginery.errors import PlanError, UsageError
+from enginery.backends import Backend, BackendStep, Request, backend_for
+from enginery.backends.request import image_findings
+from enginery.errors import PlanError, SourceError, UsageError
+from enginery.findings import Finding, stopping
 from enginery.gpus import Gpu
 from enginery.manifest import build_id
+from enginery.model_facts import ModelFacts
+from enginery.preflight import estimate_findings, estimate_notes
+from enginery.preflight.sizes import weight_bytes
 from enginery.sources import ResolvedSource, parameters, resolve
-from enginery.spec import Publish, Rollout, Source, Spec, Target
+from enginery.spec import BackendName, Publish, Rollout, Source, Spec, Target
 from enginery.steps import Call, Frozen, Stage, Step
 from enginery.toolchains import ToolchainIdentity, identity
-from enginery.triton.served import served_models_digest
 
 PLAN_SCHEMA = 1
 MIN_KEY_DIGITS = 6
+
+OF_A_MACHINE = frozenset({"W202", "W203"})
+"""Warnings about memory and disk, which another machine than the plan's may have to give."""
 
 Resolver = Callable[[Source], ResolvedSource]
 
 
 class Chosen(NamedTuple):
-    """A target with the GPU and the backend it comes to."""
+    """What is asked of a backend for one target, the backend it comes to, and the warnings that the spec accepts."""
 
-    target: Target
-    gpu: Gpu
+    request: Request
     backend: Backend
+    accepted: tuple[Finding, ...] = ()
 
 
 class Machine:
@@ -48,9 +55,9 @@ class Machine:
         """The GPU that a target comes to."""
         return (self.detect() or gpus.CPU) if target.gpu == "auto" else gpus.find(target.gpu)
 
-    def backend_of(self, target: Target, gpu: Gpu) -> Backend:
+    def backend_of(self, request: Request) -> Backend:
         """The backend of a target; equal ones are the same, which remembers what it has looked up."""
-        found = backend_for(target, gpu, self.identify)
+        found = backend_for(request, self.identify)
         return self._backends.setdefault(found, found)
 
 
@@ -63,6 +70,8 @@ class PlannedStep(Frozen):
         step: what is done.
         targets: the names of the targets that need it.
         toolchain: the environment its commands run in.
+        places: placeholders of its command -> files and directories of the user's; no part of the key.
+        estimated_bytes: about how large its output will be; 0 where that is not worth estimating.
     """
 
     id: str
@@ -70,6 +79,8 @@ class PlannedStep(Frozen):
     step: Step
     targets: tuple[str, ...]
     toolchain: ToolchainIdentity | None = None
+    places: Mapping[str, str] = Field(default_factory=dict)
+    estimated_bytes: int = 0
 
     @model_validator(mode="after")
     def _key_is_the_steps(self) -> Self:
@@ -138,19 +149,37 @@ def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
         SourceError: when the source cannot be reached or holds no usable model.
     """
     machine = Machine()
-    chosen = _choose(spec, machine)
-    source = resolver(spec.source)
+    source = _resolved(spec, resolver, machine)
+    model = ModelFacts.from_config(source.config, weight_bytes=source.weight_bytes)
+    chosen = _choose(spec, model, machine, [file.name for file in source.files])
     call = Call(function="download", version=1, parameters=parameters(source, spec.source))
     download = Step(stage=Stage.DOWNLOAD, recipe=call)
     everyone = tuple(target.name for target in spec.targets)
-    targets, steps = [], [PlannedStep(id="download", key=download.key, step=download, targets=everyone)]
+    first = PlannedStep(id="download", key=download.key, step=download, targets=everyone, estimated_bytes=source.size)
+    targets, steps = [], [first]
     for one in chosen:
-        target, more = _target_steps(spec, one, machine, download.key)
+        target, more = _target_steps(one, download.key)
         targets.append(target)
         steps += more
     return Plan(
-        spec=spec, source=source, targets=tuple(targets), steps=_without_twins(steps), notes=_notes(spec, chosen)
+        spec=spec,
+        source=source,
+        targets=tuple(targets),
+        steps=_without_twins(steps),
+        notes=_notes(spec, chosen),
     )
+
+
+def _resolved(spec: Spec, resolver: Resolver, machine: Machine) -> ResolvedSource:
+    """The source; when it cannot be had, what else is wrong with the spec is said along with that."""
+    try:
+        return resolver(spec.source)
+    except SourceError as error:
+        try:
+            _choose(spec, None, machine)
+        except PlanError as others:
+            raise PlanError([*others.mistakes, f"source: {error}"], subject=spec.name) from error
+        raise
 
 
 def _without_twins(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
@@ -163,46 +192,74 @@ def _without_twins(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
     return tuple(unique.values())
 
 
-def _choose(spec: Spec, machine: Machine) -> list[Chosen]:
-    """Each target with its GPU and backend; every reason that one cannot be built is reported at once."""
+def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Collection[str] = ()) -> list[Chosen]:
+    """Each target with its GPU and backend; everything that stops one of them is reported at once."""
     chosen: list[Chosen] = []
     problems: list[str] = []
     for index, target in enumerate(spec.targets):
+        prefix = f"targets.{index} ({target.name})."
         try:
-            gpu = machine.gpu_of(target)
-            backend = machine.backend_of(target, gpu)
+            request = Request(spec, target, machine.gpu_of(target), model)
         except UsageError as error:
-            problems.append(f"targets.{index} ({target.name}).{error}")
+            problems.append(f"{prefix}{error}")
             continue
-        problems += [f"targets.{index} ({target.name}).{problem}" for problem in backend.problems(spec, target, gpu)]
-        chosen.append(Chosen(target, gpu, backend))
+        backend = machine.backend_of(request)
+        estimated = estimate_findings(request, here=_is_built_here(request))
+        findings = [*image_findings(target), *backend.findings(request), *estimated]
+        stops = stopping(findings, spec.force)
+        problems += [str(finding.under(prefix)) for finding in stops]
+        chosen.append(Chosen(request, backend, tuple(finding for finding in findings if finding not in stops)))
+    problems += _serving_mistakes(spec, chosen, files)
     if problems:
         raise PlanError(problems, subject=spec.name)
     return chosen
 
 
-def _target_steps(
-    spec: Spec, chosen: Chosen, machine: Machine, weights: str
-) -> tuple[PlannedTarget, list[PlannedStep]]:
-    target, gpu, backend = chosen
-    environment = machine.identify(backend.toolchain(backend.release(target)), target.toolchain)
-    build = backend.build_step(spec, target, gpu, weights)
-    validate = backend.validate_step(spec, target, gpu, build.key, weights)
-    package = _package_step(spec, target, gpu, build.key, weights)
-    planned = _planned_target(target, gpu, backend, build_id(target.name, package.key, validate.key))
-    steps = [build, validate, package, *_release_steps(spec, planned, package.key, validate.key, weights)]
-    return planned, [_placed(step, target.name, environment) for step in steps]
+def _serving_mistakes(spec: Spec, chosen: list[Chosen], files: Collection[str]) -> list[str]:
+    """What keeps an engine of TensorRT-LLM from being served."""
+    engines = [one.request.target for one in chosen if one.backend.name is BackendName.TENSORRT]
+    if not engines:
+        return []
+    from enginery.triton.inflight import rollout_problems, tokenizer_problems  # noqa: PLC0415  only engines need it
+
+    found = tokenizer_problems(files)
+    if spec.rollout_target() in engines:
+        found += rollout_problems(spec.rollout, _served_from(spec, BackendName.TENSORRT))
+    return [str(finding) for finding in found]
 
 
-def _placed(step: Step, target: str, environment: ToolchainIdentity) -> PlannedStep:
-    toolchain = environment if step.toolchain == environment.digest() else None
-    return PlannedStep(id=f"{step.stage}/{target}", key=step.key, step=step, targets=(target,), toolchain=toolchain)
+def _is_built_here(request: Request) -> bool:
+    """Whether this is the machine that a target is built on, as far as the spec tells."""
+    return request.gpu == gpus.CPU or request.target.gpu == "auto"
 
 
-def _planned_target(target: Target, gpu: Gpu, backend: Backend, identifier: str) -> PlannedTarget:
+def _target_steps(chosen: Chosen, weights: str) -> tuple[PlannedTarget, list[PlannedStep]]:
+    request, backend = chosen.request, chosen.backend
+    chain = backend.chain(request, weights)
+    package, validate = chain.package.step, chain.validate.step
+    target = _planned_target(request, backend, build_id(request.target.name, package.key, validate.key))
+    steps = [*chain.steps, *_release_steps(request.spec, target, package.key, validate.key, weights)]
+    size = int(weight_bytes(request.model, request.target.precision)) if request.model else 0
+    return target, [_placed(step, target.name, size) for step in steps]
+
+
+def _placed(made: BackendStep, target: str, size: int) -> PlannedStep:
+    return PlannedStep(
+        id=f"{made.step.stage}/{target}",
+        key=made.step.key,
+        step=made.step,
+        targets=(target,),
+        toolchain=made.toolchain,
+        places=dict(made.places),
+        estimated_bytes=size if made.step.stage in {Stage.CONVERT, Stage.BUILD} else 0,
+    )
+
+
+def _planned_target(request: Request, backend: Backend, identifier: str) -> PlannedTarget:
+    target = request.target
     return PlannedTarget(
         name=target.name,
-        gpu=gpu.name,
+        gpu=request.gpu.name,
         backend=backend.name,
         release=backend.release(target),
         precision=target.precision,
@@ -212,22 +269,9 @@ def _planned_target(target: Target, gpu: Gpu, backend: Backend, identifier: str)
     )
 
 
-def _package_step(spec: Spec, target: Target, gpu: Gpu, engine: str, weights: str) -> Step:
-    details: dict[str, JsonValue] = {
-        "model": spec.name,
-        "target": target.name,
-        "serving": spec.serving_for(target).model_dump(mode="json"),
-        "provider": "cpu" if gpu == gpus.CPU else "cuda",
-        "served_models_sha256": served_models_digest(),
-    }
-    return Step(
-        stage=Stage.PACKAGE,
-        inputs={"engine": engine, "weights": weights},
-        recipe=Call(function="package", version=1, parameters=details),
-    )
-
-
-def _release_steps(spec: Spec, target: PlannedTarget, model_repository: str, report: str, weights: str) -> list[Step]:
+def _release_steps(
+    spec: Spec, target: PlannedTarget, model_repository: str, report: str, weights: str
+) -> list[BackendStep]:
     """Publish and rollout, where the spec asks for them."""
     if spec.publish is None:
         return []
@@ -235,9 +279,9 @@ def _release_steps(spec: Spec, target: PlannedTarget, model_repository: str, rep
     publish = _call(Stage.PUBLISH, inputs, _publish_details(spec, spec.publish, target))
     rolled_out = spec.rollout_target()
     if spec.rollout is None or rolled_out is None or rolled_out.name != target.name:
-        return [publish]
-    details = _rollout_details(spec, spec.publish, spec.rollout, target)
-    return [publish, _call(Stage.ROLLOUT, {"published": publish.key}, details)]
+        return [BackendStep(publish)]
+    details = _rollout_details(spec, spec.rollout, target)
+    return [BackendStep(publish), BackendStep(_call(Stage.ROLLOUT, {"published": publish.key}, details))]
 
 
 def _call(stage: Stage, inputs: dict[str, str], details: dict[str, JsonValue]) -> Step:
@@ -255,17 +299,39 @@ def _publish_details(spec: Spec, publish: Publish, target: PlannedTarget) -> dic
     }
 
 
-def _rollout_details(spec: Spec, publish: Publish, rollout: Rollout, target: PlannedTarget) -> dict[str, JsonValue]:
+def _rollout_details(spec: Spec, rollout: Rollout, target: PlannedTarget) -> dict[str, JsonValue]:
     return {
         "model": spec.name,
         "build_id": target.build_id,
         "endpoints": list(rollout.endpoints),
-        "model_repository": rollout.model_repository or f"{publish.to.rstrip('/')}/serving/{spec.name}",
+        "model_repository": _served_from(spec, target.backend),
     }
 
 
+def _served_from(spec: Spec, backend: str) -> str:
+    """The model repository that a rollout fills; TensorRT-LLM's backend reads engines from a directory only."""
+    target = spec.rollout_target()
+    if spec.rollout is None or spec.publish is None or target is None:
+        return ""
+    if spec.rollout.model_repository:
+        return spec.rollout.model_repository
+    if backend == BackendName.TENSORRT:
+        return spec.serving_for(target).mount
+    return f"{spec.publish.to.rstrip('/')}/serving/{spec.name}"
+
+
 def _notes(spec: Spec, chosen: list[Chosen]) -> tuple[str, ...]:
-    notes = [f"{target.name}: {note}" for target, gpu, backend in chosen for note in backend.notes(spec, target, gpu)]
+    notes = [
+        f"{request.target.name}: {note}"
+        for request, backend, accepted in chosen
+        for note in [
+            *(f"accepted: {finding.path}: {finding.problem} [{finding.code}]" for finding in accepted),
+            *backend.notes(request),
+            *estimate_notes(request, here=_is_built_here(request)),
+        ]
+    ]
+    idle = set(spec.force) - OF_A_MACHINE - {finding.code for one in chosen for finding in one.accepted}
+    notes += [f"{code} in force accepts nothing: this plan does not warn of it" for code in sorted(idle)]
     if spec.publish is None:
         notes.append("no publish in the spec: the builds stay in the store")
     return tuple(notes)

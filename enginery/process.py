@@ -58,6 +58,7 @@ def run(  # noqa: PLR0913  each is a promise of its own
     timeout: float | None = None,
     log_file: Path | None = None,
     grace: float = GRACE_SECONDS,
+    afterwards: Sequence[str] = (),
 ) -> Completed:
     """Run a command to its end, without a shell and with nothing on its standard input.
 
@@ -72,6 +73,8 @@ def run(  # noqa: PLR0913  each is a promise of its own
         timeout: seconds it may take.
         log_file: a file to which the lines are added too.
         grace: seconds its processes have to end by themselves after SIGTERM.
+        afterwards: a command that undoes what the ended processes have left elsewhere. It is run, with nothing shown of
+            it, when the command had to be ended: for its time, an interrupt, or the death of Enginery itself.
 
     Raises:
         CommandError: when it cannot be started, fails, or takes too long; `cause` tells the known failures apart.
@@ -80,7 +83,8 @@ def run(  # noqa: PLR0913  each is a promise of its own
     with ExitStack() as stack:
         sink = Sink(log, stack.enter_context(_appending(log_file)) if log_file else None)
         sink.put(shown(command.argv))
-        outcome = _run_supervised(command.order(timeout=timeout, grace=grace), sink, command.secrets)
+        order = command.order(timeout=timeout, grace=grace, afterwards=afterwards)
+        outcome = _run_supervised(order, sink, command.secrets)
     lines = tuple(sink.tail)
     if outcome["reason"] != "exited" or outcome["code"] != 0 or outcome["left"]:
         raise command.error(outcome, lines, timeout)

@@ -32,7 +32,8 @@ def console() -> Console:
     return Console(highlight=False, width=PIPE_WIDTH if plain else None)
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table without lines, whose cells are folded and never cut."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -60,7 +61,7 @@ def print_plan(plan: "Plan", done: Mapping[str, "StepRecord"], reasons: Mapping[
 
 
 def _targets_table(plan: "Plan") -> Table:
-    table = _table("target", "gpu", "backend", "release", "precision", "build")
+    table = plain_table("target", "gpu", "backend", "release", "precision", "build")
     for target in plan.targets:
         row = (target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
         table.add_row(*row)
@@ -68,7 +69,7 @@ def _targets_table(plan: "Plan") -> Table:
 
 
 def _steps_table(plan: "Plan", done: Mapping[str, "StepRecord"]) -> Table:
-    table = _table("step", "for", "on", "state", "key")
+    table = plain_table("step", "for", "on", "state", "key")
     for planned in plan.steps:
         record = done.get(planned.key)
         state = (
@@ -80,7 +81,7 @@ def _steps_table(plan: "Plan", done: Mapping[str, "StepRecord"]) -> Table:
 
 def outcomes_table(steps: Iterable["Outcome"]) -> Table:
     """Steps with their times and sizes, and whether each ran now."""
-    table = _table("step", "state", "time", "size")
+    table = plain_table("step", "state", "time", "size")
     for step in steps:
         state = "[green]ran[/]" if step.ran else "[dim]already done[/]"
         table.add_row(step.label, state, f"{step.seconds:.1f} s", human_bytes(step.size))
@@ -100,7 +101,7 @@ def print_summary(summary: "BuildSummary") -> None:
 
 def print_builds(builds: Iterable["PublishedBuild"]) -> None:
     """Published builds, a line each."""
-    table = _table("model", "build", "target", "precision", "created", "size")
+    table = plain_table("model", "build", "target", "precision", "created", "size")
     for build in builds:
         created = f"{build.created:%Y-%m-%d %H:%M}"
         table.add_row(build.model, build.build_id, build.target, build.precision, created, human_bytes(build.size))
@@ -111,12 +112,12 @@ def print_manifest(manifest: "Manifest") -> None:
     """One build: target, prompts with answers, files."""
     out = console()
     out.print(f"[bold]{manifest.model}/{manifest.build_id}[/] {manifest.created:%Y-%m-%d %H:%M} UTC")
-    for name, value in manifest.target.model_dump().items():
-        out.print(f"  {name}: {value}", markup=False)
-    prompts = _table("prompt", "answer", "passed")
+    for name, value in manifest.described.items():
+        out.print(f"  {name}: {value}", markup=False, soft_wrap=True)
+    prompts = plain_table("prompt", "answer", "passed")
     for result in manifest.validation.results:
         prompts.add_row(result.prompt, result.got, "yes" if result.passed else "[red]no[/]")
-    files = _table("file", "size", "sha256")
+    files = plain_table("file", "size", "sha256")
     for file in manifest.files:
         files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
     out.print(prompts, files, sep="\n")
@@ -129,7 +130,7 @@ def print_tree(tree: "Tree") -> None:
 
 def print_toolchains(rows: Iterable["ToolchainStatus"]) -> None:
     """Toolchains, a line each."""
-    table = _table("toolchain", "backend", "release", "state")
+    table = plain_table("toolchain", "backend", "release", "state")
     for row in rows:
         table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "made when needed")
     console().print(table)
@@ -138,9 +139,14 @@ def print_toolchains(rows: Iterable["ToolchainStatus"]) -> None:
 def print_toolchain_report(report: "ToolchainReport") -> None:
     """What a toolchain holds against its pins."""
     out = console()
-    out.print(f"{report.name}: {'as pinned' if report.good else 'not as pinned'}")
+    state = "as pinned" if report.good else "not as pinned" if report.created else "not made yet"
+    out.print(f"{report.name}: {state}")
     for line in report.mismatches:
         out.print(f"  {line}", markup=False)
+    if report.verdict:
+        out.print(f"verdict: {report.verdict}", markup=False)
+    for line in report.disagreements:
+        out.print(f"  otherwise than recorded: {line}", markup=False)
 
 
 def print_services(services: "Services") -> None:

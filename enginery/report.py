@@ -42,7 +42,7 @@ def html_report(manifest: Manifest) -> str:
 
 
 def _target(manifest: Manifest) -> str:
-    rows = [(name, escape(str(value))) for name, value in manifest.target.model_dump().items()]
+    rows = [(escape(name), escape(str(value))) for name, value in manifest.described.items()]
     return _section("Target", ("", ""), rows)
 
 
@@ -52,7 +52,7 @@ def _prompts(manifest: Manifest) -> str:
             escape(result.prompt),
             escape(result.got),
             "as expected" if result.passed else f'<span class="miss">{escape(result.reason)}</span>',
-            f"{result.tokens} tokens, {result.seconds:.2f} s",
+            f"{'' if result.tokens is None else f'{result.tokens} tokens, '}{result.seconds:.2f} s",
         )
         for result in manifest.validation.results
     ]

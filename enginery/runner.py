@@ -14,12 +14,15 @@ from tempfile import TemporaryDirectory
 
 from enginery import __version__, functions, gpus, toolchains
 from enginery.context import Facts, Log, StepContext
+from enginery.drivers import DRIVERS
 from enginery.errors import EngineryError, StoreError, UsageError
 from enginery.files import cannot_write
 from enginery.home import logs_dir
 from enginery.plan import Plan, PlannedStep
+from enginery.progress import Progress
 from enginery.records import StepRecord
-from enginery.steps import Call, Command, Frozen, Stage
+from enginery.release_examples import examples_dir
+from enginery.steps import ANY_GPU, Call, Command, Frozen, Stage
 from enginery.store import Store, digest_output
 
 TIMEOUT_SECONDS = {
@@ -65,19 +68,24 @@ class Outcome(Frozen):
         )
 
 
-def run_step(planned: PlannedStep, store: Store, log: Log) -> Outcome:
+def run_step(planned: PlannedStep, store: Store, log: Log, progress: Progress | None = None) -> Outcome:
     """Bring one step to its end, by doing it or by finding it done.
 
-    Two runs of one key at once: one works, the other waits and finds it done.
+    Two runs of one key at once: one works, the other waits and finds it done. `progress` is told of its transfers.
 
     Raises:
         EngineryError: when it fails; a note names the file with the whole log.
     """
-    with store.lock(planned.key):
-        record = find_valid(planned, store)
-        ran = record is None
-        if record is None:
-            record = _execute(planned, store, log)
+    with store.lock(planned.key, log=log):
+        return run_locked_step(planned, store, log, progress)
+
+
+def run_locked_step(planned: PlannedStep, store: Store, log: Log, progress: Progress | None = None) -> Outcome:
+    """Like `run_step`, for a caller that holds the step's lock."""
+    record = find_valid(planned, store)
+    ran = record is None
+    if record is None:
+        record = _execute(planned, store, log, progress)
     _require_gate(planned, record, store)
     return Outcome.of(planned, record, ran=ran)
 
@@ -125,22 +133,27 @@ def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
     return tuple(found.values())
 
 
-def _execute(planned: PlannedStep, store: Store, log: Log) -> StepRecord:
+def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | None) -> StepRecord:
     _require_gpu(planned.step.runs_on)
     chain = chain_of(tuple(planned.step.inputs.values()), store)
     environment = toolchains.ensure(planned.toolchain, log) if planned.toolchain else None
     with store.workspace(planned.key) as work, _logged(planned, log) as (tee, log_file):
         context = StepContext(
             key=planned.key,
-            parameters=planned.step.recipe.parameters if isinstance(planned.step.recipe, Call) else {},
+            parameters=planned.step.recipe.parameters,
             inputs=_fetch_inputs(planned, chain, store, work),
             output=_made(work / "output"),
             chain=chain,
             toolchain=environment,
             log=tee,
             timeout=TIMEOUT_SECONDS[planned.step.stage],
+            places=planned.places,
+            shelf=store.shelf(),
+            progress=progress,
         )
         tee(f"working in {work}; log in {log_file}")
+        if environment and (told := toolchains.disagreements(environment)):
+            tee(f"warning: the toolchain {environment.identity.name} is not what is recorded of it: {told}")
         record = _record(planned, context)
         return store.add(record, context.output, replace=_can_be_undone(planned))
 
@@ -175,16 +188,26 @@ def _perform(planned: PlannedStep, context: StepContext) -> Facts:
     recipe = planned.step.recipe
     if isinstance(recipe, Call):
         return functions.find_function(recipe.function)(context)
-    context.run(fill(recipe, places(context)), recipe.environment)
+    argv = fill(recipe, places(context, recipe))
+    if recipe.runner is not None:
+        return functions.find_command_runner(recipe.runner)(context, argv, recipe.environment)
+    context.run(argv, recipe.environment)
     return {}
 
 
-def places(context: StepContext) -> dict[str, str]:
-    """What the placeholders of a command stand for in this run."""
-    found = {name: str(directory) for name, directory in context.inputs.items()}
+def places(context: StepContext, recipe: Command) -> dict[str, str]:
+    """What the placeholders of a command stand for in this run.
+
+    Raises:
+        ToolchainError: when it needs the release's examples and there are none, or those of another release.
+    """
+    found = {**context.places, **{name: str(directory) for name, directory in context.inputs.items()}}
     found["output"] = str(context.output)
+    found["drivers"] = str(DRIVERS)
     if context.toolchain:
         found["python"] = str(context.toolchain.python)
+        if any("{examples}" in argument for argument in recipe.argv):
+            found["examples"] = str(examples_dir(context.toolchain.identity, context.places.get("examples", "")))
     return found
 
 
@@ -245,8 +268,11 @@ def _require_gpu(runs_on: str) -> None:
     if runs_on in {"any", gpus.CPU.name}:
         return
     present = gpus.detect()
-    if present is None or present.name != runs_on:
+    if present is None or runs_on not in {present.name, ANY_GPU}:
         here = present.name if present else "no NVIDIA GPU"
+        if runs_on == ANY_GPU:
+            remedy = "run it on a machine with one, or set convert.device: cpu where the converter can do that"
+            raise UsageError("this step needs an NVIDIA GPU; this machine has none", remedy=remedy)
         raise UsageError(
             f"this step must run on {runs_on}; this machine has {here}",
             remedy=f"run it on a machine with {runs_on}: an engine is built on the GPU it is for",
@@ -265,9 +291,11 @@ def _require_gate(planned: PlannedStep, record: StepRecord, store: Store) -> Non
         require_passed(read_report(report), planned.label)
 
 
-def run_with_inputs(planned: PlannedStep, plan: Plan, store: Store, log: Log) -> Outcome:
+def run_with_inputs(
+    planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
+) -> Outcome:
     """Run a step after whatever it needs that the store does not have."""
     for needed in plan.inputs_of(planned):
         if find_valid(needed, store) is None:
-            run_with_inputs(needed, plan, store, log)
-    return run_step(planned, store, log)
+            run_with_inputs(needed, plan, store, log, progress)
+    return run_step(planned, store, log, progress)

@@ -5,17 +5,29 @@ into steps.
 """
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from enginery.errors import SpecError, UsageError
+from enginery.spec_build import BuildOptions as BuildOptions  # noqa: PLC0414  it is imported from here
 from enginery.spec_mistakes import sentences, yaml_mistake
 from enginery.spec_model import SpecModel
-from enginery.spec_texts import HttpAddress, HubRepository, Name, S3Address, Sha256
+from enginery.spec_releases import Releases
+from enginery.spec_serving import ServingOptions as ServingOptions  # noqa: PLC0414  it is imported from here
+from enginery.spec_texts import HttpAddress, HubRepository, ImageName, Name, S3Address, Sha256, WarningCode
 
 
 class BackendName(StrEnum):
@@ -80,18 +92,39 @@ class Source(SpecModel):
         return self
 
 
-class BuildOptions(SpecModel):
-    """How an engine is built. A field left out means the release's own default."""
+class Calibration(SpecModel):
+    """The texts that a quantization measures the model with."""
 
-    gpt_attention_plugin: str | None = None
-    """TensorRT-LLM's attention plugin and its data type, such as `bfloat16`. Backend `tensorrt` only."""
-    gemm_plugin: str | None = None
-    """TensorRT-LLM's GEMM plugin and its data type. Backend `tensorrt` only."""
-    int4_block_size: Literal[16, 32, 64, 128, 256] | None = None
-    """How many weights share one scale in int4. Backend `onnxruntime` only; its builder's default is 32."""
-    int4_accuracy_level: Literal[0, 1, 2, 3, 4] | None = None
-    """Lowest precision of int4's arithmetic: 1 float32, 2 float16, 3 bfloat16, 4 int8; 0 leaves it to the runtime.
-    Backend `onnxruntime` only."""
+    dataset: str | None = None
+    """A file of texts (`.jsonl` with `text`, or `.txt`), relative to the spec or absolute, or a name that the converter
+    knows. The converter's own when left out."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """How many texts; the converter's own number (mostly 512) when left out."""
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    """Longest text in tokens."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """How many texts at once."""
+    seed: int | None = None
+    """Decides which texts are drawn."""
+
+
+class ConvertOptions(SpecModel):
+    """How weights become a checkpoint. TensorRT-LLM only."""
+
+    converter: Literal["auto", "release", "modelopt"] = "auto"
+    """What converts: the scripts of the `release` itself, or NVIDIA ModelOpt in a toolchain of its own (`modelopt`).
+    `auto` takes the release's scripts for backend `tensorrt`, and ModelOpt for `pytorch`."""
+    kv_cache: Literal["auto", "fp8", "int8", "nvfp4"] = "auto"
+    """The number format of the KV cache. `auto` is fp8 with fp8 and nvfp4 weights, else that of the activations."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to quantize. `cuda` when left out, wherever that needs calibration."""
+    calibration: Calibration = Calibration()
+    """What to calibrate with, where the precision needs it."""
+    examples: str | None = None
+    """The `examples` directory of a checkout of the release, for `venv` and `host` toolchains. The environment variable
+    `ENGINERY_TRTLLM_EXAMPLES` when left out; containers bring it along."""
+    extra_args: tuple[str, ...] = ()
+    """More arguments for the converter, as they are; they are checked against the release's flags."""
 
 
 class Prompt(SpecModel):
@@ -125,27 +158,9 @@ class ValidationOptions(SpecModel):
     """Longest answer in tokens."""
     prompts: tuple[Prompt, ...] = ()
     """Asked in order, with greedy decoding."""
-
-
-class ServingOptions(SpecModel):
-    """How Triton serves the engine."""
-
-    max_batch_size: Annotated[int, Field(ge=1)] = 8
-    """Most requests that run in one batch."""
-    max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
-    """How long a request may wait for others to share its batch."""
-    decoupled: bool = False
-    """Allow streaming (`generate_stream`). The HTTP client's `infer` cannot be used with a decoupled model."""
-    preprocessing_instance_count: Annotated[int, Field(ge=1)] = 1
-    """Copies of the tokenizing model."""
-    postprocessing_instance_count: Annotated[int, Field(ge=1)] = 1
-    """Copies of the detokenizing model."""
-    bls_instance_count: Annotated[int, Field(ge=1)] = 1
-    """Copies of the model that scripts the others (`tensorrt_llm_bls`)."""
-    exclude_input_in_output: bool = True
-    """Return the answer without the prompt."""
-    kv_cache_free_gpu_mem_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Part of the free GPU memory that the KV cache may take. TensorRT-LLM only."""
+    run_script: bool = False
+    """Ask with the release's own `examples/run.py`, as NVIDIA's tutorials do, instead of Enginery's driver. For engines
+    of TensorRT-LLM only; every prompt loads the engine anew."""
 
 
 class Target(SpecModel):
@@ -159,17 +174,24 @@ class Target(SpecModel):
     """What runs the engine."""
     release: str = "latest"
     """The backend's release: a version, a range such as `>=1.0,<1.3`, or `latest`."""
-    toolchain: Literal["venv", "host"] = "venv"
-    """Where the release's commands run: `venv`, an environment made from Enginery's pins, or `host`, what is on PATH
-    (a worker inside NVIDIA's container)."""
+    toolchain: Literal["venv", "host", "container"] = "venv"
+    """Where the release's commands run: `venv`, an environment made from Enginery's pins, `host`, what is on PATH
+    (a worker inside NVIDIA's container), or `container`, the release's image started with Docker."""
+    image: ImageName | None = None
+    """With `toolchain: container`, an image of your own with the release inside, such as `team/trtllm:1.2.1`. Triton's
+    newest image with the release when left out. Without a registry's host, `ENGINERY_CONTAINER_REGISTRY` says which."""
     precision: Precision
     """The number format of the weights."""
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     """GPUs that share each layer."""
     pipeline_parallel: Annotated[int, Field(ge=1)] = 1
     """GPUs that share the layers among them."""
+    convert: ConvertOptions | None = None
+    """Overrides the spec's `convert`, field by field."""
     build: BuildOptions | None = None
     """Overrides the spec's `build`, field by field."""
+    llm: dict[str, JsonValue] | None = None
+    """Overrides the spec's `llm`, key by key."""
     validation: ValidationOptions | None = None
     """Overrides the spec's `validation`, field by field."""
     serving: ServingOptions | None = None
@@ -207,8 +229,9 @@ class Rollout(SpecModel):
     endpoints: Annotated[tuple[HttpAddress, ...], Field(min_length=1)]
     """HTTP addresses of Triton servers in explicit model-control mode, such as `http://triton-h100:8000`."""
     model_repository: S3Address | str | None = None
-    """The model repository those servers read: a directory or an S3 prefix. `<publish.to>/serving/<spec name>`
-    when left out."""
+    """The model repository those servers read: a directory or an S3 prefix. When left out, it is
+    `<publish.to>/serving/<spec name>`, and with backend `tensorrt` the directory `serving.mount`: TensorRT-LLM's
+    backend must be told where an engine is, and Triton copies models from S3 to a new place each time."""
     target: Name | None = None
     """The target to roll out; needed when there is more than one."""
 
@@ -222,16 +245,25 @@ class Spec(SpecModel):
     """Where the weights come from."""
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
     """What to build."""
-    build: BuildOptions = BuildOptions()
-    """How to build, for every target."""
     validation: ValidationOptions = ValidationOptions()
     """What a built engine must answer."""
-    serving: ServingOptions = ServingOptions()
-    """How Triton serves the engines."""
     publish: Publish | None = None
     """Where finished builds go; they stay in the store when left out."""
     rollout: Rollout | None = None
     """Which servers to load a build into; none when left out."""
+    convert: ConvertOptions = ConvertOptions()
+    """How to convert and quantize the weights, for every target."""
+    build: BuildOptions = BuildOptions()
+    """How to build, for every target."""
+    llm: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of TensorRT-LLM's LLM API by their own names, such as `max_num_tokens: 8192`. Backend `pytorch` only;
+    a key that the release does not have is refused."""
+    serving: ServingOptions = ServingOptions()
+    """How Triton serves the engines."""
+    releases: Releases = Releases()
+    """What to do when a new release of a backend comes out."""
+    force: tuple[WarningCode, ...] = ()
+    """Warnings of the plan to accept, by their codes, such as `W201`. Errors cannot be accepted."""
 
     @model_validator(mode="after")
     def _targets_are_distinct(self) -> Self:
@@ -253,6 +285,28 @@ class Spec(SpecModel):
         if self.rollout.target is not None and self.rollout.target not in names:
             raise ValueError(f"rollout.target {self.rollout.target!r} is not one of {', '.join(names)}")
         return self
+
+    @model_validator(mode="after")
+    def _watch_is_complete(self) -> Self:
+        names = [target.name for target in self.targets]
+        unknown = [name for name in self.releases.targets if name not in names]
+        if unknown:
+            raise ValueError(f"releases.targets: {', '.join(unknown)} not among the targets {', '.join(names)}")
+        if not self.releases.watch or not self.releases.rebuild:
+            return self
+        if self.publish is None:
+            raise ValueError("releases needs publish: builds are compared as published; or set releases.rebuild: false")
+        if self.publish.channel == self.releases.build_channel:
+            raise ValueError(f"releases.build_channel is publish.channel, {self.publish.channel}: give it another name")
+        return self
+
+    def convert_for(self, target: Target) -> ConvertOptions:
+        """The target's conversion: its own where it sets it, else the spec's."""
+        return _merged(self.convert, target.convert)
+
+    def llm_for(self, target: Target) -> dict[str, JsonValue]:
+        """The target's arguments of the LLM API: the spec's with its own over them."""
+        return {**self.llm, **(target.llm or {})}
 
     def build_for(self, target: Target) -> BuildOptions:
         """The target's build options: its own where it sets them, else the spec's."""
@@ -295,7 +349,7 @@ def parse_spec(data: object, *, subject: str = "spec") -> Spec:
 def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
     """Read a spec file, with `overrides` such as `rollout.target=int4` put in first (values are YAML).
 
-    A relative `source.path` is taken from the directory of the file.
+    Relative paths in it are taken from the directory of the file.
 
     Raises:
         SpecError: when the file cannot be read, is not YAML, or has mistakes.
@@ -303,11 +357,41 @@ def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
     data = _read_yaml(path)
     for override in overrides:
         _override(data, override)
-    spec = parse_spec(data, subject=str(path))
-    if spec.source.path is None:
+    _make_absolute(data, path.parent)
+    return parse_spec(data, subject=str(path))
+
+
+PATHS = ("source.path", "convert.examples", "convert.calibration.dataset")
+"""Fields that may name a file or directory beside the spec."""
+
+
+def _make_absolute(data: dict[str, Any], base: Path) -> None:
+    targets = data.get("targets")
+    for part in [data, *(targets if isinstance(targets, list) else [])]:
+        for dotted in PATHS:
+            *parents, last = dotted.split(".")
+            where: Any = part
+            for name in parents:
+                where = where.get(name) if isinstance(where, dict) else None
+            if isinstance(where, dict) and isinstance(where.get(last), str) and _is_path(dotted, where[last], base):
+                where[last] = str((base / Path(where[last]).expanduser()).resolve())
+
+
+def _is_path(dotted: str, value: str, base: Path) -> bool:
+    """A data set may also be a name that its converter knows, such as `cnn_dailymail`."""
+    return not dotted.endswith("dataset") or (base / Path(value).expanduser()).exists()
+
+
+def accepting(spec: Spec, codes: Sequence[str]) -> Spec:
+    """The spec with more warnings accepted.
+
+    Raises:
+        SpecError: when one of `codes` is not a warning's.
+    """
+    if not codes:
         return spec
-    absolute = str((path.parent / Path(spec.source.path).expanduser()).resolve())
-    return spec.model_copy(update={"source": spec.source.model_copy(update={"path": absolute})})
+    given = spec.model_dump(mode="json", exclude_unset=True)
+    return parse_spec({**given, "force": [*spec.force, *codes]}, subject="--force")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from enginery.output import MASK, SIGN_IN
+from enginery.spec_build import FLAGS_ELSEWHERE
 from enginery.spec_model import SpecModel
 from enginery.spec_texts import IN_WORDS
 
@@ -68,17 +69,21 @@ def _problem(item: Any, location: tuple[str | int, ...], model: type[SpecModel])
     given = item.get("input")
     match item["type"]:
         case "extra_forbidden":
-            return f"unknown field{_near(location, model)}"
+            return f"unknown field{_flag_elsewhere(location) or _near(location, model)}"
         case "missing":
             return "missing"
         case "value_error":
             return str(item["msg"]).removeprefix("Value error, ")
-        case "string_type":
-            return _no_text(given, location[-1])
+        case "string_type" | "tuple_type" as kind:
+            return _no_list(given) if kind == "tuple_type" else _no_text(given, location[-1])
         case "string_pattern_mismatch" if item["ctx"]["pattern"] in IN_WORDS:
             return f"{given!r} {IN_WORDS[item['ctx']['pattern']]}"
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
     return f"{item['msg']}{shown}"
+
+
+def _no_list(given: object) -> str:
+    return f"must be a list, such as [{given}] (given {given!r})" if isinstance(given, str) else "must be a list"
 
 
 def _no_text(given: object, field: str | int) -> str:
@@ -92,6 +97,13 @@ def _no_text(given: object, field: str | int) -> str:
         kind = "a number" if isinstance(given, int | float) else "a date"
         return f"YAML reads this as {kind}, not as text; quote it: {quoted}"
     return "must be a text"
+
+
+def _flag_elsewhere(location: tuple[str | int, ...]) -> str:
+    """Where a flag of `trtllm-build` that is no field of `build` is set."""
+    *parents, unknown = location
+    where = FLAGS_ELSEWHERE.get(str(unknown)) if parents and parents[-1] == "build" else None
+    return f"; {where}" if where else ""
 
 
 def _near(location: tuple[str | int, ...], model: type[SpecModel]) -> str:

@@ -17,15 +17,16 @@ class SpecModel(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Describe each field by the text under it.
+        """Describe each field by the text under it, and title it by its name.
 
         Pydantic's `use_attribute_docstrings` would read the sources at every start, 30 ms for a command that asks for
-        no schema.
+        no schema. And it titles no field that holds another model: in a form such a field would have no name.
         """
         schema = handler(core)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, text in _texts_under_fields(cls).items():
             properties[name]["description"] = text
+            properties[name].setdefault("title", name.replace("_", " ").title())
         return schema
 
 

@@ -15,6 +15,9 @@ from enginery.spec import Spec
 REFERENCE_NAME = "spec.md"
 SCHEMA_NAME = "spec.schema.json"
 
+ANYTHING = "JsonValue"
+"""What the schema calls a value of any kind; there is nothing to describe."""
+
 INTRODUCTION = """# The spec, field by field
 
 <!-- Generated from enginery/spec.py by `make docs`; edit the docstrings there. -->
@@ -35,7 +38,7 @@ def reference() -> str:
     described = schema()
     parts = [INTRODUCTION, *_part("Spec", described)]
     for name, part in described["$defs"].items():
-        parts += _part(name, part)
+        parts += _part(name, part) if name != ANYTHING else ()
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -66,7 +69,7 @@ def _default(shown: str, details: dict[str, Any]) -> str:
 def _type(details: dict[str, Any]) -> str:
     if "$ref" in details:
         name = details["$ref"].rsplit("/", 1)[-1]
-        return f"[{name}](#{name.lower()})"
+        return "any" if name == ANYTHING else f"[{name}](#{name.lower()})"
     if "anyOf" in details:
         kinds = [_type(item) for item in details["anyOf"] if item.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))

@@ -13,6 +13,10 @@ KEY_SCHEMA = 1
 """Part of every key: raised when the meaning of a key's fields changes, so that old results are not taken for new."""
 
 
+ANY_GPU = "nvidia"
+"""Where a step runs that needs an NVIDIA GPU, but not a certain one."""
+
+
 class Stage(StrEnum):
     """A kind of work, in the order a build goes through them."""
 
@@ -34,13 +38,22 @@ class Frozen(BaseModel):
 class Command(Frozen):
     """An external step's recipe: the command itself.
 
-    `{name}` in an argument stands for the directory of the input of that name, `{output}` for the directory to fill and
-    `{python}` for the toolchain's interpreter.
+    `{name}` in an argument stands for the directory of the input of that name, `{output}` for the directory to fill,
+    `{python}` for the toolchain's interpreter, `{examples}` for its release's examples and `{drivers}` for Enginery's
+    own drivers.
+
+    Attributes:
+        argv: the command.
+        environment: variables it is given besides the toolchain's.
+        runner: names the function that runs the command and checks what it made; without one it is just run.
+        parameters: what the runner must know besides.
     """
 
     kind: Literal["command"] = "command"
     argv: tuple[str, ...]
     environment: Mapping[str, str] = Field(default_factory=dict)
+    runner: str | None = None
+    parameters: Mapping[str, JsonValue] = Field(default_factory=dict)
 
 
 class Call(Frozen):
@@ -66,7 +79,7 @@ class Step(Frozen):
         inputs: names as the recipe uses them -> keys of the steps that make them.
         recipe: the command or function.
         toolchain: digest of the toolchain's identity; None where Enginery itself does the work.
-        runs_on: the GPU the step must run on, `cpu`, or `any`.
+        runs_on: the GPU the step must run on, `nvidia` for any of them, `cpu`, or `any` machine.
     """
 
     stage: Stage

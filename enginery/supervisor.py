@@ -6,8 +6,9 @@ descendants becomes its child, also one that made a session of its own (MPI rank
 
 It reads one order from standard input, starts the command, and ends all its descendants (SIGTERM, then SIGKILL after
 a grace period) as soon as one of these happens: the command has ended, its time is over, standard input is closed
-(Enginery has died or wants it), or it is itself told to end by a signal (told twice, it kills at once). The outcome
-is written to a pipe.
+(Enginery has died or wants it), or it is itself told to end by a signal (told twice, it kills at once). A command that
+did not end by itself may have left something with a daemon: then the order says what to run afterwards. The outcome is
+written to a pipe.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST_WAIT_SECONDS = 1.0
 KILL_ATTEMPT_SECONDS = 30.0
+AFTERWARDS_SECONDS = 60.0
 TOLD_TO_KILL = 2
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -63,6 +65,8 @@ class Supervisor:
             return {"reason": "not started", "code": failure, "seconds": 0.0, "peak_memory_bytes": 0, "left": []}
         reason = self.watch(started)
         left = self.end_all()
+        if reason != "exited" and self.order["afterwards"]:
+            self.run_afterwards(self.order["afterwards"])
         return {
             "reason": reason,
             "code": os.waitstatus_to_exitcode(self.status) if self.status is not None else -signal.SIGKILL,
@@ -124,6 +128,16 @@ class Supervisor:
             self.signal_all(signal.SIGKILL)
             self.sleep(0.05, [])
         return descendants(os.getpid()) if self.reap() else []
+
+    def run_afterwards(self, words: list[str]) -> None:
+        """Run what the order has for a command that was ended; nobody may be left to read what it prints."""
+        files = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+        with suppress(OSError):
+            os.posix_spawn(words[0], words, self.order["environment"], file_actions=files)
+        deadline = time.monotonic() + AFTERWARDS_SECONDS
+        while self.reap() and time.monotonic() < deadline:
+            self.sleep(LONGEST_WAIT_SECONDS, [])
+        self.signal_all(signal.SIGKILL)
 
     def signal_all(self, number: int) -> None:
         """Send a signal to every descendant, and to the command's process group where they cannot be listed."""

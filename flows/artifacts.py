@@ -4,7 +4,6 @@ Artifacts are views of the records. They are sent beside the work, so that nobod
 """
 
 import asyncio
-import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -19,13 +18,9 @@ from enginery.records import StepRecord
 from enginery.runner import Outcome
 from enginery.steps import Stage
 from enginery.validation import ValidationReport
+from tasks.artifact_key import artifact_key
 
 KEY_DIGITS = 12
-
-
-def artifact_key(*parts: str) -> str:
-    """A key by Prefect's rule: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 class Sender:
@@ -41,7 +36,7 @@ class Sender:
     def send(self, *artifacts: Artifact) -> None:
         """Send these, in any order."""
         if artifacts:
-            self._sent.append(self._threads.submit(copy_context().run, asyncio.run, _create(artifacts)))
+            self._sent.append(self._threads.submit(copy_context().run, _create_all, artifacts))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         interrupted = error is not None and not isinstance(error, Exception)
@@ -49,6 +44,10 @@ class Sender:
         if error is None:
             for future in self._sent:
                 future.result()
+
+
+def _create_all(artifacts: tuple[Artifact, ...]) -> None:
+    asyncio.run(_create(artifacts))
 
 
 async def _create(artifacts: tuple[Artifact, ...]) -> None:

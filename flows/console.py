@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL
 
-from enginery.errors import UsageError
+from enginery.errors import EngineryError, UsageError
 from enginery.spec import Spec
 from enginery.summary import BuildSummary
 from tasks.logs import OWN
@@ -24,7 +25,9 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201  this is what the user watches
 
 
-def build_from_cli(spec: Spec, *, store: str | None = None, say: Callable[[str], None] = to_stderr) -> BuildSummary:
+def build_from_cli(
+    spec: Spec, *, store: str | None = None, pools: str | None = None, say: Callable[[str], None] = to_stderr
+) -> BuildSummary:
     """Run the build flow here and now.
 
     The server is the one `PREFECT_API_URL` or the Prefect profile names, else that of `enginery dev up` if it runs,
@@ -33,6 +36,7 @@ def build_from_cli(spec: Spec, *, store: str | None = None, say: Callable[[str],
     Args:
         spec: what to build.
         store: where step outputs live; the local store when left out.
+        pools: a pools file, to have the targets built by the workers of a fleet.
         say: takes the lines to be shown while it runs.
 
     Raises:
@@ -42,10 +46,14 @@ def build_from_cli(spec: Spec, *, store: str | None = None, say: Callable[[str],
 
     with _server(say) as has_ui, _own_lines_shown(say):
         try:
-            summary: BuildSummary = build_model(spec, store=store)
+            summary: BuildSummary = build_model(spec, store=store, pools=pools)
         except RuntimeError:
             _require_server()
             raise
+        except httpx.TransportError as error:
+            remedy = "start it, and build again: finished steps are kept"
+            problem = f"the Prefect server went away during the build: {error}"
+            raise EngineryError(problem, subject=str(PREFECT_API_URL.value()), remedy=remedy) from error
         finally:
             APILogWorker.drain_all()  # the server may be stopped as soon as this returns
     return summary if has_ui else summary.model_copy(update={"run_url": None})

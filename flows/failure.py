@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from enginery.errors import EngineryError
 
@@ -24,6 +25,26 @@ class BuildError(EngineryError):
                 self.add_note(note)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What an error that ends a build was made of.
+
+    Attributes:
+        errors: labels of steps -> why each failed.
+        skipped: labels of the steps that did not run because of them.
+    """
+
+    errors: Mapping[str, EngineryError]
+    skipped: tuple[str, ...]
+
+
+def parts_of(error: Exception) -> Parts | None:
+    """What the error of a build was made of, also when it comes from another machine; None for any other error."""
+    found = vars(error).get(PARTS)
+    return found if isinstance(found, Parts) else None
+
+
+PARTS = "parts_of_build"
 REMEDY = "correct the causes and build again: finished steps are kept"
 
 
@@ -43,9 +64,12 @@ def failure(errors: Mapping[str, Exception], skipped: Sequence[str]) -> Enginery
         skipped: labels of the steps that did not run because of them.
     """
     known = {label: _understood(error) for label, error in errors.items()}
-    if len(known) > 1:
-        return BuildError(known, skipped)
-    ((label, error),) = known.items()
+    told = BuildError(known, skipped) if len(known) > 1 else _single(*next(iter(known.items())), skipped)
+    vars(told)[PARTS] = Parts(known, tuple(skipped))
+    return told
+
+
+def _single(label: str, error: EngineryError, skipped: Sequence[str]) -> EngineryError:
     told = _at(label, error)
     told.problem = f"{error.problem}{because_of_it(skipped)}"
     told.__cause__ = error

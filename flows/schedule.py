@@ -22,12 +22,14 @@ class Job:
         start: submits it, given the futures of what it follows.
         needs: ids of the jobs that must be done before.
         follows: ids of jobs it is shown to come after, where they have been started; `needs` among them.
+        elsewhere: whether other machines do the work, so that it takes no place among the jobs at work here.
     """
 
     label: str
     start: Start
     needs: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
+    elsewhere: bool = False
 
 
 @dataclass
@@ -47,25 +49,57 @@ class Results:
     skipped: list[str] = field(default_factory=list)
 
 
-def run_jobs(jobs: Mapping[str, Job], ended: Callable[[str, Results], None]) -> Results:
-    """Run all jobs that can be run, and return when the last has ended; `ended` is told of each."""
+def run_jobs(jobs: Mapping[str, Job], ended: Callable[[str, Results], None], *, at_once: int) -> Results:
+    """Run all jobs that can be run, and return when the last has ended.
+
+    Args:
+        jobs: by their ids; of those that may begin, the first in this order do.
+        ended: is told of each.
+        at_once: how many may be at work here at the same time.
+    """
     order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
     order.prepare()
-    results, futures = Results(), dict[str, Future]()
-    running: dict[concurrent.futures.Future[Any], str] = {}
+    results, started = Results(), _Started(jobs, at_once)
     while True:
-        for name in order.get_ready():
-            futures[name] = jobs[name].start([futures[other] for other in jobs[name].follows if other in futures])
-            running[futures[name].wrapped_future] = name
-        if not running:
-            results.skipped = [name for name in jobs if name not in futures]
+        started.begin(order.get_ready())
+        if not started.running:
+            results.skipped = [name for name in jobs if name not in started.futures]
             return results
-        finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        finished, _ = concurrent.futures.wait(started.running, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in finished:
-            name = running.pop(future)
+            name = started.running.pop(future)
             if _note(name, future.result(), results):
                 order.done(name)
             ended(name, results)
+
+
+class _Started:
+    """The jobs that have begun, and those that could but for the number of them."""
+
+    def __init__(self, jobs: Mapping[str, Job], at_once: int) -> None:
+        self.jobs, self.at_once = jobs, at_once
+        self.place = {name: place for place, name in enumerate(jobs)}
+        self.futures: dict[str, Future] = {}
+        self.running: dict[concurrent.futures.Future[Any], str] = {}
+        self.ready: set[str] = set()
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Begin what may begin, these among them."""
+        self.ready.update(names)
+        free = self.at_once - sum(not self.jobs[name].elsewhere for name in self.running.values())
+        for name in sorted(self.ready, key=self.place.__getitem__):
+            if not self.jobs[name].elsewhere:
+                if free <= 0:
+                    continue
+                free -= 1
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        self.ready.remove(name)
+        job = self.jobs[name]
+        future = job.start([self.futures[other] for other in job.follows if other in self.futures])
+        self.futures[name] = future
+        self.running[future.wrapped_future] = name
 
 
 def _note(name: str, state: State[Any], results: Results) -> bool:

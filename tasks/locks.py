@@ -1,38 +1,29 @@
-"""Locks for Prefect's cache that end with the process that holds them, however it ends.
+"""Prefect's locks are the store's: one lock for each step, between the machines that share the store.
 
 Prefect's own `FileSystemLockManager` leaves its file behind when a process is killed, and the next run of that key
-would wait for ever. These are locks of the kernel's on files that may stay.
+would wait for ever. The store's locks end with the process, or some seconds after the machine, that holds them.
 """
 
 import asyncio
-import time
-from pathlib import Path
+from contextlib import ExitStack
 
-from filelock import FileLock, Timeout
+from prefect.exceptions import MissingContextError
 from prefect.locking.protocol import LockManager
+from prefect.transactions import get_transaction
 
-from enginery.home import home
+from enginery.context import Log, unheard
+from enginery.store import Store
+from enginery.store.layout import StillLockedError
 from tasks.interrupt import at_work
-
-POLL_SECONDS = 0.05
-FOREVER = -1.0
+from tasks.logs import run_log
 
 
-def locks_dir() -> Path:
-    """Where the lock files are."""
-    return home() / "prefect" / "locks"
+class StoreLocks(LockManager):
+    """The locks of a store, as Prefect's transactions want them."""
 
-
-class KernelLocks(LockManager):
-    """One lock for each key, between all threads and processes of this machine that share Enginery's home."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, tuple[str, FileLock]] = {}
-
-    def _lock(self, key: str) -> FileLock:
-        directory = locks_dir()
-        directory.mkdir(parents=True, exist_ok=True)
-        return FileLock(directory / f"{key}.lock", thread_local=False)
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._held: dict[str, tuple[str, ExitStack]] = {}
 
     def acquire_lock(
         self,
@@ -44,14 +35,13 @@ class KernelLocks(LockManager):
         """Wait until the key is free and take it; False when it was not free within `acquire_timeout` seconds."""
         if self.is_lock_holder(key, holder):
             return True
-        lock = self._lock(key)
-        limit = FOREVER if acquire_timeout is None else acquire_timeout
+        stack = ExitStack()
         try:
             with at_work():
-                lock.acquire(timeout=limit, poll_interval=POLL_SECONDS)
-        except Timeout:
+                stack.enter_context(self.store.lock(key, patience=acquire_timeout, log=_log()))
+        except StillLockedError:
             return False
-        self._held[key] = (holder, lock)
+        self._held[key] = (holder, stack)
         return True
 
     async def aacquire_lock(
@@ -68,31 +58,42 @@ class KernelLocks(LockManager):
         """
         if not self.is_lock_holder(key, holder):
             raise ValueError(f"the lock of {key} is not held by {holder}")
-        self._held.pop(key)[1].release()
+        self._held.pop(key)[1].close()
 
     def is_locked(self, key: str) -> bool:
         """Whether anybody holds the key."""
-        lock = self._lock(key)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        return not self.wait_for_lock(key, timeout=0)
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
         """Whether `holder`, in this process, holds the key."""
         return key in self._held and self._held[key][0] == holder
 
+    def holds(self, key: str) -> bool:
+        """Whether anybody in this process holds the key through these locks."""
+        return key in self._held
+
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
         """Wait until nobody holds the key; False when somebody still does after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.is_locked(key):
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL_SECONDS)
-        return True
+        try:
+            with at_work(), self.store.lock(key, patience=timeout):
+                return True
+        except StillLockedError:
+            return False
 
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:  # noqa: ASYNC109  the protocol's
         """Like `wait_for_lock`, without blocking the event loop."""
         return await asyncio.to_thread(self.wait_for_lock, key, timeout)
+
+
+def is_locked_already(key: str) -> bool:
+    """Whether the transaction that the current task runs in holds the lock of `key`."""
+    transaction = get_transaction()
+    locks = getattr(getattr(transaction, "store", None), "lock_manager", None)
+    return isinstance(locks, StoreLocks) and locks.holds(key)
+
+
+def _log() -> Log:
+    try:
+        return run_log()
+    except MissingContextError:
+        return unheard

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefect import Task, task
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.cache_policies import CacheKeyFnPolicy, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
@@ -13,11 +13,12 @@ from prefect.transactions import IsolationLevel
 
 from enginery.errors import EngineryError
 from enginery.plan import PlannedStep
-from enginery.runner import TIMEOUT_SECONDS, Outcome, run_step
+from enginery.progress import Progress
+from enginery.runner import TIMEOUT_SECONDS, Outcome, run_locked_step, run_step
 from enginery.steps import Stage
 from enginery.store import Store
 from tasks.interrupt import at_work
-from tasks.locks import KernelLocks
+from tasks.locks import StoreLocks, is_locked_already
 from tasks.logs import run_log
 
 StepFunction = Callable[[PlannedStep, Store], Outcome]
@@ -42,9 +43,12 @@ def step_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return planned.key
 
 
-STEP_CACHE = CacheKeyFnPolicy(cache_key_fn=step_key).configure(
-    lock_manager=KernelLocks(), isolation_level=IsolationLevel.SERIALIZABLE
-)
+STEP_CACHE = CacheKeyFnPolicy(cache_key_fn=step_key)
+
+
+def cache_in(store: Store) -> CachePolicy:
+    """The cache of steps whose outputs are in `store`: two runs of one step at once do its work once."""
+    return STEP_CACHE.configure(lock_manager=StoreLocks(store), isolation_level=IsolationLevel.SERIALIZABLE)
 
 
 def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
@@ -67,12 +71,16 @@ def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
     )
 
 
-def perform(planned: PlannedStep, store: Store) -> Outcome:
-    """Run a step for the current task run; a failure that can pass is told, since the run goes on after it."""
+def perform(planned: PlannedStep, store: Store, progress: Progress | None = None) -> Outcome:
+    """Run a step for the current task run; a failure that can pass is told, since the run goes on after it.
+
+    `progress` is told how far its transfers are.
+    """
     log = run_log()
     with at_work():
         try:
-            return run_step(planned, store, log)
+            run = run_locked_step if is_locked_already(planned.key) else run_step
+            return run(planned, store, log, progress)
         except EngineryError as error:
             if error.transient:
                 log(f"failed, and this can pass: {error}")

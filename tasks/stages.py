@@ -1,9 +1,12 @@
 """The task of each stage."""
 
 from enginery.plan import PlannedStep
+from enginery.progress import LogProgress, Several
 from enginery.runner import Outcome
 from enginery.steps import Stage
 from enginery.store import Store
+from tasks.logs import run_log
+from tasks.progress import ArtifactProgress
 from tasks.stage import StageTask, perform, stage_task
 
 
@@ -40,7 +43,9 @@ def package(planned: PlannedStep, store: Store) -> Outcome:
 @stage_task(Stage.PUBLISH)
 def publish(planned: PlannedStep, store: Store) -> Outcome:
     """Put the finished build into the registry."""
-    return perform(planned, store)
+    log = run_log()
+    with ArtifactProgress(f"{planned.label} {planned.step.recipe.parameters.get('model', '')}", log) as artifact:
+        return perform(planned, store, Several(LogProgress(log), artifact))
 
 
 @stage_task(Stage.ROLLOUT)

@@ -4,6 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.trtllm.fixtures import trtllm_examples
+
+__all__ = ["trtllm_examples"]
+"""Here, so that all modules share what is made once in a process."""
+
+# Read when Prefect is imported: a test that forgets to name a server must not be given one that nobody stops.
+os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("enginery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("enginery")
 
 FOREIGN_SETTINGS = ("AWS_", "HF_", "HUGGING_FACE_", "PREFECT_", "ENGINERY_", "HUGGINGFACE_")
 

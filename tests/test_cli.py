@@ -1,9 +1,11 @@
 """The command line: what it prints, and the exit codes that scripts rely on."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +45,14 @@ def test_plan_shows_steps_targets_and_notes(enginery: Enginery, capsys: pytest.C
     shown = capsys.readouterr().out
     for told in ("tiny-llama", "download", "build/cpu-int4", "publish/cpu-fp32", "to run", "9 of 9 steps to run"):
         assert told in shown
+
+
+def test_plan_warns_of_a_disk_that_is_too_small(
+    enginery: Enginery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert enginery("plan", str(TINY)) == 0
+    assert "has 1.0 kB free" in capsys.readouterr().err
 
 
 def test_plan_as_json_is_a_plan_that_run_step_reads(
@@ -104,11 +114,17 @@ def test_an_unknown_gpu_is_told_once_and_with_the_other_mistakes(
     assert 'release: "9.9"' in told
 
 
-def test_a_backend_that_is_not_there_yet_is_refused_honestly(
+def test_an_engine_that_cannot_be_built_is_refused_with_a_code_and_a_remedy(
     enginery: Enginery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert enginery("plan", str(MODELS / "llama-3-8b-instruct.yaml")) == 2
-    assert "tensorrt is not in this version of Enginery" in capsys.readouterr().err
+    # The example model is small enough to be here, and knows sequences of 256 tokens.
+    model = MODELS.parent.parent / "examples" / "tiny-llama" / "model"
+    asked = ["--set", "source.huggingface=null", "--set", f"source.path={model}", "--set", "build.max_seq_len=4096"]
+    llama = str(MODELS / "llama-3-8b-instruct.yaml")
+    assert enginery("plan", llama, *asked) == 2
+    assert "[W151]" in capsys.readouterr().err
+    assert enginery("plan", llama, *asked, "--force", "W151") == 0
+    assert enginery("plan", llama, *asked, "--force", "E110") == 2
 
 
 def test_a_missing_model_directory_exits_with_3(
@@ -157,7 +173,7 @@ def test_checking_a_toolchain_that_is_not_there_exits_with_5(
     enginery: Enginery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert enginery("toolchain", "check", "onnxruntime-0.18") == 5
-    assert "not as pinned" in capsys.readouterr().out
+    assert "not made yet" in capsys.readouterr().out
 
 
 def test_an_unknown_toolchain_is_refused_with_the_known_ones(
@@ -221,7 +237,7 @@ def test_notes_of_an_error_are_shown(
         error.add_note("whole log: there.log")
         raise error
 
-    monkeypatch.setattr("enginery.cli._make_plan", fail)
+    monkeypatch.setattr("enginery.cli._read_spec", fail)
     assert enginery("plan", str(TINY)) == 2
     assert "whole log: there.log" in capsys.readouterr().err
 
@@ -232,7 +248,7 @@ def test_an_interrupt_exits_with_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("enginery.cli._make_plan", interrupted)
+    monkeypatch.setattr("enginery.cli._read_spec", interrupted)
     assert enginery("plan", str(TINY)) == 130
 
 

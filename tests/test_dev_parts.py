@@ -146,6 +146,7 @@ def test_the_prefect_server_has_nothing_of_the_users_prefect(monkeypatch: pytest
     assert "PREFECT_API_URL" not in found
     assert "PREFECT_API_KEY" not in found
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert found["PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"] == "false"
     assert found["PREFECT_HOME"] == str(tmp_path)
 
 

@@ -14,12 +14,14 @@ from prefect.locking.protocol import LockManager
 from enginery.errors import CommandError, EngineryError, RegistryError, SourceError, ValidationError
 from enginery.runner import Outcome
 from enginery.steps import Stage
+from enginery.store import open_store
 from enginery.toolchains import ToolchainIdentity
-from flows.artifacts import artifact_key, build_artifacts, plan_artifacts
-from flows.build import _toolchain_jobs as toolchain_jobs
+from flows.artifacts import build_artifacts, plan_artifacts
 from flows.failure import BuildError, failure
+from flows.here import _toolchain_jobs as toolchain_jobs
 from tasks import interrupt
-from tasks.locks import KernelLocks
+from tasks.artifact_key import artifact_key
+from tasks.locks import StoreLocks
 from tasks.stage import can_pass
 from tasks.stages import STAGE_TASKS
 from tests.support.small_plans import SmallPipeline, pipeline, small_spec
@@ -28,8 +30,9 @@ from tests.support.waiting import wait_until
 __all__ = ["pipeline"]
 
 HOLD = """
-from tasks.locks import KernelLocks
-locks = KernelLocks()
+from enginery.store import open_store
+from tasks.locks import StoreLocks
+locks = StoreLocks(open_store())
 locks.acquire_lock("key", "holder")
 print("held", flush=True)
 input()
@@ -37,7 +40,7 @@ input()
 
 
 def test_a_lock_is_held_by_one_holder_at_a_time() -> None:
-    locks, others = KernelLocks(), KernelLocks()
+    locks, others = StoreLocks(open_store()), StoreLocks(open_store())
     assert isinstance(locks, LockManager)
     assert locks.acquire_lock("key", "one")
     assert locks.is_lock_holder("key", "one")
@@ -51,7 +54,7 @@ def test_a_lock_is_held_by_one_holder_at_a_time() -> None:
 
 
 def test_a_lock_can_only_be_released_by_its_holder() -> None:
-    locks = KernelLocks()
+    locks = StoreLocks(open_store())
     locks.acquire_lock("key", "one")
     with pytest.raises(ValueError, match="not held by two"):
         locks.release_lock("key", "two")
@@ -62,10 +65,10 @@ def test_a_lock_of_a_killed_process_is_free() -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as it:
         assert it.stdout is not None
         assert it.stdout.readline() == "held\n"
-        assert KernelLocks().is_locked("key")
+        assert StoreLocks(open_store()).is_locked("key")
         it.kill()
         it.wait()
-    locks = KernelLocks()
+    locks = StoreLocks(open_store())
     assert locks.acquire_lock("key", "next", acquire_timeout=5)
     locks.release_lock("key", "next")
 
@@ -159,7 +162,7 @@ def test_the_same_toolchain_on_the_host_and_from_pins_is_prepared_twice(pipeline
     kinds: tuple[Literal["venv", "host"], ...] = ("venv", "host")
     identities = [ToolchainIdentity(name="tiny", kind=kind, pins=("x==1",), python="3.11") for kind in kinds]
     steps = [step.model_copy(update={"toolchain": identity}) for step, identity in zip(builds, identities, strict=True)]
-    jobs = toolchain_jobs(plan.model_copy(update={"steps": tuple(steps)}), {})
+    jobs = toolchain_jobs(steps, {})
     assert sorted(jobs) == ["toolchain tiny", "toolchain tiny (host)"]
 
 
@@ -179,7 +182,7 @@ def test_an_interrupt_reaches_a_thread_at_work_and_no_other() -> None:
 
     def rest() -> None:
         ready.wait()
-        free.wait(10)
+        free.wait(120)
         ended.append("finished")
 
     threads = [threading.Thread(target=work), threading.Thread(target=rest)]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from enginery.errors import PlanError
+from enginery.errors import PlanError, SourceError
 from enginery.plan import Plan, PlannedStep, make_plan
-from enginery.spec import Spec, parse_spec
+from enginery.spec import Source, Spec, parse_spec
 from enginery.steps import Call, Command, Stage
+from tests.support.fleet import FLEET
 from tests.support.plans import planned, resolved, spec_data
 
 
@@ -141,19 +142,50 @@ def test_what_cannot_be_built_is_all_reported_with_paths() -> None:
     for path in (
         "targets.0 (a).precision",
         "targets.1 (b).gpu",
-        "targets.2 (c).backend",
+        "targets.2 (c).gpu",
         "targets.3 (d).tensor_parallel",
     ):
         assert path in text
 
 
-def test_nothing_is_resolved_when_a_target_cannot_be_built() -> None:
-    def unexpected(source: object) -> Any:
-        raise AssertionError("the network was asked for a plan that cannot be")
+def rolled_out_to(**changes: Any) -> str:
+    """Where a plan for TensorRT-LLM rolls the build out to."""
+    target = {"name": "h100", "gpu": "H100-SXM5-80GB", "backend": "tensorrt", "release": "1.2.1"}
+    example = next(example for example in FLEET if example.spec["targets"][0]["precision"] == "bfloat16")
+    data = {**example.spec, "targets": [{**target, "precision": "bfloat16"}], "publish": {"to": "s3://engines/test"}}
+    source = resolved(Source(huggingface="owner/tiny")).model_copy(update={"config": example.config})
+    recipe = make_plan(parse_spec(data | changes), resolver=lambda _: source).find("rollout/h100").step.recipe
+    return str(recipe.parameters["model_repository"])
+
+
+def test_an_engine_of_tensorrt_llm_is_rolled_out_to_a_directory() -> None:
+    servers = {"endpoints": ["http://127.0.0.1:8000"]}
+    assert rolled_out_to(rollout=servers) == "/models"
+    assert rolled_out_to(rollout=servers, serving={"mount": "/srv/triton"}) == "/srv/triton"
+    assert rolled_out_to(rollout={**servers, "model_repository": "/mnt/models"}) == "/mnt/models"
+    with pytest.raises(PlanError, match=r"rollout\.model_repository: .*\[E175\]"):
+        rolled_out_to(rollout={**servers, "model_repository": "s3://engines/serving"})
+
+
+def test_a_source_that_cannot_be_had_is_told_along_with_the_rest() -> None:
+    def unreachable(source: object) -> Any:
+        raise SourceError("the Hub cannot be reached", subject="owner/tiny")
 
     data = spec_data(targets=[{"name": "a", "gpu": "cpu", "precision": "nvfp4"}], rollout=None)
-    with pytest.raises(PlanError):
-        make_plan(parse_spec(data), resolver=unexpected)
+    with pytest.raises(PlanError) as caught:
+        make_plan(parse_spec(data), resolver=unreachable)
+    precision, source = caught.value.mistakes
+    assert precision.startswith("targets.0 (a).precision")
+    assert source.startswith("source: owner/tiny: the Hub cannot be reached")
+
+
+def test_a_source_that_cannot_be_had_is_a_failure_of_its_own_when_the_spec_is_sound() -> None:
+    def unreachable(source: object) -> Any:
+        raise SourceError("the Hub cannot be reached", subject="owner/tiny", transient=True)
+
+    with pytest.raises(SourceError) as caught:
+        make_plan(parse_spec(spec_data()), resolver=unreachable)
+    assert caught.value.transient
 
 
 def test_a_plan_survives_being_written_to_a_file() -> None:
@@ -192,3 +224,29 @@ def test_a_plan_whose_step_was_changed_is_refused() -> None:
     build["step"]["recipe"]["argv"].append("--fast")
     with pytest.raises(ValidationError, match="has another key than its step"):
         Plan.model_validate(data)
+
+
+# Images
+
+
+def container_plan(**changes: Any) -> Plan:
+    target = {"name": "h100", "gpu": "H100-SXM5-80GB", "precision": "bfloat16", "backend": "pytorch"}
+    return planned({"name": "tiny", "source": {"path": "x"}, "targets": [target | {"release": "1.2.1"} | changes]})
+
+
+def test_an_image_of_ones_own_is_part_of_the_key_of_what_runs_in_it() -> None:
+    known = container_plan(toolchain="container")
+    own = container_plan(toolchain="container", image="team/trtllm:1")
+    assert "validate/h100" in changed(known, own)
+    assert "package/h100" not in changed(known, own)
+    toolchain = step(own, "validate/h100").toolchain
+    assert toolchain is not None
+    assert toolchain.image == "team/trtllm:1"
+
+
+@pytest.mark.parametrize("toolchain", ["venv", "host"])
+def test_an_image_that_would_not_be_used_is_found(toolchain: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        container_plan(toolchain=toolchain, image="team/trtllm:1")
+    (found,) = [mistake for mistake in caught.value.mistakes if "E181" in mistake]
+    assert found.startswith(f"targets.0 (h100).image: an image is named, and the toolchain is {toolchain}; set")

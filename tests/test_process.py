@@ -235,22 +235,22 @@ def test_a_file_that_may_not_be_executed_is_named(tmp_path: Path) -> None:
 
 def test_a_time_limit_ends_the_whole_family(tmp_path: Path) -> None:
     """The limit is generous, as the family must be complete first on a slow machine."""
-    error = failing(family_argv(tmp_path), timeout=3)
+    error = failing(family_argv(tmp_path), timeout=6)
     assert error.cause == FailureCause.TIMEOUT
-    assert "3 s" in error.problem
+    assert "6 s" in error.problem
     assert len(family_pids(tmp_path)) == 3
     assert alive_among(family_pids(tmp_path)) == []
 
 
 def test_who_ignores_the_kind_signal_is_killed(tmp_path: Path) -> None:
-    failing(family_argv(tmp_path, "stubborn"), timeout=3, grace=0.2)
+    failing(family_argv(tmp_path, "stubborn"), timeout=6, grace=0.2)
     assert len(family_pids(tmp_path)) == 3
     assert alive_among(family_pids(tmp_path)) == []
 
 
 def test_a_command_may_clean_up_before_it_ends(tmp_path: Path) -> None:
     script = f"trap 'echo cleaned; touch {tmp_path}/cleaned; exit 1' TERM; echo ready; while :; do sleep 0.05; done"
-    error = failing(shell(script), timeout=1)
+    error = failing(shell(script), timeout=5)
     assert (tmp_path / "cleaned").exists()
     assert error.last_lines[0] == "ready"
     assert error.last_lines[-1] == "cleaned"
@@ -331,6 +331,25 @@ def test_a_killed_enginery_takes_its_commands_along(
     kill(parent)
     parent.wait()
     wait_until(lambda: alive_among(pids) == [], seconds=30)
+
+
+def test_what_an_ended_command_left_elsewhere_is_undone(tmp_path: Path) -> None:
+    undone = tmp_path / "un done"
+    error = failing(shell("sleep 60"), timeout=0.5, afterwards=["touch", str(undone)])
+    assert error.cause == FailureCause.TIMEOUT
+    assert undone.exists()
+
+
+def test_nothing_is_undone_after_a_command_that_ended_by_itself(tmp_path: Path) -> None:
+    undone = tmp_path / "undone"
+    process.run(["true"], log=ignore, afterwards=["touch", str(undone)])
+    failing(shell("exit 3"), afterwards=["touch", str(undone)])
+    assert not undone.exists()
+
+
+def test_what_undoes_prints_nothing_into_the_commands_output() -> None:
+    error = failing(shell("echo said; sleep 60"), timeout=5, afterwards=["echo", "undone"])
+    assert error.last_lines == ("said",)
 
 
 def test_a_terminated_enginery_ends_the_family_before_itself(tmp_path: Path) -> None:

@@ -1,54 +1,20 @@
+# ruff: noqa: F811  fixtures are imported
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from enginery import s3
 from enginery.context import StepContext
 from enginery.errors import RolloutError
 from enginery.manifest import Manifest
 from enginery.registry import publish
-from enginery.triton import loading, probing
 from enginery.triton.placement import open_repository
 from enginery.triton.progress import read_state, write_state
 from enginery.triton.rollout import is_serving, rollout, serving_build
 from enginery.worker import Worker
 from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.fake_triton import FakeTriton, running_fake_triton
-from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site
-from tests.support.s3_server import S3Server, running_s3_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(loading, "CLOCK_SECONDS", 0.0)
-    monkeypatch.setattr(probing, "LOOK_SECONDS", 0.0)
-    name = f"engines-{uuid4().hex[:12]}"
-    server.create_bucket(name)
-    yield f"s3://{name}/prod"
-    s3.close_clients()
-
-
-@pytest.fixture
-def triton(tmp_path: Path) -> Iterator[FakeTriton]:
-    (tmp_path / "models").mkdir()
-    with running_fake_triton(tmp_path / "models") as running:
-        yield running
-
-
-@pytest.fixture
-def site(address: str, triton: FakeTriton) -> Site:
-    return Site(address, triton)
+from tests.support.fake_triton import running_fake_triton
+from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
 
 
 def test_the_engine_is_loaded_first_and_the_ensemble_last(site: Site) -> None:

@@ -1,51 +1,17 @@
+# ruff: noqa: F811  fixtures are imported
 """Rollouts into the wrong repository, and what the undo of a failed one touches."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from enginery import s3
 from enginery.errors import RolloutError
 from enginery.manifest import Manifest
-from enginery.triton import loading, probing
 from enginery.triton.checking import EndpointResult
 from enginery.triton.rollout import roll_out_build
 from tests.support.builds import ANSWERS, QUESTION
-from tests.support.fake_triton import FakeTriton, running_fake_triton
-from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site
-from tests.support.s3_server import S3Server, running_s3_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(loading, "CLOCK_SECONDS", 0.0)
-    monkeypatch.setattr(probing, "LOOK_SECONDS", 0.0)
-    name = f"engines-{uuid4().hex[:12]}"
-    server.create_bucket(name)
-    yield f"s3://{name}/prod"
-    s3.close_clients()
-
-
-@pytest.fixture
-def triton(tmp_path: Path) -> Iterator[FakeTriton]:
-    (tmp_path / "models").mkdir()
-    with running_fake_triton(tmp_path / "models") as running:
-        yield running
-
-
-@pytest.fixture
-def site(address: str, triton: FakeTriton) -> Site:
-    return Site(address, triton)
+from tests.support.fake_triton import running_fake_triton
+from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
 
 
 def files(directory: Path) -> dict[Path, bytes]:

@@ -62,12 +62,15 @@ def test_an_unknown_field_is_named_with_its_path_and_a_near_one() -> None:
         ("publish.chanel", "publish.chanel: unknown field; did you mean channel?"),
         ("publish.endpoints", "publish.endpoints: unknown field; did you mean rollout.endpoints?"),
         ("source.model", "source.model: unknown field"),
+        ("build.paged_kv_cache", "build.paged_kv_cache: unknown field; use kv_cache_type: paged, or continuous"),
+        ("build.tp_size", "build.tp_size: unknown field; use the target's tensor_parallel"),
+        ("build.max_token", "build.max_token: unknown field; did you mean max_num_tokens?"),
     ],
 )
 def test_only_a_field_that_was_probably_meant_is_proposed(path: str, told: str) -> None:
     parent, _, field = path.rpartition(".")
     data = minimal(publish={"to": "s3://bucket/prefix"})
-    (data[parent] if parent else data)[field] = "x"
+    (data.setdefault(parent, {}) if parent else data)[field] = "x"
     assert mistakes(data) == (told,)
 
 
@@ -287,3 +290,26 @@ def test_a_password_in_an_endpoint_is_refused() -> None:
     assert mistake.startswith("rollout.endpoints.0: ")
     assert "hidden-word" not in mistake
     assert "'http://***@triton:8000'" in mistake
+
+
+@pytest.mark.parametrize("image", ["-v/:/host", "two words:1", "name@sha256:short", ""])
+def test_what_docker_would_not_take_for_an_image_is_a_mistake(image: str) -> None:
+    target = {"name": "a", "gpu": "H100-SXM5-80GB", "precision": "bfloat16", "toolchain": "container", "image": image}
+    (mistake,) = mistakes(minimal(targets=[target]))
+    assert mistake.startswith(f"targets.0.image: {image!r} is not the name of an image")
+
+
+@pytest.mark.parametrize("image", ["trtllm:1", "host.example:5000/team/trtllm:1", f"a/b@sha256:{'0' * 64}"])
+def test_images_are_named_as_docker_names_them(image: str) -> None:
+    target = {"name": "a", "gpu": "H100-SXM5-80GB", "precision": "bfloat16", "toolchain": "container", "image": image}
+    assert parse_spec(minimal(targets=[target])).targets[0].image == image
+
+
+@pytest.mark.parametrize("code", ["E103", "w201", "", "W20"])
+def test_only_codes_of_warnings_can_be_accepted(code: str) -> None:
+    (mistake,) = mistakes(minimal(force=[code]))
+    assert mistake == f"force.0: {code!r} is not the code of a warning, such as W201; errors cannot be accepted"
+
+
+def test_one_value_where_a_list_belongs_is_told_how_to_write_it() -> None:
+    assert mistakes(minimal(force="W201")) == ("force: must be a list, such as [W201] (given 'W201')",)

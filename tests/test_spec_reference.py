@@ -16,8 +16,9 @@ def test_the_schema_is_fresh() -> None:
     assert json.loads((DOCS / SCHEMA_NAME).read_text(encoding="utf-8")) == schema(), "run `make docs`"
 
 
-def test_every_field_has_a_meaning() -> None:
+def test_every_field_has_a_name_and_a_meaning_in_a_form() -> None:
     parts = [schema(), *schema()["$defs"].values()]
     for part in parts:
         for name, field in part.get("properties", {}).items():
             assert field.get("description"), name
+            assert field.get("title", "").casefold() == name.replace("_", " "), name

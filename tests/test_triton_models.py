@@ -308,11 +308,9 @@ def test_the_script_refuses_what_it_does_not_know() -> None:
     model = tensorrt_llm_bls.TritonPythonModel()
     model.triton, model.decoupled = FAKE_TRITON, False
     request = FakeRequest({"lora_task_id": 3}, text_input=strings("q"), max_tokens=[[4]])
-    model.execute([request])
-    ((response, final),) = request.sender.sent
-    assert response is not None
+    (response,) = model.execute([request]) or []
     assert response.error is not None
-    assert (response.error.message().startswith("lora_task_id: "), final) == (True, 1)
+    assert response.error.message().startswith("lora_task_id: ")
 
 
 def test_files_are_found_where_triton_says() -> None:

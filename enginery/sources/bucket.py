@@ -41,6 +41,7 @@ def resolve(source: Source) -> ResolvedSource:
         commit=json_digest([[file.name, file.etag, file.size] for file in files]),
         files=files,
         license_files=tuple(file.name for file in files if is_license(file.name)),
+        config=selection.config,
     )
 
 

@@ -58,6 +58,9 @@ def resolve(source: Source) -> ResolvedSource:
     lfs = {sibling.rfilename: sibling.lfs.sha256 for sibling in info.siblings or () if sibling.lfs}
     check_expected_digests(lfs, source, selection)
     raise_findings(selection.findings, f"{repository} at {source.revision}")
+    if info.gated:
+        largest = max((known[name] for name in selection.names), key=lambda file: file.size)
+        patiently(lambda: _require_access(repository, commit, largest), attempts=PLANNING_ATTEMPTS)
     return ResolvedSource(
         kind="huggingface",
         location=repository,
@@ -65,6 +68,7 @@ def resolve(source: Source) -> ResolvedSource:
         files=tuple(known[name] for name in sorted(selection.names)),
         gated=bool(info.gated),
         license_files=tuple(sorted(filter(is_license, selection.names))),
+        config=selection.config,
     )
 
 
@@ -95,6 +99,20 @@ def _source_file(sibling: "RepoSibling", source: Source) -> SourceFile:
     return SourceFile(
         name=name, size=sibling.size or 0, sha256=source.sha256.get(name), git_blob=sibling.blob_id or None
     )
+
+
+def _require_access(repository: str, commit: str, file: SourceFile) -> None:
+    """Ask whether a file could be had, without bringing any of it: what this machine remembers proves no access."""
+    from huggingface_hub import constants, get_session  # noqa: PLC0415
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    with translated_errors(repository, commit, endpoint()):
+        address, headers = _request(repository, commit, file)
+        response = get_session().head(
+            address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=False
+        )
+        if not response.is_redirect:
+            hf_raise_for_status(response)
 
 
 def _small_file(repository: str, commit: str, file: SourceFile) -> bytes:

@@ -33,7 +33,14 @@ def resolve(source: Source) -> ResolvedSource:
     commit = json_digest([[file.name, file.sha256] for file in files])
     remember_location(commit, directory)
     licenses = tuple(file.name for file in files if is_license(file.name))
-    return ResolvedSource(kind="path", location=str(directory), commit=commit, files=files, license_files=licenses)
+    return ResolvedSource(
+        kind="path",
+        location=str(directory),
+        commit=commit,
+        files=files,
+        license_files=licenses,
+        config=selection.config,
+    )
 
 
 def _names(directory: Path) -> list[str]:

@@ -1,8 +1,13 @@
 """What a source turned out to be: one fixed state of the weights, file by file."""
 
+from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import Field, JsonValue
+
 from enginery.steps import Frozen
+
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 SourceKind = Literal["huggingface", "path", "s3"]
 
@@ -35,6 +40,7 @@ class ResolvedSource(Frozen):
         files: only those that are needed, sorted by name.
         gated: whether the Hub asks for a licence to be accepted.
         license_files: names of the licence texts among `files`.
+        config: the model's `config.json`.
     """
 
     kind: SourceKind
@@ -43,6 +49,12 @@ class ResolvedSource(Frozen):
     files: tuple[SourceFile, ...]
     gated: bool = False
     license_files: tuple[str, ...] = ()
+    config: Mapping[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the files that hold weights."""
+        return sum(file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS))
 
     @property
     def size(self) -> int:

@@ -4,15 +4,19 @@ A record is written after all its blobs, so a step with a record is whole. Whate
 that can be seen.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from enginery.context import Log, unheard
 from enginery.errors import StoreError, UsageError
 from enginery.home import store_dir
 from enginery.records import StepRecord
 from enginery.store.output import digest_output
+
+if TYPE_CHECKING:
+    from enginery.store.shelf import Shelf
 
 __all__ = ["Store", "digest_output", "open_store"]
 
@@ -39,8 +43,23 @@ class Store(Protocol):
         has stays, unless it is to `replace` that: whatever builds on a step must meet one state of it.
         """
 
-    def lock(self, key: str) -> AbstractContextManager[None]:
-        """Two at once on one machine: one works, the other waits."""
+    def lock(self, key: str, *, patience: float | None = None, log: Log = unheard) -> AbstractContextManager[None]:
+        """Two at once: one works, the other waits. A store in S3 keeps machines apart too, see `leases`.
+
+        Args:
+            key: what is locked, such as a step.
+            patience: seconds to wait; None for as long as it takes.
+            log: is told when another machine is waited for.
+
+        Raises:
+            StillLockedError: when it is not free in that time.
+        """
+
+    def watch(self, key: str) -> Callable[[], bool]:
+        """A function that says whether somebody holds the lock of `key`, to be called again and again.
+
+        Of another machine that has died this is seen some seconds later.
+        """
 
     def records(self) -> Iterator[StepRecord]:
         """Every record, whether its files are still there or not."""
@@ -54,6 +73,9 @@ class Store(Protocol):
 
     def verify(self, record: StepRecord) -> list[str]:
         """Digest all files of `record` anew: one sentence for each that is missing or differs."""
+
+    def shelf(self) -> "Shelf":
+        """The place for files that are replaced as they get better."""
 
 
 def open_store(address: str | None = None) -> Store:

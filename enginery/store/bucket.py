@@ -1,17 +1,21 @@
 """The store in S3, laid out like the one in a directory."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
+from enginery.context import Log, unheard
 from enginery.errors import StoreError
 from enginery.parallel import side_by_side
 from enginery.records import FileRecord, StepRecord
 from enginery.s3 import Address, Content, PreconditionFailed, Prefix
+from enginery.store.blobs import READ_ONLY
 from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
-from enginery.store.local import READ_ONLY, WORTH_A_LISTING, LocalStore
+from enginery.store.leases import leased, watched
+from enginery.store.local import WORTH_A_LISTING, LocalStore
+from enginery.store.shelf import BucketShelf
 
 REQUESTS = 16
 
@@ -19,8 +23,8 @@ REQUESTS = 16
 class BucketStore:
     """See `Store`.
 
-    Locks and workspaces are those of `scratch`, on this machine: two machines that do one step at once both do the
-    work, and the first to finish is kept.
+    Workspaces are those of `scratch`, on this machine. Locks are leases in S3 besides; should two machines do one step
+    at once all the same, the first to finish is kept.
     """
 
     def __init__(self, address: Address, scratch: LocalStore) -> None:
@@ -106,9 +110,15 @@ class BucketStore:
             raise not_in_output(source)
         self.prefix.upload(blob_path(file), source, file.sha256)
 
-    def lock(self, key: str) -> AbstractContextManager[None]:
-        """See `Store.lock`: on this machine only."""
-        return self.scratch.lock(key)
+    @contextmanager
+    def lock(self, key: str, *, patience: float | None = None, log: Log = unheard) -> Iterator[None]:
+        """See `Store.lock`: first on this machine, then between machines."""
+        with self.scratch.lock(key, patience=patience), leased(self.prefix, key, patience=patience, log=log):
+            yield
+
+    def watch(self, key: str) -> Callable[[], bool]:
+        """See `Store.watch`."""
+        return watched(self.prefix, key)
 
     def records(self) -> Iterator[StepRecord]:
         """See `Store.records`. Sorted by key."""
@@ -119,6 +129,10 @@ class BucketStore:
     def workspace(self, key: str) -> AbstractContextManager[Path]:
         """See `Store.workspace`: in the local store."""
         return self.scratch.workspace(key)
+
+    def shelf(self) -> BucketShelf:
+        """See `Store.shelf`."""
+        return BucketShelf(self.prefix)
 
     def verify(self, record: StepRecord) -> list[str]:
         """See `Store.verify`. Every file is downloaded."""

@@ -22,6 +22,10 @@ _KEY = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+class StillLockedError(StoreError):
+    """A lock was not free in time."""
+
+
 def record_path(key: str) -> str:
     """Where the record of a step is.
 

@@ -2,25 +2,35 @@
 
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from enginery.digests import file_digest, remembered_digest
+from enginery.context import Log, unheard
+from enginery.digests import file_digest
 from enginery.errors import StoreError
 from enginery.files import cannot_write, link_or_copy, remove_tree, write_atomic
 from enginery.parallel import side_by_side
 from enginery.records import FileRecord, StepRecord
-from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
+from enginery.store.blobs import Blobs
+from enginery.store.layout import (
+    STEPS,
+    StillLockedError,
+    not_in_output,
+    parse_record,
+    record_bytes,
+    record_path,
+    safe_path,
+)
+
+if TYPE_CHECKING:
+    from enginery.store.shelf import LocalShelf
 
 WORTH_A_LISTING = 64
 """So many keys are first looked for in a listing of all records."""
-SOONER_DIGESTED_BYTES = 4 << 20
-"""A file up to this size is digested faster than its digest is looked up."""
-READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
 class LocalStore:
@@ -28,6 +38,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.blobs = Blobs(root)
 
     def find(self, key: str) -> StepRecord | None:
         """See `Store.find`."""
@@ -47,14 +58,11 @@ class LocalStore:
 
     def has(self, file: FileRecord) -> bool:
         """Whether the file's bytes are here, judged by their number."""
-        try:
-            return self.blob(file).stat().st_size == file.size
-        except FileNotFoundError:
-            return False
+        return self.blobs.has(file)
 
     def blob(self, file: FileRecord) -> Path:
         """Where the file's bytes are, or would be."""
-        return self.root / blob_path(file)
+        return self.blobs.path(file)
 
     def _read(self, key: str) -> StepRecord | None:
         path = self.root / record_path(key)
@@ -75,20 +83,14 @@ class LocalStore:
         if not self.has(file):
             remedy = "run the build again: the step is done anew"
             raise StoreError(f"the store has lost {file.path}", subject=str(self.blob(file)), remedy=remedy)
-        self._require_undamaged(file)
-        with _writing(target):
-            target.unlink(missing_ok=True)
-            link_or_copy(self.blob(file), target)
-
-    def _require_undamaged(self, file: FileRecord) -> None:
-        """Digest a blob unless it is known unchanged; a damaged one is removed, so that its step is done anew."""
-        blob = self.blob(file)
-        digest = remembered_digest if file.size > SOONER_DIGESTED_BYTES else file_digest
-        if digest(blob) != file.sha256:
-            blob.unlink()
+        blob = self.blobs.take_sound(file)
+        if blob is None:
             remedy = "run the build again: the step that made it is done anew"
             problem = f"{file.path} was damaged in the store (its bytes are not those that were made), and is removed"
-            raise StoreError(problem, subject=str(blob), remedy=remedy)
+            raise StoreError(problem, subject=str(self.blob(file)), remedy=remedy)
+        with _writing(target):
+            target.unlink(missing_ok=True)
+            link_or_copy(blob, target)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         """See `Store.add`. A file with other links than its own is copied: someone else may change it."""
@@ -119,31 +121,44 @@ class LocalStore:
         write_atomic(self.root / record_path(record.key), record_bytes(record))
 
     def _place(self, incoming: Path, bring: Callable[[FileRecord, Path], None], file: FileRecord) -> None:
-        part, blob = incoming / uuid4().hex, self.blob(file)
-        with _writing(blob):
+        part = incoming / uuid4().hex
+        with _writing(self.blob(file)):
             bring(file, part)
             if part.stat().st_size != file.size:
                 remedy = "let nothing write to a step's output after it has ended"
                 raise StoreError("is not what the record says: it was changed", subject=file.path, remedy=remedy)
-            part.chmod(READ_ONLY)
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            part.replace(blob)
+            self.blobs.keep(part, file)
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
+    def lock(self, key: str, *, patience: float | None = None, log: Log = unheard) -> Iterator[None]:  # noqa: ARG002
         """See `Store.lock`. The lock of a process that died is free."""
-        with self._locked(key):
+        with self._locked(key, patience):
             yield
 
+    def watch(self, key: str) -> Callable[[], bool]:
+        """See `Store.watch`."""
+
+        def held() -> bool:
+            try:
+                with self._locked(key, 0):
+                    return False
+            except StillLockedError:
+                return True
+
+        return held
+
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        from filelock import FileLock  # noqa: PLC0415  a plan locks nothing
+    def _locked(self, name: str, patience: float | None = None) -> Iterator[None]:
+        from filelock import FileLock, Timeout  # noqa: PLC0415  a plan locks nothing
 
         path = self._lock_file(name)
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            lock.acquire()
+            lock = FileLock(path, thread_local=False)  # it may be given back by another thread
+            try:
+                lock.acquire(timeout=-1 if patience is None else patience)
+            except Timeout as error:
+                raise StillLockedError("another process works on it", subject=name) from error
         try:
             yield
         finally:
@@ -195,6 +210,12 @@ class LocalStore:
             yield directory
         finally:
             remove_tree(directory)
+
+    def shelf(self) -> "LocalShelf":
+        """See `Store.shelf`."""
+        from enginery.store.shelf import SHELF, LocalShelf  # noqa: PLC0415  a plan needs none
+
+        return LocalShelf(self.root / SHELF)
 
     def verify(self, record: StepRecord) -> list[str]:
         """See `Store.verify`."""

@@ -1,12 +1,14 @@
 """The local store in front of the one in S3: what has been here once is not downloaded again."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from enginery.context import Log, unheard
 from enginery.records import StepRecord
 from enginery.store.bucket import BucketStore
 from enginery.store.local import LocalStore
+from enginery.store.shelf import TieredShelf
 
 
 class TieredStore:
@@ -49,9 +51,13 @@ class TieredStore:
             self.near.receive(kept, self.far.bring, replace=True)
         return kept
 
-    def lock(self, key: str) -> AbstractContextManager[None]:
-        """See `Store.lock`: on this machine only."""
-        return self.near.lock(key)
+    def lock(self, key: str, *, patience: float | None = None, log: Log = unheard) -> AbstractContextManager[None]:
+        """See `Store.lock`: first on this machine, then between machines."""
+        return self.far.lock(key, patience=patience, log=log)
+
+    def watch(self, key: str) -> Callable[[], bool]:
+        """See `Store.watch`."""
+        return self.far.watch(key)
 
     def records(self) -> Iterator[StepRecord]:
         """See `Store.records`: those here and those only in S3."""
@@ -64,6 +70,10 @@ class TieredStore:
     def workspace(self, key: str) -> AbstractContextManager[Path]:
         """See `Store.workspace`: in the local store."""
         return self.near.workspace(key)
+
+    def shelf(self) -> TieredShelf:
+        """See `Store.shelf`."""
+        return TieredShelf(self.near.shelf(), self.far.shelf())
 
     def verify(self, record: StepRecord) -> list[str]:
         """See `Store.verify`: in both, as far as it is there."""

@@ -51,9 +51,7 @@ def check_answers(
 
 
 def _ask(client: TritonClient, result: PromptResult) -> ServedAnswer:
-    # The engine ended the answer itself, or was cut off: room for one more token, or for just as many.
-    max_tokens = result.tokens if result.finish == "length" else result.tokens + 1
-    payload = {"text_input": result.prompt, "max_tokens": max_tokens, "bad_words": [""], "stop_words": [""]}
+    payload = {"text_input": result.prompt, "max_tokens": _room(result), "bad_words": [""], "stop_words": [""]}
     got = str(client.generate(ENSEMBLE, payload).get("text_output", ""))
     answer = got.removeprefix(result.prompt)  # a build may be told to repeat the prompt
     if answer.strip() != result.got.strip():
@@ -64,3 +62,10 @@ def _ask(client: TritonClient, result: PromptResult) -> ServedAnswer:
             remedy="compare the server's software with the build's; see the server's log",
         )
     return ServedAnswer(prompt=result.prompt, answer=answer)
+
+
+def _room(result: PromptResult) -> int:
+    """Tokens for the answer: as many as were recorded, and one more where the engine ended it itself."""
+    if result.tokens is None:
+        return result.max_tokens or 1
+    return result.tokens if result.finish == "length" else result.tokens + 1

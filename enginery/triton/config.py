@@ -5,7 +5,7 @@ streamed text needs. Inputs of NVIDIA's that this backend does not have (prompt 
 out: Triton or our models refuse them by name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from enginery.errors import UsageError
@@ -104,6 +104,8 @@ OUTPUTS = {
 }
 MODELS = tuple(INPUTS)
 """The five, each after those it asks."""
+MAX_BATCH_SIZE = 8
+"""Where the spec says nothing of it."""
 
 
 def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapping[str, str]) -> "ModelConfig":
@@ -117,7 +119,7 @@ def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapp
     """
     from tritonclient.grpc.model_config_pb2 import ModelConfig  # noqa: PLC0415  heavy, and a plan needs none of it
 
-    config = ModelConfig(name=name, max_batch_size=serving.max_batch_size)
+    config = ModelConfig(name=name, max_batch_size=serving.max_batch_size or MAX_BATCH_SIZE)
     _add_tensors(config, name)
     if name == "ensemble":
         config.platform = "ensemble"
@@ -208,19 +210,7 @@ def _parameters(name: str, serving: ServingOptions, provider: str) -> dict[str, 
 
 
 def _add_steps(config: "ModelConfig") -> None:
-    for model, inputs, outputs in _steps():
+    for step in wiring.own_steps():
         config.ensemble_scheduling.step.add(
-            model_name=model, model_version=-1, input_map=dict(inputs), output_map=dict(outputs)
+            model_name=step.model, model_version=-1, input_map=dict(step.takes), output_map=dict(step.gives)
         )
-
-
-def _steps() -> Iterator[tuple[str, Mapping[str, str], Mapping[str, str]]]:
-    """Each step's own tensor names -> the ensemble's, inner ones beginning with an underscore."""
-    prepared = {name: f"_{name}" for name in wiring.FROM_PREPROCESSING}
-    yield "preprocessing", {theirs: ours for ours, theirs in wiring.TO_PREPROCESSING.items()}, prepared
-    asked = {theirs: ours for ours, theirs in wiring.TO_ENGINE.items()}
-    asked |= {theirs: prepared[name] for name, theirs in wiring.FROM_PREPROCESSING.items()}
-    made = {name: f"_{theirs}" for name, theirs in wiring.TO_POSTPROCESSING.items()}
-    yield "tensorrt_llm", asked, made | {name: name for name in wiring.PASSED_ON}
-    shown = {theirs: made[name] for name, theirs in wiring.TO_POSTPROCESSING.items()}
-    yield "postprocessing", shown, {"OUTPUT": "text_output"}

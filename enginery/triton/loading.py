@@ -1,12 +1,12 @@
 """Loads single models of a model repository into a server, and makes sure that the server took what it was given."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from enginery.errors import RolloutError
 from enginery.triton.client import TritonClient
-from enginery.triton.placement import BUILD_LABEL, CONFIG, ServingRepository, served_version
+from enginery.triton.placement import BUILD_LABEL, CONFIG, ServingRepository, current_configs, served_version
 
 ENSEMBLE = "ensemble"
 LOAD_ORDER = ("tensorrt_llm", "preprocessing", "postprocessing", "tensorrt_llm_bls", ENSEMBLE)
@@ -50,3 +50,13 @@ def is_loaded(client: TritonClient, model: str, config_text: str) -> bool:
     version, label = served_version(config_text)
     loaded = client.model_config(model)
     return loaded is not None and build_label(loaded) == label and client.ready(model, version)
+
+
+def leaving(repository: ServingRepository, staying: Collection[str]) -> tuple[str, ...]:
+    """The models of builds before that are not among those of the coming one, in the order to unload them.
+
+    What people have put there by hand stays.
+    """
+    others = [model for model in reversed(LOAD_ORDER) if model not in staying]
+    configs = current_configs(repository, others)
+    return tuple(model for model, text in configs.items() if served_version(text)[1] is not None)

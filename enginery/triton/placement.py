@@ -1,21 +1,35 @@
 """The model repository a Triton server reads, a directory or an S3 prefix, and how a build's files get there."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from enginery.digests import bytes_digest
 from enginery.errors import RolloutError
 from enginery.files import remove_tree, write_atomic
-from enginery.manifest import Manifest
+from enginery.manifest import MODEL_REPOSITORY, Manifest
 from enginery.parallel import side_by_side
 from enginery.records import FileRecord
 from enginery.s3 import Address, Prefix
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped,unused-ignore]
 
 CONFIG = "config.pbtxt"
 PACKAGED_VERSION = "1"
 """The version directory of a published model; it gets another number where it is served."""
 BUILD_LABEL = "enginery_build"
+LAUNCH_NOTE = "launch.md"
+"""Tells people how to start a server for the build; it lies beside the models and is not served."""
+ENGINE_BACKEND = "tensorrtllm"
+"""The backend that must be told where the engine is."""
+PATH_PARAMETERS = frozenset({"gpt_model_path", "encoder_model_path", "tokenizer_dir"})
+PACKAGED_PATH = re.compile(
+    rf"(?P<mount>(?:/.*)?)(?P<model>/(?:tensorrt_llm|preprocessing|postprocessing))/{PACKAGED_VERSION}(?P<inside>/.*)?"
+)
+"""An absolute path into the version directory of a model as it was packaged."""
 EMPTY_VERSION = ".keep"
 """Keeps the version directory of a model without files, such as the ensemble, in S3, which has no directories."""
 
@@ -81,10 +95,11 @@ class DirectoryRepository:
 
 
 class BucketRepository:
-    """A model repository in S3. What is in the same bucket is copied by the server."""
+    """A model repository in S3. What is in the same bucket is copied by the server, unless each byte is to be read."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, reads_copies: bool = False) -> None:
         self.prefix = Prefix(address, RolloutError)
+        self.reads_copies = reads_copies
         self.where = str(address)
 
     def exists(self) -> bool:
@@ -107,7 +122,7 @@ class BucketRepository:
     def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
         """See `ServingRepository`."""
         here = self.prefix.address
-        if source.address.bucket == here.bucket:
+        if source.address.bucket == here.bucket and not self.reads_copies:
             bucket = Prefix(Address(here.bucket, ""), RolloutError)
             bucket.copy(source.address.key(record.path), here.key(path))
             return
@@ -122,10 +137,13 @@ class BucketRepository:
         self.prefix.delete(path)
 
 
-def open_repository(location: str) -> ServingRepository:
-    """The repository at an `s3://` address or in a directory."""
+def open_repository(location: str, *, reads_copies: bool = False) -> ServingRepository:
+    """The repository at an `s3://` address or in a directory.
+
+    With `reads_copies`, what is copied within S3 passes through here and is compared with its SHA-256.
+    """
     if location.startswith("s3://"):
-        return BucketRepository(Address.parse(location))
+        return BucketRepository(Address.parse(location), reads_copies=reads_copies)
     return DirectoryRepository(Path(location).expanduser().absolute())
 
 
@@ -163,6 +181,8 @@ def arrange(manifest: Manifest, version: int) -> Placement:
     configs: dict[str, FileRecord] = {}
     for record in manifest.model_files:
         _, model, *inside = record.path.split("/")
+        if record.path == f"{MODEL_REPOSITORY}/{LAUNCH_NOTE}":
+            continue
         if inside == [CONFIG]:
             configs[model] = record
         elif len(inside) > 1 and inside[0] == PACKAGED_VERSION:
@@ -187,27 +207,81 @@ def read_configs(source: Prefix, placement: Placement) -> dict[str, str]:
     """The text of each model's configuration as it was published.
 
     Raises:
-        RolloutError: when one is missing in the registry.
+        RolloutError: when one is missing in the registry, or other than its manifest says.
     """
-    return {model: _text(source, record.path) for model, record in placement.configs.items()}
+    return {model: _text(source, record) for model, record in placement.configs.items()}
 
 
-def _text(source: Prefix, path: str) -> str:
-    data = source.get_bytes(path)
-    if data is None:
-        raise RolloutError("is missing in the registry", subject=source.where(path), remedy="publish the build again")
+def _text(source: Prefix, record: FileRecord) -> str:
+    data = source.get_bytes(record.path)
+    if data is None or bytes_digest(data) != record.sha256:
+        problem = "is missing in the registry" if data is None else "holds other bytes than its manifest says"
+        raise RolloutError(problem, subject=source.where(record.path), remedy="publish the build again")
     return data.decode()
 
 
 def serve_as(config_text: str, version: int, build_id: str) -> str:
-    """A configuration that serves just `version`, and says which build it is."""
+    """A configuration that serves just `version`, says which build it is, and knows where that version's files are."""
     from google.protobuf import text_format  # noqa: PLC0415  not needed to make a plan
     from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
 
     config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
     config.version_policy.specific.versions[:] = [version]
     config.parameters[BUILD_LABEL].string_value = build_id
-    return text_format.MessageToString(config)
+    _move_paths(config, lambda path: moved(path, version))
+    return str(text_format.MessageToString(config))
+
+
+def mounted_at(config_text: str, mount: str) -> str:
+    """A configuration that knows where its files are once the server sees the model repository at `mount`.
+
+    One that names no place stays as it is, to the byte.
+
+    Raises:
+        ValueError: when it is no configuration.
+    """
+    if not any(name in config_text for name in PATH_PARAMETERS):
+        return config_text  # without the seconds that Triton's messages take to import
+    from google.protobuf import text_format  # noqa: PLC0415
+    from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+
+    try:
+        config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from error
+    changed = _move_paths(config, lambda path: remounted(path, mount))
+    return str(text_format.MessageToString(config)) if changed else config_text
+
+
+def _move_paths(config: "ModelConfig", move: Callable[[str], str]) -> bool:
+    """Change each parameter that tells a model where its files are; says whether any is another now."""
+    changed = False
+    for name in PATH_PARAMETERS & set(config.parameters):
+        parameter = config.parameters[name]
+        place = move(parameter.string_value)
+        changed = changed or place != parameter.string_value
+        parameter.string_value = place
+    return changed
+
+
+def remounted(path: str, mount: str) -> str:
+    """An absolute path into a model's packaged version, as it is once the repository is at `mount`; others stay."""
+    found = PACKAGED_PATH.fullmatch(path)
+    return f"{mount}{found['model']}/{PACKAGED_VERSION}{found['inside'] or ''}" if found else path
+
+
+def moved(path: str, version: int) -> str:
+    """An absolute path into a model's packaged version, as it is once that is served as `version`; others stay."""
+    found = PACKAGED_PATH.fullmatch(path)
+    return f"{found['mount']}{found['model']}/{version}{found['inside'] or ''}" if found else path
+
+
+def backend_of(config_text: str) -> str:
+    """The backend that serves a model; empty for an ensemble."""
+    from google.protobuf import text_format  # noqa: PLC0415
+    from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+
+    return str(text_format.Parse(config_text, model_config_pb2.ModelConfig()).backend)
 
 
 def served_version(config_text: str) -> tuple[int | None, str | None]:

@@ -30,7 +30,8 @@ class RolloutState(Frozen):
     Attributes:
         phase: how far the last rollout has come; anything but `done` with no process at work means that it died.
         serving: the build of the last rollout that came to its end; None before the first.
-        previous: the build before that, whose files are still there.
+        previous: the build before that; the files of its models are still there, but of those that the build in
+            service does not have.
         coming: the build that is being rolled out.
         configs: the configurations before the rollout, by model, to be put back when it fails.
         endpoints: the servers it loads the build into.

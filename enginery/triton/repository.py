@@ -5,10 +5,8 @@ loaded straight from S3.
 """
 
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
-from zipfile import ZipFile, ZipInfo
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,12 +15,10 @@ from enginery.context import Facts, StepContext
 from enginery.errors import SourceError
 from enginery.spec import ServingOptions
 from enginery.triton.config import MODELS, model_config, relabel, to_text
-from enginery.triton.served import served_models_dir
+from enginery.triton.served import served_archive, write_code
 
 __all__ = ["MODELS", "RepositoryOptions", "package", "relabel", "write_model_repository"]
 
-SERVED_PACKAGE = "enginery_models"
-SERVED_ARCHIVE = f"{SERVED_PACKAGE}.zip"
 TOKENIZER_FILE = "tokenizer.json"
 WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
 KEEP = ".keep"
@@ -59,7 +55,7 @@ def write_model_repository(destination: Path, *, engine: Path, weights: Path, op
         SourceError: when the model has no tokenizer in the `tokenizer.json` format.
         StoreError: when something cannot be written.
     """
-    tokenizer, archive = _tokenizer(weights, engine), _archive()
+    tokenizer, archive = _tokenizer(weights, engine), served_archive()
     for name in MODELS:
         config = model_config(name, options.serving, options.provider, options.labels)
         files.write_atomic(destination / name / "config.pbtxt", to_text(config))
@@ -67,43 +63,11 @@ def write_model_repository(destination: Path, *, engine: Path, weights: Path, op
         if name == "ensemble":
             files.write_atomic(directory / KEEP, "S3 has no empty directories, and Triton wants this one.\n")
             continue
-        _write_code(directory, name, archive)
+        write_code(directory, name, archive)
         if name in WITH_TOKENIZER:
             files.link_or_copy(tokenizer, directory / TOKENIZER_FILE)
     for path in files.list_files(engine):
         files.link_or_copy(engine / path, destination / "tensorrt_llm" / str(options.version) / "engine" / path)
-
-
-MODEL_CODE = """\
-\"\"\"Served by Triton; the code is in the archive beside it.\"\"\"
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).with_name("{archive}")))
-
-from {package}.{model} import TritonPythonModel
-
-__all__ = ["TritonPythonModel"]
-"""
-
-
-def _write_code(directory: Path, name: str, archive: bytes) -> None:
-    code = MODEL_CODE.format(archive=SERVED_ARCHIVE, package=SERVED_PACKAGE, model=name)
-    files.write_atomic(directory / "model.py", code)
-    files.write_atomic(directory / SERVED_ARCHIVE, archive)
-
-
-def _archive() -> bytes:
-    """The served models as one archive that Python imports from; the same sources give the same bytes.
-
-    Triton asks S3 several times for every file of a model, so twenty small files would cost seconds at each load.
-    """
-    content = BytesIO()
-    with ZipFile(content, "w") as archive:
-        for source in sorted(served_models_dir().glob("*.py")):
-            archive.writestr(ZipInfo(f"{SERVED_PACKAGE}/{source.name}"), source.read_bytes())
-    return content.getvalue()
 
 
 def _tokenizer(weights: Path, engine: Path) -> Path:

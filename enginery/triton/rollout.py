@@ -19,14 +19,19 @@ from enginery.errors import EngineryError, RolloutError
 from enginery.files import write_atomic
 from enginery.manifest import Manifest, read_manifest
 from enginery.registry import Registry
+from enginery.signing.policy import Policy
+from enginery.signing.signatures import trusted_manifest
 from enginery.steps import Frozen
 from enginery.triton.checking import EndpointResult, check_answers
 from enginery.triton.client import TritonClient
-from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, build_label, load_model
+from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, build_label, leaving, load_model
 from enginery.triton.placement import (
+    ENGINE_BACKEND,
+    BucketRepository,
     Placement,
     ServingRepository,
     arrange,
+    backend_of,
     current_configs,
     next_version,
     open_repository,
@@ -57,12 +62,14 @@ def rollout(context: StepContext) -> Facts:
 
     Raises:
         RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
+        RegistryError: when no trusted key has signed the build, and one must have; nothing was changed.
     """
     order = Order.model_validate(dict(context.parameters))
     published = context.inputs["published"]
     manifest = read_manifest((published / "manifest.json").read_bytes(), subject=str(published))
     registry = Registry(_registry_of(published))
-    results = roll_out_build(manifest, registry, order.endpoints, order.model_repository, context.log)
+    policy = Policy.from_environment()
+    results = roll_out_build(manifest, registry, order.endpoints, order.model_repository, context.log, policy)
     facts: dict[str, JsonValue] = {
         "model": order.model,
         "build_id": order.build_id,
@@ -75,6 +82,15 @@ def rollout(context: StepContext) -> Facts:
 
 def _registry_of(published: Path) -> str:
     return str(json.loads((published / "published.json").read_text(encoding="utf-8"))["registry"])
+
+
+def require_readable_policy(_parameters: Mapping[str, JsonValue]) -> None:
+    """Make sure that the keys which a rollout is to trust can be read: asked before hours are spent on a build.
+
+    Raises:
+        UsageError: when they cannot.
+    """
+    Policy.from_environment()
 
 
 def is_serving(parameters: Mapping[str, JsonValue]) -> bool:
@@ -96,8 +112,13 @@ def serving_build(url: str) -> str | None:
     return build_label(config) if config else None
 
 
-def roll_out_build(
-    manifest: Manifest, registry: Registry, endpoints: Sequence[str], model_repository: str, log: Log
+def roll_out_build(  # noqa: PLR0913, PLR0917  what, from where, to where, and on what condition
+    manifest: Manifest,
+    registry: Registry,
+    endpoints: Sequence[str],
+    model_repository: str,
+    log: Log,
+    policy: Policy = Policy(),  # noqa: B008  cannot change
 ) -> list[EndpointResult]:
     """Load a published build into the servers, one after the other, and check its answers in each.
 
@@ -107,19 +128,45 @@ def roll_out_build(
         endpoints: the servers' HTTP addresses; they must be in explicit model-control mode.
         model_repository: what those servers read, a directory or `s3://…`.
         log: takes progress lines.
+        policy: the keys of which one must have signed the build. Where there are any, each byte that is placed is
+            compared with what was signed.
 
     Raises:
         RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
             When a server does not read this repository, before anything is changed.
+        RegistryError: when no trusted key has signed the build; nothing was changed.
     """
+    if policy.required:
+        manifest = trusted_manifest(registry, manifest.model, manifest.build_id, policy)
+        log(f"{manifest.build_id} is signed by a trusted key")
     clients = [TritonClient(endpoint) for endpoint in endpoints]
     for client in clients:
         client.require_ready()
-    repository = open_repository(model_repository)
+    repository = open_repository(model_repository, reads_copies=policy.required)
+    require_loadable(manifest, registry, repository)
     require_reads(clients, repository, read_state(repository))
     state = _settled(repository, log)
     again = _serve_again(manifest, repository, state, clients, log)
     return again or _Rollout(manifest, registry, repository, state, clients, log).run()
+
+
+def require_loadable(manifest: Manifest, registry: Registry, repository: ServingRepository) -> None:
+    """Make sure that the servers could load the build from this repository.
+
+    Raises:
+        RolloutError: when its backend must be told where the engine is, and the repository is in S3.
+    """
+    if not isinstance(repository, BucketRepository):
+        return
+    source = registry.build_prefix(manifest.model, manifest.build_id)
+    for model, text in read_configs(source, arrange(manifest, 1)).items():
+        if backend_of(text) == ENGINE_BACKEND:
+            raise RolloutError(
+                f"{manifest.build_id} cannot be served from S3: Triton copies {model} to a place with a new name each"
+                f" time, and its backend {ENGINE_BACKEND} must be told the engine's path; nothing was changed",
+                subject=repository.where,
+                remedy="give a directory that the server mounts at serving.mount as the model repository",
+            )
 
 
 def _settled(repository: ServingRepository, log: Log) -> RolloutState | None:
@@ -207,12 +254,13 @@ class _Rollout:
         self.log = log
         self.version = next_version(repository)
         self.placement: Placement = arrange(manifest, self.version)
+        self.leaving = leaving(repository, self.placement.configs)
         self.state = RolloutState(
             phase="placing",
             serving=before.serving if before else None,
             previous=before.previous if before else None,
             coming=Placed(build_id=manifest.build_id, version=self.version),
-            configs=current_configs(repository, self.placement.configs),
+            configs=current_configs(repository, [*self.placement.configs, *self.leaving]),
             endpoints=tuple(client.url for client in clients),
             worker=Worker.this(),
             since=datetime.now(UTC),
@@ -236,7 +284,17 @@ class _Rollout:
         configs = {model: serve_as(text, self.version, self.manifest.build_id) for model, text in texts.items()}
         served = _Served(self.manifest, self.repository, configs, self.version)
         self._enter("loading")
-        return [_bring_up(client, served, self.log, partial(self._touch, client.url)) for client in self.clients]
+        results = [_bring_up(client, served, self.log, partial(self._touch, client.url)) for client in self.clients]
+        for client in self.clients:
+            self._unload_leaving(client)
+        return results
+
+    def _unload_leaving(self, client: TritonClient) -> None:
+        """Unload what only builds before had: each endpoint answers without it by now."""
+        for model in self.leaving:
+            self._touch(client.url, model)
+            client.unload(model)
+            self.log(f"{client.url}: {model} is unloaded: {self.manifest.build_id} has no such model")
 
     def _touch(self, url: str, model: str) -> None:
         """Remember that a server is told to load a model, before it is."""
@@ -262,7 +320,7 @@ class _Rollout:
         ) from error
 
     def _finish(self) -> None:
-        """Remember what serves, and remove the versions that nothing goes back to."""
+        """Remember what serves, and remove the versions and models that nothing goes back to."""
         before = self.state.serving
         self.state = self.state.model_copy(
             update={"serving": self.state.coming, "previous": before, "coming": None, "configs": {}, "touched": {}}
@@ -272,4 +330,6 @@ class _Rollout:
         names = {name for _, name in self.repository.entries() if name.isdecimal()}
         for name in names - kept:
             remove_version(self.repository, int(name))
+        for model in self.leaving:
+            self.repository.remove(model)
         self.log(f"{self.manifest.build_id} serves at {', '.join(client.url for client in self.clients)}")

@@ -1,9 +1,29 @@
-"""The Python models that Triton serves: where they are, and the digest that stands for them in keys."""
+"""The Python models that Triton serves: their sources, how they lie in a model repository, and the digest for keys."""
 
+from collections.abc import Iterable
 from functools import cache
+from io import BytesIO
+from pathlib import Path
+from zipfile import ZipFile, ZipInfo
+
+from enginery import files
+from enginery.digests import file_digest, json_digest
+
+PACKAGE = "enginery_models"
+ARCHIVE = f"{PACKAGE}.zip"
+
+MODEL_CODE = """\
+\"\"\"Served by Triton; the code is in the archive beside it.\"\"\"
+
+import sys
 from pathlib import Path
 
-from enginery.digests import file_digest, json_digest
+sys.path.insert(0, str(Path(__file__).with_name("{archive}")))
+
+from {package}.{module} import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
 
 
 def served_models_dir() -> Path:
@@ -15,3 +35,32 @@ def served_models_dir() -> Path:
 def served_models_digest() -> str:
     """One SHA-256 for all of them: a changed model makes another model repository."""
     return json_digest({path.name: file_digest(path) for path in sorted(served_models_dir().glob("*.py"))})
+
+
+def served_archive() -> bytes:
+    """The five served models as an archive; see `archive_of`."""
+    return archive_of((path.name, path) for path in sorted(served_models_dir().glob("*.py")))
+
+
+def archive_of(sources: Iterable[tuple[str, Path]]) -> bytes:
+    """Sources, with their paths in the package, as one archive that Python imports from; the same give the same bytes.
+
+    Triton asks S3 several times for every file of a model, so twenty small files would cost seconds at each load.
+    """
+    content = BytesIO()
+    with ZipFile(content, "w") as archive:
+        for name, source in sources:
+            archive.writestr(ZipInfo(f"{PACKAGE}/{name}"), source.read_bytes())
+    return content.getvalue()
+
+
+def write_code(directory: Path, module: str, archive: bytes) -> None:
+    """Write the `model.py` of a served model into its version directory, with the archive it imports from beside it.
+
+    Args:
+        directory: the version directory.
+        module: where the model is in the archive, such as `preprocessing`.
+        archive: made by `archive_of`.
+    """
+    files.write_atomic(directory / "model.py", MODEL_CODE.format(archive=ARCHIVE, package=PACKAGE, module=module))
+    files.write_atomic(directory / ARCHIVE, archive)

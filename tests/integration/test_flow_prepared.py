@@ -1,9 +1,12 @@
 """What a build needs outside the store is asked for before any work is begun."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
 from enginery import s3
-from enginery.errors import RegistryError
+from enginery.errors import PlanError, RegistryError
 from enginery.spec import parse_spec
 from enginery.store import open_store
 from flows.build import build_model
@@ -41,3 +44,12 @@ def test_an_unreachable_s3_stops_the_build_before_it_begins(monkeypatch: pytest.
         build_and_publish_to("s3://bucket/registry")
     assert list(open_store().records()) == []
     s3.close_clients()
+
+
+def test_a_disk_that_is_too_small_stops_the_build_before_it_begins(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(PlanError, match="W203"):
+        build_and_publish_to("s3://nowhere-at-all/registry")
+    assert list(open_store().records()) == []

@@ -175,6 +175,26 @@ def test_a_token_with_access_opens_a_gated_repository(
     assert plan_and_download(SOURCE, tmp_path / "out")["files"] == 7
 
 
+def test_access_that_was_lost_is_told_by_the_plan_although_the_small_files_are_remembered(
+    server: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add_model(NAME, model, gated=True)
+    monkeypatch.setenv("HF_TOKEN", server.add_token("hf_member", NAME))
+    resolve(SOURCE)
+    monkeypatch.delenv("HF_TOKEN")
+    sent = server.bytes_sent.copy()
+    with pytest.raises(SourceError, match="gated, and no token was sent"):
+        resolve(SOURCE)
+    assert server.bytes_sent == sent
+    assert server.requests[-1].method == "HEAD"
+
+
+def test_an_open_repository_is_asked_for_nothing_more(server: HubServer, model: Path) -> None:
+    server.add_model(NAME, model)
+    resolve(SOURCE)
+    assert "HEAD" not in {seen.method for seen in server.requests}
+
+
 def test_the_saved_login_is_used_when_no_token_is_set(
     server: HubServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

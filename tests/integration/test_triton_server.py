@@ -72,7 +72,7 @@ def test_it_leaves_no_process(tmp_path: Path, parts: dict[str, Any]) -> None:
     assert any("stub" in process.name() or "python" in process.name() for process in family)
     server.service.stop()
     assert not server.service.alive()
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
 
 
 @pytest.mark.parametrize("load_all", [True, False])

@@ -5,10 +5,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from zipfile import ZipFile
 
 import numpy as np
@@ -17,6 +15,7 @@ import pytest
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.spec import ServingOptions
 from enginery.triton.repository import MODELS, RepositoryOptions, write_model_repository
+from tests.support.triton_http import TritonHttp
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -29,36 +28,8 @@ ENTRY_POINTS = ("ensemble", "tensorrt_llm_bls")
 NO_END = -1
 
 
-class Client:
-    """Talks to a server in plain HTTP, as curl does."""
-
-    def __init__(self, server: TritonServer) -> None:
-        self.server = server
-
-    def post(self, path: str, body: object) -> tuple[int, str]:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        place = urlsplit(self.server.url)
-        connection = HTTPConnection(place.hostname or "", place.port, timeout=60)
-        try:
-            connection.request("POST", path, data)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
-
-    def get(self, path: str) -> Any:
-        place = urlsplit(self.server.url)
-        connection = HTTPConnection(place.hostname or "", place.port, timeout=60)
-        try:
-            connection.request("GET", path)
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
-
-    def answer(self, body: object, model: str = "ensemble") -> dict[str, Any]:
-        status, text = self.post(f"/v2/models/{model}/generate", body)
-        assert status == 200, text
-        return dict(json.loads(text))
+class Client(TritonHttp):
+    """Asks the five models."""
 
     def ask(self, text: str = QUESTION, *, model: str = "ensemble", max_tokens: int = 64, **inputs: Any) -> str:
         found = self.answer({"text_input": text, "max_tokens": max_tokens, **inputs}, model)["text_output"]
@@ -314,8 +285,7 @@ def test_text_that_is_not_utf8_is_refused(plain: Client) -> None:
         ]
     }
     header = json.dumps(body).encode()
-    place = urlsplit(plain.server.url)
-    connection = HTTPConnection(place.hostname or "", place.port, timeout=60)
+    connection = plain.connect()
     connection.request(
         "POST",
         "/v2/models/ensemble/infer",
@@ -415,11 +385,9 @@ def test_concurrent_streams_do_not_mix(streaming: Client, model: str) -> None:
 def test_a_client_that_goes_away_stops_the_generation(start: Any) -> None:
     """Triton tells the model that was asked; in an ensemble it does not tell the models inside."""
     client = start(ServingOptions(decoupled=True), slow=0.05)
-    place = urlsplit(client.server.url)
-    connection = HTTPConnection(place.hostname or "", place.port, timeout=60)
     prompt = {"input_ids": [0, 20, 30, 40], "input_lengths": 4, "request_output_len": 200}
-    body = json.dumps({**prompt, "end_id": NO_END, "streaming": True})
-    connection.request("POST", "/v2/models/tensorrt_llm/generate_stream", body)
+    body = {**prompt, "end_id": NO_END, "streaming": True}
+    connection = client.open("/v2/models/tensorrt_llm/generate_stream", body)
     answer = connection.getresponse()
     assert answer.readline().startswith(b"data: ")
     answer.close()

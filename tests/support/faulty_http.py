@@ -1,17 +1,22 @@
 """A proxy in front of a real HTTP server that fails when and how a test asks for it."""
 
 import contextlib
+import hashlib
 import http.client
+import random
 import socket
 import struct
 import threading
+from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Kind = Literal["answer", "reset", "truncate", "flip", "stall"]
+Kind = Literal["answer", "reset", "truncate", "flip", "flip sent", "stall"]
 Connection = http.client.HTTPConnection
+HTTP_REFUSED = 300
 
 
 def anything(method: str, path: str) -> bool:
@@ -25,7 +30,10 @@ class Fault:
 
     Attributes:
         kind: `answer` with `status` and `body` instead of the server; `reset` the connection before the answer, or
+            `truncate` the answer's body in the middle; `flip` a bit of the body; `stall` in the middle of the body;
+            `flip sent` a bit of what the client sends.
             `truncate` the answer's body in the middle; `flip` a bit of the body; `stall` in the middle of the body.
+            An answer without a body is cut off, or stalls, before it begins.
         times: how many matching requests it is for; after that they go through.
         after: fail only after the server has done the work.
         matches: which requests, by method and path.
@@ -41,6 +49,39 @@ class Fault:
     bytes: int | None = None
 
 
+BAD_DIGEST = Fault("answer", status=400, body=b"<Error><Code>BadDigest</Code><Message>no</Message></Error>")
+
+
+class Chaos:
+    """One in `one_in` requests fails in one of six ways, chosen by `seed`.
+
+    What S3 itself could not do to a client is left out: only objects have a byte changed, as only those have a digest.
+    """
+
+    WAYS: dict[str, Callable[[], Fault]] = {  # noqa: RUF012  never changed
+        "unavailable": lambda: Fault("answer"),
+        "reset": lambda: Fault("reset"),
+        "reset after the work": lambda: Fault("reset", after=True),
+        "truncated": lambda: Fault("truncate"),
+        "stalled": lambda: Fault("stall"),
+        "flipped": lambda: Fault("flip"),
+    }
+
+    def __init__(self, seed: int, one_in: int = 5) -> None:
+        self.random = random.Random(seed)
+        self.one_in = one_in
+        self.happened: Counter[str] = Counter()
+
+    def draw(self, method: str, path: str) -> Fault | None:
+        """What goes wrong with this request, if anything does."""
+        if self.random.randrange(self.one_in):
+            return None
+        is_object = method == "GET" and "?" not in path
+        way = self.random.choice([way for way in self.WAYS if is_object or way != "flipped"])
+        self.happened[way] += 1
+        return self.WAYS[way]()
+
+
 @dataclass
 class Proxy:
     """A running proxy.
@@ -49,16 +90,25 @@ class Proxy:
         url: where it listens.
         open: let clients connect.
         faults: what is still to go wrong; the first that matches a request is taken.
+        chaos: what goes wrong with requests that no fault is for.
+        watch: is told of each request before it is passed on; may make requests of its own.
         drops: request headers that the server does not get, in lower case.
         requests: method and path of every request, in the order in which they came.
+        checked: how many bodies had a `x-amz-checksum-sha256`. As S3 does, a body that is not as its digest says is
+            refused with BadDigest; moto does not look.
+        sent_bytes: of all bodies of requests together.
     """
 
     url: str
     upstream: tuple[str, int]
     open: Callable[[], None]
     faults: list[Fault] = field(default_factory=list)
+    chaos: Chaos | None = None
+    watch: Callable[[str, str], None] | None = None
     drops: set[str] = field(default_factory=set)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    checked: int = 0
+    sent_bytes: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -74,7 +124,14 @@ class Proxy:
                 if fault.times > 0 and fault.matches(method, path):
                     fault.times -= 1
                     return fault
-        return None
+            return self.chaos.draw(method, path) if self.chaos else None
+
+    def accepts(self, body: "bytes", digest: str | None) -> bool:
+        """Whether a body is as the digest sent with it says."""
+        with self._lock:
+            self.sent_bytes += len(body)
+            self.checked += digest is not None
+        return digest is None or b64encode(hashlib.sha256(body).digest()).decode() == digest
 
     def count(self, method: str, part: str = "") -> int:
         """How many requests of that method had `part` in their path."""
@@ -132,6 +189,13 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self.server.proxy
         fault = proxy.next_fault(self.command, self.path)
         body = self._read_body()
+        if fault and fault.kind == "flip sent" and body:
+            body, fault = body[:-1] + bytes([body[-1] ^ 1]), None
+        if not proxy.accepts(body, self.headers.get("x-amz-checksum-sha256")):
+            self._fail(BAD_DIGEST)
+            return
+        if proxy.watch:
+            proxy.watch(self.command, self.path)
         if fault and not fault.after and fault.kind in {"answer", "reset"}:
             self._fail(fault)
             return
@@ -174,6 +238,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.kind in {"answer", "reset"}:
             self._fail(fault)
             return
+        if fault and fault.kind == "flip" and answer.status >= HTTP_REFUSED:
+            fault = None  # no object
+        if fault and fault.kind in {"truncate", "stall"} and not body:
+            if fault.kind == "stall":
+                self.server.proxy.closing.wait()
+            self._reset()
+            return
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in {"content-length", "transfer-encoding", "connection", "server", "date"}:
@@ -185,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_body(body, fault)
 
     def _send_body(self, body: bytes, fault: Fault | None) -> None:
-        if fault is None:
+        if fault is None or not body:
             self.wfile.write(body)
             return
         if fault.kind == "flip":

@@ -1,6 +1,7 @@
 """A real Prefect server on a free port with a home and a database of its own, one for a whole test session."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,29 @@ from enginery.service import Service
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The server's address; its API is under `/api`."""
-    directory = tmp_path_factory.mktemp("prefect")
+@contextmanager
+def running_prefect_server(directory: Path) -> Iterator[str]:
+    """A server that keeps its things in `directory`; gives its address, under which its API is `/api`."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log_file = directory / "server.log"
     service = Service.start(prefect_command(port), env=prefect_environment(directory, port), log_file=log_file)
     try:
-        wait_until(lambda: answers(url, HEALTH) or not service.alive(), seconds=120)
+        wait_until(lambda: answers(url, HEALTH) or not service.alive(), seconds=300)
         assert service.alive(), service.last_lines()
         yield url
     finally:
-        APILogWorker.drain_all()  # or it complains at the end that its server is gone
         service.stop()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server's address."""
+    with running_prefect_server(tmp_path_factory.mktemp("prefect")) as url:
+        try:
+            yield url
+        finally:
+            APILogWorker.drain_all()  # or it complains at the end that its server is gone
 
 
 @pytest.fixture

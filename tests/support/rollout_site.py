@@ -1,12 +1,24 @@
-"""Where rollouts are tested without a real Triton: a registry, and a double of Triton with its model repository."""
+"""Where rollouts are tested without a real Triton: a registry, and a double of Triton with its model repository.
 
+Import the fixtures that a module uses, and what those use.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from enginery import s3
 from enginery.manifest import Manifest
 from enginery.registry import Registry
+from enginery.triton import loading, probing
 from enginery.triton.checking import EndpointResult
 from enginery.triton.client import TritonClient
 from enginery.triton.rollout import roll_out_build
 from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.fake_triton import FakeTriton
+from tests.support.fake_triton import FakeTriton, running_fake_triton
+from tests.support.s3_server import S3Server, running_s3_server
 
 ORDER = ["tensorrt_llm", "preprocessing", "postprocessing", "tensorrt_llm_bls", "ensemble"]
 FIRST, SECOND, THIRD = (f"cpu-int4-{number * 12}" for number in "123")
@@ -33,3 +45,34 @@ class Site:
 
     def versions(self) -> set[str]:
         return {path.name for path in self.triton.repository.glob("*/*") if path.name.isdecimal()}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with running_s3_server() as running:
+        yield running
+
+
+@pytest.fixture
+def address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A registry in a new bucket; what a rollout waits for is not waited for."""
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(loading, "CLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(probing, "LOOK_SECONDS", 0.0)
+    name = f"engines-{uuid4().hex[:12]}"
+    server.create_bucket(name)
+    yield f"s3://{name}/prod"
+    s3.close_clients()
+
+
+@pytest.fixture
+def triton(tmp_path: Path) -> Iterator[FakeTriton]:
+    (tmp_path / "models").mkdir()
+    with running_fake_triton(tmp_path / "models") as running:
+        yield running
+
+
+@pytest.fixture
+def site(address: str, triton: FakeTriton) -> Site:
+    return Site(address, triton)

@@ -4,8 +4,20 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
-    """Return as soon as `condition()` is true.
+def wait_until(
+    condition: Callable[[], object],
+    *,
+    seconds: float = 60.0,
+    pause: float = 0.01,
+    otherwise: Callable[[], object] = str,
+) -> None:
+    """Return as soon as `condition()` is true. The limit is only reached when it never will be, so it is generous.
+
+    Args:
+        condition: asked again after each pause.
+        seconds: the limit.
+        pause: seconds.
+        otherwise: says what stands in the way.
 
     Raises:
         AssertionError: when it is still false after `seconds`.
@@ -14,5 +26,5 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 10.0) -> Non
     while not condition():
         if time.monotonic() > deadline:
             name = getattr(condition, "__qualname__", repr(condition))
-            raise AssertionError(f"still not true after {seconds} s: {name}")
-        time.sleep(0.01)
+            raise AssertionError(f"still not true after {seconds} s: {name}\n{otherwise()}")
+        time.sleep(pause)

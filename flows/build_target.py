@@ -1,0 +1,63 @@
+"""A part of a build as a run of its own: some targets of a plan, on the machine whose GPU they are for."""
+
+import time
+from typing import Annotated
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
+from pydantic import Field
+
+from enginery.kept_plans import kept_plan
+from enginery.preflight.disk import require_room
+from enginery.store import open_store
+from enginery.summary import BuildSummary
+from flows.failure_events import announce_failure
+from flows.fan_out import part_for
+from flows.finish import done_already, failure_of, outcomes_of
+from flows.here import TASK_RUNNER, require_result_storage, run_here, step_jobs
+from tasks.logs import run_log
+from tasks.pool_run import FLOW, lock_of_run
+
+
+@flow(
+    name=FLOW,
+    description="Build some targets of a plan on this machine. `build-model` starts it, for each pool of machines.",
+    task_runner=TASK_RUNNER,
+    persist_result=True,
+    on_failure=[announce_failure],
+)
+def build_target(
+    plan: str,
+    targets: list[str],
+    store: str | None = None,
+    targets_at_once: Annotated[int, Field(ge=1)] = 1,
+) -> BuildSummary:
+    """Run the steps of some targets.
+
+    Args:
+        plan: digest of the plan, under which build-model has put it into the store.
+        targets: names of the targets to build.
+        store: where step outputs live: a directory, or s3://bucket/prefix; the local store when left out.
+        targets_at_once: how many steps are at work at the same time.
+
+    Raises:
+        EngineryError: the one thing that failed, or a list of all that did; other targets have been finished.
+    """
+    started, log, opened = time.monotonic(), run_log(), open_store(store)
+    with opened.lock(lock_of_run(flow_run.get_id())):
+        require_result_storage()
+        whole = kept_plan(plan, opened)
+        part = whole.model_copy(update={"steps": part_for(whole, targets)})
+        done = done_already(part, opened)
+        log(f"{len(part.steps)} steps for {', '.join(targets)}; {len(done)} already done")
+        require_room(part, done, store)
+        results = run_here(step_jobs(part.steps, opened, done), log, at_once=targets_at_once)
+    if results.errors:
+        raise failure_of(part, results)
+    return BuildSummary(
+        name=whole.spec.name,
+        steps=tuple(outcomes_of(part, done, results).values()),
+        seconds=round(time.monotonic() - started, 3),
+        run_url=url_for("flow-run", obj_id=flow_run.get_id()),
+    )

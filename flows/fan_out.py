@@ -1,0 +1,173 @@
+"""Sends targets to the work pools of their GPUs.
+
+Steps that several runs need, such as one download for all targets, are in the part of each: the lock of a step keeps
+it to one machine, and the others take what that has made. What only this machine can do stays here: reading a source
+that is a directory of its own, and rolling out when the builds are done.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import ObjectNotFound
+
+from enginery.digests import json_digest
+from enginery.errors import PlanError
+from enginery.kept_plans import keep_plan
+from enginery.plan import Plan, PlannedStep
+from enginery.pools import Pool, Pools
+from enginery.steps import Call, Stage
+from enginery.store import Store
+from flows.schedule import Future, Job
+from tasks.on_pool import on_pool
+from tasks.pool_run import FLOW, PoolRun
+
+PREPARE = "run: python -m flows.prepare_fleet infra/pools.yaml; then: prefect --no-prompt deploy --all"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Targets that one run builds.
+
+    Attributes:
+        pool: where it runs.
+        targets: their names, in the plan's order.
+    """
+
+    pool: Pool
+    targets: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Names it among the jobs of the build."""
+        return f"{self.pool.work_pool}/{self.targets[0]}"
+
+    @property
+    def label(self) -> str:
+        """A name for people: the first targets, and how many more there are."""
+        shown, more = ", ".join(self.targets[:3]), len(self.targets) - 3
+        return f"{shown} and {more} more" if more > 0 else shown
+
+
+def batches(plan: Plan, pools: Pools) -> tuple[Batch, ...]:
+    """Every target in a batch of its pool: as many batches for a pool as it does runs at once.
+
+    They depend on plan and pools alone, so that a build that is tried again finds the runs it has started.
+
+    Raises:
+        PlanError: with every target that no pool takes.
+    """
+    assigned: dict[Pool, list[str]] = {}
+    for name, pool in pools.assign(plan).items():
+        assigned.setdefault(pool, []).append(name)
+    return tuple(
+        Batch(pool, tuple(names[number :: pool.concurrency]))
+        for pool, names in assigned.items()
+        for number in range(min(pool.concurrency, len(names)))
+    )
+
+
+def part_for(plan: Plan, targets: Collection[str]) -> tuple[PlannedStep, ...]:
+    """The steps of a plan that a run for these targets does, or finds done."""
+    wanted = set(targets)
+    return tuple(
+        planned for planned in plan.steps if wanted & set(planned.targets) and planned.step.stage is not Stage.ROLLOUT
+    )
+
+
+def stays_here(planned: PlannedStep) -> bool:
+    """Whether only the machine that has made the plan does this step."""
+    recipe = planned.step.recipe
+    reads_here = isinstance(recipe, Call) and recipe.function == "download" and recipe.parameters.get("kind") == "path"
+    return reads_here or planned.step.stage is Stage.ROLLOUT
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """How a build is spread over work pools.
+
+    Attributes:
+        run: the build's own flow run.
+        address: of the store, as every machine opens it.
+        wait_for_worker: seconds for which a pool may be without a worker.
+    """
+
+    plan: Plan
+    batches: tuple[Batch, ...]
+    run: str
+    address: str | None
+    wait_for_worker: float
+
+    def jobs(self, here: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
+        """The jobs of this machine, and one for each batch in which there is something to do."""
+        digest, sent, made_by = keep_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
+        for batch in self.batches:
+            part = part_for(self.plan, batch.targets)
+            if all(planned.key in done for planned in part):
+                continue
+            needs = tuple(planned.id for planned in part if planned.id in here and planned.key not in done)
+            start = partial(_send, self._wanted(batch, digest, store))
+            sent[batch.id] = Job(f"{batch.pool.work_pool}: {batch.label}", start, needs, needs, elsewhere=True)
+            for planned in part:
+                made_by.setdefault(planned.key, []).append(batch.id)
+        return {name: self._after_batches(name, job, made_by) for name, job in here.items()} | sent
+
+    def _after_batches(self, name: str, job: Job, made_by: Mapping[str, Sequence[str]]) -> Job:
+        """A job of this machine also waits for the batches that make its inputs."""
+        planned = next((planned for planned in self.plan.steps if planned.id == name), None)
+        inputs = planned.step.inputs.values() if planned else ()
+        waits = tuple(dict.fromkeys(batch for key in inputs for batch in made_by.get(key, ())))
+        return Job(job.label, job.start, (*job.needs, *waits), (*job.follows, *waits))
+
+    @property
+    def _steps(self) -> list[str]:
+        """What the plan does; its notes also tell of builds before it, and change when its own are recorded."""
+        return [planned.key for planned in self.plan.steps]
+
+    def _wanted(self, batch: Batch, digest: str, store: Store) -> PoolRun:
+        return PoolRun(
+            pool=batch.pool.work_pool,
+            queue=batch.pool.work_queue,
+            name=f"{self.plan.spec.name}: {batch.label} on {batch.pool.work_pool}",
+            parameters={
+                "plan": digest,
+                "targets": list(batch.targets),
+                "store": self.address,
+                "targets_at_once": batch.pool.targets_at_once,
+            },
+            key=json_digest([self.run, self._steps, list(batch.targets)]),
+            store=store,
+            wait_for_worker=self.wait_for_worker,
+        )
+
+
+def _send(wanted: PoolRun, after: Sequence[Future]) -> Future:
+    return cast("Future", on_pool.submit(wanted, wait_for=after, return_state=False))
+
+
+def require_pools(wanted: Iterable[Pool], subject: str) -> None:
+    """Make sure that Prefect's server knows the pools and their deployments.
+
+    Raises:
+        PlanError: with all that it does not know.
+    """
+    with get_client(sync_client=True) as client:
+        names = dict.fromkeys(pool.work_pool for pool in wanted)
+        problems = [problem for name in names for problem in _missing(name, client)]
+    if problems:
+        raise PlanError([f"{problem}; {PREPARE}" for problem in problems], subject=subject)
+
+
+def _missing(name: str, client: SyncPrefectClient) -> list[str]:
+    problems = []
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound:
+        problems.append(f"Prefect's server has no work pool {name}")
+    try:
+        client.read_deployment_by_name(f"{FLOW}/{name}")
+    except ObjectNotFound:
+        problems.append(f"Prefect's server has no deployment {FLOW}/{name}")
+    return problems

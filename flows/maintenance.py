@@ -1,0 +1,119 @@
+"""Upkeep of a registry as Prefect flows: what is old goes, and every published byte is read now and then."""
+
+import os
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import TableArtifact
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from enginery.errors import RegistryError, UsageError
+from enginery.progress import LogProgress
+from enginery.registry import Registry
+from enginery.registry.auditing import Audit, audit
+from enginery.registry.pruning import Policy, Pruning, prune
+from enginery.units import human_bytes
+from flows.artifacts import Sender
+from flows.failure_events import announce_failure
+from tasks.artifact_key import artifact_key
+from tasks.logs import run_log
+
+
+def _run_name() -> str:
+    """A name such as `prune s3://engines/prod`."""
+    given = flow_run.get_parameters()
+    kind = "prune" if "dry_run" in given else "audit"
+    return f"{kind} {given.get('registry') or os.environ.get('ENGINERY_REGISTRY', '')}".strip()
+
+
+@flow(
+    name="prune",
+    flow_run_name=_run_name,
+    description="Remove builds that no channel needs and that are old, and what died publishers have left.",
+    on_failure=[announce_failure],
+)
+def prune_registry(
+    registry: str | None = None,
+    model: str | None = None,
+    keep: Annotated[int, Field(ge=0)] = 3,
+    days: Annotated[float, Field(ge=0)] = 30.0,
+    dry_run: bool = True,  # noqa: FBT001, FBT002  a field of the form
+) -> Pruning:
+    """Remove what is old from a registry.
+
+    Args:
+        registry: the registry, s3://bucket/prefix; the worker's ENGINERY_REGISTRY when left out.
+        model: only this model's builds; those of all models when left out.
+        keep: so many builds of each target stay, the newest.
+        days: builds that were published within so many days stay.
+        dry_run: only say what would go; remove nothing.
+
+    Raises:
+        EngineryError: when the registry cannot be used.
+    """
+    log = run_log()
+    done = prune(_opened(registry), Policy(keep=keep, days=days), model=model, dry_run=dry_run, log=log)
+    with Sender() as sender:
+        sender.send(pruning_artifact(done))
+    log(done.sentence)
+    return done
+
+
+@flow(
+    name="audit",
+    flow_run_name=_run_name,
+    description="Read every byte of every published build, and look behind every channel.",
+    on_failure=[announce_failure],
+)
+def audit_registry(registry: str | None = None, model: str | None = None) -> Audit:
+    """Compare all that is published with its manifests.
+
+    Args:
+        registry: the registry, s3://bucket/prefix; the worker's ENGINERY_REGISTRY when left out.
+        model: only this model's builds; those of all models when left out.
+
+    Raises:
+        RegistryError: when something is damaged, or the registry cannot be read.
+    """
+    log = run_log()
+    found = audit(_opened(registry), model, LogProgress(log))
+    with Sender() as sender:
+        sender.send(audit_artifact(found))
+    if found.damaged:
+        first = found.problems[0]
+        problem = f"{found.sentence}; the first: {first.subject}: {first.problem}"
+        raise RegistryError(problem, subject=found.registry, remedy=first.remedy)
+    log(found.sentence)
+    return found
+
+
+def _opened(address: str | None) -> Registry:
+    chosen = address or os.environ.get("ENGINERY_REGISTRY")
+    if not chosen:
+        remedy = "give the parameter registry, or set ENGINERY_REGISTRY where the worker runs"
+        raise UsageError("no registry is named", remedy=remedy)
+    return Registry(chosen)
+
+
+def pruning_artifact(done: Pruning) -> TableArtifact:
+    """What goes and what stays, and why."""
+    rows: list[dict[str, Any]] = [
+        {
+            "fate": verdict.fate,
+            "what": verdict.kind,
+            "name": verdict.name,
+            "target": verdict.target,
+            "since": f"{verdict.since:%Y-%m-%d %H:%M}",
+            "size": human_bytes(verdict.size),
+            "why": verdict.reason,
+        }
+        for verdict in sorted(done.verdicts, key=lambda verdict: verdict.fate == "stays")
+    ]
+    return TableArtifact(key=artifact_key("prune", done.registry), table=rows, description=f"**{done.sentence}**")
+
+
+def audit_artifact(found: Audit) -> TableArtifact:
+    """What was found; no rows where all is well."""
+    rows: list[dict[str, Any]] = [problem.model_dump() for problem in found.problems]
+    return TableArtifact(key=artifact_key("audit", found.registry), table=rows, description=f"**{found.sentence}**")

@@ -1,0 +1,135 @@
+"""Makes what a fleet needs on Prefect's server: its work pools, and one place for results that all machines reach.
+
+    python -m flows.prepare_fleet infra/pools.yaml --results s3://bucket/prefix
+
+To be run again whenever the pools file has changed; what is there already is brought up to date.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
+
+from enginery.context import Log
+from enginery.errors import EngineryError, SpecError, UsageError
+from enginery.pools import Pools, WorkPool, read_pools
+from enginery.s3 import Address
+
+RESULTS_BLOCK = "enginery-results"
+
+
+def prepare_fleet(pools_file: Path, results: str | None, log: Log) -> None:
+    """Make or update the work pools of a pools file, their queues, and the block for results.
+
+    Args:
+        pools_file: the pools.
+        results: `s3://bucket/prefix` for Prefect's small results; what the server has stays when left out.
+        log: takes a line for each thing that was made.
+
+    Raises:
+        SpecError: when the pools file or a job template has mistakes; nothing was made.
+        UsageError: when Prefect's server cannot do what is asked.
+    """
+    pools = read_pools(pools_file)
+    templates = {name: _template(pool, pools_file) for name, pool in pools.work_pools.items()}
+    with get_client(sync_client=True) as client:
+        _make_pools(pools, templates, client, log)
+        if results is not None:
+            client.update_server_default_result_storage(results_block(results))
+            log(f"results of all runs: {results}, by the block s3-bucket/{RESULTS_BLOCK}")
+
+
+def _make_pools(pools: Pools, templates: Mapping[str, dict[str, Any]], client: SyncPrefectClient, log: Log) -> None:
+    for name, pool in pools.work_pools.items():
+        _make_pool(pool, templates[name], client)
+        log(f"work pool {name}: {pool.type}, {pool.concurrency} at once")
+    for name, queue in dict.fromkeys((pool.work_pool, pool.work_queue) for pool in pools.pools):
+        if queue != "default":
+            _make_queue(name, queue, client)
+
+
+def _template(pool: WorkPool, pools_file: Path) -> dict[str, Any]:
+    if pool.job_template is None:
+        found = asyncio.run(get_default_base_job_template_for_infrastructure_type(pool.type))
+        if found is None:
+            remedy = f"install prefect-{pool.type}, or give the pool a job_template"
+            raise UsageError(f"no job template is known for {pool.type}", subject=pool.work_pool, remedy=remedy)
+        return found
+    path = pools_file.parent / pool.job_template
+    try:
+        template: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError([f"{pool.work_pool}.job_template: {error}"], subject=str(pools_file)) from error
+    return template
+
+
+def _make_pool(pool: WorkPool, template: dict[str, Any], client: SyncPrefectClient) -> None:
+    wanted = {"base_job_template": template, "concurrency_limit": pool.concurrency}
+    try:
+        there = client.read_work_pool(pool.work_pool)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=pool.work_pool, type=pool.type, **wanted))
+        return
+    if there.type != pool.type:
+        remedy = f"delete it first: prefect work-pool delete {pool.work_pool}"
+        problem = f"is of type {there.type}, not {pool.type}, and that cannot be changed"
+        raise UsageError(problem, subject=f"work pool {pool.work_pool}", remedy=remedy)
+    client.update_work_pool(pool.work_pool, WorkPoolUpdate(**wanted))
+
+
+def _make_queue(pool: str, queue: str, client: SyncPrefectClient) -> None:
+    with suppress(ObjectAlreadyExists):
+        client.create_work_queue(queue, work_pool_name=pool)
+
+
+def results_block(address: str) -> UUID:
+    """Save the block that keeps results in S3, and return its id.
+
+    It holds no credentials and no endpoint: each machine's own AWS settings say those.
+
+    Raises:
+        UsageError: when the address is none, or prefect-aws is missing.
+    """
+    place = Address.parse(address)
+    try:
+        from prefect_aws import AwsCredentials, S3Bucket  # type: ignore[import-untyped]  # noqa: PLC0415
+        from prefect_aws.client_parameters import (  # type: ignore[import-untyped]  # noqa: PLC0415
+            AwsClientParameters,
+        )
+    except ImportError as error:
+        raise UsageError("results in S3 need prefect-aws", remedy="install enginery[fleet] on every machine") from error
+    # Other servers than AWS's seldom have a host name for each bucket.
+    styles = {"s3": {"addressing_style": "path"}} if os.environ.get("AWS_ENDPOINT_URL") else None
+    credentials = AwsCredentials(aws_client_parameters=AwsClientParameters(config=styles))
+    block = S3Bucket(bucket_name=place.bucket, bucket_folder=place.prefix, credentials=credentials)
+    identifier: UUID = block.save(RESULTS_BLOCK, overwrite=True)
+    return identifier
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m flows.prepare_fleet", description=__doc__.splitlines()[0])
+    parser.add_argument("pools", type=Path, metavar="POOLS", help="the pools file, such as infra/pools.yaml")
+    parser.add_argument("--results", metavar="S3", help="where Prefect keeps the results of all runs: s3://…")
+    arguments = parser.parse_args()
+    try:
+        prepare_fleet(arguments.pools, arguments.results, print)
+    except EngineryError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

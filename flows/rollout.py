@@ -1,0 +1,105 @@
+"""Rolling a published build out to Triton servers, and rolling back, as Prefect flows.
+
+Each works in the flow's own thread: when the run is cancelled there, the rollout is undone before it ends.
+"""
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import TableArtifact
+from pydantic import Field
+
+from enginery.registry import Registry
+from enginery.spec_texts import HttpAddress, S3Address
+from enginery.steps import Frozen
+from enginery.triton import rollback
+from enginery.triton.checking import EndpointResult
+from enginery.triton.rollout import roll_out_build
+from flows.artifacts import Sender
+from flows.failure_events import announce_failure
+from tasks.artifact_key import artifact_key
+from tasks.logs import run_log
+
+Endpoints = Annotated[list[HttpAddress], Field(min_length=1)]
+
+
+class RolloutSummary(Frozen):
+    """What serves after a rollout.
+
+    Attributes:
+        before: the build that it replaced, where it was a rollback.
+    """
+
+    model: str
+    build_id: str
+    before: str | None = None
+    endpoints: tuple[EndpointResult, ...]
+
+
+@flow(
+    name="roll-out",
+    description="Load a published build into Triton servers, one by one. On a failure the previous one serves.",
+    flow_run_name="roll out {build}",
+    persist_result=True,
+    on_failure=[announce_failure],
+)
+def roll_out(build: str, registry: S3Address, endpoints: Endpoints, model_repository: str) -> RolloutSummary:
+    """Put a published build into service.
+
+    Args:
+        build: a build id, MODEL/BUILD, or MODEL@CHANNEL/TARGET such as tiny-llama@stable/cpu-int4.
+        registry: where it is published: s3://bucket/prefix.
+        endpoints: the servers' HTTP addresses, such as http://triton:8000; explicit model control must be on.
+        model_repository: what those servers read: a directory that is also mounted here, or s3://bucket/prefix.
+
+    Raises:
+        RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
+    """
+    opened = Registry(registry)
+    manifest = opened.find(build)
+    results = roll_out_build(manifest, opened, tuple(endpoints), model_repository, run_log())
+    return _told(RolloutSummary(model=manifest.model, build_id=manifest.build_id, endpoints=tuple(results)))
+
+
+@flow(
+    name="roll-back",
+    description="Put back into Triton servers what served before the last rollout. Run twice, it is back where it was.",
+    flow_run_name="roll back {model_repository}",
+    persist_result=True,
+    on_failure=[announce_failure],
+)
+def roll_back(registry: S3Address, model_repository: str, endpoints: list[HttpAddress] | None = None) -> RolloutSummary:
+    """Put the build before the one in service back.
+
+    Args:
+        registry: where that build is published: s3://bucket/prefix.
+        model_repository: what the servers read: a directory that is also mounted here, or s3://bucket/prefix.
+        endpoints: the servers' HTTP addresses; those of the last rollout when left out.
+
+    Raises:
+        RolloutError: when nothing served before, or it cannot be done; the message says what serves.
+    """
+    back = rollback.roll_back(Registry(registry), model_repository, tuple(endpoints or ()), run_log())
+    summary = RolloutSummary(
+        model=back.manifest.model, build_id=back.manifest.build_id, before=back.left, endpoints=tuple(back.results)
+    )
+    return _told(summary)
+
+
+def _told(summary: RolloutSummary) -> RolloutSummary:
+    """Show in the UI what serves where."""
+    rows: list[dict[str, Any]] = [
+        {
+            "endpoint": result.endpoint,
+            "build": result.build_id,
+            "version": result.version,
+            "seconds": result.seconds,
+            "prompts answered as recorded": len(result.answers),
+        }
+        for result in summary.endpoints
+    ]
+    before = f"; before it was `{summary.before}`" if summary.before else ""
+    text = f"**{summary.model}**: `{summary.build_id}` serves{before}"
+    with Sender() as sender:
+        sender.send(TableArtifact(key=artifact_key("rollout", summary.model), table=rows, description=text))
+    return summary

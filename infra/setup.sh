@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# What a new stack needs before work can be sent to it: the bucket, the work pools, the deployments. Harmless when run again.
+set -euo pipefail
+python - <<'PYTHON'
+from botocore.exceptions import ClientError
+
+from enginery.s3 import Address, client
+
+bucket = Address.parse("s3://enginery").bucket
+try:
+    client().create_bucket(Bucket=bucket)
+except ClientError as error:
+    if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
+        raise
+PYTHON
+python -m flows.prepare_fleet infra/pools.yaml --results s3://enginery/results
+prefect --no-prompt deploy --all

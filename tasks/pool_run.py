@@ -1,0 +1,259 @@
+"""A run on the workers of a pool: started once, waited for, started again when its machine dies, cancelled with us.
+
+Prefect leaves the run of a worker that was killed in the state Running. So whoever works on a run holds a lock of the
+store for as long, and whoever waits for the run looks whether that lock is held.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.deployments import run_deployment
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Cancelled, Cancelling, Crashed
+
+from enginery.context import Log
+from enginery.errors import EngineryError
+from enginery.store import Store
+
+FLOW = "build-target"
+POLL_SECONDS = 1.0
+TOLD_EACH_SECONDS = 60.0
+GONE_SECONDS = 30.0
+"""How long nobody may hold the lock of a run that is said to be at work: as it begins and ends, nobody does."""
+MOST_DEATHS = 3
+"""A run that dies so often is the cause of it, as one that needs more memory than its machine has."""
+MOST_RUNS = 1000
+SERVER_PATIENCE_SECONDS = 600.0
+
+T = TypeVar("T")
+
+
+class PoolError(EngineryError):
+    """A work pool could not be used, or a run on it did not come to its end."""
+
+
+@dataclass(frozen=True)
+class PoolRun:
+    """What is to be run, and where.
+
+    Attributes:
+        pool: the work pool, for which there is a deployment of its name.
+        queue: the queue of the pool.
+        name: the run's name for people.
+        parameters: of the flow.
+        key: names this work among all runs; with a number behind it, it is Prefect's idempotency key.
+        store: where the run takes its lock.
+        wait_for_worker: seconds for which the pool may be without a worker.
+    """
+
+    pool: str
+    queue: str
+    name: str
+    parameters: dict[str, Any]
+    key: str
+    store: Store
+    wait_for_worker: float
+
+
+def lock_of_run(identifier: object) -> str:
+    """The name of the lock that whoever works on a run holds."""
+    return f"run-{identifier}"
+
+
+def see_through(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
+    """Have it run to its end, on another machine if need be.
+
+    A run that an earlier attempt of the caller has started is found again. When the caller is interrupted, the run is
+    cancelled.
+
+    Raises:
+        EngineryError: what the run raised; or that no worker took it, that it was cancelled, or died too often.
+    """
+    for death in range(MOST_DEATHS):
+        try:
+            run = _find_or_start(wanted, client, log)
+            ended = _Watch(wanted, run.id, client, log).until_it_ends()
+        except BaseException:
+            _cancel(wanted, client, log)
+            raise
+        if ended.type is StateType.COMPLETED:
+            return
+        if ended.type is not StateType.CRASHED:
+            raise _error_of(ended, wanted, run)
+        left = "starting it again" if death + 1 < MOST_DEATHS else "giving up"
+        log(f"the run {run.name} died: {ended.message}; {left}")
+    raise PoolError(
+        f"the run {wanted.name} died {MOST_DEATHS} times, last with: {ended.message}",
+        subject=f"work pool {wanted.pool}",
+        remedy="look into the logs of its workers; a machine that is out of memory kills runs so",
+    )
+
+
+def _find_or_start(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> FlowRun:
+    """The run that is under way for this work, or a new one."""
+    place = _not_ended(wanted, lambda key: patiently(lambda: _by_key(key, client), log))
+    if place is None:
+        raise PoolError("too many runs of one piece of work", subject=wanted.name, remedy="start a new build")
+    key, found = place
+    if found is None:
+        return patiently(lambda: _start(wanted, key), log)
+    log(f"waiting for {found.name}, which was started before")
+    return found
+
+
+def _not_ended(wanted: PoolRun, look: Callable[[str], FlowRun | None]) -> tuple[str, FlowRun | None] | None:
+    """The first key whose run has not ended, with that run if there is one; None when the runs of all keys have."""
+    for number in range(MOST_RUNS):
+        key = f"{wanted.key}-{number}"
+        found = look(key)
+        if found is None or found.state is None or not found.state.is_final():
+            return key, found
+    return None
+
+
+def _by_key(key: str, client: SyncPrefectClient) -> FlowRun | None:
+    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
+
+
+def _start(wanted: PoolRun, key: str) -> FlowRun:
+    started = run_deployment(
+        f"{FLOW}/{wanted.pool}",
+        parameters=wanted.parameters,
+        timeout=0,
+        flow_run_name=wanted.name,
+        idempotency_key=key,
+        work_queue_name=wanted.queue,
+    )
+    return cast("FlowRun", started)  # it is no coroutine where there is no event loop
+
+
+class _Watch:
+    """Watches one run, and says what there is to say."""
+
+    def __init__(self, wanted: PoolRun, identifier: UUID, client: SyncPrefectClient, log: Log) -> None:
+        self.wanted, self.identifier, self.client, self.log = wanted, identifier, client, log
+        self.is_at_work = wanted.store.watch(lock_of_run(identifier))
+        self.since: dict[str, float] = {}
+        self.told: dict[str, float] = {}
+
+    def until_it_ends(self) -> State[Any]:
+        """Wait for the run's last state; one whose machine has died is put into the state Crashed, or Cancelled."""
+        while True:
+            state = patiently(lambda: self.client.read_flow_run(self.identifier), self.log).state
+            if state is not None and state.is_final():
+                return state
+            if state is None or state.is_scheduled() or state.is_pending():
+                self._require_worker(state)
+            elif state.is_running() or state.is_cancelling():
+                self._require_alive(state)
+            time.sleep(POLL_SECONDS)
+
+    def _lasts(self, what: str, *, so: bool) -> float:
+        """For how many seconds something has been so without a break."""
+        if not so:
+            self.since.pop(what, None)
+            return 0.0
+        return time.monotonic() - self.since.setdefault(what, time.monotonic())
+
+    def _require_alive(self, state: State[Any]) -> None:
+        self.since.pop("pending", None)
+        if self._lasts("gone", so=not self._seen_at_work()) > GONE_SECONDS:
+            why = "its worker or its machine is gone"
+            self._end(Cancelled(message=why) if state.is_cancelling() else Crashed(message=why))
+
+    def _seen_at_work(self) -> bool:
+        try:
+            return self.is_at_work()
+        except EngineryError as error:
+            self._tell("store", f"the store does not answer: {error.problem}")
+            return True
+
+    def _require_worker(self, state: State[Any] | None) -> None:
+        """A run that nobody has begun: for want of a worker, of a free one, or because its worker died just then."""
+        pool, patience = self.wanted.pool, self.wanted.wait_for_worker
+        missing = self._lasts("missing", so=not self._has_worker())
+        if missing > patience:
+            raise PoolError(
+                f"no worker for {missing:.0f} s",
+                subject=f"work pool {pool}",
+                remedy=f"start one: prefect worker start --pool {pool}; then build again, finished steps are kept",
+            )
+        if "missing" in self.since:
+            self._tell("missing", f"work pool {pool} has no worker; waiting {patience - missing:.0f} s more for one")
+        elif self._lasts("pending", so=state is not None and state.is_pending()) > patience:
+            self._end(Crashed(message=f"its worker has not begun it for {patience:.0f} s"))
+        else:
+            self._tell("busy", f"waiting for a worker to begin {self.wanted.name}")
+
+    def _has_worker(self) -> bool:
+        workers = patiently(lambda: self.client.read_workers_for_work_pool(self.wanted.pool), self.log)
+        return any(worker.status is WorkerStatus.ONLINE for worker in workers)
+
+    def _end(self, state: State[Any]) -> None:
+        patiently(lambda: self.client.set_flow_run_state(self.identifier, state, force=True), self.log)
+
+    def _tell(self, what: str, line: str) -> None:
+        """Say it now and each minute from now on."""
+        if time.monotonic() - self.told.get(what, -TOLD_EACH_SECONDS) >= TOLD_EACH_SECONDS:
+            self.told[what] = time.monotonic()
+            self.log(line)
+
+
+def _cancel(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
+    """Tell the worker of the run that is under way to end it; one that has not begun just ends.
+
+    There may be one even if nobody has heard the answer to its start.
+    """
+    try:
+        _, run = _not_ended(wanted, lambda key: _by_key(key, client)) or (None, None)
+        if run is not None:
+            ended: State[Any] = Cancelled() if run.state is not None and run.state.is_scheduled() else Cancelling()
+            ended.message = "The build it belongs to was ended."
+            client.set_flow_run_state(run.id, ended)
+    except httpx.HTTPError as error:  # what has ended the build matters more
+        log(f"the run {wanted.name} could not be cancelled, and goes on: {error}")
+
+
+def _error_of(state: State[Any], wanted: PoolRun, run: FlowRun) -> EngineryError:
+    """What the run raised, if its result can be read here; else what its state says."""
+    if state.is_cancelled():
+        problem = f"the run {wanted.name} was cancelled"
+        return PoolError(problem, subject=f"work pool {wanted.pool}", remedy="build again: finished steps are kept")
+    try:
+        error = state.result(raise_on_failure=False, retry_result_failure=False)
+    except Exception as unread:  # noqa: BLE001  whatever it is, the state's message is there
+        error = unread
+    if isinstance(error, EngineryError):
+        return error
+    remedy = f"see the log of the run {run.name}"
+    return PoolError(state.message or str(error), subject=f"work pool {wanted.pool}", remedy=remedy)
+
+
+def patiently(call: Callable[[], T], log: Log) -> T:
+    """Call Prefect's server until it answers, for ten minutes: runs on other machines go on meanwhile.
+
+    Raises:
+        PoolError: when it does not.
+    """
+    begun, told = time.monotonic(), float("-inf")
+    while True:
+        try:
+            return call()
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
+                raise
+            if time.monotonic() - begun > SERVER_PATIENCE_SECONDS:
+                remedy = "start it, then build again: finished steps are kept"
+                raise PoolError(f"Prefect's server does not answer: {error}", remedy=remedy) from error
+            if time.monotonic() - told >= TOLD_EACH_SECONDS:
+                told = time.monotonic()
+                log(f"Prefect's server does not answer ({type(error).__name__}); trying again")
+            time.sleep(POLL_SECONDS)

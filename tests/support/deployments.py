@@ -1,0 +1,25 @@
+"""What the checkout's prefect.yaml deploys, on a Prefect server, as the guide says."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from enginery.process import run
+
+CHECKOUT = Path(__file__).parent.parent.parent
+POOL = "enginery-flows"
+DEPLOY_SECONDS = 300.0
+COMMANDS = (("flows.prepare_fleet", "infra/pools.yaml"), ("prefect", "--no-prompt", "deploy", "--all"))
+
+
+def deploy_all(settings: Mapping[str, str]) -> None:
+    """Make the work pools and deploy; `settings` lead to the server."""
+    for command in COMMANDS:
+        run([sys.executable, "-m", *command], cwd=CHECKOUT, env={**os.environ, **settings}, timeout=DEPLOY_SECONDS)
+
+
+def settings_for(api: str, home: Path) -> dict[str, str]:
+    """The settings for commands that use the server whose API is at `api`, with a Prefect home of their own."""
+    quiet = {"NO_COLOR": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    return {"PREFECT_API_URL": api, "PREFECT_HOME": str(home), **quiet}

@@ -1,0 +1,113 @@
+"""A recorded package index on a free port: project pages in JSON (PEP 691) or HTML (PEP 503), or anything else.
+
+with running_index() as index:
+    index.add("tensorrt-llm", "tensorrt_llm-1.2.1-cp312-cp312-linux_x86_64.whl")
+    index.use(monkeypatch)
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+import pytest
+
+Form = Literal["json", "html"]
+JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+
+
+class PackageIndex:
+    """A running index.
+
+    Attributes:
+        url: what goes into `index-url`.
+        form: how project pages are written.
+        answers: path -> (status, content type, body) that is sent in place of a project's page.
+        requests: path and Authorization header of each request.
+    """
+
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self.url = f"http://127.0.0.1:{server.server_port}/simple"
+        self.form: Form = "json"
+        self.answers: dict[str, tuple[int, str, bytes]] = {}
+        self.requests: list[tuple[str, str]] = []
+        self._files: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, project: str, *names: str, yanked: bool | str = False, size: int | None = None) -> None:
+        """Offer files of a project."""
+        for name in names:
+            entry: dict[str, Any] = {"filename": name, "url": f"../../files/{name}", "hashes": {}, "yanked": yanked}
+            self._files.setdefault(project, []).append(entry | ({"size": size} if size is not None else {}))
+
+    def answer(self, project: str, status: int, body: str = "", kind: str = "text/html") -> None:
+        """Answer so when a project is asked for."""
+        self.answers[f"/simple/{project}/"] = (status, kind, body.encode())
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make it the only index of this process's pip, which is given no other place and little patience."""
+        settings = {"INDEX_URL": self.url, "EXTRA_INDEX_URL": "", "FIND_LINKS": "", "RETRIES": "0", "TIMEOUT": "20"}
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        for name, value in settings.items():
+            monkeypatch.setenv(f"PIP_{name}", value)
+
+    def page(self, path: str) -> tuple[int, str, bytes]:
+        """What a path is answered with."""
+        if path in self.answers:
+            return self.answers[path]
+        project = path.removeprefix("/simple/").strip("/")
+        files = self._files.get(project)
+        if files is None:
+            return 404, "text/plain", b"no such project"
+        if self.form == "json":
+            body: dict[str, Any] = {"meta": {"api-version": "1.1"}, "name": project, "files": files}
+            return 200, JSON_TYPE, json.dumps(body | {"versions": []}).encode()
+        return 200, "text/html", "\n".join(_html(files)).encode()
+
+
+def _html(files: list[dict[str, Any]]) -> Iterator[str]:
+    yield "<!DOCTYPE html><html><head><title>Links</title></head><body>"
+    for file in files:
+        reason = "" if file["yanked"] is True else escape(str(file["yanked"]))
+        yanked = f' data-yanked="{reason}"' if file["yanked"] else ""
+        yield f'<a href="{file["url"]}"{yanked}>{file["filename"]}</a><br/>'
+    yield "</body></html>"
+
+
+@contextmanager
+def running_index() -> Iterator[PackageIndex]:
+    """An index without projects, for as long as the block lasts."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            index.requests.append((self.path, self.headers.get("Authorization", "")))
+            status, kind, body = index.page(self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    index = PackageIndex(server)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield index
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def package_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
+    """An index that this process's pip is told to use."""
+    with running_index() as index:
+        index.use(monkeypatch)
+        yield index

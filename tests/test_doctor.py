@@ -1,0 +1,46 @@
+"""`enginery doctor`: what it says of docker and of toolchains that cannot be read."""
+
+from pathlib import Path
+
+import pytest
+
+from enginery import pins
+from enginery.doctor import Finding, examine
+
+
+def found(subject: str) -> Finding:
+    (one,) = [finding for finding in examine() if finding.subject == subject]
+    return one
+
+
+def install_docker(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> None:
+    """A command `docker` that does just this, first on PATH."""
+    (directory / "docker").write_text(f"#!/bin/sh\n{script}\n")
+    (directory / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
+def test_a_docker_that_answers_is_told_with_where_images_come_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install_docker(monkeypatch, tmp_path, "echo 28.2.2")
+    monkeypatch.delenv("ENGINERY_CONTAINER_REGISTRY", raising=False)
+    assert "version 28.2.2; ENGINERY_CONTAINER_REGISTRY is not set" in found("docker").found
+    monkeypatch.setenv("ENGINERY_CONTAINER_REGISTRY", "registry.example.com")
+    assert found("docker").found.endswith("images from registry.example.com")
+
+
+def test_a_daemon_that_does_not_answer_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install_docker(monkeypatch, tmp_path, "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    told = found("docker")
+    assert told.level == "warning"
+    assert "does not answer" in told.found
+    assert told.remedy
+
+
+def test_one_bad_pin_file_does_not_end_the_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken.txt").write_text("no version\n")
+    monkeypatch.setattr(pins, "directories", lambda: [tmp_path])
+    told = found("toolchain broken")
+    assert told.level == "warning"
+    assert "line 1" in told.found

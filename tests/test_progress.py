@@ -1,0 +1,105 @@
+"""Telling how far a transfer is: to a log, a terminal, and whoever else."""
+
+import threading
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from enginery.parallel import in_order, side_by_side
+from enginery.progress import LogProgress, NoProgress, Progress, Several
+from enginery.progress_bar import shown_progress
+
+
+def terminal() -> tuple[Console, StringIO]:
+    output = StringIO()
+    return Console(file=output, force_terminal=True, width=160, color_system=None), output
+
+
+def transfer(progress: Progress) -> None:
+    progress.begin("publishing tiny-llama", files=2, size=3_000_000)
+    for size in (1_000_000, 2_000_000):
+        progress.add(size)
+        progress.end_file()
+
+
+def test_a_terminal_shows_what_bytes_files_and_speed() -> None:
+    console, output = terminal()
+    with shown_progress(lambda _: None, console) as progress:
+        transfer(progress)
+    shown = output.getvalue()
+    for part in ("publishing tiny-llama", "3.0/3.0 MB", "2/2 files", "B/s", "0:00:00"):
+        assert part in shown
+
+
+def test_bytes_that_come_again_are_not_counted_twice() -> None:
+    console, output = terminal()
+    with shown_progress(lambda _: None, console) as progress:
+        progress.begin("x", files=1, size=2_000_000)
+        progress.add(1_000_000)
+        progress.add(-1_000_000)
+        progress.add(1_000_000)
+    assert "1.0/2.0 MB" in output.getvalue()
+
+
+def test_without_a_terminal_lines_are_logged() -> None:
+    lines: list[str] = []
+    with shown_progress(lines.append, Console(file=StringIO())) as progress:
+        transfer(progress)
+    assert lines[0] == "publishing tiny-llama: 2 files, 3,000,000 bytes"
+    assert lines[-1].endswith("(100%)")
+
+
+def test_several_are_told_the_same() -> None:
+    one: list[str] = []
+    other: list[str] = []
+    transfer(Several(LogProgress(one.append), NoProgress(), LogProgress(other.append)))
+    assert one == other
+    assert len(one) == 3
+
+
+def test_an_empty_transfer_is_no_division_by_nothing() -> None:
+    console, _ = terminal()
+    with shown_progress(lambda _: None, console) as progress:
+        progress.begin("x", files=0, size=0)
+        progress.add(0)
+
+
+# Work in order
+
+
+def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    results = in_order(lambda number: number * 2, numbers(), threads=3)
+    assert next(results) == 0
+    assert len(taken) == 4
+    assert list(results) == [number * 2 for number in range(1, 20)]
+
+
+def test_the_first_failure_is_raised_and_what_has_not_begun_does_not_begin() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def call(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            failed.set()
+            raise ValueError("no")
+        failed.wait(10)
+        return number
+
+    with pytest.raises(ValueError, match="no"):
+        list(in_order(call, range(100), threads=2))
+    assert len(begun) <= 4
+
+
+def test_one_item_needs_no_threads() -> None:
+    assert side_by_side(lambda number: (number, threading.current_thread()), [1]) == [(1, threading.current_thread())]
+    assert list(in_order(str, [1])) == ["1"]

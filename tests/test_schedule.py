@@ -1,0 +1,84 @@
+"""Which jobs begin when: as many as may at once, the first in the plan's order first, others' work not counted."""
+
+import concurrent.futures
+import threading
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prefect.states import Completed, Failed
+
+from flows.schedule import Job, Results, run_jobs
+from tests.support.waiting import wait_until
+
+
+class Machine:
+    """Runs jobs in threads; each ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.may_end: dict[str, threading.Event] = {}
+        self.threads = concurrent.futures.ThreadPoolExecutor(max_workers=16)
+
+    def job(self, name: str, *needs: str, fails: bool = False, elsewhere: bool = False) -> Job:
+        self.may_end[name] = threading.Event()
+
+        def work() -> Any:
+            self.may_end[name].wait(20)
+            return Failed(data=ValueError(name)) if fails else Completed(data=name)
+
+        def start(_after: Sequence[Any]) -> Any:
+            self.begun.append(name)
+            return SimpleNamespace(wrapped_future=self.threads.submit(work))
+
+        return Job(name, start, needs, needs, elsewhere=elsewhere)
+
+    def run(self, jobs: dict[str, Job], *, at_once: int) -> "concurrent.futures.Future[Results]":
+        return self.threads.submit(run_jobs, jobs, lambda _name, _results: None, at_once=at_once)
+
+    def end(self, *names: str) -> None:
+        for name in names:
+            self.may_end[name].set()
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    yield made
+    made.end(*made.may_end)
+    made.threads.shutdown()
+
+
+def test_no_more_jobs_begin_than_may_be_at_work_at_once(machine: Machine) -> None:
+    running = machine.run({name: machine.job(name) for name in "abc"}, at_once=2)
+    wait_until(lambda: machine.begun == ["a", "b"])
+    machine.end("b")
+    wait_until(lambda: machine.begun == ["a", "b", "c"])
+    machine.end("a", "c")
+    assert set(running.result(20).values) == {"a", "b", "c"}
+
+
+def test_a_target_is_finished_before_the_next_is_begun(machine: Machine) -> None:
+    jobs = {"build/a": machine.job("build/a"), "package/a": machine.job("package/a", "build/a")}
+    jobs |= {"build/b": machine.job("build/b"), "package/b": machine.job("package/b", "build/b")}
+    machine.end(*jobs)
+    machine.run(jobs, at_once=1).result(20)
+    assert machine.begun == ["build/a", "package/a", "build/b", "package/b"]
+
+
+def test_the_work_of_other_machines_takes_no_place_here(machine: Machine) -> None:
+    jobs = {name: machine.job(name, elsewhere=True) for name in "xyz"} | {"here": machine.job("here")}
+    running = machine.run(jobs, at_once=1)
+    wait_until(lambda: sorted(machine.begun) == ["here", "x", "y", "z"])
+    machine.end(*jobs)
+    assert len(running.result(20).values) == 4
+
+
+def test_a_failed_job_stops_those_that_need_it_and_no_other(machine: Machine) -> None:
+    jobs = {"a": machine.job("a", fails=True), "after-a": machine.job("after-a", "a"), "b": machine.job("b")}
+    machine.end(*jobs)
+    results = machine.run(jobs, at_once=1).result(20)
+    assert list(results.errors) == ["a"]
+    assert results.skipped == ["after-a"]
+    assert list(results.values) == ["b"]

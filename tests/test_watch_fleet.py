@@ -1,0 +1,107 @@
+"""The specs of a fleet, and the part `releases` of a spec."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from enginery.errors import SpecError, UsageError
+from enginery.spec import parse_spec
+from enginery.watch.fleet import read_fleet, spec_files
+from enginery.watch.rebuilds import Rebuild
+from enginery.watch.report import WatchReport
+from flows import rebuild_runs
+from tests.support.plans import examples, spec_data
+from tests.support.watched import watched_spec
+
+TINY = (examples().parent / "infra" / "models" / "tiny-llama.yaml").read_text(encoding="utf-8")
+
+
+def write(path: Path, text: str = TINY) -> Path:
+    path.write_text(text.replace("../../examples", str(examples())), encoding="utf-8")
+    return path
+
+
+def test_files_and_directories_make_one_fleet_without_repeats(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "a.yaml"), write(tmp_path / "b.yml")
+    (tmp_path / "notes.txt").write_text("no spec")
+    assert spec_files([two, tmp_path]) == [two, one]
+
+
+def test_the_fleet_that_comes_with_enginery_is_sound() -> None:
+    fleet = read_fleet(spec_files([examples().parent / "infra" / "models"]))
+    assert [spec.name for spec in fleet if spec.releases.watch] == ["tiny-llama"]
+
+
+@pytest.mark.parametrize(("place", "problem"), [("nowhere", "there is no such file"), ("empty", "holds no spec")])
+def test_a_place_without_specs_is_named(tmp_path: Path, place: str, problem: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=problem) as caught:
+        spec_files([tmp_path / place])
+    assert str(tmp_path / place) in str(caught.value)
+
+
+def test_the_mistakes_of_all_specs_come_at_once_with_their_files(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", TINY.replace("gpu: cpu", "gpu: H9000", 1))
+    write(tmp_path / "b.yaml", "name: [")
+    with pytest.raises(SpecError) as caught:
+        read_fleet(spec_files([tmp_path]))
+    assert len(caught.value.mistakes) == 2
+    assert caught.value.mistakes[0].startswith(f"{tmp_path / 'a.yaml'}: targets.0.gpu")
+    assert caught.value.mistakes[1].startswith(f"{tmp_path / 'b.yaml'}: is not YAML")
+
+
+def test_two_specs_of_one_name_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml")
+    write(tmp_path / "b.yaml")
+    with pytest.raises(SpecError, match=r"b\.yaml: name: another spec is named tiny-llama, too"):
+        read_fleet(spec_files([tmp_path]))
+
+
+def test_a_spec_watches_nothing_unless_it_says_so() -> None:
+    policy = parse_spec(spec_data()).releases
+    assert not policy.watch
+    assert (policy.promote_to, policy.build_channel) == ("candidate", "rebuild")
+    assert (policy.gates.slower_percent, policy.gates.larger_percent) == (10.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("releases", "mistake"),
+    [
+        ({"within": "banana"}, "releases.within: 'banana' is no range of versions"),
+        ({"targets": ["nowhere"]}, "releases.targets: nowhere not among the targets cpu-fp32, cpu-int4"),
+        ({"build_channel": "candidate"}, "build_channel and promote_to must be two channels"),
+        ({"gates": {"slower_percent": -1}}, "releases.gates.slower_percent"),
+        ({"watches": True}, "releases.watches"),
+    ],
+)
+def test_mistakes_in_the_policy_are_told_with_their_field(releases: dict[str, object], mistake: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(spec_data(releases=releases))
+    assert mistake in str(caught.value)
+
+
+def test_rebuilding_without_publishing_is_refused() -> None:
+    data = spec_data(rollout=None, releases={"watch": True})
+    del data["publish"]
+    with pytest.raises(SpecError, match="releases needs publish"):
+        parse_spec(data)
+    data["releases"]["rebuild"] = False
+    assert parse_spec(data).releases.watch
+
+
+def test_rebuilds_may_not_go_where_ordinary_builds_go() -> None:
+    with pytest.raises(SpecError, match="build_channel is publish.channel, rebuild"):
+        parse_spec(spec_data(publish={"to": "s3://engines/test", "channel": "rebuild"}, releases={"watch": True}))
+
+
+def test_a_rebuild_that_cannot_be_started_is_told_and_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = watched_spec({"name": "engine", "release": "1.1.0"})
+    wanted = Rebuild(spec=spec, release="1.2.1", targets=("engine",), key="0")
+
+    def away(_: str) -> bool:
+        raise httpx.ConnectError("connection refused")
+
+    monkeypatch.setattr(rebuild_runs, "_is_deployed", away)
+    report = WatchReport(verdicts=(), rebuilds=(rebuild_runs.start_rebuild(wanted, "build-model/build-model", None),))
+    assert report.troubles == (f"{spec.name} for 1.2.1: could not be started: connection refused",)

@@ -1,0 +1,186 @@
+"""What becomes of a finished build of a new release."""
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from enginery.manifest import Manifest
+from enginery.registry import Registry, publish
+from enginery.spec import Spec
+from enginery.validation import ValidationReport
+from enginery.watch.promoting import Decision, Promotion, promotions
+from enginery.watch.report import WatchReport
+from enginery.watch.shown import promotion_markdown
+from enginery.watch.verdicts import Kind, Verdict
+from tests.support import builds
+from tests.support.builds import Build
+from tests.support.s3_fixtures import bucket, server
+from tests.support.watched import CPU, watched_spec
+
+__all__ = ["bucket", "server"]
+
+OLD, NEW = Build(build_id="cpu-111111111111", target="cpu"), Build(build_id="cpu-222222222222", target="cpu")
+
+
+@pytest.fixture
+def address(bucket: str) -> str:
+    return f"s3://{bucket}/engines"
+
+
+def spec_for(address: str, **releases: Any) -> Spec:
+    return watched_spec({**CPU, "release": "0.17.1"}, to=address, name="tiny-llama", **releases)
+
+
+def published(build: Build, address: str, release: str, *, channel: str) -> Manifest:
+    """Publish a build of a release and point a channel at it."""
+    target = build.parameters(address)["target"]
+    assert isinstance(target, dict)
+    with TemporaryDirectory() as directory:
+        publish(build.context(Path(directory), address, target=target | {"release": release}, channel=channel))
+    return Registry(address).manifest(build.model, build.build_id)
+
+
+def decided(address: str, *, build: Build = NEW, report_only: bool = False, **releases: Any) -> Promotion:
+    spec = spec_for(address, **releases)
+    verdict = Verdict(
+        spec=spec.name, target="cpu", release="0.18.0", kind=Kind.BUILT, build_id=build.build_id, present="0.17.1"
+    )
+    (found,) = promotions([spec], [verdict], report_only=report_only)
+    return found
+
+
+def pointed_at(address: str, channel: str = "candidate") -> str | None:
+    pointer = Registry(address).channel("tiny-llama", channel, "cpu")
+    return pointer.build_id if pointer else None
+
+
+def both(address: str, new: Build = NEW) -> None:
+    published(OLD, address, "0.17.1", channel="candidate")
+    published(new, address, "0.18.0", channel="rebuild")
+
+
+def with_speed(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
+    """Builds written from now on were measured to be this fast."""
+    made = builds.a_report
+
+    def report(*arguments: Any, **named: Any) -> ValidationReport:
+        return made(*arguments, **named).model_copy(update={"tokens_per_second": speed})
+
+    monkeypatch.setattr(builds, "a_report", report)
+
+
+def test_a_build_that_is_not_worse_is_promoted_with_its_comparison(address: str) -> None:
+    both(address)
+    found = decided(address)
+    assert found.decision is Decision.PROMOTED
+    assert pointed_at(address) == NEW.build_id
+    assert found.comparison is not None
+    assert (found.comparison.before, found.comparison.after) == (OLD.build_id, NEW.build_id)
+    assert all(gate.passed for gate in found.gates)
+
+
+def test_a_second_look_changes_nothing(address: str) -> None:
+    both(address)
+    decided(address)
+    moved = Registry(address).channel("tiny-llama", "candidate", "cpu")
+    assert decided(address).decision is Decision.THERE
+    assert Registry(address).channel("tiny-llama", "candidate", "cpu") == moved
+
+
+def test_a_slower_build_stays_off_the_channel(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(OLD, address, "0.17.1", channel="candidate")
+    with_speed(monkeypatch, 9.0)
+    published(NEW, address, "0.18.0", channel="rebuild")
+    found = decided(address)
+    assert found.decision is Decision.WORSE
+    assert "speed: 18.0 -> 9.0 tokens/s" in found.reason
+    assert pointed_at(address) == OLD.build_id
+
+
+def test_the_gates_are_the_specs(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(OLD, address, "0.17.1", channel="candidate")
+    with_speed(monkeypatch, 9.0)
+    published(NEW, address, "0.18.0", channel="rebuild")
+    assert decided(address, gates={"slower_percent": 60}).decision is Decision.PROMOTED
+
+
+def test_a_report_only_tells_what_would_be_done(address: str) -> None:
+    both(address)
+    assert decided(address, report_only=True).decision is Decision.WOULD_PROMOTE
+    assert pointed_at(address) == OLD.build_id
+
+
+def test_a_channel_without_a_build_takes_the_first(address: str) -> None:
+    published(NEW, address, "0.18.0", channel="rebuild")
+    found = decided(address)
+    assert (found.decision, found.comparison) == (Decision.PROMOTED, None)
+    assert pointed_at(address) == NEW.build_id
+
+
+def test_a_build_that_somebody_took_off_the_channel_is_not_put_back(address: str) -> None:
+    both(address)
+    decided(address)
+    Registry(address).promote(f"tiny-llama/{OLD.build_id}", "candidate")
+    found = decided(address)
+    assert found.decision is Decision.LEFT
+    assert "moved from it" in found.reason
+    assert pointed_at(address) == OLD.build_id
+
+
+def test_a_newer_release_on_the_channel_is_left_there(address: str) -> None:
+    newer = replace(OLD, build_id="cpu-333333333333")
+    published(newer, address, "0.19.0", channel="candidate")
+    published(NEW, address, "0.18.0", channel="rebuild")
+    found = decided(address)
+    assert found.decision is Decision.LEFT
+    assert "0.19.0, which is newer" in found.reason
+    assert pointed_at(address) == newer.build_id
+
+
+def test_releases_are_compared_as_numbers(address: str) -> None:
+    published(OLD, address, "0.9.0", channel="candidate")
+    published(NEW, address, "0.18.0", channel="rebuild")
+    assert decided(address).decision is Decision.PROMOTED
+
+
+def test_another_channel_can_be_promoted_to(address: str) -> None:
+    both(address)
+    assert decided(address, promote_to="stable").decision is Decision.PROMOTED
+    assert pointed_at(address, "stable") == NEW.build_id
+    assert pointed_at(address) == OLD.build_id
+
+
+def test_without_a_channel_to_promote_to_nothing_is_looked_at(address: str) -> None:
+    both(address)
+    spec = spec_for(address, promote_to=None)
+    verdict = Verdict(spec=spec.name, target="cpu", release="0.18.0", kind=Kind.BUILT, build_id=NEW.build_id)
+    assert not promotions([spec], [verdict])
+
+
+def test_only_finished_builds_are_looked_at(address: str) -> None:
+    spec = spec_for(address)
+    verdict = Verdict(spec=spec.name, target="cpu", release="0.18.0", kind=Kind.REBUILD, build_id=NEW.build_id)
+    assert not promotions([spec], [verdict])
+
+
+def test_a_registry_that_holds_garbage_is_told_and_stops_no_other(address: str) -> None:
+    both(address)
+    Registry(address).prefix.put_bytes("models/tiny-llama/channels/candidate/cpu.json", b"garbage")
+    found = decided(address)
+    assert found.decision is Decision.FAILED
+    assert "is not a channel pointer" in found.reason
+    assert WatchReport(verdicts=(), promotions=(found,)).troubles
+
+
+def test_the_page_of_a_promotion_has_gates_figures_answers_and_changes(address: str) -> None:
+    published(OLD, address, "0.17.1", channel="candidate")
+    published(replace(NEW, answers={builds.QUESTION: "neuf | dix"}), address, "0.18.0", channel="rebuild")
+    page = promotion_markdown(decided(address))
+    assert page.startswith("# tiny-llama/cpu-222222222222: promoted")
+    assert "| speed | passed | 18.0 -> 18.0 tokens/s (+0.0%, at worst -10%) |" in page
+    assert "| release | 0.17.1 | 0.18.0 |" in page
+    assert "0 of 1 answers are the same" in page
+    assert "neuf \\| dix" in page
