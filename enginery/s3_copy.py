@@ -27,17 +27,20 @@ def _copy(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s
     place: Any = {"Bucket": origin.address.bucket, "Key": origin.address.key(source.path)}
     try:
         if source.size <= LARGEST_SINGLE_COPY:
-            s3.copy_object(Bucket=bucket, Key=key, CopySource=place, CopySourceIfMatch=source.etag)
+            s3.copy_object(Bucket=bucket, Key=key, CopySource=place, **_as_it_was(source))
         else:
-            s3.copy(place, bucket, key, ExtraArgs=_in_parts(source), Config=_parts())
+            s3.copy(
+                place, bucket, key, ExtraArgs={"Metadata": dict(source.metadata), **_as_it_was(source)}, Config=_parts()
+            )
     except ClientError as error:
         if answer_code(error) in MISSING:
             raise Gone("the object to copy is not there any more", subject=origin.where(source.path)) from error
         raise
 
 
-def _in_parts(source: "ObjectInfo") -> dict[str, Any]:
-    return {"Metadata": dict(source.metadata), "CopySourceIfMatch": source.etag}
+def _as_it_was(source: "ObjectInfo") -> dict[str, Any]:
+    """The checksum is asked for anew: that of an object sent in parts is of the parts, and not every server says so."""
+    return {"CopySourceIfMatch": source.etag, "ChecksumAlgorithm": "SHA256"}
 
 
 def _parts() -> Any:

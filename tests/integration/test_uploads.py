@@ -3,6 +3,8 @@
 
 import hashlib
 import os
+from base64 import b64decode
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -246,6 +248,19 @@ def test_an_object_too_large_for_one_copy_is_copied_in_parts_by_the_server(
     assert prefix.digest("y", size=len(LARGE)) == digest
     assert proxy.count("PUT", "partNumber") - parts == 3
     assert proxy.sent_bytes - sent < 10_000
+
+
+def test_the_copy_of_an_object_that_was_sent_in_parts_has_the_checksum_of_its_bytes(
+    prefix: Prefix, server: S3Server, tmp_path: Path
+) -> None:
+    path, digest = a_file(tmp_path, LARGE)
+    prefix.upload("x", path, digest)
+    prefix.copy("x", "y")
+    with closing(server.client()) as client:
+        bucket, key = prefix.address.bucket, prefix.address.key("y")
+        answer = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    assert b64decode(answer["ChecksumSHA256"]).hex() == digest
+    assert prefix.digest("y", size=len(LARGE)) == digest
 
 
 @pytest.mark.parametrize("limit", [5 << 30, PART])
