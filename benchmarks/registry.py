@@ -1,9 +1,10 @@
 """Publishing and pulling, against `s5cmd`, `rclone copy` and boto3's own transfers, on one S3 server in one run.
 
 The server is `rclone serve s3`. It ignores conditional writes, so the order allows that. All send the same files in
-turn. Ours also check the SHA-256 of every byte, both ways, and nobody else does: what a user would do to have that of a
-pull is a row of its own, `s5cmd` and then `sha256sum --check`. Ours is timed from its call to its end, as a step of a
-flow is called in a process that runs; what starting Python for it adds is a row of its own, too.
+turn. Ours also check the SHA-256 of every byte, both ways, and have what was pulled survive a power failure. Nobody
+else does: what a user would do to have that of a pull is a row of its own, `s5cmd`, then `sha256sum --check` and
+`sync`. Ours is timed from its call to its end, as a step of a flow is called in a process that runs and has talked to
+S3; what starting Python for it adds is a row of its own, too.
 """
 
 import json
@@ -35,7 +36,7 @@ OURS = "ours"
 COMMAND = "ours, with the start of Python"
 TOLD = "told.json"
 TOOLS = ("s5cmd", "rclone", "boto3")
-CHECKED = "s5cmd and sha256sum"
+CHECKED = "s5cmd, sha256sum and sync"
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -83,6 +84,7 @@ def _of_kind(scratch: Path, files: Files, rounds: int) -> list[Row]:
 
 
 def _take(samples: Mapping[str, Samples], tool: str, argv: list[str | Path], scratch: Path) -> None:
+    os.sync()  # nobody waits for what another has left to be written
     samples[COMMAND if tool == OURS else tool].take(partial(command, argv, scratch))
     if tool == OURS:
         told = json.loads((scratch / TOLD).read_text(encoding="utf-8"))
@@ -128,7 +130,7 @@ def _send(tool: str, files: Files, number: int) -> list[str | Path]:
 
 def _bring(tool: str, files: Files, number: int) -> list[str | Path]:
     there = remote("s5cmd" if tool == CHECKED else tool, files, number)
-    check = f'"$0" cp "$1" brought/ && cd brought && sha256sum --check --quiet ../{files.name}.{SUMS}'
+    check = f'"$0" cp "$1" brought/ && cd brought && sha256sum --check --quiet ../{files.name}.{SUMS} && sync -f .'
     commands: dict[str, list[str | Path]] = {
         CHECKED: ["sh", "-ec", check, _s5cmd(), f"{address(there)}/*"],
         OURS: [sys.executable, "-m", "benchmarks.registry_ours", "pull", "brought", address(there), TOLD],

@@ -16,6 +16,7 @@ from enginery.context import Facts, StepContext
 from enginery.records import FileRecord, StepRecord
 from enginery.registry import Registry, publish
 from enginery.registry.pulling import pull
+from enginery.s3_client import connection
 from enginery.steps import Call, Stage, Step
 from enginery.validation import REPORT_FILE, ValidationReport
 
@@ -42,6 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for library in LIBRARIES:
         import_module(library)
+    connection()
     facts: Facts = {}
     before, clock = time.process_time(), time.perf_counter()
     if arguments.work == "pull":

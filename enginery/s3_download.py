@@ -1,26 +1,25 @@
 """Downloads that survive a server that goes away in the middle, and that are what they should be or not there.
 
 A large object is read in ranges side by side, each written as it arrives. A range that breaks off goes on from the byte
-it had reached. Ranges are digested in their order, while later ones arrive: what was written a moment ago is still in
-memory. The name is given to a whole only.
+it had reached. All is digested while it arrives. The name is given to a whole only.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain, starmap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enginery.digests import CHUNK_BYTES, bytes_digest
 from enginery.errors import EngineryError
-from enginery.parallel import in_order
+from enginery.parallel import in_order, side_by_side
 from enginery.s3_errors import FAILED_CONDITION, answer_code, translated_errors
 from enginery.s3_fast import SMALL_BYTES, get_small
+from enginery.s3_gapless import GaplessDigest
 from enginery.s3_part import Part, write_small
-from enginery.told import Told, nobody
+from enginery.told import Told
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -30,9 +29,14 @@ if TYPE_CHECKING:
 
 Take = Callable[[bytes, int], object]
 """Takes bytes, and where in the object they belong."""
+Range = tuple[int, int]
 
-RANGE_BYTES = 16 << 20
+RANGE_BYTES = 64 << 20
 RANGES_AT_ONCE = 4
+SLOW_SECONDS = 0.5
+"""For a range: one connection is the cheapest where it brings that much in that time, and several where it does not."""
+DIGESTED_BYTES = 16 << 20
+"""Of an object that is only digested, its ranges are held in memory."""
 ATTEMPTS = 3
 
 
@@ -60,9 +64,10 @@ def download(  # noqa: PLR0913  what the bytes must be
 
 
 def _download_large(work: "_Reading", destination: Path, resume: str | None, sha256: str | None, told: Told) -> str:
-    part = Part(destination, work.size, len(work.ranges), resume)
+    ranges = _ranges(work.size, RANGE_BYTES)
+    part = Part(destination, work.size, len(ranges), resume)
     try:
-        found = _fill(work, part, sha256, told)
+        found = _fill(work, ranges, part, sha256, told)
         part.finish()
         part.path.replace(destination)
     finally:
@@ -74,7 +79,7 @@ def digest(prefix: "Prefix", path: str, *, size: int) -> str:
     """See `Prefix.digest`."""
     work = _Reading(prefix, path, size, None)
 
-    def piece(bounds: tuple[int, int]) -> bytearray:
+    def piece(bounds: Range) -> bytearray:
         data = bytearray()
 
         def take(chunk: bytes, position: int) -> None:
@@ -83,14 +88,13 @@ def digest(prefix: "Prefix", path: str, *, size: int) -> str:
         work.read_range(bounds, take)
         return data
 
-    return _digest(in_order(piece, work.ranges, threads=RANGES_AT_ONCE), nobody)
+    return _digest(in_order(piece, _ranges(size, DIGESTED_BYTES), threads=RANGES_AT_ONCE))
 
 
-def _digest(pieces: Iterable[bytes | bytearray], told: Told) -> str:
+def _digest(pieces: Iterable[bytearray]) -> str:
     hashed = hashlib.sha256()
     for data in pieces:
         hashed.update(data)
-        told(len(data))
     return hashed.hexdigest()
 
 
@@ -102,17 +106,25 @@ def _read_small(work: "_Reading", sha256: str | None) -> bytes | None:
     return data if data is not None and len(data) == work.size and bytes_digest(data) == sha256 else None
 
 
-def _fill(work: "_Reading", part: Part, sha256: str | None, told: Told) -> str:
-    def fill(index: int) -> tuple[int, int]:
-        if index in missing:
-            work.read_range(work.ranges[index], part.write)
-            part.note(index)
-        return work.ranges[index]
+def _ranges(size: int, longest: int) -> list[Range]:
+    """First byte and end of each piece; an empty object is asked for as well."""
+    return [(start, min(start + longest, size)) for start in range(0, size, longest)] or [(0, 0)]
+
+
+def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None, told: Told) -> str:
+    def fill(index: int) -> None:
+        work.read_range(ranges[index], partial(take, index))
+        part.note(index, *ranges[index])
+
+    def take(index: int, chunk: bytes, position: int) -> None:
+        part.write(chunk, position)
+        digest.arrived(index, chunk, position)
 
     for _ in range(ATTEMPTS):
-        missing = set(part.missing())
-        with closing(in_order(fill, range(len(work.ranges)), threads=RANGES_AT_ONCE)) as filled:
-            found = _digest(chain.from_iterable(starmap(part.read, filled)), told)
+        missing = part.missing()
+        digest = GaplessDigest(ranges, set(range(len(ranges))) - set(missing), part.read, told)
+        side_by_side(fill, missing, threads=RANGES_AT_ONCE, at_first=1, slow=SLOW_SECONDS)
+        found = digest.hexdigest()
         if sha256 in {None, found}:
             return found
         part.restart()
@@ -129,12 +141,7 @@ class _Reading:
     size: int
     etag: str | None
 
-    @cached_property
-    def ranges(self) -> list[tuple[int, int]]:
-        """First byte and end of each piece; an empty object is asked for as well."""
-        return [(start, min(start + RANGE_BYTES, self.size)) for start in range(0, self.size, RANGE_BYTES)] or [(0, 0)]
-
-    def read_range(self, bounds: tuple[int, int], take: Take) -> None:
+    def read_range(self, bounds: Range, take: Take) -> None:
         """Give all bytes of a range to `take`, in their order."""
         position, end = bounds
         while True:

@@ -8,6 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from enginery.digests import CHUNK_BYTES
+from enginery.files import begin_to_sync
 
 PART = ".download-"
 LONGEST_NAME = 100
@@ -74,7 +75,10 @@ class Part:
 
     def restart(self) -> None:
         """Hold nothing."""
-        os.ftruncate(self._descriptor, 0)
+        if os.fstat(
+            self._descriptor
+        ).st_size:  # a file that was cut to nothing is written out by ext4 when it is closed
+            os.ftruncate(self._descriptor, 0)
         os.ftruncate(self._descriptor, self.size + self.ranges)
 
     def missing(self) -> list[int]:
@@ -93,9 +97,10 @@ class Part:
         """Put bytes where they belong."""
         _write_all(self._descriptor, data, position)
 
-    def note(self, index: int) -> None:
-        """Remember that a range is there."""
+    def note(self, index: int, start: int, end: int) -> None:
+        """Remember that a range is there; the disk begins with it while others come."""
         os.pwrite(self._descriptor, _THERE, self.size + index)
+        begin_to_sync(self._descriptor, start, end - start)
 
     def finish(self) -> None:
         """Be the file itself and nothing more."""

@@ -11,9 +11,12 @@ from enginery.progress import Progress
 from enginery.s3 import Prefix
 from enginery.s3_fast import SMALL_BYTES
 
-AT_ONCE = 16
+SMALL_AT_ONCE = 32
+SMALL_AT_FIRST = 4
+SLOW_SECONDS = 0.01
+"""For a small file: longer than that it is the network that is waited for, and more of them can wait at once."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-LARGE_AT_ONCE = max(3, min(8, CORES // 2))
+LARGE_AT_ONCE = max(4, min(8, CORES // 2))
 """Each is sent and brought in several parts at once; those that are sent are held in memory, 80 MB for each file."""
 
 
@@ -91,4 +94,5 @@ def many(call: Callable[[F], object], files: Sequence[F]) -> None:
     """`call` of each file, the large ones first and few at once, then the small ones, many at once."""
     large = sorted((file for file in files if file.size > SMALL_BYTES), key=lambda file: -file.size)
     side_by_side(call, large, threads=LARGE_AT_ONCE)
-    side_by_side(call, (file for file in files if file.size <= SMALL_BYTES), threads=AT_ONCE)
+    small = [file for file in files if file.size <= SMALL_BYTES]
+    side_by_side(call, small, threads=SMALL_AT_ONCE, at_first=SMALL_AT_FIRST, slow=SLOW_SECONDS)

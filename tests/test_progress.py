@@ -1,13 +1,9 @@
 """Telling how far a transfer is: to a log, a terminal, and whoever else."""
 
-import threading
-from collections.abc import Iterator
 from io import StringIO
 
-import pytest
 from rich.console import Console
 
-from enginery.parallel import in_order, side_by_side
 from enginery.progress import LogProgress, NoProgress, Progress, Several
 from enginery.progress_bar import shown_progress
 
@@ -64,42 +60,3 @@ def test_an_empty_transfer_is_no_division_by_nothing() -> None:
     with shown_progress(lambda _: None, console) as progress:
         progress.begin("x", files=0, size=0)
         progress.add(0)
-
-
-# Work in order
-
-
-def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
-    taken: list[int] = []
-
-    def numbers() -> Iterator[int]:
-        for number in range(20):
-            taken.append(number)
-            yield number
-
-    results = in_order(lambda number: number * 2, numbers(), threads=3)
-    assert next(results) == 0
-    assert len(taken) == 4
-    assert list(results) == [number * 2 for number in range(1, 20)]
-
-
-def test_the_first_failure_is_raised_and_what_has_not_begun_does_not_begin() -> None:
-    begun: list[int] = []
-    failed = threading.Event()
-
-    def call(number: int) -> int:
-        begun.append(number)
-        if number == 0:
-            failed.set()
-            raise ValueError("no")
-        failed.wait(10)
-        return number
-
-    with pytest.raises(ValueError, match="no"):
-        list(in_order(call, range(100), threads=2))
-    assert len(begun) <= 4
-
-
-def test_one_item_needs_no_threads() -> None:
-    assert side_by_side(lambda number: (number, threading.current_thread()), [1]) == [(1, threading.current_thread())]
-    assert list(in_order(str, [1])) == ["1"]

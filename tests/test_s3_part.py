@@ -31,6 +31,7 @@ def ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten ranges for the data, which come one after the other."""
     monkeypatch.setattr(s3_download, "SMALL_BYTES", 100)
     monkeypatch.setattr(s3_download, "RANGE_BYTES", 100)
+    monkeypatch.setattr(s3_download, "DIGESTED_BYTES", 100)
     monkeypatch.setattr(s3_download, "RANGES_AT_ONCE", 1)
 
 
@@ -132,7 +133,7 @@ def test_a_part_knows_its_ranges_again(tmp_path: Path) -> None:
     part = Part(tmp_path / "engine", 10, 3, SHA256)
     assert part.missing() == [0, 1, 2]
     part.write(b"56789", 5)
-    part.note(1)
+    part.note(1, 5, 10)
     part.close()
     again = Part(tmp_path / "engine", 10, 3, SHA256)
     assert again.missing() == [0, 2]

@@ -1,5 +1,6 @@
 """Filling a directory with a build's files: those that are on this machine already are used, the others fetched."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +130,9 @@ class Filling:
             remove_tree(self.directory / path)
         for path in named:
             (self.directory / path).chmod(READ_ONLY)
-        for left in sorted(self.directory.rglob("*"), reverse=True):
-            if left.is_dir() and not any(left.iterdir()):
-                left.rmdir()
+        for left, _, _ in os.walk(self.directory, topdown=False):
+            if Path(left) != self.directory and not os.listdir(left):  # noqa: PTH208
+                os.rmdir(left)  # noqa: PTH106
 
     def _tell(self, file: FileRecord) -> None:
         self.progress.add(file.size)

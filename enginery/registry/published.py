@@ -32,7 +32,7 @@ def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
     if found.sha256 not in {None, digest}:
         return f"holds other bytes than were written: sha256 is {digest}, not {found.sha256}"
     try:
-        same = read_manifest(found.data) == manifest
+        same = found.data == manifest.to_json() or read_manifest(found.data) == manifest
     except RegistryError as error:
         return error.problem
     return None if same else "was replaced since it was looked up"

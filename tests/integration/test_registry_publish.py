@@ -29,7 +29,7 @@ from enginery import transfers
 from enginery.registry import publish
 from tests.support.builds import Build
 
-transfers.AT_ONCE = 2  # so that there is a middle in which to be killed
+transfers.SMALL_AT_ONCE = 2  # so that there is a middle in which to be killed
 address, directory = sys.argv[1:]
 context = Build().context(Path(directory), address)
 def log(line):

@@ -1,0 +1,146 @@
+"""Work on many things side by side: its order, its failures, and how many threads it takes."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from enginery.parallel import in_order, side_by_side
+
+
+def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    results = in_order(lambda number: number * 2, numbers(), threads=3)
+    assert next(results) == 0
+    assert len(taken) == 4
+    assert list(results) == [number * 2 for number in range(1, 20)]
+
+
+def test_the_first_failure_is_raised_and_what_has_not_begun_does_not_begin() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def call(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            failed.set()
+            raise ValueError("no")
+        failed.wait(10)
+        return number
+
+    with pytest.raises(ValueError, match="no"):
+        list(in_order(call, range(100), threads=2))
+    assert len(begun) <= 4
+
+
+def test_one_item_needs_no_threads() -> None:
+    assert side_by_side(lambda number: (number, threading.current_thread()), [1]) == [(1, threading.current_thread())]
+    assert list(in_order(str, [1])) == ["1"]
+
+
+def test_nothing_to_do_is_done_at_once() -> None:
+    assert side_by_side(str, []) == []
+
+
+def test_the_results_are_in_the_order_of_the_items_whoever_is_done_first() -> None:
+    later = threading.Event()
+
+    def call(number: int) -> int:
+        if number == 0:
+            assert later.wait(10)
+        elif number == 5:
+            later.set()
+        return number * 2
+
+    assert side_by_side(call, range(20), threads=2) == [number * 2 for number in range(20)]
+
+
+def test_a_result_may_be_none_and_an_item_too() -> None:
+    assert side_by_side(lambda item: item, [None, 1, None]) == [None, 1, None]
+
+
+def test_the_failure_that_came_first_is_raised_with_all_it_was_and_others_end_what_they_had_begun() -> None:
+    ended: list[int] = []
+    failed, begun = threading.Event(), threading.Event()
+
+    def call(number: int) -> None:
+        if number == 1:
+            assert begun.wait(10)
+            failed.set()
+            raise ValueError("the first") from KeyError("its cause")
+        begun.set()
+        assert failed.wait(10)
+        time.sleep(0.05)
+        ended.append(number)
+        raise ValueError("a later one")
+
+    with pytest.raises(ValueError, match="the first") as caught:
+        side_by_side(call, range(50), threads=2)
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert ended == [0]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A signal of its own interrupts the main thread: the usual one is ignored in the background."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_waits_for_what_has_begun_and_begins_nothing_more() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def call(number: int) -> None:
+        begun.append(number)
+        if number == 2:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        time.sleep(0.1)
+        ended.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(call, range(100), threads=2)
+    assert sorted(ended) == sorted(begun)
+    assert len(begun) <= 6
+
+
+def _most_at_once(seconds: float, items: int, *, threads: int, at_first: int, slow: float) -> int:
+    """How many items were worked on at the same time, each for so many seconds."""
+    at_work, most, lock = [0], [0], threading.Lock()
+
+    def call(_: int) -> None:
+        with lock:
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+        time.sleep(seconds)
+        with lock:
+            at_work[0] -= 1
+
+    side_by_side(call, range(items), threads=threads, at_first=at_first, slow=slow)
+    return most[0]
+
+
+def test_items_that_are_done_quickly_are_left_to_the_first_threads() -> None:
+    assert _most_at_once(0, 2000, threads=8, at_first=2, slow=5) <= 2
+
+
+def test_items_that_take_their_time_have_more_threads_join_up_to_the_most() -> None:
+    assert _most_at_once(0.1, 40, threads=6, at_first=1, slow=0.01) == 6
+
+
+def test_no_more_threads_begin_than_there_may_be() -> None:
+    assert _most_at_once(0.02, 20, threads=3, at_first=8, slow=0.01) == 3

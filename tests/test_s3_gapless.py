@@ -1,0 +1,121 @@
+"""The digest of a file whose ranges arrive in any order, some of them twice."""
+
+import random
+import threading
+from collections.abc import Collection, Iterator
+
+import pytest
+
+from enginery.digests import bytes_digest
+from enginery.s3_gapless import GaplessDigest
+from enginery.told import nobody
+from tests.support.pulls import some_bytes
+
+DATA = some_bytes(1000)
+RANGES = [(start, min(start + 300, len(DATA))) for start in range(0, len(DATA), 300)]
+
+
+class Arriving:
+    """A file of which bytes arrive, and the digest that follows."""
+
+    def __init__(self, present: Collection[int] = ()) -> None:
+        self.there = bytearray(len(DATA))
+        for index in present:
+            start, end = RANGES[index]
+            self.there[start:end] = DATA[start:end]
+        self.told: list[int] = []
+        self.read = 0
+        self.digest = GaplessDigest(RANGES, present, self.reads, self.told.append)
+
+    def reads(self, start: int, end: int) -> Iterator[bytes]:
+        self.read += end - start
+        for position in range(start, end, 70):
+            yield bytes(self.there[position : min(position + 70, end)])
+
+    def arrives(self, index: int, start: int, data: bytes) -> None:
+        self.there[start : start + len(data)] = data
+        self.digest.arrived(index, data, start)
+
+    def range_arrives(self, index: int, data: bytes = DATA) -> None:
+        start, end = RANGES[index]
+        for position in range(start, end, 100):
+            self.arrives(index, position, data[position : min(position + 100, end)])
+
+
+def test_what_arrives_in_order_is_digested_without_being_read_again() -> None:
+    file = Arriving()
+    for index in range(4):
+        file.range_arrives(index)
+    assert file.digest.hexdigest() == bytes_digest(DATA)
+    assert file.read == 0
+    assert sum(file.told) == len(DATA)
+
+
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)])
+def test_ranges_may_arrive_in_any_order(order: tuple[int, ...]) -> None:
+    file = Arriving()
+    for index in order:
+        file.range_arrives(index)
+    assert file.digest.hexdigest() == bytes_digest(DATA)
+    assert sum(file.told) == len(DATA)
+
+
+def test_nothing_behind_a_gap_is_told_of() -> None:
+    file = Arriving()
+    file.range_arrives(1)
+    assert sum(file.told) == 0
+    file.range_arrives(0)
+    assert sum(file.told) == 600
+
+
+def test_ranges_that_were_there_are_read() -> None:
+    file = Arriving(present={0, 2})
+    file.range_arrives(1)
+    file.range_arrives(3)
+    assert file.digest.hexdigest() == bytes_digest(DATA)
+    assert file.read == 600 + 100  # and what arrived first, before the range in front of it was digested
+
+
+def test_a_file_that_was_there_is_read_from_its_first_byte_to_its_last() -> None:
+    file = Arriving(present=range(4))
+    assert file.digest.hexdigest() == bytes_digest(DATA)
+    assert file.read == len(DATA)
+
+
+def test_bytes_that_come_again_and_differ_count_as_they_came_last() -> None:
+    """A range whose checksum has failed, which is known at its end only, is asked for again from its start."""
+    file = Arriving()
+    file.range_arrives(0)
+    file.range_arrives(1, bytes(len(DATA)))
+    for index in (1, 2, 3):
+        file.range_arrives(index)
+    assert file.digest.hexdigest() == bytes_digest(DATA)
+    assert sum(file.told) == len(DATA)
+
+
+def test_bytes_that_come_again_before_they_were_digested_are_digested_once() -> None:
+    file = Arriving()
+    file.range_arrives(1, bytes(len(DATA)))
+    for index in (1, 0, 2, 3):
+        file.range_arrives(index)
+    assert file.digest.hexdigest() == bytes_digest(DATA)
+    assert all(size > 0 for size in file.told)
+
+
+def test_an_empty_file_has_the_digest_of_no_bytes() -> None:
+    digest = GaplessDigest([(0, 0)], (), lambda *_: iter(()), nobody)
+    assert digest.hexdigest() == bytes_digest(b"")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_many_threads_may_bring_bytes_at_once(seed: int) -> None:
+    file = Arriving()
+    order = list(range(4))
+    random.Random(seed).shuffle(order)
+    threads = [threading.Thread(target=file.range_arrives, args=(index,)) for index in order]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert file.digest.hexdigest() == bytes_digest(DATA)
+    assert sum(file.told) == len(DATA)
