@@ -2,6 +2,8 @@
 
 import os
 import socket
+from functools import cache
+from pathlib import Path
 
 import psutil
 
@@ -9,20 +11,28 @@ from enginery.steps import Frozen
 
 
 class Worker(Frozen):
-    """A process; `started` tells it from a later one with the same number."""
+    """A process; `started` tells it from a later one with the same number.
+
+    Attributes:
+        host: the machine's name, for people: containers and copied machines may share it.
+        where: within what the number of a process has one meaning; empty where that cannot be told.
+        pid: its number there.
+        started: when it began, seconds since 1970.
+    """
 
     host: str
+    where: str = ""
     pid: int
     started: float
 
     @classmethod
     def this(cls) -> "Worker":
         """This process."""
-        return cls(host=socket.gethostname(), pid=os.getpid(), started=psutil.Process().create_time())
+        return cls(host=socket.gethostname(), where=_here(), pid=os.getpid(), started=psutil.Process().create_time())
 
     def is_here(self) -> bool:
-        """Whether it is or was a process of this machine."""
-        return self.host == socket.gethostname()
+        """Whether it is or was a process of this machine and, if this is a container, of this one."""
+        return (self.host, self.where) == (socket.gethostname(), _here())
 
     def is_at_work(self) -> bool:
         """Whether it is another process that still runs on this machine.
@@ -35,3 +45,10 @@ class Worker(Frozen):
             return psutil.Process(self.pid).create_time() == self.started
         except psutil.NoSuchProcess:
             return False
+
+
+@cache
+def _here() -> str:
+    """This boot of this machine, and this process's namespace of process numbers, as Linux names them."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    return f"{boot.read_text().strip()} {namespace.readlink()}" if boot.exists() and namespace.is_symlink() else ""

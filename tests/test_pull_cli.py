@@ -69,6 +69,17 @@ def test_a_machine_whose_gpu_no_build_fits_gets_the_near_misses_and_nothing_is_m
     assert not (tmp_path / "models").exists()
 
 
+def test_builds_that_only_their_id_tells_apart_are_told_apart_by_the_option_that_the_error_names(
+    address: str, tmp_path: Path
+) -> None:
+    other = Build(build_id="cpu-int4-222222222222")
+    other.publish(address)
+    ended = run(
+        "pull", "tiny-llama", "--gpu", "cpu", "--build", other.build_id, "--to", str(tmp_path / "models"), "--json"
+    )
+    assert json.loads(ended.stdout)["build_id"] == other.build_id
+
+
 def test_what_a_build_must_fit_is_not_asked_of_one_that_is_named(tmp_path: Path) -> None:
     ended = run("pull", BUILD, "--channel", "stable", "--precision", "int4", "--to", str(tmp_path / "models"))
     assert isinstance(ended.exception, UsageError)

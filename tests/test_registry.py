@@ -1,5 +1,4 @@
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -369,7 +368,7 @@ def claim(**changes: Any) -> bytes:
 def sleeping_process() -> Iterator[Worker]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         started = psutil.Process(process.pid).create_time()
-        yield Worker(host=socket.gethostname(), pid=process.pid, started=started)
+        yield Worker.this().model_copy(update={"pid": process.pid, "started": started})
         process.communicate(b"\n")
 
 

@@ -11,7 +11,6 @@ from enginery.registry import publish
 from enginery.triton.placement import open_repository
 from enginery.triton.progress import read_state, write_state
 from enginery.triton.rollout import is_serving, rollout, serving_build
-from enginery.worker import Worker
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.fake_triton import running_fake_triton
 from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
@@ -165,7 +164,7 @@ def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase:
     state = read_state(repository)
     assert state is not None
     assert state.phase == phase
-    gone = Worker(host=state.worker.host, pid=state.worker.pid, started=1.0)
+    gone = state.worker.model_copy(update={"started": 1.0})
     write_state(repository, state.model_copy(update={"worker": gone}))
 
 
@@ -199,7 +198,7 @@ def test_a_rollout_that_another_process_is_at_is_left_alone(site: Site, monkeypa
     assert state is not None
     parent = psutil.Process().parent()
     assert parent is not None
-    at_work = Worker(host=state.worker.host, pid=parent.pid, started=parent.create_time())
+    at_work = state.worker.model_copy(update={"pid": parent.pid, "started": parent.create_time()})
     write_state(repository, state.model_copy(update={"worker": at_work}))
     with pytest.raises(RolloutError, match=f"process {parent.pid} is rolling out {FIRST}"):
         site.roll_out(site.publish(SECOND))

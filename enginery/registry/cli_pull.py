@@ -10,6 +10,7 @@ from enginery.cli_options import AsJson, RegistryAddress, TrustedKeys, named_reg
 from enginery.errors import RegistryError, UsageError
 from enginery.registry.cli_resolve import (
     BackendName,
+    Build,
     Channel,
     GpuName,
     Gpus,
@@ -31,6 +32,7 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     ],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where: new, empty, or pulled into before.")],
     channel: Channel = None,
+    build: Build = None,
     target: Target = None,
     gpu: GpuName = "auto",
     gpus: Gpus = None,
@@ -66,6 +68,7 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     asked = Asked(
         model=model,
         channel=channel,
+        build=build,
         target=target,
         gpu=gpu,
         gpus=gpus,

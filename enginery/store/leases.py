@@ -121,12 +121,13 @@ def leased(prefix: Prefix, key: str, *, patience: float | None, log: Log) -> Ite
     _take(observed, patience, log)
     stop = threading.Event()
     renewing = threading.Thread(target=_renew, args=(observed, stop), name=f"lease-{key[:12]}", daemon=True)
-    renewing.start()
     try:
+        renewing.start()
         yield
     finally:
         stop.set()
-        renewing.join()
+        if renewing.is_alive():
+            renewing.join()
         _give_back(observed)
 
 

@@ -1,0 +1,44 @@
+"""Whose process it is that a claim, a lease or a rollout names, and whether it still runs."""
+
+import os
+
+import psutil
+import pytest
+
+from enginery import worker as module
+from enginery.worker import Worker
+
+
+def test_this_process_is_here_and_is_not_another_one_at_work() -> None:
+    assert Worker.this().is_here()
+    assert not Worker.this().is_at_work()
+
+
+def test_another_process_of_this_machine_is_at_work_while_it_runs() -> None:
+    parent = psutil.Process(os.getppid())
+    other = Worker.this().model_copy(update={"pid": parent.pid, "started": parent.create_time()})
+    assert other.is_at_work()
+    assert not other.model_copy(update={"started": 1.0}).is_at_work(), "a later process with its number"
+
+
+def test_a_process_of_a_machine_with_another_name_is_not_here() -> None:
+    other = Worker.this().model_copy(update={"host": "another-machine"})
+    assert not other.is_here()
+    assert not other.is_at_work()
+
+
+def test_a_process_of_a_container_with_this_name_is_not_here() -> None:
+    """Containers on the host's network share its name, and so do machines that were copied."""
+    other = Worker.this().model_copy(update={"where": "another boot pid:[1]"})
+    assert not other.is_here()
+
+
+def test_one_that_was_written_down_before_it_said_where_is_not_taken_for_a_process_of_this_machine() -> None:
+    written = Worker.this().model_dump_json(exclude={"where"})
+    assert not Worker.model_validate_json(written).is_here()
+
+
+def test_where_there_is_no_telling_the_machines_name_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_here", lambda: "")
+    assert Worker.this().where == ""
+    assert Worker.this().is_here()
