@@ -19,7 +19,7 @@ from enginery.plan import PlannedStep
 from enginery.store import Store
 from enginery.toolchains import ToolchainIdentity
 from flows.schedule import Future, Job, Results, run_jobs
-from tasks.interrupt import interrupt_steps
+from tasks.interrupt import begin_steps, interrupt_steps
 from tasks.stage import cache_in
 from tasks.stages import STAGE_TASKS
 from tasks.toolchain import prepare_toolchain
@@ -42,6 +42,7 @@ def run_here(jobs: Mapping[str, Job], log: Log, *, at_once: int = MAX_WORKERS) -
         elif name not in results.cached:
             log(f"{jobs[name].label}: done")
 
+    begin_steps()
     try:
         return run_jobs(jobs, ended, at_once=at_once)
     except BaseException:

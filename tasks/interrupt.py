@@ -1,7 +1,8 @@
 """Stopping the steps that run in other threads of this process.
 
 Prefect leaves a task's thread alone when its flow is cancelled, and then waits for it. So the flow raises an exception
-in each thread that works on a step; `process.run` wakes up often enough to meet it, and ends its command.
+in each thread that works on a step; `process.run` wakes up often enough to meet it, and ends its command. A step that
+would only begin then does not.
 """
 
 import ctypes
@@ -18,14 +19,21 @@ class StepInterrupted(BaseException):
 
 _lock = threading.Lock()
 _at_work: dict[int, str | None] = {}
+_interrupted: set[str | None] = set()
 
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Inside, this thread can be interrupted on behalf of the flow run that it works for."""
-    thread = threading.get_ident()
+    """Inside, this thread can be interrupted on behalf of the flow run that it works for.
+
+    Raises:
+        StepInterrupted: when that has happened before.
+    """
+    thread, run = threading.get_ident(), flow_run.get_id()
     with _lock:
-        _at_work[thread] = flow_run.get_id()
+        if run in _interrupted:
+            raise StepInterrupted
+        _at_work[thread] = run
     try:
         yield
     finally:
@@ -33,10 +41,18 @@ def at_work() -> Iterator[None]:
             del _at_work[thread]
 
 
+def begin_steps() -> None:
+    """Let steps of the current flow run begin, although it may have been interrupted before: it is tried again."""
+    with _lock:
+        _interrupted.discard(flow_run.get_id())
+
+
 def interrupt_steps() -> int:
     """Raise `StepInterrupted` in every thread that works for the current flow run, and say how many there were."""
     run = flow_run.get_id()
     with _lock:
+        if run is not None:
+            _interrupted.add(run)
         threads = [thread for thread, works_for in _at_work.items() if works_for == run]
         for thread in threads:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(StepInterrupted))

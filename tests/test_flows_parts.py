@@ -166,6 +166,22 @@ def test_the_same_toolchain_on_the_host_and_from_pins_is_prepared_twice(pipeline
     assert sorted(jobs) == ["toolchain tiny", "toolchain tiny (host)"]
 
 
+def test_a_step_that_would_begin_after_the_interrupt_does_not_until_its_run_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between Prefect's own look at the run's state and the step's work a cancellation can come."""
+    runs = iter(["cancelled", "cancelled", "another", "cancelled", "cancelled"])
+    monkeypatch.setattr("tasks.interrupt.flow_run.get_id", lambda: next(runs))
+    assert interrupt.interrupt_steps() == 0
+    with pytest.raises(interrupt.StepInterrupted), interrupt.at_work():
+        pass
+    with interrupt.at_work():
+        pass
+    interrupt.begin_steps()
+    with interrupt.at_work():
+        pass
+
+
 def test_an_interrupt_reaches_a_thread_at_work_and_no_other() -> None:
     ended: list[str] = []
     ready = threading.Barrier(3)
