@@ -4,13 +4,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS = 8
+WAKE_SECONDS = 0.5
+"""An exception that another thread raises in one that waits is met when it wakes up."""
+
+_own = threading.local()
+"""`work`: what a thread works on."""
+
+
+class Stopped(BaseException):
+    """The work that this was a part of has failed or was interrupted: nothing more of it is wanted."""
 
 
 def side_by_side(
@@ -23,14 +32,15 @@ def side_by_side(
 ) -> list[R]:
     """`call` of each item, in the order of the items.
 
-    The first failure is raised as it is; what has not begun by then does not begin.
+    The first failure is raised as it is; what has not begun by then does not begin, nor does it in work of this kind
+    that an item has begun.
 
     Args:
         call: the work on one item.
         items: what is worked on.
         threads: how many at once, at most.
         at_first: how many begin; all of them, when it is left out. Few are the fastest where each item is done quickly.
-        slow: one more joins them each time that an item takes longer than so many seconds.
+        slow: every so many seconds one more joins them, as long as there is an item that has taken longer than that.
     """
     waiting = list(items)
     if len(waiting) < 2:  # noqa: PLR2004  nothing to do side by side
@@ -39,13 +49,13 @@ def side_by_side(
     work = _Work(call, waiting)
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for _ in range(min(at_first or threads, threads)):
-                pool.submit(work.join)
-            while not work.over.wait(slow):
-                if slow and len(work.begun) < threads and work.takes_longer(slow):
-                    pool.submit(work.join)
-        finally:
-            work.over.set()
+            joined = [pool.submit(work.join) for _ in range(min(at_first or threads, threads))]
+            while wait(joined, timeout=slow or WAKE_SECONDS).not_done:
+                if slow and len(joined) < threads and work.takes_longer(slow):
+                    joined.append(pool.submit(work.join))
+        except BaseException:
+            work.stopped = True
+            raise
     return work.outcome()
 
 
@@ -54,24 +64,30 @@ class _Work(Generic[T, R]):
 
     def __init__(self, call: Callable[[T], R], items: list[T]) -> None:
         self.call = call
+        self.count = len(items)
         self.left = iter(enumerate(items))  # taken from by one thread at a time, as Python sees to
         self.results: dict[int, R] = {}
         self.failures: list[BaseException] = []
         self.begun: dict[int, float] = {}
-        self.over = threading.Event()
+        self.stopped = False
+        self.outer: _Work[Any, Any] | None = getattr(_own, "work", None)
+
+    def is_stopped(self) -> bool:
+        """Whether nothing more of it is wanted, for its own sake or for that of the work it is a part of."""
+        return self.stopped or (self.outer is not None and self.outer.is_stopped())
 
     def join(self) -> None:
-        """Work until nothing is left or something has failed."""
+        """Work until nothing is left, something has failed, or nothing more is wanted."""
+        _own.work = self
         thread = threading.get_ident()
         try:
-            for index, item in self.left:
-                if self.over.is_set():
-                    return
+            while not self.is_stopped() and (taken := next(self.left, None)):  # in this order: what is taken is done
+                index, item = taken
                 self.begun[thread] = time.monotonic()
                 self.results[index] = self.call(item)
         except BaseException as error:  # noqa: BLE001  raised where the work was asked for
             self.failures.append(error)
-        self.over.set()
+            self.stopped = True
 
     def takes_longer(self, seconds: float) -> bool:
         """Whether an item that is worked on began that long ago."""
@@ -81,7 +97,15 @@ class _Work(Generic[T, R]):
         """The results in the order of the items; or the first failure."""
         if self.failures:
             raise self.failures[0]
-        return [self.results[index] for index in range(len(self.results))]
+        if len(self.results) < self.count:
+            raise Stopped
+        return [self.results[index] for index in range(self.count)]
+
+
+def _require_wanted() -> None:
+    work: _Work[Any, Any] | None = getattr(_own, "work", None)
+    if work and work.is_stopped():
+        raise Stopped
 
 
 def in_order(call: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Generator[R, None, None]:
@@ -95,6 +119,7 @@ def in_order(call: Callable[[T], R], items: Iterable[T], *, threads: int = THREA
         begun: deque[Future[R]] = deque()
         try:
             for item in items:
+                _require_wanted()
                 begun.append(pool.submit(call, item))
                 if len(begun) > threads:
                     yield begun.popleft().result()

@@ -299,7 +299,7 @@ class Prefix:
             etag: the object it must be, from its first byte to its last; None to accept any.
             resume: keep what has come of a large object when the download fails or is killed, in a hidden file beside
                 `destination`, and go on there; it needs `sha256`, and no two may do so for one destination at once.
-            told: takes the bytes of each piece that is there; fewer than none when a piece has to be read again.
+            told: takes the bytes of each piece that is digested; fewer than none when that has to be done again.
 
         Raises:
             EngineryError: of `error_class`, also when the object is missing, or stays another than it should be.

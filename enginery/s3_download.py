@@ -31,8 +31,11 @@ Take = Callable[[bytes, int], object]
 """Takes bytes, and where in the object they belong."""
 Range = tuple[int, int]
 
+LEAST_RANGE_BYTES = 16 << 20
 RANGE_BYTES = 64 << 20
+"""The most; a request costs as much as a few MB. A smaller file has as many ranges as can come at once."""
 RANGES_AT_ONCE = 4
+RANGES_AT_FIRST = 1
 SLOW_SECONDS = 0.5
 """For a range: one connection is the cheapest where it brings that much in that time, and several where it does not."""
 DIGESTED_BYTES = 16 << 20
@@ -64,7 +67,7 @@ def download(  # noqa: PLR0913  what the bytes must be
 
 
 def _download_large(work: "_Reading", destination: Path, resume: str | None, sha256: str | None, told: Told) -> str:
-    ranges = _ranges(work.size, RANGE_BYTES)
+    ranges = _ranges(work.size, min(RANGE_BYTES, max(LEAST_RANGE_BYTES, -(-work.size // RANGES_AT_ONCE))))
     part = Part(destination, work.size, len(ranges), resume)
     try:
         found = _fill(work, ranges, part, sha256, told)
@@ -123,7 +126,7 @@ def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None,
     for _ in range(ATTEMPTS):
         missing = part.missing()
         digest = GaplessDigest(ranges, set(range(len(ranges))) - set(missing), part.read, told)
-        side_by_side(fill, missing, threads=RANGES_AT_ONCE, at_first=1, slow=SLOW_SECONDS)
+        side_by_side(fill, missing, threads=RANGES_AT_ONCE, at_first=RANGES_AT_FIRST, slow=SLOW_SECONDS)
         found = digest.hexdigest()
         if sha256 in {None, found}:
             return found

@@ -49,9 +49,15 @@ class GaplessDigest:
                 self._working.release()
 
     def hexdigest(self) -> str:
-        """The digest of the file, of which every byte has arrived: 64 hex digits."""
+        """The digest of the file: 64 hex digits.
+
+        Raises:
+            ValueError: when not every byte has arrived.
+        """
         with self._working:
             self._follow()
+        if self._range < len(self._ranges):
+            raise ValueError(f"range {self._range} of {len(self._ranges)} has not arrived")
         return self._digest.hexdigest()
 
     def _again(self, index: int, position: int) -> None:

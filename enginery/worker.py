@@ -14,7 +14,7 @@ class Worker(Frozen):
     """A process; `started` tells it from a later one with the same number.
 
     Attributes:
-        host: the machine's name, for people: containers and copied machines may share it.
+        host: the machine's name, which containers may share with it.
         where: within what the number of a process has one meaning; empty where that cannot be told.
         pid: its number there.
         started: when it began, seconds since 1970.
@@ -49,6 +49,6 @@ class Worker(Frozen):
 
 @cache
 def _here() -> str:
-    """This boot of this machine, and this process's namespace of process numbers, as Linux names them."""
-    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    return f"{boot.read_text().strip()} {namespace.readlink()}" if boot.exists() and namespace.is_symlink() else ""
+    """This process's namespace of process numbers, as Linux names it: each container has one of its own."""
+    namespace = Path("/proc/self/ns/pid")
+    return str(namespace.readlink()) if namespace.is_symlink() else ""

@@ -1,13 +1,17 @@
 """Work on many things side by side: its order, its failures, and how many threads it takes."""
 
+import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from enginery import parallel
 from enginery.parallel import in_order, side_by_side
+from tests.support.waiting import wait_until
 
 
 def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
@@ -118,6 +122,85 @@ def test_an_interrupt_waits_for_what_has_begun_and_begins_nothing_more() -> None
     assert len(begun) <= 6
 
 
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("often_switching")
+def test_no_item_is_left_out_or_worked_on_twice() -> None:
+    done: list[int] = []
+    for _ in range(20):
+        assert side_by_side(str, range(3000), threads=8) == [str(number) for number in range(3000)]
+        side_by_side(done.append, range(100), threads=8)
+    assert sorted(done) == sorted(list(range(100)) * 20)
+
+
+def test_the_end_of_an_iterator_in_an_item_is_a_failure_like_others() -> None:
+    with pytest.raises(StopIteration):
+        side_by_side(lambda number: next(iter([number][number:])), range(10), threads=2)
+
+
+def test_an_exception_that_another_thread_raises_ends_the_work_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cancelled flow raises one in each thread that works on a step of it."""
+    monkeypatch.setattr(parallel, "WAKE_SECONDS", 0.05)
+    begun: list[int] = []
+    ended: list[BaseException] = []
+
+    def call(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.05)
+
+    def work() -> None:
+        try:
+            side_by_side(call, range(200), threads=2)
+        except BaseException as error:  # noqa: BLE001  looked at below
+            ended.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: len(begun) > 2)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(InterruptedError))
+    thread.join(20)
+    assert [type(error) for error in ended] == [InterruptedError]
+    assert len(begun) < 100
+
+
+@pytest.mark.parametrize("kind", ["side by side", "in order"])
+def test_a_failure_ends_the_work_that_other_items_have_begun(kind: str) -> None:
+    done: list[int] = []
+    begun = threading.Event()
+
+    def step(number: int) -> None:
+        begun.set()
+        done.append(number)
+        time.sleep(0.02)
+
+    def call(number: int) -> None:
+        if number == 1:
+            assert begun.wait(10)
+            raise ValueError("no")
+        if kind == "in order":
+            list(in_order(step, range(500), threads=2))
+        else:
+            side_by_side(step, range(500), threads=2)
+
+    with pytest.raises(ValueError, match="no"):
+        side_by_side(call, range(2), threads=2)
+    assert len(done) < 100
+
+
+def test_work_after_a_failure_is_not_stopped_by_it() -> None:
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda number: 1 // number, range(10), threads=2)
+    assert side_by_side(str, range(10), threads=2) == [str(number) for number in range(10)]
+    assert list(in_order(str, range(3))) == ["0", "1", "2"]
+
+
 def _most_at_once(seconds: float, items: int, *, threads: int, at_first: int, slow: float) -> int:
     """How many items were worked on at the same time, each for so many seconds."""
     at_work, most, lock = [0], [0], threading.Lock()
@@ -135,7 +218,7 @@ def _most_at_once(seconds: float, items: int, *, threads: int, at_first: int, sl
 
 
 def test_items_that_are_done_quickly_are_left_to_the_first_threads() -> None:
-    assert _most_at_once(0, 2000, threads=8, at_first=2, slow=5) <= 2
+    assert _most_at_once(0.001, 600, threads=8, at_first=2, slow=0.15) == 2
 
 
 def test_items_that_take_their_time_have_more_threads_join_up_to_the_most() -> None:

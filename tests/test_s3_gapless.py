@@ -1,6 +1,7 @@
 """The digest of a file whose ranges arrive in any order, some of them twice."""
 
 import random
+import sys
 import threading
 from collections.abc import Collection, Iterator
 
@@ -107,12 +108,36 @@ def test_an_empty_file_has_the_digest_of_no_bytes() -> None:
     assert digest.hexdigest() == bytes_digest(b"")
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_many_threads_may_bring_bytes_at_once(seed: int) -> None:
+def test_a_file_with_a_gap_has_no_digest() -> None:
     file = Arriving()
-    order = list(range(4))
-    random.Random(seed).shuffle(order)
-    threads = [threading.Thread(target=file.range_arrives, args=(index,)) for index in order]
+    for index in (0, 1, 3):
+        file.range_arrives(index)
+    with pytest.raises(ValueError, match="range 2 of 4 has not arrived"):
+        file.digest.hexdigest()
+
+
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("often_switching")
+@pytest.mark.parametrize("seed", range(20))
+def test_many_threads_may_bring_bytes_at_once_and_some_of_them_again(seed: int) -> None:
+    file = Arriving(present={seed % 4})
+    begin = threading.Barrier(4)
+
+    def bring(index: int) -> None:
+        begin.wait(10)
+        for _ in range(random.Random(seed + index).randrange(4)):
+            file.range_arrives(index, bytes(len(DATA)))
+        file.range_arrives(index)
+
+    threads = [threading.Thread(target=bring, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -204,6 +204,7 @@ def test_nothing_is_written_any_more_once_a_download_has_failed(
     prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3_download, "RANGES_AT_ONCE", 4)
+    monkeypatch.setattr(s3_download, "RANGES_AT_FIRST", 4)
     prefix.put_bytes("engine", DATA)
     written, failed, closed, late = os.pwrite, threading.Event(), threading.Event(), list[int]()
 

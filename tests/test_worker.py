@@ -28,8 +28,8 @@ def test_a_process_of_a_machine_with_another_name_is_not_here() -> None:
 
 
 def test_a_process_of_a_container_with_this_name_is_not_here() -> None:
-    """Containers on the host's network share its name, and so do machines that were copied."""
-    other = Worker.this().model_copy(update={"where": "another boot pid:[1]"})
+    """Containers on the host's network share its name."""
+    other = Worker.this().model_copy(update={"where": "pid:[1]"})
     assert not other.is_here()
 
 
