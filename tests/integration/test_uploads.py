@@ -4,6 +4,7 @@
 import hashlib
 import os
 from base64 import b64decode
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from enginery.progress import NoProgress
 from enginery.s3 import Address, Prefix
 from enginery.s3_client import connection
 from enginery.s3_errors import Gone
+from enginery.s3_part import Part
 from enginery.transfers import Download, Upload, download_all, upload_all
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_fixtures import bucket, prefix, proxy, server  # noqa: F401
@@ -217,7 +219,29 @@ def test_many_files_go_and_come_back(prefix: Prefix, tmp_path: Path, proxy: Prox
     )
 
 
-def test_a_large_file_is_digested_while_it_comes_and_read_once(
+def test_a_large_file_is_digested_while_it_comes_and_not_read_again(
+    prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, digest = a_file(tmp_path, LARGE)
+    prefix.upload("x", path, digest)
+    monkeypatch.setattr(s3_download, "RANGE_BYTES", 3 << 20)
+    monkeypatch.setattr(s3_download, "RANGES_AT_ONCE", 1)
+    original, again = Part.read, list[bytes]()
+
+    def read(part: Part, start: int, end: int) -> Iterator[bytes]:
+        for data in original(part, start, end):
+            again.append(data)
+            yield data
+
+    monkeypatch.setattr(Part, "read", read)
+    told: list[int] = []
+    assert prefix.download("x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append) == digest
+    assert proxy.count("GET", "/x") == 4
+    assert again == []
+    assert sum(told) == len(LARGE)
+
+
+def test_a_large_file_with_a_flipped_bit_is_found_out_and_brought_again(
     prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, digest = a_file(tmp_path, LARGE)
@@ -227,6 +251,7 @@ def test_a_large_file_is_digested_while_it_comes_and_read_once(
     told: list[int] = []
     prefix.download("x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append)
     assert hashlib.sha256((tmp_path / "back").read_bytes()).hexdigest() == digest
+    assert proxy.count("GET", "/x") == 8
     assert sum(told) == len(LARGE)
 
 
