@@ -56,14 +56,21 @@ def download(  # noqa: PLR0913  what the bytes must be
 ) -> str:
     """See `Prefix.download`."""
     work = _Reading(prefix, path, size, etag)
-    small = _read_small(work, sha256)
+    if sha256 is not None and (small := _read_small(work, sha256)) is not None:
+        _keep_small(work, destination, small)
+        told(size)
+        return sha256
     with translated_errors(destination, prefix.error_class):
-        if small is None or sha256 is None:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            return _download_large(work, destination, sha256 if resume else None, sha256, told)
-        write_small(destination, small)
-    told(size)
-    return sha256
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        return _download_large(work, destination, sha256 if resume else None, sha256, told)
+
+
+def _keep_small(work: "_Reading", destination: Path, data: bytes) -> None:
+    try:
+        write_small(destination, data)
+    except OSError:  # translated only then: there are thousands of small files
+        with translated_errors(destination, work.prefix.error_class):
+            raise
 
 
 def _download_large(work: "_Reading", destination: Path, resume: str | None, sha256: str | None, told: Told) -> str:
@@ -101,9 +108,9 @@ def _digest(pieces: Iterable[bytearray]) -> str:
     return hashed.hexdigest()
 
 
-def _read_small(work: "_Reading", sha256: str | None) -> bytes | None:
+def _read_small(work: "_Reading", sha256: str) -> bytes | None:
     """A small object with this digest; None when it needs the long way."""
-    if work.size > SMALL_BYTES or sha256 is None:
+    if work.size > SMALL_BYTES:
         return None
     data = get_small(work.prefix, work.path, work.etag)
     return data if data is not None and len(data) == work.size and bytes_digest(data) == sha256 else None

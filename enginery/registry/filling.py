@@ -129,7 +129,7 @@ class Filling:
         for path in there - named:
             remove_tree(self.directory / path)
         for path in named:
-            (self.directory / path).chmod(READ_ONLY)
+            os.chmod(f"{self.directory}/{path}", READ_ONLY)  # noqa: PTH101  there may be thousands
         for left, _, _ in os.walk(self.directory, topdown=False):
             if Path(left) != self.directory and not os.listdir(left):  # noqa: PTH208
                 os.rmdir(left)  # noqa: PTH106
