@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 LARGEST_SINGLE_COPY = 5 << 30
 COPY_PART_BYTES = 512 << 20
+UNKNOWN = {"501", "NotImplemented"}
+"""Of a checksum of the whole. It is asked for, since that of an object sent in parts is of the parts, and not every
+server says so; Cloudflare's R2 refuses to be asked: https://github.com/cloudflare/cloudflare-docs/issues/4508."""
 MISSING = {"404", "NoSuchKey"} | FAILED_CONDITION
 
 
@@ -23,24 +26,29 @@ def copy_object(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: 
 def _copy(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client") -> None:
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
-    bucket, key = prefix.address.bucket, prefix.address.key(path)
-    place: Any = {"Bucket": origin.address.bucket, "Key": origin.address.key(source.path)}
+    ask = partial(_ask, prefix, origin, source, path, s3)
     try:
-        if source.size <= LARGEST_SINGLE_COPY:
-            s3.copy_object(Bucket=bucket, Key=key, CopySource=place, **_as_it_was(source))
-        else:
-            s3.copy(
-                place, bucket, key, ExtraArgs={"Metadata": dict(source.metadata), **_as_it_was(source)}, Config=_parts()
-            )
+        try:
+            ask(ChecksumAlgorithm="SHA256")
+        except ClientError as error:
+            if answer_code(error) not in UNKNOWN:
+                raise
+            ask()
     except ClientError as error:
         if answer_code(error) in MISSING:
             raise Gone("the object to copy is not there any more", subject=origin.where(source.path)) from error
         raise
 
 
-def _as_it_was(source: "ObjectInfo") -> dict[str, Any]:
-    """The checksum is asked for anew: that of an object sent in parts is of the parts, and not every server says so."""
-    return {"CopySourceIfMatch": source.etag, "ChecksumAlgorithm": "SHA256"}
+def _ask(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client", **options: Any) -> None:
+    bucket, key = prefix.address.bucket, prefix.address.key(path)
+    place: Any = {"Bucket": origin.address.bucket, "Key": origin.address.key(source.path)}
+    options["CopySourceIfMatch"] = source.etag
+    if source.size <= LARGEST_SINGLE_COPY:
+        s3.copy_object(Bucket=bucket, Key=key, CopySource=place, **options)
+    else:
+        notes = {"Metadata": dict(source.metadata), "MetadataDirective": "REPLACE"}
+        s3.copy(place, bucket, key, ExtraArgs={**notes, **options}, Config=_parts())
 
 
 def _parts() -> Any:

@@ -289,6 +289,23 @@ def test_the_copy_of_an_object_that_was_sent_in_parts_has_the_checksum_of_its_by
 
 
 @pytest.mark.parametrize("limit", [5 << 30, PART])
+def test_a_server_that_gives_no_checksum_for_a_copy_is_asked_to_copy_without(
+    prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(s3_copy, "LARGEST_SINGLE_COPY", limit)
+    path, digest = a_file(tmp_path, LARGE)
+    prefix.upload("x", path, digest)
+    refusal = b"<Error><Code>NotImplemented</Code><Message>Header 'x-amz-checksum-algorithm'</Message></Error>"
+    copies = {"PUT", "POST"}
+    proxy.fail(Fault("answer", status=501, body=refusal, matches=lambda method, _: method in copies))
+    prefix.copy("x", "y")
+    assert [fault.times for fault in proxy.faults] == [0]
+    found = prefix.head("y")
+    assert found
+    assert (found.size, found.sha256) == (len(LARGE), digest)
+
+
+@pytest.mark.parametrize("limit", [5 << 30, PART])
 def test_a_copy_of_what_has_gone_or_changed_meanwhile_says_so(
     prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
