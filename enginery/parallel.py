@@ -70,7 +70,7 @@ class _Work(Generic[T, R]):
         self.failures: list[BaseException] = []
         self.begun: dict[int, float] = {}
         self.stopped = False
-        self.outer: _Work[Any, Any] | None = getattr(_own, "work", None)
+        self.outer = _own_work()
 
     def is_stopped(self) -> bool:
         """Whether nothing more of it is wanted, for its own sake or for that of the work it is a part of."""
@@ -102,10 +102,8 @@ class _Work(Generic[T, R]):
         return [self.results[index] for index in range(self.count)]
 
 
-def _require_wanted() -> None:
-    work: _Work[Any, Any] | None = getattr(_own, "work", None)
-    if work and work.is_stopped():
-        raise Stopped
+def _own_work() -> _Work[Any, Any] | None:
+    return getattr(_own, "work", None)
 
 
 def in_order(call: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Generator[R, None, None]:
@@ -115,11 +113,13 @@ def in_order(call: Callable[[T], R], items: Iterable[T], *, threads: int = THREA
     failure is raised as it is; what has not begun by then does not begin. To be closed by who may leave early: then
     nothing runs any more.
     """
+    outer = _own_work()
     with ThreadPoolExecutor(threads) as pool:
         begun: deque[Future[R]] = deque()
         try:
             for item in items:
-                _require_wanted()
+                if outer and outer.is_stopped():
+                    raise Stopped  # noqa: TRY301  what has begun is given up below
                 begun.append(pool.submit(call, item))
                 if len(begun) > threads:
                     yield begun.popleft().result()

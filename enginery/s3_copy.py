@@ -1,5 +1,6 @@
 """Copies that the server makes by itself, in parts where the object is too large for one request."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +27,23 @@ def copy_object(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: 
 def _copy(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client") -> None:
     from botocore.exceptions import ClientError  # noqa: PLC0415
 
-    ask = partial(_ask, prefix, origin, source, path, s3)
     try:
-        try:
-            ask(ChecksumAlgorithm="SHA256")
-        except ClientError as error:
-            if answer_code(error) not in UNKNOWN:
-                raise
-            ask()
+        _with_checksum(partial(_ask, prefix, origin, source, path, s3))
     except ClientError as error:
         if answer_code(error) in MISSING:
             raise Gone("the object to copy is not there any more", subject=origin.where(source.path)) from error
         raise
+
+
+def _with_checksum(ask: Callable[..., None]) -> None:
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    try:
+        ask(ChecksumAlgorithm="SHA256")
+    except ClientError as error:
+        if answer_code(error) not in UNKNOWN:
+            raise
+        ask()
 
 
 def _ask(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client", **options: Any) -> None:

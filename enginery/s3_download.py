@@ -5,7 +5,7 @@ it had reached. All is digested while it arrives. The name is given to a whole o
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -98,12 +98,8 @@ def digest(prefix: "Prefix", path: str, *, size: int) -> str:
         work.read_range(bounds, take)
         return data
 
-    return _digest(in_order(piece, _ranges(size, DIGESTED_BYTES), threads=RANGES_AT_ONCE))
-
-
-def _digest(pieces: Iterable[bytearray]) -> str:
     hashed = hashlib.sha256()
-    for data in pieces:
+    for data in in_order(piece, _ranges(size, DIGESTED_BYTES), threads=RANGES_AT_ONCE):
         hashed.update(data)
     return hashed.hexdigest()
 

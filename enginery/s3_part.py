@@ -75,10 +75,7 @@ class Part:
 
     def restart(self) -> None:
         """Hold nothing."""
-        if os.fstat(
-            self._descriptor
-        ).st_size:  # a file that was cut to nothing is written out by ext4 when it is closed
-            os.ftruncate(self._descriptor, 0)
+        os.ftruncate(self._descriptor, 0)
         os.ftruncate(self._descriptor, self.size + self.ranges)
 
     def missing(self) -> list[int]:

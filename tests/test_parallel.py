@@ -2,7 +2,6 @@
 
 import ctypes
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +10,10 @@ import pytest
 
 from enginery import parallel
 from enginery.parallel import in_order, side_by_side
+from tests.support.switching import often_switching
 from tests.support.waiting import wait_until
+
+__all__ = ["often_switching"]
 
 
 def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
@@ -120,15 +122,6 @@ def test_an_interrupt_waits_for_what_has_begun_and_begins_nothing_more() -> None
         side_by_side(call, range(100), threads=2)
     assert sorted(ended) == sorted(begun)
     assert len(begun) <= 6
-
-
-@pytest.fixture
-def often_switching() -> Iterator[None]:
-    """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("often_switching")

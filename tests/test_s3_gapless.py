@@ -1,7 +1,6 @@
 """The digest of a file whose ranges arrive in any order, some of them twice."""
 
 import random
-import sys
 import threading
 from collections.abc import Collection, Iterator
 
@@ -11,6 +10,9 @@ from enginery.digests import bytes_digest
 from enginery.s3_gapless import GaplessDigest
 from enginery.told import nobody
 from tests.support.pulls import some_bytes
+from tests.support.switching import often_switching
+
+__all__ = ["often_switching"]
 
 DATA = some_bytes(1000)
 RANGES = [(start, min(start + 300, len(DATA))) for start in range(0, len(DATA), 300)]
@@ -114,15 +116,6 @@ def test_a_file_with_a_gap_has_no_digest() -> None:
         file.range_arrives(index)
     with pytest.raises(ValueError, match="range 2 of 4 has not arrived"):
         file.digest.hexdigest()
-
-
-@pytest.fixture
-def often_switching() -> Iterator[None]:
-    """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("often_switching")

@@ -5,6 +5,7 @@ from before the PyTorch backend leaves only the engine, whose findings say what 
 and for precisions that only it has, there is ONNX Runtime.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from enginery import gpus
@@ -46,3 +47,11 @@ def choose(request: Request) -> Choice:
         return Choice(BackendName.PYTORCH, f"no engine: {obstacles[0].problem}")
     release = chosen_release(request.target.release) or request.target.release
     return Choice(BackendName.TENSORRT, f"{release} builds engines for {request.gpu.name}")
+
+
+def choice_notes(request: Request, backend: BackendName) -> Iterator[str]:
+    """What `auto` was taken for, where a target of this backend says it."""
+    if request.target.gpu == "auto":
+        yield f"gpu auto is {request.gpu.name}"
+    if request.target.backend is BackendName.AUTO:
+        yield f"backend auto is {backend}: {choose(request).reason}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from enginery.backends.choosing import choose
+from enginery.backends.choosing import choice_notes
 from enginery.backends.pytorch.arguments import TRITON, arguments_of, max_batch_size
 from enginery.backends.pytorch.findings import without_meaning
 from enginery.backends.pytorch.graphs import GRAPHS, warm_up_sizes
@@ -29,13 +29,9 @@ def notes(request: Request, release: str) -> Iterator[str]:
 
 
 def _choices(request: Request, release: str) -> Iterator[str]:
-    target = request.target
-    if target.gpu == "auto":
-        yield f"gpu auto is {request.gpu.name}"
-    if target.backend is BackendName.AUTO:
-        yield f"backend auto is pytorch: {choose(request).reason}"
-    if not is_version(target.release):
-        yield f"release {target.release} is {release}"
+    yield from choice_notes(request, BackendName.PYTORCH)
+    if not is_version(request.target.release):
+        yield f"release {request.target.release} is {release}"
     if not is_certain(release):
         yield f"llm is checked against facts of another release: {keys(release).provenance.note}"
     if "max_batch_size" not in request.serving.model_fields_set and max_batch_size(request) == DEFAULT_BATCH:

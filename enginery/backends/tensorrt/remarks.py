@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from enginery.backends.choosing import choose
+from enginery.backends.choosing import choice_notes
 from enginery.backends.modelopt import MODELOPT
 from enginery.backends.request import Request
 from enginery.backends.tensorrt.converters import conversion
@@ -37,13 +37,9 @@ def remarks(request: Request, release: str) -> Iterator[str]:
 
 
 def _choices(request: Request, release: str) -> Iterator[str]:
-    target = request.target
-    if target.gpu == "auto":
-        yield f"gpu auto is {request.gpu.name}"
-    if target.backend is BackendName.AUTO:
-        yield f"backend auto is tensorrt: {choose(request).reason}"
-    if not is_version(target.release):
-        yield f"release {target.release} is {release}, the newest one known that builds engines and fits"
+    yield from choice_notes(request, BackendName.TENSORRT)
+    if not is_version(request.target.release):
+        yield f"release {request.target.release} is {release}, the newest one known that builds engines and fits"
 
 
 def _certainty(request: Request, release: str) -> Iterator[str]:
