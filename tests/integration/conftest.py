@@ -6,13 +6,15 @@ Toolchains are made once in the checkout's `.enginery/` and kept for the next ru
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from filelock import FileLock
 
-from enginery import toolchains
+from enginery import s3, toolchains
 from enginery.process import run
 from enginery.toolchains import Toolchain
+from tests.support.faulty_http import Proxy, faulty_proxy
 from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.s3_server import S3Server, running_s3_server
 
@@ -90,3 +92,22 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
+
+
+@pytest.fixture
+def address(s3_server: S3Server) -> Iterator[str]:
+    """A registry that does not exist yet, in a bucket of its own."""
+    bucket = f"engines-{uuid4().hex[:12]}"
+    s3_server.create_bucket(bucket)
+    yield f"s3://{bucket}/prod"
+    s3.close_clients()
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The AWS settings point to a proxy that can fail."""
+    with faulty_proxy(s3_server.host, s3_server.port) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
+        yield running
+        s3.close_clients()

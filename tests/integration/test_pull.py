@@ -6,24 +6,21 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from enginery import s3, s3_download
+from enginery import s3_download
 from enginery.dev.triton import start_triton
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.verifying import verify_directory
 from enginery.triton.client import TritonClient
 from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.faulty_http import Fault, Proxy, faulty_proxy
+from tests.support.faulty_http import Fault, Proxy
 from tests.support.pulls import ENGINE, EngineBuild, some_bytes
-from tests.support.s3_server import S3Server
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -47,24 +44,6 @@ print("ready", flush=True)
 sys.stdin.readline()  # go on when told to
 print(pull(registry, manifest, Path(to), link=Path(link) if link else None).fetched)
 """
-
-
-@pytest.fixture
-def address(s3_server: S3Server) -> Iterator[str]:
-    bucket = f"engines-{uuid4().hex[:12]}"
-    s3_server.create_bucket(bucket)
-    yield f"s3://{bucket}/prod"
-    s3.close_clients()
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The AWS settings point to a proxy that can fail."""
-    with faulty_proxy(s3_server.host, s3_server.port) as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
-        yield running
-        s3.close_clients()
 
 
 class Puller:

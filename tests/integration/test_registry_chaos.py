@@ -7,12 +7,11 @@ A run is never the same twice, as processes race; the seed of its faults and kil
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
 
 import pytest
 
@@ -38,14 +37,6 @@ ATTEMPTS = 10
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**32))
 PATIENCE = "4"
 """Seconds; also for how long a client waits for an answer that stalls."""
-
-
-@pytest.fixture
-def address(s3_server: S3Server) -> Iterator[str]:
-    bucket = f"engines-{uuid4().hex[:12]}"
-    s3_server.create_bucket(bucket)
-    yield f"s3://{bucket}/prod"
-    s3.close_clients()
 
 
 def until_it_works(call: Callable[[], T]) -> T:

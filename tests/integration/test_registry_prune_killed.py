@@ -3,19 +3,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from enginery import s3
 from enginery.registry import Registry
 from enginery.registry.auditing import audit
 from enginery.registry.claims import CLAIM
 from enginery.registry.pruning import Policy, Pruning, prune
-from tests.support.faulty_http import Proxy, faulty_proxy
+from tests.support.faulty_http import Proxy
 from tests.support.registries import LATER, listed, objects, publish_builds
 from tests.support.s3_server import S3Server
 
@@ -35,23 +32,6 @@ from enginery.registry import publish
 from tests.support.builds import Build
 publish(Build(build_id=sys.argv[2]).context(Path(sys.argv[3]), sys.argv[1]))
 """
-
-
-@pytest.fixture
-def address(s3_server: S3Server) -> Iterator[str]:
-    bucket = f"engines-{uuid4().hex[:12]}"
-    s3_server.create_bucket(bucket)
-    yield f"s3://{bucket}/prod"
-    s3.close_clients()
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with faulty_proxy(s3_server.host, s3_server.port) as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
-        yield running
-        s3.close_clients()
 
 
 def pruned_later(address: str) -> Pruning:

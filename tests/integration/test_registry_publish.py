@@ -5,17 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from enginery import s3
 from enginery.errors import RegistryError
 from enginery.registry import Registry, publish
 from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy, faulty_proxy
+from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_server import S3Server
 from tests.support.waiting import wait_until
 
@@ -39,14 +36,6 @@ def log(line):
 context.log = log
 publish(context)
 """
-
-
-@pytest.fixture
-def address(s3_server: S3Server) -> Iterator[str]:
-    bucket = f"engines-{uuid4().hex[:12]}"
-    s3_server.create_bucket(bucket)
-    yield f"s3://{bucket}/prod"
-    s3.close_clients()
 
 
 def start(address: str, directory: Path) -> subprocess.Popen[str]:
@@ -104,16 +93,6 @@ def test_two_who_publish_the_same_build_at_once_both_succeed(s3_server: S3Server
 
 
 # An S3 that is away, and one that refuses
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The AWS settings point to a proxy that can fail."""
-    with faulty_proxy(s3_server.host, s3_server.port) as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
-        yield running
-        s3.close_clients()
 
 
 @pytest.mark.parametrize("part", ["", "/tensorrt_llm/", "/publishing.json", "/manifest.json", "/channels/"])
