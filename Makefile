@@ -25,7 +25,7 @@ unit: $(VENV)/dev ## The fast tests only
 	$(BIN)/pytest -n 2 -m "not integration"
 
 docs: $(VENV)/dev ## Write what is generated in docs/ and infra/iam/
-	$(BIN)/python -m enginery.spec_reference docs
+	$(BIN)/python -m enginery.cli.spec_reference docs
 	$(BIN)/python -m enginery.registry.iam infra/iam
 
 bench: $(VENV)/bench ## Measure what we claim to be fast

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.results import Goal, Row
 from benchmarks.timing import command, load, seconds
 from benchmarks.workbench import REPOSITORY, ROOT
-from enginery.files import remove_tree
+from enginery.core.files import remove_tree
 
 COLD = Goal(180.0, "seconds")
 AGAIN = Goal(20.0, "seconds")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from benchmarks.timing import command
-from enginery.plan import Plan, PlannedStep
+from enginery.pipeline import Plan, PlannedStep
 
 VERSION = "3.67.1"
 

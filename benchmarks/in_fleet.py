@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from unittest.mock import patch
 
-import flows.build
 from benchmarks.timing import seconds
-from enginery.plan import Plan, PlannedStep, PlannedTarget
+from enginery.pipeline import Plan, PlannedStep, PlannedTarget
+from enginery.pipeline.flows import build as build_flow
 from enginery.sources import ResolvedSource
 from enginery.spec import Spec, parse_spec
-from enginery.steps import Command, Stage, Step
+from enginery.store import Command, Stage, Step
 
 STAGES = (Stage.CONVERT, Stage.BUILD, Stage.PACKAGE, Stage.PUBLISH)
 GPU = "L4"
@@ -72,10 +72,10 @@ def main() -> None:
     plan = plan_of(spec, arguments.stages)
 
     def build() -> None:
-        summary = flows.build.build_model(spec, store=arguments.store, pools=str(arguments.pools))
+        summary = build_flow.build_model(spec, store=arguments.store, pools=str(arguments.pools))
         assert len(summary.ran) == len(plan.steps), summary.sentence
 
-    with patch.object(flows.build, "make_plan", lambda _spec: plan):
+    with patch.object(build_flow, "make_plan", lambda _spec: plan):
         print(json.dumps({"steps": len(plan.steps), "seconds": seconds(build)}))
 
 

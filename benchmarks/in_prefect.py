@@ -16,9 +16,9 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from benchmarks.timing import in_turn
 from benchmarks.workbench import EXAMPLE
+from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.flows.steps import MAX_WORKERS
 from enginery.spec import read_spec
-from flows.build import build_model
-from flows.here import MAX_WORKERS
 
 PAUSE_SECONDS = 1.0
 """The server goes on writing events and logs after a run; that shall not slow down the next."""

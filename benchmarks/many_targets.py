@@ -13,12 +13,11 @@ from benchmarks.plan_against_dvc import ENGINERY, own_work
 from benchmarks.results import Goal, Row, median
 from benchmarks.timing import command, load, seconds
 from benchmarks.workbench import REPOSITORY
-from enginery import __version__
-from enginery.dev.launch import in_environment
-from enginery.plan import Plan, make_plan
-from enginery.records import StepRecord
+from enginery.core.versions import __version__
+from enginery.dev import in_environment
+from enginery.pipeline import Plan, make_plan
 from enginery.spec import read_spec
-from enginery.store import Store, digest_output, open_store
+from enginery.store import StepRecord, Store, digest_output, open_store
 
 TARGETS = 1000
 TIMES = 5

@@ -22,7 +22,7 @@ from benchmarks.in_fleet import ARGV, GPU
 from benchmarks.results import Goal, Row, median
 from benchmarks.timing import command, load, seconds
 from benchmarks.workbench import REPOSITORY, ROOT, prefect_server
-from enginery.service import Service
+from enginery.core.process import Service
 from tests.support.postgres import postgres
 
 GOAL = Goal(1.3, "times")

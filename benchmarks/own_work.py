@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from enginery.plan import make_plan
+from enginery.pipeline import make_plan
 from enginery.spec import read_spec
 from enginery.store import open_store
 

@@ -25,8 +25,7 @@ from benchmarks.registry_files import ACCESS, BUCKET, LARGE, SMALL, SUMS, Files,
 from benchmarks.results import Goal, Row, median
 from benchmarks.timing import command, load, seconds
 from benchmarks.workbench import REPOSITORY, running
-from enginery.dev.launch import in_environment
-from enginery.dev.ready import free_port
+from enginery.dev import free_port, in_environment
 
 ROUNDS = 5
 AS_FAST = Goal(1.0, "times")

@@ -11,14 +11,12 @@ from tempfile import TemporaryDirectory
 from pydantic import JsonValue
 
 from benchmarks.registry_files import RECORDS
-from enginery import __version__
-from enginery.context import Facts, StepContext
-from enginery.records import FileRecord, StepRecord
-from enginery.registry import Registry, publish
-from enginery.registry.pulling import pull
-from enginery.s3_client import connection
-from enginery.steps import Call, Stage, Step
-from enginery.validation import REPORT_FILE, ValidationReport
+from enginery.builds import REPORT_FILE, ValidationReport
+from enginery.core.progress import Facts
+from enginery.core.s3 import connection
+from enginery.core.versions import __version__
+from enginery.registry import Registry, publish, pull
+from enginery.store import Call, FileRecord, Stage, Step, StepContext, StepRecord
 
 LIBRARIES = ("boto3", "boto3.s3.transfer", "obstore", "obstore.store", "obstore.auth.boto3")
 """What is imported when it is first needed: in a process that runs, it has been."""

@@ -16,13 +16,12 @@ from unittest.mock import patch
 from benchmarks.results import Goal, Row, median
 from benchmarks.timing import in_turn, load, seconds
 from benchmarks.workbench import ROOT, Example, example
-from enginery import process, toolchains
-from enginery.answering import ENVIRONMENT
-from enginery.drivers import ANSWER_PROMPTS
-from enginery.plan import PlannedStep
-from enginery.runner import chain_of, fill, run_step
-from enginery.steps import Command, Stage, Step
-from enginery.store import Store, open_store
+from enginery import toolchains
+from enginery.backends import OFFLINE
+from enginery.core import process
+from enginery.pipeline import PlannedStep, chain_of, fill, run_step
+from enginery.store import Command, Stage, Step, Store, open_store
+from enginery.toolchains import ANSWER_PROMPTS
 
 GOAL = Goal(0.05, "seconds more")
 OUTSIDE = Goal(0.05, "seconds")
@@ -134,7 +133,7 @@ class BareStep:
         flags = ("--engine", places["engine"], "--tokenizer", places["weights"], "--requests", str(requests))
         command = (places["python"], str(ANSWER_PROMPTS), *flags, "--output")
         return cls(
-            lambda output: (*command, str(output / "answers.json")), {**toolchain.environment, **ENVIRONMENT}, scratch
+            lambda output: (*command, str(output / "answers.json")), {**toolchain.environment, **OFFLINE}, scratch
         )
 
     def run(self) -> None:

@@ -8,13 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginery.dev.launch import BUCKET, aws_environment, in_environment
-from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
-from enginery.dev.ready import free_port, wait_until_ready
-from enginery.home import logs_dir, services_dir
-from enginery.plan import Plan, make_plan
-from enginery.runner import run_step
-from enginery.service import Service
+from enginery.core.home import logs_dir, services_dir
+from enginery.core.process import Service
+from enginery.dev import (
+    BUCKET,
+    HEALTH,
+    aws_environment,
+    free_port,
+    in_environment,
+    prefect_command,
+    prefect_environment,
+    wait_until_ready,
+)
+from enginery.pipeline import Plan, make_plan, run_step
 from enginery.spec import read_spec
 from enginery.store import Store, open_store
 

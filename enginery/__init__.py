@@ -1,19 +1,25 @@
-"""Enginery: build, check, publish and roll out TensorRT-LLM engines."""
+"""Enginery: build, check, publish and roll out TensorRT-LLM engines.
 
+`docs/architecture.md` shows the rooms of this package. Serving teams need one name of it:
+
+    from enginery import Registry
+
+    build = Registry("s3://engines/prod").resolve("llama-3-8b-instruct", channel="stable")
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from enginery.core.versions import __version__
+
 if TYPE_CHECKING:
-    from enginery.registry import Registry as Registry
+    from enginery.registry import Registry
 
 __all__ = ["Registry", "__version__"]
 
-__version__ = "0.1.0"
-
 
 def __getattr__(name: str) -> Any:
-    """`Registry`, imported when it is asked for: the command line and the steps shall start fast."""
+    """`Registry`, imported when it is asked for: whatever imports a part of Enginery runs this file first."""
     if name == "Registry":
-        from enginery.registry import Registry  # noqa: PLC0415
-
-        return Registry
+        return import_module("enginery.registry").Registry
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,12 +13,10 @@ from typing import Any, Self
 from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArtifact
 from prefect.client.orchestration import get_client
 
-from enginery.plan import Plan
-from enginery.records import StepRecord
-from enginery.runner import Outcome
-from enginery.steps import Stage
-from enginery.validation import ValidationReport
-from tasks.artifact_key import artifact_key
+from enginery.builds import ValidationReport
+from enginery.pipeline import Outcome, Plan, WatchReport, promotion_markdown, verdict_rows
+from enginery.pipeline.tasks.progress import artifact_key
+from enginery.store import Stage, StepRecord
 
 KEY_DIGITS = 12
 
@@ -149,4 +147,27 @@ def _serving_links(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifact
             description=f"**{name}** serves here; POST a prompt to `/v2/models/ensemble/generate`",
         )
         for number, endpoint in enumerate(plan.spec.rollout.endpoints, start=1)
+    ]
+
+
+# What a release watch shows in the Prefect UI: the verdicts, the builds started, and each finished build compared.
+
+
+VERDICTS_KEY = "release-verdicts"
+REBUILDS_KEY = "release-rebuilds"
+
+
+def watch_artifacts(report: WatchReport) -> list[Artifact]:
+    """The artifacts of one run."""
+    found: list[Artifact] = [
+        TableArtifact(
+            key=VERDICTS_KEY, table=verdict_rows(report.verdicts), description="What new releases mean for each target"
+        )
+    ]
+    if report.rebuilds:
+        rows = [run.model_dump(mode="json", exclude={"key"}) for run in report.rebuilds]
+        found.append(TableArtifact(key=REBUILDS_KEY, table=rows, description="The builds that the verdicts call for"))
+    return found + [
+        MarkdownArtifact(key=artifact_key("comparison", one.spec, one.target), markdown=promotion_markdown(one))
+        for one in report.promotions
     ]

@@ -15,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.schemas.automations import AutomationCore
 from pydantic import ValidationError
 
-from enginery.errors import EngineryError, UsageError
+from enginery.core.errors import EngineryError, UsageError
 
 ADDRESS = "ENGINERY_WEBHOOK_URL"
 BLOCK = "enginery-webhook"

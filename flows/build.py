@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -11,27 +13,81 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 from pydantic import Field
 
-from enginery.last_build import with_last_builds
-from enginery.plan import Plan, make_plan
-from enginery.pools import read_pools
-from enginery.preflight.disk import require_room
-from enginery.records import StepRecord
-from enginery.runner import require_prepared
+from enginery.builds import read_report
+from enginery.core.threads import side_by_side
+from enginery.pipeline import (
+    BuildSummary,
+    Outcome,
+    Plan,
+    PlannedStep,
+    find_valid,
+    make_plan,
+    read_pools,
+    require_prepared,
+    require_room,
+    with_last_builds,
+)
+from enginery.pipeline.flows.artifacts import Sender, build_artifacts, plan_artifacts, validation_artifact
+from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
+from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_here
+from enginery.pipeline.flows.steps import TASK_RUNNER, Job, Results, require_result_storage, run_here, step_jobs
+from enginery.pipeline.tasks.logs import run_log
 from enginery.spec import Spec
-from enginery.steps import Stage
-from enginery.store import Store, open_store
-from enginery.summary import BuildSummary
-from enginery.validation import read_report
-from flows.artifacts import Sender, build_artifacts, plan_artifacts, validation_artifact
-from flows.console import build_from_cli
-from flows.failure_events import announce_failure
-from flows.fan_out import FanOut, batches, require_pools, stays_here
-from flows.finish import done_already, failure_of, outcomes_of, with_those_elsewhere
-from flows.here import TASK_RUNNER, require_result_storage, run_here, step_jobs
-from flows.schedule import Job, Results
-from tasks.logs import run_log
+from enginery.store import Stage, StepRecord, Store, open_store
 
-__all__ = ["build_from_cli", "build_model"]
+# What a build came to: which steps were done before, which now, and what failed.
+
+
+def done_already(plan: Plan, store: Store) -> dict[str, StepRecord]:
+    """The steps whose results are there, whatever Prefect's cache remembers: key -> record."""
+    return _found(plan.steps, store)
+
+
+def _found(steps: Iterable[PlannedStep], store: Store) -> dict[str, StepRecord]:
+    found = side_by_side(partial(find_valid, store=store), steps)
+    return {record.key: record for record in found if record is not None}
+
+
+def outcomes_of(plan: Plan, done: Mapping[str, StepRecord], results: Results) -> dict[str, Outcome]:
+    """How each step that was finished in this process came to be so, in the plan's order: step id -> outcome."""
+    outcomes: dict[str, Outcome] = {}
+    for planned in plan.steps:
+        if planned.id not in results.values:
+            continue
+        outcome: Outcome = results.values[planned.id]
+        if planned.id in results.cached:
+            record = done.get(planned.key)
+            outcome = Outcome.of(planned, record, ran=False) if record else outcome.model_copy(update={"ran": False})
+        outcomes[planned.id] = outcome
+    return outcomes
+
+
+def with_those_elsewhere(
+    plan: Plan, done: Mapping[str, StepRecord], outcomes: Mapping[str, Outcome], store: Store
+) -> dict[str, Outcome]:
+    """These outcomes and those of the steps that other machines have finished, as the store has them."""
+    elsewhere = [planned for planned in plan.steps if planned.id not in outcomes]
+    found = {**done, **_found((planned for planned in elsewhere if planned.key not in done), store)}
+    more = {
+        planned.id: Outcome.of(planned, found[planned.key], ran=planned.key not in done)
+        for planned in elsewhere
+        if planned.key in found
+    }
+    every = {**outcomes, **more}
+    return {planned.id: every[planned.id] for planned in plan.steps if planned.id in every}
+
+
+def failure_of(plan: Plan, results: Results) -> Exception:
+    """One error for all that failed, here and in the runs on other machines."""
+    labels = {planned.id: planned.label for planned in plan.steps}
+    errors: dict[str, Exception] = {}
+    skipped = [labels[name] for name in results.skipped if name in labels]
+    for name, error in results.errors.items():
+        parts = parts_of(error)
+        errors |= parts.errors if parts else {labels.get(name, name): error}
+        skipped += parts.skipped if parts else ()
+    return failure(errors, list(dict.fromkeys(skipped)))
+
 
 WAIT_FOR_WORKER_SECONDS = 900
 

@@ -8,16 +8,14 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 from pydantic import Field
 
-from enginery.kept_plans import kept_plan
-from enginery.preflight.disk import require_room
+from enginery.pipeline import BuildSummary, kept_plan, require_room
+from enginery.pipeline.flows.build import done_already, failure_of, outcomes_of
+from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.flows.fan_out import part_for
+from enginery.pipeline.flows.steps import TASK_RUNNER, require_result_storage, run_here, step_jobs
+from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.pool_run import FLOW, lock_of_run
 from enginery.store import open_store
-from enginery.summary import BuildSummary
-from flows.failure_events import announce_failure
-from flows.fan_out import part_for
-from flows.finish import done_already, failure_of, outcomes_of
-from flows.here import TASK_RUNNER, require_result_storage, run_here, step_jobs
-from tasks.logs import run_log
-from tasks.pool_run import FLOW, lock_of_run
 
 
 @flow(

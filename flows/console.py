@@ -12,10 +12,12 @@ from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL
 
-from enginery.errors import EngineryError, UsageError
+from enginery.core.errors import EngineryError, UsageError
+from enginery.dev import in_environment, services
+from enginery.pipeline import BuildSummary
+from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.tasks.logs import OWN
 from enginery.spec import Spec
-from enginery.summary import BuildSummary
-from tasks.logs import OWN
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
@@ -42,8 +44,6 @@ def build_from_cli(
     Raises:
         EngineryError: what failed, as the flow raised it; or that the Prefect server does not answer.
     """
-    from flows.build import build_model  # noqa: PLC0415  it names this function as its own entry point
-
     with _server(say) as has_ui, _own_lines_shown(say):
         try:
             summary: BuildSummary = build_model(spec, store=store, pools=pools)
@@ -62,8 +62,6 @@ def build_from_cli(
 @contextmanager
 def _server(say: Callable[[str], None]) -> Iterator[bool]:
     """Settle which server is used; gives whether it will still be there afterwards."""
-    from enginery.dev import services  # noqa: PLC0415  only the command line looks for it
-
     # The environment may have been set after Prefect read its settings.
     address = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
     if not address:
@@ -92,8 +90,6 @@ def _require_server() -> None:
 @contextmanager
 def _prefect_set(settings: Mapping[str, str]) -> Iterator[None]:
     """Settings for the whole process: threads that Prefect starts for itself do not see its temporary settings."""
-    from enginery.dev.launch import in_environment  # noqa: PLC0415  only the command line sets any
-
     try:
         with in_environment(settings):
             refresh_global_settings_context()

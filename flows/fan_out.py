@@ -13,16 +13,12 @@ from typing import cast
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 
-from enginery.digests import json_digest
-from enginery.errors import PlanError
-from enginery.kept_plans import keep_plan
-from enginery.plan import Plan, PlannedStep
-from enginery.pools import Pool, Pools
-from enginery.steps import Call, Stage
-from enginery.store import Store
-from flows.schedule import Future, Job
-from tasks.on_pool import on_pool
-from tasks.pool_run import FLOW, PoolRun
+from enginery.core.digests import json_digest
+from enginery.core.errors import PlanError
+from enginery.pipeline import Plan, PlannedStep, Pool, Pools, keep_plan
+from enginery.pipeline.flows.steps import Future, Job
+from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, on_pool
+from enginery.store import Call, Stage, Store
 
 PREPARE = "run: python -m flows.prepare_fleet infra/pools.yaml; then: prefect --no-prompt deploy --all"
 

@@ -8,16 +8,14 @@ from prefect.artifacts import TableArtifact
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from enginery.errors import RegistryError, UsageError
-from enginery.progress import LogProgress
-from enginery.registry import Registry
-from enginery.registry.auditing import Audit, audit
-from enginery.registry.pruning import Policy, Pruning, prune
-from enginery.units import human_bytes
-from flows.artifacts import Sender
-from flows.failure_events import announce_failure
-from tasks.artifact_key import artifact_key
-from tasks.logs import run_log
+from enginery.core.errors import RegistryError, UsageError
+from enginery.core.progress import LogProgress
+from enginery.core.text import human_bytes
+from enginery.pipeline.flows.artifacts import Sender
+from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.progress import artifact_key
+from enginery.registry import Audit, Pruning, Registry, Retention, audit, prune
 
 
 def _run_name() -> str:
@@ -53,7 +51,7 @@ def prune_registry(
         EngineryError: when the registry cannot be used.
     """
     log = run_log()
-    done = prune(_opened(registry), Policy(keep=keep, days=days), model=model, dry_run=dry_run, log=log)
+    done = prune(_opened(registry), Retention(keep=keep, days=days), model=model, dry_run=dry_run, log=log)
     with Sender() as sender:
         sender.send(pruning_artifact(done))
     log(done.sentence)

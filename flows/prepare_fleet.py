@@ -12,8 +12,9 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -21,10 +22,18 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
-from enginery.context import Log
-from enginery.errors import EngineryError, SpecError, UsageError
-from enginery.pools import Pools, WorkPool, read_pools
-from enginery.s3 import Address
+from enginery.core.errors import EngineryError, SpecError, UsageError
+from enginery.core.late import late
+from enginery.core.progress import Log
+from enginery.core.s3 import Address
+from enginery.pipeline import Pools, WorkPool, read_pools
+
+if TYPE_CHECKING:
+    import prefect_aws
+    from prefect_aws import client_parameters
+else:
+    prefect_aws = late("prefect_aws")
+    client_parameters = late("prefect_aws.client_parameters")
 
 RESULTS_BLOCK = "enginery-results"
 
@@ -102,17 +111,12 @@ def results_block(address: str) -> UUID:
         UsageError: when the address is none, or prefect-aws is missing.
     """
     place = Address.parse(address)
-    try:
-        from prefect_aws import AwsCredentials, S3Bucket  # type: ignore[import-untyped]  # noqa: PLC0415
-        from prefect_aws.client_parameters import (  # type: ignore[import-untyped]  # noqa: PLC0415
-            AwsClientParameters,
-        )
-    except ImportError as error:
-        raise UsageError("results in S3 need prefect-aws", remedy="install enginery[fleet] on every machine") from error
+    if find_spec("prefect_aws") is None:
+        raise UsageError("results in S3 need prefect-aws", remedy="install enginery[fleet] on every machine")
     # Other servers than AWS's seldom have a host name for each bucket.
     styles = {"s3": {"addressing_style": "path"}} if os.environ.get("AWS_ENDPOINT_URL") else None
-    credentials = AwsCredentials(aws_client_parameters=AwsClientParameters(config=styles))
-    block = S3Bucket(bucket_name=place.bucket, bucket_folder=place.prefix, credentials=credentials)
+    credentials = prefect_aws.AwsCredentials(aws_client_parameters=client_parameters.AwsClientParameters(config=styles))
+    block = prefect_aws.S3Bucket(bucket_name=place.bucket, bucket_folder=place.prefix, credentials=credentials)
     identifier: UUID = block.save(RESULTS_BLOCK, overwrite=True)
     return identifier
 

@@ -9,16 +9,14 @@ from prefect import flow
 from prefect.artifacts import TableArtifact
 from pydantic import Field
 
+from enginery.core.model import Frozen
+from enginery.pipeline.flows.artifacts import Sender
+from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.progress import artifact_key
 from enginery.registry import Registry
-from enginery.spec_texts import HttpAddress, S3Address
-from enginery.steps import Frozen
-from enginery.triton import rollback
-from enginery.triton.checking import EndpointResult
-from enginery.triton.rollout import roll_out_build
-from flows.artifacts import Sender
-from flows.failure_events import announce_failure
-from tasks.artifact_key import artifact_key
-from tasks.logs import run_log
+from enginery.spec import HttpAddress, S3Address
+from enginery.triton import EndpointResult, roll_out_build, rollout
 
 Endpoints = Annotated[list[HttpAddress], Field(min_length=1)]
 
@@ -79,7 +77,7 @@ def roll_back(registry: S3Address, model_repository: str, endpoints: list[HttpAd
     Raises:
         RolloutError: when nothing served before, or it cannot be done; the message says what serves.
     """
-    back = rollback.roll_back(Registry(registry), model_repository, tuple(endpoints or ()), run_log())
+    back = rollout.roll_back(Registry(registry), model_repository, tuple(endpoints or ()), run_log())
     summary = RolloutSummary(
         model=back.manifest.model, build_id=back.manifest.build_id, before=back.left, endpoints=tuple(back.results)
     )

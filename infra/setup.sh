@@ -4,7 +4,7 @@ set -euo pipefail
 python - <<'PYTHON'
 from botocore.exceptions import ClientError
 
-from enginery.s3 import Address, client
+from enginery.core.s3 import Address, shared_client as client
 
 bucket = Address.parse("s3://enginery").bucket
 try:

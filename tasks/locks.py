@@ -11,11 +11,10 @@ from prefect.exceptions import MissingContextError
 from prefect.locking.protocol import LockManager
 from prefect.transactions import get_transaction
 
-from enginery.context import Log, unheard
-from enginery.store import Store
-from enginery.store.layout import StillLockedError
-from tasks.interrupt import at_work
-from tasks.logs import run_log
+from enginery.core.progress import Log, no_log
+from enginery.pipeline.tasks.interrupt import at_work
+from enginery.pipeline.tasks.logs import run_log
+from enginery.store import StillLockedError, Store
 
 
 class StoreLocks(LockManager):
@@ -96,4 +95,4 @@ def _log() -> Log:
     try:
         return run_log()
     except MissingContextError:
-        return unheard
+        return no_log

@@ -2,7 +2,7 @@
 
 from prefect import get_run_logger
 
-from enginery.context import Log
+from enginery.core.progress import Log
 
 OWN = "enginery_line"
 

@@ -11,15 +11,19 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from enginery.context import Log
-from enginery.errors import EngineryError
+from enginery.core.errors import EngineryError
+from enginery.core.progress import Log
+from enginery.pipeline.tasks.interrupt import at_work
+from enginery.pipeline.tasks.logs import run_log
 from enginery.store import Store
 
 FLOW = "build-target"
@@ -257,3 +261,13 @@ def patiently(call: Callable[[], T], log: Log) -> T:
                 told = time.monotonic()
                 log(f"Prefect's server does not answer ({type(error).__name__}); trying again")
             time.sleep(POLL_SECONDS)
+
+
+# The task that waits for a run on another machine.
+
+
+@task(name="on-pool", task_run_name="{wanted.name}", cache_policy=NO_CACHE, persist_result=False)
+def on_pool(wanted: PoolRun) -> None:
+    """Have targets built by the workers of a pool."""
+    with get_client(sync_client=True) as client, at_work():
+        see_through(wanted, client, run_log())

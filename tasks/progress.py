@@ -4,6 +4,7 @@ What is told is only counted; a thread beside the work tells the server now and 
 delays nothing and breaks nothing.
 """
 
+import re
 import threading
 from contextvars import copy_context
 from types import TracebackType
@@ -12,9 +13,16 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from enginery.context import Log
-from enginery.units import human_bytes
-from tasks.artifact_key import artifact_key
+from enginery.core.progress import Log
+from enginery.core.text import human_bytes
+
+# The names of Prefect artifacts.
+
+
+def artifact_key(*parts: str) -> str:
+    """A key by Prefect's rule: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
 
 INTERVAL_SECONDS = 2.0
 LAST_SECONDS = 5.0
@@ -22,7 +30,7 @@ LAST_SECONDS = 5.0
 
 
 class ArtifactProgress:
-    """See `enginery.progress.Progress`. To be used in a task run, as a context."""
+    """See `enginery.core.progress.Progress`. To be used in a task run, as a context."""
 
     def __init__(self, name: str, log: Log, interval: float = INTERVAL_SECONDS) -> None:
         self.key, self.log, self.interval = artifact_key(name), log, interval

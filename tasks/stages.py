@@ -1,13 +1,102 @@
 """The task of each stage."""
 
-from enginery.plan import PlannedStep
-from enginery.progress import LogProgress, Several
-from enginery.runner import Outcome
-from enginery.steps import Stage
-from enginery.store import Store
-from tasks.logs import run_log
-from tasks.progress import ArtifactProgress
-from tasks.stage import StageTask, perform, stage_task
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import CacheKeyFnPolicy, CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.tasks import exponential_backoff
+from prefect.transactions import IsolationLevel
+
+from enginery import toolchains
+from enginery.core.errors import EngineryError
+from enginery.core.progress import LogProgress, Progress, Several
+from enginery.pipeline import TIMEOUT_SECONDS, Outcome, PlannedStep, run_locked_step, run_step
+from enginery.pipeline.tasks.interrupt import at_work
+from enginery.pipeline.tasks.locks import StoreLocks, is_locked_already
+from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.progress import ArtifactProgress
+from enginery.store import Stage, Store
+from enginery.toolchains import ToolchainIdentity
+
+# What the tasks of all stages have in common.
+
+
+StepFunction = Callable[[PlannedStep, Store], Outcome]
+StageTask = Task[[PlannedStep, Store], Outcome]
+
+RETRIES = 3
+FIRST_DELAY_SECONDS = 2
+JITTER = 0.5
+LIMIT_MARGIN_SECONDS = 120.0
+"""The step's command has a time limit of its own, with the better message; the task's is for what is no command."""
+
+
+def can_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help: only for an error that says so itself."""
+    error = state.data
+    return isinstance(error, EngineryError) and error.transient
+
+
+def step_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """Prefect's cache key of a step is the step's own key."""
+    planned: PlannedStep = parameters["planned"]
+    return planned.key
+
+
+STEP_CACHE = CacheKeyFnPolicy(cache_key_fn=step_key)
+
+
+def cache_in(store: Store) -> CachePolicy:
+    """The cache of steps whose outputs are in `store`: two runs of one step at once do its work once."""
+    return STEP_CACHE.configure(lock_manager=StoreLocks(store), isolation_level=IsolationLevel.SERIALIZABLE)
+
+
+def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
+    """Make a function the task of a stage.
+
+    The tasks carry no tags: for each task with one, Prefect 3.8 asks its server for a concurrency slot, which on SQLite
+    was seen to take 2 s every few tasks. In the UI a stage is found by its task's name.
+    """
+    return task(
+        name=stage.value,
+        task_run_name="{planned.label}",
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
+        retry_jitter_factor=JITTER,
+        retry_condition_fn=can_pass,
+        timeout_seconds=TIMEOUT_SECONDS[stage] + LIMIT_MARGIN_SECONDS,
+        cache_policy=STEP_CACHE,
+        persist_result=True,
+        result_serializer="json",
+    )
+
+
+def perform(planned: PlannedStep, store: Store, progress: Progress | None = None) -> Outcome:
+    """Run a step for the current task run; a failure that can pass is told, since the run goes on after it.
+
+    `progress` is told how far its transfers are.
+    """
+    log = run_log()
+    with at_work():
+        try:
+            run = run_locked_step if is_locked_already(planned.key) else run_step
+            return run(planned, store, log, progress)
+        except EngineryError as error:
+            if error.transient:
+                log(f"failed, and this can pass: {error}")
+            raise
+
+
+def _not_about_threads(record: logging.LogRecord) -> bool:
+    """Drop Prefect's warning that a task's time limit cannot interrupt a thread: it can, our commands wake up."""
+    return "worker thread. Timeouts in worker threads" not in str(record.msg)
+
+
+logging.getLogger("prefect.task_runs").addFilter(_not_about_threads)
 
 
 @stage_task(Stage.DOWNLOAD)
@@ -63,3 +152,21 @@ STAGE_TASKS: dict[Stage, StageTask] = {
     Stage.PUBLISH: publish,
     Stage.ROLLOUT: rollout,
 }
+
+
+# The task that makes a toolchain ready, so that its minutes are seen as what they are.
+
+
+@task(
+    name="toolchain",
+    task_run_name="toolchain {identity.name}",
+    retries=RETRIES,
+    retry_delay_seconds=FIRST_DELAY_SECONDS,
+    retry_jitter_factor=JITTER,
+    retry_condition_fn=can_pass,
+    persist_result=False,
+)
+def prepare_toolchain(identity: ToolchainIdentity) -> None:
+    """Create the environment that a release's commands run in, or find it ready."""
+    with at_work():
+        toolchains.ensure(identity, run_log())

@@ -16,9 +16,9 @@ from benchmarks.dvc import stages
 from benchmarks.results import Goal, Row, median, shown, table
 from benchmarks.step_overhead import seconds_outside
 from benchmarks.workbench import NO_BYTECODE, REPOSITORY, settle_environment
-from enginery import process
-from enginery.plan import make_plan
-from enginery.spec import parse_spec
+from enginery.core import process
+from enginery.pipeline.plan import make_plan
+from enginery.spec.spec import parse_spec
 from enginery.store import open_store
 from tests.support.plans import planned
 

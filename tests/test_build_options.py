@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from enginery.backends.tensorrt.build_options import RenderedBuild, render_build
-from enginery.errors import SpecError
-from enginery.findings import Finding
-from enginery.model_facts import ModelFacts
-from enginery.releases.known import releases
-from enginery.releases.provenance import Certainty
-from enginery.spec import BuildOptions, Spec, parse_spec
+from enginery.core.errors import SpecError
+from enginery.releases.facts import Certainty, releases
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec.build import BuildOptions
+from enginery.spec.findings import Finding
+from enginery.spec.spec import Spec, parse_spec
 from tests.support.fleet import LLAMA_3_8B, MIXTRAL_8X7B
 from tests.support.plans import spec_data
 

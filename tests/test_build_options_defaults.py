@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from enginery.backends.tensorrt.build_options import render_build, unset_changes
-from enginery.model_facts import ModelFacts
-from enginery.spec import BuildOptions
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec.build import BuildOptions
 from tests.support.fleet import LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from enginery.backends.tensorrt.build_options import render_build
-from enginery.spec import BuildOptions
-from enginery.spec_build import FLAGS_ELSEWHERE
+from enginery.spec.build import FLAGS_ELSEWHERE, BuildOptions
 
 
 def problems(release: str, *arguments: str) -> list[str]:

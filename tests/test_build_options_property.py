@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginery.backends.tensorrt.build_absent import ABSENT, absent
-from enginery.backends.tensorrt.build_options import OPTIONS, RenderedBuild, render_build, unset_changes
-from enginery.backends.tensorrt.translations import TRANSLATIONS
-from enginery.findings import stopping
-from enginery.model_facts import ModelFacts
-from enginery.releases.flags import flags
-from enginery.releases.known import releases
-from enginery.spec import BuildOptions
+from enginery.backends.tensorrt.build_defaults import ABSENT, absent
+from enginery.backends.tensorrt.build_options import OPTIONS, TRANSLATIONS, RenderedBuild, render_build, unset_changes
+from enginery.releases.facts import releases
+from enginery.releases.flags import flags_of
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec.build import BuildOptions
+from enginery.spec.findings import stopping
 from tests.support.fleet import MIXTRAL_8X7B, PHI_2
 from tests.support.release_parser import Refused, parse
 
@@ -117,7 +116,7 @@ def test_any_options_are_accepted_by_the_release_or_refused(
 @st.composite
 def extra_arguments(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
     release = draw(st.sampled_from(releases()))
-    known = [*flags(release).value, *WORDS]
+    known = [*flags_of(release).value, *WORDS]
     return release, tuple(draw(st.lists(st.sampled_from(known), max_size=5)))
 
 
@@ -147,17 +146,17 @@ def test_what_is_left_out_is_not_passed(release: str) -> None:
 
 @pytest.mark.parametrize("release", releases())
 def test_only_options_with_a_field_take_several_values(release: str) -> None:
-    several = {name for name, flag in flags(release).value.items() if flag.nargs}
+    several = {name for name, flag in flags_of(release).value.items() if flag.nargs}
     assert several <= {f"--{field}" for field in OPTIONS}
 
 
 def test_every_option_belongs_to_some_release() -> None:
-    every = {name for release in releases() for name in flags(release).value}
+    every = {name for release in releases() for name in flags_of(release).value}
     assert {f"--{field}" for field in OPTIONS} <= every
 
 
 def test_a_value_for_releases_without_the_flag_is_kept_only_for_options_that_some_release_lacks() -> None:
-    always = set.intersection(*(set(flags(release).value) for release in releases()))
+    always = set.intersection(*(set(flags_of(release).value) for release in releases()))
     assert not {f"--{field}" for field in ABSENT} & always
 
 

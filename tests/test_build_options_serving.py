@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.tensorrt.build_serving import NEEDS, serving_findings
-from enginery.spec import BuildOptions, ServingOptions
+from enginery.backends.tensorrt.checks import NEEDS, serving_findings
+from enginery.spec.build import BuildOptions
+from enginery.spec.serving import ServingOptions
 
 
 def found(release: str, serving: dict[str, Any], **build: Any) -> list[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from enginery.backends.tensorrt import building
-from enginery.backends.tensorrt.engine_output import Wanted, read_engine
-from enginery.errors import CommandError, UsageError
-from enginery.failures import FailureCause
+from enginery.backends.tensorrt import build
+from enginery.backends.tensorrt.engine import Wanted, read_engine
+from enginery.core.errors import CommandError, UsageError
+from enginery.core.process.failures import FailureCause
 from tests.support.engine_builds import Site, make_site
 from tests.support.families import alive_among
 from tests.support.trtllm.using import Example
@@ -65,7 +65,7 @@ def test_the_defaults_that_the_release_filled_in_are_told(site: Site) -> None:
 def test_the_command_is_the_recipes_and_the_run_adds_its_own(site: Site) -> None:
     context = site.context()
     site.build(context=context)
-    assert [done.argv for done in context.completed] == [(*site.argv(context), "--output_timing_cache", building.MADE)]
+    assert [done.argv for done in context.completed] == [(*site.argv(context), "--output_timing_cache", build.MADE)]
 
 
 def test_nothing_of_the_run_gets_into_the_engine(site: Site) -> None:
@@ -177,21 +177,21 @@ def test_a_value_that_the_release_does_not_take_is_told_in_its_own_words(site: S
 
 
 def test_a_build_that_cannot_fit_into_memory_is_not_begun(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "available_memory", lambda: 1 << 30)
+    monkeypatch.setattr(build, "available_memory", lambda: 1 << 30)
     with pytest.raises(UsageError, match=r"does not fit.*1\.1 GB are free"):
         site.build()
     assert not site.stand_in.calls(BUILD)
 
 
 def test_it_is_begun_all_the_same_where_that_is_accepted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "available_memory", lambda: 1 << 30)
+    monkeypatch.setattr(build, "available_memory", lambda: 1 << 30)
     facts = site.build(accept_host_memory=True)
     assert facts["workers"] == 1
     assert "although it may not fit" in site.log
 
 
 def test_workers_are_lowered_to_what_fits_and_that_is_told(wide: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "available_memory", lambda: 8 << 30)
+    monkeypatch.setattr(build, "available_memory", lambda: 8 << 30)
     context = wide.context(tensor_parallel=2)
     facts = wide.build(context=context)
     assert facts["workers"] == 1
@@ -201,7 +201,7 @@ def test_workers_are_lowered_to_what_fits_and_that_is_told(wide: Site, monkeypat
 
 
 def test_workers_that_the_command_names_are_lowered_too(wide: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "available_memory", lambda: 8 << 30)
+    monkeypatch.setattr(build, "available_memory", lambda: 8 << 30)
     context = wide.context(tensor_parallel=2)
     wide.build("--workers", "8", context=context)
     assert context.completed[0].argv.count("--workers") == 1

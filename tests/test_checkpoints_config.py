@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from enginery.checkpoints import CheckpointError, CheckpointExpectation, verify_checkpoint
+from enginery.backends.checkpoints import CheckpointError, CheckpointExpectation, verify_checkpoint
 from tests.support.checkpoints import SOURCE, write_checkpoint, write_source
 
 PLAIN = CheckpointExpectation("bfloat16")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enginery.checkpoints import CheckpointError, HfExpectation, verify_hf_checkpoint
+from enginery.backends.checkpoints import CheckpointError, HfExpectation, verify_hf_checkpoint
 from tests.support.checkpoints import SOURCE, Layout, fp8_layout, source_layout, write_source, write_tensors
 
 FP8 = HfExpectation("bfloat16", "FP8")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.checkpoints import CheckpointError, CheckpointExpectation, verify_checkpoint
+from enginery.backends.checkpoints import CheckpointError, CheckpointExpectation, verify_checkpoint
 from tests.support.checkpoints import Layout, rank_layout, source_layout, write_checkpoint, write_source, write_tensors
 
 FP8_TWICE = CheckpointExpectation("bfloat16", "FP8", tensor_parallel=2)

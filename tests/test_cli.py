@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from enginery.cli import main
-from enginery.errors import UsageError
+from enginery.cli.app import main
+from enginery.core.errors import UsageError
 from tests.support.plans import examples
 
 MODELS = examples().parent / "infra" / "models"
@@ -224,7 +224,7 @@ def test_an_unknown_option_exits_with_2(enginery: Enginery) -> None:
 def test_a_build_without_the_flow_says_what_to_install(
     enginery: Enginery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enginery.cli.entry_points", lambda **_: ())
+    monkeypatch.setattr("enginery.cli.app.entry_points", lambda **_: ())
     assert enginery("build", str(TINY)) == 2
     assert "the flow 'build' is not installed" in capsys.readouterr().err
 
@@ -237,7 +237,7 @@ def test_notes_of_an_error_are_shown(
         error.add_note("whole log: there.log")
         raise error
 
-    monkeypatch.setattr("enginery.cli._read_spec", fail)
+    monkeypatch.setattr("enginery.cli.app._read_spec", fail)
     assert enginery("plan", str(TINY)) == 2
     assert "whole log: there.log" in capsys.readouterr().err
 
@@ -248,7 +248,7 @@ def test_an_interrupt_exits_with_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("enginery.cli._read_spec", interrupted)
+    monkeypatch.setattr("enginery.cli.app._read_spec", interrupted)
     assert enginery("plan", str(TINY)) == 130
 
 
@@ -281,6 +281,6 @@ def test_without_prefect_its_extra_is_named(
     monkeypatch: pytest.MonkeyPatch,
     command: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr("enginery.cli.find_spec", lambda name: None if name == "prefect" else name)
+    monkeypatch.setattr("enginery.cli.app.find_spec", lambda name: None if name == "prefect" else name)
     assert enginery(*command) == 2
     assert "this needs prefect, not installed here" in capsys.readouterr().err

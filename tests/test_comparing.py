@@ -2,10 +2,10 @@
 
 import pytest
 
-from enginery.comparing import Comparison, compare
-from enginery.manifest import read_manifest
-from enginery.spec_releases import Gates
-from enginery.watch.gates import gate_results
+from enginery.builds.compare import Comparison, compare_builds
+from enginery.builds.manifest import read_manifest
+from enginery.pipeline.promotion import gate_results
+from enginery.spec.releases import Gates
 from tests.support.watched import a_manifest
 
 OTHER = "cpu-int4-222222222222"
@@ -15,11 +15,11 @@ DEFAULT = Gates()
 def stopped(gates: Gates = DEFAULT, **after: object) -> list[str]:
     """The gates that a second build with these figures does not pass."""
     old, new = a_manifest(), a_manifest(OTHER, **after)  # type: ignore[arg-type]
-    return [gate.name for gate in gate_results(compare(old, new), new, gates) if not gate.passed]
+    return [gate.name for gate in gate_results(compare_builds(old, new), new, gates) if not gate.passed]
 
 
 def test_a_build_compared_with_itself_has_no_differences() -> None:
-    found = compare(a_manifest(), a_manifest())
+    found = compare_builds(a_manifest(), a_manifest())
     assert not found.changes
     assert not found.different_answers
     assert found.tokens_per_second.percent == found.engine_bytes.percent == found.making_seconds.percent == 0.0
@@ -29,7 +29,7 @@ def test_a_build_compared_with_itself_has_no_differences() -> None:
 def test_another_release_and_another_package_are_named_with_both_values() -> None:
     old = a_manifest(toolchain={"onnxruntime-genai": "0.17.1", "torch": "2.12.0"})
     new = a_manifest(OTHER, release="0.18.0", toolchain={"onnxruntime-genai": "0.18.0", "numpy": "1.26.4"})
-    changes = {one.name: (one.before, one.after) for one in compare(old, new).changes}
+    changes = {one.name: (one.before, one.after) for one in compare_builds(old, new).changes}
     assert changes == {
         "release": ("0.17.1", "0.18.0"),
         "build with onnxruntime-genai": ("0.17.1", "0.18.0"),
@@ -41,7 +41,7 @@ def test_another_release_and_another_package_are_named_with_both_values() -> Non
 def test_answers_are_compared_prompt_by_prompt() -> None:
     old = a_manifest(answers={"a": "1", "b": "2", "gone": "3"})
     new = a_manifest(OTHER, answers={"a": "1", "b": "two", "new": "4"})
-    found = compare(old, new)
+    found = compare_builds(old, new)
     assert [(one.prompt, one.said) for one in found.answers] == [
         ("a", "same"),
         ("b", "different"),
@@ -55,30 +55,30 @@ def test_answers_are_compared_prompt_by_prompt() -> None:
 
 def test_figures_tell_both_values_and_the_change() -> None:
     old = a_manifest(speed=100.0, engine=1000, seconds=10.0)
-    found = compare(old, a_manifest(OTHER, speed=125.0, engine=900, seconds=40.0))
+    found = compare_builds(old, a_manifest(OTHER, speed=125.0, engine=900, seconds=40.0))
     assert found.tokens_per_second.percent == 25.0
     assert (found.engine_bytes.before, found.engine_bytes.after, found.engine_bytes.percent) == (1000, 900, -10.0)
     assert found.making_seconds.percent == 300.0
 
 
 def test_a_figure_that_is_not_recorded_has_no_change() -> None:
-    assert compare(a_manifest(speed=None), a_manifest(OTHER)).tokens_per_second.percent is None
-    assert compare(a_manifest(), a_manifest(OTHER, speed=None)).tokens_per_second.percent is None
+    assert compare_builds(a_manifest(speed=None), a_manifest(OTHER)).tokens_per_second.percent is None
+    assert compare_builds(a_manifest(), a_manifest(OTHER, speed=None)).tokens_per_second.percent is None
 
 
 def test_speeds_of_different_machines_are_said_to_be() -> None:
-    (note,) = compare(a_manifest(host="a"), a_manifest(OTHER, host="b")).notes
+    (note,) = compare_builds(a_manifest(host="a"), a_manifest(OTHER, host="b")).notes
     assert "different machines: a and b" in note
 
 
 def test_manifests_from_a_registry_will_do() -> None:
     """Nothing but their bytes is needed."""
     old, new = (read_manifest(one.to_json()) for one in (a_manifest(), a_manifest(OTHER, speed=50.0)))
-    assert compare(old, new).tokens_per_second.after == 50.0
+    assert compare_builds(old, new).tokens_per_second.after == 50.0
 
 
 def test_a_comparison_survives_json() -> None:
-    found = compare(a_manifest(), a_manifest(OTHER, speed=50.0))
+    found = compare_builds(a_manifest(), a_manifest(OTHER, speed=50.0))
     assert Comparison.model_validate_json(found.model_dump_json()) == found
 
 
@@ -116,13 +116,13 @@ def test_a_prompt_that_is_not_asked_any_more_stops_nothing() -> None:
 
 def test_a_speed_that_is_not_known_stops_nothing_and_is_said_to_be_unknown() -> None:
     new = a_manifest(OTHER, speed=None)
-    (speed,) = [gate for gate in gate_results(compare(a_manifest(), new), new, Gates()) if gate.name == "speed"]
+    (speed,) = [gate for gate in gate_results(compare_builds(a_manifest(), new), new, Gates()) if gate.name == "speed"]
     assert speed.passed
     assert "unknown" in speed.told
 
 
 def test_gates_tell_their_figures() -> None:
     new = a_manifest(OTHER, speed=50.0, engine=2000)
-    told = {gate.name: gate.told for gate in gate_results(compare(a_manifest(), new), new, Gates())}
+    told = {gate.name: gate.told for gate in gate_results(compare_builds(a_manifest(), new), new, Gates())}
     assert told["speed"] == "100.0 -> 50.0 tokens/s (-50.0%, at worst -10%)"
     assert told["size"] == "1.0 kB -> 2.0 kB (+100.0%, at most +20%)"

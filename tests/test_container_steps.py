@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from enginery import docker, toolchains
-from enginery.context import StepContext
-from enginery.errors import CommandError
-from enginery.failures import FailureCause
-from enginery.plan import make_plan
-from enginery.runner import run_with_inputs
-from enginery.spec import parse_spec
+from enginery import toolchains
+from enginery.core.errors import CommandError
+from enginery.core.process.failures import FailureCause
+from enginery.pipeline.plan import make_plan
+from enginery.pipeline.run import run_with_inputs
+from enginery.spec.spec import parse_spec
+from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
-from enginery.toolchain_types import Toolchain
+from enginery.toolchains import container
+from enginery.toolchains.container import Container
+from enginery.toolchains.identity import Toolchain
 from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
 from tests.support.fake_docker import option_values as values
 from tests.support.plans import examples
@@ -35,8 +37,8 @@ KEY = "0123456789abcdef" * 4
 def toolchain(fake: FakeDocker, tmp_path: Path) -> Toolchain:
     """A toolchain whose image was looked into before."""
     fake.add_image(IMAGE)
-    identity = toolchains.identity(NAME, "container")
-    return Toolchain(identity, tmp_path / "known", Path("python3"), dict(os.environ), IMAGE)
+    identity = toolchains.identify(NAME, "container")
+    return Container(identity, tmp_path / "known", Path("python3"), dict(os.environ), IMAGE)
 
 
 def step(toolchain: Toolchain, tmp_path: Path, **changes: Any) -> StepContext:
@@ -63,7 +65,7 @@ def test_a_step_sees_its_inputs_and_writes_its_output(fake: FakeDocker, toolchai
     volumes = values(["run", *call["argv"]], "--volume")
     assert f"{context.inputs['weights']}:{context.inputs['weights']}:ro" in volumes
     assert f"{context.output.parent}:{context.output.parent}:rw" in volumes
-    assert any(volume.endswith("enginery/drivers:ro") for volume in volumes)
+    assert any(volume.endswith("enginery/toolchains/drivers:ro") for volume in volumes)
     (done,) = context.completed
     assert done.argv[:2] == ("docker", "run")
     assert done.peak_memory_bytes == 0
@@ -88,7 +90,7 @@ def test_a_checkout_with_the_examples_that_an_image_lacks_is_mounted(
     examples.mkdir(parents=True)
     monkeypatch.setenv("ENGINERY_TRTLLM_EXAMPLES", str(examples))
     step(toolchain, tmp_path / "with").run(["true"])
-    lacking = replace(toolchain, identity=toolchains.identity("tensorrt-llm-0.8.0", "container"))
+    lacking = replace(toolchain, identity=toolchains.identify("tensorrt-llm-0.8.0", "container"))
     step(lacking, tmp_path / "without").run(["true"])
     mounted = [f"{examples}:{examples}:ro" in call["argv"] for call in fake.calls("run")]
     assert mounted == [False, True]
@@ -165,10 +167,10 @@ def test_a_container_is_killed_when_the_step_is_cancelled(
 RUN_A_BOX = """
 import os, sys
 from pathlib import Path
-from enginery import docker
-box = docker.Box(image=sys.argv[1], name_hint="hanging", home=Path(sys.argv[2]))
+from enginery.toolchains import container
+box = container.Box(image=sys.argv[1], name_hint="hanging", home=Path(sys.argv[2]))
 script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done"
-docker.run_box(box, ["sh", "-c", script], environment=os.environ, log=lambda line: None, timeout=None)
+container.run_box(box, ["sh", "-c", script], environment=os.environ, log=lambda line: None, timeout=None)
 """
 
 
@@ -207,7 +209,7 @@ def test_scratch_lies_where_a_container_can_read_and_write(toolchain: Toolchain,
     (context.scratch / "requests").write_text("ask")
     context.run(["sh", "-c", 'cp "$1/requests" "$1/answers"', "sh", str(context.scratch)])
     assert (context.scratch / "answers").read_text() == "ask"
-    assert docker.container_home().is_dir()
+    assert container.container_home().is_dir()
 
 
 def test_a_docker_without_nvidias_toolkit_is_named(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:

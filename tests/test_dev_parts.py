@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from mypy_boto3_s3 import S3Client
 
-from enginery.demo import BODY, demo_spec
-from enginery.dev import launch, services
-from enginery.dev.prefect_server import prefect_environment
+from enginery.cli.demo import BODY, demo_spec
+from enginery.core.errors import StoreError, ToolchainError
+from enginery.dev import servers, services
 from enginery.dev.ready import LOOPBACK, answers, free_port, free_ports
-from enginery.dev.s3_files import ObjectFiles
-from enginery.dev.state import Entry, State, read_state, state_file, write_state
-from enginery.errors import StoreError, ToolchainError
+from enginery.dev.s3_server import ObjectFiles
+from enginery.dev.servers import prefect_environment
+from enginery.dev.services import Entry, State, read_state, state_file, write_state
 from tests.support.s3_server import S3Server, running_s3_server
 
 
@@ -152,7 +152,7 @@ def test_the_prefect_server_has_nothing_of_the_users_prefect(monkeypatch: pytest
 
 def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://before")
-    with launch.in_environment({"AWS_ENDPOINT_URL": "http://meanwhile", "AWS_DEFAULT_REGION": "x"}):
+    with servers.in_environment({"AWS_ENDPOINT_URL": "http://meanwhile", "AWS_DEFAULT_REGION": "x"}):
         assert os.environ["AWS_ENDPOINT_URL"] == "http://meanwhile"
     assert os.environ["AWS_ENDPOINT_URL"] == "http://before"
     assert "AWS_DEFAULT_REGION" not in os.environ
@@ -160,9 +160,9 @@ def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_newest_toolchain_of_a_family_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enginery.toolchains.names", lambda: ["triton-2.9", "triton-2.51", "onnxruntime-0.18"])
-    assert launch.newest_toolchain("triton") == "triton-2.51"
+    assert servers.newest_toolchain("triton") == "triton-2.51"
     with pytest.raises(ToolchainError, match="no pin file"):
-        launch.newest_toolchain("tensorrt")
+        servers.newest_toolchain("tensorrt")
 
 
 def test_the_demo_builds_both_targets_and_serves_the_small_one() -> None:
@@ -172,7 +172,7 @@ def test_the_demo_builds_both_targets_and_serves_the_small_one() -> None:
     assert spec.rollout.endpoints == ("http://127.0.0.1:8000",)
     assert spec.rollout.target == "cpu-int4"
     assert spec.publish is not None
-    assert f"{spec.publish.to}/serving/{spec.name}" == f"s3://{launch.BUCKET}/{launch.SERVING_PREFIX}"
+    assert f"{spec.publish.to}/serving/{spec.name}" == f"s3://{servers.BUCKET}/{servers.SERVING_PREFIX}"
 
 
 def test_the_demo_sends_the_tutorials_request() -> None:

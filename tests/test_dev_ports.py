@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from enginery.dev import ports, services
-from enginery.dev.ports import port_for, remember_port
+from enginery.dev import servers, services
 from enginery.dev.ready import LOOPBACK, free_port
-from enginery.dev.state import State, read_state, write_state
+from enginery.dev.servers import port_for, remember_port
+from enginery.dev.services import State, read_state, write_state
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Prefect's usual port, where someone else listens."""
     with socket.create_server((LOOPBACK, 0)) as other:
         port = int(other.getsockname()[1])
-        monkeypatch.setitem(ports.USUAL_PORTS, "prefect", port)
+        monkeypatch.setitem(servers.USUAL_PORTS, "prefect", port)
         yield port
 
 
@@ -28,7 +28,7 @@ def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "web" / "api").mkdir(parents=True)
     (tmp_path / "web" / "api" / "health").write_text("true")
     argv = [sys.executable, "-m", "http.server", "--bind", LOOPBACK, "--directory", str(tmp_path / "web")]
-    monkeypatch.setattr("enginery.dev.launch.prefect_command", lambda port: [*argv, str(port)])
+    monkeypatch.setattr("enginery.dev.servers.prefect_command", lambda port: [*argv, str(port)])
 
 
 def started_and_stopped() -> str:
@@ -60,14 +60,14 @@ def test_what_an_earlier_start_left_running_does_not_keep_the_port(taken: int) -
 
 def test_the_usual_port_is_taken_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = free_port()
-    monkeypatch.setitem(ports.USUAL_PORTS, "s3", wanted)
+    monkeypatch.setitem(servers.USUAL_PORTS, "s3", wanted)
     assert port_for("s3") == wanted
 
 
 def test_the_last_port_goes_before_the_usual_one_and_is_each_services_own(monkeypatch: pytest.MonkeyPatch) -> None:
     last, usual = free_port(), free_port()
-    monkeypatch.setitem(ports.USUAL_PORTS, "triton", usual)
-    monkeypatch.setitem(ports.USUAL_PORTS, "s3", usual)
+    monkeypatch.setitem(servers.USUAL_PORTS, "triton", usual)
+    monkeypatch.setitem(servers.USUAL_PORTS, "s3", usual)
     remember_port("triton", last)
     assert port_for("triton") == last
     assert port_for("s3") == usual
@@ -77,7 +77,7 @@ def test_when_the_last_port_is_taken_the_usual_one_is_used(monkeypatch: pytest.M
     with socket.create_server((LOOPBACK, 0)) as other:
         remember_port("s3", other.getsockname()[1])
         usual = free_port()
-        monkeypatch.setitem(ports.USUAL_PORTS, "s3", usual)
+        monkeypatch.setitem(servers.USUAL_PORTS, "s3", usual)
         assert port_for("s3") == usual
 
 
@@ -90,7 +90,7 @@ def test_when_both_are_taken_any_other_is_used(taken: int) -> None:
 @pytest.mark.parametrize("content", ["{", "[1]", '{"s3": "x"}', '{"s3": 0}', '{"s3": 70000}'])
 def test_a_damaged_note_counts_as_none(own_home: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     usual = free_port()
-    monkeypatch.setitem(ports.USUAL_PORTS, "s3", usual)
+    monkeypatch.setitem(servers.USUAL_PORTS, "s3", usual)
     (own_home / "services").mkdir(parents=True)
     (own_home / "services" / "ports.json").write_text(content)
     assert port_for("s3") == usual

@@ -15,11 +15,10 @@ import pytest
 from mypy_boto3_s3 import S3Client
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from enginery.core.errors import StoreError
 from enginery.dev import s3_server
 from enginery.dev.ready import LOOPBACK, answers, free_port
-from enginery.dev.s3_files import ObjectFiles
-from enginery.dev.s3_server import client
-from enginery.errors import StoreError
+from enginery.dev.s3_server import ObjectFiles, client
 from tests.support.waiting import wait_until
 
 BUCKET = "kept"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginery import digests
-from enginery.errors import StoreError
+from enginery.core import digests
+from enginery.core.errors import StoreError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from enginery import s3
-from enginery.cli import main
+from enginery.cli.app import main
+from enginery.core import s3
 from enginery.registry import Registry
 from tests.support.manifests import a_build, put
 from tests.support.s3_server import running_s3_server

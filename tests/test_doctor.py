@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from enginery import pins
-from enginery.doctor import Finding, examine
+from enginery.cli.doctor import Check, examine
+from enginery.toolchains import pins
 
 
-def found(subject: str) -> Finding:
+def found(subject: str) -> Check:
     (one,) = [finding for finding in examine() if finding.subject == subject]
     return one
 

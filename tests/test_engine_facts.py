@@ -3,10 +3,8 @@
 import pytest
 from pydantic import JsonValue
 
-from enginery.engine_facts import engine_facts
-from enginery.licenses import license_id
-from enginery.records import StepRecord
-from enginery.steps import Call, Command, Stage
+from enginery.builds.manifest import engine_facts, license_id
+from enginery.store.steps import Call, Command, Stage, StepRecord
 from tests.support.records import a_chain, a_record
 
 

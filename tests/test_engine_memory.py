@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from enginery.backends.tensorrt.memory import (
+from enginery.backends.tensorrt.build import (
     COPIES,
     WORKER_BYTES,
     Workers,
@@ -14,7 +14,7 @@ from enginery.backends.tensorrt.memory import (
     largest_rank_bytes,
     needed_bytes,
 )
-from enginery.errors import UsageError
+from enginery.core.errors import UsageError
 
 GB = 1 << 30
 MUCH = 1 << 50

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from enginery.explain import differences, explain
-from enginery.plan import Plan
-from enginery.records import StepRecord
+from enginery.pipeline.explain import differences, explain_steps
+from enginery.pipeline.plan import Plan
+from enginery.store.steps import StepRecord
 from tests.support.plans import planned, spec_data
 
 
@@ -29,7 +29,7 @@ def records(plan: Plan) -> dict[str, StepRecord]:
 def reasons(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     have, plan = records(planned(before)), planned(now)
     done = {found.key: have[found.key] for found in plan.steps if found.key in have}
-    return explain(plan, done, have.values())
+    return explain_steps(plan, done, have.values())
 
 
 def test_a_step_that_is_done_needs_no_reason() -> None:
@@ -37,7 +37,7 @@ def test_a_step_that_is_done_needs_no_reason() -> None:
 
 
 def test_an_empty_store_is_a_reason() -> None:
-    told = explain(planned(), {}, ())
+    told = explain_steps(planned(), {}, ())
     assert told["download"] == ("the store has no download step yet",)
 
 

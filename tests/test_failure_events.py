@@ -5,9 +5,16 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from enginery.errors import CommandError, EngineryError, RolloutError, SpecError
-from flows.failure import failure
-from flows.failure_events import BUILD_FAILED, ROLLOUT_FAILED, RUN_FAILED, breakages, event_name, failure_payload
+from enginery.core.errors import CommandError, EngineryError, RolloutError, SpecError
+from enginery.pipeline.flows.failures import (
+    BUILD_FAILED,
+    ROLLOUT_FAILED,
+    RUN_FAILED,
+    breakages,
+    event_name,
+    failure,
+    failure_payload,
+)
 from tests.support.small_plans import small_spec
 
 

@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from enginery.failures import FailureCause, failure_of
+from enginery.core.process.failures import FailureCause, failure_of
 
 ASKED_TOO_MUCH = "[TRT] [W] Requested amount of GPU memory (33555480576 bytes) could not be allocated."
 SKIPPING = "[TRT] UNSUPPORTED_STATESkipping tactic 2 due to insufficient memory: OutOfMemory"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from enginery import files, home
-from enginery.errors import StoreError
+from enginery.core import files, home
+from enginery.core.errors import StoreError
 
 
 def names(directory: Path) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import enginery
-from enginery.findings import Finding, stopping, warning
+from enginery.spec.findings import Finding, stopping, warning
 
 SOURCES = Path(enginery.__file__).parent
 DOCUMENT = SOURCES.parent / "docs" / "tensorrt-llm.md"

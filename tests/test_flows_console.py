@@ -8,11 +8,11 @@ import pytest
 from prefect.context import refresh_global_settings_context
 from prefect.settings import PREFECT_API_URL
 
+from enginery.core.errors import UsageError
 from enginery.dev import services
 from enginery.dev.ready import free_port
-from enginery.errors import UsageError
-from enginery.spec import parse_spec
-from flows.console import _server, build_from_cli
+from enginery.pipeline.flows.console import _server, build_from_cli
+from enginery.spec.spec import parse_spec
 from tests.support.plans import spec_data
 
 ADDRESS = "http://127.0.0.1:4201/api"

@@ -11,19 +11,18 @@ from prefect.artifacts import TableArtifact
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.locking.protocol import LockManager
 
-from enginery.errors import CommandError, EngineryError, RegistryError, SourceError, ValidationError
-from enginery.runner import Outcome
-from enginery.steps import Stage
+from enginery.core.errors import CommandError, EngineryError, RegistryError, SourceError, ValidationError
+from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts
+from enginery.pipeline.flows.failures import BuildError, failure
+from enginery.pipeline.flows.steps import _toolchain_jobs as toolchain_jobs
+from enginery.pipeline.run import Outcome
+from enginery.pipeline.tasks import interrupt
+from enginery.pipeline.tasks.locks import StoreLocks
+from enginery.pipeline.tasks.progress import artifact_key
+from enginery.pipeline.tasks.stages import STAGE_TASKS, can_pass
 from enginery.store import open_store
-from enginery.toolchains import ToolchainIdentity
-from flows.artifacts import build_artifacts, plan_artifacts
-from flows.failure import BuildError, failure
-from flows.here import _toolchain_jobs as toolchain_jobs
-from tasks import interrupt
-from tasks.artifact_key import artifact_key
-from tasks.locks import StoreLocks
-from tasks.stage import can_pass
-from tasks.stages import STAGE_TASKS
+from enginery.store.steps import Stage
+from enginery.toolchains.identity import ToolchainIdentity
 from tests.support.small_plans import SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
 
@@ -31,7 +30,7 @@ __all__ = ["pipeline"]
 
 HOLD = """
 from enginery.store import open_store
-from tasks.locks import StoreLocks
+from enginery.pipeline.tasks.locks import StoreLocks
 locks = StoreLocks(open_store())
 locks.acquire_lock("key", "holder")
 print("held", flush=True)
@@ -171,7 +170,7 @@ def test_a_step_that_would_begin_after_the_interrupt_does_not_until_its_run_is_t
 ) -> None:
     """Between Prefect's own look at the run's state and the step's work a cancellation can come."""
     runs = iter(["cancelled", "cancelled", "another", "cancelled", "cancelled"])
-    monkeypatch.setattr("tasks.interrupt.flow_run.get_id", lambda: next(runs))
+    monkeypatch.setattr("enginery.pipeline.tasks.interrupt.flow_run.get_id", lambda: next(runs))
     assert interrupt.interrupt_steps() == 0
     with pytest.raises(interrupt.StepInterrupted), interrupt.at_work():
         pass

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from enginery import gpus
-from enginery.errors import UsageError
-from enginery.gpus import CPU, TABLE, Gpu
-from enginery.releases.known import builds_engines, releases
-from enginery.releases.precisions import capabilities
-from enginery.spec import Precision
+from enginery.core.errors import UsageError
+from enginery.releases.facts import builds_engines, releases
+from enginery.releases.models import capabilities
+from enginery.spec import gpus
+from enginery.spec.gpus import CPU, TABLE, Gpu
+from enginery.spec.types import Precision
 from tests.support import nvidia_smi
 
 H100 = gpus.find("H100-SXM5-80GB")

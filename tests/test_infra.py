@@ -9,14 +9,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
+import kubernetes_validate
 import pytest
 import yaml
 from prefect.utilities.templating import apply_values
 
-from enginery.gpus import find
-from enginery.pools import Pool, read_pools
-from enginery.releases.pins import containers
+from enginery.pipeline.fleet import Pool, read_pools
+from enginery.releases.facts import containers
+from enginery.spec.gpus import find
 
 INFRA = Path(__file__).parent.parent / "infra"
 DOCKERFILES = sorted((INFRA / "images").glob("*.Dockerfile"))

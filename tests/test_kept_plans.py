@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import StoreError
-from enginery.kept_plans import keep_plan, kept_plan
+from enginery.core.errors import StoreError
+from enginery.pipeline.fleet import keep_plan, kept_plan
 from enginery.store import Store, open_store
 from tests.support.plans import planned, spec_data
 
@@ -47,7 +47,7 @@ def test_a_plan_that_was_changed_is_refused_and_kept_anew(store: Store, tmp_path
 
 
 def test_a_plan_of_another_version_is_told_as_that(store: Store) -> None:
-    from enginery.digests import bytes_digest
+    from enginery.core.digests import bytes_digest
 
     data = b'{"plan_schema": 99}'
     store.shelf().put(f"plans/{bytes_digest(data)}.json", data, after=None)

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from enginery.cli import main
-from enginery.last_build import with_last_builds
-from enginery.plan import Plan, make_plan
-from enginery.records import StepRecord
+from enginery.cli.app import main
+from enginery.pipeline.explain import with_last_builds
+from enginery.pipeline.plan import Plan, make_plan
 from enginery.sources import ResolvedSource
-from enginery.spec import parse_spec
-from enginery.steps import Stage
+from enginery.spec.spec import parse_spec
 from enginery.store import Store, open_store
+from enginery.store.steps import Stage, StepRecord
 from tests.support.fleet import FLEET
 from tests.support.plans import examples
 from tests.support.records import STARTED, a_record
@@ -99,7 +98,7 @@ def test_the_command_line_tells_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build(plan_for("0.8.0"), store, tmp_path / "out")
-    monkeypatch.setattr("enginery.plan.make_plan", lambda _: plan_for("1.2.1"))
+    monkeypatch.setattr("enginery.pipeline.make_plan", lambda _: plan_for("1.2.1"))
     spec = examples().parent / "infra" / "models" / "tiny-llama.yaml"
     monkeypatch.setattr("sys.argv", ["enginery", "plan", str(spec), "--store", str(tmp_path / "store")])
     with pytest.raises(SystemExit):

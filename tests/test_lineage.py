@@ -5,8 +5,8 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from enginery.lineage import lineage_json, lineage_tree
-from enginery.manifest import Manifest
+from enginery.builds.lineage import lineage_json, lineage_tree
+from enginery.builds.manifest import Manifest
 from tests.test_manifest import a_manifest
 
 

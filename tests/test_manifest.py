@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from enginery.errors import RegistryError
-from enginery.licenses import License
-from enginery.manifest import BuildTarget, Manifest, build_id, read_manifest
-from enginery.records import FileRecord
-from enginery.render import print_manifest
-from enginery.report import html_report
-from enginery.steps import Stage
-from enginery.triton.inflight import launch as inflight
-from enginery.triton.llmapi import launch as llmapi
+from enginery.builds.manifest import BuildTarget, License, Manifest, build_id, read_manifest
+from enginery.builds.report import html_report
+from enginery.cli.output import print_manifest
+from enginery.core.errors import RegistryError
+from enginery.store.steps import FileRecord, Stage
+from enginery.triton.inflight import config as inflight
+from enginery.triton.llmapi import config as llmapi
 from tests.support.builds import ANSWERS, QUESTION, a_report
 from tests.support.records import a_chain, a_record
 

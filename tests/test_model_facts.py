@@ -2,7 +2,7 @@
 
 import pytest
 
-from enginery.model_facts import ModelFacts
+from enginery.sources.model_facts import ModelFacts
 from tests.support.fleet import LLAMA_3_8B
 
 

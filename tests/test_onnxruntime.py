@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
-from enginery import gpus, pins, process, toolchains
+from enginery import toolchains
 from enginery.backends import Backend, Chain, Request, backend_for
 from enginery.backends.onnxruntime import SUPPORTED, OnnxRuntime
-from enginery.errors import PlanError
-from enginery.gpus import CPU, Gpu
-from enginery.spec import BackendName, Precision, Spec, Target, parse_spec
-from enginery.steps import Call, Command, Stage, Step
+from enginery.core import process
+from enginery.core.errors import PlanError
+from enginery.spec import gpus
+from enginery.spec.gpus import CPU, Gpu
+from enginery.spec.spec import Spec, Target, parse_spec
+from enginery.spec.types import BackendName, Precision
+from enginery.store.steps import Call, Command, Stage, Step
+from enginery.toolchains import pins
 
 H100 = gpus.find("H100-SXM5-80GB")
 T4 = gpus.find("T4")
@@ -297,7 +301,7 @@ def test_the_build_step_names_its_toolchain_and_where_it_runs() -> None:
     assert step.stage is Stage.BUILD
     assert step.inputs == {"weights": WEIGHTS}
     assert step.runs_on == "cpu"
-    assert step.toolchain == toolchains.identity("onnxruntime-0.18").digest()
+    assert step.toolchain == toolchains.identify("onnxruntime-0.18").digest()
 
 
 def test_the_validation_asks_the_targets_prompts() -> None:
@@ -308,7 +312,7 @@ def test_the_validation_asks_the_targets_prompts() -> None:
     assert isinstance(step.recipe, Call)
     assert step.recipe.function == "validate"
     assert step.recipe.parameters["prompts"] == [{"prompt": "a", "equals": "b"}]
-    assert step.toolchain == toolchains.identity("onnxruntime-0.18").digest()
+    assert step.toolchain == toolchains.identify("onnxruntime-0.18").digest()
 
 
 def test_changed_prompts_change_the_validation_only() -> None:

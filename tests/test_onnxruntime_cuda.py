@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from enginery import gpus, pins, process, toolchains
+from enginery import toolchains
 from enginery.backends.onnxruntime import BUILDER_NAMES, SUPPORTED
-from enginery.errors import PlanError, ToolchainError
-from enginery.plan import PlannedStep
-from enginery.spec import Precision
-from enginery.steps import Command
+from enginery.core import process
+from enginery.core.errors import PlanError, ToolchainError
+from enginery.pipeline.plan import PlannedStep
+from enginery.spec import gpus
+from enginery.spec.types import Precision
+from enginery.store.steps import Command
+from enginery.toolchains import pins
 from tests.support import nvidia_smi
 from tests.support.fake_genai import FakeGenai
 from tests.support.plans import examples, planned, spec_data
@@ -79,12 +82,12 @@ def test_a_gpu_build_is_planned_on_a_machine_without_a_gpu() -> None:
     steps = steps_for()
     for stage in ("build", "validate"):
         assert steps[stage].step.runs_on == H200.name
-        assert steps[stage].toolchain == toolchains.identity(ON_CUDA.name)
-        assert steps[stage].step.toolchain == toolchains.identity(ON_CUDA.name).digest()
+        assert steps[stage].toolchain == toolchains.identify(ON_CUDA.name)
+        assert steps[stage].step.toolchain == toolchains.identify(ON_CUDA.name).digest()
 
 
 def test_a_cpu_build_keeps_its_toolchain() -> None:
-    assert steps_for(gpu="cpu", precision="int4")["build"].toolchain == toolchains.identity(ON_CPU.name)
+    assert steps_for(gpu="cpu", precision="int4")["build"].toolchain == toolchains.identify(ON_CPU.name)
 
 
 def test_auto_is_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ def test_the_command_line_plans_for_a_gpu_it_does_not_have(tmp_path: Path) -> No
     spec = {"name": "tiny", "source": {"path": model}, "targets": [target]}
     (tmp_path / "spec.yaml").write_text(json.dumps(spec))
     lines: list[str] = []
-    command = [sys.executable, "-c", "from enginery.cli import main; main()", "plan", str(tmp_path / "spec.yaml")]
+    command = [sys.executable, "-c", "from enginery.cli.app import main; main()", "plan", str(tmp_path / "spec.yaml")]
     process.run([*command, "--json"], log=lines.append)
     steps = {step["id"]: step for step in json.loads("\n".join(lines[1:]))["steps"]}
     assert steps["build/h200"]["toolchain"]["name"] == ON_CUDA.name

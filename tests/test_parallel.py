@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from enginery import parallel
-from enginery.parallel import in_order, side_by_side
+from enginery.core import threads
+from enginery.core.threads import in_order, side_by_side
 from tests.support.switching import often_switching
 from tests.support.waiting import wait_until
 
@@ -140,7 +140,7 @@ def test_the_end_of_an_iterator_in_an_item_is_a_failure_like_others() -> None:
 
 def test_an_exception_that_another_thread_raises_ends_the_work_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a cancelled flow raises one in each thread that works on a step of it."""
-    monkeypatch.setattr(parallel, "WAKE_SECONDS", 0.05)
+    monkeypatch.setattr(threads, "WAKE_SECONDS", 0.05)
     begun: list[int] = []
     ended: list[BaseException] = []
 

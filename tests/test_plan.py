@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from enginery.errors import PlanError, SourceError
-from enginery.plan import Plan, PlannedStep, make_plan
-from enginery.spec import Source, Spec, parse_spec
-from enginery.steps import Call, Command, Stage
+from enginery.core.errors import PlanError, SourceError
+from enginery.pipeline.plan import Plan, PlannedStep, make_plan
+from enginery.spec.spec import Source, Spec, parse_spec
+from enginery.store.steps import Call, Command, Stage
 from tests.support.fleet import FLEET
 from tests.support.plans import planned, resolved, spec_data
 

@@ -11,11 +11,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed, Failed, Running, Scheduled
 
-from enginery.errors import CommandError
+from enginery.core.errors import CommandError
+from enginery.pipeline.flows.failures import failure, parts_of
+from enginery.pipeline.tasks import pool_run
+from enginery.pipeline.tasks.pool_run import PoolError, PoolRun, _cancel, _error_of, _Watch, patiently, see_through
 from enginery.store import open_store
-from flows.failure import failure, parts_of
-from tasks import pool_run
-from tasks.pool_run import PoolError, PoolRun, _cancel, _error_of, _Watch, patiently, see_through
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from enginery.errors import PlanError, SpecError
-from enginery.plan import Plan
-from enginery.pools import Pools, read_pools
+from enginery.core.errors import PlanError, SpecError
+from enginery.pipeline.fleet import Pools, read_pools
+from enginery.pipeline.flows.fan_out import FanOut, batches, part_for, stays_here
+from enginery.pipeline.plan import Plan
 from enginery.store import open_store
-from flows.fan_out import FanOut, batches, part_for, stays_here
 from tests.support.fan_out_site import FanPipeline, fan_spec
 from tests.support.plans import planned, spec_data
 

@@ -6,17 +6,25 @@ from typing import Any
 import psutil
 import pytest
 
-from enginery import gpus
 from enginery.backends import Request
-from enginery.errors import PlanError, SpecError
-from enginery.findings import Finding, stopping, warning
-from enginery.model_facts import ModelFacts
-from enginery.plan import make_plan
-from enginery.preflight import disk, estimate_findings, estimate_notes, host_memory
-from enginery.preflight.gpu_memory import need_of
-from enginery.preflight.sizes import kv_bytes_per_token, longest_sequence, parameter_count, weight_bytes
+from enginery.core.errors import PlanError, SpecError
+from enginery.pipeline import preflight, run
+from enginery.pipeline.plan import make_plan
+from enginery.pipeline.preflight import (
+    estimate_findings,
+    estimate_notes,
+    kv_bytes_per_token,
+    longest_sequence,
+    need_of,
+    parameter_count,
+    weight_bytes,
+)
 from enginery.sources import ResolvedSource, SourceFile
-from enginery.spec import Precision, accepting, parse_spec
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec import gpus
+from enginery.spec.findings import Finding, stopping, warning
+from enginery.spec.spec import accepting, parse_spec
+from enginery.spec.types import Precision
 from tests.support.fleet import LLAMA_3_8B, LLAMA_3_70B
 from tests.support.plans import planned, spec_data
 
@@ -183,7 +191,7 @@ def test_nothing_is_estimated_of_an_unknown_shape_or_for_a_cpu() -> None:
 
 
 def test_too_little_host_memory_is_told_for_the_machine_that_converts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory, "memory_bytes", lambda: 24 * GB)
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 24 * GB)
     (found,) = findings(request(), here=True)
     assert found.code == "W202"
     assert "32.1 GB of host memory; this machine has 24.0 GB" in found.problem
@@ -201,7 +209,7 @@ def test_what_is_served_as_it_is_needs_no_memory_for_converting() -> None:
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
-    assert host_memory.memory_bytes() == pytest.approx(psutil.virtual_memory().total, rel=0.01)
+    assert preflight.memory_bytes() == pytest.approx(psutil.virtual_memory().total, rel=0.01)
 
 
 # Accepting warnings
@@ -251,20 +259,20 @@ def test_only_what_is_still_to_be_made_needs_room(monkeypatch: pytest.MonkeyPatc
     download = plan.find("download")
     large = download.model_copy(update={"estimated_bytes": 10**18})
     plan = plan.model_copy(update={"steps": (large, *plan.steps[1:])})
-    (found,) = disk.disk_findings(plan, set(), tmp_path / "not" / "there" / "yet")
+    (found,) = run.disk_findings(plan, set(), tmp_path / "not" / "there" / "yet")
     assert found.code == "W203"
     assert "make about 1000000.0 TB" in found.problem
-    assert list(disk.disk_findings(plan, {download.key}, tmp_path)) == []
+    assert list(run.disk_findings(plan, {download.key}, tmp_path)) == []
     with pytest.raises(PlanError, match="W203"):
-        disk.require_room(plan, set(), str(tmp_path))
+        run.require_room(plan, set(), str(tmp_path))
     accepted = plan.model_copy(update={"spec": accepting(plan.spec, ("W203",))})
-    disk.require_room(accepted, set(), str(tmp_path))
+    run.require_room(accepted, set(), str(tmp_path))
 
 
 def test_a_store_in_s3_needs_room_in_the_local_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path))
-    assert disk.local_place("s3://bucket/store") == disk.local_place(None) == tmp_path / "store"
-    assert disk.local_place(str(tmp_path / "other")) == tmp_path / "other"
+    assert run.local_place("s3://bucket/store") == run.local_place(None) == tmp_path / "store"
+    assert run.local_place(str(tmp_path / "other")) == tmp_path / "other"
 
 
 def test_a_plan_estimates_what_its_steps_make() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from enginery import process
-from enginery.errors import CommandError, StoreError
-from enginery.process import FailureCause
+from enginery.core import process
+from enginery.core.errors import CommandError, StoreError
+from enginery.core.process.failures import FailureCause
 from tests.support.families import alive_among, family_argv, family_pids, is_alive, wait_for_family
 from tests.support.waiting import wait_until
 
@@ -301,7 +301,7 @@ def test_a_cancelled_thread_ends_the_family(tmp_path: Path) -> None:
 
 PARENT = """
 import signal, sys
-from enginery import process
+from enginery.core import process
 if "terminate" in sys.argv:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 process.run(sys.argv[sys.argv.index("--") + 1:], log=lambda line: None)

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from enginery.errors import CommandError
-from enginery.process import Service, stop_pid
+from enginery.core.errors import CommandError
+from enginery.core.process.service import Service, stop_pid
 from tests.support.families import alive_among, family_argv, is_alive, wait_for_family
 from tests.support.waiting import wait_until
 
@@ -88,7 +88,7 @@ def test_a_service_whose_command_is_missing_is_an_error(tmp_path: Path) -> None:
 STARTER = """
 import sys, time
 from pathlib import Path
-from enginery.process import Service
+from enginery.core.process import Service
 detach, log, told, *argv = sys.argv[1:]
 service = Service.start(argv, log_file=Path(log), detach=detach == "detach")
 Path(told).write_text(f"{service.pid} {service.created!r}")
@@ -136,7 +136,7 @@ def test_a_process_that_got_the_same_id_later_is_left_alone() -> None:
 
 
 def test_a_supervisor_that_hangs_is_ended_with_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginery.service.KILL_SECONDS", 0.2)
+    monkeypatch.setattr("enginery.core.process.service.KILL_SECONDS", 0.2)
     with running(["sleep", "600"], tmp_path / "log") as service:
         wait_until(lambda: psutil.Process(service.pid).children())
         family = [child.pid for child in psutil.Process(service.pid).children(recursive=True)]

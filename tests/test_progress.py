@@ -4,8 +4,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from enginery.progress import LogProgress, NoProgress, Progress, Several
-from enginery.progress_bar import shown_progress
+from enginery.cli.output import shown_progress
+from enginery.core.progress import LogProgress, NoProgress, Progress, Several
 
 
 def terminal() -> tuple[Console, StringIO]:

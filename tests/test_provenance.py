@@ -6,20 +6,19 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
-from in_toto_attestation.predicates.provenance.v1 import provenance_pb2  # type: ignore[import-untyped]
-from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
-from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor  # type: ignore[import-untyped]
-from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
-from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+from in_toto_attestation.v1 import statement_pb2
+from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
+from in_toto_attestation.v1.statement import Statement
+from jsonschema import Draft202012Validator, FormatChecker
 from pydantic import JsonValue
 
-from enginery.cli import app
-from enginery.errors import RegistryError
-from enginery.manifest import Manifest
-from enginery.provenance import BUILD_TYPE, PROVENANCE, provenance_statement
-from enginery.records import FileRecord, StepRecord
+from enginery.builds.manifest import Manifest
+from enginery.builds.provenance import BUILD_TYPE, PROVENANCE, provenance_statement
+from enginery.cli.app import app
+from enginery.core.errors import RegistryError
 from enginery.registry import Registry, publish
-from enginery.steps import Call, Command, Stage
+from enginery.store.steps import Call, Command, FileRecord, Stage, StepRecord
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.records import a_record
 from tests.support.s3_fixtures import bucket, server  # noqa: F401

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from enginery.digests import bytes_digest
-from enginery.errors import RegistryError, UsageError
+from enginery.builds.local import PullDirectory
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import Registry
-from enginery.registry.placing import PullDirectory
 from enginery.registry.pulling import pull
 from enginery.registry.verifying import verify_directory
 from tests.support.builds import Build

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from enginery import digests
-from enginery.digests import bytes_digest, json_digest
-from enginery.errors import RegistryError
-from enginery.records import FileRecord
+from enginery.core import digests
+from enginery.core.digests import bytes_digest, json_digest
+from enginery.core.errors import RegistryError
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.verifying import verify_directory
 from enginery.store.layout import blob_path
+from enginery.store.steps import FileRecord
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.pulls import ENGINE, EngineBuild, address, files_under, registry, some_bytes, write_file
 from tests.support.s3_fixtures import bucket, proxy, server

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from enginery.cli import app
-from enginery.errors import RegistryError, UsageError
+from enginery.cli.app import app
+from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import NothingFits, Registry
 from tests.support import nvidia_smi
 from tests.support.builds import Build

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from enginery.digests import bytes_digest
-from enginery.errors import RegistryError
-from enginery.manifest import Manifest
+from enginery.builds.manifest import Manifest
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError
+from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.registry.choosing import find_build
 from enginery.registry.pulling import pull
+from enginery.registry.resolving import find_build
 from enginery.registry.verifying import verify_directory
-from enginery.s3 import Prefix
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.pulls import ENGINE, EngineBuild, address, registry, snapshot, some_bytes

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from enginery.cli import app
-from enginery.errors import RegistryError
-from enginery.manifest import Manifest
+from enginery.builds.keys import SIGNING_KEY, TRUSTED_KEYS, SigningKey
+from enginery.builds.manifest import Manifest
+from enginery.cli.app import app
+from enginery.core.errors import RegistryError
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
+from enginery.registry.signatures import sign_build
 from enginery.registry.verifying import verify_directory
-from enginery.signing.keys import SIGNING_KEY, SigningKey
-from enginery.signing.policy import TRUSTED_KEYS
-from enginery.signing.signatures import sign_build
 from tests.support.builds import Build
 from tests.support.pulls import address, registry
 from tests.support.s3_fixtures import bucket, server

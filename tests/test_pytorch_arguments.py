@@ -12,19 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from enginery import gpus
-from enginery.backends.pytorch.arguments import PLAIN, arguments_of
-from enginery.backends.pytorch.keys import class_keys, keys
-from enginery.backends.pytorch.older import NESTED, NESTED_CLASS, Layout, layout
-from enginery.backends.pytorch.schema import mistakes
-from enginery.backends.pytorch.sources import ELSEWHERE
+from enginery.backends.pytorch.arguments import ELSEWHERE, PLAIN, arguments_of
+from enginery.backends.pytorch.keys import NESTED, NESTED_CLASS, Layout, class_keys, keys, layout, mistakes
+from enginery.backends.pytorch.package import PackageParameters
 from enginery.backends.request import Request
-from enginery.files import write_atomic
-from enginery.releases.arguments import Argument, classes
-from enginery.releases.known import releases
-from enginery.spec import BackendName
-from enginery.steps import Call
-from enginery.triton.llmapi.packaging import Order
+from enginery.core.files import write_atomic
+from enginery.releases.facts import releases
+from enginery.releases.flags import Argument, classes
+from enginery.spec import gpus
+from enginery.spec.types import BackendName
+from enginery.store.steps import Call
 from enginery.triton.llmapi.repository import LlmApiOptions, model_yaml
 from tests.support.fleet import FLEET, Example
 from tests.support.pytorch_requests import BACKEND, WEIGHTS, findings, request_of
@@ -70,7 +67,7 @@ def written(release: str, name: str) -> str:
     assert BACKEND.findings(request) == []
     recipe = BACKEND.chain(request, WEIGHTS).package.step.recipe
     assert isinstance(recipe, Call)
-    order = Order.model_validate(dict(recipe.parameters))
+    order = PackageParameters.model_validate(dict(recipe.parameters))
     served = order.model_dump(include={"release", "arguments", "llm_class", "serving", "warm_up", "world_size"})
     return model_yaml(LlmApiOptions.model_validate(served))
 

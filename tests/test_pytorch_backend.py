@@ -6,14 +6,14 @@ import pytest
 from packaging.version import Version
 
 from enginery.backends import Backend, backend_for
-from enginery.backends.pytorch import PyTorch
-from enginery.drivers import DRIVERS
-from enginery.errors import PlanError, UsageError
-from enginery.findings import Finding
-from enginery.model_facts import ModelFacts
-from enginery.releases.known import releases
-from enginery.spec import BackendName
-from enginery.steps import ANY_GPU, Call, Command, Stage
+from enginery.backends.pytorch.backend import PyTorch
+from enginery.core.errors import PlanError, UsageError
+from enginery.releases.facts import releases
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec.findings import Finding
+from enginery.spec.types import BackendName
+from enginery.store.steps import ANY_GPU, Call, Command, Stage
+from enginery.toolchains.drivers import DRIVERS
 from tests.support.pytorch_requests import BACKEND, LLAMA, WEIGHTS, findings, identify, request_of
 
 FP8 = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
@@ -159,7 +159,7 @@ def test_a_source_that_is_quantized_already_is_used_as_it_is() -> None:
 
 
 def test_without_a_modelopt_toolchain_a_quantization_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr("enginery.pins.directories", lambda: [tmp_path])
+    monkeypatch.setattr("enginery.toolchains.pins.directories", lambda: [tmp_path])
     assert [(found.code, found.path) for found in findings({"precision": "fp8"})] == [("E180", "toolchain")]
     assert findings() == []
 

@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.modelopt import DRIVER
-from enginery.backends.pytorch.exporting import export_checkpoint
-from enginery.backends.pytorch.quantization_files import read_quantization
-from enginery.checkpoints import CheckpointError
-from enginery.context import StepContext
-from enginery.digests import file_digest
-from enginery.drivers import driver_sha256
-from enginery.errors import CommandError, SourceError, StoreError, UsageError
-from enginery.functions import find_command_runner
-from enginery.steps import Command
+from enginery.backends.checkpoints import CheckpointError
+from enginery.backends.common import DRIVER
+from enginery.backends.pytorch.quantize import export_checkpoint, read_quantization
+from enginery.core.digests import file_digest
+from enginery.core.errors import CommandError, SourceError, StoreError, UsageError
+from enginery.pipeline.run import find_command_runner
+from enginery.store.context import StepContext
+from enginery.store.steps import Command
+from enginery.toolchains.drivers import driver_sha256
 from tests.support.checkpoints import SOURCE, fp8_layout, write_source, write_tensors
 from tests.support.llm_checkpoints import write_checkpoint
 from tests.support.pytorch_requests import BACKEND, WEIGHTS, request_of

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from enginery.findings import Finding
-from enginery.model_facts import ModelFacts
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec.findings import Finding
 from tests.support.pytorch_requests import codes, findings
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enginery.model_facts import ModelFacts
+from enginery.sources.model_facts import ModelFacts
 from tests.support.fleet import LLAMA_2_7B
 from tests.support.pytorch_requests import findings
 

@@ -12,14 +12,14 @@ import psutil
 import pytest
 from pydantic import JsonValue
 
-from enginery import s3
-from enginery.digests import bytes_digest
-from enginery.errors import RegistryError
-from enginery.licenses import License
+from enginery.builds.manifest import License
+from enginery.core import s3
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError
+from enginery.core.locks import Worker
 from enginery.registry import Registry, is_published, publish
 from enginery.registry import publishing as publishing_module
 from enginery.registry.claims import CLAIM, LONGEST_PUBLISH, Claim
-from enginery.worker import Worker
 from tests.support.builds import ANSWERS, Build
 from tests.support.s3_server import S3Server, running_s3_server
 

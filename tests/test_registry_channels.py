@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from enginery.errors import RegistryError, UsageError
+from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import ChannelPointer, Registry, channels, publish
 from enginery.registry.channels import Action, Move
 from enginery.registry.layout import channel_path, manifest_path
@@ -110,7 +110,7 @@ def test_force_is_recorded_only_where_it_was_needed(registry: Registry) -> None:
 
 
 def test_further_gates_stop_a_promotion_too(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginery.registry.gates.GATES", (lambda _: iter(["speed: half of what serves now"]),))
+    monkeypatch.setattr("enginery.registry.promoting.GATES", (lambda _: iter(["speed: half of what serves now"]),))
     with pytest.raises(RegistryError, match="speed: half of what serves now"):
         registry.promote(A, "stable")
 

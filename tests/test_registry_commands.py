@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from enginery.cli import main
+from enginery.cli.app import main
 from enginery.registry import Registry
 from enginery.registry.layout import channel_path, manifest_path
 from tests.support.manifests import a_build, put

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from enginery import gpus
-from enginery.gpus import CPU, Gpu
-from enginery.registry.fitting import Host, distance, misfits, remarks
+from enginery.registry.resolving import Host, distance, misfits, remarks
+from enginery.spec import gpus
+from enginery.spec.gpus import CPU, Gpu
 from tests.support.manifests import a_build
 
 H100, H100_PCIE, H200 = (gpus.find(name) for name in ("H100-SXM5-80GB", "H100-PCIE-80GB", "H200-SXM5-141GB"))

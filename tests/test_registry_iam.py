@@ -14,17 +14,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from enginery import s3
-from enginery.cli import app
-from enginery.errors import EngineryError, RegistryError
+from enginery.builds.manifest import MANIFEST
+from enginery.cli.app import app
+from enginery.core import s3
+from enginery.core.errors import EngineryError, RegistryError
+from enginery.core.s3.upload import abort_upload, unfinished_uploads
 from enginery.registry import Registry
-from enginery.registry.auditing import audit
 from enginery.registry.iam import EXAMPLE, Role, policy
-from enginery.registry.layout import MANIFEST
-from enginery.registry.pruning import Policy, prune
+from enginery.registry.pruning import Retention, _put_back, prune
 from enginery.registry.pulling import pull
-from enginery.registry.removing import _put_back
-from enginery.s3_leftovers import abort_upload, unfinished_uploads
+from enginery.registry.verifying import audit
 from tests.support.builds import Build
 from tests.support.faulty_http import Proxy
 from tests.support.moto_iam import a_user, enforced
@@ -92,7 +91,7 @@ def prunes(address: str) -> None:
     assert manifest
     prefix.delete(MANIFEST)
     _put_back(prefix, manifest)
-    done = prune(Registry(address), Policy(keep=0), dry_run=False, now=datetime.now(UTC) + LATER)
+    done = prune(Registry(address), Retention(keep=0), dry_run=False, now=datetime.now(UTC) + LATER)
     assert {verdict.kind for verdict in done.removable} == {"build", "unfinished build", "upload", "probe"}
 
 
@@ -209,7 +208,7 @@ def test_who_reads_cannot_write_or_remove(
             refused(lambda path=path: prefix.put_bytes(path, b"x"))  # type: ignore[misc]
             refused(lambda path=path: prefix.delete(path))  # type: ignore[misc]
         refused(lambda: Build().publish(filled))
-        refused(lambda: prune(Registry(filled), Policy(keep=0), dry_run=False, now=datetime.now(UTC) + LATER))
+        refused(lambda: prune(Registry(filled), Retention(keep=0), dry_run=False, now=datetime.now(UTC) + LATER))
 
 
 def test_a_publisher_cannot_remove_a_build_or_a_channel(

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from enginery import s3
-from enginery.cli import app
-from enginery.errors import RegistryError
+from enginery.cli.app import app
+from enginery.core import s3
+from enginery.core.errors import RegistryError
 from enginery.registry import Registry
-from enginery.registry.auditing import audit
 from enginery.registry.claims import CLAIM, PRUNING
-from enginery.registry.pruning import Policy, Pruning, prune
+from enginery.registry.pruning import Pruning, Retention, prune
+from enginery.registry.verifying import audit
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.registries import (
@@ -51,7 +51,7 @@ def address(bucket: str) -> str:
 def pruned(address: str, *, keep: int = 3, days: float = 30.0, dry_run: bool = False, **more: Any) -> Pruning:
     """A prune two months from now."""
     more.setdefault("now", datetime.now(UTC) + LATER)
-    return prune(Registry(address), Policy(keep=keep, days=days), dry_run=dry_run, **more)
+    return prune(Registry(address), Retention(keep=keep, days=days), dry_run=dry_run, **more)
 
 
 def gone(pruning: Pruning) -> list[str]:

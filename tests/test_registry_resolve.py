@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from enginery import gpus
-from enginery.errors import RegistryError, UsageError
-from enginery.gpus import CPU, TABLE
-from enginery.manifest import Manifest
-from enginery.registry import NothingFits, Registry, SeveralFit
-from enginery.registry.asked import Asked
-from enginery.registry.fitting import Host, distance, misfits
+from enginery.builds.manifest import Manifest
+from enginery.core.errors import RegistryError, UsageError
+from enginery.registry import Registry
 from enginery.registry.layout import channel_path, manifest_path
-from enginery.registry.resolving import Candidate, choose
-from enginery.spec import Precision
+from enginery.registry.resolving import BuildQuery, Candidate, Host, NothingFits, SeveralFit, choose, distance, misfits
+from enginery.spec import gpus
+from enginery.spec.gpus import CPU, TABLE
+from enginery.spec.types import Precision
 from tests.support import nvidia_smi
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.manifests import CREATED, a_build, put
@@ -314,7 +312,7 @@ def nothing_or(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 ASKED = st.builds(
-    Asked,
+    BuildQuery,
     model=st.just("llama"),
     target=nothing_or(st.sampled_from("abc")),
     release=nothing_or(st.sampled_from(["==1.1.0", ">=1.1", ">=1.1,<1.2"])),
@@ -355,7 +353,7 @@ def runs(build: Manifest, host: Host) -> bool:
 
 @given(st.lists(builds(), max_size=6, unique_by=lambda build: build.build_id), ASKED, HOSTS)
 def test_what_is_found_runs_there_and_whatever_is_refused_has_a_reason(
-    there: list[Manifest], asked: Asked, host: Host
+    there: list[Manifest], asked: BuildQuery, host: Host
 ) -> None:
     outcome = chosen_of(there, asked, host)
     if isinstance(outcome, SeveralFit):
@@ -376,7 +374,7 @@ def test_what_is_found_runs_there_and_whatever_is_refused_has_a_reason(
     assert asked.release is None or SpecifierSet(asked.release).contains(outcome.target.release, prereleases=True)
 
 
-def chosen_of(there: list[Manifest], asked: Asked, host: Host) -> Manifest | RegistryError:
+def chosen_of(there: list[Manifest], asked: BuildQuery, host: Host) -> Manifest | RegistryError:
     try:
         return choose([Candidate(build) for build in there], asked, host)[0].manifest
     except RegistryError as error:
@@ -390,7 +388,7 @@ def test_a_build_has_no_reason_against_it_exactly_where_it_runs(build: Manifest,
 
 @given(st.lists(builds(), min_size=1, max_size=6, unique_by=lambda build: build.build_id), HOSTS)
 def test_nothing_nearer_is_passed_over(there: list[Manifest], host: Host) -> None:
-    outcome = chosen_of(there, Asked(model="llama"), host)
+    outcome = chosen_of(there, BuildQuery(model="llama"), host)
     if isinstance(outcome, Manifest):
         others = [build for build in there if runs(build, host) and build.validation.passed]
         assert distance(outcome, host) == min(distance(build, host) for build in others)
@@ -400,5 +398,5 @@ def test_nothing_nearer_is_passed_over(there: list[Manifest], host: Host) -> Non
 def test_the_order_in_which_builds_are_listed_decides_nothing(order: list[str], runtime: str) -> None:
     known = {"a": a_build("a", release="1.1.0"), "b": a_build("b", release="1.2.1"), "c": a_build("c", gpu=L40S)}
     host = Host(gpu=gpus.find(H100), runtime=runtime)
-    chosen, _ = choose([Candidate(known[name]) for name in order], Asked(model="llama"), host)
+    chosen, _ = choose([Candidate(known[name]) for name in order], BuildQuery(model="llama"), host)
     assert chosen.manifest.target.name == {"1.1.0": "a", "1.2.1": "b"}[runtime]

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from enginery import toolchains
-from enginery.help_texts import read_help
-from enginery.release_probe import ReleaseProbe, compare_flags, probe_release
-from enginery.releases.flags import Flag, flags
-from enginery.releases.known import releases
+from enginery.releases.facts import releases
+from enginery.releases.flags import Flag, flags_of
+from enginery.toolchains.release_probe import ReleaseProbe, compare_flags, probe_release, read_help
 from tests.support.trtllm import StandIn, make_release
 
 HELP = """\
@@ -53,7 +52,7 @@ def on_path(tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch) -> St
 
 
 def probed(release: str) -> ReleaseProbe:
-    identity = toolchains.identity(f"tensorrt-llm-{release}", "host")
+    identity = toolchains.identify(f"tensorrt-llm-{release}", "host")
     return probe_release(toolchains.ensure(identity))
 
 
@@ -130,7 +129,7 @@ def test_the_help_of_every_release_is_read_whole(release: str, tmp_path: Path, m
     found = probed(release)
     assert (found.version, found.verdict, found.reason) == (release, "engine", "")
     assert found.disagreements == ()
-    assert len(found.flags) == len(flags(release).value)
+    assert len(found.flags) == len(flags_of(release).value)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -204,8 +203,8 @@ def test_a_check_finds_the_release_on_path_by_itself() -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_what_a_step_records_of_a_host_names_versions_gpus_and_driver() -> None:
-    toolchain = toolchains.ensure(toolchains.identity("tensorrt-llm-1.2.1", "host"))
-    found = toolchains.probe(toolchain)
+    toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
+    found = toolchains.known_facts(toolchain)
     assert found["tensorrt-llm"] == "1.2.1"
     assert found["tensorrt"] == "10.14.1.48"
     assert (found["gpu"], found["driver"]) == ("8 x NVIDIA H100 80GB HBM3", "550.54.15")
@@ -213,10 +212,10 @@ def test_what_a_step_records_of_a_host_names_versions_gpus_and_driver() -> None:
 
 def test_what_a_step_records_of_a_host_names_what_it_can_do_and_what_was_not_expected(stand_in: StandIn) -> None:
     (stand_in.bin / "trtllm-build").unlink()
-    toolchain = toolchains.ensure(toolchains.identity("tensorrt-llm-1.2.1", "host"))
+    toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
     told = "1.2.1 is recorded as building engines, but there is no trtllm-build"
     assert toolchains.disagreements(toolchain) == told
-    found = toolchains.probe(toolchain)
+    found = toolchains.known_facts(toolchain)
     assert (found["verdict"], found["disagreements"]) == ("checkpoint-only", told)
 
 
@@ -227,7 +226,7 @@ def test_a_probe_is_plain_data(stand_in: StandIn) -> None:
 
 
 def test_a_module_that_does_not_import_makes_it_unsupported(stand_in: StandIn) -> None:
-    toolchain = toolchains.ensure(toolchains.identity("tensorrt-llm-1.2.1", "host"))
+    toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
     stand_in.misbehave("trtllm-build", "not_there")
     found = probe_release(toolchain)
     assert found.verdict == "unsupported"

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 
-from enginery.releases.changes import changes
-from enginery.releases.flags import flag, flags, has_command
-from enginery.releases.known import releases
-from enginery.releases.provenance import Certainty
-from enginery.releases.replacements import replacement, replacements
+from enginery.releases.changes import changes_between
+from enginery.releases.facts import Certainty, releases
+from enginery.releases.flags import flag, flags_of, has_command, replacement, replacements
 
 ROWS: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -111,7 +109,7 @@ def dashed(names: str) -> set[str]:
 
 @pytest.mark.parametrize(("old", "new", "removed", "added"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
 def test_a_row_of_the_table_of_changes(old: str, new: str, removed: str, added: str) -> None:
-    found = changes(old, new)
+    found = changes_between(old, new)
     assert {one.flag.name for one in found.removed} == dashed(removed)
     assert {one.name for one in found.added} == dashed(added)
 
@@ -124,26 +122,26 @@ def test_the_rows_lead_from_the_first_release_to_the_last_without_a_gap() -> Non
 
 @pytest.mark.parametrize(("old", "new", "name", "before", "after"), DEFAULTS)
 def test_a_default_that_changed(old: str, new: str, name: str, before: Any, after: Any) -> None:
-    (changed,) = [one for one in changes(old, new).changed if one.name == f"--{name}"]
+    (changed,) = [one for one in changes_between(old, new).changed if one.name == f"--{name}"]
     assert (changed.before.default, changed.after.default) == (before, after)
     assert changed.new_default
 
 
 @pytest.mark.parametrize(("old", "new"), [row[:2] for row in ROWS])
 def test_no_other_default_changed(old: str, new: str) -> None:
-    found = {one.name for one in changes(old, new).changed if one.new_default}
+    found = {one.name for one in changes_between(old, new).changed if one.new_default}
     assert found == {f"--{row[2]}" for row in DEFAULTS if row[:2] == (old, new)}
 
 
 @pytest.mark.parametrize(("old", "new", "name", "gained"), GAINED)
 def test_choices_that_came(old: str, new: str, name: str, gained: set[str]) -> None:
-    (changed,) = [one for one in changes(old, new).changed if one.name == f"--{name}"]
+    (changed,) = [one for one in changes_between(old, new).changed if one.name == f"--{name}"]
     assert set(changed.gained) == gained
     assert not changed.lost
 
 
 def test_volta_leaves_the_clusters_at_0_19() -> None:
-    (changed,) = [one for one in changes("0.18.2", "0.19.0").changed if one.name == "--cluster_key"]
+    (changed,) = [one for one in changes_between("0.18.2", "0.19.0").changed if one.name == "--cluster_key"]
     assert changed.lost
     assert all(name.startswith("V100") for name in changed.lost)
 
@@ -152,7 +150,7 @@ def test_volta_leaves_the_clusters_at_0_19() -> None:
     "old_new", [("0.19.0", "0.20.0"), ("0.21.0", "1.0.0"), ("1.0.0", "1.1.0"), ("1.2.1", "1.3.0rc3")]
 )
 def test_steps_without_any_change(old_new: tuple[str, str]) -> None:
-    found = changes(*old_new)
+    found = changes_between(*old_new)
     assert (found.removed, found.added, found.changed) == ((), (), ())
 
 
@@ -180,7 +178,7 @@ def test_defaults_that_never_changed(name: str, default: Any) -> None:
     ],
 )
 def test_as_many_flags_as_the_source_adds(release: str, count: int) -> None:
-    found = flags(release)
+    found = flags_of(release)
     assert len(found.value) == count
     assert found.provenance.certainty is Certainty.PARSED
 
@@ -233,12 +231,12 @@ def test_a_flag_is_found_by_its_alias() -> None:
 )
 def test_the_command_is_gone_after_1_3_0rc20(release: str, *, there: bool) -> None:
     assert has_command(release).value is there
-    assert bool(flags(release).value) is there
+    assert bool(flags_of(release).value) is there
     assert (flag(release, "--workers").value is not None) is there
 
 
 def test_what_removed_the_command_is_said() -> None:
-    found = changes("1.2.1", "1.3.0rc21")
+    found = changes_between("1.2.1", "1.3.0rc21")
     assert found.command_gone
     assert "1.3.0rc20 is the last" in str(found.new)
 
@@ -268,9 +266,9 @@ def test_nothing_replaces_a_flag_before_its_time() -> None:
 
 @pytest.mark.parametrize("one", replacements(), ids=lambda one: f"{one.command} {one.flag} {one.since}")
 def test_a_replacement_is_there_when_it_is_due_and_the_old_flag_was_there_before(one: Any) -> None:
-    now = flags(one.since, one.command).value
+    now = flags_of(one.since, one.command).value
     assert set(one.by) <= set(now)
-    known = [release for release in releases() if one.flag in flags(release, one.command).value]
+    known = [release for release in releases() if one.flag in flags_of(release, one.command).value]
     assert known
     still = now.get(one.flag)
     assert still is None or still.deprecated

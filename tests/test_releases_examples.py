@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from enginery.errors import UsageError
-from enginery.releases.changes import changes
-from enginery.releases.flags import flag, flags, has_command, script
-from enginery.releases.provenance import Certainty
+from enginery.core.errors import UsageError
+from enginery.releases.changes import changes_between
+from enginery.releases.facts import Certainty
+from enginery.releases.flags import flag, flags_of, has_command, script
 
 LLAMA = "convert_checkpoint.py llama"
 LLAMA_ROWS = (
@@ -88,24 +88,24 @@ def dashed(names: str) -> set[str]:
 
 @pytest.mark.parametrize(("command", "old", "new", "removed", "added"), ROWS)
 def test_a_row_of_the_table_of_changes(command: str, old: str, new: str, removed: str, added: str) -> None:
-    found = changes(old, new, command)
+    found = changes_between(old, new, command)
     assert {one.flag.name for one in found.removed} == dashed(removed)
     assert {one.name for one in found.added} == dashed(added)
 
 
 @pytest.mark.parametrize(("old", "new", "came"), RUN_CAME)
 def test_what_came_to_run(old: str, new: str, came: str) -> None:
-    assert dashed(came) <= {one.name for one in changes(old, new, "run.py").added}
+    assert dashed(came) <= {one.name for one in changes_between(old, new, "run.py").added}
 
 
 def test_what_left_run() -> None:
-    gone = [one.flag.name for old, new, _ in RUN_CAME for one in changes(old, new, "run.py").removed]
+    gone = [one.flag.name for old, new, _ in RUN_CAME for one in changes_between(old, new, "run.py").removed]
     assert gone == ["--prompt_lookup_config"]
 
 
 @pytest.mark.parametrize("release", ["0.8.0", "0.9.0", "0.12.0", "0.16.0", "0.17.0.post1", "1.3.0rc3"])
 def test_what_llamas_converter_always_had(release: str) -> None:
-    found = flags(release, LLAMA).value
+    found = flags_of(release, LLAMA).value
     assert dashed(COMMON) <= set(found)
     assert found["--output_dir"].default == "tllm_checkpoint"
     assert (found["--tp_size"].default, found["--group_size"].default) == (1, 128)
@@ -171,7 +171,7 @@ def test_run_cannot_do_without_an_output_length() -> None:
 
 
 def test_quantize_does_without_a_model_directory_from_0_10_on() -> None:
-    (changed,) = [one for one in changes("0.9.0", "0.10.0", "quantize.py").changed if one.name == "--model_dir"]
+    (changed,) = [one for one in changes_between("0.9.0", "0.10.0", "quantize.py").changed if one.name == "--model_dir"]
     assert changed.texts() == ("no longer required",)
 
 
@@ -198,7 +198,7 @@ def test_a_converter_that_left_is_gone_not_taken_from_the_nearest() -> None:
     left = has_command("0.9.0", "convert_checkpoint.py skywork")
     assert not left.value
     assert left.provenance.certainty is Certainty.PARSED
-    assert not flags("0.9.0", "convert_checkpoint.py skywork").value
+    assert not flags_of("0.9.0", "convert_checkpoint.py skywork").value
 
 
 def test_a_release_in_between_says_whose_flags_these_are_and_that_both_sides_differ() -> None:
@@ -218,4 +218,4 @@ def test_where_both_sides_agree_it_is_said_too() -> None:
 @pytest.mark.parametrize("command", ["trtllm-bild", "convert_checkpoint.py", "scripts", ""])
 def test_an_unknown_command_is_refused_with_those_there_are(command: str) -> None:
     with pytest.raises(UsageError, match=r"convert_checkpoint.py FAMILY.*llama"):
-        flags("1.2.1", command)
+        flags_of("1.2.1", command)

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from enginery.errors import UsageError
+from enginery.core.errors import UsageError
 from enginery.releases import data, facts
-from enginery.releases.flags import flag, flags
-from enginery.releases.known import builds_engines, nearest, neighbours, releases, version
-from enginery.releases.provenance import Certainty
+from enginery.releases.facts import Certainty, builds_engines, nearest, neighbours, releases, version
+from enginery.releases.flags import flag, flags_of
 
 TOPICS = ("build", "examples", "families", "precisions", "pins", "templates", "arguments")
 VERSIONS = st.builds(
@@ -51,7 +50,7 @@ def test_the_releases_are_listed_oldest_first() -> None:
     ],
 )
 def test_how_the_build_flags_of_a_release_are_known(release: str, certainty: Certainty) -> None:
-    assert flags(release).provenance.certainty is certainty
+    assert flags_of(release).provenance.certainty is certainty
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_neighbours_on_both_sides_and_on_one() -> None:
 
 @given(VERSIONS)
 def test_a_release_that_is_known_answers_for_itself_and_any_other_says_that_it_does_not(release: str) -> None:
-    found = flags(release)
+    found = flags_of(release)
     assert bool(found.value) is builds_engines(release)
     if Version(release) in map(Version, releases()):
         assert found.provenance.certainty is not Certainty.NEAREST
@@ -110,7 +109,7 @@ def test_an_answer_between_two_that_differ_says_so() -> None:
 @pytest.mark.parametrize("release", ["0.7.1", "0.5.0", "0.8.0rc1"])
 def test_older_releases_are_unknown(release: str) -> None:
     with pytest.raises(UsageError, match="nothing is known of so old"):
-        flags(release)
+        flags_of(release)
 
 
 @pytest.mark.parametrize("release", ["", "latest", "0.8.x", "v", ">=1.0"])

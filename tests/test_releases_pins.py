@@ -4,15 +4,21 @@ from typing import Any
 
 import pytest
 
-from enginery.errors import UsageError
-from enginery.gpus import TABLE
-from enginery.releases.arguments import arguments, classes
-from enginery.releases.families import architectures, converter, families, families_of
-from enginery.releases.known import releases
-from enginery.releases.pins import PINS, containers, pin, pins
-from enginery.releases.precisions import capabilities, formats, model_formats, precisions
-from enginery.releases.provenance import Certainty
-from enginery.spec import Precision
+from enginery.core.errors import UsageError
+from enginery.releases.facts import PINS, Certainty, containers, pin, pins, releases
+from enginery.releases.flags import arguments, classes
+from enginery.releases.models import (
+    architectures,
+    capabilities,
+    converter,
+    families,
+    families_of,
+    formats,
+    model_formats,
+    precisions,
+)
+from enginery.spec.gpus import TABLE
+from enginery.spec.types import Precision
 
 PINNED: tuple[tuple[str, str, Any], ...] = (
     ("0.8.0", "tensorrt", "==9.2.0.post12.dev5"),

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from enginery.errors import UsageError
-from enginery.releases.provenance import Certainty
-from enginery.releases.templates import MODELS, STEPS, Template, template
+from enginery.core.errors import UsageError
+from enginery.releases.facts import Certainty
+from enginery.releases.models import MODELS, STEPS, Template, template
 
 CAME = (
     ("0.8.0", "0.9.0", "tensorrt_llm", ("decoding_mode lora_cache_optimal_adapter_size lora_cache_max_adapter_size "

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
-from enginery.manifest import BuildTarget, Manifest
-from enginery.records import FileRecord
-from enginery.report import html_report
+from enginery.builds.manifest import BuildTarget, Manifest
+from enginery.builds.report import html_report
+from enginery.store.steps import FileRecord
 from tests.support.builds import a_report
 from tests.support.records import a_chain
 

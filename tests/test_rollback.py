@@ -3,9 +3,8 @@
 
 import pytest
 
-from enginery.errors import RolloutError
-from enginery.triton.rollback import RolledBack, roll_back
-from enginery.triton.rollout import serving_build
+from enginery.core.errors import RolloutError
+from enginery.triton.rollout import RolledBack, roll_back, serving_build
 from tests.support.rollout_site import FIRST, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
 
 

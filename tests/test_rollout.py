@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from enginery.context import StepContext
-from enginery.errors import RolloutError
-from enginery.manifest import Manifest
+from enginery.builds.manifest import Manifest
+from enginery.core.errors import RolloutError
 from enginery.registry import publish
-from enginery.triton.placement import open_repository
-from enginery.triton.progress import read_state, write_state
+from enginery.store.context import StepContext
+from enginery.triton.placement import open_repository, read_state, write_state
 from enginery.triton.rollout import is_serving, rollout, serving_build
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.fake_triton import running_fake_triton

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from enginery import s3
-from enginery.errors import EngineryError
+from enginery.core import s3
+from enginery.core.errors import EngineryError
 from enginery.registry import Registry
 from enginery.triton.placement import (
     arrange,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import RolloutError
+from enginery.builds.model_config import serve_as
+from enginery.core.errors import RolloutError
 from enginery.triton.client import TritonClient
-from enginery.triton.placement import serve_as
 from tests.support.builds import ENSEMBLE_CONFIG
 from tests.support.fake_triton import FakeTriton, running_fake_triton
 

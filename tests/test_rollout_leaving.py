@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import RolloutError
-from enginery.files import remove_tree
-from enginery.manifest import Manifest
+from enginery.builds.manifest import Manifest
+from enginery.builds.model_config import served_version
+from enginery.core.errors import RolloutError
+from enginery.core.files import remove_tree
 from enginery.triton.client import TritonClient
-from enginery.triton.placement import open_repository, served_version
+from enginery.triton.placement import open_repository
 from tests.support.builds import ANSWERS, QUESTION, Build, write_repository
 from tests.support.fake_triton import running_fake_triton
 from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401

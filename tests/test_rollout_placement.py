@@ -2,17 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import RolloutError
-from enginery.records import FileRecord
-from enginery.triton.placement import (
-    DirectoryRepository,
-    arrange,
-    next_version,
-    open_repository,
-    remove_version,
-    serve_as,
-    served_version,
-)
+from enginery.builds.model_config import serve_as, served_version
+from enginery.core.errors import RolloutError
+from enginery.store.steps import FileRecord
+from enginery.triton.placement import DirectoryRepository, arrange, next_version, open_repository, remove_version
 from tests.support.builds import ENSEMBLE_CONFIG
 from tests.test_manifest import a_manifest
 

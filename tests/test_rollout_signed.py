@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from enginery import functions
-from enginery.cli import app
-from enginery.errors import EngineryError, RegistryError, RolloutError, UsageError
-from enginery.manifest import Manifest
-from enginery.s3 import Prefix
-from enginery.signing.keys import SIGNING_KEY, SigningKey
-from enginery.signing.policy import TRUSTED_KEYS, Policy
-from enginery.signing.signatures import sign_build
+from enginery.builds.keys import SIGNING_KEY, TRUSTED_KEYS, Policy, SigningKey
+from enginery.builds.manifest import Manifest
+from enginery.cli.app import app
+from enginery.core.errors import EngineryError, RegistryError, RolloutError, UsageError
+from enginery.core.s3.objects import Prefix
+from enginery.pipeline import run
+from enginery.registry.signatures import sign_build
 from enginery.triton.placement import arrange, open_repository, place, read_configs
 from enginery.triton.rollout import roll_out_build, rollout, serving_build
 from tests.support.builds import ANSWERS, QUESTION, Build
@@ -157,9 +156,9 @@ def test_keys_that_cannot_be_read_are_found_before_a_pipeline_begins(
 ) -> None:
     monkeypatch.setenv(TRUSTED_KEYS, str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="cannot be read"):
-        functions.require_prepared("rollout", {})
+        run.require_call_prepared("rollout", {})
     monkeypatch.setenv(TRUSTED_KEYS, str(pair.public))
-    functions.require_prepared("rollout", {})
+    run.require_call_prepared("rollout", {})
 
 
 def test_the_command_takes_the_trusted_keys_as_an_option(site: Site, pair: KeyPair) -> None:

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from enginery import functions
-from enginery.context import StepContext
-from enginery.errors import CommandError, StoreError, UsageError, ValidationError
-from enginery.plan import PlannedStep
-from enginery.records import StepRecord
-from enginery.runner import chain_of, fill, find_valid, require_prepared, run_step
-from enginery.steps import Call, Command, Stage, Step
+from enginery.core.errors import CommandError, StoreError, UsageError, ValidationError
+from enginery.pipeline import run
+from enginery.pipeline.plan import PlannedStep
+from enginery.pipeline.run import chain_of, fill, find_valid, require_prepared, run_step
 from enginery.store import Store, open_store
+from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
+from enginery.store.steps import Call, Command, Stage, Step, StepRecord
 from tests.support.steps import shell_step
 
 
@@ -170,8 +169,8 @@ class Elsewhere:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     outside = Elsewhere()
-    monkeypatch.setattr(functions, "find_function", lambda _name: outside.change)
-    monkeypatch.setattr(functions, "still_holds", outside.still_holds)
+    monkeypatch.setattr(run, "find_function", lambda _name: outside.change)
+    monkeypatch.setattr(run, "still_holds", outside.still_holds)
     return outside
 
 
@@ -233,7 +232,7 @@ def test_what_a_killed_step_left_is_removed_by_the_next_one(tmp_path: Path) -> N
 def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from enginery.validation import PromptResult, ValidationReport
+    from enginery.builds.validation import PromptResult, ValidationReport
 
     result = PromptResult(
         prompt="How many?",
@@ -255,7 +254,7 @@ def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
         (context.output / "report.json").write_text(report.model_dump_json())
         return {"passed": False}
 
-    monkeypatch.setattr(functions, "find_function", lambda _name: validate)
+    monkeypatch.setattr(run, "find_function", lambda _name: validate)
     planned = call_step("validate", Stage.VALIDATE)
     for _ in range(2):
         with pytest.raises(ValidationError) as caught:
@@ -280,6 +279,6 @@ def test_errors_keep_their_details_when_they_cross_processes() -> None:
 
 def test_what_steps_need_elsewhere_is_asked_for_by_the_steps_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Mapping[str, Any]]] = []
-    monkeypatch.setattr(functions, "require_prepared", lambda name, parameters: asked.append((name, parameters)))
+    monkeypatch.setattr(run, "require_call_prepared", lambda name, parameters: asked.append((name, parameters)))
     require_prepared([shell_step("true"), call_step("publish")])
     assert asked == [("publish", {"to": "there"})]

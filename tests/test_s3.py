@@ -8,8 +8,9 @@ from botocore import exceptions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginery import s3
-from enginery.errors import EngineryError, RegistryError, SourceError, StoreError, UsageError
+from enginery.core import s3
+from enginery.core.errors import EngineryError, RegistryError, SourceError, StoreError, UsageError
+from enginery.core.s3.download import download_file
 
 
 @pytest.fixture(autouse=True)
@@ -243,10 +244,10 @@ def test_without_patience_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatch
 
 def test_there_is_one_client_for_one_set_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    first = s3.client()
-    assert s3.client() is first
+    first = s3.shared_client()
+    assert s3.shared_client() is first
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:10")
-    assert s3.client() is not first
+    assert s3.shared_client() is not first
 
 
 def test_other_servers_are_asked_by_path_and_aws_by_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +255,7 @@ def test_other_servers_are_asked_by_path_and_aws_by_host(monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
 
     def url() -> str:
-        return s3.client().generate_presigned_url("get_object", Params={"Bucket": "engines", "Key": "k"})
+        return s3.shared_client().generate_presigned_url("get_object", Params={"Bucket": "engines", "Key": "k"})
 
     assert url().startswith("https://engines.s3.")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.local:9000")
@@ -262,9 +263,9 @@ def test_other_servers_are_asked_by_path_and_aws_by_host(monkeypatch: pytest.Mon
 
 
 def test_the_region_is_us_east_1_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert s3.client().meta.region_name == "us-east-1"
+    assert s3.shared_client().meta.region_name == "us-east-1"
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    assert s3.client().meta.region_name == "eu-central-1"
+    assert s3.shared_client().meta.region_name == "eu-central-1"
 
 
 def test_a_password_in_the_endpoint_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,14 +276,14 @@ def test_a_password_in_the_endpoint_is_not_shown(monkeypatch: pytest.MonkeyPatch
 def test_an_endpoint_that_is_no_url_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
     with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
-        s3.client()
+        s3.shared_client()
 
 
 def test_no_credentials_is_an_error_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     prefix = s3.Prefix(s3.Address("engines", ""), RegistryError)
     with pytest.raises(RegistryError, match=r"no credentials for S3 at http://127\.0\.0\.1:9"):
-        prefix.download("x", tmp_path / "x", size=1)
+        download_file(prefix, "x", tmp_path / "x", size=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 
 import pytest
 
-from enginery.digests import bytes_digest
-from enginery.s3_gapless import GaplessDigest
-from enginery.told import nobody
+from enginery.core.digests import bytes_digest
+from enginery.core.progress import no_listener
+from enginery.core.s3.partial import GaplessDigest
 from tests.support.pulls import some_bytes
 from tests.support.switching import often_switching
 
@@ -106,7 +106,7 @@ def test_bytes_that_come_again_before_they_were_digested_are_digested_once() -> 
 
 
 def test_an_empty_file_has_the_digest_of_no_bytes() -> None:
-    digest = GaplessDigest([(0, 0)], (), lambda *_: iter(()), nobody)
+    digest = GaplessDigest([(0, 0)], (), lambda *_: iter(()), no_listener)
     assert digest.hexdigest() == bytes_digest(b"")
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from enginery.errors import StoreError
-from enginery.s3 import Prefix
+from enginery.core.errors import StoreError
+from enginery.core.s3.objects import Prefix
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_fixtures import bucket, prefix, proxy, server
 

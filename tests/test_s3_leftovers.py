@@ -2,10 +2,10 @@
 
 import pytest
 
-from enginery import s3_leftovers
-from enginery.errors import StoreError
-from enginery.s3 import Prefix
-from enginery.s3_leftovers import abort_upload, probes, unfinished_uploads
+from enginery.core.errors import StoreError
+from enginery.core.s3 import upload
+from enginery.core.s3.objects import Prefix
+from enginery.core.s3.upload import abort_upload, probes, unfinished_uploads
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.registries import begin_upload, write
 from tests.support.s3_fixtures import bucket, prefix, proxy, server
@@ -74,5 +74,5 @@ def test_an_answer_that_does_not_say_what_is_not_there_is_asked_for_again(prefix
 def test_a_listing_that_does_not_say_whether_it_goes_on_has_ended(
     prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_leftovers, "_page", lambda *_: {})  # as rclone's server answers
+    monkeypatch.setattr(upload, "_page", lambda *_: {})  # as rclone's server answers
     assert list(unfinished_uploads(prefix)) == []

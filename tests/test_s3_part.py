@@ -11,11 +11,12 @@ from botocore.exceptions import FlexibleChecksumError
 from botocore.response import StreamingBody
 from urllib3.exceptions import SSLError
 
-from enginery import s3_download
-from enginery.digests import bytes_digest
-from enginery.errors import EngineryError, StoreError
-from enginery.s3 import Prefix
-from enginery.s3_part import Part
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import EngineryError, StoreError
+from enginery.core.s3 import download as s3_download
+from enginery.core.s3.download import digest_object, download_file
+from enginery.core.s3.objects import Prefix
+from enginery.core.s3.partial import Part
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.pulls import some_bytes
 from tests.support.s3_fixtures import bucket, prefix, proxy, server
@@ -36,7 +37,7 @@ def ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def download(prefix: Prefix, to: Path, *, resume: bool = True) -> None:
-    prefix.download("engine", to, size=len(DATA), sha256=SHA256, resume=resume)
+    download_file(prefix, "engine", to, size=len(DATA), sha256=SHA256, resume=resume)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_what_was_there_and_is_damaged_is_read_again(broken_off: Path, prefix: P
 def test_a_part_of_another_object_is_not_gone_on_with(broken_off: Path, prefix: Prefix, proxy: Proxy) -> None:
     other = some_bytes(1000, seed=1)
     prefix.put_bytes("engine", other)
-    prefix.download("engine", broken_off, size=1000, sha256=bytes_digest(other), resume=True)
+    download_file(prefix, "engine", broken_off, size=1000, sha256=bytes_digest(other), resume=True)
     assert broken_off.read_bytes() == other
     assert proxy.count("GET") == 10
 
@@ -123,9 +124,9 @@ def test_nothing_stays_of_a_download_that_is_not_to_be_resumed(
 
 def test_an_empty_object_is_asked_for_too(prefix: Prefix, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not there"):
-        prefix.download("empty", tmp_path / "empty", size=0, sha256=bytes_digest(b""), resume=True)
+        download_file(prefix, "empty", tmp_path / "empty", size=0, sha256=bytes_digest(b""), resume=True)
     prefix.put_bytes("empty", b"")
-    prefix.download("empty", tmp_path / "empty", size=0, sha256=bytes_digest(b""), resume=True)
+    download_file(prefix, "empty", tmp_path / "empty", size=0, sha256=bytes_digest(b""), resume=True)
     assert (tmp_path / "empty").read_bytes() == b""
 
 
@@ -147,10 +148,10 @@ def test_an_object_is_digested_without_being_kept(prefix: Prefix, proxy: Proxy, 
     prefix.put_bytes("engine", DATA)
     before = sorted(tmp_path.rglob("*"))
     proxy.fail(Fault("truncate", matches=lambda method, _: method == "GET"))
-    assert prefix.digest("engine", size=len(DATA)) == SHA256
+    assert digest_object(prefix, "engine", size=len(DATA)) == SHA256
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(StoreError, match="has 1000 bytes, not the 999"):
-        prefix.digest("engine", size=999)
+        digest_object(prefix, "engine", size=999)
 
 
 def test_bytes_that_came_before_a_failure_are_digested_once(prefix: Prefix, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +166,7 @@ def test_bytes_that_came_before_a_failure_are_digested_once(prefix: Prefix, monk
             raise SSLError("bad record")
 
     monkeypatch.setattr(StreamingBody, "iter_chunks", fail_once)
-    assert prefix.digest("engine", size=len(DATA)) == SHA256
+    assert digest_object(prefix, "engine", size=len(DATA)) == SHA256
     assert failed
 
 
@@ -183,7 +184,7 @@ def test_an_object_whose_checksum_fails_is_asked_for_again(prefix: Prefix, monke
         raise FlexibleChecksumError(error_msg="Expected checksum")
 
     monkeypatch.setattr(StreamingBody, "iter_chunks", altered_once)
-    assert prefix.digest("engine", size=len(DATA)) == SHA256
+    assert digest_object(prefix, "engine", size=len(DATA)) == SHA256
 
 
 def test_a_full_disk_is_told_of_the_file_and_not_of_the_object(

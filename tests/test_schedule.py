@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prefect.states import Completed, Failed
 
-from flows.schedule import Job, Results, run_jobs
+from enginery.pipeline.flows.steps import Job, Results, run_jobs
 from tests.support.waiting import wait_until
 
 

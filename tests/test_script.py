@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from enginery.plan import Plan, make_plan
-from enginery.script import shell_script
+from enginery.pipeline.plan import Plan, make_plan
+from enginery.pipeline.script import shell_script
 from enginery.sources import ResolvedSource
-from enginery.spec import Source, parse_spec
-from enginery.toolchains import location
+from enginery.spec.spec import Source, parse_spec
+from enginery.toolchains.identity import location
 from tests.support.fake_docker import FakeDocker
 from tests.support.fleet import LLAMA_3_8B
 from tests.support.plans import planned, resolved, spec_data

@@ -9,21 +9,14 @@ from typing import Any
 
 import pytest
 
-from enginery.cli import app
-from enginery.commands import Command
-from enginery.errors import RegistryError, UsageError
+from enginery.builds.bundle import require_trusted
+from enginery.builds.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, Policy, SigningKey
+from enginery.cli.app import app
+from enginery.core.errors import RegistryError, UsageError
+from enginery.core.process.command import Command
+from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry, publish, require_publishable
-from enginery.s3 import Prefix
-from enginery.signing.checking import require_trusted
-from enginery.signing.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, SigningKey
-from enginery.signing.policy import Policy
-from enginery.signing.signatures import (
-    is_signature,
-    require_signed,
-    sign_build,
-    signature_path,
-    trusted_manifest,
-)
+from enginery.registry.signatures import is_signature, require_signed, sign_build, signature_path, trusted_manifest
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 from tests.support.s3_server import S3Server
@@ -243,9 +236,9 @@ def test_a_server_that_is_away_is_not_taken_for_an_unsigned_build(
 
 def unlisted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer as S3 does to credentials without s3:ListBucket."""
-    from enginery import s3
+    from enginery.core import s3
 
-    client = s3.client()
+    client = s3.shared_client()
     there = {f"{place.build.address.prefix}/{info.path}" for info in place.build.list()}
 
     def refuse(operation: str, status: int = 403) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from enginery.errors import UsageError
-from enginery.signing.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, SigningKey, TrustedKey
-from enginery.signing.policy import TRUSTED_KEYS, Policy
+from enginery.builds.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, TRUSTED_KEYS, Policy, SigningKey, TrustedKey
+from enginery.core.errors import UsageError
 from tests.support.signing_keys import a_key_pair, an_rsa_pair
 
 
@@ -130,9 +129,7 @@ def test_a_password_that_does_not_fit_is_told_apart_and_never_shown(
 def test_without_the_package_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = a_key_pair(tmp_path)
     found = importlib.util.find_spec
-    monkeypatch.setattr(
-        "enginery.signing.keys.find_spec", lambda name: None if name == "model_signing" else found(name)
-    )
+    monkeypatch.setattr("enginery.builds.keys.find_spec", lambda name: None if name == "model_signing" else found(name))
     for read in (lambda: SigningKey.read(pair.private), lambda: Policy.read(str(pair.public))):
         with pytest.raises(UsageError, match="model-signing, not installed here") as caught:
             read()

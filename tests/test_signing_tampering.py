@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from enginery.digests import bytes_digest
-from enginery.errors import RegistryError
+from enginery.builds.bundle import require_trusted
+from enginery.builds.keys import SIGNING_KEY, Policy
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError
 from enginery.registry import publish
-from enginery.signing.checking import require_trusted
-from enginery.signing.keys import SIGNING_KEY
-from enginery.signing.policy import Policy
-from enginery.signing.signatures import require_signed, signature_path
+from enginery.registry.signatures import require_signed, signature_path
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 from tests.support.signed_place import ORDER, OTHER, Place, address, pair, published, signed  # noqa: F401

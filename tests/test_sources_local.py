@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from enginery.digests import file_digest
-from enginery.errors import SourceError
+from enginery.core.digests import file_digest
+from enginery.core.errors import SourceError
 from enginery.sources import ResolvedSource, parameters, resolve
-from enginery.spec import Source
+from enginery.spec.spec import Source
 from tests.support.downloads import contents, plan_and_download, run_download
 from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
 

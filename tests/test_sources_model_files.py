@@ -3,13 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from enginery.backends.pytorch.quantizing import quantized_to
-from enginery.errors import SourceError
-from enginery.model_facts import ModelFacts
+from enginery.backends.pytorch.quantize import quantized_to
+from enginery.core.errors import SourceError
 from enginery.sources import resolve
-from enginery.sources.model_files import Finding, Selection, raise_findings, select
-from enginery.sources.safetensors import is_lfs_pointer, safetensors_problem
-from enginery.spec import Precision, Source
+from enginery.sources.model_facts import ModelFacts
+from enginery.sources.model_files import (
+    Selection,
+    WeightsProblem,
+    is_lfs_pointer,
+    raise_findings,
+    safetensors_problem,
+    select,
+)
+from enginery.spec.spec import Source
+from enginery.spec.types import Precision
 from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
 
 CONFIG = {
@@ -257,7 +264,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 def test_one_problem_has_its_remedy_apart() -> None:
     with pytest.raises(SourceError) as caught:
-        raise_findings([Finding("it is bad", "make it good")], "model")
+        raise_findings([WeightsProblem("it is bad", "make it good")], "model")
     assert (caught.value.problem, caught.value.remedy, caught.value.subject) == ("it is bad", "make it good", "model")
     raise_findings([], "model")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import SourceError, StoreError
+from enginery.core.errors import SourceError, StoreError
 from enginery.sources import staging
-from enginery.sources.progress import Progress
+from enginery.sources.progress import DownloadProgress
 from enginery.sources.resolved import SourceFile
 from enginery.sources.staging import downloads_dir, mismatch, patiently, remove_finished, stage
 from tests.support.waiting import wait_until
@@ -23,8 +23,8 @@ def described(name: str, content: bytes) -> SourceFile:
     return SourceFile(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def writer(contents: dict[str, bytes]) -> Callable[[SourceFile, Path, Progress], None]:
-    def fetch(file: SourceFile, part: Path, progress: Progress) -> None:
+def writer(contents: dict[str, bytes]) -> Callable[[SourceFile, Path, DownloadProgress], None]:
+    def fetch(file: SourceFile, part: Path, progress: DownloadProgress) -> None:
         part.write_bytes(contents[file.name])
         progress.at(file.name, file.size)
 
@@ -48,7 +48,7 @@ def test_staged_files_reach_the_output(tmp_path: Path) -> None:
 def test_wrong_bytes_are_fetched_once_more_from_the_start(tmp_path: Path) -> None:
     found: list[bool] = []
 
-    def fetch(_file: SourceFile, part: Path, _progress: Progress) -> None:
+    def fetch(_file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
         found.append(part.exists())
         part.write_bytes(b"good" if len(found) > 1 else b"evil")
 
@@ -75,7 +75,7 @@ def test_files_that_arrived_before_are_not_fetched_again(tmp_path: Path) -> None
     files = [described("first", b"1"), described("second", b"2")]
     asked: list[str] = []
 
-    def fetch(file: SourceFile, part: Path, _progress: Progress) -> None:
+    def fetch(file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
         asked.append(file.name)
         if file.name == "second" and asked.count("second") == 1:
             raise SourceError("refused")
@@ -98,7 +98,7 @@ def test_one_failure_calls_the_other_files_off(tmp_path: Path) -> None:
     asked: list[str] = []
     running = threading.Event()
 
-    def fetch(file: SourceFile, _part: Path, progress: Progress) -> None:
+    def fetch(file: SourceFile, _part: Path, progress: DownloadProgress) -> None:
         asked.append(file.name)
         if file.name == "bad":
             running.wait()
@@ -130,7 +130,7 @@ def test_an_unfinished_download_is_never_removed(tmp_path: Path) -> None:
     assert (downloads_dir() / "unfinished" / "file.part").read_bytes() == b"go"
 
 
-def _fail_with_a_part(_file: SourceFile, part: Path, _progress: Progress) -> None:
+def _fail_with_a_part(_file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
     part.write_bytes(b"go")
     raise SourceError("broke off")
 
@@ -139,7 +139,7 @@ def test_two_downloads_of_one_commit_take_turns(tmp_path: Path) -> None:
     inside, overlaps = threading.Lock(), []
     first_is_in, go_on = threading.Event(), threading.Event()
 
-    def fetch(_file: SourceFile, part: Path, _progress: Progress) -> None:
+    def fetch(_file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
         overlaps.append(not inside.acquire(blocking=False))
         first_is_in.set()
         go_on.wait()
@@ -164,7 +164,7 @@ def test_two_downloads_of_one_commit_take_turns(tmp_path: Path) -> None:
 
 
 def test_a_disk_error_is_told_as_one(tmp_path: Path) -> None:
-    def fetch(_file: SourceFile, _part: Path, _progress: Progress) -> None:
+    def fetch(_file: SourceFile, _part: Path, _progress: DownloadProgress) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StoreError, match="disk is full"):
@@ -239,7 +239,7 @@ def test_patience_lasts_as_long_as_something_comes() -> None:
 
 def test_progress_is_told_without_being_asked() -> None:
     lines: list[str] = []
-    with Progress([SourceFile(name="weights", size=1000)], lines.append, interval=0.01) as progress:
+    with DownloadProgress([SourceFile(name="weights", size=1000)], lines.append, interval=0.01) as progress:
         progress.begin("weights", 100)
         progress.at("weights", 350)
         wait_until(lambda: any("350 B of 1.0 kB (35%)" in line for line in lines))
@@ -247,6 +247,6 @@ def test_progress_is_told_without_being_asked() -> None:
 
 
 def test_the_speed_counts_only_what_came_now() -> None:
-    progress = Progress([SourceFile(name="weights", size=1000)], print)
+    progress = DownloadProgress([SourceFile(name="weights", size=1000)], print)
     progress.begin("weights", 1000)
     assert "1.0 kB of 1.0 kB (100%), 0 B/s" in progress.summary()

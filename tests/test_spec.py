@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from enginery.errors import SpecError
-from enginery.spec import BackendName, Precision, parse_spec, read_spec
+from enginery.core.errors import SpecError
+from enginery.spec.spec import parse_spec, read_spec
+from enginery.spec.types import BackendName, Precision
 
 MODELS = Path(__file__).parent.parent / "infra" / "models"
 

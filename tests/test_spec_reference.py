@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from enginery.spec_reference import REFERENCE_NAME, SCHEMA_NAME, reference, schema
+from enginery.cli.spec_reference import REFERENCE_NAME, SCHEMA_NAME, reference, schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginery.errors import StoreError, UsageError
-from enginery.records import FileRecord
+from enginery.core.errors import StoreError, UsageError
 from enginery.store import digest_output, layout, open_store
+from enginery.store.bucket import TieredStore
 from enginery.store.local import LocalStore
-from enginery.store.tiered import TieredStore
+from enginery.store.steps import FileRecord
 from tests.support.outputs import some_record, write_output
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=20).filter(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from enginery.context import unheard
-from enginery.errors import UsageError
-from enginery.s3 import Address, Prefix
+from enginery.core.errors import UsageError
+from enginery.core.locks import Worker
+from enginery.core.progress import no_log
+from enginery.core.s3.objects import Address, Prefix
 from enginery.store import open_store
 from enginery.store.layout import StillLockedError
 from enginery.store.leases import Lease, Observed, lease_seconds, leased, watched
-from enginery.worker import Worker
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_fixtures import bucket, prefix, proxy, server
 from tests.support.waiting import wait_until
@@ -122,27 +122,27 @@ def test_a_lease_that_is_renewed_is_not_taken(machines: Machines, monkeypatch: p
 
 def test_a_machine_that_waits_too_long_is_told_so(prefix: Prefix) -> None:
     put(prefix, ELSEWHERE)
-    with pytest.raises(StillLockedError, match="another machine"), leased(prefix, KEY, patience=0, log=unheard):
+    with pytest.raises(StillLockedError, match="another machine"), leased(prefix, KEY, patience=0, log=no_log):
         pass
     assert there(prefix).worker == ELSEWHERE
 
 
 def test_a_lease_that_was_given_back_is_taken_at_once(prefix: Prefix) -> None:
     put(prefix, ELSEWHERE, free=True)
-    with leased(prefix, KEY, patience=0, log=unheard):
+    with leased(prefix, KEY, patience=0, log=no_log):
         assert not there(prefix).free
     assert there(prefix).free
 
 
 def test_a_lease_that_this_process_has_left_is_taken_at_once(prefix: Prefix) -> None:
     put(prefix, Worker.this())
-    with leased(prefix, KEY, patience=0, log=unheard):
+    with leased(prefix, KEY, patience=0, log=no_log):
         pass
 
 
 def test_what_is_no_lease_is_replaced(prefix: Prefix) -> None:
     prefix.put_bytes(f"leases/{KEY}.json", b"no lease")
-    with leased(prefix, KEY, patience=0, log=unheard):
+    with leased(prefix, KEY, patience=0, log=no_log):
         assert there(prefix).worker == Worker.this()
 
 
@@ -150,7 +150,7 @@ def test_one_who_has_lost_the_lease_works_on_and_leaves_it_to_the_other(
     prefix: Prefix, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("ENGINERY_LEASE_SECONDS", "0.3")
-    with leased(prefix, KEY, patience=0, log=unheard):
+    with leased(prefix, KEY, patience=0, log=no_log):
         put(prefix, ELSEWHERE)
         wait_until(lambda: "has taken the lease" in caplog.text, seconds=20)
     assert there(prefix).worker == ELSEWHERE
@@ -176,7 +176,7 @@ def test_of_many_that_come_at_once_one_works_at_a_time(prefix: Prefix) -> None:
 def test_who_watches_sees_whether_somebody_is_at_work(prefix: Prefix) -> None:
     at_work = watched(prefix, KEY)
     assert not at_work()
-    with leased(prefix, KEY, patience=0, log=unheard):
+    with leased(prefix, KEY, patience=0, log=no_log):
         put(prefix, ELSEWHERE, seconds=0.2)
         assert at_work()
         wait_until(lambda: not at_work())
@@ -187,7 +187,7 @@ def test_an_s3_that_is_away_while_a_lease_is_renewed_does_not_end_the_work(
 ) -> None:
     monkeypatch.setenv("ENGINERY_LEASE_SECONDS", "0.3")
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0.2")
-    with leased(prefix, KEY, patience=0, log=unheard):
+    with leased(prefix, KEY, patience=0, log=no_log):
         proxy.fail(Fault("answer", times=1000, matches=lambda method, _: method == "PUT"))
         wait_until(lambda: "could not be renewed" in caplog.text, seconds=20)
         proxy.faults.clear()

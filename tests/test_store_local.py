@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import StoreError
-from enginery.records import StepRecord
+from enginery.core.errors import StoreError
 from enginery.store import digest_output
 from enginery.store.layout import record_path
 from enginery.store.local import LocalStore
+from enginery.store.steps import StepRecord
 from tests.support.outputs import FILES, contents, some_record, write_output
 
 

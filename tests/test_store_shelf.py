@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import StoreError, UsageError
+from enginery.core.errors import StoreError, UsageError
 from enginery.store.local import LocalStore
 from enginery.store.shelf import Kept, LocalShelf, TieredShelf
 

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from tasks import progress as module
-from tasks.progress import ArtifactProgress
+from enginery.pipeline.tasks import progress as module
+from enginery.pipeline.tasks.progress import ArtifactProgress
 from tests.support.waiting import wait_until
 
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginery.backends import Request
-from enginery.backends.tensorrt import TensorRT
-from enginery.findings import Finding
-from enginery.releases.flags import BUILD, commands, flags, script
-from enginery.releases.known import builds_engines, releases
-from enginery.spec import Precision
-from enginery.steps import Command
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.releases.facts import builds_engines, releases
+from enginery.releases.flags import BUILD, commands, flags_of, script
+from enginery.spec.findings import Finding
+from enginery.spec.types import Precision
+from enginery.store.steps import Command
 from tests.support.fleet import (
     FLEET,
     GEMMA_7B,
@@ -77,7 +77,7 @@ def accept(release: str, argv: Sequence[str]) -> None:
         Refused: it would not take them.
     """
     command = BUILD if argv[0] == BUILD else command_of(release, argv[1].removeprefix("{examples}/"))
-    known = flags(release, command).value
+    known = flags_of(release, command).value
     members = {str(choice) for flag in known.values() for choice in flag.choices}
     words = [f"CheckpointType.{word}" if f"CheckpointType.{word}" in members else word for word in argv]
     said = io.StringIO()

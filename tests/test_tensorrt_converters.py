@@ -4,12 +4,11 @@ from typing import Any
 import pytest
 
 from enginery.backends.request import Request
-from enginery.backends.tensorrt.converters import conversion
-from enginery.backends.tensorrt.family_choice import architectures, family_for, first_release
-from enginery.backends.tensorrt.script_arguments import problems
-from enginery.releases.flags import flags
-from enginery.releases.known import builds_engines, releases
-from enginery.steps import Stage
+from enginery.backends.tensorrt.converters import conversion, problems
+from enginery.backends.tensorrt.release import architectures, family_for, first_release
+from enginery.releases.facts import builds_engines, releases
+from enginery.releases.flags import flags_of
+from enginery.store.steps import Stage
 from tests.support.fleet import GEMMA_7B, LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
 from tests.support.tensorrt_requests import codes, command, convert_argv, findings, request_of, step
 
@@ -280,7 +279,7 @@ def test_more_arguments_that_the_script_would_refuse_are_refused(extra: list[str
 
 
 def test_arguments_are_read_as_argparse_reads_them() -> None:
-    known = flags("0.8.0", "convert_checkpoint.py llama").value
+    known = flags_of("0.8.0", "convert_checkpoint.py llama").value
     good = (
         "--rotary_scaling",
         "linear",

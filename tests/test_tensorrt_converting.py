@@ -11,16 +11,16 @@ import pytest
 
 from enginery import toolchains
 from enginery.backends import Request
-from enginery.backends.tensorrt import TensorRT
-from enginery.backends.tensorrt.converting import located
-from enginery.checkpoints import CheckpointError
-from enginery.errors import CommandError, SourceError, UsageError
-from enginery.plan import PlannedStep
-from enginery.records import StepRecord
-from enginery.runner import run_step
-from enginery.steps import Call, Stage, Step
+from enginery.backends.checkpoints import CheckpointError
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.backends.tensorrt.convert import located
+from enginery.core.errors import CommandError, SourceError, UsageError
+from enginery.pipeline.plan import PlannedStep
+from enginery.pipeline.run import run_step
 from enginery.store.local import LocalStore
-from enginery.toolchains import Toolchain
+from enginery.store.steps import Call, Stage, Step, StepRecord
+from enginery.toolchains.identity import Toolchain
+from enginery.toolchains.venv import Venv
 from tests.support.outputs import some_record
 from tests.support.tensorrt_requests import findings, request_of
 from tests.support.trtllm import StandIn, make_release
@@ -88,7 +88,7 @@ def new_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NewSite:
         store.add(record, tmp_path / "weights")
 
         def ensure(wanted: toolchains.ToolchainIdentity, _log: object = None) -> Toolchain:
-            return Toolchain(wanted, stand_in.directory, stand_in.python, stand_in.environment())
+            return Venv(wanted, stand_in.directory, stand_in.python, stand_in.environment())
 
         monkeypatch.setattr(toolchains, "ensure", ensure)
         found = {"python": "3.12.3", "tensorrt-llm": release}

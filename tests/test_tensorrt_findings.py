@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from enginery import toolchains
-from enginery.backends.lengths import model_positions
-from enginery.backends.tensorrt import TensorRT
-from enginery.errors import ToolchainError
-from enginery.model_facts import ModelFacts
-from enginery.toolchains import Kind, ToolchainIdentity
+from enginery.backends.common import model_positions
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.core.errors import ToolchainError
+from enginery.sources.model_facts import ModelFacts
+from enginery.toolchains.identity import Kind, ToolchainIdentity
 from tests.support.fleet import GEMMA_7B, LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
 from tests.support.tensorrt_requests import codes, findings, request_of
 
@@ -300,7 +300,7 @@ def test_toolchains_are_only_asked_for_by_their_names() -> None:
 
     def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
         asked.append((name, kind))
-        return toolchains.identity(name)
+        return toolchains.identify(name)
 
     TensorRT(identify).findings(request_of(release="1.2.1", convert={"converter": "modelopt"}))
     assert asked[0] == ("tensorrt-llm-1.2.1", "venv")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from enginery.backends.tensorrt import TensorRT
-from enginery.files import write_atomic
-from enginery.releases.known import builds_engines, releases
-from enginery.steps import Command
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.core.files import write_atomic
+from enginery.releases.facts import builds_engines, releases
+from enginery.store.steps import Command
 from tests.support.fleet import FLEET
 from tests.support.tensorrt_requests import WEIGHTS, findings, fleet_request
 

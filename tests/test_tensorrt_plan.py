@@ -6,13 +6,14 @@ import pytest
 
 from enginery import toolchains
 from enginery.backends import Backend, Request, backend_for
-from enginery.backends.choosing import choose
-from enginery.backends.tensorrt import TensorRT
-from enginery.errors import PlanError
-from enginery.plan import Plan, make_plan
+from enginery.backends.choose import choose
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.core.errors import PlanError
+from enginery.pipeline.plan import Plan, make_plan
 from enginery.sources import ResolvedSource, SourceFile
-from enginery.spec import BackendName, parse_spec, read_spec
-from enginery.steps import Call, Command, Stage
+from enginery.spec.spec import parse_spec, read_spec
+from enginery.spec.types import BackendName
+from enginery.store.steps import Call, Command, Stage
 from tests.support.fleet import LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
 from tests.support.plans import examples
 from tests.support.tensorrt_requests import WEIGHTS, chain, command, convert_argv, fleet_request, request_of, step
@@ -71,7 +72,7 @@ def test_a_target_is_converted_built_validated_and_packaged() -> None:
     assert build.inputs == {"checkpoint": convert.key}
     assert made.validate.step.inputs == made.package.step.inputs == {"engine": build.key, "weights": WEIGHTS}
     assert [one.step.runs_on for one in made.steps] == ["any", "H100-SXM5-80GB", "H100-SXM5-80GB", "any"]
-    release = toolchains.identity("tensorrt-llm-0.16.0")
+    release = toolchains.identify("tensorrt-llm-0.16.0")
     assert [one.toolchain for one in made.steps] == [release, release, release, None]
 
 
@@ -185,12 +186,12 @@ def test_modelopt_works_on_a_cpu_where_that_will_do_or_is_asked_for() -> None:
 
 
 def test_the_package_has_the_parameters_of_its_function() -> None:
-    from enginery.triton.inflight.packaging import Order
+    from enginery.backends.tensorrt.package import PackageParameters
 
     recipe = step(request_of(release="0.16.0", tensor_parallel=2), Stage.PACKAGE).recipe
     assert isinstance(recipe, Call)
     assert recipe.function == "package_inflight"
-    order = Order.model_validate(dict(recipe.parameters))
+    order = PackageParameters.model_validate(dict(recipe.parameters))
     assert (order.release, order.tensor_parallel, order.pipeline_parallel) == ("0.16.0", 2, 1)
 
 

@@ -1,9 +1,9 @@
 import pytest
 
-from enginery.backends.tensorrt import TensorRT
-from enginery.backends.tensorrt.release_choice import chosen_release, refusal
-from enginery.errors import PlanError
-from enginery.releases.known import releases
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.backends.tensorrt.release import chosen_release, refusal
+from enginery.core.errors import PlanError
+from enginery.releases.facts import releases
 from tests.support.tensorrt_requests import codes, findings, request_of
 
 

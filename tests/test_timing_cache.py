@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from enginery.backends.tensorrt import timing_cache
 from enginery.backends.tensorrt.timing_cache import ATTEMPTS, Fetched, Timed, TimingCaches, packed, unpacked
-from enginery.errors import CommandError, StoreError
+from enginery.core.errors import CommandError, StoreError
 from enginery.store.shelf import Kept, LocalShelf
 from tests.support.engine_builds import GPU, Site, make_site
 from tests.support.trtllm.timing_cache import MAGIC

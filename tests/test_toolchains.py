@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from enginery import process, toolchains, venvs
-from enginery.errors import ToolchainError, UsageError
-from enginery.toolchains import ToolchainIdentity
+from enginery import toolchains
+from enginery.core import process
+from enginery.core.errors import ToolchainError, UsageError
+from enginery.toolchains import venv
+from enginery.toolchains.identity import ToolchainIdentity
 from tests.support.waiting import wait_until
 from tests.support.wheels import make_wheel
 
@@ -74,7 +76,7 @@ def test_own_pin_files_are_found_before_those_that_come_along(pins: WritePins) -
 def test_an_unknown_toolchain_is_an_error_that_lists_the_known(pins: WritePins) -> None:
     pins("mine", "tinytool==1.2")
     with pytest.raises(UsageError, match="no such toolchain") as caught:
-        toolchains.identity("onnxruntime-9.9")
+        toolchains.identify("onnxruntime-9.9")
     assert "onnxruntime-0.18" in caught.value.remedy
     assert "mine" in caught.value.remedy
 
@@ -111,26 +113,26 @@ def test_no_pin_file_outside_its_directories_can_be_named(pins: WritePins, tmp_p
 
 def test_an_identity_is_known_without_making_anything(pins: WritePins, tmp_path: Path) -> None:
     pins("tiny", "TinyTool==1.2  # the tool", "", "# python: >=3.11", "# options: --no-deps")
-    identity = toolchains.identity("tiny")
+    identity = toolchains.identify("tiny")
     assert identity == ToolchainIdentity(name="tiny", kind="venv", pins=("--no-deps", "tinytool==1.2"), python=MINOR)
     assert not (tmp_path / "home").exists()
 
 
 def test_comments_and_order_do_not_change_an_identity_but_versions_and_options_do(pins: WritePins) -> None:
     pins("tiny", "a==1", "b==2")
-    first = toolchains.identity("tiny").digest()
+    first = toolchains.identify("tiny").digest()
     pins("tiny", "# Sorted the other way.", "b==2", "a==1")
-    assert toolchains.identity("tiny").digest() == first
+    assert toolchains.identify("tiny").digest() == first
     pins("tiny", "a==1", "b==3")
-    changed = toolchains.identity("tiny").digest()
+    changed = toolchains.identify("tiny").digest()
     pins("tiny", "# options: --no-deps", "a==1", "b==2")
-    assert len({first, changed, toolchains.identity("tiny").digest()}) == 3
+    assert len({first, changed, toolchains.identify("tiny").digest()}) == 3
 
 
 def test_a_python_that_nobody_has_is_an_error_that_names_it(pins: WritePins) -> None:
     pins("old", "# python: >=3.4,<3.5", "tinytool==1.2")
     with pytest.raises(ToolchainError, match=r"needs Python .*3\.4.* none on PATH"):
-        toolchains.identity("old")
+        toolchains.identify("old")
 
 
 def test_another_python_on_path_is_taken_when_the_running_one_does_not_fit(
@@ -145,7 +147,7 @@ def test_another_python_on_path_is_taken_when_the_running_one_does_not_fit(
     for path in binaries.iterdir():
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
-    assert toolchains.identity("future").python == "3.29"
+    assert toolchains.identify("future").python == "3.29"
 
 
 # Making
@@ -170,7 +172,7 @@ def test_a_toolchain_is_made_once_and_is_apart_from_everything_else(
     assert toolchain.environment["PYTHONNOUSERSITE"] == "1"
     assert not {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"} & set(toolchain.environment)
     assert any("Successfully installed tinytool-1.2" in line for line in lines)
-    assert toolchains.probe(toolchain) == {
+    assert toolchains.known_facts(toolchain) == {
         "python": ask(toolchain, "import platform; print(platform.python_version())"),
         "tinytool": "1.2",
     }
@@ -182,14 +184,14 @@ def test_a_toolchain_is_made_once_and_is_apart_from_everything_else(
 def test_options_reach_pip(pins: WritePins, wheels: Path) -> None:
     make_wheel(wheels, "needy", "1", requires=("not-to-be-found-anywhere",))
     pins("needy", "# options: --no-deps", "needy==1")
-    assert toolchains.probe(toolchains.ensure("needy"))["needy"] == "1"
+    assert toolchains.known_facts(toolchains.ensure("needy"))["needy"] == "1"
 
 
 def test_a_local_version_label_satisfies_its_pin(pins: WritePins, wheels: Path) -> None:
     make_wheel(wheels, "torchlike", "2.13.0+cpu")
     pins("local", "torchlike==2.13.0")
     toolchain = toolchains.ensure("local")
-    assert toolchains.probe(toolchain)["torchlike"] == "2.13.0+cpu"
+    assert toolchains.known_facts(toolchain)["torchlike"] == "2.13.0+cpu"
     assert toolchains.check("local").good
 
 
@@ -248,9 +250,9 @@ def test_a_toolchain_whose_python_has_gone_is_made_again(pins: WritePins) -> Non
 def test_it_can_be_made_without_a_pip_in_enginerys_own_environment(
     pins: WritePins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(venvs.importlib.util, "find_spec", lambda _name: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(venv.importlib.util, "find_spec", lambda _name: None)  # type: ignore[attr-defined]
     pins("tiny", "tinytool==1.2")
-    assert toolchains.probe(toolchains.ensure("tiny"))["tinytool"] == "1.2"
+    assert toolchains.known_facts(toolchains.ensure("tiny"))["tinytool"] == "1.2"
 
 
 ENSURE = """
@@ -348,24 +350,24 @@ def host(pins: WritePins, monkeypatch: pytest.MonkeyPatch) -> WritePins:
 
 def test_host_is_what_is_on_path_with_the_versions_found(host: WritePins) -> None:
     host("release", "# probe: tinytool", "tinytool==1.0", "something-else==1")
-    identity = toolchains.identity("release", "host")
+    identity = toolchains.identify("release", "host")
     assert identity == ToolchainIdentity(name="release", kind="host", pins=("tinytool==1.2",), python=MINOR)
     toolchain = toolchains.ensure(identity)
     assert ask(toolchain, "import tinytool; print(tinytool.ANSWER)") == "9"
-    assert toolchains.probe(toolchain) == {"python": MINOR, "tinytool": "1.2"}
+    assert toolchains.known_facts(toolchain) == {"python": MINOR, "tinytool": "1.2"}
 
 
 def test_a_host_without_the_release_is_refused(host: WritePins) -> None:
     host("release", "# probe: tensorrt_llm", "tensorrt-llm==1.2.0")
     with pytest.raises(ToolchainError, match="does not have it.*tensorrt_llm"):
-        toolchains.identity("release", "host")
+        toolchains.identify("release", "host")
     host("unprobed", "tensorrt-llm==1.2.0")
     with pytest.raises(ToolchainError, match="every package that it pins"):
-        toolchains.identity("unprobed", "host")
+        toolchains.identify("unprobed", "host")
 
 
 def test_a_host_that_has_changed_since_the_plan_is_refused(host: WritePins) -> None:
-    planned = toolchains.identity("tiny", "host").model_copy(update={"pins": ("tinytool==1.1",)})
+    planned = toolchains.identify("tiny", "host").model_copy(update={"pins": ("tinytool==1.1",)})
     with pytest.raises(ToolchainError, match="not what the plan was made for") as caught:
         toolchains.ensure(planned)
     assert "tinytool==1.2" in caught.value.remedy
@@ -375,4 +377,4 @@ def test_a_host_without_python_is_refused(pins: WritePins, monkeypatch: pytest.M
     pins("tiny", "tinytool==1.2")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainError, match="no python3 on PATH"):
-        toolchains.identity("tiny", "host")
+        toolchains.identify("tiny", "host")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from enginery import release_pins, toolchains
-from enginery.errors import ToolchainError, UsageError
-from enginery.release_examples import checkout_version, examples_dir, image_examples
-from enginery.releases.known import releases
-from enginery.toolchain_types import ToolchainIdentity
-from enginery.venvs import stub_error
+from enginery import toolchains
+from enginery.core.errors import ToolchainError, UsageError
+from enginery.releases.facts import releases
+from enginery.toolchains import pins
+from enginery.toolchains.examples import checkout_version, examples_dir, image_examples
+from enginery.toolchains.identity import ToolchainIdentity
+from enginery.toolchains.venv import stub_error
 from tests.support.trtllm import make_release
 from tests.support.wheels import make_wheel
 
@@ -54,7 +55,7 @@ def pip_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def identity_here(name: str = NAME) -> ToolchainIdentity:
     """A release's toolchain with the Python that runs these tests."""
-    return toolchains.identity(name).model_copy(update={"python": MINOR})
+    return toolchains.identify(name).model_copy(update={"python": MINOR})
 
 
 # Names and identities
@@ -78,18 +79,18 @@ def test_a_release_of_which_nothing_is_recorded_has_one_too() -> None:
     [("0.8.0", "3.10"), ("0.15.0", "3.10"), ("0.16.0", "3.12"), ("0.17.0.post1", "3.12"), ("1.2.1", "3.12")],
 )
 def test_the_python_is_the_one_of_the_releases_newest_container(release: str, python: str) -> None:
-    assert toolchains.identity(f"tensorrt-llm-{release}").python == python
+    assert toolchains.identify(f"tensorrt-llm-{release}").python == python
 
 
 def test_a_release_without_a_listed_container_has_the_newest_python_it_names() -> None:
-    assert toolchains.identity("tensorrt-llm-1.3.0rc3").python == "3.12"
-    assert toolchains.identity("tensorrt-llm-0.17.0.dev2024121700").python == "3.10"
+    assert toolchains.identify("tensorrt-llm-1.3.0rc3").python == "3.12"
+    assert toolchains.identify("tensorrt-llm-0.17.0.dev2024121700").python == "3.10"
 
 
 def test_an_identity_is_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here = toolchains.identity(NAME)
+    here = toolchains.identify(NAME)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert toolchains.identity(NAME) == here
+    assert toolchains.identify(NAME) == here
     assert here == ToolchainIdentity(name=NAME, kind="venv", pins=("tensorrt-llm==1.2.1",), python="3.12")
 
 
@@ -102,7 +103,7 @@ def test_a_new_field_of_identities_has_not_changed_the_digests_of_old_ones() -> 
 def test_a_pin_file_of_the_same_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / f"{NAME}.txt").write_text(f"# python: =={MINOR}.*\ntensorrt-llm==1.2.1\ntorch==2.9.1\n")
     monkeypatch.setenv("ENGINERY_TOOLCHAINS", str(tmp_path))
-    assert toolchains.identity(NAME).pins == ("tensorrt-llm==1.2.1", "torch==2.9.1")
+    assert toolchains.identify(NAME).pins == ("tensorrt-llm==1.2.1", "torch==2.9.1")
 
 
 @pytest.mark.parametrize("name", ["tensorrt-llm-0.7.1", "tensorrt-llm-newest", "tensorrt-llm-", "tensorrt-llm"])
@@ -124,8 +125,8 @@ def test_releases_that_were_never_made_are_not_listed() -> None:
 
 
 def test_the_release_of_a_name_is_found() -> None:
-    assert release_pins.release_of(release_pins.toolchain_name("0.17.0.post1")) == "0.17.0.post1"
-    assert release_pins.release_of("onnxruntime-0.18") is None
+    assert pins.release_of(pins.toolchain_name("0.17.0.post1")) == "0.17.0.post1"
+    assert pins.release_of("onnxruntime-0.18") is None
 
 
 # venv
@@ -134,7 +135,7 @@ def test_the_release_of_a_name_is_found() -> None:
 def test_a_release_is_installed_and_what_it_can_do_is_kept(pip_finds: Path) -> None:
     make_wheel(pip_finds, "tensorrt_llm", "1.2.1", source="__version__ = '1.2.1'")
     toolchain = toolchains.ensure(identity_here())
-    found = toolchains.probe(toolchain)
+    found = toolchains.known_facts(toolchain)
     assert found["tensorrt-llm"] == "1.2.1"
     assert found["verdict"] == "checkpoint-only"
     assert found["verdict-reason"] == "there is no trtllm-build in it"
@@ -145,7 +146,7 @@ def test_a_python_that_is_not_here_is_named_with_the_way_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    wanted = toolchains.identity(NAME).model_copy(update={"python": "3.29"})
+    wanted = toolchains.identify(NAME).model_copy(update={"python": "3.29"})
     with pytest.raises(ToolchainError, match=r"needs Python ==3\.29\.\*.* none on PATH") as caught:
         toolchains.ensure(wanted)
     assert caught.value.subject == NAME
@@ -202,7 +203,7 @@ def test_a_host_with_the_release_is_known_by_the_versions_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", make_release(tmp_path, "0.8.0").environment()["PATH"])
-    identity = toolchains.identity("tensorrt-llm-0.8.0", "host")
+    identity = toolchains.identify("tensorrt-llm-0.8.0", "host")
     assert identity.pins == ("tensorrt==9.2.0.post12.dev5", "tensorrt-llm==0.8.0")
     assert toolchains.ensure(identity).python == tmp_path / "bin" / "python3"
 
@@ -212,7 +213,7 @@ def test_a_host_with_another_release_is_refused_and_both_are_named(
 ) -> None:
     monkeypatch.setenv("PATH", make_release(tmp_path, "1.1.0").environment()["PATH"])
     with pytest.raises(ToolchainError, match=r"has TensorRT-LLM 1\.1\.0, asked for is 1\.2\.1"):
-        toolchains.identity(NAME, "host")
+        toolchains.identify(NAME, "host")
 
 
 def test_another_tensorrt_makes_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +222,7 @@ def test_another_tensorrt_makes_another_host(tmp_path: Path, monkeypatch: pytest
     for tensorrt in ("10.14.1.48", "10.14.1.49"):
         made = make_release(tmp_path / tensorrt, "1.2.1", tensorrt=tensorrt)
         monkeypatch.setenv("PATH", made.environment({"PATH": path})["PATH"])
-        digests.add(toolchains.identity(NAME, "host").digest())
+        digests.add(toolchains.identify(NAME, "host").digest())
     assert len(digests) == 2
 
 
@@ -234,7 +235,7 @@ def test_a_checkout_on_the_path_counts_by_the_version_its_module_says(
     (binaries / "python3").write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     (binaries / "python3").chmod(0o755)
     monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
-    assert toolchains.identity(NAME, "host").pins == ("tensorrt-llm==1.2.1",)
+    assert toolchains.identify(NAME, "host").pins == ("tensorrt-llm==1.2.1",)
 
 
 # Examples
@@ -263,11 +264,11 @@ def test_images_have_the_examples_where_their_users_found_them(image: str, expec
 
 
 def test_a_container_has_its_own_examples() -> None:
-    assert examples_dir(toolchains.identity(NAME, "container")) == Path("/app/examples")
+    assert examples_dir(toolchains.identify(NAME, "container")) == Path("/app/examples")
 
 
 def test_an_image_without_examples_asks_for_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = toolchains.identity("tensorrt-llm-0.8.0", "container")
+    old = toolchains.identify("tensorrt-llm-0.8.0", "container")
     with pytest.raises(ToolchainError, match="24.02-trtllm-python-py3 is not known to have") as caught:
         examples_dir(old)
     assert "v0.8.0" in caught.value.remedy
@@ -277,7 +278,7 @@ def test_an_image_without_examples_asks_for_a_checkout(tmp_path: Path, monkeypat
 
 def test_a_venv_without_a_checkout_says_what_to_do() -> None:
     with pytest.raises(ToolchainError, match="its wheel does not have them") as caught:
-        examples_dir(toolchains.identity(NAME))
+        examples_dir(toolchains.identify(NAME))
     assert "tag v1.2.1" in caught.value.remedy
     assert "ENGINERY_TRTLLM_EXAMPLES" in caught.value.remedy
 
@@ -285,23 +286,23 @@ def test_a_venv_without_a_checkout_says_what_to_do() -> None:
 def test_the_specs_directory_comes_before_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINERY_TRTLLM_EXAMPLES", str(checkout(tmp_path / "environment")))
     named = checkout(tmp_path / "spec")
-    assert examples_dir(toolchains.identity(NAME), str(named)) == named
-    assert examples_dir(toolchains.identity(NAME)) == tmp_path / "environment" / "examples"
+    assert examples_dir(toolchains.identify(NAME), str(named)) == named
+    assert examples_dir(toolchains.identify(NAME)) == tmp_path / "environment" / "examples"
 
 
 def test_a_checkout_of_another_release_is_refused_and_both_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         ToolchainError, match=r"are of TensorRT-LLM 1\.1\.0, the toolchain tensorrt-llm-1\.2\.1 is 1\.2"
     ):
-        examples_dir(toolchains.identity(NAME), str(checkout(tmp_path, "1.1.0")))
+        examples_dir(toolchains.identify(NAME), str(checkout(tmp_path, "1.1.0")))
 
 
 def test_a_checkout_that_does_not_say_its_version_is_taken(tmp_path: Path) -> None:
     assert checkout_version(tmp_path) == ""
-    assert examples_dir(toolchains.identity(NAME), str(tmp_path)) == tmp_path
+    assert examples_dir(toolchains.identify(NAME), str(tmp_path)) == tmp_path
 
 
 def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match="no such directory") as caught:
-        examples_dir(toolchains.identity(NAME), str(tmp_path / "nowhere"))
+        examples_dir(toolchains.identify(NAME), str(tmp_path / "nowhere"))
     assert "v1.2.1" in caught.value.remedy

@@ -4,17 +4,16 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
 
 from enginery.releases.facts import releases_read
-from enginery.releases.templates import MODELS, STEPS, Template, template
-from enginery.spec import ServingOptions
-from enginery.triton.config import to_text
+from enginery.releases.models import MODELS, STEPS, Template, template
+from enginery.spec.serving import ServingOptions
 from enginery.triton.inflight import serving_problems
-from enginery.triton.inflight.config import model_config
+from enginery.triton.inflight.config import FIELDS, KNOWN, model_config, text, values
 from enginery.triton.inflight.problems import set_fields
 from enginery.triton.inflight.repository import paths
-from enginery.triton.inflight.values import FIELDS, KNOWN, text, values
+from enginery.triton.repository import to_text
 
 KNOWN_RELEASES = releases_read("templates", "tensorrt_llm/parameters")
 OTHERS = ("0.17.0.post1", "0.20.0", "0.21.0", "1.0.0", "1.2.0", "1.2.1", "1.3.0rc20")

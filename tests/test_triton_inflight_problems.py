@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.tensorrt import TensorRT
-from enginery.errors import PlanError, UsageError
-from enginery.findings import Finding
-from enginery.plan import make_plan
-from enginery.spec import Rollout, ServingOptions, parse_spec
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.core.errors import PlanError, UsageError
+from enginery.pipeline.plan import make_plan
+from enginery.spec.findings import Finding
+from enginery.spec.serving import ServingOptions
+from enginery.spec.spec import Rollout, parse_spec
 from enginery.triton.inflight import (
     rollout_problems,
     serving_notes,

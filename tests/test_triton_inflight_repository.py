@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from pydantic import ValidationError
-from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
 
-from enginery.context import StepContext
-from enginery.errors import EngineryError, SourceError, StoreError, UsageError
-from enginery.files import list_files
-from enginery.functions import find_function
-from enginery.releases.templates import MODELS
-from enginery.spec import ServingOptions
-from enginery.triton.inflight.launch import how_to_launch, launch_note
+from enginery.core.errors import EngineryError, SourceError, StoreError, UsageError
+from enginery.core.files import list_files
+from enginery.pipeline.run import find_function
+from enginery.releases.models import MODELS
+from enginery.spec.serving import ServingOptions
+from enginery.store.context import StepContext
+from enginery.triton.inflight.config import how_to_launch, launch_note
 from enginery.triton.inflight.repository import InflightOptions, write_inflight_repository
 from enginery.triton.models.wiring import steps_beside
 from enginery.triton.served import served_models_digest

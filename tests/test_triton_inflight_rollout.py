@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from pydantic import JsonValue
-from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
 
-from enginery.errors import RolloutError
-from enginery.manifest import Manifest
-from enginery.triton.placement import PATH_PARAMETERS, arrange, moved, serve_as
+from enginery.builds.manifest import Manifest
+from enginery.builds.model_config import PATH_PARAMETERS, moved, serve_as
+from enginery.core.errors import RolloutError
+from enginery.triton.placement import arrange
 from enginery.triton.rollout import roll_out_build
 from tests.support.builds import ANSWERS, LEAF_CONFIG, QUESTION, Build
 from tests.support.fake_triton import FakeTriton

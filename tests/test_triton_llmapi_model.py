@@ -11,9 +11,9 @@ import pytest
 
 from enginery.triton.models.llm import tensorrt_llm
 from enginery.triton.models.llm.asking import read_question
-from enginery.triton.models.llm.helpers import RequestError
 from enginery.triton.models.llm.settings import read_settings
 from enginery.triton.models.llm.tensorrt_llm import Job
+from enginery.triton.models.refusals import RequestError
 from tests.support.served import FAKE_TRITON, FakeSender
 
 

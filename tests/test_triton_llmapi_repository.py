@@ -11,20 +11,24 @@ from zipfile import ZipFile
 import pytest
 import yaml
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]
+from tritonclient.grpc import model_config_pb2
 
-from enginery.context import StepContext
-from enginery.errors import SourceError
-from enginery.files import list_files
-from enginery.functions import find_function
-from enginery.steps import Call
-from enginery.triton.config import INPUTS, relabel
-from enginery.triton.llmapi import package_llmapi
-from enginery.triton.llmapi.config import ASKED, MODELS, NVIDIAS, OURS
-from enginery.triton.llmapi.launch import how_to_launch, launch_note
-from enginery.triton.llmapi.repository import LlmApiOptions, Served, write_llmapi_repository
-from enginery.triton.llmapi.served import served_llm_archive, served_llm_digest
-from enginery.triton.placement import LAUNCH_NOTE
+from enginery.backends.pytorch.package import package as package_llmapi
+from enginery.builds.model_config import LAUNCH_NOTE
+from enginery.core.errors import SourceError
+from enginery.core.files import list_files
+from enginery.pipeline.run import find_function
+from enginery.store.context import StepContext
+from enginery.store.steps import Call
+from enginery.triton.llmapi.config import ASKED, MODELS, NVIDIAS, OURS, how_to_launch, launch_note
+from enginery.triton.llmapi.repository import (
+    LlmApiOptions,
+    Served,
+    served_llm_archive,
+    served_llm_digest,
+    write_llmapi_repository,
+)
+from enginery.triton.repository import INPUTS, relabel
 from enginery.triton.served import served_models_dir
 from tests.support.llm_checkpoints import write_checkpoint
 from tests.support.pytorch_requests import BACKEND, WEIGHTS, request_of

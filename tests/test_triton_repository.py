@@ -6,14 +6,21 @@ from zipfile import ZipFile
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
 
-from enginery.context import StepContext
-from enginery.errors import SourceError, UsageError
-from enginery.files import list_files
-from enginery.spec import ServingOptions
-from enginery.triton.config import INPUTS, MODELS, OUTPUTS, relabel
-from enginery.triton.repository import RepositoryOptions, package, write_model_repository
+from enginery.core.errors import SourceError, UsageError
+from enginery.core.files import list_files
+from enginery.spec.serving import ServingOptions
+from enginery.store.context import StepContext
+from enginery.triton.repository import (
+    INPUTS,
+    MODELS,
+    OUTPUTS,
+    RepositoryOptions,
+    package,
+    relabel,
+    write_model_repository,
+)
 from enginery.triton.served import served_models_dir
 
 OPTIONS = RepositoryOptions(labels={"enginery_model": "m", "enginery_target": "t"})

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from enginery.core.errors import CommandError, ToolchainError
 from enginery.dev.triton import ServingPython, server_command, server_environment, start_triton, write_backends
-from enginery.errors import CommandError, ToolchainError
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enginery.probing import probe_environment
-from enginery.release_examples import checkout_version
-from enginery.releases.flags import BUILD, Flag, commands, flags, has_command
+from enginery.releases.flags import BUILD, Flag, commands, flags_of, has_command
+from enginery.toolchains.examples import checkout_version
+from enginery.toolchains.probe import probe_environment
 from tests.support.trtllm import StandIn, make_release
 from tests.support.trtllm.facts import layout
 from tests.support.trtllm.fixtures import RELEASES, built, middle, naughty, old  # noqa: F401
@@ -62,7 +62,7 @@ def test_nvidia_smi_answers_for_the_gpus_it_was_given(naughty: StandIn, tmp_path
 def test_every_command_takes_all_flags_of_the_facts_at_once(release: str) -> None:
     for command in commands():
         if has_command(release, command).value:
-            every = [word for flag in flags(release, command).value.values() for word in words_of(flag)]
+            every = [word for flag in flags_of(release, command).value.values() for word in words_of(flag)]
             parser(release, command).parse_args(every)
 
 
@@ -77,7 +77,7 @@ def words_of(flag: Flag) -> list[str]:
 def test_help_names_exactly_the_flags_of_the_facts(built: Example, tmp_path: Path) -> None:
     printed = run(built.stand_in, BUILD, "--help", cwd=tmp_path)
     listed = {line.split()[0].rstrip(",") for line in printed.splitlines() if line.startswith("  -")}
-    assert listed == {"-h", *flags(built.stand_in.release).value}
+    assert listed == {"-h", *flags_of(built.stand_in.release).value}
 
 
 def test_help_of_the_first_release_begins_on_the_line_of_the_greeting(old: Example, tmp_path: Path) -> None:

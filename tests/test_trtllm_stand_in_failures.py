@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from enginery import process
-from enginery.errors import CommandError
-from enginery.probing import probe_environment
+from enginery.core import process
+from enginery.core.errors import CommandError
 from enginery.releases.flags import BUILD
+from enginery.toolchains.probe import probe_environment
 from tests.support.families import alive_among
 from tests.support.trtllm import StandIn, timing_cache
 from tests.support.trtllm.fixtures import middle, naughty  # noqa: F401

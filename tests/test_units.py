@@ -1,6 +1,6 @@
 import pytest
 
-from enginery.units import human_bytes
+from enginery.core.text import human_bytes
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from enginery import answering, drivers, validation
-from enginery.context import StepContext
-from enginery.errors import StoreError, UsageError, ValidationError
-from enginery.spec import Prompt, ValidationOptions
-from enginery.validation import PromptResult, ValidationReport
+from enginery.backends import validate
+from enginery.builds import validation
+from enginery.builds.validation import PromptResult, ValidationReport
+from enginery.core.errors import StoreError, UsageError, ValidationError
+from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.store.context import StepContext
+from enginery.toolchains import drivers
 
 QUESTION = "How do I count to nine in French?"
 
@@ -16,7 +18,7 @@ def prompt(**expected: str) -> Prompt:
 
 
 def result(got: str, *, finish: str = "eos", **expected: str) -> PromptResult:
-    passed, reason = validation.judge(prompt(**expected), got)
+    passed, reason = validate.judge(prompt(**expected), got)
     return PromptResult(
         prompt=QUESTION,
         expected=expected,
@@ -48,7 +50,7 @@ def report(*results: PromptResult) -> ValidationReport:
     ],
 )
 def test_an_expected_answer_passes(expected: dict[str, str], answer: str) -> None:
-    assert validation.judge(prompt(**expected), answer) == (True, "")
+    assert validate.judge(prompt(**expected), answer) == (True, "")
 
 
 @pytest.mark.parametrize(
@@ -65,11 +67,11 @@ def test_an_expected_answer_passes(expected: dict[str, str], answer: str) -> Non
 def test_another_answer_fails_and_the_reason_names_what_did_not_hold(
     expected: dict[str, str], answer: str, reason: str
 ) -> None:
-    assert validation.judge(prompt(**expected), answer) == (False, reason)
+    assert validate.judge(prompt(**expected), answer) == (False, reason)
 
 
 def test_a_prompt_without_expectation_is_only_recorded() -> None:
-    assert validation.judge(prompt(), "whatever") == (True, "nothing expected; only recorded")
+    assert validate.judge(prompt(), "whatever") == (True, "nothing expected; only recorded")
 
 
 def test_a_report_without_prompts_passes() -> None:
@@ -123,7 +125,7 @@ def test_a_missing_report_is_named(tmp_path: Path) -> None:
 
 def test_the_recipe_holds_all_that_decides_and_no_more() -> None:
     options = ValidationOptions(max_tokens=7, prompts=(Prompt(prompt="a", contains="b", max_tokens=3),))
-    call = validation.validate_call(options)
+    call = validate.validate_call(options)
     assert call.function == "validate"
     assert set(call.parameters) == {"prompts", "max_tokens", "driver_sha256"}
     assert call.parameters["prompts"] == [{"prompt": "a", "contains": "b", "max_tokens": 3}]
@@ -132,19 +134,19 @@ def test_the_recipe_holds_all_that_decides_and_no_more() -> None:
 
 def test_another_expectation_is_another_recipe() -> None:
     one, other = (ValidationOptions(prompts=(Prompt(prompt="a", contains=text),)) for text in "bc")
-    assert validation.validate_call(one) != validation.validate_call(other)
+    assert validate.validate_call(one) != validate.validate_call(other)
 
 
 def test_a_changed_driver_is_another_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = validation.validate_call(ValidationOptions())
+    before = validate.validate_call(ValidationOptions())
     changed = tmp_path / "driver.py"
     changed.write_bytes(drivers.ANSWER_PROMPTS.read_bytes() + b"#")
-    monkeypatch.setattr(answering, "ANSWER_PROMPTS", changed)
-    assert validation.validate_call(ValidationOptions()) != before
+    monkeypatch.setattr(validate, "ANSWER_PROMPTS", changed)
+    assert validate.validate_call(ValidationOptions()) != before
 
 
 def context(tmp_path: Path, **parameters: str) -> StepContext:
-    call = validation.validate_call(ValidationOptions())
+    call = validate.validate_call(ValidationOptions())
     return StepContext(
         key="0" * 64,
         parameters={**call.parameters, **parameters},
@@ -158,9 +160,9 @@ def context(tmp_path: Path, **parameters: str) -> StepContext:
 
 def test_a_plan_of_another_version_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another version"):
-        validation.validate(context(tmp_path, driver_sha256="0" * 64))
+        validate.validate(context(tmp_path, driver_sha256="0" * 64))
 
 
 def test_a_validation_without_toolchain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a toolchain"):
-        validation.validate(context(tmp_path))
+        validate.validate(context(tmp_path))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.drivers.answer_tensorrt_llm import Batch, Words, ends_of, require_room
+from enginery.toolchains.drivers.answer_tensorrt_llm import Batch, Words, ends_of, require_room
 
 END, EOT = 2, 9
 

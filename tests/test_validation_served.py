@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from enginery.manifest import Manifest
-from enginery.triton.checking import check_answers
+from enginery.builds.manifest import Manifest
+from enginery.builds.validation import PromptResult
 from enginery.triton.client import TritonClient
-from enginery.validation import PromptResult
+from enginery.triton.rollout import check_answers
 
 ANSWER = "huit, neuf"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from enginery import answering, validation
-from enginery.backends.tensorrt.engine_script import printed_answer, without_special_tokens
-from enginery.context import StepContext
-from enginery.errors import CommandError, PlanError, UsageError
-from enginery.failures import FailureCause
-from enginery.runtimes import RUNTIMES, mpirun, runtime_for
-from enginery.spec import Prompt, ValidationOptions
-from enginery.validation import ValidationReport
+from enginery.backends import validate
+from enginery.backends.validate import RUNTIMES, mpirun, printed_answer, runtime_for, without_special_tokens
+from enginery.builds import validation
+from enginery.builds.validation import ValidationReport
+from enginery.core.errors import CommandError, PlanError, UsageError
+from enginery.core.process.failures import FailureCause
+from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.store.context import StepContext
 from tests.support.engine_builds import MODEL, Site, make_site, toolchain_of
 
 QUESTION = "How do I count to nine in French?"
@@ -51,7 +51,7 @@ def asked(
     told: dict[str, JsonValue] = {"release": site.stand_in.release, **parameters}
     context = StepContext(
         key="0" * 64,
-        parameters=validation.validate_call(chosen or options(), driver=DRIVER, parameters=told).parameters,
+        parameters=validate.validate_call(chosen or options(), driver=DRIVER, parameters=told).parameters,
         inputs={"weights": MODEL, **inputs},
         output=output,
         chain=(),
@@ -61,7 +61,7 @@ def asked(
         places={"examples": str(site.stand_in.examples)},
     )
     site.lines.clear()
-    validation.validate(context)
+    validate.validate(context)
     assert [path.name for path in output.iterdir()] == ["report.json"]
     assert not list(site.directory.glob("asking-*"))
     return validation.read_report(output)
@@ -278,7 +278,7 @@ def test_special_tokens_at_the_ends_are_left_out(tmp_path: Path) -> None:
 
 
 def call(**parameters: JsonValue) -> dict[str, JsonValue]:
-    return dict(validation.validate_call(options(), driver=DRIVER, parameters=parameters).parameters)
+    return dict(validate.validate_call(options(), driver=DRIVER, parameters=parameters).parameters)
 
 
 @pytest.mark.parametrize(
@@ -322,24 +322,24 @@ def test_every_runtime_says_where_it_was_read() -> None:
 )
 def test_the_releases_script_asks_engines_only(driver: str, parameters: dict[str, JsonValue]) -> None:
     with pytest.raises(PlanError, match=r"validation\.run_script: only engines of the backend tensorrt"):
-        validation.validate_call(options(run_script=True), driver=driver, parameters=parameters)
+        validate.validate_call(options(run_script=True), driver=driver, parameters=parameters)
 
 
 def test_a_release_without_the_script_is_refused_by_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginery.backends.tensorrt.engine_script.FLAGS", ("--engine_directory", "{engine}"))
+    monkeypatch.setattr("enginery.backends.validate.FLAGS", ("--engine_directory", "{engine}"))
     with pytest.raises(PlanError, match=r"release 0\.16\.0 cannot be asked so: its run\.py has no --engine_directory"):
-        validation.validate_call(options(run_script=True), driver=DRIVER, parameters={"release": "0.16.0"})
+        validate.validate_call(options(run_script=True), driver=DRIVER, parameters={"release": "0.16.0"})
 
 
 def test_a_plan_of_another_version_is_refused_before_anything_runs(tmp_path: Path) -> None:
     parameters = call(release="0.16.0") | {"driver_sha256": "0" * 64}
     with pytest.raises(UsageError, match="another version"):
-        answering.ask(empty_context(tmp_path, parameters), options())
+        validate.ask(empty_context(tmp_path, parameters), options())
 
 
 def test_a_driver_that_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no driver 'telepathy'"):
-        answering.ask(empty_context(tmp_path, {"driver": "telepathy"}), options())
+        validate.ask(empty_context(tmp_path, {"driver": "telepathy"}), options())
 
 
 def empty_context(tmp_path: Path, parameters: Mapping[str, JsonValue]) -> StepContext:

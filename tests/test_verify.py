@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import RegistryError
-from enginery.manifest import Manifest
+from enginery.builds.manifest import Manifest
+from enginery.core.errors import RegistryError
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.verifying import Damage, verify_build, verify_directory

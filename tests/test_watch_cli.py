@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from enginery.cli import main
+from enginery.cli.app import main
 from enginery.registry import publish
 from tests.support.builds import QUESTION, Build
 from tests.support.package_index import PackageIndex, package_index

@@ -5,12 +5,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from enginery.errors import SpecError, UsageError
-from enginery.spec import parse_spec
-from enginery.watch.fleet import read_fleet, spec_files
-from enginery.watch.rebuilds import Rebuild
-from enginery.watch.report import WatchReport
-from flows import rebuild_runs
+from enginery.core.errors import SpecError, UsageError
+from enginery.pipeline.fleet import read_fleet, spec_files
+from enginery.pipeline.flows import release_watch
+from enginery.pipeline.watch_report import Rebuild, WatchReport
+from enginery.spec.spec import parse_spec
 from tests.support.plans import examples, spec_data
 from tests.support.watched import watched_spec
 
@@ -102,6 +101,6 @@ def test_a_rebuild_that_cannot_be_started_is_told_and_keeps_no_other_from_it(mon
     def away(_: str) -> bool:
         raise httpx.ConnectError("connection refused")
 
-    monkeypatch.setattr(rebuild_runs, "_is_deployed", away)
-    report = WatchReport(verdicts=(), rebuilds=(rebuild_runs.start_rebuild(wanted, "build-model/build-model", None),))
+    monkeypatch.setattr(release_watch, "_is_deployed", away)
+    report = WatchReport(verdicts=(), rebuilds=(release_watch.start_rebuild(wanted, "build-model/build-model", None),))
     assert report.troubles == (f"{spec.name} for 1.2.1: could not be started: connection refused",)

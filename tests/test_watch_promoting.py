@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from enginery.manifest import Manifest
+from enginery.builds.manifest import Manifest
+from enginery.builds.validation import ValidationReport
+from enginery.pipeline.promotion import Decision, Promotion, promotions
+from enginery.pipeline.release_verdicts import Kind, Verdict
+from enginery.pipeline.watch_report import WatchReport, promotion_markdown
 from enginery.registry import Registry, publish
-from enginery.spec import Spec
-from enginery.validation import ValidationReport
-from enginery.watch.promoting import Decision, Promotion, promotions
-from enginery.watch.report import WatchReport
-from enginery.watch.shown import promotion_markdown
-from enginery.watch.verdicts import Kind, Verdict
+from enginery.spec.spec import Spec
 from tests.support import builds
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server

@@ -5,17 +5,14 @@ from typing import Any
 
 import pytest
 
-from enginery.errors import SourceError, ToolchainError
-from enginery.plan import make_plan
+from enginery.core.errors import SourceError, ToolchainError
+from enginery.pipeline.plan import make_plan
+from enginery.pipeline.release_verdicts import Kind, Verdict, fleet_verdicts, rebuild_spec
+from enginery.pipeline.watch_report import rebuilds, verdict_rows
 from enginery.registry import publish
-from enginery.releases.listing import Listing
+from enginery.releases.index import Listing
 from enginery.sources import ResolvedSource, resolve
-from enginery.spec import Source, Spec
-from enginery.watch.rebuilds import rebuilds
-from enginery.watch.shown import verdict_rows
-from enginery.watch.trial import rebuild_spec
-from enginery.watch.verdicts import Kind, Verdict
-from enginery.watch.watching import fleet_verdicts
+from enginery.spec.spec import Source, Spec
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server
 from tests.support.watched import CPU, SOURCE, listed, watched_spec

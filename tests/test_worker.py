@@ -5,8 +5,8 @@ import os
 import psutil
 import pytest
 
-from enginery import worker as module
-from enginery.worker import Worker
+from enginery.core import locks as module
+from enginery.core.locks import Worker
 
 
 def test_this_process_is_here_and_is_not_another_one_at_work() -> None:

@@ -1,13 +1,45 @@
-"""What can build and check an engine: one backend for each runtime, all asked the same questions by the plan."""
+"""What can build and check an engine: one backend for each runtime, all asked the same questions by the plan.
+
+    backend = backend_for(request)
+    for finding in backend.findings(request): ...
+    chain = backend.chain(request, weights_key)     # the steps that convert, build and validate
+
+`tensorrt` builds with `trtllm-build`, `pytorch` prepares a checkpoint for the LLM API, and `onnxruntime` needs no
+NVIDIA GPU at all.
+"""
 
 from typing import Protocol
 
-from enginery.backends.request import BackendStep, Chain, Request
-from enginery.findings import Finding
-from enginery.spec import BackendName, Target
-from enginery.toolchains import Identify, identity
+from enginery.backends.choose import choose
+from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES, OnnxRuntime
+from enginery.backends.pytorch.backend import PyTorch
+from enginery.backends.request import BackendStep, Chain, Request, image_findings
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.backends.tensorrt.build_defaults import own_length
+from enginery.backends.tensorrt.build_options import OPTIONS, render_option, unset_changes
+from enginery.backends.tensorrt.build_terms import Asked, Piece
+from enginery.backends.tensorrt.release import chosen_release
+from enginery.backends.validate import OFFLINE
+from enginery.spec import BackendName, Finding, Target
+from enginery.toolchains import Identify, identify
 
-__all__ = ["Backend", "BackendStep", "Chain", "Request", "backend_for"]
+__all__ = [
+    "OFFLINE",
+    "ONNXRUNTIME_PACKAGES",
+    "OPTIONS",
+    "Asked",
+    "Backend",
+    "BackendStep",
+    "Chain",
+    "Piece",
+    "Request",
+    "backend_for",
+    "chosen_release",
+    "image_findings",
+    "own_length",
+    "render_option",
+    "unset_changes",
+]
 
 
 class Backend(Protocol):
@@ -34,7 +66,7 @@ class Backend(Protocol):
         """The steps that make and check the engine from the weights with the key `weights`."""
 
 
-def backend_for(request: Request, identify: Identify = identity) -> Backend:
+def backend_for(request: Request, identify: Identify = identify) -> Backend:
     """The backend that a target asks for; `auto` takes one that can build for the GPU.
 
     Args:
@@ -44,17 +76,10 @@ def backend_for(request: Request, identify: Identify = identity) -> Backend:
     # A plan loads only the backends it needs.
     name = request.target.backend
     if name is BackendName.AUTO:
-        from enginery.backends.choosing import choose  # noqa: PLC0415
-
         name = choose(request).backend
     if name is BackendName.TENSORRT:
-        from enginery.backends.tensorrt import TensorRT  # noqa: PLC0415
-
         return TensorRT(identify)
     if name is BackendName.PYTORCH:
-        from enginery.backends.pytorch import PyTorch  # noqa: PLC0415
-
         return PyTorch(identify)
-    from enginery.backends.onnxruntime import OnnxRuntime  # noqa: PLC0415
 
     return OnnxRuntime.for_gpu(request.gpu, identify)

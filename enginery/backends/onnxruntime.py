@@ -12,23 +12,21 @@ from typing import Literal
 from packaging.version import Version
 from pydantic import JsonValue
 
-from enginery import gpus, toolchains
-from enginery.backends.choosing import choose
-from enginery.backends.environment import OFFLINE, QUIET
+from enginery import toolchains
+from enginery.backends.choose import choose
+from enginery.backends.common import OFFLINE, QUIET
 from enginery.backends.request import BackendStep, Chain, Request, asking
-from enginery.errors import PlanError
-from enginery.findings import Finding
-from enginery.gpus import Gpu
-from enginery.spec import BackendName, BuildOptions, Precision, ServingOptions, Spec, Target
-from enginery.steps import Call, Command, Stage, Step
+from enginery.backends.validate import validate_call
+from enginery.core.errors import PlanError
+from enginery.core.versions import fits, mistake
+from enginery.spec import BackendName, BuildOptions, Finding, Gpu, Precision, ServingOptions, Spec, Target, gpus
+from enginery.store import Call, Command, Stage, Step
 from enginery.toolchains import Identify, ToolchainIdentity
-from enginery.triton.served import served_models_digest
-from enginery.validation import validate_call
-from enginery.versions import fits, mistake
+from enginery.triton import served_models_digest
 
 Provider = Literal["cpu", "cuda"]
 
-PACKAGES: dict[Provider, str] = {"cpu": "onnxruntime-genai", "cuda": "onnxruntime-genai-cuda"}
+ONNXRUNTIME_PACKAGES: dict[Provider, str] = {"cpu": "onnxruntime-genai", "cuda": "onnxruntime-genai-cuda"}
 """What a toolchain must have to be of use for a kind of hardware."""
 
 BUILDER_NAMES = {
@@ -101,10 +99,10 @@ class OnnxRuntime:
     """
 
     provider: Provider
-    identify: Identify = dataclasses.field(default=toolchains.identity, compare=False)
+    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
 
     @classmethod
-    def for_gpu(cls, gpu: Gpu, identify: Identify = toolchains.identity) -> "OnnxRuntime":
+    def for_gpu(cls, gpu: Gpu, identify: Identify = toolchains.identify) -> "OnnxRuntime":
         """The backend for a GPU, or for the CPU."""
         return cls("cpu" if gpu == gpus.CPU else "cuda", identify)
 
@@ -181,14 +179,16 @@ class OnnxRuntime:
     @cached_property  # a plan for a thousand targets asks for them thousands of times
     def _pinned(self) -> Mapping[str, str]:
         """The releases that have a toolchain for this hardware, oldest first: release -> toolchain."""
-        return _pinned(PACKAGES[self.provider])
+        return _pinned(ONNXRUNTIME_PACKAGES[self.provider])
 
     def _release_findings(self, request: Request) -> Iterator[Finding]:
         target, gpu = request.target, request.gpu
         if target.toolchain == "container":
             yield Finding("E304", "toolchain", "onnxruntime has no image of its own", "use venv or host")
         if not self._pinned:
-            remedy = f"use gpu: cpu, or pin one with {PACKAGES[self.provider]} (see infra/toolchains/README.md)"
+            remedy = (
+                f"use gpu: cpu, or pin one with {ONNXRUNTIME_PACKAGES[self.provider]} (see infra/toolchains/README.md)"
+            )
             yield Finding("E301", "gpu", f"no toolchain runs onnxruntime on {gpu.name}", remedy)
         elif problem := mistake(target.release):
             yield Finding(

@@ -7,13 +7,10 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from enginery.findings import Finding
-from enginery.gpus import Gpu
-from enginery.model_facts import ModelFacts
-from enginery.release_pins import toolchain_name
-from enginery.spec import BuildOptions, ConvertOptions, ServingOptions, Spec, Target, ValidationOptions
-from enginery.steps import Call, Stage, Step
-from enginery.toolchains import Identify, ToolchainIdentity
+from enginery.sources import ModelFacts
+from enginery.spec import BuildOptions, ConvertOptions, Finding, Gpu, ServingOptions, Spec, Target, ValidationOptions
+from enginery.store import Call, Stage, Step
+from enginery.toolchains import Identify, ToolchainIdentity, toolchain_name
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,38 @@
-"""Local services to play with: a Prefect server with its UI, an S3 API, a Triton server. Loopback only."""
+"""The local services of `enginery dev` and `make demo`: an S3 server, Prefect's server and a real Triton.
+
+They are reused when they run already:
+
+    with services.session(log=print) as running:
+        print(running.addresses())
+"""
+
+from enginery.dev import services
+from enginery.dev.ready import free_port, wait_until_ready
+from enginery.dev.servers import (
+    BUCKET,
+    HEALTH,
+    REGISTRY,
+    TITLES,
+    aws_environment,
+    in_environment,
+    newest_toolchain,
+    prefect_command,
+    prefect_environment,
+)
+from enginery.dev.services import Services
+
+__all__ = [
+    "BUCKET",
+    "HEALTH",
+    "REGISTRY",
+    "TITLES",
+    "Services",
+    "aws_environment",
+    "free_port",
+    "in_environment",
+    "newest_toolchain",
+    "prefect_command",
+    "prefect_environment",
+    "services",
+    "wait_until_ready",
+]

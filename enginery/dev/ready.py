@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
-from enginery.context import Log
-from enginery.errors import CommandError, EngineryError
-from enginery.service import Service
+from enginery.core.errors import CommandError, EngineryError
+from enginery.core.process import Service
+from enginery.core.progress import Log
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.1

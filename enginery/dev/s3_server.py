@@ -7,17 +7,176 @@ failure to save is printed and tried again; at the end it is an error, with an e
 import argparse
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import BaseModel
+
+from enginery.core.digests import bytes_digest
+from enginery.core.files import write_atomic
+from enginery.core.late import late
 from enginery.dev.ready import LOOPBACK
-from enginery.dev.s3_files import ObjectFiles
 
 if TYPE_CHECKING:
+    from boto3 import session as boto3_session
+    from botocore import config as botocore_config
+    from botocore import exceptions as botocore_exceptions
+    from moto.moto_server import werkzeug_app as moto_moto_server_werkzeug_app
     from mypy_boto3_s3 import S3Client
+    from werkzeug import exceptions as werkzeug_exceptions
+    from werkzeug import serving as werkzeug_serving
+    from werkzeug import wsgi as werkzeug_wsgi
+else:
+    boto3_session = late("boto3.session")
+    botocore_config = late("botocore.config")
+    botocore_exceptions = late("botocore.exceptions")
+    moto_moto_server_werkzeug_app = late("moto.moto_server.werkzeug_app")
+    werkzeug_exceptions = late("werkzeug.exceptions")
+    werkzeug_serving = late("werkzeug.serving")
+    werkzeug_wsgi = late("werkzeug.wsgi")
+
+
+# Keeps the objects of the local S3 server in a directory, as the server itself only has them in memory.
+#
+# `index.json` names every object and the file with its bytes, `blobs/<sha256>`. It is written last and at once, so a
+# crash leaves the index of before, with all its files.
+
+
+TIME_GRAIN_SECONDS = 2.0
+VANISHED = {"NoSuchKey", "NoSuchBucket"}
+
+
+class SavedObject(BaseModel):
+    """One object.
+
+    Attributes:
+        etag: the server's name for its content when it was saved.
+        sha256: names the file with its bytes.
+        metadata: what its writer noted.
+    """
+
+    bucket: str
+    key: str
+    etag: str
+    sha256: str
+    content_type: str
+    metadata: dict[str, str]
+
+
+class Index(BaseModel):
+    """All buckets and objects."""
+
+    buckets: list[str] = []
+    objects: list[SavedObject] = []
+
+
+class Seen(NamedTuple):
+    """An object as it was when it was saved, at a time in seconds since the epoch."""
+
+    at: float
+    modified: datetime
+    saved: SavedObject
+
+    def is_still(self, entry: Any) -> bool:
+        """Whether the listing's entry is of the same content, metadata included.
+
+        The server tells times in whole seconds: what was changed just before it was saved may have changed again.
+        """
+        settled = self.at - self.modified.timestamp() > TIME_GRAIN_SECONDS
+        return settled and (entry["ETag"], entry["LastModified"]) == (self.saved.etag, self.modified)
+
+
+class ObjectFiles:
+    """The directory, and what is known to be in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.blobs = directory / "blobs"
+        self.file = directory / "index.json"
+        self.index = Index.model_validate_json(self.file.read_bytes()) if self.file.exists() else Index()
+        self._seen: dict[tuple[str, str], Seen] = {}
+
+    def restore(self, s3: "S3Client") -> int:
+        """Put everything back into an empty server; says how many objects there were."""
+        for bucket in self.index.buckets:
+            s3.create_bucket(Bucket=bucket)
+        for saved in self.index.objects:
+            s3.put_object(
+                Bucket=saved.bucket,
+                Key=saved.key,
+                Body=(self.blobs / saved.sha256).read_bytes(),
+                ContentType=saved.content_type,
+                Metadata=saved.metadata,
+            )
+        return len(self.index.objects)
+
+    def save(self, s3: "S3Client") -> None:
+        """Make the directory hold what the server holds; what is deleted meanwhile may be missing already.
+
+        Raises:
+            StoreError: when the directory cannot be written; it then holds what it held before.
+        """
+        buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+        seen = {}
+        for bucket in buckets:
+            for entry in _objects(s3, bucket):
+                with _vanished_is_fine():
+                    seen[bucket, entry["Key"]] = self._look_at(s3, bucket, entry)
+        self._seen = seen
+        objects = [one.saved for one in seen.values()]
+        self.index = Index(buckets=buckets, objects=objects)
+        write_atomic(self.file, self.index.model_dump_json())
+        self._remove_others({saved.sha256 for saved in objects})
+
+    def _look_at(self, s3: "S3Client", bucket: str, entry: Any) -> Seen:
+        before = self._seen.get((bucket, entry["Key"]))
+        if before and before.is_still(entry):
+            return before
+        return Seen(time.time(), entry["LastModified"], self._save_object(s3, bucket, entry["Key"]))
+
+    def _save_object(self, s3: "S3Client", bucket: str, key: str) -> SavedObject:
+        found = s3.get_object(Bucket=bucket, Key=key)
+        data = found["Body"].read()
+        digest = bytes_digest(data)
+        if not (self.blobs / digest).exists():
+            write_atomic(self.blobs / digest, data)
+        return SavedObject(
+            bucket=bucket,
+            key=key,
+            etag=found["ETag"],
+            sha256=digest,
+            content_type=found["ContentType"],
+            metadata=found["Metadata"],
+        )
+
+    def _remove_others(self, wanted: set[str]) -> None:
+        for blob in self.blobs.iterdir() if self.blobs.exists() else ():
+            if blob.name not in wanted:
+                blob.unlink()
+
+
+def _objects(s3: "S3Client", bucket: str) -> list[Any]:
+    entries: list[Any] = []
+    with _vanished_is_fine():
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            entries += page.get("Contents", [])
+    return entries
+
+
+@contextmanager
+def _vanished_is_fine() -> Iterator[None]:
+    """What was deleted after it was listed is simply not there any more."""
+    try:
+        yield
+    except botocore_exceptions.ClientError as error:
+        if error.response["Error"]["Code"] not in VANISHED:
+            raise
+
 
 SAVE_AFTER_SECONDS = 1.0
 READING = {"GET", "HEAD", "OPTIONS"}
@@ -42,14 +201,13 @@ class Watched:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
-        from werkzeug.exceptions import ServiceUnavailable  # noqa: PLC0415  installed with the extra `local`
-        from werkzeug.wsgi import get_input_stream  # noqa: PLC0415
-
         changing = environ["REQUEST_METHOD"] not in READING
-        environ["wsgi.input"] = BytesIO(get_input_stream(environ).read())  # now: a slow sender keeps nobody waiting
+        environ["wsgi.input"] = BytesIO(
+            werkzeug_wsgi.get_input_stream(environ).read()
+        )  # now: a slow sender keeps nobody waiting
         with self._one_at_a_time:
             if changing and self._closed:
-                return ServiceUnavailable()(environ, start_response)
+                return werkzeug_exceptions.ServiceUnavailable()(environ, start_response)
             answer = self.application(environ, start_response)
             if changing:
                 self.changed.set()
@@ -63,21 +221,21 @@ class Watched:
 
 def serve(port: int, directory: Path, bucket: str) -> None:
     """Serve until SIGTERM or SIGINT; `bucket` is made when it is not there."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415
-    from werkzeug.serving import WSGIRequestHandler, make_server  # noqa: PLC0415  installed with the extra `local`
 
-    class Silent(WSGIRequestHandler):
+    class Silent(werkzeug_serving.WSGIRequestHandler):
         def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
             """Our own requests, for saving and restoring, are not worth a line."""
 
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
-    application = Watched(DomainDispatcherApplication(create_backend_app))
-    server = make_server(LOOPBACK, port, application, threaded=True)
+    application = Watched(
+        moto_moto_server_werkzeug_app.DomainDispatcherApplication(moto_moto_server_werkzeug_app.create_backend_app)
+    )
+    server = werkzeug_serving.make_server(LOOPBACK, port, application, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     # Clients that come before everything is back wait in the listening queue.
-    inside = make_server(LOOPBACK, 0, application, threaded=True, request_handler=Silent)
+    inside = werkzeug_serving.make_server(LOOPBACK, 0, application, threaded=True, request_handler=Silent)
     threading.Thread(target=inside.serve_forever, daemon=True).start()
     s3 = client(f"http://{LOOPBACK}:{inside.server_port}")
     files = ObjectFiles(directory)
@@ -127,15 +285,12 @@ def _tell(news: str, told: str) -> str:
 
 def client(url: str) -> "S3Client":
     """A client of the local server, whatever the user's own AWS settings are."""
-    from boto3.session import Session  # noqa: PLC0415  slow to import
-    from botocore.config import Config  # noqa: PLC0415
-
-    session = Session(
+    session = boto3_session.Session(
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         region_name=REGION,
     )
-    return session.client("s3", endpoint_url=url, config=Config(s3={"addressing_style": "path"}))
+    return session.client("s3", endpoint_url=url, config=botocore_config.Config(s3={"addressing_style": "path"}))
 
 
 def main() -> None:

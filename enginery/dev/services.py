@@ -1,20 +1,105 @@
 """The local services as a whole: started side by side, reused when they run already, stopped together."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from enginery.context import Log
-from enginery.dev.launch import REGISTRY, TITLES, Launch, aws_environment, end_leftovers, serving_python, triton_site
-from enginery.dev.ports import remember_port
-from enginery.dev.prefect_server import HEALTH
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from enginery.core.files import write_atomic
+from enginery.core.home import services_dir
+from enginery.core.process import Service, running, stop_pid
+from enginery.core.progress import Log
+from enginery.core.threads import side_by_side
 from enginery.dev.ready import answers
-from enginery.dev.state import Entry, State, exclusive, read_state, write_state
-from enginery.parallel import side_by_side
-from enginery.service import Service
+from enginery.dev.servers import (
+    HEALTH,
+    REGISTRY,
+    TITLES,
+    Launch,
+    aws_environment,
+    end_leftovers,
+    remember_port,
+    serving_python,
+    triton_site,
+)
+
+# What is remembered of the local services: which processes they are and where they listen.
+
+
+STATE_SCHEMA = 1
+STOP_PATIENCE_SECONDS = 30.0
+
+
+class Entry(BaseModel):
+    """One service.
+
+    Attributes:
+        pid: with `created`, names its process.
+        url: where it listens.
+        log_file: what it prints.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    created: float
+    url: str
+    log_file: Path
+
+    def alive(self) -> bool:
+        """Whether its process still runs."""
+        return running(self.pid, self.created) is not None
+
+    def stop(self, seconds: float = STOP_PATIENCE_SECONDS) -> bool:
+        """End it, kindly for so long; says whether it was still running."""
+        return stop_pid(self.pid, self.created, seconds)
+
+
+class State(BaseModel):
+    """All services, by name."""
+
+    schema_version: int = STATE_SCHEMA
+    services: dict[str, Entry] = {}
+
+    def alive(self) -> dict[str, Entry]:
+        """Those that still run."""
+        return {name: entry for name, entry in self.services.items() if entry.alive()}
+
+
+def state_file() -> Path:
+    """Where it is remembered."""
+    return services_dir() / "services.json"
+
+
+def read_state() -> State:
+    """What is remembered; nothing when there is no file, or one that cannot be understood."""
+    try:
+        return State.model_validate_json(state_file().read_bytes())
+    except FileNotFoundError:
+        return State()
+    except ValidationError:  # of another version; its processes have to be found by hand
+        return State()
+
+
+def write_state(state: State) -> None:
+    """Remember, replacing what was there at once."""
+    write_atomic(state_file(), json.dumps(state.model_dump(mode="json"), indent=2), mode=0o600)
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Only one at a time changes the services."""
+    services_dir().mkdir(parents=True, exist_ok=True)
+    with FileLock(services_dir() / "services.lock"):
+        yield
+
 
 STOP_SECONDS = {"prefect": 10.0, "s3": 30.0, "triton": 1.0}
 """S3 has objects to save; Triton holds nothing, and would take its time to say goodbye to every model."""

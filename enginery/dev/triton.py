@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginery import files, process
-from enginery.context import Log
+from enginery.core import files, process
+from enginery.core.errors import CommandError, ToolchainError, UsageError
+from enginery.core.process import Service
+from enginery.core.progress import Log
 from enginery.dev.ready import LOOPBACK, free_port, free_ports, wait_until_ready
-from enginery.errors import CommandError, ToolchainError, UsageError
-from enginery.service import Service
 
 ATTEMPTS = 3
 PORT_TAKEN = "in use"

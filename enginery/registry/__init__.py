@@ -1,45 +1,51 @@
 """Published builds on plain S3, which needs no server of its own and is never seen half-written.
 
-What is here is imported when it is asked for: the command line, which has commands in this package, shall start fast.
+A build's manifest is written last; a build without one does not exist. Channels are movable names on builds.
+
+    registry = Registry("s3://engines/prod")
+    build = registry.resolve("llama-3-8b-instruct", channel="stable", gpu="auto")
+    pull(registry, build.manifest, Path("/models"))
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from enginery.registry.channels import ChannelPointer, Move
-    from enginery.registry.listing import PublishedBuild
-    from enginery.registry.publishing import is_published, publish, require_publishable
-    from enginery.registry.reading import Registry
-    from enginery.registry.resolving import Resolved
-    from enginery.registry.unresolved import Miss, NothingFits, SeveralFit
+from enginery.registry.channels import ChannelPointer, Move
+from enginery.registry.iam import policy
+from enginery.registry.layout import channel_reference
+from enginery.registry.pruning import Pruning, Retention, prune
+from enginery.registry.publishing import is_published, publish, require_publishable
+from enginery.registry.pulling import pull
+from enginery.registry.reading import PublishedBuild
+from enginery.registry.registry import Registry
+from enginery.registry.resolving import BuildQuery, Miss, NothingFits, Resolved, SeveralFit, choose_build, find_build
+from enginery.registry.signatures import require_signed, sign_build, trusted_manifest
+from enginery.registry.verifying import Audit, audit, local_build, verify_build, verify_directory
 
 __all__ = [
+    "Audit",
+    "BuildQuery",
     "ChannelPointer",
     "Miss",
     "Move",
     "NothingFits",
+    "Pruning",
     "PublishedBuild",
     "Registry",
     "Resolved",
+    "Retention",
     "SeveralFit",
+    "audit",
+    "channel_reference",
+    "choose_build",
+    "find_build",
     "is_published",
+    "local_build",
+    "policy",
+    "prune",
     "publish",
+    "pull",
     "require_publishable",
+    "require_signed",
+    "sign_build",
+    "trusted_manifest",
+    "verify_build",
+    "verify_directory",
 ]
-
-_MODULES = {
-    "channels": ("ChannelPointer", "Move"),
-    "listing": ("PublishedBuild",),
-    "publishing": ("is_published", "publish", "require_publishable"),
-    "reading": ("Registry",),
-    "resolving": ("Resolved",),
-    "unresolved": ("Miss", "NothingFits", "SeveralFit"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,10 @@ The history of a channel is part of its pointer: a move and its entry are one wr
 moved nothing, reads the winner's move, and adds his own to it.
 """
 
+import getpass
 import json
+import os
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,13 +15,38 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from enginery.errors import RegistryError
-from enginery.manifest import SafeName
+from enginery.builds import SafeName
+from enginery.core.errors import RegistryError
+from enginery.core.model import Frozen
+from enginery.core.s3 import PreconditionFailed, Prefix
+from enginery.core.text import masked, secrets_in
 from enginery.registry.layout import channel_path
-from enginery.registry.who import who
-from enginery.s3 import PreconditionFailed, Prefix
-from enginery.spec_texts import Name
-from enginery.steps import Frozen
+from enginery.spec import Name
+
+# Who moves a channel, as its history tells it.
+
+
+SETTING = "ENGINERY_WHO"
+LONGEST = 200
+
+
+def who() -> str:
+    """The setting `ENGINERY_WHO`, such as the name of a CI job, else `user@host`."""
+    return one_line(os.environ.get(SETTING, "")) or f"{_user()}@{socket.gethostname()}"
+
+
+def one_line(text: str) -> str:
+    """A text for the history: one line, not too long, without this process's secrets."""
+    return " ".join(masked(text, secrets_in(os.environ)).split())[:LONGEST]
+
+
+def _user() -> str:
+    """A process in a container may have a number that no user has."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
 
 CHANNEL_SCHEMA = 2
 """2 has a history. A pointer of schema 1 is read as one with a single move, of which it is not known who made it."""

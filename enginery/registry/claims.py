@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
-from enginery.errors import RegistryError
-from enginery.s3 import PreconditionFailed, Prefix
-from enginery.steps import Frozen
-from enginery.worker import Worker
+from enginery.core.errors import RegistryError
+from enginery.core.locks import Worker
+from enginery.core.model import Frozen
+from enginery.core.s3 import PreconditionFailed, Prefix
 
 CLAIM = "publishing.json"
 PRUNING = "pruning"

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from enginery.files import write_atomic
+from enginery.builds import MANIFEST, MODELS
+from enginery.core.files import write_atomic
+from enginery.core.s3 import PROBE, Address
 from enginery.registry.claims import CLAIM
-from enginery.registry.layout import CHANNELS, MANIFEST, MODELS
-from enginery.s3 import PROBE, Address
+from enginery.registry.layout import CHANNELS
 
 Role = Literal["consumer", "publisher", "pruner", "auditor"]
 EXAMPLE = "s3://engines/prod"

@@ -2,22 +2,16 @@
 
 import re
 
-from enginery.errors import UsageError
-from enginery.spec_texts import IN_WORDS, NAME_PATTERN
+from enginery.builds import MANIFEST, MODELS, build_path
+from enginery.core.errors import UsageError
+from enginery.spec import IN_WORDS, NAME_PATTERN
 
-MANIFEST = "manifest.json"
-MODELS = "models"
 MANIFEST_PARTS = 5
 """`models/<model>/builds/<build id>/manifest.json`."""
 CHANNEL_PARTS = 5
 """`models/<model>/channels/<channel>/<target>.json`."""
 POINTER_SUFFIX = ".json"
 CHANNELS = "channels"
-
-
-def build_path(model: str, build_id: str) -> str:
-    """The prefix of a build."""
-    return f"{MODELS}/{model}/builds/{build_id}"
 
 
 def manifest_path(model: str, build_id: str) -> str:

@@ -1,14 +1,36 @@
 """Who may move a channel to a build, and back: promotion, demotion, and what a publish does to its channel."""
 
-from enginery.errors import RegistryError, UsageError
-from enginery.manifest import Manifest
-from enginery.registry.channels import Action, ChannelPointer, Decide, Move, Moved, a_move, change_channel
-from enginery.registry.gates import failures
+from collections.abc import Callable, Iterator
+
+from enginery.builds import Manifest
+from enginery.core.errors import RegistryError, UsageError
+from enginery.core.model import Frozen
+from enginery.core.s3 import honours_conditional_writes
+from enginery.registry.channels import Action, ChannelPointer, Decide, Move, Moved, a_move, change_channel, one_line
 from enginery.registry.layout import channel_reference, require_name
-from enginery.registry.reading import Registry
-from enginery.registry.who import one_line
-from enginery.s3 import honours_conditional_writes
-from enginery.steps import Frozen
+from enginery.registry.reading import PublishedBuilds
+
+# What a build must have passed before a channel is moved to it.
+
+
+Gate = Callable[[Manifest], Iterator[str]]
+"""Says what of a build did not pass, each in one sentence; nothing for a build that did."""
+
+
+def answers_as_expected(manifest: Manifest) -> Iterator[str]:
+    """The gate of the validation: what the engine was asked before it was published."""
+    report = manifest.validation
+    if not report.passed:
+        yield f"validation: {len(report.misses)} of {len(report.results)} answers are not as expected"
+
+
+GATES: tuple[Gate, ...] = (answers_as_expected,)
+"""Every gate; those to come are added here."""
+
+
+def failures(manifest: Manifest) -> tuple[str, ...]:
+    """What of a build did not pass its gates; empty for a build that may be promoted."""
+    return tuple(failure for gate in GATES for failure in gate(manifest))
 
 
 class Why(Frozen):
@@ -28,7 +50,7 @@ class Why(Frozen):
     allow_unconditional_writes: bool = False
 
 
-def promote(registry: Registry, manifest: Manifest, channel: str, why: Why) -> Moved:
+def promote(registry: PublishedBuilds, manifest: Manifest, channel: str, why: Why) -> Moved:
     """Point a channel at a build, for the build's target; nothing is written when it already does.
 
     Raises:
@@ -49,7 +71,7 @@ def promote(registry: Registry, manifest: Manifest, channel: str, why: Why) -> M
     return _move(registry, manifest.model, channel, target, decide)
 
 
-def _move(registry: Registry, model: str, channel: str, target: str, decide: Decide) -> Moved:
+def _move(registry: PublishedBuilds, model: str, channel: str, target: str, decide: Decide) -> Moved:
     """Move a channel; back again when the build was removed meanwhile: who removes one reads the channels after that.
 
     Raises:
@@ -83,7 +105,7 @@ def _overruled(manifest: Manifest, why: Why) -> tuple[str, ...]:
     return failed
 
 
-def demote(registry: Registry, model: str, channel: str, target: str, why: Why) -> Moved:
+def demote(registry: PublishedBuilds, model: str, channel: str, target: str, why: Why) -> Moved:
     """Point a channel back at the build it pointed at before; a second demotion goes one further back.
 
     When somebody else moves the channel meanwhile, it is left to him: two who demote the same build go back once.
@@ -117,7 +139,7 @@ def _require_expected(now: ChannelPointer | None, expected: str | None, where: s
     raise RegistryError(problem, subject=where, remedy="look at what is on it now, and decide again")
 
 
-def _build_before(registry: Registry, now: ChannelPointer | None, where: str) -> str:
+def _build_before(registry: PublishedBuilds, now: ChannelPointer | None, where: str) -> str:
     if now is None:
         remedy = f"see where channels point with `enginery channels {where.partition('@')[0]}`"
         raise RegistryError("points at nothing, so there is no way back", subject=where, remedy=remedy)
@@ -134,7 +156,7 @@ def _build_before(registry: Registry, now: ChannelPointer | None, where: str) ->
     return path[-1]
 
 
-def point_channel(registry: Registry, manifest: Manifest, channel: str) -> str:
+def point_channel(registry: PublishedBuilds, manifest: Manifest, channel: str) -> str:
     """Point a channel at a build that was published just now, and say in one line where it points then.
 
     A build that the channel was on before stays off it: it was superseded or demoted, and a run of its unchanged
@@ -156,7 +178,7 @@ def point_channel(registry: Registry, manifest: Manifest, channel: str) -> str:
     return f"{name} stays {pointer.build_id} ({since}): {why}; `enginery promote {manifest.reference} {channel}` does"
 
 
-def _require_swaps(registry: Registry, why: Why) -> None:
+def _require_swaps(registry: PublishedBuilds, why: Why) -> None:
     if why.allow_unconditional_writes or honours_conditional_writes(registry.prefix):
         return
     raise RegistryError(

@@ -2,23 +2,107 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
+from uuid import uuid4
 
 from pydantic import Field
 
-from enginery.context import Log
-from enginery.errors import RegistryError
-from enginery.manifest import Manifest
-from enginery.parallel import side_by_side
-from enginery.registry.claims import CLAIM, InTheWay, claimed, is_at_work
-from enginery.registry.inventory import Inventory, StoredBuild, channel_uses, described, take_inventory
-from enginery.registry.layout import MODELS, build_path
-from enginery.registry.listing import READERS
-from enginery.registry.reading import Registry
-from enginery.registry.removing import AT_WORK, remove_build
-from enginery.s3_leftovers import Upload, abort_upload, probes, unfinished_uploads
-from enginery.steps import Frozen
-from enginery.units import human_bytes
+from enginery.builds import MANIFEST, MODELS, Manifest, build_path
+from enginery.core.errors import RegistryError
+from enginery.core.model import Frozen
+from enginery.core.progress import Log
+from enginery.core.s3 import (
+    Content,
+    PreconditionFailed,
+    Prefix,
+    UnfinishedUpload,
+    abort_upload,
+    probes,
+    unfinished_uploads,
+)
+from enginery.core.text import human_bytes
+from enginery.core.threads import side_by_side
+from enginery.registry.claims import CLAIM, PRUNING, InTheWay, claimed, is_at_work
+from enginery.registry.reading import READERS
+from enginery.registry.registry import Registry
+from enginery.registry.verifying import Inventory, StoredBuild, channel_uses, described, take_inventory
+
+# Removing a build so that nobody ever sees a part of it, or a channel that points at nothing.
+#
+# The build is claimed, so nobody publishes it meanwhile. The manifest goes first: from then on there is no build. Only
+# then are the channels read once more: whoever moves a channel looks for the build again after the move, so one of the
+# two sees the other. A removal that dies leaves files without a manifest, which the next one finishes.
+
+
+AT_WORK = "someone is at work on it"
+
+
+def remove_build(registry: Registry, model: str, build_id: str, manifest_etag: str | None) -> str | None:
+    """Remove a build with all its files.
+
+    Args:
+        registry: where.
+        model: its model.
+        build_id: its name.
+        manifest_etag: the manifest it was judged by; None for files without one.
+
+    Returns:
+        Why it was kept after all: it is needed, or not what was judged. None when it is gone.
+
+    Raises:
+        RegistryError: when the registry cannot be used; a build that a channel needs then has its manifest again.
+    """
+    prefix = registry.build_prefix(model, build_id)
+    try:
+        with claimed(prefix, f"{PRUNING} {uuid4().hex}"):
+            return _remove_objects(registry, prefix, (model, build_id), manifest_etag)
+    except InTheWay:
+        return AT_WORK
+
+
+def _remove_objects(registry: Registry, prefix: Prefix, names: tuple[str, str], judged: str | None) -> str | None:
+    model, build_id = names
+    if reason := channel_uses(registry, model).get(build_id):
+        return reason
+    manifest = prefix.get(MANIFEST)
+    if (manifest.etag if manifest else None) != judged:
+        return "it was published or removed meanwhile"
+    if manifest and (reason := _unpublish(registry, prefix, names, manifest)):
+        return reason
+    _remove_files(prefix)
+    return None
+
+
+def _unpublish(registry: Registry, prefix: Prefix, names: tuple[str, str], manifest: Content) -> str | None:
+    """Remove the manifest; put it back and say why when a channel has been moved to the build."""
+    model, build_id = names
+    prefix.delete(MANIFEST)
+    try:
+        reason = channel_uses(registry, model).get(build_id)
+    except BaseException:
+        _put_back(prefix, manifest)
+        raise
+    if reason:
+        _put_back(prefix, manifest)
+        return f"{reason}, since just now"
+    return None
+
+
+def _put_back(prefix: Prefix, manifest: Content) -> None:
+    try:
+        prefix.put_bytes(MANIFEST, manifest.data, if_none_match=True, content_type="application/json")
+    except PreconditionFailed:
+        return  # it is there
+    except BaseException as error:
+        error.add_note(f"{prefix.where(MANIFEST)} was removed and could not be put back: publish the build again")
+        raise
+
+
+def _remove_files(prefix: Prefix) -> None:
+    side_by_side(partial(abort_upload, prefix), unfinished_uploads(prefix))
+    side_by_side(prefix.delete, [info.path for info in prefix.list() if info.path != CLAIM])
+
 
 LEFTOVER_AGE = timedelta(days=1)
 """What has no manifest may be on its way; after a day without a sign of life it is not."""
@@ -26,7 +110,7 @@ LEFTOVER_AGE = timedelta(days=1)
 Kind = Literal["build", "unfinished build", "claim", "upload", "probe"]
 
 
-class Policy(Frozen):
+class Retention(Frozen):
     """What stays besides what channels need.
 
     Attributes:
@@ -92,7 +176,7 @@ class Pruning(Frozen):
 
 def prune(  # noqa: PLR0913  what stays, and how it is told
     registry: Registry,
-    policy: Policy,
+    policy: Retention,
     *,
     model: str | None = None,
     dry_run: bool = True,
@@ -118,7 +202,7 @@ def prune(  # noqa: PLR0913  what stays, and how it is told
     return Pruning(registry=registry.address, dry_run=dry_run, verdicts=verdicts)
 
 
-def judge(registry: Registry, policy: Policy, model: str | None, now: datetime) -> Iterator[Verdict]:
+def judge(registry: Registry, policy: Retention, model: str | None, now: datetime) -> Iterator[Verdict]:
     """What becomes of each thing in the registry; nothing is done."""
     inventory = take_inventory(registry, model)
     uses = {name: channel_uses(registry, name) for name in inventory.models}
@@ -134,7 +218,7 @@ Uses = Mapping[str, Mapping[str, str]]
 
 
 def _published(
-    registry: Registry, policy: Policy, inventory: Inventory, uses: Uses, now: datetime
+    registry: Registry, policy: Retention, inventory: Inventory, uses: Uses, now: datetime
 ) -> Iterator[Verdict]:
     stored = [build for build in inventory.builds if build.manifest]
     manifests = side_by_side(lambda build: described(registry, build), stored, threads=READERS)
@@ -157,7 +241,7 @@ def _order(pair: tuple[StoredBuild, Manifest | RegistryError | None]) -> tuple[s
     return build.model, target, -created.timestamp()
 
 
-def _by_policy(policy: Policy, manifest: Manifest, rank: int, now: datetime) -> str:
+def _by_policy(policy: Retention, manifest: Manifest, rank: int, now: datetime) -> str:
     if rank <= policy.keep:
         return f"one of the {policy.keep} newest" if policy.keep > 1 else "the newest"
     if now - manifest.created < timedelta(days=policy.days):
@@ -238,7 +322,7 @@ def _remove(registry: Registry, verdict: Verdict) -> str | None:
     if verdict.kind == "claim":
         return _remove_claim(registry, verdict.name)
     if verdict.kind == "upload":
-        abort_upload(registry.prefix, Upload(verdict.name, verdict.token or "", verdict.since))
+        abort_upload(registry.prefix, UnfinishedUpload(verdict.name, verdict.token or "", verdict.since))
     else:
         registry.prefix.delete(verdict.name)
     return None

@@ -1,44 +1,237 @@
 """Publishing a build: its files first, its manifest last, then the channel."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from enginery import __version__
-from enginery.context import Facts, StepContext
-from enginery.digests import file_digest, json_digest
-from enginery.engine_facts import engine_facts
-from enginery.errors import RegistryError
-from enginery.files import write_atomic
-from enginery.licenses import read_license
-from enginery.manifest import LICENSES, MODEL_REPOSITORY, BuildTarget, Manifest
-from enginery.progress import LogProgress
-from enginery.provenance import PROVENANCE, provenance_statement
-from enginery.records import FileRecord, StepRecord
-from enginery.registry.claims import claimed, in_the_way, is_claimed
-from enginery.registry.known_files import known_files
-from enginery.registry.layout import MANIFEST, build_path
+from enginery.builds import (
+    LICENSES,
+    MANIFEST,
+    MODEL_REPOSITORY,
+    PROVENANCE,
+    REPORT_FILE,
+    BuildTarget,
+    Manifest,
+    SigningKey,
+    build_path,
+    engine_facts,
+    html_report,
+    provenance_statement,
+    read_license,
+    read_report,
+)
+from enginery.core.digests import file_digest, json_digest
+from enginery.core.errors import RegistryError
+from enginery.core.files import list_files, write_atomic
+from enginery.core.model import Frozen
+from enginery.core.progress import Facts, Log, LogProgress, Progress
+from enginery.core.s3 import (
+    Gone,
+    PreconditionFailed,
+    Prefix,
+    Upload,
+    abort_upload,
+    honours_conditional_writes,
+    is_denied,
+    unfinished_uploads,
+    upload_all,
+)
+from enginery.core.threads import side_by_side
+from enginery.core.versions import __version__
+from enginery.registry.claims import CLAIM, claimed, in_the_way, is_claimed
 from enginery.registry.promoting import point_channel
-from enginery.registry.reading import Registry
-from enginery.registry.sending import Sending
-from enginery.report import html_report
-from enginery.s3 import PreconditionFailed, Prefix, honours_conditional_writes
-from enginery.signing.keys import SigningKey
-from enginery.signing.signatures import sign_when_asked
-from enginery.sources.model_files import is_license
-from enginery.steps import Frozen, Stage
-from enginery.transfers import Upload
-from enginery.validation import REPORT_FILE, read_report
+from enginery.registry.registry import Registry
+from enginery.registry.signatures import is_signature, sign_when_asked
+from enginery.sources import is_license
+from enginery.store import FileRecord, Stage, StepContext, StepRecord
+
+# What the files of a step's output are, without reading them where the step's record says it.
+
+
+def known_files(
+    root: Path, chain: Sequence[StepRecord], stage: Stage, wanted: Callable[[str], bool] = lambda _: True
+) -> tuple[FileRecord, ...]:
+    """The files of `root`, the output of a step of this stage, sorted by path; only those whose path is `wanted`.
+
+    Digests come from the record of that step when it names these very files, else the files are read.
+
+    Raises:
+        StoreError: for symbolic links and special files.
+    """
+    sizes = {path.as_posix(): (root / path).stat().st_size for path in list_files(root)}
+    for record in chain:
+        if record.step.stage is stage and {file.path: file.size for file in record.files} == sizes:
+            return tuple(file for file in record.files if wanted(file.path))
+
+    def read(path: str) -> FileRecord:
+        return FileRecord(path=path, sha256=file_digest(root / path), size=sizes[path])
+
+    return tuple(side_by_side(read, sorted(path for path in sizes if wanted(path))))
+
+
+# Which files a registry holds already, whatever builds they are of, and the copies its server makes of them.
+
+
+SOURCES_TRIED = 3
+
+
+class Place(NamedTuple):
+    """Where a file is: a path in the build under `prefix`."""
+
+    prefix: Prefix
+    path: str
+
+
+def places(registry: Registry, digests: Iterable[str], log: Log) -> dict[str, list[Place]]:
+    """SHA-256 -> where manifests say that such a file is, the newest build first.
+
+    Who may not list the registry finds nothing: then everything is sent.
+    """
+    wanted = set(digests)
+    found: dict[str, list[Place]] = {}
+    try:
+        manifests, _ = registry.manifests()
+    except RegistryError as error:
+        if error.transient:
+            raise
+        log(f"what the registry holds cannot be looked up ({error.problem}): all files are sent")
+        return {}
+    for manifest in reversed(manifests):
+        prefix = registry.build_prefix(manifest.model, manifest.build_id)
+        for file in manifest.files:
+            if file.sha256 in wanted:
+                found.setdefault(file.sha256, []).append(Place(prefix, file.path))
+    return found
+
+
+def copied(prefix: Prefix, file: Upload, held: Iterable[Place]) -> bool:
+    """Let the server copy the file from one of these places; False when it is in none of them any more, or altered.
+
+    Raises:
+        RegistryError: when the server cannot be asked.
+    """
+    return any(_copied(prefix, file, place) for place in list(held)[:SOURCES_TRIED])
+
+
+def _copied(prefix: Prefix, file: Upload, place: Place) -> bool:
+    found = place.prefix.head(place.path)
+    if found is None or (found.size, found.sha256) != (file.size, file.sha256):
+        return False
+    try:
+        prefix.copy_found(place.prefix, found, file.path)
+    except Gone:
+        return False  # it was pruned just now
+    return True
+
+
+# Sending a build's files: only those that are not in the registry yet, side by side.
+
+
+REQUESTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Sending:
+    """The files of a build on their way.
+
+    Attributes:
+        registry: where to.
+        prefix: the build's.
+        progress: is told of files that were there before, too.
+        log: takes lines for people.
+    """
+
+    registry: Registry
+    prefix: Prefix
+    progress: Progress
+    log: Log
+
+    def send(self, files: Sequence[Upload]) -> int:
+        """Bring the files to where they belong, and return how many bytes were sent for that.
+
+        A file that an earlier publish has sent is left; one that another build has is copied by the server.
+
+        Raises:
+            RegistryError: when one of them cannot be sent, or is another than it was when it was digested.
+        """
+        abort_abandoned(self.prefix, self.log)
+        size = sum(file.size for file in files)
+        self.progress.begin(f"publishing to {self.prefix.address}", files=len(files), size=size)
+        missing = self._missing(files)
+        held = places(self.registry, {file.sha256 for file in missing}, self.log) if missing else {}
+        left = self._without(missing, lambda file: copied(self.prefix, file, held.get(file.sha256, ())))
+        upload_all(self.prefix, left, self.progress)
+        sent = sum(file.size for file in left)
+        there, copies = len(files) - len(missing), len(missing) - len(left)
+        self.log(f"sent {sent:,} bytes in {len(left)} files; {copies} were copied by the server, {there} were there")
+        return sent
+
+    def _missing(self, files: Sequence[Upload]) -> list[Upload]:
+        """Those that are not there yet. What does not belong there is removed."""
+        present = {info.path: info.size for info in self.prefix.list()}
+        # Whoever shares our claim may have finished just now: then manifest and signature are there, and stay.
+        for path in present.keys() - {file.path for file in files} - {CLAIM, MANIFEST}:
+            if not is_signature(path):
+                self._remove(path)
+        return self._without(files, lambda file: present.get(file.path) == file.size and _is_there(self.prefix, file))
+
+    def _remove(self, path: str) -> None:
+        try:
+            self.prefix.delete(path)
+        except RegistryError as error:
+            if not is_denied(error):
+                raise
+            self.log(f"{self.prefix.where(path)} stays until a prune: it may not be removed from here")
+
+    def _without(self, files: Sequence[Upload], is_done: Callable[[Upload], bool]) -> list[Upload]:
+        """The files for which there is still something to do."""
+
+        def ask(file: Upload) -> bool:
+            done = is_done(file)
+            if done:
+                self.progress.add(file.size)
+                self.progress.end_file()
+            return done
+
+        answers = side_by_side(ask, files, threads=REQUESTS_AT_ONCE)
+        return [file for file, done in zip(files, answers, strict=True) if not done]
+
+
+def _is_there(prefix: Prefix, file: Upload) -> bool:
+    """Whether an earlier publish that did not come to its end has sent the file."""
+    found = prefix.head(file.path)
+    return found is not None and (found.size, found.sha256) == (file.size, file.sha256)
+
+
+def abort_abandoned(prefix: Prefix, log: Log) -> None:
+    """Free what publishers that died have left of large files.
+
+    Whoever sends files now began after the claim was made, be it theirs or shared; what is older is nobody's.
+    """
+    claim = prefix.head(CLAIM)
+    if claim is None or claim.modified is None:
+        return
+    try:
+        abandoned = [upload for upload in unfinished_uploads(prefix) if upload.begun < claim.modified]
+        for upload in abandoned:
+            abort_upload(prefix, upload)
+    except RegistryError as error:  # it only takes room there, and not every server can list it
+        log(f"cannot look for unfinished uploads at {prefix.address}: {error.problem}")
+        return
+    if abandoned:
+        log(f"removed {len(abandoned)} uploads that a publisher before had not finished")
+
 
 PUBLISHED = "published.json"
 REPORT_PAGE = "report.html"
 
 
-class Order(Frozen):
+class PublishParameters(Frozen):
     """The parameters of a publish step."""
 
     model: str
@@ -87,7 +280,7 @@ def publish(context: StepContext) -> Facts:
             another build of this name.
         UsageError: when the build is to be signed, and the key cannot be used.
     """
-    order = Order.model_validate(dict(context.parameters))
+    order = PublishParameters.model_validate(dict(context.parameters))
     registry = Registry(order.to)
     SigningKey.from_environment()  # one that cannot be used is found out before anything is sent
     _require_conditional_writes(registry, order)
@@ -109,7 +302,7 @@ def is_published(parameters: Mapping[str, JsonValue]) -> bool:
     Raises:
         RegistryError: when the registry cannot be asked.
     """
-    order = Order.model_validate(dict(parameters))
+    order = PublishParameters.model_validate(dict(parameters))
     registry = Registry(order.to)
     pointer = registry.channel(order.model, order.channel, order.target.name)
     if pointer is None or not registry.exists(order.model, order.build_id):
@@ -125,11 +318,11 @@ def require_publishable(parameters: Mapping[str, JsonValue]) -> None:
         UsageError: when the build is to be signed, and the key cannot be used.
     """
     SigningKey.from_environment()
-    order = Order.model_validate(dict(parameters))
+    order = PublishParameters.model_validate(dict(parameters))
     _require_conditional_writes(Registry(order.to), order)
 
 
-def _require_conditional_writes(registry: Registry, order: Order) -> None:
+def _require_conditional_writes(registry: Registry, order: PublishParameters) -> None:
     if order.allow_unconditional_writes or honours_conditional_writes(registry.prefix):
         return
     raise RegistryError(
@@ -139,7 +332,7 @@ def _require_conditional_writes(registry: Registry, order: Order) -> None:
     )
 
 
-def _describe(context: StepContext, order: Order) -> tuple[Manifest, list[LocalFile]]:
+def _describe(context: StepContext, order: PublishParameters) -> tuple[Manifest, list[LocalFile]]:
     report = read_report(context.inputs["report"])
     if not report.passed:
         remedy = "correct the model or the prompts; `enginery run-step` on the validate step shows the answers"
@@ -260,7 +453,9 @@ def _require_same(published: Manifest, ours: Manifest, registry: Registry) -> No
         )
 
 
-def _report(context: StepContext, registry: Registry, order: Order, manifest: Manifest, uploaded: int) -> Facts:
+def _report(
+    context: StepContext, registry: Registry, order: PublishParameters, manifest: Manifest, uploaded: int
+) -> Facts:
     prefix = registry.build_prefix(order.model, order.build_id)
     published = Published(
         registry=registry.address,

@@ -1,33 +1,261 @@
 """Pulling a build: fetched or found on this machine, checked to the last byte, and there at once or not at all."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from enginery import __version__
-from enginery.context import Log
-from enginery.digests import bytes_digest, file_digest, quick_digest
-from enginery.errors import RegistryError, UsageError
-from enginery.files import write_atomic
-from enginery.manifest import Manifest
-from enginery.progress import NoProgress, Progress
-from enginery.records import FileRecord
-from enginery.registry.cache import Cache
-from enginery.registry.filling import Filling
-from enginery.registry.layout import MANIFEST
-from enginery.registry.placing import PullDirectory, writing
-from enginery.registry.published import manifest_json
-from enginery.registry.pulled import NOTE, LocalBuild, PulledNote, Rewritten, is_config
-from enginery.registry.reading import Registry
+from enginery.builds import (
+    MANIFEST,
+    NOTE,
+    LocalBuild,
+    Manifest,
+    Policy,
+    PullDirectory,
+    PulledNote,
+    Rewritten,
+    is_config,
+    mounted_at,
+    require_room,
+    writing,
+)
+from enginery.core.digests import (
+    MEMORY,
+    SOONER_DIGESTED_BYTES,
+    bytes_digest,
+    file_digest,
+    json_digest,
+    quick_digest,
+    remember_digest,
+)
+from enginery.core.errors import RegistryError, UsageError
+from enginery.core.files import copy_file, link_or_copy, list_files, remove_tree, write_atomic
+from enginery.core.locks import waiting_lock
+from enginery.core.model import Frozen
+from enginery.core.progress import Log, NoProgress, Progress
+from enginery.core.s3 import Download, Prefix, download_all
+from enginery.core.threads import side_by_side
+from enginery.core.versions import __version__
+from enginery.registry.reading import manifest_json
+from enginery.registry.registry import Registry
+from enginery.registry.signatures import require_signed
 from enginery.registry.verifying import damages
-from enginery.s3 import Prefix
-from enginery.signing.policy import Policy
-from enginery.signing.signatures import require_signed
-from enginery.steps import Frozen
-from enginery.store.blobs import READ_ONLY
-from enginery.triton.placement import mounted_at
+from enginery.store import READ_ONLY, Blobs, FileRecord
+
+# A cache that many pulls on one machine share: files by their SHA-256, each downloaded once.
+#
+# It is laid out like a store in a directory, and may be one. It can be removed whenever no pull runs: what was pulled
+# does not need it.
+
+
+class Cache:
+    """A directory of files that pulls share.
+
+    Attributes:
+        root: the directory.
+        blobs: its files. Their digests are remembered in it, for processes that have no home to keep.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.blobs = Blobs(self.root, memory=self.root / MEMORY)
+
+    def fetch(self, source: Prefix, files: Sequence[FileRecord], work: str, progress: Progress, log: Log) -> int:
+        """Have files of different digests in here; whoever comes first downloads them, the others wait.
+
+        Args:
+            source: where they are.
+            files: what is wanted.
+            work: names what is done, the same in each process that does the same.
+            progress: told of all files, also of those that are here.
+            log: told when another is waited for.
+
+        Returns:
+            The bytes that were downloaded.
+
+        Raises:
+            RegistryError: when the cache cannot be written, or the files not fetched.
+        """
+        lock = self.root / "locks" / f"{work}.add.lock"
+        with writing(self.root), waiting_lock(lock, f"waiting for another pull that fills {self.root}", log):
+            incoming = self.root / "work" / f"{work}.incoming"
+            self._remove_unsound(incoming, files)
+            self._collect(incoming, files)
+            missing = [file for file in files if self.blobs.take_sound(file) is None]
+            self._report(files, missing, progress)
+            try:
+                self._download(source, missing, incoming, progress)
+            finally:
+                self._collect(incoming, missing)
+            remove_tree(incoming)
+        return sum(file.size for file in missing)
+
+    def _download(self, source: Prefix, files: Sequence[FileRecord], incoming: Path, progress: Progress) -> None:
+        require_room(self.root, sum(file.size for file in files), there=incoming)
+        downloads = [Download(file.path, incoming / file.sha256, file.size, file.sha256, resume=True) for file in files]
+        download_all(source, downloads, progress)
+
+    def _remove_unsound(self, incoming: Path, files: Sequence[FileRecord]) -> None:
+        """Of what one that was killed has left: a file that a power failure cut short has its name all the same."""
+        for file in files:
+            part = incoming / file.sha256
+            if part.is_file() and quick_digest(part, memory=self.blobs.memory) != file.sha256:
+                part.unlink()
+
+    def _collect(self, incoming: Path, files: Sequence[FileRecord]) -> None:
+        """Take in what has come whole: a file gets its name when it has been digested."""
+        for file in files:
+            part = incoming / file.sha256
+            if part.is_file():
+                self.blobs.keep(part, file)
+                remember_digest(self.blobs.path(file), file.sha256, memory=self.blobs.memory)
+
+    def _report(self, files: Sequence[FileRecord], missing: Sequence[FileRecord], progress: Progress) -> None:
+        for file in set(files).difference(missing):
+            progress.add(file.size)
+            progress.end_file()
+
+
+# Filling a directory with a build's files: those that are on this machine already are used, the others fetched.
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A build on its way into a directory.
+
+    Attributes:
+        source: the build in the registry.
+        manifest: what belongs into the directory.
+        directory: the directory; what is in it already is used or removed.
+        memory: where digests are remembered.
+        builds: other builds on this machine, whose files are used where they are the same.
+        cache: a cache to use, if any.
+        progress: told of every file.
+        log: told of what takes time.
+    """
+
+    source: Prefix
+    manifest: Manifest
+    directory: Path
+    memory: Path
+    builds: tuple[Path, ...]
+    cache: Cache | None
+    progress: Progress
+    log: Log
+
+    def run(self) -> int:
+        """Have every file there, digested, and nothing else; returns how many bytes were fetched.
+
+        Raises:
+            RegistryError: when a file cannot be fetched or is not what the manifest says.
+            OSError: when something cannot be written; so does a StoreError.
+        """
+        files = self.manifest.files
+        self.progress.begin(f"pulling {self.manifest.build_id}", files=len(files), size=self.manifest.size)
+        missing = self._missing(files)
+        fetched = self._fetch(missing)
+        self._tidy()
+        return fetched
+
+    def _missing(self, files: Sequence[FileRecord]) -> list[FileRecord]:
+        known = self._known()
+        if not (known or self.cache or any(self.directory.iterdir())):
+            return list(files)  # a first pull has nothing to look for
+        there = side_by_side(lambda file: self._have(file, known), files)
+        return [file for file, found in zip(files, there, strict=True) if not found]
+
+    def _known(self) -> dict[str, Path]:
+        """Files of the other builds, by the SHA-256 that they should have."""
+        known: dict[str, Path] = {}
+        for directory in self.builds:
+            for path, file in _expected(directory).items():
+                known.setdefault(file.sha256, directory / path)
+        return known
+
+    def _have(self, file: FileRecord, known: Mapping[str, Path]) -> bool:
+        """Whether a file is in its place, after it was looked for on this machine."""
+        target = self.directory / file.path
+        if not self._is(target, file):
+            remove_tree(target)
+            source = self.cache.blobs.take_sound(file) if self.cache else None
+            if source is None and self._is(known.get(file.sha256), file):
+                source = known[file.sha256]
+            if source is None:
+                return False
+            _place(source, target)
+        self._tell(file)
+        return True
+
+    def _is(self, path: Path | None, file: FileRecord) -> bool:
+        if path is None or path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
+            return False
+        return quick_digest(path, memory=self.memory) == file.sha256
+
+    def _fetch(self, missing: list[FileRecord]) -> int:
+        distinct = {file.sha256: file for file in missing}
+        fetched = self._fetch_by(self.cache, distinct) if self.cache else self._fetch_straight(distinct.values())
+        for file in missing:
+            first = distinct[file.sha256]
+            if file is not first:
+                _place(self.directory / first.path, self.directory / file.path)
+                self._tell(file)
+        return fetched
+
+    def _fetch_straight(self, files: Collection[FileRecord]) -> int:
+        size = sum(file.size for file in files)
+        require_room(self.directory, size, there=self.directory)
+        places = {file: self.directory / file.path for file in files}
+        downloads = [Download(file.path, place, file.size, file.sha256, resume=True) for file, place in places.items()]
+        download_all(self.source, downloads, self.progress)
+        for file, place in places.items():
+            remember_digest(place, file.sha256, memory=self.memory)
+        return size
+
+    def _fetch_by(self, cache: Cache, files: Mapping[str, FileRecord]) -> int:
+        work = json_digest([self.manifest.model, self.manifest.build_id])
+        fetched = cache.fetch(self.source, list(files.values()), work, self.progress, self.log)
+        if cache.root.stat().st_dev != self.directory.stat().st_dev:
+            self.log(f"{cache.root} is on another file system: its files are copied, not linked")
+        for file in files.values():
+            _place(cache.blobs.path(file), self.directory / file.path)
+        return fetched
+
+    def _tidy(self) -> None:
+        """Leave the files of this build and no others, not even an empty directory; each may be read by all."""
+        named = {file.path for file in self.manifest.files}
+        there = {path.as_posix() for path in list_files(self.directory)}
+        for path in there - named:
+            remove_tree(self.directory / path)
+        for path in named:
+            os.chmod(f"{self.directory}/{path}", READ_ONLY)  # noqa: PTH101  there may be thousands
+        for left, _, _ in os.walk(self.directory, topdown=False):
+            if Path(left) != self.directory and not os.listdir(left):  # noqa: PTH208
+                os.rmdir(left)  # noqa: PTH106
+
+    def _tell(self, file: FileRecord) -> None:
+        self.progress.add(file.size)
+        self.progress.end_file()
+
+
+def _expected(directory: Path) -> dict[str, FileRecord]:
+    """What an earlier pull has put there; nothing where that cannot be told."""
+    try:
+        return LocalBuild.read(directory).expected()
+    except RegistryError:
+        return {}
+
+
+def _place(source: Path, target: Path) -> None:
+    """Put a file of this machine there, read-only: a large one linked, a small one copied, as those are edited."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_size > SOONER_DIGESTED_BYTES:
+        link_or_copy(source, target)
+    else:
+        copy_file(source, target)
+    target.chmod(READ_ONLY)
+
 
 Trust = Callable[[Prefix, bytes], Sequence[tuple[str, bytes]]]
 """Asked with the build's prefix and its manifest's bytes before anything is fetched; raises when they are not trusted.

@@ -1,25 +1,124 @@
 """Published builds, found by name, by channel or by listing. A build without a manifest does not exist."""
 
 import difflib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from enginery.errors import RegistryError
-from enginery.manifest import Manifest, read_manifest
+from enginery.builds import MANIFEST, MODELS, Manifest, build_path, read_manifest
+from enginery.core.digests import bytes_digest, json_digest
+from enginery.core.errors import RegistryError, StoreError
+from enginery.core.files import write_atomic
+from enginery.core.home import home
+from enginery.core.model import Frozen
+from enginery.core.s3 import Address, Content, ObjectInfo, Prefix, endpoint
+from enginery.core.threads import side_by_side
 from enginery.registry.channels import ChannelPointer, Pointed, read_channel
-from enginery.registry.layout import MODELS, build_of, build_path, channels_path, manifest_path, pointer_of
-from enginery.registry.listing import Listing, PublishedBuild, read_each
-from enginery.registry.manifest_cache import read_listed
-from enginery.s3 import Address, ObjectInfo, Prefix
+from enginery.registry.layout import build_of, channels_path, manifest_path, pointer_of
 
-if TYPE_CHECKING:
-    from enginery.registry.resolving import Resolved
+# Published builds in one line each; and reading many things of a registry, of which one may not be sound.
+
+
+READERS = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class PublishedBuild(Frozen):
+    """A published build in one line; `size` is in bytes."""
+
+    model: str
+    build_id: str
+    target: str
+    gpu: str
+    backend: str
+    release: str
+    precision: str
+    channel: str
+    created: datetime
+    size: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "PublishedBuild":
+        """The line for a manifest."""
+        target = manifest.target
+        return cls(
+            model=manifest.model,
+            build_id=manifest.build_id,
+            target=target.name,
+            gpu=target.gpu,
+            backend=target.backend,
+            release=target.release,
+            precision=target.precision,
+            channel=manifest.channel,
+            created=manifest.created,
+            size=manifest.size,
+        )
+
+
+class Listing(NamedTuple):
+    """Published builds, newest last, and what is wrong with those that cannot be read."""
+
+    builds: list[PublishedBuild]
+    unsound: list[RegistryError]
+
+
+def read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
+    """What can be read, side by side, and what is wrong with the rest; what is gone meanwhile is neither.
+
+    Raises:
+        RegistryError: when the registry itself cannot be read just now.
+    """
+
+    def attempt(one: T) -> R | RegistryError | None:
+        try:
+            return read(one)
+        except RegistryError as error:
+            if error.transient:
+                raise
+            return error
+
+    answers = side_by_side(attempt, names, threads=READERS)
+    unsound = [answer for answer in answers if isinstance(answer, RegistryError)]
+    return [answer for answer in answers if answer is not None and not isinstance(answer, RegistryError)], unsound
+
+
+# Manifests that were read before, kept on this machine: what is under one etag does not change.
+
+
+def read_listed(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
+    """The bytes of an object that a listing has shown, from here where they were read before; None when it is gone.
+
+    Raises:
+        EngineryError: of the prefix's class, when it cannot be read.
+    """
+    kept = _place(prefix, listed)
+    with suppress(OSError):  # not there, or a home that cannot be used
+        data = kept.read_bytes()
+        if len(data) == listed.size:
+            return data
+    found = prefix.get(listed.path)
+    if found is None:
+        return None
+    if found.etag == listed.etag:
+        with suppress(StoreError):  # a home that cannot be written only costs time
+            write_atomic(kept, found.data)
+    return found.data
+
+
+def _place(prefix: Prefix, listed: ObjectInfo) -> Path:
+    name = json_digest([endpoint(), prefix.where(listed.path), listed.etag])
+    return home() / "manifests" / f"{name}.json"
+
 
 SHOWN = 5
 
 
-class Registry:
-    """The builds under an address such as `s3://engines/prod`."""
+class PublishedBuilds:
+    """The builds under an address such as `s3://engines/prod`, for whoever only reads them."""
 
     def __init__(self, address: str) -> None:
         self.prefix = Prefix(Address.parse(address), RegistryError)
@@ -165,110 +264,6 @@ class Registry:
             raise unsound[0]
         return [pointed.pointer for pointed in found]
 
-    def promote(  # noqa: PLR0913  each is a decision of whoever promotes
-        self,
-        build: str,
-        channel: str,
-        *,
-        reason: str = "",
-        force: bool = False,
-        expected: str | None = None,
-        allow_unconditional_writes: bool = False,
-    ) -> ChannelPointer:
-        """Point a channel at a build; `build` is what `find` takes, and `reason` goes into the channel's history.
-
-        Args:
-            build: `BUILD`, `MODEL/BUILD` or `MODEL@CHANNEL/TARGET`.
-            channel: the channel's name; one that is not there yet is made.
-            reason: why.
-            force: promote it although it failed a gate; needs a reason.
-            expected: the id of the build that the channel must still point at; None for any.
-            allow_unconditional_writes: accept an endpoint that ignores If-Match.
-
-        Raises:
-            UsageError: when the channel's name is none, or a forced promotion has no reason.
-            RegistryError: when there is no such build, it failed a gate, or the channel has moved.
-        """
-        from enginery.registry.promoting import Why, promote  # noqa: PLC0415  it needs this module
-
-        why = Why(reason=reason, force=force, expected=expected, allow_unconditional_writes=allow_unconditional_writes)
-        return promote(self, self.find(build), channel, why).pointer
-
-    def demote(
-        self,
-        channel: str,
-        *,
-        reason: str = "",
-        expected: str | None = None,
-        allow_unconditional_writes: bool = False,
-    ) -> ChannelPointer:
-        """Point a channel, `MODEL@CHANNEL/TARGET`, back at the build it pointed at before.
-
-        Raises:
-            RegistryError: when there is nothing to go back to, or the channel points at another build than expected.
-        """
-        from enginery.registry.promoting import Why, demote  # noqa: PLC0415  it needs this module
-
-        why = Why(reason=reason, expected=expected, allow_unconditional_writes=allow_unconditional_writes)
-        return demote(self, *split_reference(channel), why).pointer
-
-    def resolve(  # noqa: PLR0913  each is an option
-        self,
-        model: str,
-        *,
-        channel: str | None = None,
-        build: str | None = None,
-        target: str | None = None,
-        gpu: str = "auto",
-        gpus: int | None = None,
-        world_size: int | None = None,
-        backend: str | None = None,
-        release: str | None = None,
-        runtime: str | None = None,
-        precision: str | None = None,
-        other_product: bool = False,
-    ) -> "Resolved":
-        """The one build of a model that is what was asked for and runs in the place that was named.
-
-        Args:
-            model: the model's name.
-            channel: the channel it is on; without one, every build that passed its gates is looked at.
-            build: its id, or how that begins; instead of a channel.
-            target: the name of its target.
-            gpu: a product name in any spelling, `cpu`, `any`, or `auto` for what this machine has.
-            gpus: how many GPUs there are; with `auto`, as many as this machine has.
-            world_size: the GPUs that it takes, exactly.
-            backend: `tensorrt`, `pytorch` or `onnxruntime`.
-            release: its backend's version, or a range such as `>=1.0,<1.3`.
-            runtime: the TensorRT-LLM of the container that is to serve it.
-            precision: the number format of its weights.
-            other_product: accept a TensorRT engine built for another product of the same compute capability.
-
-        Raises:
-            UsageError: when something asked for cannot be meant.
-            NothingFits: with the near misses, and the reasons of each.
-            SeveralFit: with the options that tell them apart.
-            RegistryError: when the registry cannot be read.
-        """
-        from enginery.registry.asked import Asked  # noqa: PLC0415  most who read builds resolve none
-        from enginery.registry.resolving import resolve  # noqa: PLC0415  it needs this module
-
-        asked = Asked(
-            model=model,
-            channel=channel,
-            build=build,
-            target=target,
-            gpu=gpu,
-            gpus=gpus,
-            world_size=world_size,
-            backend=backend,
-            release=release,
-            runtime=runtime,
-            precision=precision,
-            other_product=other_product,
-        )
-        return resolve(self, asked)
-
     def _listed(self, model: str | None) -> Iterator[ObjectInfo]:
         return self.prefix.list(f"{MODELS}/{model}" if model else MODELS)
 
@@ -318,3 +313,37 @@ _LIST = "see what is published with `enginery list`"
 def _listed(names: list[tuple[str, str]]) -> str:
     shown = ", ".join(f"{model}/{build_id}" for model, build_id in names[:SHOWN])
     return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+
+
+# A published build's manifest as its very bytes, which are what a signature covers and what a pull keeps.
+
+
+def manifest_json(source: Prefix, manifest: Manifest) -> bytes:
+    """The bytes of `manifest`, which was found before, at the build's prefix.
+
+    Raises:
+        RegistryError: when they are not there any more, or are others now.
+    """
+    found = source.get(MANIFEST)
+    problem = manifest_problem(found, manifest)
+    if found is None or problem:
+        remedy = "look again with `enginery show`; if nobody has published it anew, do not use this build"
+        raise RegistryError(problem or "is not there", subject=source.where(MANIFEST), remedy=remedy)
+    return found.data
+
+
+def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
+    """What is wrong with the object that should be `manifest`; None when nothing is.
+
+    What its writer noted of its digest is compared too: a change that leaves it readable is found out.
+    """
+    if found is None:
+        return "is not there any more"
+    digest = bytes_digest(found.data)
+    if found.sha256 not in {None, digest}:
+        return f"holds other bytes than were written: sha256 is {digest}, not {found.sha256}"
+    try:
+        same = found.data == manifest.to_json() or read_manifest(found.data) == manifest
+    except RegistryError as error:
+        return error.problem
+    return None if same else "was replaced since it was looked up"

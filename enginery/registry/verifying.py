@@ -1,23 +1,35 @@
 """Whether every byte of a build is what its manifest says, in the registry or in a directory it was pulled into."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from enginery.digests import bytes_digest, file_digest
-from enginery.manifest import Manifest
-from enginery.parallel import side_by_side
-from enginery.progress import NoProgress, Progress
-from enginery.records import FileRecord
-from enginery.registry.claims import CLAIM
-from enginery.registry.layout import MANIFEST
-from enginery.registry.placing import BUILDS, CURRENT, LINKS, PullDirectory
-from enginery.registry.published import manifest_problem
-from enginery.registry.pulled import NOTE, LocalBuild
-from enginery.registry.reading import Registry
-from enginery.s3 import Prefix
-from enginery.steps import Frozen
+from enginery.builds import (
+    BUILDS,
+    CURRENT,
+    LINKS,
+    MANIFEST,
+    MODELS,
+    NOTE,
+    LocalBuild,
+    Manifest,
+    PullDirectory,
+    read_manifest,
+)
+from enginery.core.digests import bytes_digest, file_digest
+from enginery.core.errors import RegistryError
+from enginery.core.model import Frozen
+from enginery.core.progress import NoProgress, Progress
+from enginery.core.s3 import ObjectInfo, Prefix, digest_object, is_denied, probes, unfinished_uploads
+from enginery.core.threads import side_by_side
+from enginery.registry.claims import CLAIM, is_at_work
+from enginery.registry.layout import CHANNELS, channel_reference, manifest_path
+from enginery.registry.reading import manifest_problem
+from enginery.registry.registry import Registry
+from enginery.store import FileRecord
 
 UNLISTED = (MANIFEST, CLAIM, "signatures/")
 """What lies beside a build's files, and no manifest names."""
@@ -70,9 +82,9 @@ def verify_build(registry: Registry, manifest: Manifest, progress: Progress | No
 def _examine_object(source: Prefix, file: FileRecord, size: int | None) -> Damage | None:
     if size != file.size:
         return _missing(file) if size is None else _other_size(file, size)
-    found = source.digest(file.path, size=file.size)
+    found = digest_object(source, file.path, size=file.size)
     if found != file.sha256:  # once more, as a network alters bytes too
-        found = source.digest(file.path, size=file.size)
+        found = digest_object(source, file.path, size=file.size)
     return None if found == file.sha256 else _altered(file, found)
 
 
@@ -172,3 +184,254 @@ def _altered(file: FileRecord, sha256: str) -> Damage:
 
 def _by_path(found: list[Damage]) -> list[Damage]:
     return sorted(found, key=lambda damage: damage.path)
+
+
+# All that lies in a registry, from one listing: builds with and without a manifest, channels, and what is neither.
+
+
+BUILD_PARTS = 5
+"""`models/<model>/builds/<build id>/<file>`, at least."""
+
+
+@dataclass(frozen=True)
+class StoredBuild:
+    """The objects under a build's prefix, with paths relative to it."""
+
+    model: str
+    build_id: str
+    objects: tuple[ObjectInfo, ...]
+
+    @property
+    def manifest(self) -> ObjectInfo | None:
+        """The object that makes it a build, if it is there."""
+        return next((info for info in self.objects if info.path == MANIFEST), None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all objects together."""
+        return sum(info.size for info in self.objects)
+
+    @property
+    def touched(self) -> datetime:
+        """When the newest object was written, UTC."""
+        return max(info.modified for info in self.objects if info.modified is not None)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What lies in a registry.
+
+    Attributes:
+        builds: by model and id.
+        models: the names of the models that have a build or a channel.
+        strays: objects among the models that are part of no build and no channel.
+    """
+
+    builds: tuple[StoredBuild, ...]
+    models: tuple[str, ...]
+    strays: tuple[ObjectInfo, ...]
+
+
+def take_inventory(registry: Registry, model: str | None = None) -> Inventory:
+    """What lies in the registry, or of one model.
+
+    Raises:
+        RegistryError: when the registry cannot be listed.
+    """
+    builds: dict[tuple[str, str], list[ObjectInfo]] = {}
+    models: set[str] = set()
+    strays: list[ObjectInfo] = []
+    for info in registry.prefix.list(f"{MODELS}/{model}" if model else MODELS):
+        parts = info.path.split("/")
+        if len(parts) >= BUILD_PARTS and parts[2] == "builds":
+            relative = replace(info, path="/".join(parts[4:]))
+            builds.setdefault((parts[1], parts[3]), []).append(relative)
+        elif len(parts) < BUILD_PARTS or parts[2] != CHANNELS:
+            strays.append(info)
+            continue
+        models.add(parts[1])
+    stored = (StoredBuild(*names, tuple(objects)) for names, objects in sorted(builds.items()))
+    return Inventory(tuple(stored), tuple(sorted(models)), tuple(strays))
+
+
+def described(registry: Registry, build: StoredBuild) -> Manifest | RegistryError | None:
+    """The manifest of a stored build, or what is wrong with it; None when it has been removed meanwhile.
+
+    Raises:
+        RegistryError: when the registry cannot be read.
+    """
+    path = manifest_path(build.model, build.build_id)
+    data = registry.prefix.get_bytes(path)
+    if data is None:
+        return None
+    try:
+        manifest = read_manifest(data, subject=registry.prefix.where(path))
+    except RegistryError as error:
+        return error
+    if (manifest.model, manifest.build_id) == (build.model, build.build_id):
+        return manifest
+    problem = f"describes another build: {manifest.model}/{manifest.build_id}"
+    return RegistryError(problem, subject=registry.prefix.where(path), remedy="publish the build again")
+
+
+def channel_uses(registry: Registry, model: str) -> dict[str, str]:
+    """The builds that channels need: build id -> why, such as `on channel stable`.
+
+    These are the build that a channel points at, and the one that a demotion would go back to.
+
+    Raises:
+        RegistryError: when a pointer cannot be read: what it names is not known then.
+    """
+    pointers = registry.channels(model)
+    now = [(pointer.build_id, pointer.channel) for pointer in pointers]
+    back = [(build_id, pointer.channel) for pointer in pointers for build_id in pointer.way_back()[-1:]]
+    return _told(back, "the way back of channel") | _told(now, "on channel")
+
+
+def _told(named: Iterable[tuple[str, str]], how: str) -> dict[str, str]:
+    channels: dict[str, set[str]] = {}
+    for build_id, channel in named:
+        channels.setdefault(build_id, set()).add(channel)
+    return {build_id: f"{how} {', '.join(sorted(names))}" for build_id, names in channels.items()}
+
+
+# Whether all that a registry promises is there: every byte of every build, and a build behind every channel.
+
+
+PRUNE = "remove it with `enginery prune`"
+PROMOTE = "promote a build that is there"
+PUBLISH = "do not use this build; publish it again"
+
+
+class Problem(Frozen):
+    """Something that is not as it should be.
+
+    Attributes:
+        level: `damage` where a build or a channel does not hold what it promises; `leftover` where something only takes
+            room.
+        subject: the build, channel or object.
+        problem: what was found.
+        remedy: what to do, in the imperative.
+    """
+
+    level: Literal["damage", "leftover"]
+    subject: str
+    problem: str
+    remedy: str
+
+
+class Audit(Frozen):
+    """What an audit looked at, and what it found.
+
+    Attributes:
+        registry: the registry's address.
+        builds: how many builds were read.
+        files: how many files they have.
+        bytes: the size of these.
+        problems: damage first.
+    """
+
+    registry: str
+    builds: int
+    files: int
+    bytes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a build or a channel does not hold what it promises."""
+        return any(problem.level == "damage" for problem in self.problems)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one line."""
+        damage = sum(1 for problem in self.problems if problem.level == "damage")
+        read = f"{self.builds} builds, {self.files} files, {self.bytes:,} bytes read"
+        found = f"{damage} damaged" if damage else "all as their manifests say"
+        return f"{read}: {found}; {len(self.problems) - damage} leftovers"
+
+
+def audit(registry: Registry, model: str | None = None, progress: Progress | None = None) -> Audit:
+    """Read every byte of every build of the registry, or of a model, and look behind every channel.
+
+    Raises:
+        RegistryError: when the registry cannot be read.
+    """
+    told = progress or NoProgress()
+    inventory = take_inventory(registry, model)
+    read = [_read(registry, build) for build in inventory.builds if build.manifest]
+    manifests = [manifest for manifest in read if isinstance(manifest, Manifest)]
+    files = sum(len(manifest.files) for manifest in manifests)
+    size = sum(manifest.size for manifest in manifests)
+    told.begin(f"reading {len(manifests)} builds", files=files, size=size)
+    problems = [problem for problem in read if isinstance(problem, Problem)]
+    for manifest in manifests:
+        problems += _checked(registry, manifest, told)
+    problems += _channels(registry, inventory)
+    problems += _leftovers(registry, inventory, model)
+    ordered = sorted(problems, key=lambda problem: problem.level)
+    return Audit(registry=registry.address, builds=len(manifests), files=files, bytes=size, problems=tuple(ordered))
+
+
+def _read(registry: Registry, build: StoredBuild) -> Manifest | Problem | None:
+    found = described(registry, build)
+    if not isinstance(found, RegistryError):
+        return found
+    name = f"{build.model}/{build.build_id}"
+    return Problem(level="damage", subject=name, problem=f"its manifest {found.problem}", remedy=found.remedy)
+
+
+def _checked(registry: Registry, manifest: Manifest, progress: Progress) -> list[Problem]:
+    """What is wrong with a build; nothing, when it was removed meanwhile."""
+    try:
+        found = list(_verified(registry, manifest, progress))
+    except RegistryError as error:
+        if error.transient or is_denied(error):
+            raise
+        found = [Problem(level="damage", subject=error.subject, problem=error.problem, remedy=PUBLISH)]
+    return found if not found or registry.exists(manifest.model, manifest.build_id) else []
+
+
+def _verified(registry: Registry, manifest: Manifest, progress: Progress) -> Iterator[Problem]:
+    """What of a build is not as its manifest says; a file that no manifest names does no harm."""
+    for damage in verify_build(registry, manifest):
+        subject = f"{manifest.reference}/{damage.path}"
+        if damage.kind == "extra":
+            yield _leftover(subject, damage.problem, "remove it")
+        else:
+            yield Problem(level="damage", subject=subject, problem=damage.problem, remedy=PUBLISH)
+    progress.add(manifest.size)
+
+
+def _channels(registry: Registry, inventory: Inventory) -> Iterator[Problem]:
+    """Channels that name no build, and pointers that cannot be read."""
+    builds = {(build.model, build.build_id) for build in inventory.builds if build.manifest}
+    for model in inventory.models:
+        found, unsound = registry.pointers(model)
+        for error in unsound:
+            yield Problem(level="damage", subject=error.subject, problem=error.problem, remedy=error.remedy)
+        for pointer, _ in found:
+            if (model, pointer.build_id) in builds or registry.exists(model, pointer.build_id):
+                continue
+            subject = channel_reference(model, pointer.channel, pointer.target)
+            problem = f"points at {pointer.build_id}, which is not there"
+            yield Problem(level="damage", subject=subject, problem=problem, remedy=PROMOTE)
+
+
+def _leftovers(registry: Registry, inventory: Inventory, model: str | None) -> Iterator[Problem]:
+    for build in inventory.builds:
+        name = f"{build.model}/{build.build_id}"
+        busy = is_at_work(registry.build_prefix(build.model, build.build_id))
+        if build.manifest is None and not busy:
+            yield _leftover(name, f"has {len(build.objects)} files and no manifest", PRUNE)
+        elif not busy and any(info.path == CLAIM for info in build.objects):
+            yield _leftover(f"{name}/{CLAIM}", "is the claim of a publisher that died", PRUNE)
+    yield from (_leftover(info.path, "belongs to no build and no channel", "remove it") for info in inventory.strays)
+    for upload in unfinished_uploads(registry.prefix, f"{MODELS}/{model}" if model else MODELS):
+        yield _leftover(upload.path, f"is a multipart upload begun {upload.begun:%Y-%m-%d}, never completed", PRUNE)
+    if model is None:
+        yield from (_leftover(info.path, "is left of a publisher that died", PRUNE) for info in probes(registry.prefix))
+
+
+def _leftover(subject: str, problem: str, remedy: str) -> Problem:
+    return Problem(level="leftover", subject=subject, problem=problem, remedy=remedy)

@@ -1,4 +1,93 @@
-"""What is known of TensorRT-LLM's releases: flags, versions, precisions, families, templates, and how sure it is.
+"""What is known of TensorRT-LLM's releases: flags, versions, precisions, model families, and how sure it is.
 
-Nothing is imported here: `enginery plan` must start fast. `data/` is made by `infra/releases/compact.py`.
+The facts were read from upstream sources and lie in `data/`, one JSON file for each release, made by
+`infra/releases/compact.py`. A toolchain is asked as well: see `toolchains.release_probe`.
+
+    flags_of("1.2.1").value["--max_batch_size"].default
+    changes_between("0.20.0", "1.0.0", BUILD)
 """
+
+from enginery.releases import facts, models
+from enginery.releases.changes import Changes, changes_between, shown
+from enginery.releases.facts import (
+    ENGINES_UNTIL,
+    Certainty,
+    Known,
+    Provenance,
+    builds_engines,
+    containers,
+    pin,
+    pins,
+    releases,
+    releases_read,
+    stable_releases,
+    version,
+    was_never_made,
+)
+from enginery.releases.flags import (
+    BUILD,
+    PYTORCH,
+    Argument,
+    Flag,
+    arguments,
+    classes,
+    flag,
+    flags_of,
+    replacement,
+    script,
+)
+from enginery.releases.index import ListedRelease, Listing, listed_releases
+from enginery.releases.models import (
+    MODELS,
+    STEPS,
+    Family,
+    Template,
+    capabilities,
+    families,
+    model_formats,
+    precisions,
+    template,
+)
+
+__all__ = [
+    "BUILD",
+    "ENGINES_UNTIL",
+    "MODELS",
+    "PYTORCH",
+    "STEPS",
+    "Argument",
+    "Certainty",
+    "Changes",
+    "Family",
+    "Flag",
+    "Known",
+    "ListedRelease",
+    "Listing",
+    "Provenance",
+    "Template",
+    "arguments",
+    "builds_engines",
+    "capabilities",
+    "changes_between",
+    "classes",
+    "containers",
+    "facts",
+    "families",
+    "flag",
+    "flags_of",
+    "listed_releases",
+    "model_formats",
+    "models",
+    "pin",
+    "pins",
+    "precisions",
+    "releases",
+    "releases_read",
+    "replacement",
+    "script",
+    "shown",
+    "stable_releases",
+    "template",
+    "version",
+    "was_never_made",
+]

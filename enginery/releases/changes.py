@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from enginery.releases.flags import BUILD, Flag, flags
-from enginery.releases.provenance import Provenance
-from enginery.releases.replacements import Replacement, replacement
+from enginery.releases.facts import Provenance
+from enginery.releases.flags import BUILD, Flag, Replacement, flags_of, replacement
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,13 @@ class Changes:
     new: Provenance
 
 
-def changes(old: str, new: str, command: str = BUILD) -> Changes:
+def changes_between(old: str, new: str, command: str = BUILD) -> Changes:
     """Compare a command's flags in two releases.
 
     Raises:
         UsageError: nothing is known of the command or of so old a release.
     """
-    before, after = flags(old, command), flags(new, command)
+    before, after = flags_of(old, command), flags_of(new, command)
     removed = tuple(
         Removed(flag, replacement(new, name, command).value)
         for name, flag in before.value.items()

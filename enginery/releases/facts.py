@@ -1,16 +1,153 @@
 """Looking facts up: what a release has of one subject, and how sure that is."""
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
-from enginery.errors import UsageError
+from enginery.core.errors import UsageError
 from enginery.releases import data
-from enginery.releases.known import nearest, neighbours, version
-from enginery.releases.provenance import Certainty, Known, Provenance
+
+# How sure an answer is, and where it comes from.
+
+
+Value = TypeVar("Value")
+
+
+class Certainty(StrEnum):
+    """How a fact became known, the surest first."""
+
+    PARSED = "parsed"
+    """A program read it from the release's own source."""
+    RENDERED = "rendered"
+    """Read by eye from what NVIDIA published of the release: a page, release notes, a table."""
+    INFERRED = "inferred"
+    """Not read: taken from a release that by its notes must be the same."""
+    NEAREST = "nearest"
+    """Nothing is known of the release: these are the facts of the nearest one that is known."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an answer comes from.
+
+    Attributes:
+        certainty: how it became known.
+        release: the release the facts are of; another than was asked for when `certainty` is `nearest`.
+        source: repository, commit and file, or page.
+        method: how it was read.
+        note: for `nearest`: what the known releases on both sides say.
+    """
+
+    certainty: Certainty
+    release: str
+    source: str
+    method: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.certainty}: {self.note}" if self.note else str(self.certainty)
+
+
+@dataclass(frozen=True)
+class Known(Generic[Value]):
+    """An answer and where it comes from."""
+
+    value: Value
+    provenance: Provenance
+
+
+# The releases there are facts of, and the nearest of them to any other.
+
+
+ENGINES_UNTIL = "1.3.0rc20"
+"""The last release with the TensorRT backend: `trtllm-build`, the converters, Triton's `inflight_batcher_llm`."""
+
+REMOVAL = Provenance(
+    Certainty.RENDERED,
+    "1.3.0rc20+main",
+    "NVIDIA/TensorRT-LLM@335107a7:docs/source/legacy/tensorrt-backend-removal.md",
+    "the page on the removal, read by eye",
+    f"{ENGINES_UNTIL} is the last release that builds TensorRT engines",
+)
+
+
+def releases() -> tuple[str, ...]:
+    """The releases whose `trtllm-build` is known, oldest first."""
+    return tuple(name for name, _ in data.topic("build")["subjects"]["trtllm-build"]["releases"])
+
+
+def version(release: str) -> Version:
+    """The release as a version that can be ordered.
+
+    Raises:
+        UsageError: it is not a version, or older than all that is known.
+    """
+    first = releases()[0]
+    remedy = f"give a release from {first} on, such as {releases()[-2]}; `enginery releases` lists those known"
+    try:
+        asked = Version(release)
+    except InvalidVersion as error:
+        raise UsageError("is not a release of TensorRT-LLM", subject=release, remedy=remedy) from error
+    if asked < Version(first):
+        raise UsageError("nothing is known of so old a TensorRT-LLM", subject=release, remedy=remedy)
+    return asked
+
+
+def builds_engines(release: str) -> bool:
+    """Whether the release still has the TensorRT backend."""
+    return version(release) <= Version(ENGINES_UNTIL)
+
+
+def stable_releases() -> tuple[str, ...]:
+    """Those that are no previews, oldest first."""
+    return tuple(one for one in releases() if not Version(one).is_prerelease)
+
+
+def was_never_made(release: str) -> bool:
+    """Whether later releases are known and this one is not.
+
+    Facts of a `.post` release answer for its number; Triton's containers name some that nothing else tells of.
+    """
+    asked = Version(release)
+    if asked.is_prerelease or asked >= Version(stable_releases()[-1]):
+        return False
+    in_containers = (name for name, _ in data.topic("pins")["subjects"]["containers"]["releases"])
+    return not any(asked in {Version(one), Version(Version(one).base_version)} for one in (*releases(), *in_containers))
+
+
+def nearest(asked: Version, read: Sequence[str]) -> str:
+    """The one of `read` nearest to a release: itself, else one of the same number, else counted in releases.
+
+    Of two equally near, the earlier.
+    """
+    by_version = {Version(name): name for name in read}
+    if asked in by_version:
+        return by_version[asked]
+    same = [one for one in by_version if _same_number(one, asked)]
+    if same:
+        return by_version[max(same)]
+    order = sorted({*map(Version, releases()), *by_version})
+    place = bisect_left(order, asked) - (0 if asked in order else 0.5)
+    return by_version[min(by_version, key=lambda one: (abs(order.index(one) - place), one))]
+
+
+def neighbours(asked: Version, read: Iterable[str]) -> tuple[str | None, str | None]:
+    """The last known release before and the first one after a release that is not known itself."""
+    ordered = sorted(read, key=Version)
+    before = [name for name in ordered if Version(name) < asked]
+    after = [name for name in ordered if Version(name) > asked]
+    return (before[-1] if before else None, after[0] if after else None)
+
+
+def _same_number(one: Version, other: Version) -> bool:
+    """0.17.0 and 0.17.0.post1, but not 0.17.0 and its previews."""
+    return one.base_version == other.base_version and not one.is_prerelease and not other.is_prerelease
+
 
 Facts = Mapping[str, Any]
 Span = tuple[Version, Version, Any]
@@ -109,3 +246,73 @@ def _span(first: str, last: str, fact: Any) -> Span:
 
 def _holding(spans: tuple[Span, ...], here: Version) -> Span | None:
     return next((span for span in spans if span[0] <= here <= span[1]), None)
+
+
+# The versions that go with a release, and Triton's containers with it inside.
+
+
+PINS = (
+    "python",
+    "python_requires",
+    "cuda",
+    "tensorrt",
+    "torch",
+    "quantizer",
+    "transformers",
+    "pytorch_image",
+    "triton_image",
+)
+"""What a pin may be for. `python` lists the versions the release names; the images come without a host."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """One of Triton's images with TensorRT-LLM inside; a field is empty where it is not known.
+
+    Attributes:
+        image: name and tag without the registry's host, such as `nvidia/tritonserver:26.07-trtllm-python-py3`.
+        python: its Python.
+        tensorrt: its TensorRT, which an engine is tied to.
+        torch: its PyTorch.
+        cuda: its CUDA.
+        driver: the GPU driver it is made for.
+    """
+
+    image: str
+    python: str = ""
+    tensorrt: str = ""
+    torch: str = ""
+    cuda: str = ""
+    driver: str = ""
+
+
+def containers(release: str) -> Known[tuple[Container, ...]]:
+    """Triton's containers with exactly this release, the newest first; none where none is known.
+
+    A container with another release would not load this one's engines, so here the nearest is no answer.
+    """
+    found = look_up("pins", "containers", release)
+    if Version(found.provenance.release) != version(release):
+        origin = found.provenance
+        note = f"no container with {release} is listed"
+        return Known((), Provenance(Certainty.RENDERED, release, origin.source, origin.method, note))
+    rows = found.value or {}
+    return Known(tuple(Container(image, **row) for image, row in rows.items()), found.provenance)
+
+
+def pin(release: str, name: str) -> Known[Any]:
+    """One of `PINS` for a release: from its requirements, else its notes, else what is in its container.
+
+    None only for the TensorRT of a release that builds no engines any more.
+
+    Raises:
+        UsageError: there is no such pin, or nothing is known of so old a release.
+    """
+    if name == "tensorrt" and not builds_engines(release):
+        return Known(None, REMOVAL)
+    return look_up_one("pins", name, release, "value")
+
+
+def pins(release: str) -> Mapping[str, Known[Any]]:
+    """All pins of a release, each with where it comes from."""
+    return {name: pin(release, name) for name in PINS}

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enginery.errors import UsageError
-from enginery.releases import facts
-from enginery.releases.known import REMOVAL, builds_engines
-from enginery.releases.provenance import Known
+from packaging.version import Version
+
+from enginery.core.errors import UsageError
+from enginery.releases import data, facts
+from enginery.releases.facts import REMOVAL, Certainty, Known, Provenance, builds_engines, version
 
 BUILD = "trtllm-build"
 SCRIPTS = "scripts"
@@ -62,7 +63,7 @@ def commands() -> tuple[str, ...]:
     return (BUILD, *(name for name in facts.subjects("examples") if name != SCRIPTS))
 
 
-def flags(release: str, command: str = BUILD) -> Known[Mapping[str, Flag]]:
+def flags_of(release: str, command: str = BUILD) -> Known[Mapping[str, Flag]]:
     """The command's flags by name; none when the release does not have the command.
 
     Raises:
@@ -76,7 +77,7 @@ def flags(release: str, command: str = BUILD) -> Known[Mapping[str, Flag]]:
 
 def flag(release: str, name: str, command: str = BUILD) -> Known[Flag | None]:
     """One flag, by its name or an alias; None when the release does not have it."""
-    every = flags(release, command)
+    every = flags_of(release, command)
     own = next((one.name for one in every.value.values() if name in one.aliases), name)
     if not builds_engines(release):
         return Known(None, every.provenance)
@@ -113,3 +114,110 @@ def _flag(name: str, fact: Mapping[str, Any]) -> Flag:
     for many in ("choices", "aliases"):
         given[many] = tuple(fact.get(many, ()))
     return Flag(name=name, type=given.pop("type", "" if switch else "str"), **given)
+
+
+# The arguments of the LLM API in a release: which keys a class takes, and their defaults.
+
+
+PYTORCH = "TorchLlmArgs"
+BASES = "(bases)"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One key of a class of arguments.
+
+    Attributes:
+        name: the key.
+        annotation: its type as the source writes it; empty where only the default is known.
+        default: its default; None also where it has none.
+        default_factory: what makes the default; empty for a plain one.
+        choices: the only values it takes; empty for any.
+        required: whether it must be given.
+        status: `prototype`, `beta` or `deprecated` where the source says so.
+    """
+
+    name: str
+    annotation: str = ""
+    default: Any = None
+    default_factory: str = ""
+    choices: tuple[Any, ...] = ()
+    required: bool = False
+    status: str = ""
+
+
+def classes() -> tuple[str, ...]:
+    """The classes of arguments that are known of some release."""
+    return facts.subjects("arguments")
+
+
+def arguments(release: str, name: str = PYTORCH) -> Known[Mapping[str, Argument]]:
+    """The keys of a class, with those of its base classes; none when the release does not have the class.
+
+    Raises:
+        UsageError: there is no such class, or nothing is known of so old a release.
+    """
+    found = facts.look_up("arguments", name, release)
+    own = dict(found.value or {})
+    made: dict[str, Argument] = {}
+    for base in own.pop(BASES, ()):
+        made |= arguments(found.provenance.release, base).value
+    made |= {key: _argument(key, fact) for key, fact in own.items()}
+    return Known(made, found.provenance)
+
+
+def _argument(name: str, fact: Mapping[str, Any]) -> Argument:
+    return Argument(
+        name,
+        annotation=fact.get("annotation") or fact.get("type") or "",
+        default=fact.get("default"),
+        default_factory=fact.get("default_factory", ""),
+        choices=tuple(fact.get("choices", ())),
+        required=bool(fact.get("required", _has_no_default(fact))),
+        status=fact.get("status", ""),
+    )
+
+
+def _has_no_default(fact: Mapping[str, Any]) -> bool:
+    return "annotation" in fact and "default" not in fact and "default_factory" not in fact
+
+
+# What stands in for a flag that is gone or going.
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What to use in place of a flag.
+
+    Attributes:
+        command: whose flag it is.
+        flag: the one that is gone or deprecated.
+        since: the first release in which the replacement is to be used.
+        by: the flags of the same command that replace it; empty when none does.
+        how: what to do, in a few words.
+    """
+
+    command: str
+    flag: str
+    since: str
+    by: tuple[str, ...]
+    how: str
+
+
+def replacement(release: str, flag: str, command: str = BUILD) -> Known[Replacement | None]:
+    """What replaces a flag in a release; None when it is not replaced there, or nothing is known to replace it."""
+    asked = version(release)
+    fitting = [one for one in replacements() if (one.command, one.flag) == (command, flag)]
+    due = [one for one in fitting if Version(one.since) <= asked]
+    return Known(max(due, key=lambda one: Version(one.since)) if due else None, _origin())
+
+
+def replacements() -> tuple[Replacement, ...]:
+    """All that are known."""
+    kept = data.topic("replacements")["replacements"]
+    return tuple(Replacement(**{**one, "by": tuple(one["by"])}) for one in kept)
+
+
+def _origin() -> Provenance:
+    kept = data.topic("replacements")
+    return Provenance(Certainty(kept["certainty"]), "", kept["source"], kept["method"])

@@ -1,7 +1,9 @@
-"""Where weights come from: the Hugging Face Hub, a directory on this machine, or a prefix in S3.
+"""Where weights come from: the Hugging Face Hub, a directory, or S3.
 
-A source is resolved to one fixed state before anything is keyed, and everything wrong with it is said then. The
-download step brings exactly that state.
+Nothing is downloaded to make a plan; a Hub revision becomes a commit:
+
+    resolved = resolve(spec.source)
+    for file in resolved.files: ...           # names, sizes and digests, as the source states them
 """
 
 from functools import partial
@@ -9,14 +11,38 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginery.context import Facts, StepContext
-from enginery.errors import SourceError
-from enginery.sources.model_files import is_license
+from enginery.core.errors import SourceError
+from enginery.core.model import Frozen
+from enginery.core.progress import Facts
+from enginery.sources import bucket, hub, local, staging
+from enginery.sources.model_facts import DEFAULT_ROPE_THETA, ModelFacts
+from enginery.sources.model_files import (
+    CONFIGS,
+    LENGTH_BYTES,
+    TOKENIZER_PARTS,
+    TOKENIZERS,
+    is_license,
+    safetensors_problem,
+)
 from enginery.sources.resolved import ResolvedSource, SourceFile, SourceKind
 from enginery.spec import Source
-from enginery.steps import Frozen
+from enginery.store import StepContext
 
-__all__ = ["ResolvedSource", "SourceFile", "SourceKind", "download", "parameters", "resolve"]
+__all__ = [
+    "CONFIGS",
+    "DEFAULT_ROPE_THETA",
+    "LENGTH_BYTES",
+    "TOKENIZERS",
+    "TOKENIZER_PARTS",
+    "ModelFacts",
+    "ResolvedSource",
+    "SourceFile",
+    "SourceKind",
+    "is_license",
+    "parameters",
+    "resolve",
+    "safetensors_problem",
+]
 
 
 class DownloadParameters(Frozen):
@@ -43,14 +69,9 @@ def resolve(source: Source) -> ResolvedSource:
     """
     # Only one of them is needed, and a plan shall start fast.
     if source.huggingface is not None:
-        from enginery.sources import hub  # noqa: PLC0415
-
         return hub.resolve(source)
     if source.path is not None:
-        from enginery.sources import local  # noqa: PLC0415
-
         return local.resolve(source)
-    from enginery.sources import bucket  # noqa: PLC0415
 
     return bucket.resolve(source)
 
@@ -93,7 +114,6 @@ def download(context: StepContext) -> Facts:
 
 
 def _bring(wanted: DownloadParameters, context: StepContext) -> None:
-    from enginery.sources import bucket, hub, local, staging  # noqa: PLC0415  not needed for a plan
 
     if wanted.kind == "path":
         local.copy(wanted.commit, wanted.files, context.output)
@@ -108,7 +128,6 @@ def _bring(wanted: DownloadParameters, context: StepContext) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    from enginery.sources.safetensors import safetensors_problem  # noqa: PLC0415  not needed for a plan
 
     if problem := safetensors_problem(path):
         remedy = "the source itself holds a damaged file: correct it there, then plan again"

@@ -1,23 +1,18 @@
 """Weights from a prefix in S3: fixed by the names, sizes and etags of the needed objects."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from enginery.digests import json_digest
-from enginery.errors import SourceError
+from enginery.core.digests import json_digest
+from enginery.core.errors import SourceError
+from enginery.core.s3 import Address, ObjectInfo, Prefix, download_file
 from enginery.sources.model_files import is_license, raise_findings, select
-from enginery.sources.progress import Progress
+from enginery.sources.progress import DownloadProgress
 from enginery.sources.resolved import ResolvedSource, SourceFile
 from enginery.spec import Source
-
-if TYPE_CHECKING:
-    from enginery.s3 import ObjectInfo, Prefix
 
 
 def open_prefix(address: str) -> "Prefix":
     """The prefix at an address such as `s3://bucket/models/llama`."""
-    from enginery.s3 import Address, Prefix  # noqa: PLC0415  other sources do not need it
-
     return Prefix(Address.parse(address), SourceError)
 
 
@@ -62,12 +57,12 @@ def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
             raise SourceError(f"{how} since the plan was made", subject=prefix.where(file.name), remedy="plan again")
 
 
-def fetch(prefix: "Prefix", file: SourceFile, part: Path, progress: Progress) -> None:
+def fetch(prefix: "Prefix", file: SourceFile, part: Path, progress: DownloadProgress) -> None:
     """Bring an object to `part`, whole.
 
     Raises:
         SourceError: when it cannot be had, or is not what it should be.
     """
     # Without a SHA-256 the etag alone tells the planned bytes from others, also those that come in the middle.
-    prefix.download(file.name, part, size=file.size, sha256=file.sha256, etag=file.etag)
+    download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag)
     progress.at(file.name, file.size)

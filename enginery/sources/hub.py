@@ -5,23 +5,145 @@ downloader throws a part away when it is interrupted, and a part of a 5 GB file 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from enginery.errors import SourceError
-from enginery.files import write_atomic
-from enginery.home import home
-from enginery.output import without_sign_in
-from enginery.sources.hub_errors import not_the_hub, translated_errors
+from enginery.core.errors import SourceError
+from enginery.core.files import write_atomic
+from enginery.core.home import home
+from enginery.core.late import late
+from enginery.core.text import without_sign_in
 from enginery.sources.model_files import check_expected_digests, is_license, raise_findings, select
-from enginery.sources.progress import Progress
+from enginery.sources.progress import DownloadProgress
 from enginery.sources.resolved import ResolvedSource, SourceFile
 from enginery.sources.staging import PLANNING_ATTEMPTS, mismatch, patiently
 from enginery.spec import Source
 
 if TYPE_CHECKING:
+    import huggingface_hub
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
+else:
+    huggingface_hub = late("huggingface_hub")
+
+huggingface_hub_errors: Any = late("huggingface_hub.errors")
+huggingface_hub_utils: Any = late("huggingface_hub.utils")
+"""Not typed: the library does not export all that is used here."""
+
+
+# What the Hub's answers mean, in sentences a user can act on.
+
+
+UNAUTHORIZED, FORBIDDEN, TIMEOUT, TOO_MANY = 401, 403, 408, 429
+SERVER_ERRORS = 500
+
+
+@contextmanager
+def translated_errors(repository: str, revision: str, endpoint: str) -> Iterator[None]:
+    """Turn what `huggingface_hub` raises inside the block into a `SourceError`."""
+    endpoint = without_sign_in(endpoint)
+
+    try:
+        yield
+    except huggingface_hub_errors.HfHubHTTPError as error:
+        raise _explain(error, repository, revision, endpoint) from error
+    except huggingface_hub_errors.OfflineModeIsEnabled as error:
+        remedy = "unset HF_HUB_OFFLINE, or use source.path with a copy on this machine"
+        raise SourceError("the Hub is needed, but HF_HUB_OFFLINE is set", subject=repository, remedy=remedy) from error
+    except huggingface_hub_errors.HTTPError as error:
+        raise _unreachable(error, repository, endpoint) from error
+    except huggingface_hub_errors.HFValidationError as error:
+        remedy = "write it as owner/name"
+        raise SourceError("is not the name of a repository on the Hub", subject=repository, remedy=remedy) from error
+
+
+def not_the_hub(repository: str, endpoint: str) -> SourceError:
+    """The error for an answer that does not follow the Hub's protocol."""
+    return SourceError(
+        f"{without_sign_in(endpoint)} answered, but not as a Hub does",
+        subject=repository,
+        remedy="check HF_ENDPOINT, and the proxy if there is one",
+    )
+
+
+def _unreachable(error: Exception, repository: str, endpoint: str) -> SourceError:
+    return SourceError(
+        f"the Hub at {endpoint} cannot be reached, or broke off: {without_sign_in(str(error)) or type(error).__name__}",
+        subject=repository,
+        remedy="check the network, the proxy and HF_ENDPOINT, then run again: what has arrived is kept",
+        transient=True,
+    )
+
+
+def _explain(error: Exception, repository: str, revision: str, endpoint: str) -> SourceError:
+
+    match error:
+        case huggingface_hub.errors.GatedRepoError():
+            return _gated(error.response.status_code, repository, endpoint)
+        case huggingface_hub.errors.RepositoryNotFoundError():
+            return _no_repository(repository, endpoint)
+        case huggingface_hub.errors.RevisionNotFoundError():
+            remedy = f"see {endpoint}/{repository}/tree/main for the branches and tags there are"
+            return SourceError(
+                f"there is no revision {revision!r} in this repository", subject=repository, remedy=remedy
+            )
+        case huggingface_hub.errors.EntryNotFoundError():
+            return SourceError("a file that the Hub lists is not there", subject=repository, remedy="plan again")
+        case huggingface_hub.errors.DisabledRepoError():
+            remedy = "use another repository"
+            return SourceError("the Hub has disabled this repository", subject=repository, remedy=remedy)
+        case huggingface_hub.errors.HfHubHTTPError():
+            return _by_status(error.response.status_code, repository, endpoint)
+    raise error
+
+
+def _gated(status: int, repository: str, endpoint: str) -> SourceError:
+    page = f"{endpoint}/{repository}"
+    if status == UNAUTHORIZED:
+        return SourceError(
+            "this repository is gated, and no token was sent",
+            subject=repository,
+            remedy=f"accept the licence at {page}, then set HF_TOKEN to a read token of that account",
+        )
+    return SourceError(
+        "this repository is gated, and the token's account has no access to it",
+        subject=repository,
+        remedy=f"accept the licence at {page} with the account of the token in HF_TOKEN, and wait until it is granted",
+    )
+
+
+def _no_repository(repository: str, endpoint: str) -> SourceError:
+
+    if huggingface_hub.get_token() is None:
+        return SourceError(
+            "there is no such repository, or it is private: without a token the Hub does not tell which",
+            subject=repository,
+            remedy=f"check the name at {endpoint}/{repository}; if it is private, set HF_TOKEN",
+        )
+    return SourceError(
+        "there is no such repository, or the token in use may not see it: the Hub does not tell which",
+        subject=repository,
+        remedy=f"check the name at {endpoint}/{repository}, and whose token HF_TOKEN holds",
+    )
+
+
+def _by_status(status: int, repository: str, endpoint: str) -> SourceError:
+    if status == UNAUTHORIZED:
+        remedy = "make a new read token and set HF_TOKEN, or unset it for public repositories"
+        return SourceError("the Hub does not accept the token: wrong or expired", subject=repository, remedy=remedy)
+    if status == FORBIDDEN:
+        remedy = "use a token that may read this repository"
+        return SourceError("the Hub refuses the token's permissions", subject=repository, remedy=remedy)
+    passing = status in {TIMEOUT, TOO_MANY} or status >= SERVER_ERRORS
+    return SourceError(
+        f"the Hub at {endpoint} answered with HTTP status {status}",
+        subject=repository,
+        remedy="try again in some minutes: what has arrived is kept" if passing else "check HF_ENDPOINT",
+        transient=passing,
+    )
+
 
 PARTIAL_CONTENT = 206
 PLAIN_LIMIT_BYTES = 50_000_000_000
@@ -34,9 +156,7 @@ def endpoint() -> str:
     Raises:
         SourceError: when `HF_ENDPOINT` is no web address.
     """
-    from huggingface_hub import constants  # noqa: PLC0415
-
-    address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    address = (os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT).rstrip("/")
     if not address.startswith(("http://", "https://")):
         remedy = "set it to an address such as https://hub.example.com, or unset it"
         raise SourceError("is not a web address", subject=f"HF_ENDPOINT={address}", remedy=remedy)
@@ -73,13 +193,15 @@ def resolve(source: Source) -> ResolvedSource:
 
 
 def _model_info(repository: str, revision: str) -> "ModelInfo":
-    from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
     where = endpoint()
     with translated_errors(repository, revision, where):
         try:
-            info = HfApi(endpoint=where).model_info(
-                repository, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            info = huggingface_hub.HfApi(endpoint=where).model_info(
+                repository,
+                revision=revision,
+                files_metadata=True,
+                timeout=huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT,
             )
         except (KeyError, TypeError) as error:
             raise not_the_hub(repository, where) from error
@@ -103,16 +225,13 @@ def _source_file(sibling: "RepoSibling", source: Source) -> SourceFile:
 
 def _require_access(repository: str, commit: str, file: SourceFile) -> None:
     """Ask whether a file could be had, without bringing any of it: what this machine remembers proves no access."""
-    from huggingface_hub import constants, get_session  # noqa: PLC0415
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # noqa: PLC0415
-
     with translated_errors(repository, commit, endpoint()):
         address, headers = _request(repository, commit, file)
-        response = get_session().head(
-            address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=False
+        response = huggingface_hub.get_session().head(
+            address, headers=headers, timeout=huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=False
         )
         if not response.is_redirect:
-            hf_raise_for_status(response)
+            huggingface_hub_utils.hf_raise_for_status(response)
 
 
 def _small_file(repository: str, commit: str, file: SourceFile) -> bytes:
@@ -127,26 +246,23 @@ def _small_file(repository: str, commit: str, file: SourceFile) -> bytes:
 
 
 def _get(repository: str, commit: str, file: SourceFile) -> bytes:
-    from huggingface_hub import constants, get_session  # noqa: PLC0415
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # noqa: PLC0415
 
     with translated_errors(repository, commit, endpoint()):
         address, headers = _request(repository, commit, file)
-        response = get_session().get(address, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        hf_raise_for_status(response)
+        response = huggingface_hub.get_session().get(
+            address, headers=headers, timeout=huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+        )
+        huggingface_hub_utils.hf_raise_for_status(response)
         return response.content
 
 
 def _request(repository: str, commit: str, file: SourceFile) -> tuple[str, dict[str, str]]:
     """The file's address and the headers with the user's token, if there is one."""
-    from huggingface_hub import hf_hub_url  # noqa: PLC0415
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # noqa: PLC0415
-
-    address = hf_hub_url(repository, file.name, revision=commit, endpoint=endpoint())
-    return address, {**build_hf_headers(library_name="enginery"), "Accept-Encoding": "identity"}
+    address = huggingface_hub.hf_hub_url(repository, file.name, revision=commit, endpoint=endpoint())
+    return address, {**huggingface_hub_utils.build_hf_headers(library_name="enginery"), "Accept-Encoding": "identity"}
 
 
-def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: Progress) -> None:
+def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: DownloadProgress) -> None:
     """Bring a file of the commit to `part`, going on from what is there.
 
     Raises:
@@ -162,11 +278,8 @@ def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: 
     )
 
 
-def _append(repository: str, commit: str, file: SourceFile, part: Path, progress: Progress) -> None:
+def _append(repository: str, commit: str, file: SourceFile, part: Path, progress: DownloadProgress) -> None:
     """Ask once for what is missing, and write as much of it as comes."""
-    from huggingface_hub import constants, get_session  # noqa: PLC0415
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # noqa: PLC0415
-
     with part.open("ab") as made:
         position = made.tell()
     if position > file.size:
@@ -176,9 +289,9 @@ def _append(repository: str, commit: str, file: SourceFile, part: Path, progress
     with translated_errors(repository, commit, endpoint()):
         address, headers = _request(repository, commit, file)
         headers |= {"Range": f"bytes={position}-"} if position else {}
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
-            hf_raise_for_status(response)
+        timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with huggingface_hub.get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
+            huggingface_hub_utils.hf_raise_for_status(response)
             goes_on = response.status_code == PARTIAL_CONTENT
             with part.open("ab" if goes_on else "wb", buffering=0) as output:
                 for chunk in response.iter_bytes():
@@ -190,17 +303,16 @@ def _append(repository: str, commit: str, file: SourceFile, part: Path, progress
 
 
 def _fetch_whole(repository: str, commit: str, file: SourceFile, part: Path) -> None:
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # noqa: PLC0415
 
-    disable_progress_bars()
+    huggingface_hub_utils.disable_progress_bars()
     where = endpoint()
     with translated_errors(repository, commit, where):
         try:
             local = part.parent / ".hub"
-            done = hf_hub_download(repository, file.name, revision=commit, local_dir=local, endpoint=where)
-        except LocalEntryNotFoundError as error:
+            done = huggingface_hub.hf_hub_download(
+                repository, file.name, revision=commit, local_dir=local, endpoint=where
+            )
+        except huggingface_hub_errors.LocalEntryNotFoundError as error:
             problem = f"the Hub at {without_sign_in(where)} cannot be reached"
             remedy = "check the network, then run again: finished files are kept"
             raise SourceError(problem, subject=file.name, remedy=remedy, transient=True) from error

@@ -6,13 +6,21 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from enginery.digests import json_digest, remembered_digest
-from enginery.errors import SourceError
-from enginery.files import cannot_write, write_atomic
-from enginery.home import home
-from enginery.sources.model_files import Selection, check_expected_digests, is_license, raise_findings, select
+from enginery.core.digests import json_digest, remembered_digest
+from enginery.core.errors import SourceError
+from enginery.core.files import cannot_write, write_atomic
+from enginery.core.home import home
+from enginery.sources.model_files import (
+    Selection,
+    check_expected_digests,
+    is_lfs_pointer,
+    is_license,
+    raise_findings,
+    safetensors_problem,
+    select,
+)
 from enginery.sources.resolved import ResolvedSource, SourceFile
-from enginery.sources.safetensors import is_lfs_pointer, safetensors_problem
+from enginery.sources.staging import mismatch
 from enginery.spec import Source
 
 
@@ -106,8 +114,6 @@ def copy(commit: str, files: tuple[SourceFile, ...], output: Path) -> None:
         SourceError: when a file is gone or was changed since.
         StoreError: when the copy cannot be written.
     """
-    from enginery.sources.staging import mismatch  # noqa: PLC0415  not needed for a plan
-
     directory = find_location(commit)
     for file in files:
         changed = partial(SourceError, subject=str(directory / file.name), remedy="make the plan again")

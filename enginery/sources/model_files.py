@@ -3,14 +3,16 @@
 Only files at the top are looked at: what lies deeper is the same weights in another format, or not weights at all.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from enginery.errors import SourceError
+from enginery.core.errors import SourceError
 from enginery.spec import Source
 
 CONFIG = "config.json"
@@ -41,7 +43,7 @@ Reader = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
-class Finding:
+class WeightsProblem:
     """Something wrong with a model, and what to do about it."""
 
     problem: str
@@ -56,12 +58,12 @@ class Selection:
     """What was chosen from a repository, and what is wrong with it."""
 
     names: set[str] = field(default_factory=set)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[WeightsProblem] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self, problem: str, remedy: str = "") -> None:
         """Note that something is wrong."""
-        self.findings.append(Finding(problem, remedy))
+        self.findings.append(WeightsProblem(problem, remedy))
 
 
 def is_license(name: str) -> bool:
@@ -97,7 +99,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
     return selection
 
 
-def raise_findings(findings: Iterable[Finding], subject: str) -> None:
+def raise_findings(findings: Iterable[WeightsProblem], subject: str) -> None:
     """Raise all findings as one error; none is fine.
 
     Raises:
@@ -240,7 +242,6 @@ def _check_expected_names(source: Source, present: set[str], selection: Selectio
 
 
 def _nearest(name: str, present: set[str]) -> str:
-    import difflib  # noqa: PLC0415  only a mistake needs it
 
     near = difflib.get_close_matches(name, sorted(present), n=1)
     return f"did you mean {near[0]}?" if near else "remove it from the spec"
@@ -258,3 +259,33 @@ def check_expected_digests(known: Mapping[str, str], source: Source, selection: 
                 f"{name} has another SHA-256 than source.sha256 expects: expected {expected}, got {known[name]}",
                 "find out which of the two is right before you build from it",
             )
+
+
+# Checks a weights file against its own header: cheap, and it finds truncated files and Git LFS pointers.
+
+
+LENGTH_BYTES = 8
+LARGEST_HEADER = 100_000_000
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file is the small text that Git LFS puts in the place of a large one."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def safetensors_problem(path: Path) -> str | None:
+    """What is wrong with a safetensors file, by its header and size; None when they agree. No weights are read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if not 0 < length <= min(LARGEST_HEADER, size):
+            return "it does not begin with a safetensors header"
+        header = file.read(length)
+    try:
+        ends = [tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"]
+        expected = LENGTH_BYTES + length + max(ends, default=0)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        return "its safetensors header cannot be read"
+    return None if size == expected else f"it is {size} bytes, its header says {expected}"

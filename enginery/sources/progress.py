@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from enginery.context import Log
+from enginery.core.progress import Log
+from enginery.core.text import human_bytes
 from enginery.sources.resolved import SourceFile
-from enginery.units import human_bytes
 
 INTERVAL_SECONDS = 5.0
 
@@ -17,7 +17,7 @@ class Cancelled(Exception):  # noqa: N818  it is no error, and no user sees it
     """There is no use in going on with this file: another one has failed."""
 
 
-class Progress:
+class DownloadProgress:
     """Counts the bytes of several files that arrive side by side, and can call them off. Thread-safe."""
 
     def __init__(self, files: Sequence[SourceFile], log: Log, interval: float | None = None) -> None:

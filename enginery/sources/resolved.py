@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from enginery.steps import Frozen
+from enginery.core.model import Frozen
 
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 

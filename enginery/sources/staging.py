@@ -7,18 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock, Timeout
 
-from enginery.context import Log
-from enginery.digests import file_digest, git_blob_name
-from enginery.errors import EngineryError, SourceError
-from enginery.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
-from enginery.home import home
-from enginery.sources.progress import Cancelled, Progress
+from enginery.core.digests import file_digest, git_blob_name
+from enginery.core.errors import EngineryError, SourceError
+from enginery.core.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
+from enginery.core.home import home
+from enginery.core.late import late
+from enginery.core.progress import Log
+from enginery.core.text import human_bytes
+from enginery.sources.progress import Cancelled, DownloadProgress
 from enginery.sources.resolved import SourceFile
-from enginery.units import human_bytes
+
+if TYPE_CHECKING:
+    import tenacity
+else:
+    tenacity = late("tenacity")
+
 
 WORKERS = 4
 ATTEMPTS = 6
@@ -29,7 +36,7 @@ FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 STORED_MARK = ".handed-over"
 
-Fetch = Callable[[SourceFile, Path, Progress], None]
+Fetch = Callable[[SourceFile, Path, DownloadProgress], None]
 """Brings a file to the path; what is there already is its beginning. It reports to the progress."""
 
 T = TypeVar("T")
@@ -54,7 +61,7 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
         raise cannot_write(directory, error) from error
     with _locked(directory, log):
         (directory / STORED_MARK).unlink(missing_ok=True)
-        with Progress(files, log) as progress:
+        with DownloadProgress(files, log) as progress:
             log(f"downloading {len(files)} files, {human_bytes(progress.total)}")
             _side_by_side(lambda file: _bring(file, directory, fetch, progress), files, progress)
             log(f"all files are here and checked: {progress.summary()}")
@@ -103,7 +110,7 @@ def _locked(directory: Path, log: Log) -> Iterator[None]:
         lock.release()
 
 
-def _side_by_side(work: Callable[[SourceFile], None], files: Sequence[SourceFile], progress: Progress) -> None:
+def _side_by_side(work: Callable[[SourceFile], None], files: Sequence[SourceFile], progress: DownloadProgress) -> None:
     """Work on several files at once, largest first; the first failure, or an interrupt, calls the others off."""
 
     def guarded(file: SourceFile) -> None:
@@ -125,7 +132,7 @@ def _side_by_side(work: Callable[[SourceFile], None], files: Sequence[SourceFile
         raise error
 
 
-def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: Progress) -> None:
+def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: DownloadProgress) -> None:
     final, part = directory / file.name, directory / f"{file.name}.part"
     progress.begin(file.name, _size(final) or _size(part))
     try:
@@ -140,7 +147,7 @@ def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: Progress) 
         progress.end(file.name)
 
 
-def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: Progress) -> None:
+def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: DownloadProgress) -> None:
     """Fetch, and once more from the start when the bytes are wrong: a line may have spoilt them."""
     for last in (False, True):
         fetch(file, part, progress)
@@ -186,17 +193,15 @@ def patiently(
         say: is told about each failure that is followed by another try.
         reached: a number that grows while the call gets somewhere; then the tries are counted anew.
     """
-    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random  # noqa: PLC0415
-
     best, since = reached(), 0
 
-    def enough(state: RetryCallState) -> bool:
+    def enough(state: tenacity.RetryCallState) -> bool:
         nonlocal best, since
         if reached() > best:
             best, since = reached(), state.attempt_number - 1
         return state.attempt_number - since >= attempts
 
-    def tell(state: RetryCallState) -> None:
+    def tell(state: tenacity.RetryCallState) -> None:
         if (
             say is not None
             and state.outcome is not None
@@ -204,10 +209,11 @@ def patiently(
         ):
             say(f"{error.problem}; trying again")
 
-    return Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient),
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient),
         stop=enough,
-        wait=wait_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS) + wait_random(0, FIRST_WAIT_SECONDS),
+        wait=tenacity.wait_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
+        + tenacity.wait_random(0, FIRST_WAIT_SECONDS),
         before_sleep=tell,
         reraise=True,
     )(call)

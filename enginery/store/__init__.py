@@ -2,23 +2,46 @@
 
 A record is written after all its blobs, so a step with a record is whole. Whatever dies before that leaves nothing
 that can be seen.
+
+    store = open_store()                      # or open_store("s3://bucket/prefix")
+    record = store.find(step.key())
+    if record:
+        store.fetch(record, Path("engine"))
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from enginery.context import Log, unheard
-from enginery.errors import StoreError, UsageError
-from enginery.home import store_dir
-from enginery.records import StepRecord
-from enginery.store.output import digest_output
+from enginery.core.errors import StoreError, UsageError
+from enginery.core.home import store_dir
+from enginery.core.progress import Log, no_log
+from enginery.core.s3 import Address
+from enginery.store.bucket import BucketStore, TieredStore
+from enginery.store.context import StepContext
+from enginery.store.layout import StillLockedError
+from enginery.store.local import READ_ONLY, Blobs, LocalStore, digest_output
+from enginery.store.shelf import Shelf
+from enginery.store.steps import ANY_GPU, Call, Command, FileRecord, Stage, Step, StepRecord
 
-if TYPE_CHECKING:
-    from enginery.store.shelf import Shelf
-
-__all__ = ["Store", "digest_output", "open_store"]
+__all__ = [
+    "ANY_GPU",
+    "READ_ONLY",
+    "Blobs",
+    "Call",
+    "Command",
+    "FileRecord",
+    "Shelf",
+    "Stage",
+    "Step",
+    "StepContext",
+    "StepRecord",
+    "StillLockedError",
+    "Store",
+    "digest_output",
+    "open_store",
+]
 
 
 class Store(Protocol):
@@ -43,7 +66,7 @@ class Store(Protocol):
         has stays, unless it is to `replace` that: whatever builds on a step must meet one state of it.
         """
 
-    def lock(self, key: str, *, patience: float | None = None, log: Log = unheard) -> AbstractContextManager[None]:
+    def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> AbstractContextManager[None]:
         """Two at once: one works, the other waits. A store in S3 keeps machines apart too, see `leases`.
 
         Args:
@@ -88,8 +111,6 @@ def open_store(address: str | None = None) -> Store:
         UsageError: when it is no such address.
         StoreError: when there is a file in its place.
     """
-    from enginery.store.local import LocalStore  # noqa: PLC0415  it is typed by this module
-
     if address is None:
         return LocalStore(store_dir())
     if address.startswith("s3://"):
@@ -104,10 +125,6 @@ def open_store(address: str | None = None) -> Store:
 
 
 def _open_tiered(address: str) -> Store:
-    from enginery.s3 import Address  # noqa: PLC0415  only for stores in S3
-    from enginery.store.bucket import BucketStore  # noqa: PLC0415
-    from enginery.store.local import LocalStore  # noqa: PLC0415
-    from enginery.store.tiered import TieredStore  # noqa: PLC0415
 
     near = LocalStore(store_dir())
     return TieredStore(near, BucketStore(Address.parse(address), scratch=near))

@@ -6,16 +6,15 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-from enginery.context import Log, unheard
-from enginery.errors import StoreError
-from enginery.parallel import side_by_side
-from enginery.records import FileRecord, StepRecord
-from enginery.s3 import Address, Content, PreconditionFailed, Prefix
-from enginery.store.blobs import READ_ONLY
+from enginery.core.errors import StoreError
+from enginery.core.progress import Log, no_log
+from enginery.core.s3 import Address, Content, PreconditionFailed, Prefix, download_file, upload_file
+from enginery.core.threads import side_by_side
 from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
 from enginery.store.leases import leased, watched
-from enginery.store.local import WORTH_A_LISTING, LocalStore
-from enginery.store.shelf import BucketShelf
+from enginery.store.local import READ_ONLY, WORTH_A_LISTING, LocalStore
+from enginery.store.shelf import BucketShelf, TieredShelf
+from enginery.store.steps import FileRecord, StepRecord
 
 REQUESTS = 16
 
@@ -77,7 +76,7 @@ class BucketStore:
 
     def bring(self, file: FileRecord, target: Path) -> None:
         """Download one file, checked and read-only."""
-        self.prefix.download(blob_path(file), target, size=file.size, sha256=file.sha256)
+        download_file(self.prefix, blob_path(file), target, size=file.size, sha256=file.sha256)
         target.chmod(READ_ONLY)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
@@ -108,10 +107,10 @@ class BucketStore:
             return
         if not source.is_file():
             raise not_in_output(source)
-        self.prefix.upload(blob_path(file), source, file.sha256)
+        upload_file(self.prefix, blob_path(file), source, file.sha256)
 
     @contextmanager
-    def lock(self, key: str, *, patience: float | None = None, log: Log = unheard) -> Iterator[None]:
+    def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> Iterator[None]:
         """See `Store.lock`: first on this machine, then between machines."""
         with self.scratch.lock(key, patience=patience), leased(self.prefix, key, patience=patience, log=log):
             yield
@@ -147,5 +146,79 @@ class BucketStore:
         if found is None:
             return f"{file.path}: missing, {self.prefix.where(blob)} does not exist"
         with tempfile.NamedTemporaryFile(dir=directory) as part:
-            digest = self.prefix.download(blob, Path(part.name), size=found.size)
+            digest = download_file(self.prefix, blob, Path(part.name), size=found.size)
         return None if digest == file.sha256 else f"{file.path}: sha256 is {digest}, not {file.sha256}"
+
+
+# The local store in front of the one in S3: what has been here once is not downloaded again.
+
+
+class TieredStore:
+    """See `Store`. `near` is the local store, `far` the one in S3."""
+
+    def __init__(self, near: LocalStore, far: BucketStore) -> None:
+        self.near, self.far = near, far
+
+    def find(self, key: str) -> StepRecord | None:
+        """See `Store.find`.
+
+        A step that is only here (its upload had failed, or it was made for the local store alone) is uploaded now, so
+        that whatever builds on it elsewhere finds it too.
+        """
+        record = self.near.find(key)
+        if record is None:
+            return self.far.find(key)
+        return record if self.far.has_record(key) else self._send(record)
+
+    def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
+        """See `Store.find_many`. S3 is only asked for what is not here."""
+        wanted = list(keys)
+        found = self.near.find_many(wanted)
+        return found | self.far.find_many(key for key in wanted if key not in found)
+
+    def fetch(self, record: StepRecord, destination: Path) -> None:
+        """See `Store.fetch`. What comes from S3 is digested on its way, and kept here."""
+        self.near.receive(record, self.far.bring)
+        self.near.fetch(record, destination)
+
+    def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
+        """See `Store.add`. First here, so that a failing upload does not lose the work; then in S3."""
+        return self._send(self.near.add(record, root, replace=replace), replace=replace)
+
+    def _send(self, record: StepRecord, *, replace: bool = False) -> StepRecord:
+        """Upload; where another machine was first, take what it made: all machines must go on from the same files."""
+        sources = {file.sha256: self.near.blob(file) for file in record.files}
+        kept = self.far.send(record, sources, replace=replace)
+        if kept.files != record.files:
+            self.near.receive(kept, self.far.bring, replace=True)
+        return kept
+
+    def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> AbstractContextManager[None]:
+        """See `Store.lock`: first on this machine, then between machines."""
+        return self.far.lock(key, patience=patience, log=log)
+
+    def watch(self, key: str) -> Callable[[], bool]:
+        """See `Store.watch`."""
+        return self.far.watch(key)
+
+    def records(self) -> Iterator[StepRecord]:
+        """See `Store.records`: those here and those only in S3."""
+        seen = set()
+        for record in self.near.records():
+            seen.add(record.key)
+            yield record
+        yield from (record for record in self.far.records() if record.key not in seen)
+
+    def workspace(self, key: str) -> AbstractContextManager[Path]:
+        """See `Store.workspace`: in the local store."""
+        return self.near.workspace(key)
+
+    def shelf(self) -> TieredShelf:
+        """See `Store.shelf`."""
+        return TieredShelf(self.near.shelf(), self.far.shelf())
+
+    def verify(self, record: StepRecord) -> list[str]:
+        """See `Store.verify`: in both, as far as it is there."""
+        here = self.near.verify(record) if self.near.find(record.key) else []
+        there = self.far.verify(record) if self.far.has_record(record.key) else []
+        return [f"here: {problem}" for problem in here] + [f"in S3: {problem}" for problem in there]

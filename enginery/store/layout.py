@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from enginery.errors import StoreError
-from enginery.records import RECORD_SCHEMA, FileRecord, StepRecord
+from enginery.core.errors import StoreError
+from enginery.store.steps import RECORD_SCHEMA, FileRecord, StepRecord
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 
 from pydantic import ValidationError
 
-from enginery.context import Log
-from enginery.errors import EngineryError, UsageError
-from enginery.s3 import PreconditionFailed, Prefix, honours_conditional_writes
-from enginery.steps import Frozen
+from enginery.core.errors import EngineryError, UsageError
+from enginery.core.locks import Worker
+from enginery.core.model import Frozen
+from enginery.core.progress import Log
+from enginery.core.s3 import PreconditionFailed, Prefix, honours_conditional_writes
 from enginery.store.layout import StillLockedError
-from enginery.worker import Worker
 
 LEASES = "leases"
 DEFAULT_SECONDS = 15.0

@@ -2,32 +2,91 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from enginery.context import Log, unheard
-from enginery.digests import file_digest
-from enginery.errors import StoreError
-from enginery.files import cannot_write, link_or_copy, remove_tree, write_atomic
-from enginery.parallel import side_by_side
-from enginery.records import FileRecord, StepRecord
-from enginery.store.blobs import Blobs
+from filelock import FileLock, Timeout
+
+from enginery.core.digests import file_digest, quick_digest
+from enginery.core.errors import StoreError
+from enginery.core.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
+from enginery.core.progress import Log, no_log
+from enginery.core.threads import side_by_side
 from enginery.store.layout import (
     STEPS,
     StillLockedError,
+    blob_path,
     not_in_output,
     parse_record,
     record_bytes,
     record_path,
     safe_path,
 )
+from enginery.store.shelf import SHELF, LocalShelf
+from enginery.store.steps import FileRecord, StepRecord
 
-if TYPE_CHECKING:
-    from enginery.store.shelf import LocalShelf
+# Files kept by their SHA-256, `blobs/sha256/ab/<digest>` in a directory: read-only, and linked rather than copied.
+
+
+READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
+class Blobs:
+    """The files in a directory.
+
+    Attributes:
+        root: the directory.
+        memory: where digests are remembered; None for Enginery's home.
+    """
+
+    def __init__(self, root: Path, memory: Path | None = None) -> None:
+        self.root, self.memory = root, memory
+
+    def path(self, file: FileRecord) -> Path:
+        """Where the file's bytes are, or would be."""
+        return self.root / blob_path(file)
+
+    def has(self, file: FileRecord) -> bool:
+        """Whether the file's bytes are here, judged by their number."""
+        try:
+            return self.path(file).stat().st_size == file.size
+        except FileNotFoundError:
+            return False
+
+    def take_sound(self, file: FileRecord) -> Path | None:
+        """The file's bytes, digested unless they are known unchanged; None when they are not here.
+
+        Those that are damaged are removed, so that whoever needs them has them made or fetched anew.
+
+        Raises:
+            StoreError: when the digest cannot be taken.
+        """
+        blob = self.path(file)
+        if not self.has(file):
+            return None
+        if quick_digest(blob, memory=self.memory) == file.sha256:
+            return blob
+        blob.unlink(missing_ok=True)  # another one may have found that, too
+        return None
+
+    def keep(self, part: Path, file: FileRecord) -> None:
+        """Take a finished file in here, which is on the same file system.
+
+        Raises:
+            StoreError: when it cannot be written.
+        """
+        blob = self.path(file)
+        try:
+            part.chmod(READ_ONLY)
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(blob)
+        except OSError as error:
+            raise cannot_write(blob, error) from error
+
 
 WORTH_A_LISTING = 64
 """So many keys are first looked for in a listing of all records."""
@@ -130,7 +189,7 @@ class LocalStore:
             self.blobs.keep(part, file)
 
     @contextmanager
-    def lock(self, key: str, *, patience: float | None = None, log: Log = unheard) -> Iterator[None]:  # noqa: ARG002
+    def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> Iterator[None]:  # noqa: ARG002
         """See `Store.lock`. The lock of a process that died is free."""
         with self._locked(key, patience):
             yield
@@ -149,7 +208,6 @@ class LocalStore:
 
     @contextmanager
     def _locked(self, name: str, patience: float | None = None) -> Iterator[None]:
-        from filelock import FileLock, Timeout  # noqa: PLC0415  a plan locks nothing
 
         path = self._lock_file(name)
         with _writing(path):
@@ -187,8 +245,6 @@ class LocalStore:
 
     def _sweep(self, mine: str) -> None:
         """Remove what steps that were killed have left: directories whose lock nobody holds."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415  a plan locks nothing
-
         work = self.root / "work"
         for directory in work.iterdir() if work.is_dir() else ():
             key, dot, _ = directory.name.partition(".")
@@ -213,8 +269,6 @@ class LocalStore:
 
     def shelf(self) -> "LocalShelf":
         """See `Store.shelf`."""
-        from enginery.store.shelf import SHELF, LocalShelf  # noqa: PLC0415  a plan needs none
-
         return LocalShelf(self.root / SHELF)
 
     def verify(self, record: StepRecord) -> list[str]:
@@ -243,3 +297,27 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+# A step's output, described file by file.
+
+
+def digest_output(root: Path) -> tuple[FileRecord, ...]:
+    """Every file under `root` with its SHA-256 and size, sorted by path; directories without files do not count.
+
+    Raises:
+        StoreError: for symbolic links and special files, and for names that are not UTF-8.
+        FileNotFoundError: when there is no `root`.
+    """
+    files = side_by_side(lambda path: _describe(root, path), list_files(root))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _describe(root: Path, path: Path) -> FileRecord:
+    try:
+        path.as_posix().encode()
+    except UnicodeEncodeError as error:
+        remedy = "rename it: stores and records keep names as UTF-8"
+        raise StoreError("has a name that is not UTF-8", subject=repr(path.as_posix()), remedy=remedy) from error
+    whole = root / path
+    return FileRecord(path=path.as_posix(), sha256=file_digest(whole), size=whole.stat().st_size)

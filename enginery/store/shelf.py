@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from enginery.digests import bytes_digest
-from enginery.errors import StoreError, UsageError
-from enginery.files import cannot_write, write_atomic
-from enginery.s3 import PreconditionFailed, Prefix, honours_conditional_writes
+from filelock import FileLock
+
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import StoreError, UsageError
+from enginery.core.files import cannot_write, write_atomic
+from enginery.core.s3 import PreconditionFailed, Prefix, honours_conditional_writes
 
 SHELF = "shelf"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*(/[0-9A-Za-z][0-9A-Za-z._+-]*)*")
@@ -70,8 +72,6 @@ class LocalShelf:
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
         """See `Shelf.put`."""
-        from filelock import FileLock  # noqa: PLC0415  a plan locks nothing
-
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

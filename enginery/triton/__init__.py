@@ -1,1 +1,34 @@
-"""Triton: the model repository, the models served in it, and rolling builds out."""
+"""Triton Inference Server: the model repository, the models served in it, and rolling builds out.
+
+    results = roll_out_build(registry, manifest, rollout, policy, log=print)
+
+One endpoint goes first. On any failure the build that served before is put back.
+"""
+
+from enginery.triton import rollout
+from enginery.triton.inflight import rollout_problems, serving_notes, serving_problems, tokenizer_problems
+from enginery.triton.inflight.repository import ENGINE_MODEL, InflightOptions, write_inflight_repository
+from enginery.triton.llmapi.config import MODELS, keeps_measurements
+from enginery.triton.llmapi.repository import LlmApiOptions, Served, served_llm_digest, write_llmapi_repository
+from enginery.triton.rollout import EndpointResult, roll_out_build
+from enginery.triton.served import served_models_digest
+
+__all__ = [
+    "ENGINE_MODEL",
+    "MODELS",
+    "EndpointResult",
+    "InflightOptions",
+    "LlmApiOptions",
+    "Served",
+    "keeps_measurements",
+    "roll_out_build",
+    "rollout",
+    "rollout_problems",
+    "served_llm_digest",
+    "served_models_digest",
+    "serving_notes",
+    "serving_problems",
+    "tokenizer_problems",
+    "write_inflight_repository",
+    "write_llmapi_repository",
+]

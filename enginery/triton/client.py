@@ -6,11 +6,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from enginery.errors import RolloutError
+from enginery.core.errors import RolloutError
+from enginery.core.late import late
 
 if TYPE_CHECKING:
-    from tritonclient.http import InferenceServerClient  # type: ignore[import-untyped,unused-ignore]
+    import urllib3
+    from tritonclient import http as tritonclient_http
+    from tritonclient import utils as tritonclient_utils
+    from tritonclient.http import InferenceServerClient
     from urllib3.response import BaseHTTPResponse
+else:
+    tritonclient_http = late("tritonclient.http")
+    tritonclient_utils = late("tritonclient.utils")
+    urllib3 = late("urllib3")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
@@ -98,19 +106,15 @@ class TritonClient:
 
     @contextmanager
     def _control(self, seconds: float = ANSWER_SECONDS, refusal: str = "refused") -> Iterator["InferenceServerClient"]:
-        from tritonclient.http import InferenceServerClient  # noqa: PLC0415  it starts gevent
-        from tritonclient.utils import (  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-            InferenceServerException,
-        )
 
         place = urlsplit(self.url)
         # One for each call: gevent's connections belong to the thread that opened them.
-        client = InferenceServerClient(
+        client = tritonclient_http.InferenceServerClient(
             place.netloc, connection_timeout=CONNECT_SECONDS, network_timeout=seconds, ssl=place.scheme == "https"
         )
         try:
             yield client
-        except InferenceServerException as error:
+        except tritonclient_utils.InferenceServerException as error:
             raise self._refused(f"{refusal}: {error.message()}") from error
         except OSError as error:
             raise self._unreachable(error) from error
@@ -121,7 +125,6 @@ class TritonClient:
     def _answer(
         self, model: str, endpoint: str, payload: Mapping[str, object], timeout: float
     ) -> Iterator["BaseHTTPResponse"]:
-        import urllib3  # noqa: PLC0415  not needed to make a plan
 
         url = f"{self.url}/v2/models/{quote(model)}/{endpoint}"
         limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout)

@@ -1,35 +1,23 @@
 """The model repository a Triton server reads, a directory or an S3 prefix, and how a build's files get there."""
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from enginery.digests import bytes_digest
-from enginery.errors import RolloutError
-from enginery.files import remove_tree, write_atomic
-from enginery.manifest import MODEL_REPOSITORY, Manifest
-from enginery.parallel import side_by_side
-from enginery.records import FileRecord
-from enginery.s3 import Address, Prefix
+from pydantic import Field, ValidationError
 
-if TYPE_CHECKING:
-    from tritonclient.grpc.model_config_pb2 import ModelConfig  # type: ignore[import-untyped,unused-ignore]
+from enginery.builds import CONFIG, LAUNCH_NOTE, MODEL_REPOSITORY, PACKAGED_VERSION, Manifest
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RolloutError
+from enginery.core.files import remove_tree, write_atomic
+from enginery.core.locks import Worker
+from enginery.core.model import Frozen
+from enginery.core.s3 import Address, Prefix, download_file, upload_file
+from enginery.core.threads import side_by_side
+from enginery.store import FileRecord
 
-CONFIG = "config.pbtxt"
-PACKAGED_VERSION = "1"
-"""The version directory of a published model; it gets another number where it is served."""
-BUILD_LABEL = "enginery_build"
-LAUNCH_NOTE = "launch.md"
-"""Tells people how to start a server for the build; it lies beside the models and is not served."""
-ENGINE_BACKEND = "tensorrtllm"
-"""The backend that must be told where the engine is."""
-PATH_PARAMETERS = frozenset({"gpt_model_path", "encoder_model_path", "tokenizer_dir"})
-PACKAGED_PATH = re.compile(
-    rf"(?P<mount>(?:/.*)?)(?P<model>/(?:tensorrt_llm|preprocessing|postprocessing))/{PACKAGED_VERSION}(?P<inside>/.*)?"
-)
-"""An absolute path into the version directory of a model as it was packaged."""
 EMPTY_VERSION = ".keep"
 """Keeps the version directory of a model without files, such as the ensemble, in S3, which has no directories."""
 
@@ -84,7 +72,7 @@ class DirectoryRepository:
 
     def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
         """See `ServingRepository`."""
-        source.download(record.path, self.root / path, size=record.size, sha256=record.sha256)
+        download_file(source, record.path, self.root / path, size=record.size, sha256=record.sha256)
 
     def remove(self, path: str) -> None:
         """See `ServingRepository`."""
@@ -128,8 +116,8 @@ class BucketRepository:
             return
         with TemporaryDirectory(prefix="enginery-") as scratch:
             file = Path(scratch) / "file"
-            source.download(record.path, file, size=record.size, sha256=record.sha256)
-            self.prefix.upload(path, file, record.sha256)
+            download_file(source, record.path, file, size=record.size, sha256=record.sha256)
+            upload_file(self.prefix, path, file, record.sha256)
 
     def remove(self, path: str) -> None:
         """See `ServingRepository`."""
@@ -220,82 +208,72 @@ def _text(source: Prefix, record: FileRecord) -> str:
     return data.decode()
 
 
-def serve_as(config_text: str, version: int, build_id: str) -> str:
-    """A configuration that serves just `version`, says which build it is, and knows where that version's files are."""
-    from google.protobuf import text_format  # noqa: PLC0415  not needed to make a plan
-    from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-
-    config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
-    config.version_policy.specific.versions[:] = [version]
-    config.parameters[BUILD_LABEL].string_value = build_id
-    _move_paths(config, lambda path: moved(path, version))
-    return str(text_format.MessageToString(config))
-
-
-def mounted_at(config_text: str, mount: str) -> str:
-    """A configuration that knows where its files are once the server sees the model repository at `mount`.
-
-    One that names no place stays as it is, to the byte.
-
-    Raises:
-        ValueError: when it is no configuration.
-    """
-    if not any(name in config_text for name in PATH_PARAMETERS):
-        return config_text  # without the seconds that Triton's messages take to import
-    from google.protobuf import text_format  # noqa: PLC0415
-    from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-
-    try:
-        config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise ValueError(str(error)) from error
-    changed = _move_paths(config, lambda path: remounted(path, mount))
-    return str(text_format.MessageToString(config)) if changed else config_text
-
-
-def _move_paths(config: "ModelConfig", move: Callable[[str], str]) -> bool:
-    """Change each parameter that tells a model where its files are; says whether any is another now."""
-    changed = False
-    for name in PATH_PARAMETERS & set(config.parameters):
-        parameter = config.parameters[name]
-        place = move(parameter.string_value)
-        changed = changed or place != parameter.string_value
-        parameter.string_value = place
-    return changed
-
-
-def remounted(path: str, mount: str) -> str:
-    """An absolute path into a model's packaged version, as it is once the repository is at `mount`; others stay."""
-    found = PACKAGED_PATH.fullmatch(path)
-    return f"{mount}{found['model']}/{PACKAGED_VERSION}{found['inside'] or ''}" if found else path
-
-
-def moved(path: str, version: int) -> str:
-    """An absolute path into a model's packaged version, as it is once that is served as `version`; others stay."""
-    found = PACKAGED_PATH.fullmatch(path)
-    return f"{found['mount']}{found['model']}/{version}{found['inside'] or ''}" if found else path
-
-
-def backend_of(config_text: str) -> str:
-    """The backend that serves a model; empty for an ensemble."""
-    from google.protobuf import text_format  # noqa: PLC0415
-    from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-
-    return str(text_format.Parse(config_text, model_config_pb2.ModelConfig()).backend)
-
-
-def served_version(config_text: str) -> tuple[int | None, str | None]:
-    """The version a configuration asks for, and the build it names; None for what it does not say."""
-    from google.protobuf import text_format  # noqa: PLC0415
-    from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-
-    config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
-    versions = config.version_policy.specific.versions
-    label = config.parameters[BUILD_LABEL].string_value if BUILD_LABEL in config.parameters else None
-    return (max(versions) if versions else None), label
-
-
 def current_configs(repository: ServingRepository, models: Iterable[str]) -> dict[str, str]:
     """The configurations that are there now, of those models that have one."""
     found = {model: repository.read(f"{model}/{CONFIG}") for model in models}
     return {model: data.decode() for model, data in found.items() if data is not None}
+
+
+# What a model repository remembers of its rollouts, so that one that died is undone by the next.
+
+
+STATE_FILE = "rollout.json"
+STATE_SCHEMA = 1
+
+Phase = Literal["placing", "loading", "checking", "done"]
+
+
+class Placed(Frozen):
+    """A build as a model repository holds it: its name and its version directory's number."""
+
+    build_id: str
+    version: int
+
+
+class RolloutState(Frozen):
+    """What a model repository serves, and what is being put in its place.
+
+    Attributes:
+        phase: how far the last rollout has come; anything but `done` with no process at work means that it died.
+        serving: the build of the last rollout that came to its end; None before the first.
+        previous: the build before that; the files of its models are still there, but of those that the build in
+            service does not have.
+        coming: the build that is being rolled out.
+        configs: the configurations before the rollout, by model, to be put back when it fails.
+        endpoints: the servers it loads the build into.
+        touched: by server, the models it has told that server to load; only these are undone there.
+        worker: the process that does it.
+        since: when the phase began, UTC.
+    """
+
+    schema_version: int = STATE_SCHEMA
+    phase: Phase
+    serving: Placed | None = None
+    previous: Placed | None = None
+    coming: Placed | None = None
+    configs: Mapping[str, str] = Field(default_factory=dict)
+    endpoints: tuple[str, ...] = ()
+    touched: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    worker: Worker
+    since: datetime
+
+
+def read_state(repository: ServingRepository) -> RolloutState | None:
+    """What the repository remembers, or None before its first rollout.
+
+    Raises:
+        RolloutError: when it cannot be understood.
+    """
+    data = repository.read(STATE_FILE)
+    if data is None:
+        return None
+    try:
+        return RolloutState.model_validate_json(data)
+    except ValidationError as error:
+        remedy = f"look at what the servers serve, then remove {STATE_FILE} and roll out again"
+        raise RolloutError(f"{STATE_FILE} cannot be understood", subject=repository.where, remedy=remedy) from error
+
+
+def write_state(repository: ServingRepository, state: RolloutState) -> None:
+    """Remember it."""
+    repository.write(STATE_FILE, state.model_dump_json(indent=1).encode())

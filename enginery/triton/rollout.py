@@ -14,41 +14,111 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from enginery.context import Facts, Log, StepContext
-from enginery.errors import EngineryError, RolloutError
-from enginery.files import write_atomic
-from enginery.manifest import Manifest, read_manifest
-from enginery.registry import Registry
-from enginery.signing.policy import Policy
-from enginery.signing.signatures import trusted_manifest
-from enginery.steps import Frozen
-from enginery.triton.checking import EndpointResult, check_answers
+from enginery.builds import ENGINE_BACKEND, Manifest, Policy, PromptResult, backend_of, read_manifest, serve_as
+from enginery.core.errors import EngineryError, RolloutError
+from enginery.core.files import write_atomic
+from enginery.core.locks import Worker
+from enginery.core.model import Frozen
+from enginery.core.progress import Facts, Log
+from enginery.registry import Registry, trusted_manifest
+from enginery.store import StepContext
 from enginery.triton.client import TritonClient
-from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, build_label, leaving, load_model
+from enginery.triton.loading import (
+    ENSEMBLE,
+    LOAD_ORDER,
+    build_label,
+    is_loaded,
+    leaving,
+    load_model,
+    require_reads,
+    undo,
+    what_serves,
+)
 from enginery.triton.placement import (
-    ENGINE_BACKEND,
     BucketRepository,
+    Phase,
+    Placed,
     Placement,
+    RolloutState,
     ServingRepository,
     arrange,
-    backend_of,
     current_configs,
     next_version,
     open_repository,
     place,
     read_configs,
+    read_state,
     remove_version,
-    serve_as,
+    write_state,
 )
-from enginery.triton.probing import require_reads
-from enginery.triton.progress import Phase, Placed, RolloutState, read_state, write_state
-from enginery.triton.undoing import undo, what_serves
-from enginery.worker import Worker
+
+# Asks a server the prompts of a build's own validation: it must answer as the engine did when it was checked.
+
+
+class ServedAnswer(Frozen):
+    """What a server answered to a prompt."""
+
+    prompt: str
+    answer: str
+
+
+class EndpointResult(Frozen):
+    """A build in service at one server.
+
+    Attributes:
+        version: the number of its version directory there.
+        seconds: how long loading and checking took.
+        answers: what it answered to the prompts of its validation.
+    """
+
+    endpoint: str
+    build_id: str
+    version: int
+    seconds: float
+    answers: tuple[ServedAnswer, ...]
+
+
+def check_answers(
+    client: TritonClient, manifest: Manifest, configs: Mapping[str, str], log: Log
+) -> tuple[ServedAnswer, ...]:
+    """Ask a server every prompt of the build's validation.
+
+    Raises:
+        RolloutError: when a model is not the one that was loaded, or an answer differs from the recorded one.
+    """
+    for model, text in configs.items():
+        if not is_loaded(client, model, text):
+            raise RolloutError(f"model {model} is not ready", subject=client.url, remedy="see the server's log")
+    answers = tuple(_ask(client, result) for result in manifest.validation.results)
+    log(f"{client.url}: {len(answers)} prompts answered as recorded")
+    return answers
+
+
+def _ask(client: TritonClient, result: PromptResult) -> ServedAnswer:
+    payload = {"text_input": result.prompt, "max_tokens": _room(result), "bad_words": [""], "stop_words": [""]}
+    got = str(client.generate(ENSEMBLE, payload).get("text_output", ""))
+    answer = got.removeprefix(result.prompt)  # a build may be told to repeat the prompt
+    if answer.strip() != result.got.strip():
+        raise RolloutError(
+            f"answers differently than when it was checked: prompt {result.prompt!r}, "
+            f"recorded {result.got!r}, got {answer!r}",
+            subject=client.url,
+            remedy="compare the server's software with the build's; see the server's log",
+        )
+    return ServedAnswer(prompt=result.prompt, answer=answer)
+
+
+def _room(result: PromptResult) -> int:
+    """Tokens for the answer: as many as were recorded, and one more where the engine ended it itself."""
+    if result.tokens is None:
+        return result.max_tokens or 1
+    return result.tokens if result.finish == "length" else result.tokens + 1
+
 
 RESULT = "rollout.json"
 
 
-class Order(Frozen):
+class RolloutParameters(Frozen):
     """The parameters of a rollout step."""
 
     model: str
@@ -64,7 +134,7 @@ def rollout(context: StepContext) -> Facts:
         RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
         RegistryError: when no trusted key has signed the build, and one must have; nothing was changed.
     """
-    order = Order.model_validate(dict(context.parameters))
+    order = RolloutParameters.model_validate(dict(context.parameters))
     published = context.inputs["published"]
     manifest = read_manifest((published / "manifest.json").read_bytes(), subject=str(published))
     registry = Registry(_registry_of(published))
@@ -95,7 +165,7 @@ def require_readable_policy(_parameters: Mapping[str, JsonValue]) -> None:
 
 def is_serving(parameters: Mapping[str, JsonValue]) -> bool:
     """Whether every endpoint of a rollout step serves its build now; one that cannot be reached does not."""
-    order = Order.model_validate(dict(parameters))
+    order = RolloutParameters.model_validate(dict(parameters))
     try:
         return all(serving_build(endpoint) == order.build_id for endpoint in order.endpoints)
     except RolloutError:  # the rollout that follows meets it again and tells it
@@ -333,3 +403,46 @@ class _Rollout:
         for model in self.leaving:
             self.repository.remove(model)
         self.log(f"{self.manifest.build_id} serves at {', '.join(client.url for client in self.clients)}")
+
+
+# Puts back into Triton servers what served before the last rollout.
+
+
+class RolledBack(NamedTuple):
+    """What serves now, and what served until then."""
+
+    manifest: Manifest
+    left: str
+    results: list[EndpointResult]
+
+
+def roll_back(registry: Registry, model_repository: str, endpoints: Sequence[str], log: Log) -> RolledBack:
+    """Roll out the build that served before the one in service; doing it twice is back where it began.
+
+    Args:
+        registry: where that build is published.
+        model_repository: what the servers read, a directory or `s3://…`.
+        endpoints: the servers' HTTP addresses; those of the last rollout when empty.
+        log: takes progress lines.
+
+    Raises:
+        RolloutError: when nothing served before, or as a rollout does.
+        RegistryError: when that build is no longer published.
+    """
+    state = read_state(open_repository(model_repository))
+    serving, previous = _builds(state, model_repository)
+    manifest = registry.find(previous)
+    urls = tuple(endpoints) or (state.endpoints if state else ())
+    log(f"rolling back from {serving} to {previous} at {', '.join(urls)}")
+    return RolledBack(manifest, serving, roll_out_build(manifest, registry, urls, model_repository, log))
+
+
+def _builds(state: RolloutState | None, where: str) -> tuple[str, str]:
+    """The build in service and the one before it."""
+    if state is None or state.serving is None:
+        remedy = "name the model repository that the servers read"
+        raise RolloutError("nothing was ever rolled out here", subject=where, remedy=remedy)
+    if state.previous is None:
+        problem = f"nothing served here before {state.serving.build_id}"
+        raise RolloutError(problem, subject=where, remedy="roll out the build that you want")
+    return state.serving.build_id, state.previous.build_id

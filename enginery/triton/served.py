@@ -6,8 +6,8 @@ from io import BytesIO
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
-from enginery import files
-from enginery.digests import file_digest, json_digest
+from enginery.core import files
+from enginery.core.digests import file_digest, json_digest
 
 PACKAGE = "enginery_models"
 ARCHIVE = f"{PACKAGE}.zip"

@@ -9,8 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from enginery.releases.known import releases
-from enginery.releases.pins import Container, containers
+from enginery.releases.facts import Container, containers, releases
 
 BAKE = Path(__file__).with_name("docker-bake.json")
 OLD_PYTHON = "3.10"

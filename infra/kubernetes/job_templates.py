@@ -13,7 +13,7 @@ from typing import Any
 
 from prefect_kubernetes.worker import KubernetesWorker
 
-from enginery.gpus import CPU, Gpu, find
+from enginery.spec.gpus import CPU, Gpu, find
 
 TEMPLATES = Path(__file__).with_name("job-templates")
 GPUS = ("cpu", "L4", "L40S", "A100-SXM4-80GB", "H100-SXM5-80GB", "H200-SXM5-141GB", "B200")

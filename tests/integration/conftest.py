@@ -11,9 +11,10 @@ from uuid import uuid4
 import pytest
 from filelock import FileLock
 
-from enginery import s3, toolchains
-from enginery.process import run
-from enginery.toolchains import Toolchain
+from enginery import toolchains
+from enginery.core import s3
+from enginery.core.process.command import run
+from enginery.toolchains.identity import Toolchain
 from tests.support.faulty_http import Proxy, faulty_proxy
 from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.s3_server import S3Server, running_s3_server

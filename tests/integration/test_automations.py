@@ -14,11 +14,11 @@ from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.states import Crashed
 
-from enginery.errors import EngineryError, UsageError
-from enginery.process import run
-from flows.automations import BLOCK, PLACEHOLDER, apply
-from flows.build import build_model
-from flows.release_watch import watch_releases
+from enginery.core.errors import EngineryError, UsageError
+from enginery.core.process.command import run
+from enginery.pipeline.flows.automations import BLOCK, PLACEHOLDER, apply
+from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.flows.release_watch import watch_releases
 from tests.support.small_plans import SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
 from tests.support.webhook import Receiver, running_receiver

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from enginery.dev import ports, services
+from enginery.dev import servers, services
 from enginery.dev.ready import LOOPBACK, answers
 from enginery.dev.s3_server import client
-from enginery.dev.services import Services
-from enginery.dev.state import read_state
+from enginery.dev.services import Services, read_state
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_toolchains")]
 
@@ -44,9 +43,9 @@ def test_services_start_keep_what_they_hold_and_stop(running: Services) -> None:
 
 def test_services_whose_usual_ports_are_taken_keep_their_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as others:
-        for name in ports.USUAL_PORTS:
+        for name in servers.USUAL_PORTS:
             other = others.enter_context(socket.create_server((LOOPBACK, 0)))
-            monkeypatch.setitem(ports.USUAL_PORTS, name, other.getsockname()[1])
+            monkeypatch.setitem(servers.USUAL_PORTS, name, other.getsockname()[1])
         with services.session(print) as first:
             pass
         with services.session(print) as second:
@@ -64,7 +63,7 @@ def test_a_service_that_was_killed_is_started_again(running: Services) -> None:
 
 
 def test_services_whose_state_was_lost_are_ended_before_others_start(running: Services) -> None:
-    from enginery.dev.state import State, write_state
+    from enginery.dev.services import State, write_state
 
     lost = read_state().services
     write_state(State())

@@ -10,11 +10,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelled
 
-from enginery.errors import EngineryError, PlanError
-from enginery.service import Service
+from enginery.core.errors import EngineryError, PlanError
+from enginery.core.process.service import Service
+from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.tasks.pool_run import PoolError, PoolRun, _find_or_start
 from enginery.store import open_store
-from flows.build import build_model
-from tasks.pool_run import PoolError, PoolRun, _find_or_start
 from tests.support.fan_out_site import (
     FanOutSite,
     FanPipeline,
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.integration
 BUILD = """
 import sys
 from pathlib import Path
-import flows.build
+import enginery.pipeline.flows.build
 from tests.support.fan_out_site import FanPipeline, fan_spec
 
 directory, name, store, pools = Path(sys.argv[1]), *sys.argv[2:]

@@ -15,9 +15,9 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from enginery.plan import Plan, make_plan
+from enginery.pipeline.plan import Plan, make_plan
 from enginery.registry import Registry
-from enginery.spec import parse_spec
+from enginery.spec.spec import parse_spec
 from enginery.store import open_store
 from enginery.store.local import LocalStore
 from tests.support.fleet_site import CHECKOUT, Fleet, ended, flow_run, prefect_on_postgres

@@ -19,10 +19,10 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.settings import PREFECT_API_URL
 
-from enginery.errors import CommandError, EngineryError, ValidationError
-from enginery.home import store_dir
-from flows.build import build_model
-from flows.failure import BuildError
+from enginery.core.errors import CommandError, EngineryError, ValidationError
+from enginery.core.home import store_dir
+from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.flows.failures import BuildError
 from tests.support.small_plans import ANSWER, SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
 

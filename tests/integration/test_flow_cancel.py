@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from enginery.service import Service
+from enginery.core.process.service import Service
 from tests.support.small_plans import small_spec
 from tests.support.waiting import wait_until
 
@@ -20,24 +20,24 @@ CHECKOUT = Path(__file__).parent.parent.parent
 BUILD = """
 import sys
 from pathlib import Path
-import flows.build
-from enginery import functions
+from enginery.pipeline import run as pipeline_run
+from enginery.pipeline.flows import build
 from tests.support.small_plans import SmallPipeline, small_spec
 
 directory = Path(sys.argv[1])
 pipeline = SmallPipeline(directory)
 pipeline.scripts["build/a"] = f"sleep 300 & echo $! > {directory}/child; echo $$ > {directory}/parent; wait"
-flows.build.make_plan = pipeline.plan
-functions.PREPARATION_CHECKS.clear()  # its publish needs no registry
-from flows.console import build_from_cli
+build.make_plan = pipeline.plan
+pipeline_run.PREPARATION_CHECKS.clear()  # its publish needs no registry
+from enginery.pipeline.flows.console import build_from_cli
 build_from_cli(small_spec("a"))
 """
 
 
 FROM_THE_COMMAND_LINE = (
-    BUILD.replace('from flows.console import build_from_cli\nbuild_from_cli(small_spec("a"))', "")
+    BUILD.replace('from enginery.pipeline.flows.console import build_from_cli\nbuild_from_cli(small_spec("a"))', "")
     + """
-from enginery.cli import main
+from enginery.cli.app import main
 sys.argv = ["enginery", "build", sys.argv[2]]
 main()
 """

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.console import build_from_cli
+from enginery.pipeline.flows.console import build_from_cli
 from tests.support.small_plans import SmallPipeline, pipeline, small_spec
 
 __all__ = ["pipeline"]

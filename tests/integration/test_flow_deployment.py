@@ -13,9 +13,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from enginery.pools import read_pools
-from enginery.process import run
-from enginery.service import Service
+from enginery.core.process.command import run
+from enginery.core.process.service import Service
+from enginery.pipeline.fleet import read_pools
 from tests.support.fan_out_site import clean_environment
 from tests.support.waiting import wait_until
 

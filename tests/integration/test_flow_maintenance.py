@@ -11,10 +11,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.responses import DeploymentResponse
 
-from enginery import s3
-from enginery.errors import RegistryError, UsageError
-from flows.maintenance import audit_registry, prune_registry
-from tasks.artifact_key import artifact_key
+from enginery.core import s3
+from enginery.core.errors import RegistryError, UsageError
+from enginery.pipeline.flows.maintenance import audit_registry, prune_registry
+from enginery.pipeline.tasks.progress import artifact_key
 from tests.support.deployments import deploy_all, settings_for
 from tests.support.registries import build_id, listed, publish_builds, remove
 from tests.support.s3_server import S3Server

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from enginery import s3
-from enginery.errors import PlanError, RegistryError
-from enginery.spec import parse_spec
+from enginery.core import s3
+from enginery.core.errors import PlanError, RegistryError
+from enginery.pipeline.flows.build import build_model
+from enginery.spec.spec import parse_spec
 from enginery.store import open_store
-from flows.build import build_model
 from tests.support.plans import examples
 from tests.support.s3_server import S3Server
 

@@ -5,7 +5,7 @@ import pytest
 from prefect import flow, task
 from prefect.settings import PREFECT_API_URL
 
-from tasks.progress import ArtifactProgress
+from enginery.pipeline.tasks.progress import ArtifactProgress
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_api")]

@@ -14,16 +14,15 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL
 
-from enginery.errors import EngineryError, ToolchainError
+from enginery.core.errors import EngineryError, ToolchainError
+from enginery.core.process.service import Service
+from enginery.pipeline.flows.release_watch import watch_releases
+from enginery.pipeline.promotion import Decision
+from enginery.pipeline.release_verdicts import Kind
+from enginery.pipeline.watch_report import WatchReport
 from enginery.registry import Registry, publish
-from enginery.releases.index import listed_releases
-from enginery.releases.listing import Listing
-from enginery.service import Service
-from enginery.spec import Spec
-from enginery.watch.promoting import Decision
-from enginery.watch.report import WatchReport
-from enginery.watch.verdicts import Kind
-from flows.release_watch import watch_releases
+from enginery.releases.index import Listing, listed_releases
+from enginery.spec.spec import Spec
 from tests.support.builds import QUESTION, Build
 from tests.support.deployments import POOL, deploy_all, settings_for
 from tests.support.package_index import PackageIndex, package_index
@@ -137,7 +136,7 @@ def test_two_watches_at_once_start_one_build(package_index: PackageIndex, bucket
     """As a doubled schedule does: two processes, each of which has found that there is no run yet."""
     recorded(package_index)
     file = write(watched_spec(OLD, to=f"s3://{bucket}/engines", name="doubled"), tmp_path)
-    script = f"from flows.release_watch import watch_releases; watch_releases([{file!r}])"
+    script = f"from enginery.pipeline.flows.release_watch import watch_releases; watch_releases([{file!r}])"
     settings = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": str(CHECKOUT)}
     log_files = [tmp_path / f"{number}.log" for number in range(2)]
     both = [Service.start([sys.executable, "-c", script], env=settings, log_file=file) for file in log_files]

@@ -5,9 +5,9 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from enginery.errors import RegistryError
+from enginery.core.errors import RegistryError
+from enginery.pipeline.flows.rollout import roll_back, roll_out
 from enginery.triton.rollout import serving_build
-from flows.rollout import roll_back, roll_out
 from tests.support.rollout_site import FIRST, SECOND, Site, address, server, site, triton  # noqa: F401
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_api")]

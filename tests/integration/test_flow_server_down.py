@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_DEFAULT_RESULT_STORAGE_BLOCK, temporary_settings
 
-from enginery import s3
-from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
+from enginery.core import s3
+from enginery.core.errors import StoreError
+from enginery.core.process.service import Service
 from enginery.dev.ready import answers, free_port
-from enginery.errors import StoreError
-from enginery.service import Service
+from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
+from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.flows.prepare_fleet import RESULTS_BLOCK, results_block
 from enginery.store import open_store
-from flows.build import build_model
-from flows.prepare_fleet import RESULTS_BLOCK, results_block
 from tests.support.fleet_site import CHECKOUT, forget_clients
 from tests.support.small_plans import SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 BUILD = """
 import sys
 from pathlib import Path
-import flows.build
+import enginery.pipeline.flows.build
 from tests.support.small_plans import SmallPipeline, small_spec
 
 directory = Path(sys.argv[1])
@@ -41,7 +41,7 @@ def two_steps(spec):
     return plan.model_copy(update={"steps": plan.steps[:2]})
 
 flows.build.make_plan = two_steps
-from enginery.cli import main
+from enginery.cli.app import main
 sys.argv = ["enginery", "build", sys.argv[2]]
 main()
 """

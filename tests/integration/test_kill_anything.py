@@ -12,13 +12,13 @@ import psutil
 import pytest
 import yaml
 
-from enginery.digests import bytes_digest
-from enginery.errors import RegistryError
-from enginery.files import remove_tree
-from enginery.home import store_dir
+from enginery.builds.manifest import build_path
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError
+from enginery.core.files import remove_tree
+from enginery.core.home import store_dir
+from enginery.core.s3.objects import Address, Prefix
 from enginery.registry import Registry
-from enginery.registry.layout import build_path
-from enginery.s3 import Address, Prefix
 from enginery.store import open_store
 from tests.support.plans import examples
 from tests.support.s3_server import S3Server
@@ -41,7 +41,7 @@ class Builds:
     """Runs of `enginery build` in a process group of their own."""
 
     def __init__(self, spec: Path, environment: dict[str, str]) -> None:
-        self.argv = [sys.executable, "-m", "enginery", "build", str(spec), "--json"]
+        self.argv = [sys.executable, "-m", "enginery.cli", "build", str(spec), "--json"]
         self.environment = environment
 
     def start(self) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from enginery.checkpoints import (
+from enginery.backends.checkpoints import (
     HF_ALGORITHMS,
     KV_CACHE_ALGORITHMS,
     MODELOPT_ALGORITHMS,
@@ -17,9 +17,9 @@ from enginery.checkpoints import (
     verify_checkpoint,
     verify_hf_checkpoint,
 )
-from enginery.drivers import DRIVERS
-from enginery.process import run
-from enginery.toolchains import Toolchain
+from enginery.core.process.command import run
+from enginery.toolchains.drivers import DRIVERS
+from enginery.toolchains.identity import Toolchain
 from tests.integration.conftest import made_in_the_checkout
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from enginery import process
 from enginery.backends.onnxruntime import BUILDER_NAMES, ENVIRONMENT, SUPPORTED
-from enginery.digests import file_digest
-from enginery.errors import CommandError
-from enginery.spec import Precision, ValidationOptions
-from enginery.steps import Command
-from enginery.toolchains import Toolchain
+from enginery.core import process
+from enginery.core.digests import file_digest
+from enginery.core.errors import CommandError
+from enginery.spec.spec import ValidationOptions
+from enginery.spec.types import Precision
+from enginery.store.steps import Command
+from enginery.toolchains.identity import Toolchain
 from tests.support import onnx_engines
 
 pytestmark = pytest.mark.integration

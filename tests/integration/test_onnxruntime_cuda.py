@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from enginery import process
 from enginery.backends.onnxruntime import BUILDER_NAMES, ENVIRONMENT, SUPPORTED
-from enginery.spec import Precision
-from enginery.steps import Command
-from enginery.toolchains import Toolchain
+from enginery.core import process
+from enginery.spec.types import Precision
+from enginery.store.steps import Command
+from enginery.toolchains.identity import Toolchain
 from tests.support import onnx_engines
 
 pytestmark = pytest.mark.integration

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from enginery.cli import main
-from enginery.plan import make_plan
-from enginery.records import StepRecord
-from enginery.s3 import Address
-from enginery.spec import read_spec
+from enginery.cli.app import main
+from enginery.core.s3.objects import Address
+from enginery.pipeline.plan import make_plan
+from enginery.spec.spec import read_spec
 from enginery.store.bucket import BucketStore
 from enginery.store.local import LocalStore
+from enginery.store.steps import StepRecord
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.outputs import some_record, write_output
 from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401

@@ -11,8 +11,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
-from enginery.process import run
-from enginery.service import Service
+from enginery.core.process.command import run
+from enginery.core.process.service import Service
 from tests.support.fleet_site import CHECKOUT
 from tests.support.prefect_server import running_prefect_server
 from tests.support.prefect_ui import PATIENCE_SECONDS, PrefectUI, needs_browser, prefect_ui

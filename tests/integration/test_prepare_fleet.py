@@ -9,10 +9,10 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 
-from enginery.errors import SpecError, UsageError
-from enginery.s3 import close_clients
-from flows.build import build_model
-from flows.prepare_fleet import prepare_fleet
+from enginery.core.errors import SpecError, UsageError
+from enginery.core.s3.client import close_clients
+from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.flows.prepare_fleet import prepare_fleet
 from tests.support.fleet_site import forget_clients
 from tests.support.s3_server import S3Server
 from tests.support.small_plans import SmallPipeline, pipeline, small_spec

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from enginery import s3_download
+from enginery.core.s3 import download
 from enginery.dev.triton import start_triton
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
@@ -32,7 +32,7 @@ KILLS = 12
 PULL = """
 import sys
 from pathlib import Path
-from enginery import s3_download
+from enginery.core.s3 import download as s3_download
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 
@@ -124,7 +124,7 @@ def test_a_pull_that_is_killed_at_any_moment_leaves_the_old_build_or_the_new_one
 def test_a_large_file_goes_on_where_a_killed_pull_broke_off(
     address: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, cached: bool
 ) -> None:
-    monkeypatch.setattr(s3_download, "RANGE_BYTES", MB)
+    monkeypatch.setattr(download, "RANGE_BYTES", MB)
     engine = some_bytes(12 * MB)
     manifest = EngineBuild(engine=engine).publish(address)
     link = tmp_path / "cache" if cached else None
@@ -185,7 +185,7 @@ def test_of_two_pulls_into_one_directory_the_second_waits(address: str, proxy: P
 def test_an_s3_that_fails_one_request_in_five_still_gives_a_whole_build(
     address: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(s3_download, "RANGE_BYTES", MB)
+    monkeypatch.setattr(download, "RANGE_BYTES", MB)
     engine = some_bytes(9 * MB)
     manifest = EngineBuild(engine=engine).publish(address)
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "6")  # a server that stalls is left after so many seconds

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from enginery.plan import Plan, make_plan
-from enginery.runner import run_step
-from enginery.spec import parse_spec
+from enginery.pipeline.plan import Plan, make_plan
+from enginery.pipeline.run import run_step
+from enginery.spec.spec import parse_spec
 from enginery.store import open_store
 from tests.integration.conftest import SHARED_TOOLCHAINS, made_in_the_checkout
 

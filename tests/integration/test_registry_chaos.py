@@ -15,13 +15,12 @@ from typing import TypeVar
 
 import pytest
 
-from enginery import s3
-from enginery.errors import EngineryError
+from enginery.core import s3
+from enginery.core.errors import EngineryError
 from enginery.registry import Registry
-from enginery.registry.auditing import audit
-from enginery.registry.pruning import Policy, prune
+from enginery.registry.pruning import Retention, prune
 from enginery.registry.pulling import pull
-from enginery.registry.verifying import verify_build
+from enginery.registry.verifying import audit, verify_build
 from tests.support.chaos import MODEL, ChaosBuild, Observer, Publishers
 from tests.support.faulty_http import Chaos, faulty_proxy
 from tests.support.registries import listed
@@ -108,7 +107,7 @@ def require_in_order(address: str) -> None:
     assert (found.builds, [problem for problem in found.problems if problem.level == "damage"]) == (PUBLISHES, [])
     builds = listed(address)
     later = datetime.now(UTC) + timedelta(days=2)
-    done = prune(registry, Policy(keep=0, days=30), dry_run=False, now=later)
+    done = prune(registry, Retention(keep=0, days=30), dry_run=False, now=later)
     assert {verdict.kind for verdict in done.removable} <= {"claim", "upload", "probe"}
     assert listed(address) == builds
     assert audit(registry).problems == ()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from enginery.registry import Registry
-from enginery.registry.auditing import audit
 from enginery.registry.claims import CLAIM
-from enginery.registry.pruning import Policy, Pruning, prune
+from enginery.registry.pruning import Pruning, Retention, prune
+from enginery.registry.verifying import audit
 from tests.support.faulty_http import Proxy
 from tests.support.registries import LATER, listed, objects, publish_builds
 from tests.support.s3_server import S3Server
@@ -35,7 +35,7 @@ publish(Build(build_id=sys.argv[2]).context(Path(sys.argv[3]), sys.argv[1]))
 
 
 def pruned_later(address: str) -> Pruning:
-    return prune(Registry(address), Policy(keep=0), dry_run=False, now=datetime.now(UTC) + LATER)
+    return prune(Registry(address), Retention(keep=0), dry_run=False, now=datetime.now(UTC) + LATER)
 
 
 def run(script: str, *arguments: str) -> subprocess.Popen[str]:

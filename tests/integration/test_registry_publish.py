@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import RegistryError
+from enginery.core.errors import RegistryError
 from enginery.registry import Registry, publish
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy
@@ -22,11 +22,11 @@ CHECKOUT = Path(__file__).parent.parent.parent
 PUBLISH = """
 import sys
 from pathlib import Path
-from enginery import transfers
+from enginery.core.s3 import transfer
 from enginery.registry import publish
 from tests.support.builds import Build
 
-transfers.SMALL_AT_ONCE = 2  # so that there is a middle in which to be killed
+transfer.SMALL_AT_ONCE = 2  # so that there is a middle in which to be killed
 address, directory = sys.argv[1:]
 context = Build().context(Path(directory), address)
 def log(line):

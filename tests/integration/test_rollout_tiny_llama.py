@@ -6,17 +6,18 @@ from uuid import uuid4
 
 import pytest
 
-from enginery import s3
-from enginery.context import StepContext
+from enginery.backends.validate import validate, validate_call
+from enginery.builds.validation import read_report
+from enginery.core import s3
 from enginery.dev.triton import start_triton
 from enginery.registry import Registry, publish
-from enginery.spec import Prompt, ValidationOptions
-from enginery.steps import Stage
-from enginery.toolchains import Toolchain
+from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.store.context import StepContext
+from enginery.store.steps import Stage
+from enginery.toolchains.identity import Toolchain
 from enginery.triton.client import TritonClient
 from enginery.triton.repository import package
 from enginery.triton.rollout import is_serving, rollout
-from enginery.validation import read_report, validate, validate_call
 from tests.support.builds import QUESTION, Build
 from tests.support.records import a_record
 from tests.support.s3_server import S3Server

@@ -11,17 +11,15 @@ from uuid import uuid4
 
 import pytest
 
-from enginery import s3
+from enginery.builds.manifest import Manifest
+from enginery.core import s3
+from enginery.core.errors import RolloutError
 from enginery.dev.triton import TritonServer, start_triton
-from enginery.errors import RolloutError
-from enginery.manifest import Manifest
 from enginery.registry import Registry
-from enginery.triton.checking import EndpointResult
 from enginery.triton.client import TritonClient
 from enginery.triton.loading import LOAD_ORDER
-from enginery.triton.placement import BucketRepository, open_repository
-from enginery.triton.progress import read_state
-from enginery.triton.rollout import roll_out_build, serving_build
+from enginery.triton.placement import BucketRepository, open_repository, read_state
+from enginery.triton.rollout import EndpointResult, roll_out_build, serving_build
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.s3_server import S3Server
 from tests.support.waiting import wait_until

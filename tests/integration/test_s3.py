@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from enginery import s3, s3_download, s3_upload
-from enginery.digests import bytes_digest
-from enginery.errors import RegistryError, StoreError
-from enginery.s3 import Address, Prefix
+from enginery.core import s3
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError, StoreError
+from enginery.core.s3 import download, objects, upload
+from enginery.core.s3.download import download_file
+from enginery.core.s3.objects import Address, Prefix
+from enginery.core.s3.upload import upload_file
 from tests.support.faulty_http import Fault, Proxy, faulty_proxy
 from tests.support.outputs import contents
 from tests.support.s3_fixtures import bucket, prefix, proxy, server  # noqa: F401
@@ -27,7 +30,7 @@ def a_file(tmp_path: Path, data: bytes) -> tuple[Path, str]:
 
 def uploaded(prefix: Prefix, tmp_path: Path, data: bytes = os.urandom(100_000)) -> str:
     path, digest = a_file(tmp_path, data)
-    prefix.upload("x", path, digest)
+    upload_file(prefix, "x", path, digest)
     return digest
 
 
@@ -63,7 +66,7 @@ def test_a_listing_is_of_a_directory_and_goes_over_pages(prefix: Prefix) -> None
 
 
 def test_more_than_a_page_is_listed(prefix: Prefix, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PAGE", 2)
+    monkeypatch.setattr(objects, "PAGE", 2)
     for number in range(5):
         prefix.put_bytes(f"n/{number}", b"")
     assert [entry.path for entry in prefix.list("n")] == [f"n/{number}" for number in range(5)]
@@ -93,15 +96,15 @@ def test_a_deleted_object_is_gone(prefix: Prefix) -> None:
 def test_a_large_file_goes_in_parts_and_comes_in_ranges(
     prefix: Prefix, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(s3_upload, "PART_BYTES", 5 << 20)
-    monkeypatch.setattr(s3_download, "RANGE_BYTES", 3 << 20)
+    monkeypatch.setattr(upload, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(download, "RANGE_BYTES", 3 << 20)
     data = os.urandom((11 << 20) + 17)
     digest = uploaded(prefix, tmp_path, data)
     assert proxy.count("PUT", "partNumber=3") == 1
     found = prefix.head("x")
     assert found
     assert (found.size, found.sha256) == (len(data), digest)
-    assert prefix.download("x", tmp_path / "back", size=len(data), sha256=digest) == digest
+    assert download_file(prefix, "x", tmp_path / "back", size=len(data), sha256=digest) == digest
     assert (tmp_path / "back").read_bytes() == data
     assert proxy.count("GET", "/x") == 4
 
@@ -109,7 +112,7 @@ def test_a_large_file_goes_in_parts_and_comes_in_ranges(
 @pytest.mark.parametrize("data", [b"", b"x", b"x" * 3_000_000])
 def test_a_download_is_the_upload(prefix: Prefix, tmp_path: Path, data: bytes) -> None:
     digest = uploaded(prefix, tmp_path, data)
-    prefix.download("x", tmp_path / "new" / "back", size=len(data), sha256=digest)
+    download_file(prefix, "x", tmp_path / "new" / "back", size=len(data), sha256=digest)
     assert (tmp_path / "new" / "back").read_bytes() == data
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["back"]
 
@@ -168,11 +171,11 @@ def test_a_server_that_ignores_conditions_is_found_out(prefix: Prefix, proxy: Pr
 def test_a_server_that_does_not_know_ranges_is_named_for_that(
     prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_download, "RANGE_BYTES", 1000)
+    monkeypatch.setattr(download, "RANGE_BYTES", 1000)
     uploaded(prefix, tmp_path, os.urandom(3000))
     proxy.drops.add("range")
     with pytest.raises(StoreError, match="was asked for a part of it") as caught:
-        prefix.download("x", tmp_path / "back", size=3000)
+        download_file(prefix, "x", tmp_path / "back", size=3000)
     assert "Range requests" in caught.value.remedy
     assert not (tmp_path / "back").exists()
 
@@ -182,7 +185,7 @@ def test_a_broken_download_is_detected_and_done_again(prefix: Prefix, proxy: Pro
     data = os.urandom(100_000)
     digest = uploaded(prefix, tmp_path, data)
     proxy.fail(Fault(kind, matches=lambda method, _: method == "GET"))  # type: ignore[arg-type]
-    prefix.download("x", tmp_path / "back", size=len(data), sha256=digest)
+    download_file(prefix, "x", tmp_path / "back", size=len(data), sha256=digest)
     assert (tmp_path / "back").read_bytes() == data
     assert proxy.count("GET") == 2
 
@@ -192,7 +195,7 @@ def test_a_download_goes_on_where_it_broke_off(prefix: Prefix, proxy: Proxy, tmp
     digest = uploaded(prefix, tmp_path, data)
     for _ in range(5):
         proxy.fail(Fault("truncate", matches=lambda method, _: method == "GET"))
-    prefix.download("x", tmp_path / "back", size=len(data), sha256=digest)
+    download_file(prefix, "x", tmp_path / "back", size=len(data), sha256=digest)
     assert (tmp_path / "back").read_bytes() == data
     assert proxy.count("GET") == 6
 
@@ -203,13 +206,13 @@ def test_a_download_that_stalls_is_given_up_and_done_again(
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "1")
     digest = uploaded(prefix, tmp_path)
     proxy.fail(Fault("stall", matches=lambda method, _: method == "GET"))
-    assert prefix.download("x", tmp_path / "back", size=100_000, sha256=digest) == digest
+    assert download_file(prefix, "x", tmp_path / "back", size=100_000, sha256=digest) == digest
 
 
 def test_an_object_that_is_truncated_for_good_is_an_error(prefix: Prefix, tmp_path: Path) -> None:
     digest = uploaded(prefix, tmp_path, b"x" * 1000)
     with pytest.raises(StoreError, match="has 1000 bytes, not the 2000"):
-        prefix.download("x", tmp_path / "back", size=2000, sha256=digest)
+        download_file(prefix, "x", tmp_path / "back", size=2000, sha256=digest)
     assert not (tmp_path / "back").exists()
 
 
@@ -218,14 +221,14 @@ def test_an_object_that_is_altered_for_good_is_an_error_and_nothing_is_kept(pref
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "back").write_text("old")
     with pytest.raises(StoreError, match="other bytes than were recorded") as caught:
-        prefix.download("x", tmp_path / "kept" / "back", size=1000, sha256="0" * 64)
+        download_file(prefix, "x", tmp_path / "kept" / "back", size=1000, sha256="0" * 64)
     assert not caught.value.transient
     assert contents(tmp_path / "kept") == {"back": b"old"}
 
 
 def test_a_missing_object_is_an_error_of_the_callers_kind(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="is not there"):
-        Prefix(Address(bucket, ""), RegistryError).download("x", tmp_path / "back", size=1)
+        download_file(Prefix(Address(bucket, ""), RegistryError), "x", tmp_path / "back", size=1)
 
 
 @pytest.mark.parametrize("kind", ["answer", "reset"])
@@ -260,9 +263,9 @@ def test_a_server_that_is_down_for_a_while_is_waited_for(
         if work == "put":
             prefix.put_bytes("y", b"y", if_none_match=True)
         elif work == "upload":
-            prefix.upload("y", tmp_path / "file", digest)
+            upload_file(prefix, "y", tmp_path / "file", digest)
         else:
-            prefix.download("x", tmp_path / "back", size=100_000, sha256=digest)
+            download_file(prefix, "x", tmp_path / "back", size=100_000, sha256=digest)
         back.join()
         assert proxy.requests
         s3.close_clients()
@@ -286,8 +289,8 @@ def test_a_bucket_that_does_not_exist_is_named_whatever_is_asked(bucket: str, tm
         lambda: missing.head("x"),
         lambda: list(missing.list()),
         lambda: missing.put_bytes("x", b"x"),
-        lambda: missing.upload("x", path, digest),
-        lambda: missing.download("x", tmp_path / "back", size=1),
+        lambda: upload_file(missing, "x", path, digest),
+        lambda: download_file(missing, "x", tmp_path / "back", size=1),
         lambda: missing.copy("x", "y"),
         lambda: s3.honours_conditional_writes(missing),
     ):

@@ -8,13 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from enginery import s3
+from enginery.builds.bundle import SignatureFile, require_trusted
+from enginery.builds.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, Policy, SigningKey
+from enginery.core import s3
+from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.s3 import Prefix
-from enginery.signing.checking import SignatureFile, require_trusted
-from enginery.signing.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, SigningKey
-from enginery.signing.policy import Policy
-from enginery.signing.signatures import sign_build, signature_path
+from enginery.registry.signatures import sign_build, signature_path
 from tests.support.builds import Build
 from tests.support.s3_server import running_s3_server
 from tests.support.signing_keys import KeyPair, a_key_pair

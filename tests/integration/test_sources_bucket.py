@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from enginery.errors import SourceError
-from enginery.s3 import Prefix
+from enginery.core.errors import SourceError
+from enginery.core.s3.objects import Prefix
 from enginery.sources import bucket as bucket_source
 from enginery.sources import parameters, resolve, staging
-from enginery.spec import Source
+from enginery.spec.spec import Source
 from tests.support.downloads import contents, plan_and_download, run_download
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write

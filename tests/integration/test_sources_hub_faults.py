@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-from enginery.digests import canonical_json
-from enginery.errors import SourceError
+from enginery.core.digests import canonical_json
+from enginery.core.errors import SourceError
 from enginery.sources import parameters, progress, resolve, staging
-from enginery.spec import Source
+from enginery.spec.spec import Source
 from tests.support.downloads import plan_and_download, run_download
 from tests.support.hub_server import HubServer, running_hub
 from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write

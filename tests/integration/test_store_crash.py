@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.digests import file_digest
+from enginery.core.digests import file_digest
 from enginery.store.local import LocalStore
 from tests.support.outputs import contents, some_record, some_step, write_output
 

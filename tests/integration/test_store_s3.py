@@ -9,13 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from enginery.errors import StoreError
-from enginery.s3 import Address
+from enginery.core.errors import StoreError
+from enginery.core.s3.objects import Address
 from enginery.store import open_store
-from enginery.store.bucket import BucketStore
+from enginery.store.bucket import BucketStore, TieredStore
 from enginery.store.layout import blob_path, record_path
 from enginery.store.local import LocalStore
-from enginery.store.tiered import TieredStore
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.outputs import FILES, contents, some_record, write_output
 from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401

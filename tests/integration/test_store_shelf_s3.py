@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from enginery.s3 import Address
-from enginery.store.bucket import BucketStore
+from enginery.core.s3.objects import Address
+from enginery.store.bucket import BucketStore, TieredStore
 from enginery.store.local import LocalStore
-from enginery.store.tiered import TieredStore
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("bucket")]

@@ -12,18 +12,17 @@ from typing import Any
 
 import pytest
 
-from enginery import runner
 from enginery.backends.tensorrt.timing_cache import packed, unpacked
-from enginery.errors import CommandError, EngineryError, PlanError, ValidationError
-from enginery.failures import FailureCause
-from enginery.plan import Plan, make_plan
-from enginery.records import FileRecord
+from enginery.core.errors import CommandError, EngineryError, PlanError, ValidationError
+from enginery.core.process.failures import FailureCause
+from enginery.core.s3.objects import Address, Prefix
+from enginery.pipeline import run
+from enginery.pipeline.plan import Plan, make_plan
+from enginery.pipeline.run import Outcome
 from enginery.registry import Registry
-from enginery.runner import Outcome
-from enginery.s3 import Address, Prefix
-from enginery.spec import parse_spec
-from enginery.steps import Stage
+from enginery.spec.spec import parse_spec
 from enginery.store.local import LocalStore
+from enginery.store.steps import FileRecord, Stage
 from tests.support.families import alive_among
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 from tests.support.trtllm import StandIn, make_release
@@ -93,7 +92,7 @@ class Flow:
         """Every step, as a flow would run them."""
         if self.converted is not None:
             self.begin_converted(plan, self.converted)
-        return {step.step.stage: runner.run_step(step, self.store, self.lines.append) for step in plan.steps}
+        return {step.step.stage: run.run_step(step, self.store, self.lines.append) for step in plan.steps}
 
     def begin_converted(self, plan: Plan, shared: LocalStore) -> None:
         """Have the steps up to the checkpoint from the shared store, where the first that needs them runs them."""
@@ -103,7 +102,7 @@ class Flow:
 
         for step in plan.steps:
             if step.step.stage in {Stage.DOWNLOAD, Stage.CONVERT}:
-                runner.run_step(step, shared, self.lines.append)
+                run.run_step(step, shared, self.lines.append)
                 record = shared.find(step.key)
                 assert record is not None
                 self.store.receive(record, bring)
@@ -311,7 +310,7 @@ def test_a_missing_rank_publishes_nothing(flow: Flow) -> None:
 def test_a_hang_is_ended_at_the_time_limit_with_all_that_was_started(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(runner.TIMEOUT_SECONDS, Stage.BUILD, 5.0)
+    monkeypatch.setitem(run.TIMEOUT_SECONDS, Stage.BUILD, 5.0)
     flow.stand_in.misbehave(BUILD, "hang")
     error = flow.fails(flow.plan(), Stage.BUILD)
     assert "time limit of 5 s" in error.problem

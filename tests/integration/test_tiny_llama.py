@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from enginery import process
-from enginery.errors import CommandError
-from enginery.spec import Prompt, ValidationOptions
+from enginery.core import process
+from enginery.core.errors import CommandError
+from enginery.spec.spec import Prompt, ValidationOptions
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from enginery import process, toolchains
+from enginery import toolchains
+from enginery.core import process
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("shared_toolchains")]
 
@@ -22,7 +23,7 @@ def test_a_toolchain_that_comes_along_is_exactly_what_its_pins_say(name: str) ->
 
 def test_the_onnxruntime_toolchain_pins_all_that_is_in_it() -> None:
     """Whatever pip chose by itself today, it could choose otherwise tomorrow."""
-    found = toolchains.probe(toolchains.ensure("onnxruntime-0.18"))
+    found = toolchains.known_facts(toolchains.ensure("onnxruntime-0.18"))
     pinned = {requirement.name for requirement in toolchains.describe("onnxruntime-0.18").requirements()}
     if "+" not in found["torch"]:
         pytest.skip("this index has another variant of PyTorch, with libraries of its own")
@@ -35,15 +36,15 @@ def test_the_onnxruntime_toolchain_has_the_model_builder() -> None:
     argv = [str(toolchain.python), "-c", script]
     completed = process.run(argv, env=toolchain.environment, log=lambda _line: None, timeout=120)
     assert completed.last_lines[-1] == "create_model"
-    assert toolchains.probe(toolchain)["onnxruntime-genai"] == "0.18.0"
+    assert toolchains.known_facts(toolchain)["onnxruntime-genai"] == "0.18.0"
 
 
 def test_the_onnxruntime_toolchain_can_serve_in_tritons_python_backend() -> None:
     """Triton's Python backend is built against numpy 1."""
-    assert toolchains.probe(toolchains.ensure("onnxruntime-0.18"))["numpy"].split(".")[0] == "1"
+    assert toolchains.known_facts(toolchains.ensure("onnxruntime-0.18"))["numpy"].split(".")[0] == "1"
 
 
 def test_the_triton_toolchain_has_the_server_and_nothing_else(shared_toolchains: Path) -> None:
     toolchain = toolchains.ensure("triton-2.51")
     assert list(toolchain.directory.glob("lib/python*/site-packages/pytriton/tritonserver/bin/tritonserver"))
-    assert set(toolchains.probe(toolchain)) == {"python", "nvidia-pytriton"}
+    assert set(toolchains.known_facts(toolchain)) == {"python", "nvidia-pytriton"}

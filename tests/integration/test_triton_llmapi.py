@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from enginery.core.errors import RolloutError
 from enginery.dev.triton import TritonServer, start_triton
-from enginery.errors import RolloutError
 from enginery.registry import Registry
 from enginery.triton.llmapi.config import MODELS
 from enginery.triton.llmapi.repository import LlmApiOptions, Served, write_llmapi_repository

@@ -6,9 +6,9 @@ from typing import Any
 import psutil
 import pytest
 
+from enginery.core.errors import UsageError
 from enginery.dev.ready import answers, free_port
 from enginery.dev.triton import start_triton
-from enginery.errors import UsageError
 
 pytestmark = pytest.mark.integration
 

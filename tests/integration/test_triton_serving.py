@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from enginery.dev.triton import TritonServer, start_triton
-from enginery.spec import ServingOptions
+from enginery.spec.serving import ServingOptions
 from enginery.triton.repository import MODELS, RepositoryOptions, write_model_repository
 from tests.support.triton_http import TritonHttp
 from tests.support.waiting import wait_until
@@ -298,7 +298,7 @@ def test_text_that_is_not_utf8_is_refused(plain: Client) -> None:
 
 
 def test_several_texts_in_one_request_are_answered_as_if_alone(plain: Client) -> None:
-    from tritonclient.http import InferenceServerClient, InferInput  # type: ignore[import-untyped]
+    from tritonclient.http import InferenceServerClient, InferInput
 
     texts = [QUESTION, SHORTER, JAPANESE]
     text = InferInput("text_input", [3, 1], "BYTES")

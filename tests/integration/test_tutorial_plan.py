@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-from enginery.cli import main
+from enginery.cli.app import main
 from tests.support.fleet import LLAMA_3_8B
 from tests.support.hub_server import HubServer, running_hub
 from tests.support.model_directories import model_directory, write

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from enginery import s3_copy, s3_download, s3_fast, s3_upload
-from enginery.digests import bytes_digest
-from enginery.errors import RegistryError, StoreError
-from enginery.progress import NoProgress
-from enginery.s3 import Address, Prefix
-from enginery.s3_client import connection
-from enginery.s3_errors import Gone
-from enginery.s3_part import Part
-from enginery.transfers import Download, Upload, download_all, upload_all
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError, StoreError
+from enginery.core.progress import NoProgress
+from enginery.core.s3 import download, objects, small, upload
+from enginery.core.s3.client import connection
+from enginery.core.s3.download import digest_object, download_file
+from enginery.core.s3.errors import Gone
+from enginery.core.s3.objects import Address, Prefix
+from enginery.core.s3.partial import Part
+from enginery.core.s3.transfer import Download, Upload, download_all, upload_all
+from enginery.core.s3.upload import upload_file
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_fixtures import bucket, prefix, proxy, server  # noqa: F401
 from tests.support.s3_server import S3Server
@@ -33,7 +35,7 @@ LARGE = os.urandom(2 * PART + 17)
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts for `LARGE`; no server takes smaller ones."""
-    monkeypatch.setattr(s3_upload, "PART_BYTES", PART)
+    monkeypatch.setattr(upload, "PART_BYTES", PART)
 
 
 def a_file(directory: Path, data: bytes, name: str = "file") -> tuple[Path, str]:
@@ -61,11 +63,11 @@ def uploads(server: S3Server, bucket: str) -> list[str]:
 def test_a_file_arrives_as_it_is_and_its_digest_is_noted(prefix: Prefix, tmp_path: Path, data: bytes) -> None:
     path, digest = a_file(tmp_path, data)
     told: list[int] = []
-    prefix.upload("x", path, digest, told.append)
+    upload_file(prefix, "x", path, digest, told.append)
     found = prefix.head("x")
     assert found
     assert (found.size, found.sha256, sum(told)) == (len(data), digest, len(data))
-    assert prefix.digest("x", size=len(data)) == digest
+    assert digest_object(prefix, "x", size=len(data)) == digest
 
 
 def test_small_files_take_the_short_way_and_are_put_once(
@@ -74,11 +76,11 @@ def test_small_files_take_the_short_way_and_are_put_once(
     def never(*_: object) -> None:
         raise AssertionError("the long way was taken")
 
-    monkeypatch.setattr(s3_upload, "_put", never)
-    monkeypatch.setattr(s3_download, "_fill", never)
+    monkeypatch.setattr(upload, "_put", never)
+    monkeypatch.setattr(download, "_fill", never)
     path, digest = a_file(tmp_path, b"small")
-    prefix.upload("a/x y+z%ü.json", path, digest)
-    prefix.download("a/x y+z%ü.json", tmp_path / "back", size=5, sha256=digest)
+    upload_file(prefix, "a/x y+z%ü.json", path, digest)
+    download_file(prefix, "a/x y+z%ü.json", tmp_path / "back", size=5, sha256=digest)
     assert (tmp_path / "back").read_bytes() == b"small"
     assert [method for method, _ in proxy.requests] == ["PUT", "GET"]
 
@@ -86,7 +88,7 @@ def test_small_files_take_the_short_way_and_are_put_once(
 @pytest.mark.parametrize("size", [1000, 2_000_000, len(LARGE)])
 def test_every_request_carries_the_digest_of_its_bytes(prefix: Prefix, proxy: Proxy, tmp_path: Path, size: int) -> None:
     path, digest = a_file(tmp_path, LARGE[:size])
-    prefix.upload("x", path, digest)
+    upload_file(prefix, "x", path, digest)
     assert proxy.checked == (1 if size <= PART else 3)
 
 
@@ -96,8 +98,8 @@ def test_bytes_that_are_altered_on_the_way_are_noticed_by_the_server_and_sent_ag
 ) -> None:
     path, digest = a_file(tmp_path, LARGE[:size])
     proxy.fail(Fault("flip sent", matches=is_put))
-    prefix.upload("x", path, digest)
-    assert prefix.digest("x", size=size) == digest
+    upload_file(prefix, "x", path, digest)
+    assert digest_object(prefix, "x", size=size) == digest
     assert proxy.checked == (2 if size <= PART else 4)
 
 
@@ -108,7 +110,7 @@ def test_bytes_that_are_always_altered_are_an_error_and_nothing_is_there(
     path, digest = a_file(tmp_path, b"data")
     proxy.fail(Fault("flip sent", times=1000, matches=is_put))
     with pytest.raises(StoreError, match="was altered on its way"):
-        prefix.upload("x", path, digest)
+        upload_file(prefix, "x", path, digest)
     assert prefix.head("x") is None
 
 
@@ -120,7 +122,7 @@ def test_a_file_that_is_another_than_was_recorded_never_becomes_an_object(
     path.write_bytes(LARGE[: size - 1] + bytes([LARGE[size - 1] ^ 1]))
     told: list[int] = []
     with pytest.raises(StoreError, match="holds other bytes than were recorded") as caught:
-        prefix.upload("x", path, digest, told.append)
+        upload_file(prefix, "x", path, digest, told.append)
     assert caught.value.subject == str(path)
     assert not caught.value.transient
     assert prefix.head("x") is None
@@ -143,16 +145,16 @@ def test_only_the_request_that_failed_is_sent_again(prefix: Prefix, proxy: Proxy
     fault.times = 1
     path, digest = a_file(tmp_path, LARGE)
     proxy.fail(fault)
-    prefix.upload("x", path, digest)
-    assert prefix.digest("x", size=len(LARGE)) == digest
+    upload_file(prefix, "x", path, digest)
+    assert digest_object(prefix, "x", size=len(LARGE)) == digest
     assert proxy.count("PUT", "partNumber=1") + proxy.count("PUT", "partNumber=3") == 2
 
 
 def test_an_upload_whose_completion_was_not_heard_counts_as_done(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
     path, digest = a_file(tmp_path, LARGE)
     proxy.fail(Fault("reset", after=True, matches=lambda method, path: method == "POST" and "uploadId" in path))
-    prefix.upload("x", path, digest)
-    assert prefix.digest("x", size=len(LARGE)) == digest
+    upload_file(prefix, "x", path, digest)
+    assert digest_object(prefix, "x", size=len(LARGE)) == digest
     assert proxy.count("PUT") == 3
 
 
@@ -178,10 +180,10 @@ def test_an_upload_that_somebody_aborts_begins_again(
     proxy.watch = abort
     path, digest = a_file(tmp_path, LARGE)
     told: list[int] = []
-    prefix.upload("x", path, digest, told.append)
+    upload_file(prefix, "x", path, digest, told.append)
     assert len(aborted) == 1
     assert sum(told) == len(LARGE)
-    assert prefix.digest("x", size=len(LARGE)) == digest
+    assert digest_object(prefix, "x", size=len(LARGE)) == digest
 
 
 def test_a_refused_part_is_an_error_and_what_was_sent_is_freed(
@@ -191,14 +193,14 @@ def test_a_refused_part_is_an_error_and_what_was_sent_is_freed(
     proxy.fail(Fault("answer", times=1000, status=403, body=body, matches=is_part))
     path, digest = a_file(tmp_path, LARGE)
     with pytest.raises(StoreError, match="not allowed"):
-        prefix.upload("x", path, digest)
+        upload_file(prefix, "x", path, digest)
     assert uploads(server, prefix.address.bucket) == []
 
 
 def test_parts_grow_with_the_file_so_that_there_are_not_too_many() -> None:
-    assert s3_upload.part_bytes(10 << 20) == PART
+    assert upload.part_bytes(10 << 20) == PART
     size = 5 << 40
-    assert -(-size // s3_upload.part_bytes(size)) <= 10_000
+    assert -(-size // upload.part_bytes(size)) <= 10_000
 
 
 def test_many_files_go_and_come_back(prefix: Prefix, tmp_path: Path, proxy: Proxy) -> None:
@@ -223,9 +225,9 @@ def test_a_large_file_is_digested_while_it_comes_and_not_read_again(
     prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, digest = a_file(tmp_path, LARGE)
-    prefix.upload("x", path, digest)
-    monkeypatch.setattr(s3_download, "RANGE_BYTES", 3 << 20)
-    monkeypatch.setattr(s3_download, "RANGES_AT_ONCE", 1)
+    upload_file(prefix, "x", path, digest)
+    monkeypatch.setattr(download, "RANGE_BYTES", 3 << 20)
+    monkeypatch.setattr(download, "RANGES_AT_ONCE", 1)
     original, again = Part.read, list[bytes]()
 
     def read(part: Part, start: int, end: int) -> Iterator[bytes]:
@@ -235,7 +237,7 @@ def test_a_large_file_is_digested_while_it_comes_and_not_read_again(
 
     monkeypatch.setattr(Part, "read", read)
     told: list[int] = []
-    assert prefix.download("x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append) == digest
+    assert download_file(prefix, "x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append) == digest
     assert proxy.count("GET", "/x") == 4
     assert again == []
     assert sum(told) == len(LARGE)
@@ -245,11 +247,11 @@ def test_a_large_file_with_a_flipped_bit_is_found_out_and_brought_again(
     prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, digest = a_file(tmp_path, LARGE)
-    prefix.upload("x", path, digest)
-    monkeypatch.setattr(s3_download, "RANGE_BYTES", 3 << 20)
+    upload_file(prefix, "x", path, digest)
+    monkeypatch.setattr(download, "RANGE_BYTES", 3 << 20)
     proxy.fail(Fault("flip", matches=lambda method, _: method == "GET"))
     told: list[int] = []
-    prefix.download("x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append)
+    download_file(prefix, "x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append)
     assert hashlib.sha256((tmp_path / "back").read_bytes()).hexdigest() == digest
     assert proxy.count("GET", "/x") == 8
     assert sum(told) == len(LARGE)
@@ -262,15 +264,15 @@ def test_an_object_too_large_for_one_copy_is_copied_in_parts_by_the_server(
     prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, digest = a_file(tmp_path, LARGE)
-    prefix.upload("x", path, digest)
-    monkeypatch.setattr(s3_copy, "LARGEST_SINGLE_COPY", PART)
-    monkeypatch.setattr(s3_copy, "COPY_PART_BYTES", PART)
+    upload_file(prefix, "x", path, digest)
+    monkeypatch.setattr(objects, "LARGEST_SINGLE_COPY", PART)
+    monkeypatch.setattr(objects, "COPY_PART_BYTES", PART)
     sent, parts = proxy.sent_bytes, proxy.count("PUT", "partNumber")
     prefix.copy("x", "y")
     found = prefix.head("y")
     assert found
     assert (found.size, found.sha256) == (len(LARGE), digest)
-    assert prefix.digest("y", size=len(LARGE)) == digest
+    assert digest_object(prefix, "y", size=len(LARGE)) == digest
     assert proxy.count("PUT", "partNumber") - parts == 3
     assert proxy.sent_bytes - sent < 10_000
 
@@ -279,22 +281,22 @@ def test_the_copy_of_an_object_that_was_sent_in_parts_has_the_checksum_of_its_by
     prefix: Prefix, server: S3Server, tmp_path: Path
 ) -> None:
     path, digest = a_file(tmp_path, LARGE)
-    prefix.upload("x", path, digest)
+    upload_file(prefix, "x", path, digest)
     prefix.copy("x", "y")
     with closing(server.client()) as client:
         bucket, key = prefix.address.bucket, prefix.address.key("y")
         answer = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     assert b64decode(answer["ChecksumSHA256"]).hex() == digest
-    assert prefix.digest("y", size=len(LARGE)) == digest
+    assert digest_object(prefix, "y", size=len(LARGE)) == digest
 
 
 @pytest.mark.parametrize("limit", [5 << 30, PART])
 def test_a_server_that_gives_no_checksum_for_a_copy_is_asked_to_copy_without(
     prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(s3_copy, "LARGEST_SINGLE_COPY", limit)
+    monkeypatch.setattr(objects, "LARGEST_SINGLE_COPY", limit)
     path, digest = a_file(tmp_path, LARGE)
-    prefix.upload("x", path, digest)
+    upload_file(prefix, "x", path, digest)
     refusal = b"<Error><Code>NotImplemented</Code><Message>Header 'x-amz-checksum-algorithm'</Message></Error>"
     copies = {"PUT", "POST"}
     proxy.fail(Fault("answer", status=501, body=refusal, matches=lambda method, _: method in copies))
@@ -309,9 +311,9 @@ def test_a_server_that_gives_no_checksum_for_a_copy_is_asked_to_copy_without(
 def test_a_copy_of_what_has_gone_or_changed_meanwhile_says_so(
     prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(s3_copy, "LARGEST_SINGLE_COPY", limit)
+    monkeypatch.setattr(objects, "LARGEST_SINGLE_COPY", limit)
     path, digest = a_file(tmp_path, LARGE)
-    prefix.upload("x", path, digest)
+    upload_file(prefix, "x", path, digest)
     found = prefix.head("x")
     assert found
     prefix.delete("x")
@@ -326,10 +328,10 @@ def test_a_copy_of_what_has_gone_or_changed_meanwhile_says_so(
 def test_the_short_way_is_not_taken_where_it_would_not_do_as_the_user_has_set(
     prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert s3_fast._store(connection(), prefix.address.bucket) is not None
+    assert small._store(connection(), prefix.address.bucket) is not None
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
     monkeypatch.setenv("AWS_CA_BUNDLE", "/etc/ssl/certs/ours.pem")
-    assert s3_fast._store(connection(), prefix.address.bucket) is None
+    assert small._store(connection(), prefix.address.bucket) is None
 
 
 @pytest.mark.parametrize(
@@ -343,7 +345,7 @@ def test_the_short_way_is_not_taken_where_it_would_not_do_as_the_user_has_set(
 def test_buckets_are_found_where_the_general_client_finds_them(
     endpoint: str, bucket: str, place: str, *, hosted: bool
 ) -> None:
-    assert s3_fast._place(endpoint, bucket) == {"endpoint": place, "virtual_hosted_style_request": hosted}
+    assert small._place(endpoint, bucket) == {"endpoint": place, "virtual_hosted_style_request": hosted}
 
 
 def test_who_has_no_permission_is_told_by_the_long_way(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
@@ -352,7 +354,7 @@ def test_who_has_no_permission_is_told_by_the_long_way(prefix: Prefix, proxy: Pr
     proxy.fail(Fault("answer", times=1000, status=403, body=body))
     ours = Prefix(Address(prefix.address.bucket, "p"), RegistryError)
     with pytest.raises(RegistryError, match="not allowed") as caught:
-        ours.upload("x", path, digest)
+        upload_file(ours, "x", path, digest)
     assert not caught.value.transient
     with pytest.raises(RegistryError, match="not allowed"):
-        ours.download("x", tmp_path / "back", size=5, sha256=digest)
+        download_file(ours, "x", tmp_path / "back", size=5, sha256=digest)

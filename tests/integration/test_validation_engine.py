@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from enginery import answering, process, validation
-from enginery.drivers import ANSWER_PROMPTS
-from enginery.errors import CommandError, ValidationError
-from enginery.spec import ValidationOptions
-from enginery.toolchains import Toolchain
+from enginery.backends import validate
+from enginery.builds import validation
+from enginery.core import process
+from enginery.core.errors import CommandError, ValidationError
+from enginery.spec.spec import ValidationOptions
+from enginery.toolchains.drivers import ANSWER_PROMPTS
+from enginery.toolchains.identity import Toolchain
 from tests.support import onnx_engines
 from tests.support.onnx_engines import Asked
 
@@ -165,7 +167,7 @@ def test_asking_leaves_no_trace_in_home(toolchain: Toolchain, engine: Path, tiny
     places = ["--engine", str(engine), "--tokenizer", str(tiny_weights), "--requests", str(requests)]
     process.run(
         [str(toolchain.python), str(ANSWER_PROMPTS), *places, "--output", str(tmp_path / "answers.json")],
-        env={**toolchain.environment, **answering.ENVIRONMENT, "HOME": str(home)},
+        env={**toolchain.environment, **validate.OFFLINE, "HOME": str(home)},
     )
     assert len(json.loads((tmp_path / "answers.json").read_text())["answers"]) == 1
     assert list(home.rglob("*")) == []

@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 
 from pydantic import JsonValue
 
-from enginery.context import StepContext
-from enginery.manifest import Manifest
+from enginery.builds.manifest import Manifest
+from enginery.builds.validation import PromptResult, ValidationReport
 from enginery.registry import Registry, publish
-from enginery.validation import PromptResult, ValidationReport
+from enginery.store.context import StepContext
 from tests.support.records import a_chain
 
 QUESTION = "How do I count to nine in French?"

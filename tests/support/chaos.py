@@ -18,10 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from enginery import s3_upload
-from enginery.digests import bytes_digest
-from enginery.errors import EngineryError
-from enginery.manifest import Manifest, read_manifest
+from enginery.builds.manifest import Manifest, read_manifest
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import EngineryError
+from enginery.core.s3 import upload
 from enginery.registry import publish
 from tests.support.builds import Build
 from tests.support.registries import at
@@ -63,7 +63,7 @@ class ChaosBuild(Build):
 def publish_in_this_process(address: str, number: int, settings: Mapping[str, str], errors: str) -> None:
     """What a publisher's process does; an error is written to the file `errors`."""
     os.environ.update(settings)
-    s3_upload.PART_BYTES = PART_BYTES
+    upload.PART_BYTES = PART_BYTES
     with TemporaryDirectory() as directory:
         try:
             publish(ChaosBuild.of(number).context(Path(directory), address))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from enginery.process import run
+from enginery.core.process.command import run
 
 CHECKOUT = Path(__file__).parent.parent.parent
 POOL = "enginery-flows"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginery.context import Facts, StepContext
+from enginery.core.progress import Facts
 from enginery.sources import download, parameters, resolve
-from enginery.spec import Source
+from enginery.spec.spec import Source
+from enginery.store.context import StepContext
 
 
 def run_download(wanted: Mapping[str, JsonValue], output: Path, lines: list[str] | None = None) -> Facts:

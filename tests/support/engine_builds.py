@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginery.backends.tensorrt.building import build_engine
-from enginery.context import Facts, StepContext
+from enginery.backends.tensorrt.build import build_engine
+from enginery.core.progress import Facts
+from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
-from enginery.toolchains import Toolchain, ToolchainIdentity
+from enginery.toolchains.host import Host
+from enginery.toolchains.identity import Toolchain, ToolchainIdentity
 from tests.support.trtllm import StandIn, make_release
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny-llama" / "model"
@@ -30,7 +32,7 @@ def toolchain_of(stand_in: StandIn, tensorrt: str | None = None) -> Toolchain:
     """The toolchain that a stand-in is, as if found on PATH."""
     pins = (f"tensorrt=={tensorrt}",) if tensorrt else ()
     identity = ToolchainIdentity(name=f"stand-in-{stand_in.release}", kind="host", pins=pins, python="3.11")
-    return Toolchain(identity, stand_in.directory, stand_in.python, stand_in.environment())
+    return Host(identity, stand_in.directory, stand_in.python, stand_in.environment())
 
 
 @dataclass

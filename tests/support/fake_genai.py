@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from enginery.drivers import ANSWER_PROMPTS
+from enginery.toolchains.drivers import ANSWER_PROMPTS
 
 
 @dataclass

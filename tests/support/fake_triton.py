@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from enginery.triton.placement import BUILD_LABEL, served_version
+from enginery.builds.model_config import BUILD_LABEL, served_version
 
 MODEL_PATH = re.compile(r"/v2/models/(?P<model>\w+)(/versions/(?P<version>\d+))?/(?P<what>\w+)")
 CONTROL_PATH = re.compile(r"/v2/repository/models/(?P<model>\w+)/(?P<what>load|unload)")

@@ -22,11 +22,11 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
-from enginery import s3
-from enginery.plan import Plan, PlannedStep, PlannedTarget
+from enginery.core import s3
+from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.sources import ResolvedSource
-from enginery.spec import Spec, parse_spec
-from enginery.steps import Command, Stage, Step
+from enginery.spec.spec import Spec, parse_spec
+from enginery.store.steps import Command, Stage, Step
 from tests.conftest import FOREIGN_SETTINGS
 from tests.support.fleet_site import CHECKOUT, LEASE_SECONDS, Fleet, Machine
 from tests.support.s3_server import S3Server, running_s3_server
@@ -142,7 +142,7 @@ def make_pool(word: str) -> str:
 
 
 def _deploy(pool: str, client: SyncPrefectClient) -> UUID:
-    from flows.build_target import build_target
+    from enginery.pipeline.flows.build_target import build_target
 
     pull = {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
     return client.create_deployment(
@@ -182,7 +182,7 @@ def runs_named(name: str) -> list[FlowRun]:
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FanPipeline:
     """A pipeline whose steps the flow finds in place of the real ones."""
     made = FanPipeline(tmp_path / "pipeline")
-    monkeypatch.setattr("flows.build.make_plan", made.plan)
+    monkeypatch.setattr("enginery.pipeline.flows.build.make_plan", made.plan)
     return made
 
 

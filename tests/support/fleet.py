@@ -7,8 +7,8 @@ those of the models' published `config.json`.
 from dataclasses import dataclass
 from typing import Any
 
-from enginery.model_facts import ModelFacts
-from enginery.spec import Spec, parse_spec
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec.spec import Spec, parse_spec
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.logging.handlers import APILogWorker
 
-from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
+from enginery.core.process.command import run
+from enginery.core.process.service import Service
 from enginery.dev.ready import answers, free_port
-from enginery.process import run
-from enginery.service import Service
+from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
 from tests.support.postgres import postgres
 from tests.support.waiting import wait_until
 
@@ -128,7 +128,7 @@ class Fleet:
 
 def forget_clients() -> None:
     """Let Prefect's S3 blocks look at the AWS settings again: they keep their clients for the life of a process."""
-    from prefect_aws.credentials import _get_client_cached  # type: ignore[import-untyped]
+    from prefect_aws.credentials import _get_client_cached
 
     _get_client_cached.cache_clear()
 

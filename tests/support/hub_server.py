@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from enginery.digests import file_digest
+from enginery.core.digests import file_digest
 from tests.support.hub_content import LFS, Fault, HubFile, HubModel, SeenRequest
 
 CHUNK = 1 << 14

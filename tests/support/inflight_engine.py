@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
 
-from enginery.files import write_atomic
+from enginery.core.files import write_atomic
 
 MODEL = """
 import json

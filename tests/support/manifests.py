@@ -4,11 +4,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from enginery.engine_facts import engine_facts
-from enginery.manifest import BuildTarget, Manifest
-from enginery.records import FileRecord
+from enginery.builds.manifest import BuildTarget, Manifest, engine_facts
 from enginery.registry import Registry
 from enginery.registry.layout import manifest_path
+from enginery.store.steps import FileRecord
 from tests.support.builds import ANSWERS, a_report
 from tests.support.records import a_chain
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginery import process, validation
-from enginery.backends import Request, backend_for
-from enginery.context import StepContext
-from enginery.gpus import CPU
-from enginery.spec import ValidationOptions, parse_spec
-from enginery.steps import Command
-from enginery.toolchains import Toolchain
+from enginery.backends import Request, backend_for, validate
+from enginery.builds import validation
+from enginery.core import process
+from enginery.spec.gpus import CPU
+from enginery.spec.spec import ValidationOptions, parse_spec
+from enginery.store.context import StepContext
+from enginery.store.steps import Command
+from enginery.toolchains.identity import Toolchain
 
 
 def build(toolchain: Toolchain, weights: Path, output: Path, precision: str, **options: Any) -> Path:
@@ -53,12 +54,12 @@ def ask(toolchain: Toolchain, engine: Path, weights: Path, output: Path, options
     lines: list[str] = []
     context = StepContext(
         key="0" * 64,
-        parameters=validation.validate_call(options).parameters,
+        parameters=validate.validate_call(options).parameters,
         inputs={"engine": engine, "weights": weights},
         output=output,
         chain=(),
         toolchain=toolchain,
         log=lines.append,
     )
-    facts = validation.validate(context)
+    facts = validate.validate(context)
     return Asked(facts, validation.read_report(output), lines)

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from enginery import __version__
-from enginery.records import StepRecord
-from enginery.steps import Call, Stage, Step
+from enginery.core.versions import __version__
 from enginery.store import digest_output
+from enginery.store.steps import Call, Stage, Step, StepRecord
 
 FILES: Mapping[str, bytes] = {"config.json": b"{}", "rank0/model.safetensors": b"weights" * 1000, "empty": b""}
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from enginery.plan import Plan, make_plan
+from enginery.pipeline.plan import Plan, make_plan
 from enginery.sources import ResolvedSource, SourceFile, SourceKind
-from enginery.spec import Source, Spec, parse_spec
+from enginery.spec.spec import Source, Spec, parse_spec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from enginery.process import run
-from enginery.service import Service
+from enginery.core.process.command import run
+from enginery.core.process.service import Service
 from tests.support.waiting import wait_until
 
 AS_ANOTHER_USER = """

@@ -8,9 +8,9 @@ import pytest
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from enginery.dev.prefect_server import HEALTH, prefect_command, prefect_environment
+from enginery.core.process.service import Service
 from enginery.dev.ready import answers, free_port
-from enginery.service import Service
+from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
 from tests.support.waiting import wait_until
 
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from enginery import gpus
-from enginery.backends.pytorch import PyTorch
+from enginery.backends.pytorch.backend import PyTorch
 from enginery.backends.request import Request
-from enginery.findings import Finding
-from enginery.model_facts import ModelFacts
-from enginery.spec import parse_spec
-from enginery.toolchains import ToolchainIdentity
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec import gpus
+from enginery.spec.findings import Finding
+from enginery.spec.spec import parse_spec
+from enginery.toolchains.identity import ToolchainIdentity
 
 LLAMA = ModelFacts(architecture="LlamaForCausalLM", dtype="bfloat16")
 WEIGHTS = "a" * 64

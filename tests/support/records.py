@@ -6,9 +6,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginery.records import FileRecord, StepRecord
-from enginery.steps import Call, Command, Recipe, Stage, Step
-from enginery.store.output import digest_output
+from enginery.store.local import digest_output
+from enginery.store.steps import Call, Command, FileRecord, Recipe, Stage, Step, StepRecord
 
 STARTED = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 

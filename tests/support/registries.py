@@ -2,14 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 
-from enginery.digests import bytes_digest
-from enginery.manifest import BuildTarget, Manifest
-from enginery.records import FileRecord
+from enginery.builds.manifest import BuildTarget, Manifest
+from enginery.core.digests import bytes_digest
+from enginery.core.locks import Worker
+from enginery.core.s3.objects import Address
 from enginery.registry import Registry
 from enginery.registry.channels import Action, a_move, change_channel
 from enginery.registry.claims import CLAIM, Claim
-from enginery.s3 import Address
-from enginery.worker import Worker
+from enginery.store.steps import FileRecord
 from tests.support.builds import ANSWERS, a_report
 from tests.support.records import a_chain
 from tests.support.s3_server import S3Server

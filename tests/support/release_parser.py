@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn
 
-from enginery.releases.flags import BUILD, Flag, flags
+from enginery.releases.flags import BUILD, Flag, flags_of
 
 TYPES = {"int": int, "float": float}
 
@@ -26,7 +26,7 @@ class ReleaseParser(argparse.ArgumentParser):
 def release_parser(release: str, command: str = BUILD) -> ReleaseParser:
     """The parser of one release's command."""
     parser = ReleaseParser(prog=command, add_help=False, allow_abbrev=False)
-    for flag in flags(release, command).value.values():
+    for flag in flags_of(release, command).value.values():
         parser.add_argument(flag.name, *flag.aliases, **_arguments(flag))
     return parser
 

@@ -9,13 +9,12 @@ from uuid import uuid4
 
 import pytest
 
-from enginery import s3
-from enginery.manifest import Manifest
+from enginery.builds.manifest import Manifest
+from enginery.core import s3
 from enginery.registry import Registry
-from enginery.triton import loading, probing
-from enginery.triton.checking import EndpointResult
+from enginery.triton import loading
 from enginery.triton.client import TritonClient
-from enginery.triton.rollout import roll_out_build
+from enginery.triton.rollout import EndpointResult, roll_out_build
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.fake_triton import FakeTriton, running_fake_triton
 from tests.support.s3_server import S3Server, running_s3_server
@@ -59,7 +58,7 @@ def address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(loading, "CLOCK_SECONDS", 0.0)
-    monkeypatch.setattr(probing, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(loading, "LOOK_SECONDS", 0.0)
     name = f"engines-{uuid4().hex[:12]}"
     server.create_bucket(name)
     yield f"s3://{name}/prod"

@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from enginery import s3
-from enginery.s3 import Address, Prefix
+from enginery.core import s3
+from enginery.core.s3.objects import Address, Prefix
 from tests.support.faulty_http import Proxy, faulty_proxy
 from tests.support.s3_server import S3Server, running_s3_server
 

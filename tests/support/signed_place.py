@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from enginery.errors import RegistryError
-from enginery.manifest import Manifest
+from enginery.builds.bundle import SignatureFile
+from enginery.builds.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, TRUSTED_KEYS, Policy
+from enginery.builds.manifest import Manifest
+from enginery.core.errors import RegistryError
+from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.s3 import Prefix
-from enginery.signing.checking import SignatureFile
-from enginery.signing.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD
-from enginery.signing.policy import TRUSTED_KEYS, Policy
-from enginery.signing.signatures import (
-    require_signed,
-    sign_when_asked,
-    signature_path,
-)
+from enginery.registry.signatures import require_signed, sign_when_asked, signature_path
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 from tests.support.signing_keys import KeyPair, a_key_pair

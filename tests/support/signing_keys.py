@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from enginery.signing.keys import TrustedKey
+from enginery.builds.keys import TrustedKey
 
 
 class KeyPair(NamedTuple):

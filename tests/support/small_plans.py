@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from enginery import functions
-from enginery.context import Facts, StepContext
-from enginery.errors import RegistryError
-from enginery.files import write_atomic
-from enginery.plan import Plan, PlannedStep, PlannedTarget
+from enginery.backends.validate import expectations, judge
+from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationReport
+from enginery.core.errors import RegistryError
+from enginery.core.files import write_atomic
+from enginery.core.progress import Facts
+from enginery.pipeline import run
+from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.sources import ResolvedSource
-from enginery.spec import Prompt, Spec, parse_spec
-from enginery.steps import Call, Command, Stage, Step
-from enginery.validation import REPORT_FILE, PromptResult, ValidationReport, expectations, judge
+from enginery.spec.spec import Prompt, Spec, parse_spec
+from enginery.store.context import StepContext
+from enginery.store.steps import Call, Command, Stage, Step
 
 ANSWER = "un, deux, trois, quatre, cinq, six, sept, huit, neuf"
 
@@ -162,9 +164,9 @@ def publish(context: StepContext) -> Facts:
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallPipeline:
     """A pipeline whose steps the flow finds in place of the real ones."""
     made = SmallPipeline(tmp_path / "pipeline")
-    monkeypatch.setattr("flows.build.make_plan", made.plan)
+    monkeypatch.setattr("enginery.pipeline.flows.build.make_plan", made.plan)
     for name in ("validate", "publish"):
-        monkeypatch.setitem(functions.FUNCTIONS, name, f"tests.support.small_plans:{name}")
-    monkeypatch.delitem(functions.EFFECT_CHECKS, "publish")
-    monkeypatch.delitem(functions.PREPARATION_CHECKS, "publish")
+        monkeypatch.setitem(run.FUNCTIONS, name, f"tests.support.small_plans:{name}")
+    monkeypatch.delitem(run.EFFECT_CHECKS, "publish")
+    monkeypatch.delitem(run.PREPARATION_CHECKS, "publish")
     return made

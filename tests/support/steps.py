@@ -1,7 +1,7 @@
 """Small real steps for tests: each runs a shell command and keeps what it writes."""
 
-from enginery.plan import PlannedStep
-from enginery.steps import Command, Stage, Step
+from enginery.pipeline.plan import PlannedStep
+from enginery.store.steps import Command, Stage, Step
 
 
 def shell_step(script: str, *, stage: Stage = Stage.BUILD, name: str = "x", **inputs: PlannedStep) -> PlannedStep:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from enginery import gpus
 from enginery.backends import Chain, Request
-from enginery.backends.tensorrt import TensorRT
-from enginery.backends.tensorrt.checks_rope import LOST_BASE
-from enginery.findings import Finding, stopping
-from enginery.model_facts import ModelFacts
-from enginery.spec import parse_spec
-from enginery.steps import Command, Stage, Step
+from enginery.backends.tensorrt.backend import TensorRT
+from enginery.backends.tensorrt.rope import LOST_BASE
+from enginery.sources.model_facts import ModelFacts
+from enginery.spec import gpus
+from enginery.spec.findings import Finding, stopping
+from enginery.spec.spec import parse_spec
+from enginery.store.steps import Command, Stage, Step
 from tests.support.fleet import FLEET, LLAMA_3_8B
 
 WEIGHTS = "a" * 64

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from enginery.manifest import Manifest
-from enginery.records import FileRecord, StepRecord
-from enginery.releases.listing import ListedFile, Listing, listing
-from enginery.spec import Spec, parse_spec
-from enginery.steps import Stage
+from enginery.builds.manifest import Manifest
+from enginery.releases.index import ListedFile, Listing, listing
+from enginery.spec.spec import Spec, parse_spec
+from enginery.store.steps import FileRecord, Stage, StepRecord
 from tests.support.builds import Build, a_report
 from tests.support.plans import examples
 from tests.support.records import a_chain

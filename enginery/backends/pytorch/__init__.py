@@ -3,7 +3,3 @@
 There is no engine to build: what an engine's build options would say are arguments of the LLM API, checked here before
 anything runs.
 """
-
-from enginery.backends.pytorch.backend import PyTorch
-
-__all__ = ["PyTorch"]

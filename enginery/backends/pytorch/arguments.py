@@ -5,15 +5,167 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from enginery.backends.pytorch.graphs import GRAPHS, graph_arguments
-from enginery.backends.pytorch.keys import keys
-from enginery.backends.pytorch.older import Layout, layout
-from enginery.backends.pytorch.renames import SWITCHES, path_in
-from enginery.backends.pytorch.setting import Path, Setting, Settings
-from enginery.backends.pytorch.sources import FROM_BUILD, FROM_SERVING, KV_CACHE
+from enginery.backends.pytorch.keys import NESTED, Layout, Path, Setting, Settings, keys, layout, own_keys
 from enginery.backends.request import Request
-from enginery.spec import Precision
-from enginery.spec_serving import DEFAULT_BATCH
+from enginery.spec import DEFAULT_BATCH, Precision
+
+# Which batch sizes CUDA graphs are captured for, and which the server warms up with.
+#
+# A graph is captured when the model is loaded, so the first user does not wait for it; a batch without one runs
+# without,
+# slower. Batches are filled up to the next size that has a graph, so powers of two and the largest are enough.
+
+
+GRAPHS = "cuda_graph_config"
+MOST_WARMED = 64
+"""Larger batches only cost time at the start: what is compiled at first use does not depend on the size any more."""
+
+
+def graph_sizes(largest: int) -> list[int]:
+    """Powers of two up to the largest batch, and that."""
+    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
+    return [*powers, largest]
+
+
+def graph_arguments(given: Settings, largest: int) -> Iterator[tuple[Path, Setting]]:
+    """The arguments that follow from the largest batch, where the user has not decided otherwise."""
+    if (GRAPHS,) in given and given[GRAPHS,].value is None:
+        return
+    chosen = {(GRAPHS, "batch_sizes"), (GRAPHS, "max_batch_size")} & set(given)
+    field = "serving.max_batch_size"
+    if not chosen:
+        yield (GRAPHS, "batch_sizes"), Setting(graph_sizes(largest), field, given=False)
+    if (GRAPHS, "enable_padding") not in given:
+        yield (GRAPHS, "enable_padding"), Setting(value=True, field=field, given=False)
+
+
+def warm_up_sizes(triton: Mapping[str, Any], largest: int) -> list[int]:
+    """The batch sizes to warm up with; none where the user says `warm_up: false`."""
+    wanted = triton.get("warm_up", True)
+    if isinstance(wanted, list):
+        return sorted(set(wanted))
+    return [size for size in graph_sizes(largest) if size <= MOST_WARMED] if wanted else []
+
+
+# Keys of the LLM API that have other names in other releases: the newest name is the one to write.
+
+
+RENAMED: Mapping[Path, str] = {
+    ("cuda_graph_config", "batch_sizes"): "cuda_graph_batch_sizes",
+    ("cuda_graph_config", "max_batch_size"): "cuda_graph_max_batch_size",
+    ("cuda_graph_config", "enable_padding"): "cuda_graph_padding_enabled",
+    ("torch_compile_config", "enable_fullgraph"): "torch_compile_fullgraph",
+    ("torch_compile_config", "enable_inductor"): "torch_compile_inductor_enabled",
+    ("torch_compile_config", "enable_piecewise_cuda_graph"): "torch_compile_piecewise_cuda_graph",
+    ("torch_compile_config", "enable_userbuffers"): "torch_compile_enable_userbuffers",
+    ("moe_config", "backend"): "moe_backend",
+    ("moe_config", "max_num_tokens"): "moe_max_num_tokens",
+    ("moe_config", "load_balancer"): "moe_load_balancer",
+    ("kv_cache_config", "dtype"): "kv_cache_dtype",
+    ("enable_autotuner",): "autotuner_enabled",
+}
+"""Path from 1.0 on -> the key before."""
+
+SWITCHES: Mapping[str, str] = {"cuda_graph_config": "use_cuda_graph", "torch_compile_config": "torch_compile_enabled"}
+"""Object whose presence turns something on, from 1.0 on -> what did so before."""
+
+GONE: Mapping[str, str] = {
+    "mixed_sampler": "the sampler mixes strategies by itself",
+    "mixed_decoder": "the sampler mixes strategies by itself",
+    "enable_trtllm_sampler": "it is sampler_type: TRTLLMSampler",
+    "enable_trtllm_decoder": "it is sampler_type: TRTLLMSampler",
+    "enable_overlap_scheduler": "it is on; disable_overlap_scheduler: true turns it off",
+    "use_kv_cache": "there always is a KV cache",
+    NESTED: "its keys stand at the top from 0.21 on",
+}
+PADDING = {("cuda_graph_config", "padding_enabled"): "cuda_graph_config.enable_padding"}
+
+
+def path_in(path: Path, release: str, where: Layout) -> Path:
+    """Where a key, written as from 1.0 on, stands in a release."""
+    if where is Layout.OBJECTS:
+        return path
+    name = RENAMED.get(path) or (SWITCHES.get(path[0]) if len(path) == 1 else None)
+    if name is None and len(path) == 1 and path[0] in own_keys(release) and path[0] != "load_format":
+        name = path[0]
+    if name is None:
+        return path
+    return (NESTED, name) if where is Layout.NESTED else (name,)
+
+
+def newer_name(path: Path) -> str:
+    """What a key of before 1.0 is called from then on; empty where it has not changed, or nothing is known of it."""
+    own = path[1:] if path[0] == NESTED and len(path) > 1 else path
+    if own in PADDING:
+        return f"it is {PADDING[own]}"
+    if len(own) != 1:
+        return ""
+    names = {old: ".".join(new) for new, old in RENAMED.items()} | {old: new for new, old in SWITCHES.items()}
+    return f"it is {names[own[0]]}" if own[0] in names else GONE.get(own[0], "")
+
+
+# Which fields of a spec say what an argument of the LLM API says, as the page on TensorRT-LLM's migration has it.
+
+
+KV_CACHE = "kv_cache_config"
+
+FROM_BUILD: Mapping[str, Path] = {
+    "max_batch_size": ("max_batch_size",),
+    "max_input_len": ("max_input_len",),
+    "max_seq_len": ("max_seq_len",),
+    "max_num_tokens": ("max_num_tokens",),
+    "max_beam_width": ("max_beam_width",),
+    "tokens_per_block": (KV_CACHE, "tokens_per_block"),
+    "gather_generation_logits": ("gather_generation_logits",),
+}
+FROM_SERVING: Mapping[str, Path] = {
+    "max_beam_width": ("max_beam_width",),
+    "kv_cache_free_gpu_mem_fraction": (KV_CACHE, "free_gpu_memory_fraction"),
+    "cross_kv_cache_fraction": (KV_CACHE, "cross_kv_cache_fraction"),
+    "kv_cache_host_memory_bytes": (KV_CACHE, "host_cache_size"),
+    "kv_cache_onboard_blocks": (KV_CACHE, "onboard_blocks"),
+    "max_tokens_in_paged_kv_cache": (KV_CACHE, "max_tokens"),
+    "max_attention_window_size": (KV_CACHE, "max_attention_window"),
+    "sink_token_length": (KV_CACHE, "sink_token_length"),
+    "enable_kv_cache_reuse": (KV_CACHE, "enable_block_reuse"),
+    "enable_chunked_context": ("enable_chunked_prefill",),
+    "scheduler_policy": ("scheduler_config", "capacity_scheduler_policy"),
+    "guided_decoding_backend": ("guided_decoding_backend",),
+    "iter_stats_max_iterations": ("iter_stats_max_iterations",),
+    "request_stats_max_iterations": ("request_stats_max_iterations",),
+}
+SERVED: frozenset[str] = frozenset({"max_batch_size", "decoupled", "exclude_input_in_output"})
+"""Fields of `serving` that the served model reads, or that are looked at in another way."""
+
+ELSEWHERE: Mapping[str, str] = {
+    "model": "it follows from the source",
+    "tokenizer": "the tokenizer is the one beside the weights",
+    "revision": "it is source.revision",
+    "tokenizer_revision": "it is source.revision",
+    "backend": "it is the target's backend",
+    "dtype": "it is the target's precision",
+    "tensor_parallel_size": "it is the target's tensor_parallel",
+    "pipeline_parallel_size": "it is the target's pipeline_parallel",
+    "mpi_session": "it is no plain value",
+    "batched_logits_processor": "it is no plain value",
+    "checkpoint_loader": "it is no plain value",
+}
+"""Keys that `llm` may not have."""
+
+BY_HAND: Mapping[str, str] = {
+    "lora_dir": "write llm.enable_lora and llm.lora_config",
+    "dora_plugin": "write llm.enable_lora and llm.lora_config",
+    "speculative_decoding_mode": "write llm.speculative_config",
+    "max_draft_len": "write llm.speculative_config",
+    "max_encoder_input_len": "use backend: tensorrt for encoder-decoder models",
+    "max_prompt_embedding_table_size": "use backend: tensorrt for prompt tables",
+    "gather_context_logits": "use backend: tensorrt for the logits of prompts",
+    "gather_all_token_logits": "use backend: tensorrt for the logits of prompts",
+    "weight_streaming": "use more GPUs, or a precision with fewer bits",
+    "streamingllm": "write llm.kv_cache_config.max_attention_window and sink_token_length",
+}
+"""Build options that change what is served, not only how fast, and have no plain counterpart -> what to do."""
+
 
 TRITON = "triton_config"
 """Not the LLM API's: what the served model itself reads, in `llm` as in NVIDIA's `model.yaml`."""

@@ -6,34 +6,101 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from enginery import toolchains
-from enginery.answering import TENSORRT_LLM
-from enginery.backends.environment import OFFLINE, QUIET
-from enginery.backends.modelopt import DRIVER, modelopt_toolchain
-from enginery.backends.pytorch.arguments import TRITON, arguments_of, max_batch_size
-from enginery.backends.pytorch.findings import findings
-from enginery.backends.pytorch.graphs import warm_up_sizes
-from enginery.backends.pytorch.notes import notes
-from enginery.backends.pytorch.quantizing import (
+from enginery.backends.choose import choice_notes
+from enginery.backends.common import DRIVER, OFFLINE, QUIET, modelopt_toolchain, toolchain_findings
+from enginery.backends.pytorch.arguments import (
+    BY_HAND,
+    FROM_SERVING,
+    GRAPHS,
+    SERVED,
+    TRITON,
+    arguments_of,
+    max_batch_size,
+    warm_up_sizes,
+)
+from enginery.backends.pytorch.findings import findings, without_meaning
+from enginery.backends.pytorch.keys import Layout, is_certain, keys, layout
+from enginery.backends.pytorch.quantize import (
+    QUANTIZED,
     activation_dtype,
     dataset,
     device,
     kv_cache,
     must_quantize,
     quantizing_argv,
+    said_algorithm,
 )
-from enginery.backends.pytorch.release_choice import chosen_release, refusal
+from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.request import BackendStep, Chain, Request, asking
-from enginery.backends.toolchain_findings import toolchain_findings
-from enginery.digests import remembered_digest
-from enginery.drivers import driver_sha256
-from enginery.errors import PlanError
-from enginery.findings import Finding
-from enginery.runtimes import runtime_for
-from enginery.spec import BackendName, Target
-from enginery.steps import ANY_GPU, Call, Command, Stage, Step
-from enginery.toolchains import Identify
-from enginery.triton.llmapi.served import served_llm_digest
-from enginery.validation import validate_call
+from enginery.backends.validate import TENSORRT_LLM, runtime_for, validate_call
+from enginery.core.digests import remembered_digest
+from enginery.core.errors import PlanError
+from enginery.core.versions import is_version
+from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Target
+from enginery.store import ANY_GPU, Call, Command, Stage, Step
+from enginery.toolchains import Identify, driver_sha256
+from enginery.triton import keeps_measurements, served_llm_digest
+
+# What a plan tells of a target for the PyTorch backend: choices, ignored settings, and how sure the facts are.
+
+
+def notes(request: Request, release: str) -> Iterator[str]:
+    """One sentence each."""
+    yield from _choices(request, release)
+    yield from _conversion(request)
+    yield from _first_use(request, release)
+    if request.spec.rollout_target() == request.target:
+        fraction = "serving.kv_cache_free_gpu_mem_fraction"
+        yield f"a rollout loads the new model beside the old one, which frees its GPU memory after that: see {fraction}"
+    yield from _ignored(request)
+
+
+def _choices(request: Request, release: str) -> Iterator[str]:
+    yield from choice_notes(request, BackendName.PYTORCH)
+    if not is_version(request.target.release):
+        yield f"release {request.target.release} is {release}"
+    if not is_certain(release):
+        yield f"llm is checked against facts of another release: {keys(release).provenance.note}"
+    if "max_batch_size" not in request.serving.model_fields_set and max_batch_size(request) == DEFAULT_BATCH:
+        yield f"max_batch_size is {DEFAULT_BATCH}, as for TensorRT engines; the release's own default is higher"
+
+
+def _conversion(request: Request) -> Iterator[str]:
+    model, precision = request.model, request.target.precision
+    if must_quantize(precision, model):
+        yield f"ModelOpt quantizes the weights to {precision}, on the {device(request)} device"
+    elif precision in QUANTIZED and model and model.quantization:
+        yield f"the source is quantized already ({said_algorithm(model.quantization)}) and is used as it is"
+
+
+def _first_use(request: Request, release: str) -> Iterator[str]:
+    """What the server does before the first request, so that nobody waits for it."""
+    graphs = arguments_of(request, release).get(GRAPHS)
+    captured = graphs.get("batch_sizes") if isinstance(graphs, dict) else None
+    if isinstance(graphs, dict) and isinstance(captured, list):
+        others = "are filled up to the next" if graphs.get("enable_padding") else "run without"
+        sizes = ", ".join(map(str, captured))
+        yield f"CUDA graphs are captured at the start for batches of {sizes}; others {others}"
+    config = request.llm.get(TRITON)
+    warm = warm_up_sizes(config if isinstance(config, dict) else {}, max_batch_size(request))
+    if warm:
+        yield f"the server warms up with batches of {', '.join(map(str, warm))} (llm.{TRITON}.warm_up: false: not)"
+    if layout(release) is Layout.OBJECTS and request.llm.get("enable_autotuner") is not False:
+        kept = "; launch.md says how to keep what it found" if keeps_measurements(release) else ""
+        yield f"the autotuner measures kernels at each start (enable_autotuner, the release's default){kept}"
+
+
+def _ignored(request: Request) -> Iterator[str]:
+    own = request.target.build.model_fields_set if request.target.build else set()
+    for field in without_meaning(request.spec.build):
+        if field not in own and field not in BY_HAND:
+            yield f"build.{field} is ignored: there is no engine to build"
+    serving = request.serving
+    meant = {*FROM_SERVING, *SERVED}
+    for field in sorted(serving.model_fields_set - meant):
+        if getattr(serving, field) is not None:
+            yield f"serving.{field} is ignored: it is not for the LLM API"
+
 
 RUNNER = "export_checkpoint"
 ENVIRONMENT = {**QUIET, **OFFLINE}
@@ -47,7 +114,7 @@ class PyTorch:
         identify: says what a toolchain is.
     """
 
-    identify: Identify = dataclasses.field(default=toolchains.identity, compare=False)
+    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
 
     @property
     def name(self) -> BackendName:

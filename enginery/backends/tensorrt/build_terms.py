@@ -1,14 +1,15 @@
-"""The terms in which a build is rendered: what was asked, and what each option becomes."""
+"""The terms in which an engine build is rendered: what was asked for, and what each option becomes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from enginery.findings import Finding
-from enginery.model_facts import ModelFacts
-from enginery.releases.flags import Flag
-from enginery.spec import BuildOptions
+from enginery.releases import Flag
+from enginery.sources import ModelFacts
+from enginery.spec import BuildOptions, Finding
+
+# The terms in which a build is rendered: what was asked, and what each option becomes.
 
 
 @dataclass(frozen=True)

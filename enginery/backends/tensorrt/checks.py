@@ -1,21 +1,281 @@
 """All that stops an engine from being built or may go wrong, found before anything runs."""
 
-from enginery.backends.modelopt import MODELOPT
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from enginery.backends.common import MODELOPT, answer_findings, position_findings
+from enginery.backends.pytorch.quantize import quantized_to
+from enginery.backends.pytorch.release import instead
 from enginery.backends.request import Request
-from enginery.backends.tensorrt.build_serving import serving_findings
-from enginery.backends.tensorrt.checks_calibration import calibration_findings
-from enginery.backends.tensorrt.checks_hardware import hardware_findings
-from enginery.backends.tensorrt.checks_lengths import length_findings
-from enginery.backends.tensorrt.checks_model import model_findings
-from enginery.backends.tensorrt.checks_rope import rope_findings
-from enginery.backends.tensorrt.converters import conversion
-from enginery.backends.tensorrt.family_choice import family_for
-from enginery.backends.tensorrt.modelopt_converter import modelopt_findings
-from enginery.backends.tensorrt.precision_terms import calibrates
-from enginery.backends.tensorrt.release_choice import chosen_release, refusal
-from enginery.backends.tensorrt.rendering import rendered
-from enginery.findings import Finding
-from enginery.triton.inflight import serving_problems
+from enginery.backends.tensorrt.build_defaults import own_length, unset_value
+from enginery.backends.tensorrt.build_options import rendered
+from enginery.backends.tensorrt.build_terms import Asked, written
+from enginery.backends.tensorrt.converters import conversion, is_path, modelopt_findings
+from enginery.backends.tensorrt.release import (
+    FamilyChoice,
+    architectures,
+    calibrates,
+    chosen_release,
+    family_for,
+    first_release,
+    refusal,
+)
+from enginery.backends.tensorrt.rope import rope_findings
+from enginery.releases import builds_engines, capabilities, flags_of, precisions, releases
+from enginery.sources import ModelFacts
+from enginery.spec import BuildOptions, Finding, Gpu, Precision, ServingOptions, gpus, warning
+from enginery.triton import serving_problems
+
+# Whether an engine is built for what `serving` asks of it.
+
+
+class Need(NamedTuple):
+    """What a serving option asks of the engine.
+
+    Attributes:
+        serving: the serving option.
+        build: the build option it depends on.
+        met: whether the build option's value is enough for the serving option's.
+        wanted: the build option's value for the serving option's.
+    """
+
+    serving: str
+    build: str
+    met: Callable[[Any, Any], bool]
+    wanted: Callable[[Any], Any]
+
+
+NEEDS = (
+    Need("enable_kv_cache_reuse", "use_paged_context_fmha", lambda asked, has: has or not asked, lambda _: True),
+    Need("enable_chunked_context", "use_paged_context_fmha", lambda asked, has: has or not asked, lambda _: True),
+    Need("max_beam_width", "max_beam_width", lambda asked, has: has >= asked, lambda asked: asked),
+    Need("gpu_weights_percent", "weight_streaming", lambda asked, has: has or asked == 1, lambda _: True),
+)
+
+
+def serving_findings(options: BuildOptions, serving: ServingOptions, release: str) -> tuple[Finding, ...]:
+    """Every serving option that the engine is not built for (W165); none for releases that build no engines.
+
+    Raises:
+        UsageError: nothing is known of so old a release.
+    """
+    asked = Asked(options, release, flags_of(release).value)
+    found = (_unmet(asked, need, getattr(serving, need.serving)) for need in NEEDS) if asked.flags else ()
+    return tuple(finding for finding in found if finding)
+
+
+def _unmet(asked: Asked, need: Need, value: Any) -> Finding | None:
+    given = getattr(asked.options, need.build)
+    has = unset_value(asked, need.build) if given is None else given
+    if value is None or has is None or need.met(value, has):
+        return None
+    origin = f", the default of {asked.release}" if given is None else ""
+    problem = f"is {written(value)}, and the engine is built with {need.build} {written(has)}{origin}"
+    remedy = f"set build.{need.build} to {written(need.wanted(value))}"
+    return warning("W165", f"serving.{need.serving}", problem, remedy)
+
+
+# Whether the texts for a calibration are there, and of a kind that the converter reads.
+
+
+PATH = "convert.calibration.dataset"
+
+
+def calibration_findings(request: Request, *, reads_files: bool) -> Iterator[Finding]:
+    """What is wrong with the data set.
+
+    Args:
+        request: the target, which is calibrated.
+        reads_files: whether its converter reads a file of texts; the releases' own scripts read a directory or know
+            a name.
+    """
+    dataset = request.convert.calibration.dataset
+    if dataset is None or not is_path(dataset):
+        return
+    place = Path(dataset).expanduser()
+    if not place.exists():
+        yield Finding("E155", PATH, f"there is no {place} to calibrate with", "correct the path, or give a name")
+    elif place.is_dir() and not any(place.iterdir()):
+        yield Finding("E155", PATH, f"{place} is empty: nothing to calibrate with", "put the texts there")
+    elif place.is_file() and not reads_files:
+        remedy = f"give a directory with only {place.name} in it, or use convert.converter: modelopt"
+        yield Finding("E156", PATH, f"the release's scripts read a directory of texts; {place.name} is a file", remedy)
+
+
+# Whether the release runs on the GPU, and computes in the precision there.
+
+
+OTHER_NAMES = {
+    Precision.INT8: "int8_wo (weights only) or int8_sq (SmoothQuant)",
+    Precision.INT4: "int4_awq, or int4_wo (weights only, without calibration)",
+}
+"""Precisions of ONNX Runtime -> what TensorRT-LLM has instead."""
+
+
+def hardware_findings(request: Request, release: str) -> Iterator[Finding]:
+    """What GPU and precision the release cannot do."""
+    gpu, precision = request.gpu, request.target.precision
+    if gpu == gpus.CPU:
+        found = ", and this machine has none" if request.target.gpu == "auto" else ""
+        problem = f"TensorRT-LLM needs an NVIDIA GPU{found}"
+        yield Finding("E110", "gpu", problem, "name one, or use backend: onnxruntime")
+    elif gpu.capability not in _listed(release):
+        yield _unknown_gpu(gpu, release)
+    if precision in OTHER_NAMES:
+        problem = f"{precision} is onnxruntime's; TensorRT-LLM calls its own otherwise"
+        yield Finding("E121", "precision", problem, f"use {OTHER_NAMES[precision]}")
+    elif precision not in _anywhere(release):
+        yield _unknown_precision(precision, release)
+    elif gpu.capability in _listed(release):
+        yield from _precision_findings(gpu, precision, release)
+
+
+def _unknown_gpu(gpu: Gpu, release: str) -> Finding:
+    listed = ", ".join(f"{major}.{minor}" for major, minor in _listed(release))
+    problem = f"{release} does not list compute capability {gpu.compute_capability} of {gpu.name}, only {listed}"
+    having = [one for one in _engine_releases() if gpu.capability in _listed(one)]
+    if not having:
+        return Finding("E110", "gpu", problem, "use another GPU: no known release lists it")
+    return Finding("E110", "gpu", problem, f"use {_span(having)}, or another GPU")
+
+
+def _unknown_precision(precision: Precision, release: str) -> Finding:
+    having = [one for one in _engine_releases() if precision in _anywhere(one)]
+    remedy = f"use {_span(having)}, or one of {', '.join(sorted(_anywhere(release)))}"
+    return Finding("E121", "precision", f"{release} computes in {precision} on no GPU", remedy)
+
+
+def _precision_findings(gpu: Gpu, precision: Precision, release: str) -> Iterator[Finding]:
+    able = _able(release, gpu.capability)
+    if precision in able:
+        return
+    fitting = [one for one in _listed(release) if precision in _able(release, one)]
+    listed = ", ".join(f"{major}.{minor}" for major, minor in fitting)
+    problem = (
+        f"{release} computes in {precision} on compute capability {listed}; {gpu.name} has {gpu.compute_capability}"
+    )
+    yield Finding("E120", "precision", problem, f"use one of {', '.join(sorted(able))}, or another GPU")
+
+
+@cache  # every target of a plan asks the same
+def _listed(release: str) -> tuple[tuple[int, int], ...]:
+    """The compute capabilities that a release lists."""
+    return capabilities(release).value
+
+
+@cache
+def _able(release: str, capability: tuple[int, int]) -> frozenset[Precision]:
+    """The precisions that a release computes in on a compute capability."""
+    return precisions(release, capability).value
+
+
+@cache
+def _anywhere(release: str) -> frozenset[Precision]:
+    """The precisions that a release computes in on some GPU."""
+    return frozenset[Precision]().union(*(_able(release, one) for one in _listed(release)))
+
+
+def _engine_releases() -> list[str]:
+    return [one for one in releases() if builds_engines(one)]
+
+
+def _span(having: list[str]) -> str:
+    return f"a release from {having[0]} to {having[-1]}" if len(having) > 1 else f"release {having[0]}"
+
+
+# Whether the lengths an engine is built for agree with each other and with the model.
+
+
+def length_findings(request: Request, release: str) -> Iterator[Finding]:
+    """What is wrong with them."""
+    build = request.build
+    longest = longest_sequence(build)
+    if longest and build.max_input_len and build.max_input_len > longest:
+        problem = f"prompts of {build.max_input_len} tokens do not fit in sequences of {longest}"
+        yield Finding("E150", "build.max_input_len", problem, "use fewer, or a larger max_seq_len")
+    if build.opt_num_tokens and build.max_num_tokens and build.opt_num_tokens > build.max_num_tokens:
+        problem = f"it is tuned for {build.opt_num_tokens} tokens at once, but takes {build.max_num_tokens} at most"
+        yield Finding("E152", "build.opt_num_tokens", problem, "use at most max_num_tokens")
+    yield from answer_findings(request, longest or own_length(build, release), "build.max_seq_len")
+    if request.model is not None:
+        field = "max_seq_len" if build.max_seq_len else "max_output_len" if build.max_output_len else "max_input_len"
+        yield from position_findings(request.model, longest or build.max_input_len or 0, f"build.{field}")
+
+
+def longest_sequence(build: BuildOptions) -> int:
+    """Prompt and answer together, in tokens; 0 where the spec leaves that to the release."""
+    if build.max_seq_len:
+        return build.max_seq_len
+    return build.max_input_len + build.max_output_len if build.max_input_len and build.max_output_len else 0
+
+
+# Whether the release knows the model, and whether it can be split as asked.
+#
+# Vocabulary: not checked, since the converters pad it to a multiple of the GPUs.
+
+
+NEAR = 3
+SIMILAR = 0.8
+
+
+def model_findings(request: Request, release: str) -> Iterator[Finding]:
+    """What keeps the release from converting this model; nothing where its shape is not known."""
+    model = request.model
+    if model is None:
+        return
+    choice = family_for(release, model.architecture)
+    if choice.family is None:
+        yield _unknown(model, release, choice)
+    if model.quantization:
+        how = model.quantization.get("quant_method") or "somehow"
+        problem = f"the source is quantized already ({how}); {request.target.precision} is made of plain weights"
+        found = quantized_to(model.quantization)
+        otherwise = f", or {instead(release)}, and precision: {found}" if found else "; no backend reads this one"
+        yield Finding("E123", "precision", problem, f"use the plain model{otherwise}")
+    yield from _split_findings(request, model)
+
+
+def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
+    if choice.obstacle:
+        problem = f"{release} makes {model.architecture} with its converter {choice.obstacle}"
+        return Finding("E131", "release", problem, f"use {instead(release)}")
+    named = model.architecture or "a model that does not say its architecture"
+    problem = f"{release} has no converter for {named}"
+    first = first_release(model.architecture)
+    if first:
+        remedy = f"release {first} has one: use that or a later one, or {instead(release)}"
+        return Finding("E130", "release", problem, remedy)
+    near = difflib.get_close_matches(model.architecture, architectures(release), n=NEAR, cutoff=SIMILAR)
+    like = f"; those like it are {', '.join(near)}" if near else ""
+    return Finding("E130", "release", f"{problem}{like}", f"no known release has one: use {instead(release)}")
+
+
+def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
+    tensor, pipeline = request.target.tensor_parallel, request.target.pipeline_parallel
+    instead = _one_of(gpus for gpus in range(1, 2 * tensor + 1) if not list(_tensor_problems(model, gpus)))
+    for code, problem in _tensor_problems(model, tensor):
+        yield Finding(code, "tensor_parallel", problem, instead)
+    if model.layers % pipeline:
+        problem = f"{model.layers} layers are not split evenly over {pipeline} GPUs"
+        remedy = _one_of(gpus for gpus in range(1, 2 * pipeline + 1) if model.layers % gpus == 0)
+        yield Finding("E143", "pipeline_parallel", problem, remedy)
+
+
+def _tensor_problems(model: ModelFacts, gpus: int) -> Iterator[tuple[str, str]]:
+    if model.heads % gpus:
+        yield "E140", f"{model.heads} attention heads cannot be split evenly over {gpus} GPUs"
+    if model.kv_heads and model.kv_heads % gpus and gpus % model.kv_heads:
+        yield "E141", f"{model.kv_heads} key-value heads are neither split evenly nor copied evenly to {gpus} GPUs"
+    if model.intermediate_size % gpus:
+        yield "E142", f"an intermediate size of {model.intermediate_size} cannot be split evenly over {gpus} GPUs"
+
+
+def _one_of(numbers: Iterable[int]) -> str:
+    return f"use one of {', '.join(map(str, numbers))}"
+
 
 OF_ACTIVATIONS = frozenset({"E164", "W164"})
 """Findings that follow from a precision, and mean nothing where that or the GPU is refused."""

@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from enginery.context import Log
-from enginery.errors import EngineryError
-from enginery.store.shelf import Shelf
-from enginery.units import human_bytes
+from enginery.core.errors import EngineryError
+from enginery.core.progress import Log
+from enginery.core.text import human_bytes
+from enginery.store import Shelf
 
 ATTEMPTS = 5
 """So often a cache is merged anew because another build has just replaced it."""

@@ -6,24 +6,87 @@ served by our Python models; their tokenizer lies beside them, so they work wher
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from enginery import files
-from enginery.errors import SourceError, UsageError
-from enginery.releases.templates import MODELS
-from enginery.sources.model_files import CONFIGS, TOKENIZER_PARTS, TOKENIZERS
+from enginery.builds import LAUNCH_NOTE
+from enginery.core import files
+from enginery.core.errors import SourceError, StoreError, UsageError
+from enginery.core.model import Frozen
+from enginery.releases import MODELS
+from enginery.sources import CONFIGS, TOKENIZER_PARTS, TOKENIZERS
 from enginery.spec import ServingOptions
-from enginery.steps import Frozen
-from enginery.triton.config import to_text
-from enginery.triton.inflight.config import ENSEMBLE, model_config, wiring
-from enginery.triton.inflight.engine import EngineFacts, read_engine
-from enginery.triton.inflight.launch import Launch, how_to_launch, launch_note
-from enginery.triton.inflight.values import DEFAULTS, values
-from enginery.triton.placement import LAUNCH_NOTE
-from enginery.triton.repository import KEEP, TOKENIZER_FILE
+from enginery.triton.inflight.config import (
+    DEFAULTS,
+    ENSEMBLE,
+    Launch,
+    how_to_launch,
+    launch_note,
+    model_config,
+    values,
+    wiring,
+)
+from enginery.triton.repository import KEEP, TOKENIZER_FILE, to_text
 from enginery.triton.served import served_archive, write_code
+
+# What an engine directory of TensorRT-LLM says of itself, and whether it is whole.
+
+
+CONFIG = "config.json"
+REMEDY = "build it again; `enginery run-step` on the build step shows what happened"
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What serving needs to know of an engine.
+
+    Attributes:
+        world_size: how many ranks it has, each with a file of its own.
+        max_batch_size: most requests in one batch; None where it does not say.
+        max_beam_width: most beams a request may have; None where it does not say.
+    """
+
+    world_size: int
+    max_batch_size: int | None = None
+    max_beam_width: int | None = None
+
+
+def read_engine(directory: Path) -> EngineFacts:
+    """Read an engine's own configuration, and make sure that every rank is there.
+
+    Raises:
+        StoreError: when it is no engine of `trtllm-build`, or not whole.
+    """
+    content = _read(directory)
+    mapping = _part(_part(content, "pretrained_config"), "mapping")
+    built = _part(content, "build_config")
+    world_size = int(mapping.get("world_size") or 1)
+    missing = [f"rank{rank}.engine" for rank in range(world_size) if not (directory / f"rank{rank}.engine").is_file()]
+    if missing:
+        problem = f"the engine says that it has {world_size} ranks, but {', '.join(missing)} is not there"
+        raise StoreError(problem, subject=str(directory), remedy=REMEDY)
+    return EngineFacts(world_size, built.get("max_batch_size"), built.get("max_beam_width"))
+
+
+def _read(directory: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problem = f"is not an engine of trtllm-build: {CONFIG}: {error}"
+        raise StoreError(problem, subject=str(directory), remedy=REMEDY) from error
+    if not isinstance(content, dict) or "pretrained_config" not in content:
+        problem = f"is not an engine of trtllm-build: {CONFIG} has no pretrained_config"
+        raise StoreError(problem, subject=str(directory), remedy=REMEDY)
+    return content
+
+
+def _part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
+
 
 ENGINE_MODEL = "tensorrt_llm"
 WIRING_FILE = "wiring.json"

@@ -4,25 +4,63 @@ It holds no path of its own: the checkpoint lies beside `model.yaml`, so the dir
 straight from S3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, JsonValue
 
-from enginery import files
-from enginery.errors import SourceError
-from enginery.sources.model_files import TOKENIZERS
-from enginery.steps import Frozen
-from enginery.triton.config import to_text
-from enginery.triton.inflight.launch import Launch
-from enginery.triton.llmapi.config import ENSEMBLE, MODEL, MODELS, model_config
-from enginery.triton.llmapi.launch import how_to_launch, launch_note
-from enginery.triton.llmapi.served import SUBPACKAGE, served_llm_archive
-from enginery.triton.placement import LAUNCH_NOTE
-from enginery.triton.repository import KEEP
-from enginery.triton.served import write_code
+from enginery.builds import LAUNCH_NOTE
+from enginery.core import files
+from enginery.core.digests import file_digest, json_digest
+from enginery.core.errors import SourceError
+from enginery.core.model import Frozen
+from enginery.sources import TOKENIZERS
+from enginery.triton.inflight.config import Launch
+from enginery.triton.llmapi.config import ENSEMBLE, MODEL, MODELS, how_to_launch, launch_note, model_config
+from enginery.triton.repository import KEEP, to_text
+from enginery.triton.served import archive_of, served_models_dir, write_code
+
+# The Python model that serves the LLM API: its sources, and the digest that stands for them in keys.
+
+
+SUBPACKAGE = "llm"
+HELPERS = (
+    "__init__",
+    "answers",
+    "generation",
+    "refusals",
+    "requests",
+    "responses",
+    "sampling",
+    "text",
+    "tokens",
+    "words",
+)
+"""What it needs of the other served models: reading requests, with all that this imports."""
+
+
+def served_llm_sources() -> Iterator[tuple[str, Path]]:
+    """Each source with its path in the archive."""
+    directory = served_models_dir()
+    for name in HELPERS:
+        yield f"{name}.py", directory / f"{name}.py"
+    for path in sorted((directory / SUBPACKAGE).glob("*.py")):
+        yield f"{SUBPACKAGE}/{path.name}", path
+
+
+@cache
+def served_llm_digest() -> str:
+    """One SHA-256 for all of them: a changed model makes another model repository."""
+    return json_digest({name: file_digest(path) for name, path in served_llm_sources()})
+
+
+def served_llm_archive() -> bytes:
+    """They as one archive that Python imports from."""
+    return archive_of(served_llm_sources())
+
 
 VERSION = "1"
 CHECKPOINT = "checkpoint"

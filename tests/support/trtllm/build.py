@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from enginery.releases.families import architectures
+from enginery.releases.models import architectures
 from tests.support.trtllm import build_config as fields
 from tests.support.trtllm import checkpoint, facts, home, timing_cache
 from tests.support.trtllm.command import Run

@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from enginery.releases import known
+from enginery.releases import facts
 
 HERE = Path(__file__).parent
 
@@ -26,7 +26,7 @@ def _data(name: str) -> dict[str, dict[str, Any]]:
 def layout(release: str) -> dict[str, Any]:
     """Fields by section: `mapping` (names), `quantization`, `build_config`, `plugin_config` (with defaults)."""
     read = _data("layouts")
-    return read[known.nearest(known.version(release), tuple(read))]
+    return read[facts.nearest(facts.version(release), tuple(read))]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def fields(release: str, name: str) -> tuple[str, ...]:
 
 def _signatures(release: str) -> dict[str, Any]:
     read = _data("signatures")
-    return read[known.nearest(known.version(release), tuple(read))]
+    return read[facts.nearest(facts.version(release), tuple(read))]
 
 
 def at_least(release: str, first: str) -> bool:

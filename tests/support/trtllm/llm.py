@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from enginery.releases.arguments import arguments
+from enginery.releases.flags import arguments
 from tests.support.trtllm import answers, facts, llm_arguments
 from tests.support.trtllm.checkpoint import read_source
 from tests.support.trtllm.engine import EngineDirectory

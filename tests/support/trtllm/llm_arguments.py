@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from enginery.releases.arguments import arguments, classes
+from enginery.releases.flags import arguments, classes
 from tests.support.trtllm import facts
 
 PYDANTIC_FROM = "1.0.0"

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from enginery.releases.known import builds_engines
+from enginery.releases.facts import builds_engines
 from tests.support.trtllm import facts, home
 from tests.support.trtllm.command import greet
 from tests.support.trtllm.home import Home

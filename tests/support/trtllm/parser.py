@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from enginery.releases.flags import Flag, flags
+from enginery.releases.flags import Flag, flags_of
 from tests.support.trtllm import facts
 
 TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool}
@@ -31,7 +31,7 @@ def parser(release: str, command: str, without: tuple[str, ...] = ()) -> argpars
     if command == "trtllm-build" and shows:
         plugins = made.add_argument_group("Plugin config arguments")  # type: ignore[assignment]
     names = set(facts.layout(release)["plugin_config"])
-    for flag in flags(release, command).value.values():
+    for flag in flags_of(release, command).value.values():
         if flag.name not in without:
             add(plugins if flag.name.lstrip("-") in names else made, flag)
     return made

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginery.releases.facts import pin
 from enginery.releases.flags import script
-from enginery.releases.pins import pin
 from tests.support.trtllm import wrappers
 from tests.support.trtllm.home import HANGING, TOKENIZERS, Call, Home
 from tests.support.trtllm.misbehaviour import NAMES

@@ -1,0 +1,56 @@
+"""What `backend: auto` comes to, and why.
+
+An engine is preferred wherever the release can build one: it is what a spec that says nothing has always got. A release
+from before the PyTorch backend leaves only the engine, whose findings say what is wrong with it. Without an NVIDIA GPU,
+and for precisions that only it has, there is ONNX Runtime.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from enginery.backends.pytorch.release import refusal as pytorch_refusal
+from enginery.backends.request import Request
+from enginery.backends.tensorrt.checks import chain_findings
+from enginery.backends.tensorrt.release import chosen_release
+from enginery.spec import BackendName, Precision, gpus
+
+ONNX_PRECISIONS = frozenset({Precision.INT8, Precision.INT4})
+
+NO_BUILDER = "E103"
+NO_ENGINE = frozenset({NO_BUILDER, "E120", "E121", "E122", "E123", "E130", "E131", "E132"})
+"""Findings that say the release cannot build such an engine at all, rather than that the spec asks for it wrongly."""
+
+OWN_MISTAKES = ("convert.extra_args", "convert.calibration", "convert.device")
+"""Fields that the spec can correct without giving the engine up."""
+
+
+class Choice(NamedTuple):
+    """A backend and why it was chosen."""
+
+    backend: BackendName
+    reason: str
+
+
+def choose(request: Request) -> Choice:
+    """The backend for a target that leaves it open."""
+    precision = request.target.precision
+    if request.gpu == gpus.CPU:
+        return Choice(BackendName.ONNXRUNTIME, "TensorRT-LLM needs an NVIDIA GPU")
+    if precision in ONNX_PRECISIONS:
+        return Choice(BackendName.ONNXRUNTIME, f"{precision} is ONNX Runtime's, and TensorRT-LLM has others")
+    # A plan for CPUs needs none of it.
+
+    found = (finding for finding in chain_findings(request) if finding.code in NO_ENGINE)
+    obstacles = [finding for finding in found if not finding.path.startswith(OWN_MISTAKES)]
+    if obstacles and (obstacles[0].code == NO_BUILDER or pytorch_refusal(request.target.release) is None):
+        return Choice(BackendName.PYTORCH, f"no engine: {obstacles[0].problem}")
+    release = chosen_release(request.target.release) or request.target.release
+    return Choice(BackendName.TENSORRT, f"{release} builds engines for {request.gpu.name}")
+
+
+def choice_notes(request: Request, backend: BackendName) -> Iterator[str]:
+    """What `auto` was taken for, where a target of this backend says it."""
+    if request.target.gpu == "auto":
+        yield f"gpu auto is {request.gpu.name}"
+    if request.target.backend is BackendName.AUTO:
+        yield f"backend auto is {backend}: {choose(request).reason}"

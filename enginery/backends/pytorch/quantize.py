@@ -1,0 +1,221 @@
+"""Which precisions the PyTorch backend reads, what a source is quantized to already, and ModelOpt's command."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from enginery.backends.checkpoints import HF_ALGORITHMS, KV_CACHE_ALGORITHMS, HfExpectation, verify_hf_checkpoint
+from enginery.backends.common import BLOCKS, DRIVER
+from enginery.backends.request import Request
+from enginery.core.digests import file_digest
+from enginery.core.errors import SourceError, StoreError, UsageError
+from enginery.core.model import Frozen
+from enginery.core.progress import Facts
+from enginery.sources import ModelFacts
+from enginery.spec import Calibration, Precision
+from enginery.store import StepContext
+from enginery.toolchains import driver_sha256
+
+PLAIN = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
+QUANTIZED = (Precision.FP8, Precision.NVFP4, Precision.INT4_AWQ, Precision.W4A8_AWQ)
+READ = (*PLAIN, *QUANTIZED)
+
+ALGORITHMS: Mapping[str, Precision] = {
+    "FP8": Precision.FP8,
+    "FP8_BLOCK_SCALES": Precision.FP8,
+    "FP8_PER_CHANNEL_PER_TOKEN": Precision.FP8,
+    "NVFP4": Precision.NVFP4,
+    "W4A16_AWQ": Precision.INT4_AWQ,
+    "W4A8_AWQ": Precision.W4A8_AWQ,
+}
+"""TensorRT-LLM's names, as ModelOpt writes them into `hf_quant_config.json` and `quantization_config`."""
+BLOCK_FP8 = "fp8"
+"""`quant_method` of checkpoints with scales for blocks of fp8, such as DeepSeek's."""
+
+UNDERSTOOD = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with block scales"
+
+
+def said_algorithm(quantization: Mapping[str, Any]) -> str:
+    """What a checkpoint says its weights are, in its own words."""
+    inner = quantization.get("quantization")
+    said = {**quantization, **(inner if isinstance(inner, Mapping) else {})}
+    return str(said.get("quant_algo") or said.get("quant_method") or "an unnamed format")
+
+
+def quantized_to(quantization: Mapping[str, Any]) -> Precision | None:
+    """The precision a checkpoint is quantized to; None for one that the PyTorch backend does not read."""
+    said = said_algorithm(quantization)
+    return Precision.FP8 if said == BLOCK_FP8 else ALGORITHMS.get(said.upper())
+
+
+def must_quantize(precision: Precision, model: ModelFacts | None) -> bool:
+    """Whether ModelOpt has work to do: a quantized precision is wanted, and the source is plain."""
+    return precision in QUANTIZED and not (model and model.quantization)
+
+
+def uneven_sizes(request: Request) -> Iterator[tuple[str, int, int]]:
+    """The model's sizes that cannot be cut into whole blocks with one scale each: name, size, block."""
+    model, block = request.model, BLOCKS.get(request.target.precision, 1)
+    if model is None or not must_quantize(request.target.precision, model):
+        return
+    rows = {
+        "hidden": model.hidden_size,
+        "attention": model.heads * model.head_size,
+        "feed-forward": model.intermediate_size,
+    }
+    for name, size in rows.items():
+        if size % (block * request.target.tensor_parallel):
+            yield name, size, block
+
+
+def quantizing_argv(request: Request) -> tuple[str, ...]:
+    """The driver's command: from the weights to a Hugging Face checkpoint in the target's precision."""
+    places = ("--model_dir", "{weights}", "--output_dir", "{output}", "--format", "hf")
+    precision = str(request.target.precision)
+    what = ("--dtype", activation_dtype(request.model), "--qformat", precision, "--kv_cache_dtype", kv_cache(request))
+    calibration = (*_calibration(request.convert.calibration), "--device", device(request))
+    return ("{python}", f"{{drivers}}/{DRIVER.name}", *places, *what, *calibration)
+
+
+def activation_dtype(model: ModelFacts | None) -> str:
+    """What a quantized model computes in: the format of its source where that is one of 16 bits."""
+    own = model.dtype if model else ""
+    return own if own in {Precision.FLOAT16, Precision.BFLOAT16} else str(Precision.BFLOAT16)
+
+
+def kv_cache(request: Request) -> str:
+    """The number format of the KV cache, as the checkpoint is to say it; `auto` for that of the activations."""
+    asked = request.convert.kv_cache
+    if asked == "auto" and request.target.precision in {Precision.FP8, Precision.NVFP4}:
+        return "fp8"
+    return asked
+
+
+def device(request: Request) -> str:
+    """Where to quantize."""
+    return request.convert.device or "cuda"
+
+
+def dataset(request: Request) -> Path | None:
+    """The file of the user's with texts to calibrate with."""
+    named = request.convert.calibration.dataset
+    return Path(named).expanduser() if named else None
+
+
+def _calibration(options: Calibration) -> Iterator[str]:
+    flags = {
+        "--calib_dataset": "{dataset}" if options.dataset else None,
+        "--calib_size": options.size,
+        "--calib_max_length": options.max_length,
+        "--calib_batch_size": options.batch_size,
+        "--seed": options.seed,
+    }
+    for flag, value in flags.items():
+        if value is not None:
+            yield from (flag, str(value))
+
+
+# What a Hugging Face checkpoint says of its own quantization.
+
+
+QUANT_CONFIG = "hf_quant_config.json"
+CONFIG = "config.json"
+
+
+def read_quantization(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its quantization: its `hf_quant_config.json`, else `config.json`; empty for none.
+
+    Raises:
+        StoreError: when one of them is no JSON object.
+    """
+    own = _read(checkpoint / QUANT_CONFIG)
+    found = own.get("quantization") or _read(checkpoint / CONFIG).get("quantization_config") or {}
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    remedy = "see the log of the step that made it"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise StoreError(f"is not JSON: {error}", subject=str(path), remedy=remedy) from error
+    if not isinstance(content, dict):
+        raise StoreError("is no JSON object", subject=str(path), remedy=remedy)
+    return content
+
+
+# Runs ModelOpt's export, and takes the checkpoint only when it is what was asked for.
+
+
+class ExportParameters(Frozen):
+    """The parameters of the step.
+
+    Attributes:
+        precision: what the weights are to be quantized to.
+        kv_cache: what the KV cache is to be quantized to; `auto` for not at all.
+        dtype: the number format of the rest.
+        driver_sha256: digest of the driver that the plan was made with.
+        dataset_sha256: digest of the user's own texts to calibrate with; empty for built-in ones.
+    """
+
+    precision: str
+    kv_cache: str
+    dtype: str
+    driver_sha256: str
+    dataset_sha256: str = ""
+
+    @property
+    def expectation(self) -> HfExpectation:
+        """The checkpoint that is to come out."""
+        return HfExpectation(self.dtype, HF_ALGORITHMS[self.precision], KV_CACHE_ALGORITHMS[self.kv_cache])
+
+
+def export_checkpoint(context: StepContext, argv: tuple[str, ...], environment: Mapping[str, str]) -> Facts:
+    """Quantize the weights and check what came out. The command runner `export_checkpoint`.
+
+    Raises:
+        UsageError: when the plan was made with another driver.
+        SourceError: when the texts are not those of the plan, or the weights are quantized already.
+        CommandError: when ModelOpt fails.
+        CheckpointError: when the checkpoint is not whole, not what was asked for, or not the model any more.
+    """
+    order = ExportParameters.model_validate(dict(context.parameters))
+    _require_as_planned(context, order)
+    done = context.run(argv, environment)
+    found = verify_hf_checkpoint(context.output, context.inputs["weights"], order.expectation)
+    return {**_own_facts(done.last_lines), **found}
+
+
+def _require_as_planned(context: StepContext, order: ExportParameters) -> None:
+    if order.driver_sha256 != driver_sha256(DRIVER):
+        problem = "the plan was made with another version of Enginery's driver"
+        raise UsageError(problem, remedy="make the plan again with this version")
+    if order.dataset_sha256:
+        _require_same_texts(Path(context.places.get("dataset", "")), order.dataset_sha256)
+    if (context.inputs["weights"] / QUANT_CONFIG).is_file():
+        problem = f"the weights are quantized already: they have a {QUANT_CONFIG}"
+        raise SourceError(problem, subject="source", remedy="use the model they were made from")
+
+
+def _require_same_texts(texts: Path, expected: str) -> None:
+    """The key says which texts the plan meant; where they lie now is not part of it."""
+    try:
+        found = file_digest(texts)
+    except OSError as error:
+        remedy = "put the data set where the spec says on this machine, too"
+        raise SourceError(f"cannot be read to calibrate with: {error}", subject=str(texts), remedy=remedy) from error
+    if found != expected:
+        problem = "these are not the texts that the plan was made for"
+        raise SourceError(problem, subject=str(texts), remedy="plan again, or put the same texts there")
+
+
+def _own_facts(last_lines: Sequence[str]) -> dict[str, JsonValue]:
+    """What the driver says of its work in its last line."""
+    try:
+        said = json.loads(last_lines[-1]) if last_lines else {}
+    except ValueError:  # a driver may end with a warning of a library's
+        return {}
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,262 @@
+"""What `trtllm-build` left behind: whether it is the whole engine that was asked for, and what it says of itself."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from enginery.core.digests import json_digest
+from enginery.core.errors import CommandError
+from enginery.core.process import WARNING, FailureCause, failure_of
+from enginery.core.versions import same
+from enginery.store import StepContext
+
+CONFIG = "config.json"
+SECTIONS = ("version", "pretrained_config", "build_config")
+LIMITS = (
+    "max_batch_size",
+    "max_input_len",
+    "max_output_len",
+    "max_seq_len",
+    "max_num_tokens",
+    "opt_num_tokens",
+    "max_beam_width",
+    "max_prompt_embedding_table_size",
+)
+"""What a running engine can take at most; the release has filled in what the command left open."""
+
+OF_THE_RUN = ("input_timing_cache", "output_timing_cache", "dry_run", "visualize_network")
+"""What releases write into `build_config` although it says nothing of the engine."""
+
+RANK_FILE = re.compile(r"rank(\d+)\.engine")
+AGAIN = "; nothing was kept"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The engine that was asked for.
+
+    Attributes:
+        release: the TensorRT-LLM that builds it.
+        tensor_parallel: GPUs that share each layer.
+        pipeline_parallel: groups of layers.
+    """
+
+    release: str
+    tensor_parallel: int
+    pipeline_parallel: int
+
+    @property
+    def world_size(self) -> int:
+        """GPUs that the engine takes."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that is whole.
+
+    Attributes:
+        config: what is in its `config.json`.
+        sizes: rank file -> bytes.
+    """
+
+    config: Mapping[str, Any]
+    sizes: Mapping[str, int]
+
+    @property
+    def limits(self) -> dict[str, JsonValue]:
+        """The numbers a user of the engine must keep to, as far as this release has them."""
+        return {name: self.config["build_config"][name] for name in LIMITS if name in self.config["build_config"]}
+
+    @property
+    def shape(self) -> str:
+        """A digest of all that decides how long a build takes."""
+        build = {name: value for name, value in self.config["build_config"].items() if name not in OF_THE_RUN}
+        return json_digest([self.config["version"], self.config["pretrained_config"], build])
+
+
+def read_engine(directory: Path, wanted: Wanted, last_lines: Sequence[str] = ()) -> Engine:
+    """The engine in a directory, checked.
+
+    Args:
+        directory: where `trtllm-build` wrote.
+        wanted: what was asked for.
+        last_lines: what the command printed last, to say why something is not there.
+
+    Raises:
+        CommandError: when it is not the whole engine that was asked for.
+    """
+    if not any(directory.glob("rank*.engine")):
+        raise _no_engine(directory, last_lines)
+    config = _read_config(directory, last_lines)
+    _require_release(str(config["version"]), wanted.release)
+    _require_mapping(config["pretrained_config"], wanted)
+    return Engine(config, _read_sizes(directory, wanted.world_size, last_lines))
+
+
+def _no_engine(directory: Path, last_lines: Sequence[str]) -> CommandError:
+    """The command ended well and wrote nothing: what it printed may say why."""
+    failure = failure_of(0, last_lines)
+    left = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+    why = f": {failure.meaning}" if failure.cause is not FailureCause.UNKNOWN else ""
+    remedy = "read its last lines for the error that it did not report"
+    return _error(
+        f"trtllm-build ended with exit status 0 but wrote no engine (it wrote {left}){why}",
+        failure.remedy if why else remedy,
+        last_lines,
+        failure.cause,
+    )
+
+
+def _read_config(directory: Path, last_lines: Sequence[str]) -> dict[str, Any]:
+    path = directory / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        remedy = f"build again, and look at the last lines if it stays so{AGAIN}"
+        raise _error(f"the engine's {CONFIG} cannot be read: {error}", remedy, last_lines) from error
+    missing = [name for name in SECTIONS if name not in config]
+    if missing:
+        remedy = "take trtllm-build of the release that the spec names: scripts from before 0.8 write such a file"
+        raise _error(f"the engine's {CONFIG} has no {' and no '.join(missing)}", remedy, last_lines)
+    return dict(config)
+
+
+def _require_release(found: str, wanted: str) -> None:
+    if same(found, wanted):
+        return
+    raise _error(
+        f"the engine was built by TensorRT-LLM {found}, asked for was {wanted}",
+        f"correct the toolchain (enginery toolchain check), or set the target's release to {found}{AGAIN}",
+    )
+
+
+def _require_mapping(pretrained: Mapping[str, Any], wanted: Wanted) -> None:
+    mapping = pretrained.get("mapping", {})
+    expected = {
+        "world_size": wanted.world_size,
+        "tp_size": wanted.tensor_parallel,
+        "pp_size": wanted.pipeline_parallel,
+    }
+    wrong = [
+        f"{name} is {mapping.get(name, 'not there')} and not {value}"
+        for name, value in expected.items()
+        if mapping.get(name) != value
+    ]
+    if wrong:
+        raise _error(
+            f"the engine is cut otherwise than asked for: {', '.join(wrong)}",
+            "the checkpoint decides this: convert it again with the spec's tensor_parallel and pipeline_parallel"
+            f" (remove that step from the store if it was damaged){AGAIN}",
+        )
+
+
+def _read_sizes(directory: Path, world_size: int, last_lines: Sequence[str]) -> dict[str, int]:
+    found = {path.name: path.stat().st_size for path in directory.glob("rank*.engine")}
+    wanted = [f"rank{number}.engine" for number in range(world_size)]
+    missing = [name for name in wanted if name not in found]
+    empty = [name for name in wanted if found.get(name) == 0]
+    extra = sorted(set(found) - set(wanted))
+    problems = [
+        *([f"{', '.join(missing)} missing"] if missing else []),
+        *([f"{', '.join(empty)} empty"] if empty else []),
+        *([f"{', '.join(extra)} too many"] if extra else []),
+    ]
+    if problems:
+        failure = failure_of(0, last_lines)
+        known = failure.cause is not FailureCause.UNKNOWN
+        remedy = "look for a rank's error in the log above, at how full the disk is, and build again"
+        raise _error(
+            f"the engine for {world_size} GPUs is not whole: {'; '.join(problems)}"
+            + (f" ({failure.meaning})" if known else ""),
+            failure.remedy if known else remedy + AGAIN,
+            last_lines,
+            failure.cause,
+        )
+    return {name: found[name] for name in wanted}
+
+
+def _error(
+    problem: str, remedy: str, last_lines: Sequence[str] = (), cause: FailureCause = FailureCause.INCOMPLETE
+) -> CommandError:
+    named = FailureCause.INCOMPLETE if cause is FailureCause.UNKNOWN else cause
+    return CommandError(problem, subject="trtllm-build", remedy=remedy, cause=named, last_lines=last_lines)
+
+
+# Failures of `trtllm-build` in words that help with a build.
+
+
+REMEDIES = {
+    FailureCause.GPU_MEMORY: "end what else uses the GPU (nvidia-smi), lower build.max_batch_size, build.max_num_tokens"
+    " or build.max_seq_len, or raise the target's tensor_parallel; nothing was kept",
+    FailureCause.HOST_MEMORY: "lower build.workers, end what else uses this machine's memory, or build on one with"
+    " more; nothing was kept",
+    FailureCause.GPU_NOT_VISIBLE: "trtllm-build needs the target's GPU: check with nvidia-smi that it is there, that"
+    " CUDA_VISIBLE_DEVICES names it, and that a container was started with it",
+    FailureCause.TIMEOUT: "look at its last lines for where it hangs (ranks that wait for each other, a full disk);"
+    " nothing it had started is left running, and nothing was kept",
+    FailureCause.KILLED: "build again; if it crashes at the same place, leave out plugins and options until it does"
+    " not, and report that to TensorRT-LLM; nothing was kept",
+}
+"""What to do about a failure of a build, where there is more to say than for any command."""
+
+BLAMED = re.compile(
+    r"timing.?cache|"
+    # What TensorRT says when it trips over one: NVIDIA/TensorRT issues 3566 and 2144.
+    r"Assertion cache|StdArchiveReader|magicTagRead",
+    re.IGNORECASE,
+)
+REFUSED = re.compile(
+    r"timing cache will not be used|invalid timing cache|deserialize the timing cache|different TensorRT version"
+    r"|timing cache.*(mismatch|ignor|not compatible|corrupt)",
+    re.IGNORECASE,
+)
+LONG_FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
+
+
+def blames_timing_cache(error: CommandError) -> bool:
+    """Whether a build that was given a timing cache may have failed because of it."""
+    known = {FailureCause.UNKNOWN, FailureCause.KILLED}
+    return error.cause in known and any(BLAMED.search(line) for line in error.last_lines if _is_error(line))
+
+
+def _is_error(line: str) -> bool:
+    """Whether a line is no mere warning, as builds print them about caches that they do well without."""
+    return not WARNING.search(line)
+
+
+def refused_timing_cache(lines: Iterable[str]) -> bool:
+    """Whether a build that went well has said that it began without the timing cache it was given."""
+    return any(REFUSED.search(line) for line in lines)
+
+
+def explain(error: CommandError, context: StepContext, argv: Sequence[str], release: str) -> CommandError:
+    """The same failure, with what to do about it in a build."""
+    problem, remedy = error.problem, REMEDIES.get(FailureCause(error.cause), error.remedy)
+    if error.cause == FailureCause.UNKNOWN_FLAG:
+        unknown = _unknown_flags(context, argv)
+        if unknown:
+            problem = f"trtllm-build of this toolchain has no {', '.join(unknown)}, which release {release} is to have"
+            remedy = (
+                f"make sure that the toolchain is {release} (enginery toolchain check), or take the release that it is;"
+                " leave out what was given in build.extra_args"
+            )
+    return CommandError(problem, subject=error.subject, remedy=remedy, cause=error.cause, last_lines=error.last_lines)
+
+
+def _unknown_flags(context: StepContext, argv: Sequence[str]) -> list[str]:
+    """The command's flags that its own help does not have; none where it gives no help."""
+    lines: list[str] = []
+    aside = dataclasses.replace(context, log=lines.append, completed=[])
+    try:
+        aside.run([argv[0], "--help"])
+    except CommandError:
+        return []
+    known = {name for line in lines[1:] for name in LONG_FLAG.findall(line)}
+    return sorted({name for word in argv for name in LONG_FLAG.findall(word.partition("=")[0])} - known)

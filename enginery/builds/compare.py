@@ -1,0 +1,192 @@
+"""Two builds of one model compared, from their manifests alone: what they are, what they answer, speed, size, time."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from enginery.builds.manifest import MODEL_REPOSITORY, BuildTarget, Manifest
+from enginery.builds.validation import PromptResult
+from enginery.core.model import Frozen
+from enginery.store import Command, Stage, StepRecord
+
+MAKING = (Stage.CONVERT, Stage.BUILD)
+"""The stages that make what is served, and take its time."""
+
+Said = Literal["same", "different", "only before", "only after"]
+
+
+class Change(Frozen):
+    """Something that is not the same in both builds; empty where one of them does not have it."""
+
+    name: str
+    before: str
+    after: str
+
+
+class AnswerChange(Frozen):
+    """One prompt, as both builds answered it.
+
+    Attributes:
+        prompt: the prompt.
+        said: whether the answers are the same, or which build alone was asked.
+        before: the answer of the first build.
+        after: the answer of the second build.
+        was_right: whether the first answered as its spec expected; None when it was not asked.
+        is_right: the same of the second.
+    """
+
+    prompt: str
+    said: Said
+    before: str = ""
+    after: str = ""
+    was_right: bool | None = None
+    is_right: bool | None = None
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether what was right is wrong."""
+        return bool(self.was_right) and self.is_right is False
+
+
+class Figure(Frozen):
+    """A figure of both builds; None where it is not recorded."""
+
+    before: float | None
+    after: float | None
+
+    @property
+    def percent(self) -> float | None:
+        """By how many percent the second is larger than the first, below zero for smaller; None without both."""
+        if not self.before or self.after is None:
+            return None
+        return 100.0 * (self.after - self.before) / self.before
+
+
+class Comparison(Frozen):
+    """What differs between two builds.
+
+    Attributes:
+        model: the model of the second.
+        before: the id of the first build.
+        after: the id of the second build.
+        changes: what they are, and were made from and with, where that is not the same.
+        answers: every prompt that one of them was asked.
+        tokens_per_second: of all answers together, as the validations measured it.
+        engine_bytes: what the backend runs.
+        build_bytes: all that was published.
+        making_seconds: the time that converting and building took.
+        notes: why figures may not be comparable.
+    """
+
+    model: str
+    before: str
+    after: str
+    changes: tuple[Change, ...]
+    answers: tuple[AnswerChange, ...]
+    tokens_per_second: Figure
+    engine_bytes: Figure
+    build_bytes: Figure
+    making_seconds: Figure
+    notes: tuple[str, ...] = ()
+
+    @property
+    def different_answers(self) -> tuple[AnswerChange, ...]:
+        """The prompts that are not answered alike."""
+        return tuple(answer for answer in self.answers if answer.said != "same")
+
+    @property
+    def worse_answers(self) -> tuple[AnswerChange, ...]:
+        """The prompts that were answered right and are not any more."""
+        return tuple(answer for answer in self.answers if answer.is_worse)
+
+
+def compare_builds(before: Manifest, after: Manifest) -> Comparison:
+    """Compare two builds; the registry is not asked for anything."""
+    answers = tuple(_answers(before, after))
+    return Comparison(
+        model=after.model,
+        before=before.build_id,
+        after=after.build_id,
+        changes=_changes(_described(before), _described(after)),
+        answers=answers,
+        tokens_per_second=Figure(before=before.validation.tokens_per_second, after=after.validation.tokens_per_second),
+        engine_bytes=Figure(before=engine_bytes(before), after=engine_bytes(after)),
+        build_bytes=Figure(before=before.size, after=after.size),
+        making_seconds=Figure(before=_making_seconds(before), after=_making_seconds(after)),
+        notes=tuple(_notes(before, after, answers)),
+    )
+
+
+def engine_bytes(manifest: Manifest) -> int:
+    """The size of what the backend runs: the engine, else the checkpoint, else the model repository."""
+    for stage in reversed(MAKING):
+        record = manifest.step(stage)
+        if record is not None and record.files:
+            return record.size
+    return sum(file.size for file in manifest.files if file.path.startswith(f"{MODEL_REPOSITORY}/"))
+
+
+def _making_seconds(manifest: Manifest) -> float:
+    return round(sum(record.seconds for record in _made_by(manifest)), 3)
+
+
+def _made_by(manifest: Manifest) -> list[StepRecord]:
+    return [record for stage in MAKING if (record := manifest.step(stage)) is not None]
+
+
+def _described(manifest: Manifest) -> dict[str, str]:
+    """What a build is and comes from, a line each."""
+    target = manifest.target
+    described = {"model": manifest.model, **{name: str(getattr(target, name)) for name in BuildTarget.model_fields}}
+    download = manifest.step(Stage.DOWNLOAD)
+    if download is not None:
+        origin = download.step.recipe.parameters
+        described |= {f"source {name}": str(origin[name]) for name in ("location", "commit") if name in origin}
+    for record in _made_by(manifest):
+        described |= {f"{record.step.stage.value} with {name}": value for name, value in record.toolchain.items()}
+        described |= _arguments(record)
+    return described | {"enginery": manifest.enginery}
+
+
+def _arguments(record: StepRecord) -> dict[str, str]:
+    """The command that a step is, as one line; a change of it is a change of its flags."""
+    if not isinstance(record.step.recipe, Command):
+        return {}
+    return {f"{record.step.stage.value} command": " ".join(record.step.recipe.argv)}
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    return tuple(
+        Change(name=name, before=before.get(name, ""), after=after.get(name, ""))
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    )
+
+
+def _answers(before: Manifest, after: Manifest) -> Iterable[AnswerChange]:
+    old = {result.prompt: result for result in before.validation.results}
+    new = {result.prompt: result for result in after.validation.results}
+    for prompt in dict.fromkeys([*old, *new]):
+        yield _answer(prompt, old.get(prompt), new.get(prompt))
+
+
+def _answer(prompt: str, old: PromptResult | None, new: PromptResult | None) -> AnswerChange:
+    if old is None or new is None:
+        said: Said = "only before" if new is None else "only after"
+    else:
+        said = "same" if old.got == new.got else "different"
+    return AnswerChange(
+        prompt=prompt,
+        said=said,
+        before=old.got if old else "",
+        after=new.got if new else "",
+        was_right=old.passed if old else None,
+        is_right=new.passed if new else None,
+    )
+
+
+def _notes(before: Manifest, after: Manifest, answers: Iterable[AnswerChange]) -> Iterable[str]:
+    if any(answer.said.startswith("only") for answer in answers):
+        yield "they were not asked the same prompts, so speeds and answers compare only in part"
+    old, new = (record.host if (record := one.step(Stage.VALIDATE)) else "" for one in (before, after))
+    if old != new:
+        yield f"their speeds were measured on different machines: {old or 'unknown'} and {new or 'unknown'}"

@@ -1,0 +1,257 @@
+"""Elliptic-curve keys in PEM files: the private one that signs, and the public ones that are trusted.
+
+A key's fingerprint is the SHA-256 of its public half as PEM: what `sha256sum key.pub.pem` prints.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enginery.core.errors import UsageError
+from enginery.core.late import late
+
+if TYPE_CHECKING:
+    from cryptography import exceptions as cryptography_exceptions
+    from cryptography.hazmat.primitives import serialization as cryptography_hazmat_primitives_serialization
+    from cryptography.hazmat.primitives.asymmetric import ec as cryptography_hazmat_primitives_asymmetric_ec
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+else:
+    cryptography_exceptions = late("cryptography.exceptions")
+    cryptography_hazmat_primitives_asymmetric_ec = late("cryptography.hazmat.primitives.asymmetric.ec")
+    cryptography_hazmat_primitives_serialization = late("cryptography.hazmat.primitives.serialization")
+
+
+SIGNING_KEY = "ENGINERY_SIGNING_KEY"
+SIGNING_KEY_PASSWORD = "ENGINERY_SIGNING_KEY_PASSWORD"  # noqa: S105  the name of a variable
+SHOWN_DIGITS = 16
+CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_MAKE_ONE = "make a key with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A private key that can be used.
+
+    Attributes:
+        path: its PEM file.
+        fingerprint: of its public half, 64 hex digits.
+        password: what opens the file; None where it is not encrypted.
+    """
+
+    path: Path
+    fingerprint: str
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls) -> "SigningKey | None":
+        """The key that `ENGINERY_SIGNING_KEY` names; None where nothing is to be signed.
+
+        Raises:
+            UsageError: when it cannot be used.
+        """
+        path = os.environ.get(SIGNING_KEY)
+        return cls.read(Path(path)) if path else None
+
+    @classmethod
+    def read(cls, path: Path) -> "SigningKey":
+        """Open a private key, with the password in `ENGINERY_SIGNING_KEY_PASSWORD` where it is encrypted.
+
+        Raises:
+            UsageError: when it cannot be read, is no private elliptic-curve key, or the password does not open it.
+        """
+        require_packages()
+        password = os.environ.get(SIGNING_KEY_PASSWORD) or None
+        private = _open_private(path, _read(path), password)
+        return cls(path.expanduser().absolute(), _fingerprint(private.public_key()), password)
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A public key whose signatures count.
+
+    Attributes:
+        path: its PEM file.
+        fingerprint: 64 hex digits.
+        pem: the key itself.
+    """
+
+    path: Path
+    fingerprint: str
+    pem: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> "TrustedKey":
+        """Read a public key.
+
+        Raises:
+            UsageError: when it cannot be read or is no public elliptic-curve key.
+        """
+        require_packages()
+        public = _open_public(path, _read(path))
+        return cls(path, _fingerprint(public), _pem(public))
+
+
+def short(fingerprint: str) -> str:
+    """A fingerprint as it is shown and as it is part of a file's name."""
+    return fingerprint[:SHOWN_DIGITS]
+
+
+def require_packages() -> None:
+    """Refuse to go on without the packages that sign and verify.
+
+    Raises:
+        UsageError: naming the extra that brings them.
+    """
+    if find_spec("model_signing") is None:
+        remedy = "in a clone of Enginery: pip install -c constraints.txt '.[signing]'"
+        raise UsageError("signatures need the package model-signing, not installed here", remedy=remedy)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as error:
+        problem = f"this key cannot be read: {error.strerror or error}"
+        raise UsageError(problem, subject=str(path), remedy="correct the path, or let this user read it") from error
+
+
+def _open_private(path: Path, data: bytes, password: str | None) -> "EllipticCurvePrivateKey":
+
+    if b"PRIVATE KEY" not in data and b"PUBLIC KEY" in data:
+        remedy = f"name the private key in {SIGNING_KEY}; the public one is for those who verify"
+        raise UsageError("is a public key, which cannot sign", subject=str(path), remedy=remedy)
+    try:
+        key = cryptography_hazmat_primitives_serialization.load_pem_private_key(
+            data, password.encode() if password else None
+        )
+    except TypeError as error:  # what the library raises for a password too many and for one that is missing
+        problem, remedy = _password_problem(needed=password is None)
+        raise UsageError(problem, subject=str(path), remedy=remedy) from error
+    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
+        raise _unreadable(path, password) from error
+    if not isinstance(key, cryptography_hazmat_primitives_asymmetric_ec.EllipticCurvePrivateKey):
+        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=_MAKE_ONE)
+    _require_curve(path, key.curve.name)
+    return key
+
+
+def _password_problem(*, needed: bool) -> tuple[str, str]:
+    if needed:
+        return "is encrypted, and no password is given", f"set {SIGNING_KEY_PASSWORD}"
+    return "is not encrypted, but a password is given", f"unset {SIGNING_KEY_PASSWORD}, or encrypt the key"
+
+
+def _unreadable(path: Path, password: str | None) -> UsageError:
+    if password:
+        remedy = f"correct {SIGNING_KEY_PASSWORD}"
+        return UsageError("cannot be opened: the password is wrong, or it is no key", subject=str(path), remedy=remedy)
+    return UsageError("is not a private key in PEM", subject=str(path), remedy=_MAKE_ONE)
+
+
+def _open_public(path: Path, data: bytes) -> "EllipticCurvePublicKey":
+
+    make = f"make the public key with: openssl pkey -in key.pem -pubout -out {path.name}"
+    if b"PRIVATE KEY" in data:
+        problem = "is a private key where a public one belongs"
+        raise UsageError(problem, subject=str(path), remedy=f"{make}; and keep the private key from those who verify")
+    try:
+        key = cryptography_hazmat_primitives_serialization.load_pem_public_key(data)
+    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
+        raise UsageError("is not a public key in PEM", subject=str(path), remedy=make) from error
+    if not isinstance(key, cryptography_hazmat_primitives_asymmetric_ec.EllipticCurvePublicKey):
+        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=_MAKE_ONE)
+    _require_curve(path, key.curve.name)
+    return key
+
+
+def _require_curve(path: Path, curve: str) -> None:
+    if curve not in CURVES:
+        problem = f"is a key on the curve {curve}; signatures are made with {', '.join(CURVES.values())}"
+        raise UsageError(problem, subject=str(path), remedy=_MAKE_ONE)
+
+
+def _pem(key: "EllipticCurvePublicKey") -> bytes:
+
+    return key.public_bytes(
+        cryptography_hazmat_primitives_serialization.Encoding.PEM,
+        cryptography_hazmat_primitives_serialization.PublicFormat.SubjectPublicKeyInfo,
+    )
+
+
+def _fingerprint(key: "EllipticCurvePublicKey") -> str:
+    return hashlib.sha256(_pem(key)).hexdigest()
+
+
+# Whose signatures are required: the public keys that whoever pulls or rolls out trusts.
+
+
+TRUSTED_KEYS = "ENGINERY_TRUSTED_KEYS"
+ENDINGS = (".pem", ".pub")
+"""The files of a directory that are taken for keys."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The keys that are trusted: with any, a build must be signed by one of them; with none, nothing is required."""
+
+    keys: tuple[TrustedKey, ...] = ()
+
+    @classmethod
+    def from_environment(cls) -> "Policy":
+        """The policy that `ENGINERY_TRUSTED_KEYS` sets.
+
+        Raises:
+            UsageError: when it names no keys, or one that cannot be used.
+        """
+        return cls.read(os.environ.get(TRUSTED_KEYS))
+
+    @classmethod
+    def chosen(cls, option: str | None) -> "Policy":
+        """The policy that a command's option sets; the environment's where it is left out.
+
+        Raises:
+            UsageError: when it names no keys, or one that cannot be used.
+        """
+        return cls.from_environment() if option is None else cls.read(option)
+
+    @classmethod
+    def read(cls, places: str | None) -> "Policy":
+        """The keys in a directory, or in files with a colon between them; None requires nothing.
+
+        Raises:
+            UsageError: when there are no keys, or one that cannot be used: a policy is never weaker than it looks.
+        """
+        if places is None:
+            return cls()
+        named = [Path(place).expanduser() for place in places.split(os.pathsep) if place.strip()]
+        if not named:
+            raise UsageError("is set but names no keys", subject=TRUSTED_KEYS, remedy="name some, or unset it")
+        keys = (TrustedKey.read(file) for place in named for file in _files(place))
+        return cls(tuple({key.fingerprint: key for key in keys}.values()))
+
+    @property
+    def required(self) -> bool:
+        """Whether a build must be signed."""
+        return bool(self.keys)
+
+    @property
+    def shown(self) -> str:
+        """The trusted keys, for messages."""
+        return ", ".join(f"{short(key.fingerprint)} ({key.path.name})" for key in self.keys)
+
+    def key(self, fingerprint: str) -> TrustedKey | None:
+        """The trusted key with that fingerprint."""
+        return next((key for key in self.keys if key.fingerprint == fingerprint), None)
+
+
+def _files(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return [place]
+    found = sorted(file for file in place.iterdir() if file.suffix in ENDINGS and file.is_file())
+    if not found:
+        problem = f"this directory holds no keys ({' or '.join(f'*{ending}' for ending in ENDINGS)})"
+        raise UsageError(problem, subject=str(place), remedy="put the public keys there that are to be trusted")
+    return found

@@ -1,0 +1,116 @@
+"""Where a published build came from, told from its manifest alone: source, weights, engine, report, registry."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from enginery.builds.manifest import Manifest, build_path
+from enginery.core.late import late
+from enginery.store import Call, Command, StepRecord
+
+if TYPE_CHECKING:
+    from rich import markup as rich_markup
+    from rich import tree as rich_tree
+    from rich.tree import Tree
+else:
+    rich_markup = late("rich.markup")
+    rich_tree = late("rich.tree")
+
+KEY_DIGITS = 12
+
+
+def lineage_json(manifest: Manifest) -> dict[str, JsonValue]:
+    """The chain for scripts: each step with its inputs, commands, toolchain, host, seconds and files."""
+    return {
+        "model": manifest.model,
+        "build_id": manifest.build_id,
+        "published": {
+            "uri": _address(manifest),
+            "channel": manifest.channel,
+            "created": manifest.created.isoformat(),
+            "enginery": manifest.enginery,
+        },
+        "target": manifest.target.model_dump(mode="json"),
+        "steps": [_step_json(record) for record in manifest.steps],
+    }
+
+
+def _address(manifest: Manifest) -> str:
+    return f"{manifest.registry}/{build_path(manifest.model, manifest.build_id)}"
+
+
+def _step_json(record: StepRecord) -> dict[str, JsonValue]:
+    shown = record.model_dump(mode="json", include=_SHOWN)
+    recipe = record.step.recipe.model_dump(mode="json")
+    return {"stage": record.step.stage.value, **shown, "inputs": dict(record.step.inputs), "recipe": recipe}
+
+
+_SHOWN = {"key", "label", "started", "seconds", "host", "toolchain", "commands", "facts", "files", "enginery"}
+
+
+def lineage_tree(manifest: Manifest) -> "Tree":
+    """The chain for people: what came from what, from the build back to the source."""
+    tree = rich_tree.Tree(f"[bold]{rich_markup.escape(manifest.model)}/{rich_markup.escape(manifest.build_id)}[/]")
+    for line in _build_lines(manifest):
+        tree.add(rich_markup.escape(line))
+    by_key = {record.key: record for record in manifest.steps}
+    used = {key for record in manifest.steps for key in record.step.inputs.values()}
+    shown: set[str] = set()
+    for record in manifest.steps:
+        if record.key not in used:
+            _grow(tree, record, by_key, shown)
+    return tree
+
+
+def _build_lines(manifest: Manifest) -> list[str]:
+    target = manifest.target
+    ranks = f"tensor parallel {target.tensor_parallel}, pipeline parallel {target.pipeline_parallel}"
+    passed = sum(result.passed for result in manifest.validation.results)
+    return [
+        f"published {_address(manifest)}",
+        f"channel {manifest.channel}, {manifest.created:%Y-%m-%d %H:%M} UTC, by Enginery {manifest.enginery}",
+        f"target {target.name}: {target.gpu}, {target.backend} {target.release}, {target.precision}, {ranks}",
+        f"{len(manifest.files)} files, {manifest.size:,} bytes",
+        f"{passed} of {len(manifest.validation.results)} prompts answered as expected",
+    ]
+
+
+def _grow(tree: "Tree", record: StepRecord, by_key: dict[str, StepRecord], shown: set[str]) -> None:
+    """Hang a step on the tree, and under it the steps it comes from; each is described where it is met first."""
+    branch = tree.add(f"[bold]{rich_markup.escape(record.label)}[/] {record.key[:KEY_DIGITS]}")
+    if record.key in shown:
+        branch.add("(as above)")
+        return
+    shown.add(record.key)
+    for line in _step_lines(record):
+        branch.add(rich_markup.escape(line))
+    for name, key in record.step.inputs.items():
+        if key in by_key:
+            _grow(branch, by_key[key], by_key, shown)
+        else:
+            branch.add(rich_markup.escape(f"{name} {key[:KEY_DIGITS]}: not recorded"))
+
+
+def _step_lines(record: StepRecord) -> list[str]:
+    lines = [f"{record.started:%Y-%m-%d %H:%M} UTC on {record.host}, {record.seconds:.1f} s, {record.size:,} bytes"]
+    lines += [f"{name}: {value}" for name, value in record.facts.items() if isinstance(value, str | int | float)]
+    if isinstance(record.step.recipe, Call):
+        lines += [f"{name}: {value}" for name, value in record.step.recipe.parameters.items() if name in _ORIGIN]
+    if isinstance(record.step.recipe, Command):
+        lines.append(f"ran {' '.join(record.step.recipe.argv)}")
+    if record.toolchain:
+        lines.append(_toolchain_line(record))
+    return list(dict.fromkeys(lines))
+
+
+def _toolchain_line(record: StepRecord) -> str:
+    """The packages that make the engine; the whole list is in the JSON."""
+    telling = [f"{name} {value}" for name, value in record.toolchain.items() if name.startswith(_TELLING)]
+    others = len(record.toolchain) - len(telling)
+    return f"with {', '.join(telling)} and {others} other packages"
+
+
+_TELLING = ("python", "onnxruntime", "tensorrt", "torch", "transformers", "nvidia-modelopt")
+
+_ORIGIN = {"kind", "location", "commit"}
+"""Parameters of a download that say where the weights came from."""

@@ -1,0 +1,86 @@
+"""A build's report for people: one HTML page that needs nothing beside it, made from the manifest alone."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from enginery.builds.manifest import Manifest
+from enginery.store import Command
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1c2024 }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .35rem .8rem .35rem 0;
+border-bottom: 1px solid #dfe3e6; vertical-align: top } code { font-size: .85em; overflow-wrap: anywhere }
+.miss { color: #b3261e; font-weight: 600 } .quiet { color: #60646c } td { white-space: pre-wrap }
+@media (prefers-color-scheme: dark) { body { background: #18191b; color: #edeef0 } th, td { border-color: #363a3f } }
+"""
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>{style}</style></head>
+<body><h1>{title}</h1>
+<p class="quiet">built by Enginery {version} · {size:,} bytes in {count} files</p>
+{sections}
+</body></html>
+"""
+
+
+def html_report(manifest: Manifest) -> str:
+    """The page: target, prompts with answers, steps with times and commands, files with digests.
+
+    The moment of publishing is not on it: whoever publishes the same build makes the same page.
+    """
+    sections = (_target(manifest), _prompts(manifest), _steps(manifest), _files(manifest))
+    return PAGE.format(
+        title=escape(f"{manifest.model}/{manifest.build_id}"),
+        style=STYLE,
+        version=escape(manifest.enginery),
+        size=sum(file.size for file in manifest.files),
+        count=len(manifest.files),
+        sections="\n".join(sections),
+    )
+
+
+def _target(manifest: Manifest) -> str:
+    rows = [(escape(name), escape(str(value))) for name, value in manifest.described.items()]
+    return _section("Target", ("", ""), rows)
+
+
+def _prompts(manifest: Manifest) -> str:
+    rows = [
+        (
+            escape(result.prompt),
+            escape(result.got),
+            "as expected" if result.passed else f'<span class="miss">{escape(result.reason)}</span>',
+            f"{'' if result.tokens is None else f'{result.tokens} tokens, '}{result.seconds:.2f} s",
+        )
+        for result in manifest.validation.results
+    ]
+    return _section("What it says", ("prompt", "answer", "", ""), rows)
+
+
+def _steps(manifest: Manifest) -> str:
+    rows = []
+    for record in manifest.steps:
+        recipe = record.step.recipe
+        what = " ".join(recipe.argv) if isinstance(recipe, Command) else f"{recipe.function} v{recipe.version}"
+        where = f"{record.started:%Y-%m-%d %H:%M} on {record.host}"
+        cost = f"{record.seconds:.1f} s, {record.size:,} bytes"
+        rows.append((escape(record.label), f"<code>{escape(what)}</code>", escape(where), cost, _digest(record.key)))
+    return _section("Where it comes from", ("step", "what was done", "when and where", "cost", "key"), rows)
+
+
+def _files(manifest: Manifest) -> str:
+    rows = [(escape(file.path), f"{file.size:,}", _digest(file.sha256)) for file in manifest.files]
+    return _section("Files", ("file", "bytes", "sha256"), rows)
+
+
+def _digest(value: str) -> str:
+    return f'<code title="{value}">{value[:12]}</code>'
+
+
+def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A heading and a table; the cells are HTML already."""
+    head = "".join(f"<th>{name}</th>" for name in header)
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<h2>{title}</h2>\n<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"

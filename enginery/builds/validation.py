@@ -1,0 +1,105 @@
+"""TODO."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from enginery.core.errors import StoreError, ValidationError
+
+REPORT_SCHEMA = 1
+REPORT_FILE = "report.json"
+
+
+class PromptResult(BaseModel):
+    """One prompt, judged.
+
+    Attributes:
+        expected: the expectations of the spec, `equals`, `contains` or `matches` -> text.
+        got: the answer, without the prompt.
+        passed: whether it is as expected; always so where nothing is expected.
+        reason: why it did not pass, or that nothing was expected.
+        tokens: length of the answer; None where the release's own script was asked, which does not tell.
+        token_ids: the answer as tokens, to compare a served engine with; none where they were not told.
+        finish: `eos` when the model ended the answer, `length` when it reached the limit; else `unknown`.
+        seconds_to_first_token: from the prompt to the first token; None where the answer came in one piece.
+        seconds: from the prompt to the end of the answer.
+        max_tokens: the limit; None in reports from before it was noted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    expected: dict[str, str]
+    got: str
+    passed: bool
+    reason: str
+    tokens: int | None
+    token_ids: tuple[int, ...]
+    finish: str
+    seconds_to_first_token: float | None
+    seconds: float
+    max_tokens: int | None = None
+
+
+class ValidationReport(BaseModel):
+    """What an engine said to all prompts.
+
+    Attributes:
+        passed: whether every answer is as expected; true when there are no prompts.
+        tokens_per_second: of all answers together; None when there was no token, or they were not told.
+        driver_sha256: digest of the script that asked; empty when it was the release's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = REPORT_SCHEMA
+    passed: bool
+    results: tuple[PromptResult, ...] = Field(default=())
+    tokens_per_second: float | None = None
+    driver_sha256: str
+
+    @property
+    def misses(self) -> tuple[PromptResult, ...]:
+        """The answers that are not as expected."""
+        return tuple(result for result in self.results if not result.passed)
+
+
+def require_passed(report: ValidationReport, label: str) -> None:
+    """Stop unless the engine said what the spec expects.
+
+    Args:
+        report: what it said.
+        label: the step's name for people.
+
+    Raises:
+        ValidationError: with prompt, expected and got of each miss.
+    """
+    if report.passed:
+        return
+    listed = "".join(f"\n{described_miss(miss)}" for miss in report.misses)
+    raise ValidationError(
+        f"{len(report.misses)} of {len(report.results)} answers are not as expected:{listed}",
+        subject=label,
+        remedy="correct the expectation in the spec, or build with a higher precision; nothing was published",
+    )
+
+
+def described_miss(miss: PromptResult) -> str:
+    """An answer that is not as expected, in three lines for people."""
+    wanted = " and ".join(f"{name} {text!r}" for name, text in miss.expected.items())
+    cut = " (cut off at max_tokens)" if miss.finish == "length" else ""
+    return f"  prompt:   {miss.prompt!r}\n  expected: {wanted}\n  got:      {miss.got!r}{cut}"
+
+
+def read_report(directory: Path) -> ValidationReport:
+    """The report in a validation's output.
+
+    Raises:
+        StoreError: when there is none, or it is not one.
+    """
+    path = directory / REPORT_FILE
+    try:
+        return ValidationReport.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        remedy = "remove the step from the store and run the build again"
+        raise StoreError(f"is not a validation report: {error}", subject=str(path), remedy=remedy) from error

@@ -1,0 +1,364 @@
+"""The command line: parse, call, print."""
+
+import shlex
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from enginery.cli import rooms
+from enginery.cli.options import (
+    AsJson,
+    BuildReference,
+    RegistryAddress,
+    StoreAddress,
+    TrustedKeys,
+    named_registry,
+    note,
+)
+from enginery.cli.registry import channels_app, diff_app, pull_app, resolve_app, trust_app, upkeep_app
+from enginery.cli.releases import releases_app
+from enginery.core.errors import EngineryError, UsageError
+from enginery.core.late import late
+from enginery.core.versions import __version__
+
+if TYPE_CHECKING:
+    import pydantic
+
+    from enginery.pipeline import Plan
+    from enginery.spec import Spec
+else:
+    pydantic = late("pydantic")
+
+EXIT_CODES = """Exit codes: 0 done; 2 bad input, nothing started; 3 source; 4 store; 5 toolchain; 6 a command failed;
+7 validation; 8 registry; 9 rollout; 130 interrupted; 1 anything else."""
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="enginery",
+    help="Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+toolchain_app = typer.Typer(help="The pinned environments in which a release's commands run.", no_args_is_help=True)
+dev_app = typer.Typer(help="Local services to play with: Prefect with its UI, S3, Triton.", no_args_is_help=True)
+app.add_typer(toolchain_app, name="toolchain")
+app.add_typer(dev_app, name="dev")
+app.add_typer(releases_app, name="releases")
+app.add_typer(channels_app)
+app.add_typer(pull_app)
+app.add_typer(resolve_app)
+app.add_typer(trust_app)
+app.add_typer(upkeep_app)
+app.add_typer(diff_app)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Put a value into the spec; repeatable.")
+]
+Force = Annotated[
+    list[str] | None,
+    typer.Option("--force", metavar="CODE", help="Accept a warning of the plan, such as W201; repeatable."),
+]
+ToolchainKind = Annotated[
+    Literal["venv", "host", "container"] | None,
+    typer.Option("--kind", help="Where its commands run: what a target calls `toolchain`."),
+]
+ToolchainName = Annotated[str, typer.Argument(metavar="NAME", help="A name that `enginery toolchain list` shows.")]
+
+
+@app.command(short_help="Run the pipeline for a spec.")
+def build(  # noqa: PLR0913, PLR0917  each is an option of the command
+    spec_file: SpecFile,
+    overrides: Overrides = None,
+    force: Force = None,
+    store: StoreAddress = None,
+    pools: Annotated[
+        Path | None,
+        typer.Option(
+            "--pools",
+            envvar="ENGINERY_POOLS",
+            metavar="FILE",
+            help="Have each target built by a work pool of this file.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the pipeline for a spec; steps that are already done are not done again."""
+    spec = _read_spec(spec_file, overrides, force)
+    summary = _flow("build").load()(spec, store=store, pools=str(pools) if pools else None)
+    if as_json:
+        print(summary.model_dump_json(indent=2))
+    else:
+        rooms.output.print_summary(summary)
+
+
+@app.command(short_help="Show what a build would do; nothing is run.")
+def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
+    spec_file: SpecFile,
+    overrides: Overrides = None,
+    force: Force = None,
+    store: StoreAddress = None,
+    commands: Annotated[bool, typer.Option("--commands", help="Print the steps as a shell script.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each step must run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a build would do: its steps, their keys, and which are already done. Nothing is run."""
+    made = rooms.pipeline.make_plan(_read_spec(spec_file, overrides, force))
+    if as_json:
+        print(made.model_dump_json(indent=2))
+    elif commands:
+        print(rooms.pipeline.shell_script(made, str(spec_file), tuple(overrides or ()), store), end="")
+    else:
+        _show_plan(made, store, why=explain)
+
+
+@app.command("run-step")
+def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `enginery plan --json` printed.")],
+    step: Annotated[str, typer.Argument(metavar="STEP", help="A step's id such as build/cpu-int4, or its key.")],
+    store: StoreAddress = None,
+    with_inputs: Annotated[bool, typer.Option("--with-inputs", help="First run what it needs.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIRECTORY", help="Also put the step's files into this directory."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one step of a plan on this machine. Needs no Prefect."""
+    made = _read_plan(plan_file)
+    planned = made.find(step)
+    opened = rooms.store.open_store(store)
+    with rooms.output.shown_progress(note) as progress:
+        if with_inputs:
+            outcome = rooms.pipeline.run_with_inputs(planned, made, opened, note, progress)
+        else:
+            outcome = rooms.pipeline.run_step(planned, opened, note, progress)
+    if output:
+        record = opened.find(planned.key)
+        assert record is not None  # noqa: S101  it has just been made
+        opened.fetch(record, output)
+    print(outcome.model_dump_json(indent=2) if as_json else f"{planned.label}: {'done' if outcome.ran else 'was done'}")
+
+
+@app.command("list")
+def list_builds(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model's builds.")] = None,
+    registry: RegistryAddress = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the published builds."""
+    builds, unsound = named_registry(registry).listing(model)
+    if as_json:
+        rooms.output.print_json([build.model_dump(mode="json") for build in builds])
+    else:
+        rooms.output.print_builds(builds)
+    for error in unsound:
+        note(f"error: {error}")
+    if unsound:
+        raise typer.Exit(unsound[0].exit_code)
+
+
+@app.command(short_help="Show a build: target, prompts, answers, files.")
+def show(reference: BuildReference, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
+    """Show one published build: its target, files, prompts and answers."""
+    manifest = named_registry(registry).find(reference)
+    if as_json:
+        print(manifest.model_dump_json(indent=2))
+    else:
+        rooms.output.print_manifest(manifest)
+
+
+@app.command()
+def lineage(reference: BuildReference, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
+    """Show where a build came from: every step from the source on."""
+    manifest = named_registry(registry).find(reference)
+    if as_json:
+        rooms.output.print_json(rooms.builds.lineage_json(manifest))
+    else:
+        rooms.output.print_tree(rooms.builds.lineage_tree(manifest))
+
+
+@app.command(short_help="Load a published build into Triton servers.")
+def rollout(
+    reference: BuildReference,
+    endpoint: Annotated[
+        list[str], typer.Option("--endpoint", metavar="URL", help="A Triton server's address; repeatable.")
+    ],
+    model_repository: Annotated[
+        str, typer.Option("--model-repository", metavar="PLACE", help="What those servers read: a directory or s3://…")
+    ],
+    registry: RegistryAddress = None,
+    trusted_keys: TrustedKeys = None,
+) -> None:
+    """Load a published build into Triton servers; on any failure the previous build serves again."""
+    policy = rooms.builds.Policy.chosen(trusted_keys)
+    opened = named_registry(registry)
+    rooms.triton.roll_out_build(opened.find(reference), opened, tuple(endpoint), model_repository, note, policy)
+    print(f"{reference} serves at {', '.join(endpoint)}")
+
+
+@toolchain_app.command("list", short_help="List the toolchains, and which are there.")
+def toolchain_list(as_json: AsJson = False) -> None:
+    """List the toolchains there are pins for, and whether each is installed."""
+    rows = [rooms.toolchains.status(name) for name in rooms.toolchains.names()]
+    if as_json:
+        rooms.output.print_json([row.model_dump(mode="json") for row in rows])
+    else:
+        rooms.output.print_toolchains(rows)
+
+
+@toolchain_app.command("create")
+def toolchain_create(name: ToolchainName, kind: ToolchainKind = None) -> None:
+    """Create a toolchain, or do nothing when it is there."""
+    print(rooms.toolchains.ensure(rooms.toolchains.identify(name, kind or "venv"), note).directory)
+
+
+@toolchain_app.command("check")
+def toolchain_check(name: ToolchainName, kind: ToolchainKind = None, as_json: AsJson = False) -> None:
+    """Compare a toolchain with its pins."""
+    report = rooms.toolchains.check(name, kind)
+    if as_json:
+        print(report.model_dump_json(indent=2))
+    else:
+        rooms.output.print_toolchain_report(report)
+    if not report.good:
+        raise typer.Exit(5)
+
+
+@dev_app.command("up")
+def dev_up() -> None:
+    """Start the local services, or say where they run."""
+    _require_extra("local", "prefect", "moto")
+    rooms.output.print_services(rooms.dev.services.up(note))
+
+
+@dev_app.command("down", short_help="Stop the local services; their data is kept.")
+def dev_down() -> None:
+    """Stop the local services; what they hold is kept for the next time."""
+    rooms.dev.services.down(note)
+
+
+@dev_app.command("status")
+def dev_status(as_json: AsJson = False) -> None:
+    """Say which local services run, and where."""
+    running = rooms.dev.services.status()
+    if as_json:
+        rooms.output.print_json(running.addresses() if running else None)
+    elif running:
+        rooms.output.print_services(running)
+    else:
+        print("the local services are not running; start them with: enginery dev up")
+
+
+@dev_app.command("env", short_help="Print the settings that point commands at them.")
+def dev_env() -> None:
+    """Print the settings that point commands at the local services: eval "$(enginery dev env)"."""
+    running = rooms.dev.services.status()
+    if running is None:
+        raise UsageError("the local services are not running", remedy="start them with: enginery dev up")
+    for name, value in rooms.dev.services.environment(running).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command(short_help="Run the example from its spec to an answer.")
+def demo() -> None:
+    """Build, publish, roll out and ask the example model, with everything it needs started and stopped again."""
+    _require_extra("local", "prefect", "moto")
+    raise typer.Exit(rooms.demo.run_demo(rooms.output.console()))
+
+
+@app.command(short_help="Check whether this machine is fit for it.")
+def doctor(registry: RegistryAddress = None, as_json: AsJson = False) -> None:
+    """Check this machine: Python, disk, GPU, Prefect, S3, the Hub, toolchains; each finding with its remedy."""
+    findings = rooms.doctor.examine(registry)
+    if as_json:
+        rooms.output.print_json([finding.model_dump(mode="json") for finding in findings])
+    else:
+        rooms.output.print_findings(findings)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"enginery {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out."""
+
+
+def _flow(name: str) -> EntryPoint:
+    """The flow of that name; the library itself does not know Prefect."""
+    _require_extra("prefect", "prefect")
+    found = [point for point in entry_points(group="enginery.flows") if point.name == name]
+    if not found:
+        raise UsageError(f"the flow {name!r} is not installed", remedy="install Enginery anew")
+    return found[0]
+
+
+def _require_extra(extra: str, *modules: str) -> None:
+    """Refuse what needs packages that Enginery was installed without."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        remedy = f"in a clone of Enginery: pip install -c constraints.txt '.[{extra}]'"
+        raise UsageError(f"this needs {' and '.join(missing)}, not installed here", remedy=remedy)
+
+
+def _read_spec(spec_file: Path, overrides: list[str] | None, force: list[str] | None) -> "Spec":
+
+    return rooms.spec.accepting(rooms.spec.read_spec(spec_file, tuple(overrides or ())), tuple(force or ()))
+
+
+def _read_plan(path: Path) -> "Plan":
+    remedy = "make it with: enginery plan SPEC --json"
+    try:
+        return rooms.pipeline.Plan.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", subject=str(path), remedy=remedy) from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = f"is not a plan: {f'{where}: ' if where else ''}{first['msg']}"
+        raise UsageError(problem, subject=str(path), remedy=remedy) from error
+
+
+def _show_plan(made: "Plan", store: str | None, *, why: bool) -> None:
+
+    opened = rooms.store.open_store(store)
+    done = opened.find_many([planned.key for planned in made.steps])
+    rooms.output.print_plan(
+        rooms.pipeline.with_last_builds(made, opened),
+        done,
+        rooms.pipeline.explain_steps(made, done, opened.records()) if why else {},
+    )
+    for finding in rooms.pipeline.disk_findings(made, done, rooms.pipeline.local_place(store)):
+        note(f"warning: {finding}")
+
+
+def main() -> None:
+    """Run the command line; errors a user can act on are one message and an exit code."""
+    try:
+        app()
+    except EngineryError as error:
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        print(f"error: {error}{notes}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
+            print("interrupted; finished steps are kept", file=sys.stderr)
+        raise

@@ -1,0 +1,186 @@
+"""`make demo`: the whole pipeline on this machine, from a spec to an answer of a real Triton server."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
+from importlib.metadata import entry_points
+from json import loads
+from pathlib import Path
+from textwrap import shorten
+from typing import Self, cast
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from enginery import toolchains
+from enginery.cli.output import outcomes_table
+from enginery.core.errors import RolloutError, UsageError
+from enginery.dev import REGISTRY, TITLES, Services, in_environment, newest_toolchain, services
+from enginery.pipeline import BuildSummary
+from enginery.spec import Spec, read_spec
+
+BODY = (
+    '{"text_input": "How do I count to nine in French?",'
+    ' "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}'
+)
+"""Step 9 of the tutorial, to the letter."""
+
+EXPECTED = "neuf"
+GENERATE = "/v2/models/ensemble/generate"
+ANSWER_SECONDS = 60.0
+NEWS_SECONDS = 5.0
+LINE_LENGTH = 110
+SERVED_TARGET = "cpu-int4"
+
+BuildFlow = Callable[..., BuildSummary]
+
+
+def run_demo(console: Console) -> int:
+    """Build, publish, roll out and ask the example model; says how it went with an exit status.
+
+    What it starts it stops again; services that run already are used and left running.
+
+    Raises:
+        EngineryError: when a part of it fails.
+    """
+    started = time.monotonic()
+    kept = services.status() is not None
+    with Progress(console) as progress, ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
+        progress.say("starting Prefect, S3 and Triton; making environments takes minutes once")
+        flow = threads.submit(_find_flow)
+        ready = threads.submit(toolchains.ensure, newest_toolchain("onnxruntime"), progress.detail)
+        with services.session(progress.news) as running, in_environment(services.environment(running)):
+            ready.result()
+            summary = _build(flow, running, progress)
+            progress.say("asking the model")
+            answer = ask(running.triton_url)
+            good = EXPECTED in answer
+            verdict = "[green]the answer is right[/]" if good else f"[red]the answer is wrong: no {EXPECTED!r} in it[/]"
+            _show(console, summary, running, answer, kept=kept)
+            console.print(f"{verdict}, after {time.monotonic() - started:.0f} s")
+            progress.say("the services were running before and go on" if kept else "stopping what was started")
+    return 0 if good else 1
+
+
+def demo_spec(triton_url: str) -> Spec:
+    """The example's spec, published to the local S3 and rolled out to the local Triton.
+
+    Raises:
+        UsageError: when Enginery was installed without its examples.
+    """
+    package = Path(__file__).parents[1]
+    for infra in (package / "_infra", package.parent / "infra"):
+        path = infra / "models" / "tiny-llama.yaml"
+        if path.is_file():
+            overrides = (
+                f"publish.to={REGISTRY}",
+                f"rollout.endpoints=[{triton_url}]",
+                f"rollout.target={SERVED_TARGET}",
+            )
+            return read_spec(path, overrides)
+    raise UsageError("the example model is not here", remedy="run the demo in a clone of Enginery's repository")
+
+
+def ask(triton_url: str) -> str:
+    """Send the tutorial's request and give the answer's text.
+
+    Raises:
+        RolloutError: when there is no answer.
+    """
+    place = urlsplit(triton_url)
+    connection = HTTPConnection(place.hostname or "", place.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("POST", GENERATE, BODY, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read().decode()
+        return str(loads(text)["text_output"])
+    except (OSError, HTTPException, ValueError, KeyError) as error:
+        remedy = "read the log of Triton in the services' directory"
+        raise RolloutError(f"the model does not answer: {error}", subject=triton_url, remedy=remedy) from error
+    finally:
+        connection.close()
+
+
+def _find_flow() -> BuildFlow:
+    """Load the build flow; Prefect takes seconds to import, so this is done while the services start."""
+    found = [point for point in entry_points(group="enginery.flows") if point.name == "build"]
+    if not found:
+        raise UsageError("the flow 'build' is not installed", remedy="install Enginery anew")
+    return cast("BuildFlow", found[0].load())
+
+
+def _build(flow: Future[BuildFlow], running: Services, progress: "Progress") -> BuildSummary:
+    spec = demo_spec(running.triton_url)
+    progress.say(f"building {spec.name} for {' and '.join(target.name for target in spec.targets)}")
+    return flow.result()(spec, store=None, say=progress.news)
+
+
+class Progress:
+    """What the user sees while the demo works: news line by line, and below them what is going on just now."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started = self.told = time.monotonic()
+        self.status = console.status("starting")
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self.status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.status.stop()
+
+    def say(self, line: str) -> None:
+        """Tell something worth keeping on the screen."""
+        self._status(line)
+        with self.lock:
+            self.told = time.monotonic()
+            self.console.print(f"[dim]{self.told - self.started:5.1f} s[/]  ", end="")
+            self.console.print(line, markup=False)
+
+    def detail(self, line: str) -> None:
+        """Tell what is going on; where the output is no terminal, only now and then."""
+        if self.console.is_terminal:
+            self._status(line)
+        elif time.monotonic() - self.told > NEWS_SECONDS:
+            self.say(shorten(line, LINE_LENGTH, placeholder=" …"))
+
+    def _status(self, line: str) -> None:
+        first = line.partition("\n")[0][: self.console.width - 4]
+        self.status.update(Text(first))
+
+    def news(self, line: str) -> None:
+        """Tell a line of the services, the toolchains or the flow as what it is."""
+        step, bar, _ = line.partition(" | ")
+        worth = line.startswith((*TITLES.values(), "toolchain ", "making toolchain ")) or (not bar and ": " in step)
+        (self.say if worth else self.detail)(line)
+
+
+def _show(console: Console, summary: BuildSummary, running: Services, answer: str, *, kept: bool) -> None:
+    console.print(outcomes_table(summary.steps))
+    console.print(f"[bold]{summary.sentence}[/]")
+    for address in summary.published:
+        console.print(f"  published  {address}", markup=False)
+    if kept and summary.run_url:
+        console.print(f"  Prefect    {summary.run_url}", markup=False)
+    curl = f"curl -X POST {running.triton_url}{GENERATE} -d '{BODY}'"
+    console.print(Panel(answer.strip(), title="How do I count to nine in French?", title_align="left", expand=False))
+    console.print("Ask again:" if kept else "Ask again, after `enginery dev up`, which says where Triton is then:")
+    console.print(f"  {curl}", markup=False, soft_wrap=True)
+    console.print("Next:", NEXT, sep="\n", markup=False)
+
+
+NEXT = """\
+  source .venv/bin/activate      put enginery on your PATH
+  enginery dev up                keep Prefect with its UI, S3 and Triton running
+  eval "$(enginery dev env)"     point the commands below at them
+  enginery list                  what is published
+  enginery lineage tiny-llama@candidate/cpu-int4
+                                 where the served build came from
+  enginery plan infra/models/tiny-llama.yaml --commands
+                                 every command of the pipeline, to paste"""

@@ -1,0 +1,366 @@
+"""What the command line shows: tables and trees made with rich, plain where the output is no terminal."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from enginery.builds import Comparison, Manifest
+from enginery.cli.doctor import Check
+from enginery.core.progress import Log, LogProgress, Progress
+from enginery.core.text import human_bytes
+from enginery.dev import Services
+from enginery.pipeline import COLUMNS, BuildSummary, Outcome, Plan, Verdict, answers_sentence, figures, verdict_rows
+from enginery.registry import Audit, ChannelPointer, Move, Pruning, PublishedBuild, Resolved, channel_reference
+from enginery.releases import Listing
+from enginery.store import StepRecord
+from enginery.toolchains import ToolchainReport, ToolchainStatus
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+
+PIPE_WIDTH = 250
+
+
+def console() -> Console:
+    """The console of the command line; lines for a file or a pipe are never cut."""
+    plain = not sys.stdout.isatty()
+    return Console(highlight=False, width=PIPE_WIDTH if plain else None)
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines, whose cells are folded and never cut."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def print_plan(plan: "Plan", done: Mapping[str, "StepRecord"], reasons: Mapping[str, Sequence[str]]) -> None:
+    """The plan's steps, what is already done, what was decided, and why steps must run."""
+    out = console()
+    out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
+    out.print(_targets_table(plan))
+    out.print(_steps_table(plan, done))
+    for planned in plan.steps:
+        for reason in reasons.get(planned.id, ()):
+            out.print(f"  {planned.id}: {reason}", markup=False)
+    for note in plan.notes:
+        out.print(f"  note: {note}", markup=False)
+    to_run = sum(1 for planned in plan.steps if planned.key not in done)
+    out.print(f"{to_run} of {len(plan.steps)} steps to run" if to_run else "nothing to run: every step is done")
+
+
+def _targets_table(plan: "Plan") -> Table:
+    table = plain_table("target", "gpu", "backend", "release", "precision", "build")
+    for target in plan.targets:
+        row = (target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
+        table.add_row(*row)
+    return table
+
+
+def _steps_table(plan: "Plan", done: Mapping[str, "StepRecord"]) -> Table:
+    table = plain_table("step", "for", "on", "state", "key")
+    for planned in plan.steps:
+        record = done.get(planned.key)
+        state = (
+            f"[green]done[/] ({record.seconds:.1f} s, {human_bytes(record.size)})" if record else "[yellow]to run[/]"
+        )
+        table.add_row(planned.id, ", ".join(planned.targets), planned.step.runs_on, state, planned.key[:12])
+    return table
+
+
+def outcomes_table(steps: Iterable["Outcome"]) -> Table:
+    """Steps with their times and sizes, and whether each ran now."""
+    table = plain_table("step", "state", "time", "size")
+    for step in steps:
+        state = "[green]ran[/]" if step.ran else "[dim]already done[/]"
+        table.add_row(step.label, state, f"{step.seconds:.1f} s", human_bytes(step.size))
+    return table
+
+
+def print_summary(summary: "BuildSummary") -> None:
+    """The end of a run: its steps, and where the builds are."""
+    out = console()
+    out.print(outcomes_table(summary.steps))
+    for address in summary.published:
+        out.print(f"published {address}", markup=False)
+    if summary.run_url:
+        out.print(f"run: {summary.run_url}", markup=False)
+    out.print(summary.sentence)
+
+
+def print_builds(builds: Iterable["PublishedBuild"]) -> None:
+    """Published builds, a line each."""
+    table = plain_table("model", "build", "target", "precision", "created", "size")
+    for build in builds:
+        created = f"{build.created:%Y-%m-%d %H:%M}"
+        table.add_row(build.model, build.build_id, build.target, build.precision, created, human_bytes(build.size))
+    console().print(table)
+
+
+def print_manifest(manifest: "Manifest") -> None:
+    """One build: target, prompts with answers, files."""
+    out = console()
+    out.print(f"[bold]{manifest.model}/{manifest.build_id}[/] {manifest.created:%Y-%m-%d %H:%M} UTC")
+    for name, value in manifest.described.items():
+        out.print(f"  {name}: {value}", markup=False, soft_wrap=True)
+    prompts = plain_table("prompt", "answer", "passed")
+    for result in manifest.validation.results:
+        prompts.add_row(result.prompt, result.got, "yes" if result.passed else "[red]no[/]")
+    files = plain_table("file", "size", "sha256")
+    for file in manifest.files:
+        files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
+    out.print(prompts, files, sep="\n")
+
+
+def print_tree(tree: "Tree") -> None:
+    """A tree, such as a lineage."""
+    console().print(tree)
+
+
+def print_toolchains(rows: Iterable["ToolchainStatus"]) -> None:
+    """Toolchains, a line each."""
+    table = plain_table("toolchain", "backend", "release", "state")
+    for row in rows:
+        table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "made when needed")
+    console().print(table)
+
+
+def print_toolchain_report(report: "ToolchainReport") -> None:
+    """What a toolchain holds against its pins."""
+    out = console()
+    state = "as pinned" if report.good else "not as pinned" if report.created else "not made yet"
+    out.print(f"{report.name}: {state}")
+    for line in report.mismatches:
+        out.print(f"  {line}", markup=False)
+    if report.verdict:
+        out.print(f"verdict: {report.verdict}", markup=False)
+    for line in report.disagreements:
+        out.print(f"  otherwise than recorded: {line}", markup=False)
+
+
+def print_services(services: "Services") -> None:
+    """Where the local services are."""
+    out = console()
+    for name, address in services.addresses().items():
+        out.print(f"{name:8} {address}", markup=False)
+    out.print('point other commands at them with: eval "$(enginery dev env)"', markup=False)
+
+
+def print_findings(findings: Iterable["Check"]) -> None:
+    """What `enginery doctor` found."""
+    out = console()
+    marks = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
+    for finding in findings:
+        out.print(f"{marks[finding.level]} {finding.subject}: {finding.found}")
+        if finding.remedy:
+            out.print(f"        -> {finding.remedy}", markup=False)
+
+
+# A transfer's progress in a terminal: a bar with bytes, speed, files and the time that is left.
+
+
+@contextmanager
+def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progress]:
+    """For as long as the block lasts, a bar below what is printed; lines of the log where there is no terminal.
+
+    Args:
+        log: takes the lines.
+        console: where the bar is drawn; standard error when left out.
+    """
+    terminal = console or Console(file=sys.stderr)
+    if not terminal.is_terminal:
+        yield LogProgress(log)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[done]}/{task.fields[files]} files"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=terminal) as bars:
+        yield BarProgress(bars)
+
+
+class BarProgress:
+    """Draws one bar for each transfer that begins."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self._task: TaskID | None = None
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def begin(self, what: str, *, files: int, size: int) -> None:
+        """See `Progress`."""
+        self._done = 0
+        self._task = self.bars.add_task(what, total=size, files=files, done=0)
+
+    def add(self, size: int) -> None:
+        """See `Progress`."""
+        if self._task is not None:
+            self.bars.advance(self._task, size)
+
+    def end_file(self) -> None:
+        """See `Progress`."""
+        with self._lock:
+            self._done += 1
+            if self._task is not None:
+                self.bars.update(self._task, done=self._done)
+
+
+# What the commands on channels and `resolve` show.
+
+
+def print_channels(pointers: Iterable[ChannelPointer]) -> None:
+    """Where channels point, a line each."""
+    shown = plain_table("channel", "target", "build", "since", "by", "how", "from")
+    for pointer in pointers:
+        move = pointer.last
+        since = f"{move.moved:%Y-%m-%d %H:%M}"
+        shown.add_row(
+            pointer.channel, pointer.target, pointer.build_id, since, move.by or "?", move.action, move.previous or "-"
+        )
+    console().print(shown)
+
+
+def print_history(pointers: Iterable[ChannelPointer]) -> None:
+    """Every move of channels that is kept, the last one first."""
+    for pointer in pointers:
+        console().print(channel_reference(pointer.model, pointer.channel, pointer.target), markup=False)
+        shown = plain_table("when", "by", "how", "build", "from", "why")
+        for move in reversed(pointer.history):
+            when = f"{move.moved:%Y-%m-%d %H:%M:%S}"
+            shown.add_row(when, move.by or "?", move.action, move.build_id, move.previous or "-", _why(move))
+        console().print(shown)
+        if pointer.dropped:
+            console().print(f"  and {pointer.dropped} older moves, which are not kept")
+
+
+def _why(move: Move) -> str:
+    from rich.markup import escape  # noqa: PLC0415  rich is slow to import
+
+    forced = f"forced: {'; '.join(move.forced)}" if move.forced else ""
+    return escape("; ".join(filter(None, (move.reason, forced))))
+
+
+def resolved_line(resolved: Resolved) -> str:
+    """The build in a line for people."""
+    manifest, target = resolved.manifest, resolved.manifest.target
+    gpus = "" if target.gpu == "cpu" else f", {target.world_size} x {target.gpu}"
+    kind = f"{target.name}: {target.backend} {target.release}, {target.precision}{gpus}, {human_bytes(manifest.size)}"
+    if resolved.pointer is None:
+        return kind
+    return f"{kind}; on {resolved.pointer.channel} since {resolved.pointer.moved:%Y-%m-%d %H:%M} UTC"
+
+
+def resolved_json(resolved: Resolved) -> dict[str, JsonValue]:
+    """The build for scripts."""
+    manifest, pointer = resolved.manifest, resolved.pointer
+    return {
+        "model": manifest.model,
+        "build_id": manifest.build_id,
+        "uri": resolved.uri,
+        "target": {**manifest.target.model_dump(mode="json"), "world_size": manifest.target.world_size},
+        "engine": manifest.engine.model_dump(mode="json"),
+        "license": manifest.license.model_dump(mode="json"),
+        "created": manifest.created.isoformat(),
+        "size": manifest.size,
+        "channel": pointer.channel if pointer else None,
+        "moved": pointer.moved.isoformat() if pointer else None,
+        "etag": resolved.etag,
+        "warnings": list(resolved.warnings),
+    }
+
+
+# What `enginery prune` and `enginery verify --all` show.
+
+
+FATES = {"stays": "stays", "goes": "[yellow]goes[/]", "gone": "[red]gone[/]"}
+
+
+def print_pruning(pruning: "Pruning") -> None:
+    """What goes, what stays and why."""
+    table = Table("", "what", "name", "for", "since", "size", "why", box=None, padding=(0, 2, 0, 0))
+    for verdict in pruning.verdicts:
+        size = human_bytes(verdict.size) if verdict.size else ""
+        since = f"{verdict.since:%Y-%m-%d}"
+        fate = FATES[verdict.fate]
+        table.add_row(fate, verdict.kind, verdict.name, verdict.target, since, size, verdict.reason)
+    out = console()
+    if pruning.verdicts:
+        out.print(table)
+    out.print(pruning.sentence, markup=False)
+    if pruning.dry_run and pruning.removable:
+        out.print("remove them with --yes", markup=False)
+
+
+def print_audit(audit: "Audit") -> None:
+    """What was found, damage first."""
+    out = console()
+    for problem in audit.problems:
+        mark = "[red]damage  [/]" if problem.level == "damage" else "[yellow]leftover[/]"
+        out.print(f"{mark} {problem.subject}: {problem.problem}", soft_wrap=True)
+        out.print(f"         -> {problem.remedy}", markup=False)
+    out.print(audit.sentence, markup=False)
+
+
+# Verdicts, listings and comparisons on the terminal.
+
+
+def print_verdicts(out: Console, verdicts: Iterable[Verdict]) -> None:
+    """A line for each verdict."""
+    rows = verdict_rows(verdicts)
+    _print(out, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def print_listing(out: Console, found: Listing, *, prereleases: bool) -> None:
+    """A line for each release, newest first, and what was passed over."""
+    usable = found.usable(prereleases=prereleases)
+    rows = [[one.release, f"{len(one.wheels)} wheels" if one.wheels else "source only"] for one in reversed(usable)]
+    _print(out, ("release", "files"), rows)
+    if withdrawn := [one.release for one in found.releases if one.yanked]:
+        out.print(f"withdrawn: {', '.join(withdrawn)}", markup=False)
+    if found.not_numbers:
+        out.print(f"passed over, as their release is no version number: {', '.join(found.not_numbers)}", markup=False)
+
+
+def print_comparison(out: Console, found: Comparison) -> None:
+    """Two builds beside each other."""
+    out.print(f"[bold]{escape(found.before)} -> {escape(found.after)}[/]")
+    _print(out, ("", "before", "after", ""), figures(found))
+    out.print(answers_sentence(found), markup=False)
+    differing = [(one.prompt, one.before, one.after, one.said) for one in found.different_answers]
+    _print(out, ("prompt", "before", "after", ""), differing)
+    _print(out, ("changed", "before", "after"), [(one.name, one.before, one.after) for one in found.changes])
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def _print(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if not rows:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)

@@ -1,0 +1,159 @@
+"""How `enginery releases` shows its answers: a list of releases, one release, the differences between two."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from enginery.pipeline import SpecChanges
+from enginery.releases import (
+    Changes,
+    Known,
+    Provenance,
+    builds_engines,
+    capabilities,
+    containers,
+    families,
+    flags_of,
+    pin,
+    pins,
+    precisions,
+    releases,
+    shown,
+)
+from enginery.spec import Precision
+
+Row = dict[str, Any]
+
+
+def release_rows() -> list[Row]:
+    """One row for each known release, the newest first."""
+    return [_summary(release) for release in reversed(releases())]
+
+
+def _summary(release: str) -> Row:
+    images = containers(release).value
+    found = {name: pin(release, name) for name in ("python", "cuda", "tensorrt")}
+    return {
+        "release": release,
+        "flags": flags_of(release).provenance.certainty,
+        **{name: _text(known.value) for name, known in found.items()},
+        "container": images[0].image.split(":")[-1] if images else "",
+        "nearest": sorted(name for name, known in found.items() if known.provenance.certainty == "nearest"),
+    }
+
+
+def described(release: str) -> Row:
+    """All that `enginery releases show` says of a release, as plain data."""
+    images, flag, family = containers(release), flags_of(release), families(release)
+    gpus = capabilities(release)
+    return {
+        "release": release,
+        "builds_engines": builds_engines(release),
+        "pins": {name: {"value": known.value, **_origin(known.provenance)} for name, known in pins(release).items()},
+        "containers": {"value": [asdict(one) for one in images.value], **_origin(images.provenance)},
+        "precisions": {
+            f"{major}.{minor}": _known_row(precisions(release, (major, minor))) for major, minor in gpus.value
+        },
+        "families": {"value": sorted(family.value), **_origin(family.provenance)},
+        "trtllm-build": {"value": len(flag.value), **_origin(flag.provenance)},
+    }
+
+
+def _known_row(known: Known[frozenset[Precision]]) -> Row:
+    return {"value": sorted(known.value), **_origin(known.provenance)}
+
+
+def _origin(provenance: Provenance) -> Row:
+    return {"certainty": provenance.certainty, "of": provenance.release, "note": provenance.note}
+
+
+def as_data(found: Changes, meant: SpecChanges | None) -> Row:
+    """A difference as plain data."""
+    data = asdict(found)
+    for one, row in zip(found.changed, data["changed"], strict=True):
+        row["differences"] = one.texts()
+    return {**data, "spec": asdict(meant) if meant else None}
+
+
+def print_listed(out: Console, rows: Iterable[Row]) -> None:
+    """The list; a star marks what is the nearest release's."""
+    table = _table("release", "flags", "python", "cuda", "tensorrt", "triton container")
+    for row in rows:
+        cells = [row[name] + ("*" if name in row["nearest"] else "") for name in ("python", "cuda", "tensorrt")]
+        table.add_row(row["release"], row["flags"], *cells, row["container"])
+    out.print(table)
+    out.print("flags: how those of trtllm-build are known.  *: not known of this release, but of the nearest one")
+
+
+def print_described(out: Console, one: Row) -> None:
+    """One release on one page, each line with how it is known."""
+    out.print(f"[bold]TensorRT-LLM {one['release']}[/]")
+    table = _table("", "", "known")
+    for name, known in one["pins"].items():
+        table.add_row(name, _text(known["value"]), _known(known))
+    images = [f"{image['image']} (TensorRT {image['tensorrt'] or '?'})" for image in one["containers"]["value"]]
+    table.add_row("containers", "\n".join(images) or "none", _known(one["containers"]))
+    for capability, known in one["precisions"].items():
+        table.add_row(f"compute capability {capability}", ", ".join(known["value"]), _known(known))
+    table.add_row("families", ", ".join(one["families"]["value"]) or "none", _known(one["families"]))
+    table.add_row("trtllm-build", f"{one['trtllm-build']['value']} flags", _known(one["trtllm-build"]))
+    out.print(table)
+    if not one["builds_engines"]:
+        out.print("This release builds no TensorRT engines any more: use the backend pytorch.")
+
+
+def print_changes(out: Console, old: str, new: str, found: Changes) -> None:
+    """What changes in a command's flags."""
+    out.print(f"[bold]{found.command}: {old} -> {new}[/]")
+    for release, origin in ((old, found.old), (new, found.new)):
+        out.print(f"  facts of {release}: {origin}", markup=False)
+    if found.command_gone:
+        out.print(f"  {new} has no {found.command}", markup=False)
+        return
+    table = _table("", "flag", "")
+    for gone in found.removed:
+        instead = gone.replacement
+        how = f"{', '.join(instead.by)}{': ' if instead.by else ''}{instead.how}" if instead else ""
+        table.add_row("-", gone.flag.name, f"default was {shown(gone.flag)}" + (f"; now: {how}" if how else ""))
+    for flag in found.added:
+        table.add_row("+", flag.name, f"default {shown(flag)}" + _choices(flag.choices))
+    for changed in found.changed:
+        table.add_row("~", changed.name, "; ".join(changed.texts()))
+    out.print(table if table.row_count else "  no flag changes")
+
+
+def print_spec_changes(out: Console, name: str, found: SpecChanges) -> None:
+    """What a spec meets in the new release."""
+    out.print(f"[bold]for the spec {name}[/]")
+    table = _table("target", "field", "", "")
+    for one in found.fields:
+        table.add_row(one.target, f"{one.field}: {one.value}", one.effect, one.text)
+    for sentence, targets in (*((one, ()) for one in found.unset), *found.some_unset):
+        field, _, change = sentence.partition(": ")
+        table.add_row(", ".join(targets), field, "unset", change)
+    out.print(table if table.row_count else "  nothing in it is affected")
+
+
+def _choices(choices: Iterable[Any]) -> str:
+    named = ", ".join(str(choice) for choice in choices)
+    return f"; one of {named}" if named else ""
+
+
+def _known(known: Row) -> str:
+    return f"{known['certainty']}: {known['note']}" if known["note"] else str(known["certainty"])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

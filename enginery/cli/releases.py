@@ -1,0 +1,112 @@
+"""The command `enginery releases`: what is known of TensorRT-LLM's releases. and what the package index has."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from enginery.cli import rooms
+from enginery.cli.options import AsJson, note
+
+# The commands `enginery releases watch` and `listed`: what the package index has, and what it means for specs.
+
+
+watch_app = typer.Typer()
+
+
+@watch_app.command(short_help="Say what new releases mean for specs.")
+def watch(
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC…", help="Spec files, or directories of them.")],
+    prereleases: Annotated[bool, typer.Option("--prereleases", help="Count previews as releases, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the releases that your package index lists mean for each target. Nothing is built or moved.
+
+    Specs are looked at whether their policy (`releases.watch`) says so or not. The flow `watch-releases` gives the same
+    verdicts, and acts on them.
+    """
+    fleet = rooms.pipeline.read_fleet(rooms.pipeline.spec_files(specs))
+    found = rooms.pipeline.fleet_verdicts(
+        [rooms.pipeline.with_prereleases(one) for one in fleet] if prereleases else fleet,
+        rooms.releases.listed_releases,
+    )
+    if as_json:
+        rooms.output.print_json([verdict.model_dump(mode="json") for verdict in found])
+    else:
+        rooms.output.print_verdicts(rooms.output.console(), found)
+
+
+@watch_app.command(short_help="List the releases that your package index has.")
+def listed(
+    project: Annotated[
+        str, typer.Argument(metavar="PROJECT", help="The project's name on the index.")
+    ] = "tensorrt-llm",
+    prereleases: Annotated[bool, typer.Option("--prereleases", help="List previews, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the releases of a project that your own package index has, newest first, without those withdrawn."""
+    found = rooms.releases.listed_releases(project)
+    for silent in found.silent:
+        note(f"warning: no answer from {silent}")
+    if as_json:
+        rooms.output.print_json(found.model_dump(mode="json"))
+    else:
+        rooms.output.print_listing(rooms.output.console(), found, prereleases=prereleases)
+
+
+releases_app = typer.Typer(help="What is known of TensorRT-LLM's releases, and how sure it is.")
+releases_app.add_typer(watch_app)
+Release = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of TensorRT-LLM, such as 1.2.1.")]
+
+
+@releases_app.callback(invoke_without_command=True)
+def list_releases(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the releases there are facts of, the newest first."""
+    if context.invoked_subcommand:
+        return
+
+    rows = rooms.release_tables.release_rows()
+    if as_json:
+        rooms.output.print_json(rows)
+    else:
+        rooms.release_tables.print_listed(rooms.output.console(), rows)
+
+
+@releases_app.command(short_help="Show a release: versions, precisions, families.")
+def show(release: Release, as_json: AsJson = False) -> None:
+    """Show a release: its versions, containers, precisions by GPU, model families."""
+    one = rooms.release_tables.described(release)
+    if as_json:
+        rooms.output.print_json(one)
+    else:
+        rooms.release_tables.print_described(rooms.output.console(), one)
+
+
+@releases_app.command(short_help="Show what changes between two, also for a spec.")
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The release to come from.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The release to go to.")],
+    spec_file: Annotated[Path | None, typer.Argument(metavar="SPEC", help="Say what it means for this spec.")] = None,
+    command: Annotated[
+        str, typer.Option("--command", help="trtllm-build, quantize.py, run.py or 'convert_checkpoint.py FAMILY'.")
+    ] = "trtllm-build",
+    as_json: AsJson = False,
+) -> None:
+    """Show which flags come, go and change from one release to another, and what that means for a spec."""
+    found = rooms.releases.changes_between(old, new, command)
+    spec, meant = _for_spec(spec_file, old, new)
+    if as_json:
+        rooms.output.print_json(rooms.release_tables.as_data(found, meant))
+        return
+    rooms.release_tables.print_changes(rooms.output.console(), old, new, found)
+    if meant is not None:
+        rooms.release_tables.print_spec_changes(rooms.output.console(), spec, meant)
+
+
+def _for_spec(spec_file: Path | None, old: str, new: str) -> tuple[str, Any]:
+    """The spec's name and what it meets; nothing without a spec."""
+    if spec_file is None:
+        return "", None
+
+    spec = rooms.spec.read_spec(spec_file, ())
+    return spec.name, rooms.pipeline.spec_changes(spec, old, new)

@@ -1,0 +1,196 @@
+"""Files written whole or not at all, linked where the file system allows, listed in a fixed order."""
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from enginery.core.errors import StoreError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+SYNC_FILE_RANGE_WRITE = 2
+"""Of Linux: linux/fs.h."""
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Put `data` (text as UTF-8) at `path`: a reader or a crash meets the old file or the new one, never a part.
+
+    Missing parent directories are made. `mode` is the file's permissions, before the umask takes its share.
+
+    Raises:
+        StoreError: when it cannot be written; the disk being full is told apart.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content, mode)
+        sync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    """The error a user meets for a failed write to `path`."""
+    if error.errno in NO_ROOM:
+        remedy = f"free some space on the disk that holds {path.parent}, or set ENGINERY_HOME to another one"
+        return StoreError("the disk is full", subject=str(path), remedy=remedy)
+    remedy = "check that the directory exists and that you may write to it"
+    return StoreError(f"cannot be written: {error.strerror or error}", subject=str(path), remedy=remedy)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode & ~_umask())
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def _umask() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # reading it there does not change it for the other threads, as os.umask would
+        line = next(line for line in status.read_text().splitlines() if line.startswith("Umask:"))
+        return int(line.split()[1], 8)
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def sync_tree(root: Path) -> None:
+    """Have every file and directory under `root`, and `root` itself, survive a power failure.
+
+    It is one call for the whole file system: one for each of thousands of files takes longer than to write them.
+
+    Raises:
+        OSError: when something could not be written to the disk.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(root))
+    finally:
+        os.close(descriptor)
+
+
+def begin_to_sync(descriptor: int, start: int, size: int) -> None:
+    """Have the disk begin with so many bytes of an open file from `start` on, without waiting for it.
+
+    A `sync` that comes later has less to wait for then. Some file systems cannot, and nothing is lost.
+    """
+    first, count = ctypes.c_int64(start), ctypes.c_int64(size)
+    ctypes.CDLL(None).sync_file_range(descriptor, first, count, SYNC_FILE_RANGE_WRITE)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or what a directory lists, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Make `destination` a hard link to `source`, or a copy of it where links are not possible.
+
+    The parent directory of `destination` is made when missing; `destination` itself must not exist. A symbolic
+    link as `source` stands for the file it points to.
+
+    Raises:
+        FileNotFoundError: when there is no `source`.
+        FileExistsError: when there is a `destination`.
+        StoreError: when the copy cannot be written.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(strict=True), destination)
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        copy_file(source, destination)
+
+
+def copy_file(source: Path, destination: Path) -> None:
+    """Make `destination` a copy of `source` with its permissions; it must not exist, its directory must.
+
+    Raises:
+        FileExistsError: when there is a `destination`.
+        StoreError: when the copy cannot be written; nothing is left of it.
+    """
+    try:
+        descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        os.close(descriptor)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise cannot_write(destination, error) from error
+    try:
+        shutil.copyfile(source, destination)
+        shutil.copymode(source, destination)
+    except OSError as error:
+        destination.unlink()
+        raise cannot_write(destination, error) from error
+
+
+def list_files(root: Path) -> list[Path]:
+    """Every regular file under `root`, as paths relative to it, sorted by their parts.
+
+    Raises:
+        StoreError: when there is a symbolic link or another thing that is neither file nor directory: it
+            would not mean the same elsewhere.
+        FileNotFoundError: when there is no `root`.
+    """
+    found: list[str] = []
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(root / below) as entries:
+            for entry in entries:
+                path = below + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{path}/")
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(path)
+                else:
+                    raise _not_a_file(root / path, is_link=entry.is_symlink())
+    return [Path(path) for path in sorted(found, key=lambda path: path.split("/"))]
+
+
+def _not_a_file(path: Path, *, is_link: bool) -> StoreError:
+    kind = f"a symbolic link to {path.readlink()}" if is_link else "neither a file nor a directory"
+    return StoreError(
+        f"is {kind}; only plain files can be kept",
+        subject=str(path),
+        remedy="replace it by the file itself, or remove it",
+    )
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link or a whole directory; nothing to remove is fine. Links are not followed.
+
+    Raises:
+        StoreError: when something in it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        remedy = "check that you own it and that nothing else is using it"
+        raise StoreError(f"cannot be removed: {error}", subject=str(path), remedy=remedy) from error

@@ -1,0 +1,9 @@
+"""TODO."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """A value that cannot change once made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

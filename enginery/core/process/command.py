@@ -1,0 +1,294 @@
+"""The one place that starts a command.
+
+Every command runs under a supervisor process of its own (`supervisor.py`), which ends the command with all its
+descendants when the time is over, when Enginery is interrupted, and also when Enginery itself is killed.
+"""
+
+import logging
+import os
+import re
+import shlex
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from subprocess import PIPE
+
+from enginery.core import files
+from enginery.core.errors import CommandError
+from enginery.core.process.failures import Failure, FailureCause, failure_of, signal_of
+from enginery.core.process.supervised import Launch, Outcome, Supervised
+from enginery.core.progress import Log
+from enginery.core.text import LONGEST_LINE_BYTES, masked, secrets_in
+
+
+class LineReader:
+    r"""Makes lines of bytes as they come. A carriage return ends a line too, as progress bars use it.
+
+    Undecodable bytes are replaced. Of a huge line the beginning is kept, so memory stays bounded.
+    """
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self.secrets = secrets
+        # A secret that straddles the cut must be seen whole, or its first half would escape the mask.
+        self.keep = LONGEST_LINE_BYTES + max((len(os.fsencode(secret)) for secret in secrets), default=0)
+        self.pending = bytearray()
+        self.dropped = False
+        self.after_return = False
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that `data` completes."""
+        lines = []
+        for piece in re.split(rb"(\r\n|\n|\r)", data):
+            if piece in (b"\n", b"\r", b"\r\n"):
+                lines += self._end(piece)
+            elif piece:
+                self._add(piece)
+        return lines
+
+    def finish(self) -> list[str]:
+        """The last line, when the output does not end with a line end."""
+        return [self._take()] if self.pending else []
+
+    def _add(self, piece: bytes) -> None:
+        self.after_return = False
+        room = self.keep - len(self.pending)
+        self.pending += piece[:room]
+        self.dropped = self.dropped or len(piece) > room
+
+    def _end(self, mark: bytes) -> list[str]:
+        rest_of_mark = self.after_return and mark == b"\n"  # of a line end cut in two between reads
+        self.after_return = mark == b"\r"
+        if not self.pending and (rest_of_mark or self.after_return):
+            return []
+        return [self._take()]
+
+    def _take(self) -> str:
+        text = masked(self.pending.decode(errors="replace"), self.secrets)
+        cut = self.dropped or len(text) > LONGEST_LINE_BYTES
+        self.pending.clear()
+        self.dropped = False
+        return f"{text[:LONGEST_LINE_BYTES]} … (cut)" if cut else text
+
+
+# A command to be run: found on its PATH, its secrets known, its failures told in words.
+
+
+LINES_KEPT = 30
+OURS_ALONE = frozenset({"ENGINERY_SIGNING_KEY_PASSWORD"})
+"""Variables of this process that no command is given: none of them signs."""
+
+
+def shown(argv: Sequence[str]) -> str:
+    """The command as it can be pasted into a shell."""
+    return shlex.join(argv)
+
+
+class Command:
+    """What is to be run.
+
+    Attributes:
+        words: the command and its arguments.
+        argv: the same with secrets masked, to be shown.
+        environment: its whole environment; it is not given what is Enginery's alone.
+        secrets: values that must not be shown.
+        cwd: its working directory, absolute.
+        program: the executable's path.
+
+    Raises:
+        CommandError: when there is no such command or working directory.
+    """
+
+    def __init__(self, argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None) -> None:
+        inherited = os.environ if env is None else env
+        self.environment = {name: value for name, value in inherited.items() if name not in OURS_ALONE}
+        self.secrets = secrets_in(self.environment, os.environ)
+        self.words = [os.fspath(word) for word in argv]
+        self.argv = tuple(masked(word, self.secrets) for word in self.words)
+        self.cwd = (cwd or Path.cwd()).absolute()
+        self.program = self._find()
+
+    def _find(self) -> str:
+        if not self.cwd.is_dir():
+            raise self.not_started(f"its working directory {self.cwd} does not exist")
+        if not self.words or any("\0" in word for word in self.words):
+            raise self.not_started("it is empty or holds a zero byte")
+        return self._path_of(self.words[0])
+
+    def _path_of(self, name: str) -> str:
+        if "/" in name:
+            return str(self.cwd / name)
+        found = shutil.which(name, path=self.environment.get("PATH", os.defpath))
+        if found is None:
+            raise self.not_started("there is no such command on PATH")
+        return str(self.cwd / found)
+
+    def order(
+        self, *, timeout: float | None, grace: float, detached: bool = False, afterwards: Sequence[str] = ()
+    ) -> Launch:
+        """What the supervisor is told."""
+        return Launch(
+            program=self.program,
+            argv=self.words,
+            environment=self.environment,
+            cwd=str(self.cwd),
+            timeout=timeout,
+            grace=grace,
+            detached=detached,
+            afterwards=[self._path_of(afterwards[0]), *afterwards[1:]] if afterwards else [],
+        )
+
+    def not_started(self, why: str) -> CommandError:
+        """The error for a command that never ran."""
+        return CommandError(
+            f"{self.argv[0] if self.argv else 'the command'} could not be started: {why}",
+            subject=shown(self.argv),
+            remedy="check the spelling, that it is installed in this toolchain, and that it may be executed",
+            cause=FailureCause.NOT_FOUND,
+        )
+
+    def error(self, outcome: Outcome, lines: tuple[str, ...], timeout: float | None) -> CommandError:
+        """The error for a command that did not end well."""
+        if outcome["reason"] == "not started":
+            return self.not_started(os.strerror(outcome["code"]))
+        how, failure = _how_it_ended(outcome, lines, timeout)
+        meaning = f": {failure.meaning}" if failure.meaning else ""
+        left = f"; processes {outcome['left']} could not be ended" if outcome["left"] else ""
+        return CommandError(
+            f"{Path(self.argv[0]).name} {how}{meaning}{left}",
+            subject=shown(self.argv),
+            remedy=failure.remedy,
+            cause=failure.cause,
+            last_lines=lines[-LINES_KEPT:],
+        )
+
+
+def _how_it_ended(outcome: Outcome, lines: Sequence[str], timeout: float | None) -> tuple[str, Failure]:
+    if outcome["reason"] == "timeout":
+        remedy = "look at its last lines for where it hangs, or allow it more time"
+        return f"was ended after its time limit of {timeout:g} s", Failure(FailureCause.TIMEOUT, "", remedy)
+    if outcome["reason"] == "stopped":
+        return "was ended from outside", Failure(FailureCause.CANCELLED, "", "run it again")
+    number = signal_of(outcome["code"])
+    how = f"was killed ({number.name})" if number else f"failed with exit status {outcome['code']}"
+    return how, failure_of(outcome["code"], lines)
+
+
+LINES_SEARCHED = 300
+GRACE_SECONDS = 5.0
+
+_to_logger = logging.getLogger(__name__).info
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended well.
+
+    Attributes:
+        argv: the command as it was run, secrets masked.
+        seconds: from its start to the end of the last process it started.
+        peak_memory_bytes: the largest resident memory that any single one of its processes reached (what the
+            kernel reports for ended children); processes side by side are not added up.
+        last_lines: the last lines it printed, at most 30.
+    """
+
+    argv: tuple[str, ...]
+    seconds: float
+    peak_memory_bytes: int
+    last_lines: tuple[str, ...]
+
+
+def run(  # noqa: PLR0913  each is a promise of its own
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Log = _to_logger,
+    timeout: float | None = None,
+    log_file: Path | None = None,
+    grace: float = GRACE_SECONDS,
+    afterwards: Sequence[str] = (),
+) -> Completed:
+    """Run a command to its end, without a shell and with nothing on its standard input.
+
+    When this returns or raises, for whatever reason, no process that the command started is alive. Values of
+    environment variables that look secret are masked in all that is logged, kept or raised.
+
+    Args:
+        argv: the command and its arguments.
+        cwd: its working directory; this process's own when left out.
+        env: its whole environment; this process's own when left out.
+        log: called with each line as it comes, standard output and error together; first with the command itself.
+        timeout: seconds it may take.
+        log_file: a file to which the lines are added too.
+        grace: seconds its processes have to end by themselves after SIGTERM.
+        afterwards: a command that undoes what the ended processes have left elsewhere. It is run, with nothing shown of
+            it, when the command had to be ended: for its time, an interrupt, or the death of Enginery itself.
+
+    Raises:
+        CommandError: when it cannot be started, fails, or takes too long; `cause` tells the known failures apart.
+    """
+    command = Command(argv, cwd=cwd, env=env)
+    with ExitStack() as stack:
+        sink = Sink(log, stack.enter_context(_appending(log_file)) if log_file else None)
+        sink.put(shown(command.argv))
+        order = command.order(timeout=timeout, grace=grace, afterwards=afterwards)
+        outcome = _run_supervised(order, sink, command.secrets)
+    lines = tuple(sink.tail)
+    if outcome["reason"] != "exited" or outcome["code"] != 0 or outcome["left"]:
+        raise command.error(outcome, lines, timeout)
+    return Completed(command.argv, outcome["seconds"], outcome["peak_memory_bytes"], lines[-LINES_KEPT:])
+
+
+class Sink:
+    """Where the lines of a command go: to the log, to a file, and the last ones into memory."""
+
+    def __init__(self, log: Log, file: FileIO | None) -> None:
+        self.log = log
+        self.file = file
+        self.tail: deque[str] = deque(maxlen=LINES_SEARCHED)
+
+    def put(self, line: str) -> None:
+        """Pass a line on."""
+        if self.file is not None:
+            try:
+                self.file.write(f"{line}\n".encode(errors="backslashreplace"))
+            except OSError as error:
+                raise files.cannot_write(Path(str(self.file.name)), error) from error
+        self.log(line)
+
+    def keep_and_put(self, line: str) -> None:
+        """Pass a line of the command's own on, and remember it."""
+        self.tail.append(line)
+        self.put(line)
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[FileIO]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab", buffering=0)  # what was printed is there, also after a crash
+    except OSError as error:
+        raise files.cannot_write(path, error) from error
+    with file:
+        yield file
+
+
+def _run_supervised(order: Launch, sink: Sink, secrets: tuple[str, ...]) -> Outcome:
+    supervised = Supervised.start(order, PIPE)
+    try:
+        reader = LineReader(secrets)
+        for data in supervised.output():
+            for line in reader.feed(data):
+                sink.keep_and_put(line)
+        for line in reader.finish():
+            sink.keep_and_put(line)
+        supervised.process.wait()
+        outcome = supervised.outcome()
+    finally:
+        supervised.end()
+    # A supervisor that was killed itself could not say anything; the kernel has ended its command with it.
+    return outcome or Outcome(reason="stopped", code=0, seconds=0.0, peak_memory_bytes=0, left=[])

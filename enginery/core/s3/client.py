@@ -1,0 +1,164 @@
+"""The clients of S3: one for each set of settings, and patience with a server that is away.
+
+A server that is away for some seconds is waited for: `ENGINERY_S3_PATIENCE` says how many (30). Endpoint, region and
+credentials come from the usual AWS settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config` …).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from enginery.core.errors import EngineryError, StoreError, UsageError
+from enginery.core.late import late
+from enginery.core.text import without_sign_in
+from enginery.core.versions import __version__
+
+if TYPE_CHECKING:
+    import tenacity
+    from boto3 import session as boto3_session
+    from botocore import config as botocore_config
+    from botocore import session as botocore_session
+    from botocore.session import Session
+    from mypy_boto3_s3 import S3Client
+    from obstore.store import S3Store
+else:
+    boto3_session = late("boto3.session")
+    botocore_config = late("botocore.config")
+    botocore_session = late("botocore.session")
+    tenacity = late("tenacity")
+
+CONNECTIONS = 32
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+DEFAULT_PATIENCE = 30.0
+LEAST_ATTEMPTS = 3
+"""Before patience ends, for one answer that never comes takes all of its seconds."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What talks to the server of one set of settings.
+
+    Attributes:
+        client: for every kind of request.
+        session: the AWS settings it was made from.
+        stores: bucket -> what is quick with small objects there; None where it cannot be had.
+        conditional: bucket -> whether conditional writes are honoured there.
+    """
+
+    client: "S3Client"
+    session: "Session"
+    stores: dict[str, "S3Store | None"] = field(default_factory=dict)
+    conditional: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """The server's URL, without user name or password."""
+        return without_sign_in(self.client.meta.endpoint_url)
+
+
+_connections: dict[tuple[int, float, frozenset[tuple[str, str]]], Connection] = {}
+_lock = threading.Lock()
+
+
+def patience() -> float:
+    """Seconds for which a server that does not answer is tried again, counted from the first failure.
+
+    Raises:
+        UsageError: when `ENGINERY_S3_PATIENCE` is not a number.
+    """
+    chosen = os.environ.get("ENGINERY_S3_PATIENCE") or DEFAULT_PATIENCE
+    try:
+        return float(chosen)
+    except ValueError as error:
+        raise UsageError("is not a number", subject="ENGINERY_S3_PATIENCE", remedy="set it to seconds") from error
+
+
+def connection() -> Connection:
+    """The process's connection; another one after the AWS settings or the process have changed. Thread-safe.
+
+    Raises:
+        StoreError: when the AWS settings do not make sense.
+    """
+    settings = frozenset(setting for setting in os.environ.items() if setting[0].startswith("AWS_"))
+    name = (os.getpid(), patience(), settings)
+    with _lock:
+        if name not in _connections:
+            _connections[name] = _connect()
+        return _connections[name]
+
+
+def shared_client() -> "S3Client":
+    """The client of `connection()`.
+
+    Raises:
+        StoreError: when the AWS settings do not make sense.
+    """
+    return connection().client
+
+
+def close_clients() -> None:
+    """Close every connection; the next call of `client` opens new ones."""
+    with _lock:
+        while _connections:
+            _connections.popitem()[1].client.close()
+
+
+def endpoint() -> str:
+    """The URL of the server in use, without user name or password."""
+    return connection().endpoint
+
+
+def is_aws(url: str) -> bool:
+    """Whether the server at `url` is Amazon's own; others seldom have a host name for each bucket."""
+    return "amazonaws." in url
+
+
+def read_seconds() -> float:
+    """How long a server may be silent in the middle of an answer."""
+    return max(1.0, min(READ_SECONDS, patience()))
+
+
+def _connect() -> Connection:
+
+    config = botocore_config.Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=read_seconds(),
+        max_pool_connections=CONNECTIONS,
+        # A part of a large copy can only be tried again in here; all else is what `patiently` does.
+        retries={"mode": "standard", "total_max_attempts": max(1, min(4, int(patience() // 5)))},
+        user_agent_extra=f"enginery/{__version__}",
+    )
+    try:
+        settings = botocore_session.get_session()
+        session = boto3_session.Session(botocore_session=settings)
+        region = session.region_name or "us-east-1"
+        made = session.client("s3", region_name=region, config=config)
+        if not is_aws(made.meta.endpoint_url):
+            made.close()
+            config = config.merge(botocore_config.Config(s3={"addressing_style": "path"}))
+            made = session.client("s3", region_name=region, config=config)
+    except ValueError as error:
+        raise StoreError(f"AWS settings: {error}", remedy="correct AWS_ENDPOINT_URL or the profile") from error
+    return Connection(made, settings)
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Call until it works, or fails with what cannot pass, or has failed for `patience()` seconds and three times.
+
+    With a patience of zero it is called once.
+    """
+    trouble: list[float] = []
+
+    def enough(_: tenacity.RetryCallState) -> bool:
+        trouble.append(time.monotonic())
+        return trouble[-1] - trouble[0] >= patience() and (len(trouble) >= LEAST_ATTEMPTS or not patience())
+
+    can_pass = tenacity.retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient)
+    waits = tenacity.wait_exponential(multiplier=0.1, max=3.0) + tenacity.wait_random(0, 0.2)
+    return tenacity.Retrying(retry=can_pass, stop=enough, wait=waits, reraise=True)(call)

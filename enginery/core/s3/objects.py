@@ -1,0 +1,393 @@
+"""The one place that talks to S3: addresses, and objects under an address, read and written patiently."""
+
+import os
+import re
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import EngineryError, StoreError, UsageError
+from enginery.core.late import late
+from enginery.core.s3.client import Connection, connection, patiently
+from enginery.core.s3.errors import (
+    FAILED_CONDITION,
+    Gone,
+    PreconditionFailed,
+    answer_code,
+    failed_condition,
+    translated_answers,
+    translated_errors,
+)
+
+if TYPE_CHECKING:
+    from boto3.s3 import transfer as boto3_s3_transfer
+    from botocore import exceptions as botocore_exceptions
+    from botocore.exceptions import ClientError
+    from mypy_boto3_s3 import S3Client
+else:
+    boto3_s3_transfer = late("boto3.s3.transfer")
+    botocore_exceptions = late("botocore.exceptions")
+
+
+PAGE = 1000
+READINGS = 3
+"""What is still not as its writer noted by then is so in the bucket, and for the reader to judge."""
+PROBE = ".probe-"
+"""How the names of the objects begin with which a server is tried."""
+
+T = TypeVar("T")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A bucket and a prefix in it, written `s3://bucket/prefix`; the prefix has no slash at either end."""
+
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `s3://bucket/prefix`.
+
+        Raises:
+            UsageError: when it is not such an address.
+        """
+        bucket, _, prefix = text.removeprefix("s3://").partition("/")
+        if not text.startswith("s3://") or not _BUCKET.fullmatch(bucket):
+            remedy = "write it as s3://bucket/prefix"
+            raise UsageError("is not an address in S3", subject=text or "(nothing)", remedy=remedy)
+        return cls(bucket, prefix.strip("/"))
+
+    def key(self, *parts: str) -> str:
+        """The object key of `parts` joined under the prefix."""
+        return "/".join(part for part in (self.prefix, *parts) if part)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object without its bytes.
+
+    Attributes:
+        path: the key, relative to the prefix that was asked.
+        size: bytes.
+        etag: S3's name for this content, with its quotes.
+        sha256: 64 hex digits, where the writer left it; a listing does not say it.
+        metadata: what the writer noted; a listing does not say it.
+        modified: when it was written, UTC.
+    """
+
+    path: str
+    size: int
+    etag: str
+    sha256: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    modified: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """An object's bytes, and the etag to replace just these with `put_bytes(…, if_match=etag)`.
+
+    `sha256` is what their writer noted, 64 hex digits; None where it did not.
+    """
+
+    data: bytes
+    etag: str
+    sha256: str | None = None
+
+
+class Prefix:
+    """The objects under an address. Paths are relative to it, with forward slashes.
+
+    Every method waits for a server that is away, and raises `error_class` when it cannot do its work.
+    """
+
+    def __init__(self, address: Address, error_class: type[EngineryError] = StoreError) -> None:
+        self.address = address
+        self.error_class = error_class
+        self._settled: Connection | None = None
+
+    def settled(self) -> Self:
+        """The same for many requests: the AWS settings are looked at now, and not again for each of them.
+
+        Raises:
+            EngineryError: of `error_class`, when they do not make sense.
+        """
+        made = copy(self)
+        made._settled = self.connection()  # noqa: SLF001  it is one of us
+        return made
+
+    def connection(self) -> Connection:
+        """What talks to the server.
+
+        Raises:
+            EngineryError: of `error_class`, when the AWS settings do not make sense.
+        """
+        if self._settled is not None:
+            return self._settled
+        with translated_errors(self.address, self.error_class):
+            return connection()
+
+    def where(self, path: str) -> str:
+        """The full address of `path`, for messages."""
+        return f"s3://{self.address.bucket}/{self.address.key(path)}"
+
+    def attempt(self, path: str, call: Callable[["S3Client"], T]) -> T:
+        """One call of S3, its errors translated."""
+        used = self.connection()
+        with translated_answers(self.where(path), self.error_class, endpoint=used.endpoint):
+            return call(used.client)
+
+    def patiently(self, path: str, call: Callable[["S3Client"], T]) -> T:
+        """Like `attempt`, and again while the server is away."""
+        return patiently(lambda: self.attempt(path, call))
+
+    def get(self, path: str) -> Content | None:
+        """A small object, or None when there is none."""
+        content = None
+        for _ in range(READINGS):
+            content = self.patiently(path, lambda s3: self._get(s3, path))
+            if content is None or content.sha256 in {None, bytes_digest(content.data)}:
+                break  # else once more, as a network alters bytes too
+        return content
+
+    def get_bytes(self, path: str) -> bytes | None:
+        """A small object's bytes, or None when there is none."""
+        content = self.get(path)
+        return content.data if content else None
+
+    def _get(self, s3: "S3Client", path: str) -> Content | None:
+
+        try:
+            answer = s3.get_object(Bucket=self.address.bucket, Key=self.address.key(path))
+        except botocore_exceptions.ClientError as error:
+            if answer_code(error) == "NoSuchKey":
+                return None
+            raise
+        with closing(answer["Body"]) as body:
+            return Content(body.read(), answer["ETag"], answer["Metadata"].get("sha256"))
+
+    def put_bytes(
+        self,
+        path: str,
+        data: bytes,
+        *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
+        content_type: str = "application/octet-stream",
+    ) -> str:
+        """Write a small object and return its etag.
+
+        Args:
+            path: where.
+            data: the content.
+            if_none_match: write only when there is no object yet.
+            if_match: write only over the object with this etag.
+            content_type: what browsers are told.
+
+        Raises:
+            PreconditionFailed: when the condition does not hold. A write of ours whose answer was lost counts as done.
+        """
+        conditions: dict[str, Any] = {"IfNoneMatch": "*"} if if_none_match else {}
+        conditions |= {"IfMatch": if_match} if if_match is not None else {}
+        attempts = 0
+
+        def put(s3: "S3Client") -> str:
+            nonlocal attempts
+            attempts += 1
+            return self._put(s3, path, data, {**conditions, "ContentType": content_type}, again=attempts > 1)
+
+        return self.patiently(path, put)
+
+    def _put(self, s3: "S3Client", path: str, data: bytes, options: dict[str, Any], *, again: bool) -> str:
+
+        digest = bytes_digest(data)
+        try:
+            answer = s3.put_object(
+                Bucket=self.address.bucket, Key=self.address.key(path), Body=data, **digested(digest), **options
+            )
+        except botocore_exceptions.ClientError as error:
+            if _condition_failed(error, options):
+                found = self._get(s3, path)
+                if found and found.data == data and (again or error.response["ResponseMetadata"].get("RetryAttempts")):
+                    return found.etag
+                raise failed_condition(self.where(path)) from error
+            raise
+        return answer["ETag"]
+
+    def head(self, path: str) -> ObjectInfo | None:
+        """What is known of an object, or None when there is none."""
+        return self.patiently(path, lambda s3: self._head(s3, path))
+
+    def _head(self, s3: "S3Client", path: str) -> ObjectInfo | None:
+
+        try:
+            answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))
+        except botocore_exceptions.ClientError as error:
+            if answer_code(error) not in {"404", "403"}:
+                raise
+            # An answer to HEAD has no body, so it does not say whether key, bucket or permission is missing.
+            if self._get(s3, path) is None:
+                return None
+            if answer_code(error) == "403":
+                raise
+            answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))  # it was written just now
+        metadata = answer["Metadata"]
+        size, etag, modified = answer["ContentLength"], answer["ETag"], answer["LastModified"]
+        return ObjectInfo(path, size, etag, metadata.get("sha256"), metadata, modified)
+
+    def list(self, path: str = "") -> Iterator[ObjectInfo]:
+        """Every object under `path`, taken as a directory; sorted by path."""
+        under = self.address.key(path)
+        options: dict[str, Any] = {
+            "Bucket": self.address.bucket,
+            "MaxKeys": PAGE,
+            "Prefix": f"{under}/" if under else "",
+        }
+        cut = len(self.address.prefix) + 1 if self.address.prefix else 0
+        while True:
+            page = self.patiently(path, lambda s3: s3.list_objects_v2(**options))
+            for entry in page.get("Contents", []):
+                yield ObjectInfo(entry["Key"][cut:], entry["Size"], entry["ETag"], modified=entry["LastModified"])
+            if not page["IsTruncated"]:
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def copy(self, source: str, path: str) -> None:
+        """Copy an object to another path; the bytes stay on the server.
+
+        Raises:
+            EngineryError: of `error_class`, also when there is no such object.
+        """
+        found = self.head(source)
+        if found is None:
+            raise self.error_class("there is no such object to copy", subject=self.where(source))
+        self.copy_found(self, found, path)
+
+    def copy_found(self, origin: "Prefix", source: ObjectInfo, path: str) -> None:
+        """Copy what was found under another prefix, with its notes; the bytes stay on the server.
+
+        Raises:
+            Gone: when it is not there any more, or another object has taken its place.
+            EngineryError: of `error_class`, when it cannot be copied.
+        """
+        copy_object(self, origin, source, path)
+
+    def delete(self, path: str) -> None:
+        """Remove an object; none there is fine."""
+        self.patiently(path, lambda s3: s3.delete_object(Bucket=self.address.bucket, Key=self.address.key(path)))
+
+
+def digested(sha256: str) -> dict[str, Any]:
+    """The options of a put of bytes with this digest: the server checks it, and a HEAD tells it later."""
+    return {"ChecksumSHA256": b64encode(bytes.fromhex(sha256)).decode(), "Metadata": {"sha256": sha256}}
+
+
+def _condition_failed(error: "ClientError", options: Mapping[str, Any]) -> bool:
+    code = answer_code(error)
+    return code in {"412", "PreconditionFailed"} or (code == "NoSuchKey" and "IfMatch" in options)
+
+
+# Whether an S3 endpoint honours conditional writes: found out by trying, as some ignore them without a word.
+
+
+def honours_conditional_writes(prefix: Prefix) -> bool:
+    """Whether the server keeps to If-None-Match and If-Match; tried once per server and bucket, with a small object.
+
+    Some servers ignore both without a word, so the only way to know is to try.
+
+    Raises:
+        EngineryError: of the prefix's class, when nothing can be written there.
+    """
+    known, bucket = prefix.connection().conditional, prefix.address.bucket
+    if bucket not in known:
+        known[bucket] = _probe(prefix)
+    return known[bucket]
+
+
+class _Probed(Prefix):
+    """What is wrong with a probe is wrong with the prefix: nobody asked for the probe's own object."""
+
+    def where(self, path: str) -> str:  # noqa: ARG002  the same for every object
+        return str(self.address)
+
+
+def _probe(asked: Prefix) -> bool:
+    prefix = _Probed(asked.address, asked.error_class)
+    path = f"{PROBE}{os.getpid()}-{time.time_ns()}"
+    prefix.put_bytes(path, b"first")
+    try:
+        return _refuses(prefix, path, if_none_match=True) and _refuses(prefix, path, if_match='"0"')
+    finally:
+        prefix.delete(path)
+
+
+def _refuses(prefix: Prefix, path: str, **condition: Any) -> bool:
+    try:
+        prefix.put_bytes(path, b"second", **condition)
+    except PreconditionFailed:
+        return True
+    return False
+
+
+# Copies that the server makes by itself, in parts where the object is too large for one request.
+
+
+LARGEST_SINGLE_COPY = 5 << 30
+COPY_PART_BYTES = 512 << 20
+UNKNOWN = {"501", "NotImplemented"}
+"""Of a checksum of the whole. It is asked for, since that of an object sent in parts is of the parts, and not every
+server says so; Cloudflare's R2 refuses to be asked: https://github.com/cloudflare/cloudflare-docs/issues/4508."""
+MISSING = {"404", "NoSuchKey"} | FAILED_CONDITION
+
+
+def copy_object(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str) -> None:
+    """The work of `Prefix.copy_found`."""
+    prefix.patiently(path, partial(_copy, prefix, origin, source, path))
+
+
+def _copy(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client") -> None:
+
+    try:
+        _with_checksum(partial(_ask, prefix, origin, source, path, s3))
+    except botocore_exceptions.ClientError as error:
+        if answer_code(error) in MISSING:
+            raise Gone("the object to copy is not there any more", subject=origin.where(source.path)) from error
+        raise
+
+
+def _with_checksum(ask: Callable[..., None]) -> None:
+
+    try:
+        ask(ChecksumAlgorithm="SHA256")
+    except botocore_exceptions.ClientError as error:
+        if answer_code(error) not in UNKNOWN:
+            raise
+        ask()
+
+
+def _ask(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client", **options: Any) -> None:
+    bucket, key = prefix.address.bucket, prefix.address.key(path)
+    place: Any = {"Bucket": origin.address.bucket, "Key": origin.address.key(source.path)}
+    options["CopySourceIfMatch"] = source.etag
+    if source.size <= LARGEST_SINGLE_COPY:
+        s3.copy_object(Bucket=bucket, Key=key, CopySource=place, **options)
+    else:
+        notes = {"Metadata": dict(source.metadata), "MetadataDirective": "REPLACE"}
+        s3.copy(place, bucket, key, ExtraArgs={**notes, **options}, Config=_parts())
+
+
+def _parts() -> Any:
+
+    return boto3_s3_transfer.TransferConfig(multipart_threshold=COPY_PART_BYTES, multipart_chunksize=COPY_PART_BYTES)

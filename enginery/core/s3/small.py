@@ -1,0 +1,87 @@
+"""Small objects, quickly: a request by the general client costs more time than the bytes of a small file.
+
+This is the short way of `Prefix.upload` and `Prefix.download`, by a client in Rust. It tries once; whatever it cannot
+do is left to the long way, which is patient and says what is wrong.
+"""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from enginery.core.late import late
+from enginery.core.s3.client import CONNECT_SECONDS, Connection, is_aws, read_seconds
+from enginery.core.s3.objects import Prefix
+
+if TYPE_CHECKING:
+    import obstore
+    from obstore import exceptions as obstore_exceptions
+    from obstore import store as obstore_store
+    from obstore.auth import boto3 as obstore_auth_boto3
+    from obstore.store import S3Store
+else:
+    obstore = late("obstore")
+    obstore_auth_boto3 = late("obstore.auth.boto3")
+    obstore_exceptions = late("obstore.exceptions")
+    obstore_store = late("obstore.store")
+
+
+SMALL_BYTES = 1 << 20
+
+
+def put_small(prefix: "Prefix", path: str, data: bytes, sha256: str) -> bool:
+    """Write an object with its SHA-256, for the server to check and in its metadata; False when it could not be."""
+    store = _store(prefix.connection(), prefix.address.bucket)
+    if store is None:
+        return False
+    try:
+        obstore.put(store, prefix.address.key(path), data, attributes={"sha256": sha256}, use_multipart=False)
+    except (obstore_exceptions.BaseError, FileNotFoundError):  # as it has it for a bucket that is not there
+        return False
+    return True
+
+
+def get_small(prefix: "Prefix", path: str, etag: str | None) -> bytes | None:
+    """An object's bytes, unchecked; None when they could not be had."""
+    store = _store(prefix.connection(), prefix.address.bucket)
+    if store is None:
+        return None
+    try:
+        return (
+            obstore.get(store, prefix.address.key(path), options={"if_match": etag} if etag else {}).bytes().to_bytes()
+        )
+    except (obstore_exceptions.BaseError, FileNotFoundError):  # as it has it for an object that is not there
+        return None
+
+
+def _store(used: Connection, bucket: str) -> "S3Store | None":
+    if bucket not in used.stores:
+        used.stores[bucket] = _open(used, bucket)
+    return used.stores[bucket]
+
+
+def _open(used: Connection, bucket: str) -> "S3Store | None":
+    """None without credentials, and where the user trusts authorities of their own, which it does not know."""
+    endpoint = used.client.meta.endpoint_url
+    own_authorities = used.session.get_config_variable("ca_bundle") and endpoint.startswith("https:")
+    if own_authorities or used.session.get_credentials() is None:
+        return None
+    return obstore_store.S3Store(
+        bucket,
+        credential_provider=obstore_auth_boto3.Boto3CredentialProvider(used.session),
+        region=used.client.meta.region_name,
+        checksum_algorithm="SHA256",
+        retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
+        client_options={
+            "allow_http": True,
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+            "timeout": timedelta(seconds=read_seconds()),
+        },
+        **_place(endpoint, bucket),
+    )
+
+
+def _place(endpoint: str, bucket: str) -> Any:
+    """Where the bucket is: Amazon's have hosts of their own, but for dots in names, which certificates do not cover."""
+    if not is_aws(endpoint) or "." in bucket:
+        return {"endpoint": endpoint, "virtual_hosted_style_request": False}
+    scheme, _, host = endpoint.partition("://")
+    return {"endpoint": f"{scheme}://{bucket}.{host}", "virtual_hosted_style_request": True}

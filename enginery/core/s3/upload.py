@@ -1,0 +1,251 @@
+"""Uploads whose every byte is read once, digested on the way, and checked by the server as it arrives.
+
+A large file goes in parts side by side, each with its own digest. Only when the digest of the whole is the right one
+do they become an object; so an object is what it should be, or is not there.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import EngineryError
+from enginery.core.late import late
+from enginery.core.progress import OnBytes, no_listener
+from enginery.core.s3.errors import ALTERED, answer_code
+from enginery.core.s3.objects import PROBE, ObjectInfo, Prefix, digested
+from enginery.core.s3.small import SMALL_BYTES, put_small
+from enginery.core.threads import in_order
+
+if TYPE_CHECKING:
+    from botocore import exceptions as botocore_exceptions
+    from botocore.exceptions import ClientError
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+else:
+    botocore_exceptions = late("botocore.exceptions")
+
+
+T = TypeVar("T")
+PART_BYTES = 16 << 20
+MOST_PARTS = 10_000
+PARTS_AT_ONCE = 4
+ATTEMPTS = 3
+
+
+class _Aborted(Exception):  # noqa: N818  nobody else sees it
+    """Somebody took the upload for one that was left behind, and ended it."""
+
+
+def upload_file(prefix: "Prefix", path: str, file: Path, sha256: str, told: OnBytes = no_listener) -> None:
+    """Write a file whose digest is `sha256`; each request carries the digest of its bytes, for the server to check.
+
+    Args:
+        prefix: where to.
+        path: the object, relative to the prefix.
+        file: what is read, once.
+        sha256: the digest it must have; also noted in the object's metadata.
+        told: takes the bytes of each piece that has arrived; fewer than none when a piece has to be sent again.
+
+    Raises:
+        EngineryError: of the prefix's class, also when the file is another than it should be; then nothing is written.
+    """
+    if file.stat().st_size <= PART_BYTES:
+        _upload_whole(prefix, path, file, sha256)
+        told(file.stat().st_size)
+        return
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            _Parts(prefix, path, file, told).send(sha256)
+        except _Aborted as error:
+            if not left:
+                remedy = "find out what aborts uploads there, such as a rule of the bucket"
+                raise prefix.error_class(
+                    "the upload keeps being aborted", subject=prefix.where(path), remedy=remedy
+                ) from error
+        else:
+            return
+
+
+def _upload_whole(prefix: "Prefix", path: str, file: Path, sha256: str) -> None:
+    data = file.read_bytes()
+    if (found := bytes_digest(data)) != sha256:
+        raise _changed(prefix, file, found, sha256)
+    if len(data) > SMALL_BYTES or not put_small(prefix, path, data, sha256):
+        prefix.patiently(path, partial(_put, prefix, path, data, sha256))
+
+
+def _put(prefix: "Prefix", path: str, data: bytes, sha256: str, s3: "S3Client") -> None:
+
+    try:
+        s3.put_object(Bucket=prefix.address.bucket, Key=prefix.address.key(path), Body=data, **digested(sha256))
+    except botocore_exceptions.ClientError as error:
+        _raise_altered(prefix, path, error)
+        raise
+
+
+def _raise_altered(prefix: "Prefix", path: str, error: "ClientError") -> None:
+    """What was sent had the right digest, so another try may arrive as it was sent."""
+    if answer_code(error) in ALTERED:
+        problem = "was altered on its way to S3"
+        raise prefix.error_class(problem, subject=prefix.where(path), remedy="try again", transient=True) from error
+
+
+def _changed(prefix: "Prefix", file: Path, found: str, sha256: str) -> EngineryError:
+    problem = f"holds other bytes than were recorded: sha256 is {found}, not {sha256}"
+    remedy = "see what changed it, then run the step that made it again; nothing of it was kept in S3"
+    return prefix.error_class(problem, subject=str(file), remedy=remedy)
+
+
+class _Parts:
+    """A large file on its way."""
+
+    def __init__(self, prefix: "Prefix", path: str, file: Path, told: OnBytes) -> None:
+        self.prefix, self.path, self.file, self.told = prefix, path, file, told
+        self.object: Any = {"Bucket": prefix.address.bucket, "Key": prefix.address.key(path)}
+        self.part_bytes = part_bytes(file.stat().st_size)
+        self.digest = hashlib.sha256()
+        self.sent = 0
+        self.lock = threading.Lock()
+
+    def send(self, sha256: str) -> None:
+        upload = {**self.object, "UploadId": self._patiently(partial(self._begin, sha256))}
+        try:
+            parts = list(in_order(partial(self._send, upload), self._pieces(), threads=PARTS_AT_ONCE))
+            self._require(sha256)
+            self._patiently(partial(self._complete, upload, parts, sha256))
+        except BaseException:
+            self.told(-self.sent)
+            with suppress(EngineryError):  # a later publish aborts what is left
+                self.prefix.attempt(self.path, lambda s3: s3.abort_multipart_upload(**upload))
+            raise
+
+    def _require(self, sha256: str) -> None:
+        if (found := self.digest.hexdigest()) != sha256:
+            raise _changed(self.prefix, self.file, found, sha256)
+
+    def _patiently(self, call: "Callable[[S3Client], T]") -> "T":
+        return self.prefix.patiently(self.path, partial(self._translated, call))
+
+    def _translated(self, call: "Callable[[S3Client], T]", s3: "S3Client") -> "T":
+
+        try:
+            return call(s3)
+        except botocore_exceptions.ClientError as error:
+            if answer_code(error) == "NoSuchUpload":
+                raise _Aborted from error
+            _raise_altered(self.prefix, self.path, error)
+            raise
+
+    def _begin(self, sha256: str, s3: "S3Client") -> str:
+        begun = s3.create_multipart_upload(**self.object, Metadata={"sha256": sha256}, ChecksumAlgorithm="SHA256")
+        return begun["UploadId"]
+
+    def _pieces(self) -> Iterator[tuple[int, bytes]]:
+        """The parts with their numbers, each digested as part of the whole when it is read."""
+        with self.file.open("rb") as opened:
+            for number in count(1):
+                if not (data := opened.read(self.part_bytes)):
+                    return
+                self.digest.update(data)
+                yield number, data
+
+    def _send(self, upload: Any, piece: tuple[int, bytes]) -> "CompletedPartTypeDef":
+        number, data = piece
+        checksum: str = digested(bytes_digest(data))["ChecksumSHA256"]
+        answer = self._patiently(
+            lambda s3: s3.upload_part(**upload, PartNumber=number, Body=data, ChecksumSHA256=checksum)
+        )
+        with self.lock:
+            self.sent += len(data)
+        self.told(len(data))
+        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
+
+    def _complete(self, upload: Any, parts: "list[CompletedPartTypeDef]", sha256: str, s3: "S3Client") -> None:
+        """An upload that is gone has become the object when the answer to that was lost."""
+        try:
+            s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        except s3.exceptions.NoSuchUpload:
+            found = self.prefix.head(self.path)
+            if found is None or (found.sha256, found.size) != (sha256, self.sent):
+                raise
+
+
+def part_bytes(size: int) -> int:
+    """How large the parts of a file of `size` bytes are, so that there are not more than S3 takes."""
+    return max(PART_BYTES, -(-size // MOST_PARTS))
+
+
+# What writers that died leave in S3: multipart uploads never completed, and objects that tried the server.
+
+
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """A multipart upload that was begun and neither completed nor aborted. Its parts are paid for, and in no listing.
+
+    Attributes:
+        path: the object it would become, relative to the prefix that was asked.
+        upload_id: S3's name for it.
+        begun: when, UTC.
+    """
+
+    path: str
+    upload_id: str
+    begun: datetime
+
+
+def unfinished_uploads(prefix: Prefix, path: str = "") -> Iterator[UnfinishedUpload]:
+    """Every multipart upload under way or abandoned under `path`, taken as a directory."""
+    under = prefix.address.key(path)
+    for entry in _pages(prefix, "list_multipart_uploads", "Uploads", f"{under}/" if under else ""):
+        yield UnfinishedUpload(_relative(prefix, entry["Key"]), entry["UploadId"], entry["Initiated"])
+
+
+def abort_upload(prefix: Prefix, upload: UnfinishedUpload) -> None:
+    """Give up an upload and free its parts; one that has ended is fine."""
+    address = prefix.address
+    names: Any = {"Bucket": address.bucket, "Key": address.key(upload.path), "UploadId": upload.upload_id}
+    try:
+        prefix.patiently(upload.path, lambda s3: s3.abort_multipart_upload(**names))
+    except prefix.error_class as error:
+        if (
+            not isinstance(error.__cause__, botocore_exceptions.ClientError)
+            or error.__cause__.response["Error"]["Code"] != "NoSuchUpload"
+        ):
+            raise
+
+
+def probes(prefix: Prefix) -> Iterator[ObjectInfo]:
+    """The objects with which the server was tried and that are still there."""
+    for entry in _pages(prefix, "list_objects_v2", "Contents", prefix.address.key(PROBE)):
+        path = _relative(prefix, entry["Key"])
+        yield ObjectInfo(path, entry["Size"], entry["ETag"], modified=entry["LastModified"])
+
+
+def _pages(prefix: Prefix, operation: str, what: str, under: str) -> Iterator[Any]:
+    """The entries of a listing, page by page; a page that does not come is asked for again."""
+    options: dict[str, Any] = {"Bucket": prefix.address.bucket, "Prefix": under}
+    while True:
+        page = prefix.patiently("", partial(_page, operation, options))
+        yield from page.get(what, [])
+        if not page.get("IsTruncated"):  # not every server says so
+            return
+        following = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+        following |= {"ContinuationToken": "NextContinuationToken"}
+        options |= {name: page[source] for name, source in following.items() if page.get(source)}
+
+
+def _page(operation: str, options: dict[str, Any], s3: "S3Client") -> dict[str, Any]:
+    page: dict[str, Any] = getattr(s3, operation)(**options)
+    return page
+
+
+def _relative(prefix: Prefix, key: str) -> str:
+    return key.removeprefix(f"{prefix.address.prefix}/") if prefix.address.prefix else key

@@ -1,0 +1,57 @@
+"""What a spec may say of a release: a version, a range, or `latest`."""
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+LATEST = "latest"
+PARTS = 3
+"""Numbers in the name of a release."""
+
+
+def fits(wanted: str, release: str) -> bool:
+    """Whether `release` is what a spec asks for; nothing fits what is no version, no range and not `latest`."""
+    if wanted == LATEST:
+        return True
+    if is_version(wanted):
+        return Version(wanted) == Version(release)
+    return is_range(wanted) and SpecifierSet(wanted).contains(release, prereleases=True)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two versions name the same release: `0.16` and `0.16.0`, `1.2.1` and `1.2.1+cu13`."""
+    if is_version(one) and is_version(other):
+        return Version(Version(one).public) == Version(Version(other).public)
+    return one == other
+
+
+def is_version(wanted: str) -> bool:
+    """Whether it is one version, such as `0.8.0`."""
+    try:
+        Version(wanted)
+    except InvalidVersion:
+        return False
+    return True
+
+
+def full(version: str) -> str:
+    """A version as releases are named: `v0.16` is `0.16.0`, so that one release has one name, and one key."""
+    found = Version(version)
+    return str(found) + ".0" * max(0, PARTS - len(found.release)) if str(found) == found.base_version else str(found)
+
+
+def is_range(wanted: str) -> bool:
+    """Whether it is a range of versions, such as `>=1.0,<1.3`."""
+    try:
+        return bool(SpecifierSet(wanted))
+    except InvalidSpecifier:
+        return False
+
+
+def mistake(wanted: str) -> str:
+    """What is wrong with the text of a release; empty for nothing."""
+    if wanted == LATEST or is_version(wanted) or is_range(wanted):
+        return ""
+    return f"{wanted!r} is no version, no range such as '>=0.18,<1' and not '{LATEST}'"
+
+
+__version__ = "0.1.0"

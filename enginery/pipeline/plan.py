@@ -1,0 +1,332 @@
+"""From a spec to steps with keys: everything that would run, known before anything runs."""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from typing import NamedTuple, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from enginery.backends import Backend, BackendStep, Request, backend_for, image_findings
+from enginery.builds import build_id
+from enginery.core.errors import PlanError, SourceError, UsageError
+from enginery.core.model import Frozen
+from enginery.pipeline.preflight import estimate_findings, estimate_notes, weight_bytes
+from enginery.sources import ModelFacts, ResolvedSource, parameters, resolve
+from enginery.spec import BackendName, Finding, Gpu, Publish, Rollout, Source, Spec, Target, gpus, stopping
+from enginery.store import Call, Stage, Step
+from enginery.toolchains import ToolchainIdentity, identify
+from enginery.triton import rollout_problems, tokenizer_problems
+
+PLAN_SCHEMA = 1
+MIN_KEY_DIGITS = 6
+
+OF_A_MACHINE = frozenset({"W202", "W203"})
+"""Warnings about memory and disk, which another machine than the plan's may have to give."""
+
+Resolver = Callable[[Source], ResolvedSource]
+
+
+class Chosen(NamedTuple):
+    """What is asked of a backend for one target, the backend it comes to, and the warnings that the spec accepts."""
+
+    request: Request
+    backend: Backend
+    accepted: tuple[Finding, ...] = ()
+
+
+class Machine:
+    """This machine as one plan sees it: what takes a process or many files to find out is found out once.
+
+    Attributes:
+        detect: what `gpus.detect` says.
+        identify: what `toolchains.identify` says.
+    """
+
+    def __init__(self) -> None:
+        self.detect = cache(gpus.detect)
+        self.identify = cache(identify)
+        self._backends: dict[Backend, Backend] = {}
+
+    def gpu_of(self, target: Target) -> Gpu:
+        """The GPU that a target comes to."""
+        return (self.detect() or gpus.CPU) if target.gpu == "auto" else gpus.find(target.gpu)
+
+    def backend_of(self, request: Request) -> Backend:
+        """The backend of a target; equal ones are the same, which remembers what it has looked up."""
+        found = backend_for(request, self.identify)
+        return self._backends.setdefault(found, found)
+
+
+class PlannedStep(Frozen):
+    """A step in its place in a plan.
+
+    Attributes:
+        id: names the step within the plan, such as `download` or `build/cpu-int4`.
+        key: the step's key.
+        step: what is done.
+        targets: the names of the targets that need it.
+        toolchain: the environment its commands run in.
+        places: placeholders of its command -> files and directories of the user's; no part of the key.
+        estimated_bytes: about how large its output will be; 0 where that is not worth estimating.
+    """
+
+    id: str
+    key: str
+    step: Step
+    targets: tuple[str, ...]
+    toolchain: ToolchainIdentity | None = None
+    places: Mapping[str, str] = Field(default_factory=dict)
+    estimated_bytes: int = 0
+
+    @model_validator(mode="after")
+    def _key_is_the_steps(self) -> Self:
+        if self.key != self.step.key:
+            raise ValueError(
+                f"{self.id} has another key than its step: the plan was made by another Enginery, or changed"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """A name for people: the id with a blank."""
+        return self.id.replace("/", " ")
+
+
+class PlannedTarget(Frozen):
+    """A target with everything decided that the spec left open."""
+
+    name: str
+    gpu: str
+    backend: str
+    release: str
+    precision: str
+    tensor_parallel: int
+    pipeline_parallel: int
+    build_id: str
+
+
+class Plan(Frozen):
+    """Every step of a spec, each after those it needs.
+
+    Attributes:
+        notes: what the reader should know before anything runs, such as defaults that were filled in.
+    """
+
+    plan_schema: int = PLAN_SCHEMA
+    spec: Spec
+    source: ResolvedSource
+    targets: tuple[PlannedTarget, ...]
+    steps: tuple[PlannedStep, ...]
+    notes: tuple[str, ...] = ()
+
+    def find(self, reference: str) -> PlannedStep:
+        """The step with that id, or whose key begins so.
+
+        Raises:
+            PlanError: when there is none.
+        """
+        for planned in self.steps:
+            if reference == planned.id or (len(reference) >= MIN_KEY_DIGITS and planned.key.startswith(reference)):
+                return planned
+        known = ", ".join(planned.id for planned in self.steps)
+        raise PlanError([f"no step {reference!r}; there are {known}"], subject="plan")
+
+    def inputs_of(self, planned: PlannedStep) -> tuple[PlannedStep, ...]:
+        """The steps this one takes its inputs from."""
+        wanted = set(planned.step.inputs.values())
+        return tuple(step for step in self.steps if step.key in wanted)
+
+
+def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
+    """Plan a spec: decide what it leaves open, resolve its source, and key every step.
+
+    Raises:
+        PlanError: with everything the spec asks for that cannot be built.
+        SourceError: when the source cannot be reached or holds no usable model.
+    """
+    machine = Machine()
+    source = _resolved(spec, resolver, machine)
+    model = ModelFacts.from_config(source.config, weight_bytes=source.weight_bytes)
+    chosen = _choose(spec, model, machine, [file.name for file in source.files])
+    call = Call(function="download", version=1, parameters=parameters(source, spec.source))
+    download = Step(stage=Stage.DOWNLOAD, recipe=call)
+    everyone = tuple(target.name for target in spec.targets)
+    first = PlannedStep(id="download", key=download.key, step=download, targets=everyone, estimated_bytes=source.size)
+    targets, steps = [], [first]
+    for one in chosen:
+        target, more = _target_steps(one, download.key)
+        targets.append(target)
+        steps += more
+    return Plan(
+        spec=spec,
+        source=source,
+        targets=tuple(targets),
+        steps=_without_twins(steps),
+        notes=_notes(spec, chosen),
+    )
+
+
+def _resolved(spec: Spec, resolver: Resolver, machine: Machine) -> ResolvedSource:
+    """The source; when it cannot be had, what else is wrong with the spec is said along with that."""
+    try:
+        return resolver(spec.source)
+    except SourceError as error:
+        try:
+            _choose(spec, None, machine)
+        except PlanError as others:
+            raise PlanError([*others.mistakes, f"source: {error}"], subject=spec.name) from error
+        raise
+
+
+def _without_twins(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
+    """Steps with the same key are one step, wanted by several targets."""
+    unique: dict[str, PlannedStep] = {}
+    for step in steps:
+        twin = unique.get(step.key)
+        targets = twin.targets + step.targets if twin else step.targets
+        unique[step.key] = (twin or step).model_copy(update={"targets": targets})
+    return tuple(unique.values())
+
+
+def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Collection[str] = ()) -> list[Chosen]:
+    """Each target with its GPU and backend; everything that stops one of them is reported at once."""
+    chosen: list[Chosen] = []
+    problems: list[str] = []
+    for index, target in enumerate(spec.targets):
+        prefix = f"targets.{index} ({target.name})."
+        try:
+            request = Request(spec, target, machine.gpu_of(target), model)
+        except UsageError as error:
+            problems.append(f"{prefix}{error}")
+            continue
+        backend = machine.backend_of(request)
+        estimated = estimate_findings(request, here=_is_built_here(request))
+        findings = [*image_findings(target), *backend.findings(request), *estimated]
+        stops = stopping(findings, spec.force)
+        problems += [str(finding.under(prefix)) for finding in stops]
+        chosen.append(Chosen(request, backend, tuple(finding for finding in findings if finding not in stops)))
+    problems += _serving_mistakes(spec, chosen, files)
+    if problems:
+        raise PlanError(problems, subject=spec.name)
+    return chosen
+
+
+def _serving_mistakes(spec: Spec, chosen: list[Chosen], files: Collection[str]) -> list[str]:
+    """What keeps an engine of TensorRT-LLM from being served."""
+    engines = [one.request.target for one in chosen if one.backend.name is BackendName.TENSORRT]
+    if not engines:
+        return []
+
+    found = tokenizer_problems(files)
+    if spec.rollout_target() in engines:
+        found += rollout_problems(spec.rollout, _served_from(spec, BackendName.TENSORRT))
+    return [str(finding) for finding in found]
+
+
+def _is_built_here(request: Request) -> bool:
+    """Whether this is the machine that a target is built on, as far as the spec tells."""
+    return request.gpu == gpus.CPU or request.target.gpu == "auto"
+
+
+def _target_steps(chosen: Chosen, weights: str) -> tuple[PlannedTarget, list[PlannedStep]]:
+    request, backend = chosen.request, chosen.backend
+    chain = backend.chain(request, weights)
+    package, validate = chain.package.step, chain.validate.step
+    target = _planned_target(request, backend, build_id(request.target.name, package.key, validate.key))
+    steps = [*chain.steps, *_release_steps(request.spec, target, package.key, validate.key, weights)]
+    size = int(weight_bytes(request.model, request.target.precision)) if request.model else 0
+    return target, [_placed(step, target.name, size) for step in steps]
+
+
+def _placed(made: BackendStep, target: str, size: int) -> PlannedStep:
+    return PlannedStep(
+        id=f"{made.step.stage}/{target}",
+        key=made.step.key,
+        step=made.step,
+        targets=(target,),
+        toolchain=made.toolchain,
+        places=dict(made.places),
+        estimated_bytes=size if made.step.stage in {Stage.CONVERT, Stage.BUILD} else 0,
+    )
+
+
+def _planned_target(request: Request, backend: Backend, identifier: str) -> PlannedTarget:
+    target = request.target
+    return PlannedTarget(
+        name=target.name,
+        gpu=request.gpu.name,
+        backend=backend.name,
+        release=backend.release(target),
+        precision=target.precision,
+        tensor_parallel=target.tensor_parallel,
+        pipeline_parallel=target.pipeline_parallel,
+        build_id=identifier,
+    )
+
+
+def _release_steps(
+    spec: Spec, target: PlannedTarget, model_repository: str, report: str, weights: str
+) -> list[BackendStep]:
+    """Publish and rollout, where the spec asks for them."""
+    if spec.publish is None:
+        return []
+    inputs = {"model_repository": model_repository, "report": report, "weights": weights}
+    publish = _call(Stage.PUBLISH, inputs, _publish_details(spec, spec.publish, target))
+    rolled_out = spec.rollout_target()
+    if spec.rollout is None or rolled_out is None or rolled_out.name != target.name:
+        return [BackendStep(publish)]
+    details = _rollout_details(spec, spec.rollout, target)
+    return [BackendStep(publish), BackendStep(_call(Stage.ROLLOUT, {"published": publish.key}, details))]
+
+
+def _call(stage: Stage, inputs: dict[str, str], details: dict[str, JsonValue]) -> Step:
+    return Step(stage=stage, inputs=inputs, recipe=Call(function=stage, version=1, parameters=details))
+
+
+def _publish_details(spec: Spec, publish: Publish, target: PlannedTarget) -> dict[str, JsonValue]:
+    return {
+        "model": spec.name,
+        "build_id": target.build_id,
+        "target": target.model_dump(mode="json", exclude={"build_id"}),
+        "to": publish.to,
+        "channel": publish.channel,
+        "allow_unconditional_writes": publish.allow_unconditional_writes,
+    }
+
+
+def _rollout_details(spec: Spec, rollout: Rollout, target: PlannedTarget) -> dict[str, JsonValue]:
+    return {
+        "model": spec.name,
+        "build_id": target.build_id,
+        "endpoints": list(rollout.endpoints),
+        "model_repository": _served_from(spec, target.backend),
+    }
+
+
+def _served_from(spec: Spec, backend: str) -> str:
+    """The model repository that a rollout fills; TensorRT-LLM's backend reads engines from a directory only."""
+    target = spec.rollout_target()
+    if spec.rollout is None or spec.publish is None or target is None:
+        return ""
+    if spec.rollout.model_repository:
+        return spec.rollout.model_repository
+    if backend == BackendName.TENSORRT:
+        return spec.serving_for(target).mount
+    return f"{spec.publish.to.rstrip('/')}/serving/{spec.name}"
+
+
+def _notes(spec: Spec, chosen: list[Chosen]) -> tuple[str, ...]:
+    notes = [
+        f"{request.target.name}: {note}"
+        for request, backend, accepted in chosen
+        for note in [
+            *(f"accepted: {finding.path}: {finding.problem} [{finding.code}]" for finding in accepted),
+            *backend.notes(request),
+            *estimate_notes(request, here=_is_built_here(request)),
+        ]
+    ]
+    idle = set(spec.force) - OF_A_MACHINE - {finding.code for one in chosen for finding in one.accepted}
+    notes += [f"{code} in force accepts nothing: this plan does not warn of it" for code in sorted(idle)]
+    if spec.publish is None:
+        notes.append("no publish in the spec: the builds stay in the store")
+    return tuple(notes)

@@ -1,0 +1,184 @@
+"""A plan as a shell script: what each step runs, ready to be pasted.
+
+Each step's files go into a directory named after the step, in one directory for the whole plan.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from enginery.pipeline.plan import Plan, PlannedStep
+from enginery.pipeline.run import fill
+from enginery.spec import CPU
+from enginery.store import Command
+from enginery.toolchains import (
+    DRIVERS,
+    PACKAGE,
+    PYTHON,
+    REGISTRY,
+    SETTING,
+    Box,
+    ToolchainIdentity,
+    checkout_examples,
+    container_home,
+    docker_command,
+    image_examples,
+    location,
+    reference,
+)
+
+# One external step of a plan as a line for a shell: the release's plain command, or the whole `docker run`.
+
+
+EXAMPLES = "examples"
+"""What stands for the release's examples where nothing says where they are: what NVIDIA's tutorials write."""
+HERE = "\0here\0"
+USER = "\0user\0"
+KNOWN_TO_SHELL = {HERE: "$PWD", USER: "$(id -u):$(id -g)"}
+"""What only the shell knows that the line is pasted into; no argument can hold a zero byte of its own."""
+SPECIAL_IN_QUOTES = re.compile(r'([$`"\\])')
+
+
+def command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: str) -> str:
+    """The line that does what a step does.
+
+    Args:
+        planned: the step.
+        recipe: its command.
+        plan: the plan it is in.
+        directory: where the plan's steps have their files, relative to where the line is pasted.
+    """
+    toolchain = planned.toolchain
+    if toolchain is not None and toolchain.kind == "container":
+        return _in_container(planned, recipe, toolchain, _places(planned, plan, f"{HERE}/{directory}"))
+    argv = fill(recipe, _places(planned, plan, directory))
+    if toolchain is not None and toolchain.kind == "venv" and "/" not in argv[0]:
+        argv = (str(location(toolchain) / "bin" / argv[0]), *argv[1:])
+    settings = [f"{name}={shlex.quote(value)}" for name, value in recipe.environment.items()]
+    return " ".join([*settings, shlex.join(argv)])
+
+
+def wanted_examples(planned: PlannedStep) -> str:
+    """The release whose examples the reader has to bring along; empty where they are known, or not needed."""
+    recipe = planned.step.recipe
+    if planned.toolchain is None or not isinstance(recipe, Command) or _known_examples(planned, planned.toolchain):
+        return ""
+    return planned.toolchain.version(PACKAGE) if _asks_for(recipe, "examples") else ""
+
+
+def _asks_for(recipe: Command, place: str) -> bool:
+    return any(f"{{{place}}}" in argument for argument in recipe.argv)
+
+
+def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
+    ids = {step.key: step.id for step in plan.steps}
+    places = {**planned.places, **{name: f"{directory}/{ids[key]}" for name, key in planned.step.inputs.items()}}
+    places |= {"output": f"{directory}/{planned.id}", "drivers": str(DRIVERS)}
+    toolchain = planned.toolchain
+    if toolchain is not None:
+        in_container = toolchain.kind == "container"
+        unknown = f"{HERE}/{EXAMPLES}" if in_container else EXAMPLES
+        places["python"] = str(location(toolchain) / "bin" / "python") if toolchain.kind == "venv" else PYTHON
+        places["examples"] = str(_known_examples(planned, toolchain) or unknown)
+    return places
+
+
+def _known_examples(planned: PlannedStep, toolchain: ToolchainIdentity) -> Path | None:
+    named = planned.places.get("examples", "")
+    inside = image_examples(toolchain.image) if toolchain.kind == "container" else None
+    return (None if named else inside) or checkout_examples(named)
+
+
+def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIdentity, places: dict[str, str]) -> str:
+    read = [name for name in (*planned.step.inputs, "drivers") if _asks_for(recipe, name)]
+    if _asks_for(recipe, "examples") and Path(places["examples"]) != image_examples(toolchain.image):
+        read.append("examples")
+    own = [name for name in planned.places if name not in read and name != "examples"]
+    box = Box(
+        image=reference(toolchain.image),
+        name_hint=planned.key,
+        home=container_home(),
+        gpus="" if planned.step.runs_on == CPU.name else "all",
+        network=recipe.environment.get("HF_HUB_OFFLINE") != "1",
+        read_only=tuple(Path(places[name]) for name in (*read, *own)),
+        read_write=(Path(places["output"]),),
+        workdir=Path(places["output"]),
+        environment=recipe.environment,
+        user=USER,
+    )
+    return _shell(docker_command(box, f"enginery-{planned.key[:12]}", fill(recipe, places)))
+
+
+def _shell(argv: Sequence[str]) -> str:
+    return " ".join(map(_quoted, argv))
+
+
+def _quoted(word: str) -> str:
+    """The word as a shell reads it back, with what only that shell knows filled in by it."""
+    if "\0" not in word:
+        return shlex.quote(word)
+    text = SPECIAL_IN_QUOTES.sub(r"\\\1", word)
+    for mark, known in KNOWN_TO_SHELL.items():
+        text = text.replace(mark, known)
+    return f'"{text}"'
+
+
+HEAD = """\
+# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
+# the others go through `enginery run-step`, which keeps its own store and does there what that does not have yet."""
+
+
+def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
+    """The script: the commands of external steps as they are, internal steps through `enginery run-step`.
+
+    It is one subshell, so that a failure ends the script and not the shell it was pasted into.
+
+    Args:
+        plan: the plan.
+        spec_file: where its spec is.
+        overrides: the `FIELD=VALUE` pairs it was planned with.
+        store: the store it is to run with; the usual one when left out.
+    """
+    directory = f"{plan.spec.name}-steps"
+    head = HEAD.format(name=plan.spec.name, directory=directory)
+    lines = [head, "(", "set -eu", *_preparations(plan, directory, spec_file, overrides)]
+    for planned in plan.steps:
+        lines += ["", f"# {planned.label} · {planned.key}", *_lines(planned, plan, directory, store)]
+    return "\n".join([*lines, ")"]) + "\n"
+
+
+def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequence[str]) -> Iterator[str]:
+    settings = [word for override in overrides for word in ("--set", override)]
+    settings += [word for code in dict.fromkeys(plan.spec.force) for word in ("--force", code)]
+    yield f"mkdir -p {directory}"
+    yield f"{shlex.join(['enginery', 'plan', spec_file, *settings, '--json'])} > {directory}/plan.json"
+    wanted = {planned.toolchain for planned in plan.steps if planned.toolchain}
+    for name in sorted(toolchain.name for toolchain in wanted if toolchain.kind == "venv"):
+        yield f"enginery toolchain create {name}"
+    images = {reference(toolchain.image) for toolchain in wanted if toolchain.kind == "container"}
+    if images:
+        yield shlex.join(["mkdir", "-p", str(container_home())])
+    if any(_lacks_registry(toolchain) for toolchain in wanted):
+        yield f"# docker asks its own registry: plan with {REGISTRY} set to NVIDIA's, or a mirror of it"
+    yield from (shlex.join(["docker", "pull", image]) for image in sorted(images))
+    for release in sorted({wanted_examples(planned) for planned in plan.steps} - {""}):
+        yield f"# ./{EXAMPLES} is taken for that of a checkout of TensorRT-LLM v{release}; or set {SETTING}"
+
+
+def _lacks_registry(toolchain: ToolchainIdentity) -> bool:
+    """Whether nothing says where an image comes from."""
+    image = toolchain.image
+    return toolchain.kind == "container" and reference(image) == image != reference(image, {REGISTRY: "named"})
+
+
+def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) -> Iterator[str]:
+    recipe = planned.step.recipe
+    place = f"{directory}/{planned.id}"
+    if not isinstance(recipe, Command):
+        where = ["--store", store] if store else []
+        run = ["enginery", "run-step", f"{directory}/plan.json", planned.id, "--with-inputs", "--output", place]
+        yield shlex.join([*run, *where])
+        return
+    yield f"mkdir -p {place}"
+    yield command_line(planned, recipe, plan, directory)

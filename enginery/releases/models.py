@@ -1,0 +1,173 @@
+"""Which models a release can convert: architectures, and the family whose converter serves each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from enginery.core.errors import UsageError
+from enginery.releases import facts
+from enginery.releases.facts import REMOVAL, Known, builds_engines
+from enginery.releases.flags import script
+from enginery.spec import Precision
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models with a converter of its own.
+
+    Attributes:
+        name: the converter's directory, such as `llama`.
+        architectures: what it serves, mostly the `architectures` of a Hugging Face `config.json`.
+        tie: how that is known: `script` (it names them) or, weaker, `module name`.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    tie: str
+
+    @property
+    def command(self) -> str:
+        """Its converter, as `flags` knows it."""
+        return f"convert_checkpoint.py {self.name}"
+
+
+def families(release: str) -> Known[Mapping[str, Family]]:
+    """The families of a release by name; none once engines are no longer built."""
+    found = facts.look_up("families", "families", release)
+    if not builds_engines(release):
+        return Known({}, REMOVAL)
+    made = {name: Family(name, tuple(fact["architectures"]), fact["tie"]) for name, fact in (found.value or {}).items()}
+    return Known(made, found.provenance)
+
+
+def families_of(release: str, architecture: str) -> Known[tuple[Family, ...]]:
+    """The families whose converter serves an architecture, surest first; none where the release does not know it."""
+    found = families(release)
+    serving = [family for family in found.value.values() if architecture in family.architectures]
+    return Known(tuple(sorted(serving, key=lambda family: family.tie != "script")), found.provenance)
+
+
+def architectures(release: str) -> Known[Mapping[str, str]]:
+    """Architecture -> TensorRT-LLM's class for it; none once engines are no longer built."""
+    found = facts.look_up("families", "architectures", release)
+    if not builds_engines(release):
+        return Known({}, REMOVAL)
+    return Known(found.value or {}, found.provenance)
+
+
+def converter(release: str, family: str) -> Known[str | None]:
+    """Where the family's `convert_checkpoint.py` lies in the release's repository; None without one."""
+    return script(release, f"convert_checkpoint.py {family}")
+
+
+# Which precisions a release computes in, by GPU and by model.
+
+
+AMPERE = (8, 0)
+
+NEEDS: dict[Precision, tuple[frozenset[str], tuple[int, int]]] = {
+    Precision.FLOAT32: (frozenset({"FP32"}), (0, 0)),
+    Precision.FLOAT16: (frozenset({"FP16"}), (0, 0)),
+    Precision.BFLOAT16: (frozenset({"BF16"}), (0, 0)),
+    Precision.FP8: (frozenset({"FP8"}), (0, 0)),
+    Precision.INT8_SMOOTHQUANT: (frozenset({"INT8"}), AMPERE),
+    Precision.INT8_WEIGHT_ONLY: (frozenset({"INT8"}), (0, 0)),
+    Precision.INT4_WEIGHT_ONLY: (frozenset({"INT4"}), (0, 0)),
+    Precision.INT4_AWQ: (frozenset({"INT4"}), AMPERE),
+    Precision.W4A8_AWQ: (frozenset({"INT4", "FP8"}), AMPERE),
+    Precision.NVFP4: (frozenset({"FP4"}), (0, 0)),
+}
+"""Precision -> the number formats it needs, and the first compute capability the support matrix' footnotes allow."""
+
+
+def formats(release: str, capability: tuple[int, int]) -> Known[tuple[str, ...]]:
+    """The number formats of a compute capability, as the release's support matrix names them.
+
+    Empty where the matrix does not list the capability: the release does not support it, or does so unsaid.
+    """
+    found = facts.look_up_one("precisions", "capabilities", release, f"{capability[0]}.{capability[1]}")
+    return Known(tuple(found.value or ()), found.provenance)
+
+
+def precisions(release: str, capability: tuple[int, int]) -> Known[frozenset[Precision]]:
+    """The precisions of a spec that the release can build for a compute capability."""
+    found = formats(release, capability)
+    able = frozenset(
+        precision for precision, (needed, first) in NEEDS.items() if needed <= set(found.value) and capability >= first
+    )
+    return Known(able, found.provenance)
+
+
+def capabilities(release: str) -> Known[tuple[tuple[int, int], ...]]:
+    """The compute capabilities that the release's support matrix lists, the lowest first."""
+    found = facts.look_up("precisions", "capabilities", release)
+    split = [name.split(".") for name in found.value or {}]
+    return Known(tuple(sorted((int(major), int(minor)) for major, minor in split)), found.provenance)
+
+
+def model_formats(release: str, model: str) -> Known[tuple[str, ...]]:
+    """The formats the release's precision table names for a model, such as `LLaMA` or `Mixtral`.
+
+    Raises:
+        UsageError: the table has no such model.
+    """
+    found = facts.look_up_one("precisions", "models", release, model)
+    if found.value is None:
+        known = ", ".join(facts.look_up("precisions", "models", release).value or ())
+        raise UsageError(f"{release}'s table of precisions has no model {model!r}", remedy=f"it has: {known}")
+    return Known(tuple(found.value), found.provenance)
+
+
+# Triton's five models of a release (`inflight_batcher_llm`): what their `config.pbtxt` templates hold.
+
+
+MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
+STEPS = ("preprocessing", "tensorrt_llm", "postprocessing")
+"""The models that the ensemble asks, in this order."""
+PARTS = ("parameters", "inputs", "outputs", "settings")
+MAPS = ("takes", "gives")
+
+
+@dataclass(frozen=True)
+class Template:
+    """One model's template.
+
+    Attributes:
+        model: its name.
+        placeholders: name -> whether it stands in quotes; without them the file is invalid until it is filled.
+        parameters: name -> value as it stands there, mostly a placeholder `${…}`.
+        inputs: tensor -> its data type, shape, and whether it is optional.
+        outputs: the same for what it returns.
+        settings: how it is run: platform or backend, instances, batching, transaction policy.
+        takes: input -> the ensemble's name for it; only of the models that the ensemble asks.
+        gives: output -> the ensemble's name for it.
+    """
+
+    model: str
+    placeholders: Mapping[str, bool]
+    parameters: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    takes: Mapping[str, str]
+    gives: Mapping[str, str]
+
+    @property
+    def unquoted(self) -> frozenset[str]:
+        """The placeholders that must be filled."""
+        return frozenset(name for name, quoted in self.placeholders.items() if not quoted)
+
+
+def template(release: str, model: str) -> Known[Template | None]:
+    """A model's template; None once the release has none.
+
+    Raises:
+        UsageError: there is no such model, or nothing is known of so old a release.
+    """
+    placeholders = facts.look_up("templates", f"{model}/placeholders", release)
+    if not builds_engines(release):
+        return Known(None, REMOVAL)
+    wanted = (*PARTS, *MAPS) if model in STEPS else PARTS
+    parts = {part: facts.look_up("templates", f"{model}/{part}", release).value or {} for part in wanted}
+    quoted = {name: bool(fact["quoted"]) for name, fact in (placeholders.value or {}).items()}
+    return Known(Template(model, quoted, **{"takes": {}, "gives": {}, **parts}), placeholders.provenance)

@@ -1,1 +1,0 @@
-"""Signatures of published builds: made with a key at publishing, required of a build by whoever uses it."""

@@ -1,0 +1,134 @@
+"""Tells the mistakes in a spec: a sentence for each, beginning with the path of its field."""
+
+import datetime as dt
+import difflib
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from enginery.core.text import MASK, SIGN_IN
+from enginery.spec.build import FLAGS_ELSEWHERE
+from enginery.spec.types import IN_WORDS, SpecModel
+
+NEAR_SIBLING = 0.7
+"""How alike an unknown field and one of the same part must be to be taken for it, from 0 to 1."""
+NEAR_ELSEWHERE = 0.85
+"""The same for a field of another part of the spec."""
+UNION_TAGS = {"constrained-str", "str"}
+"""What pydantic adds to the path of a field that takes one of several kinds of text."""
+
+
+def sentences(error: ValidationError, model: type[SpecModel]) -> list[str]:
+    """One sentence for each mistake; a list that only seems too short because its items are wrong is none.
+
+    Args:
+        error: what pydantic found.
+        model: the whole spec.
+    """
+    items = error.errors()
+    places = [item["loc"] for item in items]
+
+    def follows(item: Any) -> bool:
+        depth = len(item["loc"])
+        return item["type"] == "too_short" and any(
+            len(place) > depth and place[:depth] == item["loc"] for place in places
+        )
+
+    told = (_sentence(item, model) for item in items if not follows(item))
+    return list(dict.fromkeys(told))
+
+
+def yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
+    """What is wrong with a text that is not YAML, and where: line and column, from 1."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        context = f" ({error.context})" if error.context else ""
+        return f"{where}{error.problem or error.context}{context if error.problem else ''}"
+    refused = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if isinstance(error, yaml.reader.ReaderError) and refused:
+        before = text[: refused.start()]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return f"line {line}, column {column}: the character U+{ord(refused[0]):04X} is not allowed"
+    return str(error)
+
+
+def _sentence(item: Any, model: type[SpecModel]) -> str:
+    location = _without_tags(item["loc"])
+    path = ".".join(str(part) for part in location) or "spec"
+    return f"{path}: {SIGN_IN.sub(MASK, _problem(item, location, model))}"
+
+
+def _without_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    return location[:-1] if location and location[-1] in UNION_TAGS else location
+
+
+def _problem(item: Any, location: tuple[str | int, ...], model: type[SpecModel]) -> str:
+    given = item.get("input")
+    match item["type"]:
+        case "extra_forbidden":
+            return f"unknown field{_flag_elsewhere(location) or _near(location, model)}"
+        case "missing":
+            return "missing"
+        case "value_error":
+            return str(item["msg"]).removeprefix("Value error, ")
+        case "string_type" | "tuple_type" as kind:
+            return _no_list(given) if kind == "tuple_type" else _no_text(given, location[-1])
+        case "string_pattern_mismatch" if item["ctx"]["pattern"] in IN_WORDS:
+            return f"{given!r} {IN_WORDS[item['ctx']['pattern']]}"
+    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+    return f"{item['msg']}{shown}"
+
+
+def _no_list(given: object) -> str:
+    return f"must be a list, such as [{given}] (given {given!r})" if isinstance(given, str) else "must be a list"
+
+
+def _no_text(given: object, field: str | int) -> str:
+    """What to do about a value that YAML does not take for text, such as a release `9.9`."""
+    if given is None:
+        return "has no value; give one, or remove the field"
+    if isinstance(given, bool):  # written as yes, no, on, off, true or false: it cannot be told which
+        return f"YAML reads this as {str(given).lower()}, not as text; put it in quotes"
+    if isinstance(given, int | float | dt.date):
+        quoted = f'"{given}"' if isinstance(field, int) else f'{field}: "{given}"'
+        kind = "a number" if isinstance(given, int | float) else "a date"
+        return f"YAML reads this as {kind}, not as text; quote it: {quoted}"
+    return "must be a text"
+
+
+def _flag_elsewhere(location: tuple[str | int, ...]) -> str:
+    """Where a flag of `trtllm-build` that is no field of `build` is set."""
+    *parents, unknown = location
+    where = FLAGS_ELSEWHERE.get(str(unknown)) if parents and parents[-1] == "build" else None
+    return f"; {where}" if where else ""
+
+
+def _near(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
+    """A known field that was probably meant: one of the same part, or else of another, then with its path."""
+    *parents, unknown = [part for part in location if isinstance(part, str)]
+    fields = list(_fields(model, ()))
+    siblings = [path[-1] for path in fields if path[:-1] == tuple(parents)]
+    if near := difflib.get_close_matches(unknown, siblings, n=1, cutoff=NEAR_SIBLING):
+        return f"; did you mean {near[0]}?"
+    elsewhere = {path[-1]: ".".join(path) for path in sorted(fields, key=len, reverse=True)}
+    near = difflib.get_close_matches(unknown, elsewhere, n=1, cutoff=NEAR_ELSEWHERE)
+    return f"; did you mean {elsewhere[near[0]]}?" if near else ""
+
+
+def _fields(model: type[SpecModel], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The path of every field, without the numbers of list items."""
+    for name, field in model.model_fields.items():
+        yield (*path, name)
+        for part in _parts(field.annotation):
+            yield from _fields(part, (*path, name))
+
+
+def _parts(annotation: Any) -> Iterator[type[SpecModel]]:
+    """The parts of a spec that a field holds, directly, in a list or optionally."""
+    if isinstance(annotation, type) and issubclass(annotation, SpecModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)

@@ -1,0 +1,406 @@
+"""What a user writes: one model, the targets to build it for, and what to do with the builds.
+
+Reading reports every mistake at once, each with its path. A spec says what is wanted, never how: the plan turns it
+into steps.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from enginery.core.errors import SpecError, UsageError
+from enginery.spec import gpus
+from enginery.spec.build import BuildOptions
+from enginery.spec.mistakes import sentences, yaml_mistake
+from enginery.spec.releases import Releases
+from enginery.spec.serving import ServingOptions
+from enginery.spec.types import (
+    BackendName,
+    HttpAddress,
+    HubRepository,
+    ImageName,
+    Name,
+    Precision,
+    S3Address,
+    Sha256,
+    SpecModel,
+    WarningCode,
+)
+
+Options = TypeVar("Options", bound=SpecModel)
+
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one written in C where there is one: ten times faster, which a spec with many targets notices."""
+
+
+WITH_GPUS = "with GPUs"
+"""The context in which reading a spec also checks that its GPUs are known."""
+
+
+class Source(SpecModel):
+    """Where the weights come from: exactly one of `huggingface`, `path` and `s3`."""
+
+    huggingface: HubRepository | None = None
+    """A repository on the Hugging Face Hub, `owner/name`. A gated one needs a token in `HF_TOKEN`."""
+    path: str | None = None
+    """A directory on this machine, relative to the spec file or absolute."""
+    s3: S3Address | None = None
+    """A prefix in S3 that holds the model's files."""
+    revision: str = "main"
+    """Branch, tag or commit of a Hub repository. It is resolved to a commit before anything is keyed."""
+    allow_pickle: tuple[str, ...] = ()
+    """Names of pickled weight files (`*.bin`, `*.pt`, `*.pth`) to accept. A pickle can run any code when it is read,
+    so none is accepted unless named here."""
+    sha256: dict[str, Sha256] = Field(default_factory=dict)
+    """Expected digests by file name; a file that differs stops the build."""
+
+    @model_validator(mode="after")
+    def _exactly_one_origin(self) -> Self:
+        given = [name for name in ("huggingface", "path", "s3") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"give exactly one of huggingface, path, s3 (found {found})")
+        return self
+
+
+class Calibration(SpecModel):
+    """The texts that a quantization measures the model with."""
+
+    dataset: str | None = None
+    """A file of texts (`.jsonl` with `text`, or `.txt`), relative to the spec or absolute, or a name that the converter
+    knows. The converter's own when left out."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """How many texts; the converter's own number (mostly 512) when left out."""
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    """Longest text in tokens."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """How many texts at once."""
+    seed: int | None = None
+    """Decides which texts are drawn."""
+
+
+class ConvertOptions(SpecModel):
+    """How weights become a checkpoint. TensorRT-LLM only."""
+
+    converter: Literal["auto", "release", "modelopt"] = "auto"
+    """What converts: the scripts of the `release` itself, or NVIDIA ModelOpt in a toolchain of its own (`modelopt`).
+    `auto` takes the release's scripts for backend `tensorrt`, and ModelOpt for `pytorch`."""
+    kv_cache: Literal["auto", "fp8", "int8", "nvfp4"] = "auto"
+    """The number format of the KV cache. `auto` is fp8 with fp8 and nvfp4 weights, else that of the activations."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to quantize. `cuda` when left out, wherever that needs calibration."""
+    calibration: Calibration = Calibration()
+    """What to calibrate with, where the precision needs it."""
+    examples: str | None = None
+    """The `examples` directory of a checkout of the release, for `venv` and `host` toolchains. The environment variable
+    `ENGINERY_TRTLLM_EXAMPLES` when left out; containers bring it along."""
+    extra_args: tuple[str, ...] = ()
+    """More arguments for the converter, as they are; they are checked against the release's flags."""
+
+
+class Prompt(SpecModel):
+    """One question to a built engine, and what its answer must be."""
+
+    prompt: Annotated[str, StringConstraints(min_length=1)]
+    """The text sent to the model."""
+    equals: str | None = None
+    """The answer, exactly, apart from white space at its ends."""
+    contains: str | None = None
+    """A text that must be in the answer."""
+    matches: str | None = None
+    """A Python regular expression that must be found in the answer."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer in tokens; the validation's own when left out."""
+
+    @model_validator(mode="after")
+    def _pattern_compiles(self) -> Self:
+        if self.matches is not None:
+            try:
+                re.compile(self.matches)
+            except re.error as error:
+                raise ValueError(f"matches is not a regular expression: {error}") from error
+        return self
+
+
+class ValidationOptions(SpecModel):
+    """The prompts a built engine must answer before it is published."""
+
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest answer in tokens."""
+    prompts: tuple[Prompt, ...] = ()
+    """Asked in order, with greedy decoding."""
+    run_script: bool = False
+    """Ask with the release's own `examples/run.py`, as NVIDIA's tutorials do, instead of Enginery's driver. For engines
+    of TensorRT-LLM only; every prompt loads the engine anew."""
+
+
+class Target(SpecModel):
+    """One engine to build: the GPU it is for, and how."""
+
+    name: Name
+    """Names the target in plans, builds and channels."""
+    gpu: str = "auto"
+    """A GPU's product name such as `H100-SXM5-80GB`, `cpu`, or `auto` for the one in this machine."""
+    backend: BackendName = BackendName.AUTO
+    """What runs the engine."""
+    release: str = "latest"
+    """The backend's release: a version, a range such as `>=1.0,<1.3`, or `latest`."""
+    toolchain: Literal["venv", "host", "container"] = "venv"
+    """Where the release's commands run: `venv`, an environment made from Enginery's pins, `host`, what is on PATH
+    (a worker inside NVIDIA's container), or `container`, the release's image started with Docker."""
+    image: ImageName | None = None
+    """With `toolchain: container`, an image of your own with the release inside, such as `team/trtllm:1.2.1`. Triton's
+    newest image with the release when left out. Without a registry's host, `ENGINERY_CONTAINER_REGISTRY` says which."""
+    precision: Precision
+    """The number format of the weights."""
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    """GPUs that share each layer."""
+    pipeline_parallel: Annotated[int, Field(ge=1)] = 1
+    """GPUs that share the layers among them."""
+    convert: ConvertOptions | None = None
+    """Overrides the spec's `convert`, field by field."""
+    build: BuildOptions | None = None
+    """Overrides the spec's `build`, field by field."""
+    llm: dict[str, JsonValue] | None = None
+    """Overrides the spec's `llm`, key by key."""
+    validation: ValidationOptions | None = None
+    """Overrides the spec's `validation`, field by field."""
+    serving: ServingOptions | None = None
+    """Overrides the spec's `serving`, field by field."""
+
+    @field_validator("gpu")
+    @classmethod
+    def _gpu_is_known(cls, gpu: str, info: ValidationInfo) -> str:
+        """The plan checks it in any case: a spec that comes with a plan or from Prefect was made for its reader."""
+        if info.context is not WITH_GPUS or gpu == "auto":
+            return gpu
+
+        try:
+            gpus.find(gpu)
+        except UsageError as error:
+            raise ValueError(f"{error.problem}; {error.remedy}") from error
+        return gpu
+
+
+class Publish(SpecModel):
+    """Where finished builds go. The endpoint and the credentials come from the usual AWS settings."""
+
+    to: S3Address
+    """The registry's prefix in S3."""
+    channel: Name = "candidate"
+    """The channel that is moved to a build once it is published."""
+    allow_unconditional_writes: bool = False
+    """Accept an S3 endpoint that ignores `If-None-Match`, where two publishers could overwrite each other."""
+
+
+class Rollout(SpecModel):
+    """Which Triton servers to load the build into."""
+
+    endpoints: Annotated[tuple[HttpAddress, ...], Field(min_length=1)]
+    """HTTP addresses of Triton servers in explicit model-control mode, such as `http://triton-h100:8000`."""
+    model_repository: S3Address | str | None = None
+    """The model repository those servers read: a directory or an S3 prefix. When left out, it is
+    `<publish.to>/serving/<spec name>`, and with backend `tensorrt` the directory `serving.mount`: TensorRT-LLM's
+    backend must be told where an engine is, and Triton copies models from S3 to a new place each time."""
+    target: Name | None = None
+    """The target to roll out; needed when there is more than one."""
+
+
+class Spec(SpecModel):
+    """One model, the targets to build it for, and what to do with the builds."""
+
+    name: Name
+    """The model's name in the registry."""
+    source: Source
+    """Where the weights come from."""
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    """What to build."""
+    validation: ValidationOptions = ValidationOptions()
+    """What a built engine must answer."""
+    publish: Publish | None = None
+    """Where finished builds go; they stay in the store when left out."""
+    rollout: Rollout | None = None
+    """Which servers to load a build into; none when left out."""
+    convert: ConvertOptions = ConvertOptions()
+    """How to convert and quantize the weights, for every target."""
+    build: BuildOptions = BuildOptions()
+    """How to build, for every target."""
+    llm: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of TensorRT-LLM's LLM API by their own names, such as `max_num_tokens: 8192`. Backend `pytorch` only;
+    a key that the release does not have is refused."""
+    serving: ServingOptions = ServingOptions()
+    """How Triton serves the engines."""
+    releases: Releases = Releases()
+    """What to do when a new release of a backend comes out."""
+    force: tuple[WarningCode, ...] = ()
+    """Warnings of the plan to accept, by their codes, such as `W201`. Errors cannot be accepted."""
+
+    @model_validator(mode="after")
+    def _targets_are_distinct(self) -> Self:
+        names = [target.name for target in self.targets]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"targets must have different names; twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _rollout_is_complete(self) -> Self:
+        if self.rollout is None:
+            return self
+        if self.publish is None:
+            raise ValueError("rollout needs publish: servers load what was published")
+        names = [target.name for target in self.targets]
+        if self.rollout.target is None and len(names) > 1:
+            raise ValueError(f"rollout.target is needed with several targets: one of {', '.join(names)}")
+        if self.rollout.target is not None and self.rollout.target not in names:
+            raise ValueError(f"rollout.target {self.rollout.target!r} is not one of {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _watch_is_complete(self) -> Self:
+        names = [target.name for target in self.targets]
+        unknown = [name for name in self.releases.targets if name not in names]
+        if unknown:
+            raise ValueError(f"releases.targets: {', '.join(unknown)} not among the targets {', '.join(names)}")
+        if not self.releases.watch or not self.releases.rebuild:
+            return self
+        if self.publish is None:
+            raise ValueError("releases needs publish: builds are compared as published; or set releases.rebuild: false")
+        if self.publish.channel == self.releases.build_channel:
+            raise ValueError(f"releases.build_channel is publish.channel, {self.publish.channel}: give it another name")
+        return self
+
+    def convert_for(self, target: Target) -> ConvertOptions:
+        """The target's conversion: its own where it sets it, else the spec's."""
+        return _merged(self.convert, target.convert)
+
+    def llm_for(self, target: Target) -> dict[str, JsonValue]:
+        """The target's arguments of the LLM API: the spec's with its own over them."""
+        return {**self.llm, **(target.llm or {})}
+
+    def build_for(self, target: Target) -> BuildOptions:
+        """The target's build options: its own where it sets them, else the spec's."""
+        return _merged(self.build, target.build)
+
+    def validation_for(self, target: Target) -> ValidationOptions:
+        """The target's validation: its own where it sets them, else the spec's."""
+        return _merged(self.validation, target.validation)
+
+    def serving_for(self, target: Target) -> ServingOptions:
+        """The target's serving options: its own where it sets them, else the spec's."""
+        return _merged(self.serving, target.serving)
+
+    def rollout_target(self) -> Target | None:
+        """The target that is rolled out, if any."""
+        if self.rollout is None:
+            return None
+        wanted = self.rollout.target or self.targets[0].name
+        return next(target for target in self.targets if target.name == wanted)
+
+
+def _merged(base: Options, override: Options | None) -> Options:
+    if override is None:
+        return base
+    return base.model_copy(update={field: getattr(override, field) for field in override.model_fields_set})
+
+
+def parse_spec(data: object, *, subject: str = "spec") -> Spec:
+    """Check plain data as a spec.
+
+    Raises:
+        SpecError: with every mistake found, each beginning with the path of its field.
+    """
+    try:
+        return Spec.model_validate(data, context=WITH_GPUS)
+    except ValidationError as error:
+        raise SpecError(sentences(error, Spec), subject=subject) from error
+
+
+def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
+    """Read a spec file, with `overrides` such as `rollout.target=int4` put in first (values are YAML).
+
+    Relative paths in it are taken from the directory of the file.
+
+    Raises:
+        SpecError: when the file cannot be read, is not YAML, or has mistakes.
+    """
+    data = _read_yaml(path)
+    for override in overrides:
+        _override(data, override)
+    _make_absolute(data, path.parent)
+    return parse_spec(data, subject=str(path))
+
+
+PATHS = ("source.path", "convert.examples", "convert.calibration.dataset")
+"""Fields that may name a file or directory beside the spec."""
+
+
+def _make_absolute(data: dict[str, Any], base: Path) -> None:
+    targets = data.get("targets")
+    for part in [data, *(targets if isinstance(targets, list) else [])]:
+        for dotted in PATHS:
+            *parents, last = dotted.split(".")
+            where: Any = part
+            for name in parents:
+                where = where.get(name) if isinstance(where, dict) else None
+            if isinstance(where, dict) and isinstance(where.get(last), str) and _is_path(dotted, where[last], base):
+                where[last] = str((base / Path(where[last]).expanduser()).resolve())
+
+
+def _is_path(dotted: str, value: str, base: Path) -> bool:
+    """A data set may also be a name that its converter knows, such as `cnn_dailymail`."""
+    return not dotted.endswith("dataset") or (base / Path(value).expanduser()).exists()
+
+
+def accepting(spec: Spec, codes: Sequence[str]) -> Spec:
+    """The spec with more warnings accepted.
+
+    Raises:
+        SpecError: when one of `codes` is not a warning's.
+    """
+    if not codes:
+        return spec
+    given = spec.model_dump(mode="json", exclude_unset=True)
+    return parse_spec({**given, "force": [*spec.force, *codes]}, subject="--force")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([f"cannot be read: {error}"], subject=str(path)) from error
+    try:
+        data = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-01 is a ValueError
+        raise SpecError([f"is not YAML: {yaml_mistake(error, text)}"], subject=str(path)) from error
+    if not isinstance(data, dict):
+        raise SpecError(["must be a mapping with the fields name, source and targets"], subject=str(path))
+    return data
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise SpecError([f"--set {override!r} is not of the form field.name=value"], subject="--set")
+    *parents, last = dotted.split(".")
+    try:
+        where: Any = data
+        for parent in parents:
+            where = where[int(parent)] if isinstance(where, list) else where.setdefault(parent, {})
+        where[int(last) if isinstance(where, list) else last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SpecError([f"--set {override!r} is not YAML: {yaml_mistake(error, value)}"], subject="--set") from error
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise SpecError([f"--set {override!r} does not fit this spec: {error}"], subject="--set") from error

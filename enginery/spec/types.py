@@ -1,0 +1,102 @@
+"""What all parts of a spec have in common."""
+
+import ast
+import inspect
+import textwrap
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+
+class SpecModel(BaseModel):
+    """A part of a spec: unchangeable once read; unknown fields are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe each field by the text under it, and title it by its name.
+
+        Pydantic's `use_attribute_docstrings` would read the sources at every start, 30 ms for a command that asks for
+        no schema. And it titles no field that holds another model: in a form such a field would have no name.
+        """
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in _texts_under_fields(cls).items():
+            properties[name]["description"] = text
+            properties[name].setdefault("title", name.replace("_", " ").title())
+        return schema
+
+
+def _texts_under_fields(model: type[BaseModel]) -> dict[str, str]:
+    """Field name -> the string literal that follows it in the class's source."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(definition, ast.ClassDef)  # noqa: S101  it is the source of a class
+    texts = {}
+    for field, text in pairwise(definition.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(content))):
+                texts[name] = inspect.cleandoc(content)
+    return texts
+
+
+# The texts in a spec that have a form: each as a type for its field, and in words for who got it wrong.
+
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+S3_PATTERN = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
+HTTP_PATTERN = r"^https?://[^\s/@]+$"
+HUB_PATTERN = r"^[\w.-]+(/[\w.-]+)?$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+WARNING_PATTERN = r"^W\d{3}$"
+IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+S3Address = Annotated[str, StringConstraints(pattern=S3_PATTERN)]
+HttpAddress = Annotated[str, StringConstraints(pattern=HTTP_PATTERN)]
+"""Without user name and password: specs, records and artifacts are no place for them."""
+HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
+WarningCode = Annotated[str, StringConstraints(pattern=WARNING_PATTERN)]
+ImageName = Annotated[str, StringConstraints(pattern=IMAGE_PATTERN)]
+
+IN_WORDS = {
+    NAME_PATTERN: "is not a name; use lower-case letters, digits, '.', '_' and '-', at most 63",
+    S3_PATTERN: "is not an address in S3; write it as s3://bucket/prefix",
+    HTTP_PATTERN: "is not a server's address; write it as http://host:port, without path or credentials",
+    IMAGE_PATTERN: "is not the name of an image; write it as repository/name:tag, with @sha256:… to fix its content",
+    HUB_PATTERN: "is not a repository on the Hugging Face Hub; write it as owner/name",
+    WARNING_PATTERN: "is not the code of a warning, such as W201; errors cannot be accepted",
+    SHA256_PATTERN: "is not a SHA-256; write its 64 hex digits, in lower case",
+}
+"""Pattern -> what is wrong with a text that it does not match, and how to write it."""
+
+
+class BackendName(StrEnum):
+    """What runs an engine."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    PYTORCH = "pytorch"
+    ONNXRUNTIME = "onnxruntime"
+
+
+class Precision(StrEnum):
+    """The number format of an engine's weights."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+    INT8_SMOOTHQUANT = "int8_sq"
+    INT8_WEIGHT_ONLY = "int8_wo"
+    INT4_WEIGHT_ONLY = "int4_wo"
+    INT4_AWQ = "int4_awq"
+    W4A8_AWQ = "w4a8_awq"
+    NVFP4 = "nvfp4"

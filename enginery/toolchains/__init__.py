@@ -1,0 +1,62 @@
+"""The pinned environments in which a release's commands run.
+
+A toolchain never shares a Python environment with Enginery. There are three kinds: a `Venv` is made on demand from a
+pin file, once for everybody on the machine; a `Container` is the release's image; a `Host` is what is on PATH. The
+identity is part of the key of every step that runs in it. A release of TensorRT-LLM needs no pin file: its toolchain
+is called `tensorrt-llm-<release>`.
+
+    toolchain = ensure(identify("onnxruntime-0.18"), log=print)
+    toolchain.run(["python", "-V"], {}, access=Access("show"), cwd=None, log=print, timeout=60)
+"""
+
+from enginery.toolchains.catalog import (
+    Identify,
+    ToolchainReport,
+    ToolchainStatus,
+    check,
+    disagreements,
+    ensure,
+    identify,
+    known_facts,
+    names,
+    status,
+)
+from enginery.toolchains.container import PYTHON, REGISTRY, Box, container_home, docker_command, reference
+from enginery.toolchains.drivers import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, DRIVERS, driver_sha256
+from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
+from enginery.toolchains.identity import Access, Toolchain, ToolchainIdentity, location
+from enginery.toolchains.pins import PACKAGE, describe, toolchain_name
+
+__all__ = [
+    "ANSWER_PROMPTS",
+    "ANSWER_TENSORRT_LLM",
+    "DRIVERS",
+    "PACKAGE",
+    "PYTHON",
+    "REGISTRY",
+    "SETTING",
+    "Access",
+    "Box",
+    "Identify",
+    "Toolchain",
+    "ToolchainIdentity",
+    "ToolchainReport",
+    "ToolchainStatus",
+    "check",
+    "checkout_examples",
+    "container_home",
+    "describe",
+    "disagreements",
+    "docker_command",
+    "driver_sha256",
+    "ensure",
+    "examples_dir",
+    "identify",
+    "image_examples",
+    "known_facts",
+    "location",
+    "names",
+    "reference",
+    "status",
+    "toolchain_name",
+]

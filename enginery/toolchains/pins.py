@@ -1,0 +1,258 @@
+"""Pin files: what a toolchain consists of, written down as exact versions.
+
+A pin file is a pip requirements file with a header; `infra/toolchains/README.md` describes it. The toolchains of
+TensorRT-LLM's releases are known without one.
+"""
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from enginery.core.errors import ToolchainError, UsageError
+from enginery.core.model import Frozen
+from enginery.releases import containers, facts, pin
+
+# The toolchains of TensorRT-LLM's releases, known without a pin file.
+#
+# `tensorrt-llm-1.2.1` is TensorRT-LLM 1.2.1 with the Python and the image that the release's facts name. Nothing is
+# looked for on this machine: a laptop and a GPU host come to the same toolchain. A pin file of the same name wins.
+
+
+PACKAGE = "tensorrt-llm"
+PREFIX = f"{PACKAGE}-"
+MODULE = "tensorrt_llm"
+
+
+class ReleaseFacts(Frozen):
+    """What a release's toolchain consists of.
+
+    Attributes:
+        release: the release.
+        python: its Python's minor version, such as `3.12`.
+        image: Triton's newest container with it inside, without a registry's host; empty where none is known.
+        builds_engines: whether it still has the TensorRT backend.
+    """
+
+    release: str
+    python: str
+    image: str
+    builds_engines: bool
+
+
+def toolchain_name(release: str) -> str:
+    """The name of a release's toolchain."""
+    return f"{PREFIX}{release}"
+
+
+def release_of(name: str) -> str | None:
+    """The release a toolchain's name stands for; None for a name of another kind."""
+    text = name.removeprefix(PREFIX)
+    if text == name:
+        return None
+    try:
+        Version(text)
+    except InvalidVersion:
+        return None
+    return text
+
+
+def release_facts(release: str) -> ReleaseFacts:
+    """What is known of a release's environment.
+
+    Raises:
+        UsageError: the release is older than all that is known.
+    """
+    # A plan without a release of TensorRT-LLM reads none of its facts.
+
+    facts.version(release)
+    images = containers(release).value
+    stated = [container.python for container in images if container.python]
+    minors = pin(release, "python").value
+    newest = stated[0] if stated else max(minors, key=Version)
+    python = ".".join(newest.split(".")[:2])
+    return ReleaseFacts(
+        release=release,
+        python=python,
+        image=images[0].image if images else "",
+        builds_engines=facts.builds_engines(release),
+    )
+
+
+def no_image(name: str) -> ToolchainError:
+    """The error for a container toolchain of which no image is known."""
+    release = release_of(name) or "RELEASE"
+    remedy = (
+        f"name one: a pin file {name}.txt in a directory of ENGINERY_TOOLCHAINS with the line"
+        f" `# image: nvidia/tensorrt-llm/release:{release}` (NVIDIA publishes some releases so) or an image of your own"
+    )
+    return ToolchainError("no container image is known of it", subject=name, remedy=remedy)
+
+
+ANY_PYTHON = ">=3.8"
+HEADER_LINE = re.compile(r"^#\s*(?P<key>[a-z]+):\s*(?P<value>.*?)\s*$")
+HEADER_KEYS = ("python", "release", "backend", "probe", "options", "image")
+KNOWN_OPTIONS = ("--no-deps", "--pre")
+
+
+class PinFile(Frozen):
+    """What a toolchain consists of.
+
+    Attributes:
+        name: the toolchain's name, which is the file's.
+        path: the file; None for a release of TensorRT-LLM that is known without one.
+        pins: `name==version` requirements, sorted; an environment marker may follow.
+        python: the Python versions it works with, such as `>=3.11,<3.14`.
+        release: the backend's release it is for; empty where that has no meaning.
+        backend: the backend it is for; empty where it is for none.
+        probe: modules that must be importable in it.
+        options: options of pip's that it is installed with.
+        image: the container image with it inside, without a registry's host; empty where there is none.
+    """
+
+    name: str
+    path: Path | None
+    pins: tuple[str, ...]
+    python: str = ANY_PYTHON
+    release: str = ""
+    backend: str = ""
+    probe: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    image: str = ""
+
+    def requirements(self) -> list[Requirement]:
+        """The pins, parsed."""
+        return [Requirement(pin) for pin in self.pins]
+
+
+def names() -> list[str]:
+    """The names of all toolchains there are pin files for, sorted."""
+    return sorted({path.stem for directory in directories() for path in directory.glob("*.txt")})
+
+
+def directories() -> list[Path]:
+    """Where pin files are looked for, first one first.
+
+    These are the directories in `$ENGINERY_TOOLCHAINS`, then the ones that come with Enginery: inside the installed
+    package, or beside it in a checkout.
+    """
+    own = [Path(part) for part in os.environ.get("ENGINERY_TOOLCHAINS", "").split(os.pathsep) if part]
+    package = Path(__file__).parents[1]
+    return [*own, package / "_infra" / "toolchains", package.parent / "infra" / "toolchains"]
+
+
+def describe(name: str) -> PinFile:
+    """What a toolchain consists of: its pin file, else what is known of a release `tensorrt-llm-<release>`.
+
+    Raises:
+        UsageError: when there is no such toolchain.
+        ToolchainError: when its pin file has mistakes.
+    """
+    for directory in directories():
+        path = directory / f"{name}.txt"
+        if os.sep not in name and path.is_file():
+            found = path.stat()
+            return _read(path, found.st_mtime_ns, found.st_size)
+    release = release_of(name)
+    if release is not None:
+        return _of_release(name, release)
+    known = ", ".join(names()) or "none"
+    remedy = (
+        f"known are: {known}, and {toolchain_name('<release>')} for TensorRT-LLM; more can be put into a directory"
+        " named in ENGINERY_TOOLCHAINS"
+    )
+    raise UsageError("there is no such toolchain", subject=name, remedy=remedy)
+
+
+@lru_cache
+def _of_release(name: str, release: str) -> PinFile:
+    facts = release_facts(release)
+    return PinFile(
+        name=name,
+        path=None,
+        pins=(f"{PACKAGE}=={release}",),
+        python=f"=={facts.python}.*",
+        release=release,
+        backend="tensorrt" if facts.builds_engines else "pytorch",
+        probe=(MODULE,),
+        image=facts.image,
+    )
+
+
+@lru_cache
+def _read(path: Path, _modified: int, _size: int) -> PinFile:
+    """Read it again only when it has changed: a plan for many targets asks for the same few files."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = _header(path, lines)
+    pins = sorted(_pin(path, number, line) for number, line in enumerate(lines, 1) if _content(line))
+    if not pins:
+        raise _mistake(path, "it pins nothing")
+    return PinFile(
+        name=path.stem,
+        path=path,
+        pins=tuple(pins),
+        python=_python(path, header.get("python", ANY_PYTHON)),
+        release=header.get("release", ""),
+        backend=header.get("backend", ""),
+        probe=tuple(header.get("probe", "").replace(",", " ").split()),
+        options=_options(path, header.get("options", "")),
+        image=header.get("image", ""),
+    )
+
+
+def _content(line: str) -> str:
+    return line.split("#", maxsplit=1)[0].strip()
+
+
+def _header(path: Path, lines: list[str]) -> dict[str, str]:
+    header: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        match = HEADER_LINE.match(line)
+        if match is None:
+            continue
+        if match["key"] not in HEADER_KEYS:
+            raise _mistake(path, f"line {number}: unknown header {match['key']!r}; known are {', '.join(HEADER_KEYS)}")
+        header[match["key"]] = match["value"]
+    return header
+
+
+def _pin(path: Path, number: int, line: str) -> str:
+    try:
+        requirement = Requirement(_content(line))
+    except InvalidRequirement as error:
+        raise _mistake(path, f"line {number}: {_content(line)!r} is not a requirement") from error
+    exact = [part for part in requirement.specifier if part.operator == "==" and not part.version.endswith(".*")]
+    if requirement.url or len(exact) != 1 or len(requirement.specifier) != 1:
+        raise _mistake(path, f"line {number}: {_content(line)!r} must be of the form name==version")
+    marker = f" ; {requirement.marker}" if requirement.marker else ""
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{canonicalize_name(requirement.name)}{extras}=={exact[0].version}{marker}"
+
+
+def _python(path: Path, value: str) -> str:
+    try:
+        return str(SpecifierSet(value))
+    except InvalidSpecifier as error:
+        raise _mistake(path, f"python: {value!r} is not a range of versions such as >=3.11,<3.14") from error
+
+
+def _options(path: Path, value: str) -> tuple[str, ...]:
+    unknown = [option for option in value.split() if option not in KNOWN_OPTIONS]
+    if unknown:
+        raise _mistake(path, f"options: {', '.join(unknown)} not among {', '.join(KNOWN_OPTIONS)}")
+    return tuple(sorted(value.split()))
+
+
+def _mistake(path: Path, problem: str) -> ToolchainError:
+    return ToolchainError(problem, subject=str(path), remedy="correct the pin file (see infra/toolchains/README.md)")
+
+
+def fixed_minor(wanted: str) -> str:
+    """The minor version that a range such as `==3.12.*` allows; empty when it leaves a choice."""
+    fixed = re.fullmatch(r"==(3\.\d+)\.\*", wanted)
+    return fixed[1] if fixed else ""

@@ -1,0 +1,158 @@
+"""Looking into a Python environment: its version, which packages it has, which modules can be imported.
+
+One command answers it all. Nothing of the environment is imported into this process.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from enginery.core import process
+from enginery.core.model import Frozen
+from enginery.core.progress import Log
+from enginery.toolchains.identity import Access, Toolchain
+
+PROBE_SECONDS = 300.0
+WORKS = "-"
+SCRIPT = """
+import importlib, importlib.metadata, platform, sys
+print("probe python", platform.python_version())
+for found in importlib.metadata.distributions():
+    if found.metadata["Name"]:
+        print("probe package", found.metadata["Name"], found.version)
+for name in sys.argv[1:]:
+    try:
+        module = importlib.import_module(name)
+        print("probe module", name, "-", flush=True)
+        print("probe version", name, getattr(module, "__version__", "-"), flush=True)
+    except Exception as error:
+        print("probe module", name, " ".join(f"{type(error).__name__}: {error}".split()), flush=True)
+"""
+
+
+class Probe(Frozen):
+    """What was found in an environment.
+
+    Attributes:
+        python: its full version, such as `3.11.7`.
+        packages: package -> version, of all that is installed; names are normalized.
+        broken: module -> why it cannot be imported.
+        modules: module -> the version it says it has, of those that say one.
+    """
+
+    python: str
+    packages: Mapping[str, str]
+    broken: Mapping[str, str]
+    modules: Mapping[str, str] = {}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Python's version and those of all packages, in the order of their names."""
+        return {"python": self.python, **dict(sorted(self.packages.items()))}
+
+    def with_modules(self, names: Iterable[str]) -> dict[str, str]:
+        """The packages, and modules that were found without one: put on the path from a checkout."""
+        loose: dict[str, str] = {canonicalize_name(name): self.modules[name] for name in names if name in self.modules}
+        return {**loose, **self.packages}
+
+
+def probe_command(modules: Sequence[str]) -> tuple[str, ...]:
+    """What a Python interpreter is to be started with."""
+    return ("-c", SCRIPT, *modules)
+
+
+def read_probe(lines: Iterable[str]) -> Probe:
+    """What the command has printed; other lines, as some modules print when imported, are left out."""
+    facts = [line.split(" ", 3)[1:] for line in lines if line.startswith("probe ")]
+    return Probe(
+        python=next(fact[1] for fact in facts if fact[0] == "python"),
+        # What stands first on the path is what gets imported, so it must overwrite what follows.
+        packages={canonicalize_name(fact[1]): fact[2] for fact in reversed(facts) if fact[0] == "package"},
+        broken={fact[1]: fact[2] for fact in facts if fact[0] == "module" and fact[2] != WORKS},
+        modules={fact[1]: fact[2] for fact in facts if fact[0] == "version" and fact[2] != WORKS},
+    )
+
+
+def probe_environment(python: Path, environment: Mapping[str, str], modules: Sequence[str] = ()) -> Probe:
+    """Ask a Python interpreter what it has.
+
+    Args:
+        python: the interpreter.
+        environment: the whole environment to run it in.
+        modules: modules to import.
+
+    Raises:
+        CommandError: when the interpreter does not work.
+    """
+    lines: list[str] = []
+    argv = [str(python), *probe_command(modules)]
+    # From the root directory, or modules in the current one would be found first.
+    process.run(argv, cwd=Path("/"), env=environment, log=lines.append, timeout=PROBE_SECONDS)
+    return read_probe(lines)
+
+
+def mismatches(requirements: Iterable[Requirement], found: Probe) -> list[str]:
+    """One sentence for each difference between what was found and what is required."""
+    differences = [
+        f"{requirement.name} is {found.packages.get(requirement.name, 'missing')}, pinned is {requirement.specifier}"
+        for requirement in requirements
+        if _applies(requirement, found.python) and not _satisfied(requirement, found.packages.get(requirement.name))
+    ]
+    return differences + [f"module {name} cannot be imported ({why})" for name, why in found.broken.items()]
+
+
+def _applies(requirement: Requirement, python: str) -> bool:
+    if requirement.marker is None:
+        return True
+    minor = ".".join(python.split(".")[:2])
+    environment = {**default_environment(), "python_full_version": python, "python_version": minor}
+    return requirement.marker.evaluate({name: str(value) for name, value in environment.items()})
+
+
+def _satisfied(requirement: Requirement, version: str | None) -> bool:
+    # As for pip, 2.13.0+cpu satisfies ==2.13.0.
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+# Asking a toolchain: a short command in it, and the lines it prints.
+
+
+ASK_SECONDS = 900.0
+"""A first `import tensorrt_llm` from a cold network disk takes minutes."""
+
+
+def ask(toolchain: Toolchain, argv: Sequence[str], log: Log = lambda _line: None) -> list[str]:
+    """Run a command in a toolchain from the root directory, where no module is found by accident.
+
+    Args:
+        toolchain: the toolchain; a container gets this machine's GPUs, its home directory, and no network.
+        argv: the command.
+        log: told each line too.
+
+    Returns:
+        Every line it printed.
+
+    Raises:
+        CommandError: when it cannot be started or fails.
+    """
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        log(line)
+
+    access, where = Access("ask"), toolchain.neutral_directory
+    toolchain.run(argv, {}, access=access, cwd=where, log=keep, timeout=ASK_SECONDS)
+    return lines[1:]  # the first is the command itself
+
+
+def look_into(toolchain: Toolchain, modules: Sequence[str], log: Log = lambda _line: None) -> Probe:
+    """Ask a toolchain which Python, packages and modules it has.
+
+    Raises:
+        CommandError: when its Python does not work.
+    """
+    return read_probe(ask(toolchain, (str(toolchain.python), *probe_command(modules)), log))

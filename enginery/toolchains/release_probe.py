@@ -1,0 +1,215 @@
+"""Finding out what a toolchain of TensorRT-LLM can really do, and comparing it with what is recorded of the release.
+
+Recorded facts are read from sources and pages; in a toolchain the truth is what the commands themselves say.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from enginery.core import process
+from enginery.core.errors import CommandError
+from enginery.core.model import Frozen
+from enginery.core.process import FailureCause
+from enginery.releases import BUILD, Flag, facts, flags_of
+from enginery.toolchains.identity import Toolchain
+from enginery.toolchains.pins import MODULE, PACKAGE, describe
+from enginery.toolchains.probe import Probe, ask, look_into
+
+# Reading the `--help` of a command made with argparse: its flags, their choices and placeholders.
+
+
+FLAG_LINE = re.compile(r"^  (-\S.*?)(?:\s{2,}.*)?$")
+"""argparse indents a flag by two blanks, never breaks it over lines, and puts its description after two or more."""
+BETWEEN_NAMES = re.compile(r", (?=-)")
+CHOICES = re.compile(r"\{([^}]*)\}")
+HELP = "--help"
+
+
+class HelpFlag(Frozen):
+    """One flag as the help shows it.
+
+    Attributes:
+        names: all its names, long ones first.
+        choices: the only values it takes; empty for any.
+        metavar: what stands for its value; empty for a switch.
+    """
+
+    names: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its first long name."""
+        return self.names[0]
+
+
+def read_help(lines: Iterable[str]) -> tuple[HelpFlag, ...]:
+    """The flags that a help text lists, in its order, without `--help` itself."""
+    matches = (FLAG_LINE.match(line) for line in lines)
+    flags = (_read_flag(match[1]) for match in matches if match)
+    return tuple(flag for flag in flags if HELP not in flag.names)
+
+
+def _read_flag(text: str) -> HelpFlag:
+    """`--a A, --b A`, `-s {x,y}, --size {x,y}`, `--all`; since Python 3.13 also `-a, --all A`."""
+    parts = [part.partition(" ") for part in BETWEEN_NAMES.split(text)]
+    names = sorted((name for name, _, _ in parts), key=lambda name: not name.startswith("--"))
+    metavar = next((rest for _, _, rest in reversed(parts) if rest), "")
+    found = CHOICES.search(metavar)
+    return HelpFlag(names=tuple(names), choices=tuple(found[1].split(",")) if found else (), metavar=metavar)
+
+
+def release_found(toolchain: Toolchain) -> dict[str, str]:
+    """What is to be remembered of a toolchain of TensorRT-LLM: what it can do; nothing of other toolchains.
+
+    Raises:
+        CommandError: when its Python does not work.
+    """
+    if not toolchain.identity.version(PACKAGE):
+        return {}
+
+    return remembered(probe_release(toolchain))
+
+
+Verdict = Literal["engine", "checkpoint-only", "unsupported"]
+
+TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+SMI_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+SMI_SECONDS = 60.0
+
+
+class ReleaseProbe(Frozen):
+    """What was found in a toolchain of TensorRT-LLM.
+
+    Attributes:
+        toolchain: the toolchain's name.
+        version: TensorRT-LLM's version; empty when it is not there.
+        tensorrt: TensorRT's version; empty when it is not there.
+        python: Python's version.
+        gpus: the names of this machine's GPUs, as `nvidia-smi` prints them.
+        driver: the GPU driver's version; empty without one.
+        flags: what the help of `trtllm-build` lists.
+        verdict: `engine`: engines can be built; `checkpoint-only`: there is no builder (any more); `unsupported`:
+            it does not work here.
+        reason: why the verdict is not `engine`.
+        disagreements: one sentence for each difference from what is recorded of the release.
+    """
+
+    toolchain: str
+    version: str
+    tensorrt: str
+    python: str
+    gpus: tuple[str, ...] = ()
+    driver: str = ""
+    flags: tuple[HelpFlag, ...] = ()
+    verdict: Verdict
+    reason: str = ""
+    disagreements: tuple[str, ...] = ()
+
+
+def probe_release(toolchain: Toolchain) -> ReleaseProbe:
+    """Find out what a toolchain of TensorRT-LLM can do. This takes as long as two imports of TensorRT-LLM.
+
+    Raises:
+        CommandError: when its Python does not work at all.
+    """
+    modules = describe(toolchain.identity.name).probe or (MODULE,)
+    found = look_into(toolchain, modules)
+    versions = found.with_modules(modules)
+    listed, verdict, reason = _builder(toolchain, found)
+    names, driver = machine_gpus(toolchain.environment)
+    return ReleaseProbe(
+        toolchain=toolchain.identity.name,
+        version=versions.get(PACKAGE, ""),
+        tensorrt=next((versions[name] for name in TENSORRT_PACKAGES if name in versions), ""),
+        python=found.python,
+        gpus=names,
+        driver=driver,
+        flags=listed,
+        verdict=verdict,
+        reason=reason,
+        disagreements=tuple(_disagreements(versions.get(PACKAGE, ""), verdict, listed)),
+    )
+
+
+def remembered(probed: ReleaseProbe) -> dict[str, str]:
+    """What is kept of a probe with the toolchain, and from there with each step that runs in it."""
+    found = {
+        "tensorrt": probed.tensorrt,
+        "verdict": probed.verdict,
+        "verdict-reason": probed.reason,
+        "disagreements": "; ".join(probed.disagreements),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def machine_gpus(environment: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """The names of this machine's GPUs and the version of their driver; nothing where there is no working driver."""
+    if shutil.which(SMI_QUERY[0], path=environment.get("PATH")) is None:
+        return (), ""
+
+    try:
+        lines = process.run(SMI_QUERY, env=environment, log=lambda _line: None, timeout=SMI_SECONDS).last_lines
+    except CommandError:
+        return (), ""  # a driver that does not work is as good as none; whatever needs it says so itself
+    rows = [line.rpartition(",") for line in lines if "," in line]
+    return tuple(name.strip() for name, _, _ in rows), rows[0][2].strip() if rows else ""
+
+
+def _builder(toolchain: Toolchain, found: Probe) -> tuple[tuple[HelpFlag, ...], Verdict, str]:
+    if found.broken:
+        why = "; ".join(f"module {name} cannot be imported ({reason})" for name, reason in found.broken.items())
+        return (), "unsupported", why
+    try:
+        listed = read_help(ask(toolchain, (BUILD, "--help")))
+    except CommandError as error:
+        if error.cause == FailureCause.NOT_FOUND:
+            return (), "checkpoint-only", f"there is no {BUILD} in it"
+        return (), "unsupported", f"{BUILD} --help: {error.problem}"
+    if not listed:
+        return (), "unsupported", f"{BUILD} --help lists no flags"
+    return listed, "engine", ""
+
+
+def _disagreements(version: str, verdict: Verdict, listed: Sequence[HelpFlag]) -> Iterator[str]:
+    if not version:
+        return
+    builds = facts.builds_engines(version)
+    if verdict == "checkpoint-only" and builds:
+        yield f"{version} is recorded as building engines, but there is no {BUILD}"
+    if verdict != "engine":
+        return
+    if not builds:
+        yield f"{version} is recorded as building no engines any more, but there is {BUILD}"
+        return
+    recorded = flags_of(version)
+    yield from compare_flags(listed, recorded.value, f"recorded facts of {version}, {recorded.provenance}")
+
+
+def compare_flags(listed: Sequence[HelpFlag], recorded: Mapping[str, Flag], whose: str) -> Iterator[str]:
+    """One sentence for each difference between a help text and recorded flags.
+
+    Args:
+        listed: the flags of the help text.
+        recorded: the recorded flags by name.
+        whose: names the record in the sentences.
+    """
+    by_name = {name: flag for flag in listed for name in flag.names}
+    known_names = {name for flag in recorded.values() for name in (flag.name, *flag.aliases)}
+    for flag in listed:
+        if not known_names.intersection(flag.names):
+            yield f"{flag.name} is listed by {BUILD} --help and not in the {whose}"
+    for fact in recorded.values():
+        shown = next((by_name[name] for name in (fact.name, *fact.aliases) if name in by_name), None)
+        if shown is None:
+            yield f"{fact.name} is in the {whose} and not listed by {BUILD} --help"
+        elif set(shown.choices) != {str(choice) for choice in fact.choices}:
+            really, said = _choices(shown.choices), _choices(fact.choices)
+            yield f"{fact.name} takes {really} by {BUILD} --help and {said} by the {whose}"
+
+
+def _choices(choices: Sequence[object]) -> str:
+    return ", ".join(str(choice) for choice in choices) or "any value"

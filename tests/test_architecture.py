@@ -1,0 +1,199 @@
+"""The architecture: which room may know which, held by reading every import, also those inside functions.
+
+`ROOMS` is the house from its top floor to its cellar. A room imports only rooms below it, through their doors: the
+names that a room's `__init__.py` lists in `__all__`. `core` has no door of its own; each of its files is one.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ROOMS = (
+    "enginery.pipeline.flows",
+    "enginery.pipeline.tasks",
+    "enginery.cli",
+    "enginery.pipeline",
+    "enginery.backends",
+    "enginery.triton",
+    "enginery.registry",
+    "enginery.builds",
+    "enginery.sources",
+    "enginery.dev",
+    "enginery.store",
+    "enginery.toolchains",
+    "enginery.releases",
+    "enginery.spec",
+    "enginery.core.s3",
+    "enginery.core.process",
+    "enginery.core",
+)
+"""From top to bottom. The public name `enginery` itself stands above them all."""
+
+WITHOUT_A_DOOR = ("enginery.core", "enginery.cli", "enginery.pipeline.flows", "enginery.pipeline.tasks")
+"""Rooms of which each file is a door: the cellar, and those that nobody but the user enters."""
+
+MOST_FILES = 13
+MOST_ENTRIES = 14
+
+
+class Import(NamedTuple):
+    """One imported name.
+
+    Attributes:
+        file: the file that imports, relative to the repository.
+        line: where.
+        importer: the importing module.
+        module: the module that is imported from.
+        name: what is imported from it; empty for `import module`.
+        inside: whether it stands in a function.
+    """
+
+    file: str
+    line: int
+    importer: str
+    module: str
+    name: str
+    inside: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.name or 'all'} from {self.module}"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(("enginery", "pipeline", *parts) if parts[0] in {"flows", "tasks"} else parts)
+
+
+FILES = {
+    module_of(path): path
+    for folder in ("enginery", "flows", "tasks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if not {"flows", "tasks"} & set(path.relative_to(ROOT / folder).parts)  # the links that an installation follows
+}
+
+
+def imports_of(module: str, path: Path) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inner = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        where = (str(path.relative_to(ROOT)), getattr(node, "lineno", 0), module)
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(*where, alias.name, "", id(node) in inner)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield Import(*where, source, alias.name, id(node) in inner)
+
+
+IMPORTS = [found for module, path in FILES.items() for found in imports_of(module, path)]
+OURS = [found for found in IMPORTS if found.module.partition(".")[0] in {"enginery", "flows", "tasks"}]
+
+
+def target_of(found: Import) -> str:
+    """The module that an import loads."""
+    longer = f"{found.module}.{found.name}"
+    return longer if longer in FILES else found.module
+
+
+def room_of(module: str) -> str:
+    fitting = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
+    return max(fitting, key=len) if fitting else "enginery"
+
+
+def door_of(room: str) -> set[str]:
+    tree = ast.parse(FILES[room].read_text(encoding="utf-8"))
+    listed = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets)
+    ]
+    return set(ast.literal_eval(listed[0])) if listed else set()
+
+
+def test_every_file_is_in_a_room() -> None:
+    lost = [module for module in FILES if room_of(module) == "enginery" and module != "enginery"]
+    assert lost == []
+
+
+def test_a_room_knows_only_rooms_below_it() -> None:
+    floor = {room: number for number, room in enumerate(ROOMS)}
+    upward = []
+    for found in OURS:
+        here, there = room_of(found.importer), room_of(target_of(found))
+        if here != there and here in floor and (there == "enginery" or floor[there] < floor[here]):
+            upward.append(str(found))
+    assert upward == []
+
+
+def test_a_room_is_entered_by_its_door() -> None:
+    behind = []
+    for found in OURS:
+        here, there = room_of(found.importer), room_of(target_of(found))
+        if here == there or there in WITHOUT_A_DOOR or there == "enginery":
+            continue
+        # `from enginery import toolchains` takes the room itself; its names are then asked of the door.
+        whole = target_of(found) == there and found.module != there
+        if not whole and (found.module != there or found.name not in door_of(there)):
+            behind.append(str(found))
+    assert behind == []
+
+
+def test_nobody_takes_a_private_name_of_another_file() -> None:
+    taken = [str(found) for found in OURS if found.name.startswith("_") and not found.name.startswith("__")]
+    assert taken == []
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """A package's `__init__` is loaded before what is in it, so an import counts as one of each package on the way."""
+    graph: dict[str, set[str]] = {module: set() for module in FILES}
+    for found in OURS:
+        target = target_of(found)
+        parts = target.split(".")
+        for length in range(1, len(parts) + 1):
+            passed = ".".join(parts[:length])
+            on_the_way_here = found.importer == passed or found.importer.startswith(f"{passed}.")
+            if passed in FILES and (passed == target or not on_the_way_here) and passed != found.importer:
+                graph[found.importer].add(passed)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_import_of_ours_is_hidden_in_a_function() -> None:
+    assert [str(found) for found in OURS if found.inside] == []
+
+
+def test_flows_and_tasks_call_themselves_by_the_name_they_are_installed_under() -> None:
+    assert [str(found) for found in OURS if found.module.partition(".")[0] in {"flows", "tasks"}] == []
+
+
+def test_a_newcomer_can_take_the_house_in() -> None:
+    entries = [path.name for path in (ROOT / "enginery").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= MOST_ENTRIES, entries
+    folders: dict[Path, int] = {}
+    for path in FILES.values():
+        folders[path.parent] = folders.get(path.parent, 0) + 1
+    assert {str(folder): number for folder, number in folders.items() if number > MOST_FILES} == {}
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in WITHOUT_A_DOOR])
+def test_a_door_says_what_the_room_is_for_and_shows_an_example(room: str) -> None:
+    text = ast.get_docstring(ast.parse(FILES[room].read_text(encoding="utf-8"))) or ""
+    assert len(text.splitlines()) >= 3
+    assert any(line.startswith("    ") for line in text.splitlines()), "no example"
