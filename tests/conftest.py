@@ -18,6 +18,16 @@ os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 settings.register_profile("enginery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("enginery")
 
+INTEGRATION = Path(__file__).parent / "integration"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What lies under tests/integration uses real servers, toolchains or processes, and is marked so."""
+    for item in items:
+        if INTEGRATION in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
 FOREIGN_SETTINGS = ("AWS_", "HF_", "HUGGING_FACE_", "PREFECT_", "ENGINERY_", "HUGGINGFACE_")
 
 

@@ -14,10 +14,10 @@ from enginery.core.errors import RegistryError
 from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
 from enginery.registry.signatures import require_signed, sign_when_asked, signature_path
+from tests.builds.test_manifest import a_manifest
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 from tests.support.signing_keys import KeyPair, a_key_pair
-from tests.test_manifest import a_manifest
 
 ORDER = ("preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls", "ensemble")
 OTHER = "cpu-int4-222222222222"

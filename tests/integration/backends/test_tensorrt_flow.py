@@ -1,0 +1,360 @@
+# ruff: noqa: F811  fixtures are imported
+"""From weights to a published engine of TensorRT-LLM, on the stand-in for three releases, and all that can go wrong.
+
+The commands are doubles: this tests what Enginery makes of them, and nothing of TensorRT-LLM.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginery.backends.tensorrt.timing_cache import packed, unpacked
+from enginery.core.errors import CommandError, EngineryError, PlanError, ValidationError
+from enginery.core.process.failures import FailureCause
+from enginery.core.s3.objects import Address, Prefix
+from enginery.pipeline import run
+from enginery.pipeline.plan import Plan, make_plan
+from enginery.pipeline.run import Outcome
+from enginery.registry import Registry
+from enginery.spec.spec import parse_spec
+from enginery.store.local import LocalStore
+from enginery.store.steps import FileRecord, Stage
+from tests.support.families import alive_among
+from tests.support.s3_fixtures import bucket, server  # noqa: F401
+from tests.support.trtllm import StandIn, make_release
+
+pytestmark = pytest.mark.usefixtures("bucket")
+
+RELEASES = ("0.8.0", "0.16.0", "1.2.1")
+MODEL = Path(__file__).parents[3] / "examples" / "tiny-llama" / "model"
+GPU = "H100-SXM5-80GB"
+QUESTION = "How do I count to nine in French?"
+ANSWER = "Un, deux, trois, quatre, cinq, six, sept, huit, neuf"
+BUILD = "trtllm-build"
+
+
+@dataclass
+class Flow:
+    """A machine with a release on PATH, a store, and a place to publish to.
+
+    Attributes:
+        stand_in: the release's commands.
+        store: where the steps' outputs are.
+        converted: a store of all tests that has the checkpoints, to begin with them; None to convert anew.
+        bucket: where builds are published.
+        lines: what all steps have logged.
+    """
+
+    stand_in: StandIn
+    store: LocalStore
+    converted: LocalStore | None
+    bucket: str
+    lines: list[str] = field(default_factory=list)
+
+    def plan(self, tensor_parallel: int = 1, **changes: Any) -> Plan:
+        """The plan of the example model for this release.
+
+        The converter of 0.8.0 does not read the model's RoPE base, and must be told.
+        """
+        told = {"extra_args": ["--rotary_base", "500000.0"]} if self.stand_in.release == "0.8.0" else {}
+        target = {
+            "name": "h100",
+            "gpu": GPU,
+            "backend": "tensorrt",
+            "release": self.stand_in.release,
+            "precision": "bfloat16",
+            "toolchain": "host",
+            "tensor_parallel": tensor_parallel,
+        }
+        limits = {"max_batch_size": 4, "max_input_len": 128, "max_seq_len": 192, "gpt_attention_plugin": "bfloat16"}
+        build = limits | changes.pop("build", {}) if "targets" not in changes else {}
+        asked = {"max_tokens": 32, "prompts": [{"prompt": QUESTION, "contains": "neuf"}]}
+        return make_plan(
+            parse_spec(
+                {
+                    "name": "tiny-llama",
+                    "source": {"path": str(MODEL)},
+                    "targets": [target],
+                    "convert": told,
+                    "build": build,
+                    "validation": asked | changes.pop("validation", {}),
+                    "publish": {"to": f"s3://{self.bucket}/prod", "channel": "candidate"},
+                    **changes,
+                }
+            )
+        )
+
+    def run(self, plan: Plan) -> dict[Stage, Outcome]:
+        """Every step, as a flow would run them."""
+        if self.converted is not None:
+            self.begin_converted(plan, self.converted)
+        return {step.step.stage: run.run_step(step, self.store, self.lines.append) for step in plan.steps}
+
+    def begin_converted(self, plan: Plan, shared: LocalStore) -> None:
+        """Have the steps up to the checkpoint from the shared store, where the first that needs them runs them."""
+
+        def bring(file: FileRecord, part: Path) -> None:
+            shutil.copyfile(shared.blob(file), part)
+
+        for step in plan.steps:
+            if step.step.stage in {Stage.DOWNLOAD, Stage.CONVERT}:
+                run.run_step(step, shared, self.lines.append)
+                record = shared.find(step.key)
+                assert record is not None
+                self.store.receive(record, bring)
+
+    def published(self) -> list[str]:
+        """Every object in the bucket."""
+        return [entry.path for entry in Prefix(Address(self.bucket, "")).list()]
+
+    def fails(self, plan: Plan, stage: Stage) -> EngineryError:
+        """Run to the failure, which must be at that stage, keep nothing and publish nothing."""
+        with pytest.raises(EngineryError) as caught:
+            self.run(plan)
+        kept = {step.step.stage for step in plan.steps if self.store.find(step.key)}
+        assert kept == {before for before in Stage if list(Stage).index(before) < list(Stage).index(stage)}
+        assert self.published() == []
+        assert not list((self.store.root / "work").glob("*"))
+        assert caught.value.remedy
+        assert not caught.value.transient
+        assert any("whole log: " in note for note in caught.value.__notes__)
+        return caught.value
+
+
+@pytest.fixture
+def release() -> str:
+    return "0.16.0"
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    return LocalStore(tmp_path_factory.mktemp("converted") / "store")
+
+
+@pytest.fixture
+def whole_flow(tmp_path: Path, bucket: str, release: str, monkeypatch: pytest.MonkeyPatch) -> Flow:
+    """A flow that converts, too."""
+    tokenizer = MODEL / "tokenizer.json"
+    stand_in = make_release(tmp_path / "release", release, answers={QUESTION: ANSWER}, tokenizer=tokenizer)
+    monkeypatch.setenv("PATH", stand_in.environment()["PATH"])
+    monkeypatch.setenv("ENGINERY_TRTLLM_EXAMPLES", str(stand_in.examples))
+    return Flow(stand_in, LocalStore(tmp_path / "store"), None, bucket)
+
+
+@pytest.fixture
+def flow(whole_flow: Flow, converted: LocalStore) -> Flow:
+    """A flow that begins with its checkpoint."""
+    return replace(whole_flow, converted=converted)
+
+
+every_release = pytest.mark.parametrize("release", RELEASES)
+
+
+# What goes well
+
+
+@every_release
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_the_whole_way_ends_in_a_published_build(whole_flow: Flow, release: str, tensor_parallel: int) -> None:
+    outcomes = whole_flow.run(whole_flow.plan(tensor_parallel))
+    built, validated = outcomes[Stage.BUILD].facts, outcomes[Stage.VALIDATE].facts
+    assert built["release"] == release
+    engines = built["engines"]
+    assert isinstance(engines, Mapping)
+    assert list(engines) == [f"rank{rank}.engine" for rank in range(tensor_parallel)]
+    assert validated["passed"] is True
+    manifest = Registry(f"s3://{whole_flow.bucket}/prod").manifest(
+        "tiny-llama", str(outcomes[Stage.PUBLISH].facts["build_id"])
+    )
+    assert manifest.validation.results[0].got.strip() == ANSWER
+    assert manifest.target.release == release
+
+
+@pytest.mark.parametrize("release", ["0.8.0"])
+def test_two_ranks_are_asked_through_mpirun(flow: Flow) -> None:
+    flow.run(flow.plan(2))
+    (call,) = flow.stand_in.calls("mpirun")
+    assert call.argv[:4] == ("-n", "2", "--allow-run-as-root", "--oversubscribe")
+
+
+@every_release
+def test_noise_on_stderr_is_only_logged(flow: Flow) -> None:
+    flow.stand_in.misbehave(BUILD, "noise_on_stderr", lines=2000)
+    flow.run(flow.plan())
+    assert flow.published()
+    assert sum("this is noise" in line for line in flow.lines) == 2000
+
+
+def test_the_next_build_begins_with_the_timings_of_the_last(flow: Flow) -> None:
+    flow.run(flow.plan())
+    again = flow.run(flow.plan(build={"max_batch_size": 8}))[Stage.BUILD].facts
+    cache = again["timing_cache"]
+    assert isinstance(cache, Mapping)
+    assert cache["used"] is True
+    assert "0 new layers timed" in "\n".join(flow.lines)
+
+
+def test_a_timing_cache_that_crashes_the_build_costs_a_second_try_and_nothing_else(flow: Flow) -> None:
+    flow.run(flow.plan())
+    flow.stand_in.misbehave(BUILD, "bad_timing_cache", crash=True)
+    again = flow.run(flow.plan(build={"max_batch_size": 8}))[Stage.BUILD].facts
+    cache = again["timing_cache"]
+    assert isinstance(cache, Mapping)
+    assert cache == {"used": False, "kept": "saved"}
+
+
+def test_a_timing_cache_from_another_tensorrt_is_discarded_and_replaced(flow: Flow) -> None:
+    flow.run(flow.plan())
+    (kept,) = (path for path in (flow.store.root / "shelf" / "timing-caches" / GPU).iterdir() if path.name[0] != ".")
+    described, cache = unpacked(kept.read_bytes())
+    assert described is not None
+    kept.write_bytes(packed(GPU, "9.2.0", cache, {}))
+    flow.run(flow.plan(build={"max_batch_size": 8}))
+    assert any(f"it was made by TensorRT 9.2.0, this is {described.tensorrt}" in line for line in flow.lines)
+    renewed, _ = unpacked(kept.read_bytes())
+    assert renewed is not None
+    assert renewed.tensorrt == described.tensorrt
+
+
+@pytest.mark.parametrize("release", ["0.8.0", "0.16.0"])
+def test_the_tutorials_own_script_can_be_asked(flow: Flow) -> None:
+    outcomes = flow.run(flow.plan(validation={"run_script": True}))
+    assert outcomes[Stage.VALIDATE].facts["passed"] is True
+    assert flow.published()
+    (call,) = flow.stand_in.calls("run.py")
+    assert call.argv[-2:] == ("--input_text", QUESTION)
+
+
+# The PyTorch backend
+
+
+def checkpoint_plan(flow: Flow, tensor_parallel: int = 1) -> Plan:
+    target = {
+        "name": "h100",
+        "gpu": GPU,
+        "backend": "pytorch",
+        "release": flow.stand_in.release,
+        "precision": "bfloat16",
+        "toolchain": "host",
+        "tensor_parallel": tensor_parallel,
+    }
+    limits = {"max_seq_len": 192} if flow.stand_in.release == "1.2.1" else {}
+    return flow.plan(targets=[target], llm=limits)
+
+
+@pytest.mark.parametrize("release", ["0.20.0", "1.2.1"])
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_a_checkpoint_is_asked_as_it_will_be_served_and_published(flow: Flow, tensor_parallel: int) -> None:
+    outcomes = flow.run(checkpoint_plan(flow, tensor_parallel))
+    assert Stage.BUILD not in outcomes
+    assert outcomes[Stage.VALIDATE].facts["passed"] is True
+    assert flow.published()
+    assert not flow.stand_in.calls("mpirun")
+
+
+@pytest.mark.parametrize("release", ["1.2.1"])
+def test_a_checkpoint_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
+    flow.stand_in.answer(QUESTION, "lorem ipsum")
+    with pytest.raises(ValidationError):
+        flow.run(checkpoint_plan(flow))
+    assert flow.published() == []
+
+
+# What goes wrong
+
+
+@every_release
+@pytest.mark.parametrize(
+    ("how", "details", "cause", "problem", "remedy"),
+    [
+        ("killed", {}, FailureCause.HOST_MEMORY, "killed (SIGKILL)", "or build on one with more"),
+        ("host_out_of_memory", {}, FailureCause.HOST_MEMORY, "memory ran out", "or build on one with more"),
+        ("gpu_out_of_memory", {}, FailureCause.GPU_MEMORY, "the GPU's memory is too small", "build.max_batch_size"),
+        ("disk_full", {}, FailureCause.DISK_FULL, "the disk is full", "ENGINERY_HOME"),
+        ("world_size_mismatch", {}, FailureCause.INCOMPLETE, "world_size is 2 and not 1", "convert it again"),
+        ("truncated_engine", {}, FailureCause.INCOMPLETE, "rank0.engine empty", "how full the disk is"),
+        ("exit_0_without_engine", {}, FailureCause.INCOMPLETE, "exit status 0 but wrote no engine", "last lines"),
+        ("exit_0_without_engine", {"config": True}, FailureCause.INCOMPLETE, "(it wrote config.json)", "last lines"),
+        (
+            "unknown_flag",
+            {"flags": ["--gpt_attention_plugin"]},
+            FailureCause.UNKNOWN_FLAG,
+            "has no --gpt_attention_plugin, which release",
+            "enginery toolchain check",
+        ),
+    ],
+)
+def test_a_build_that_goes_wrong_publishes_nothing_and_says_what_to_do(  # noqa: PLR0913, PLR0917  one row of the table
+    flow: Flow, how: str, details: dict[str, Any], cause: FailureCause, problem: str, remedy: str
+) -> None:
+    flow.stand_in.misbehave(BUILD, how, **details)
+    error = flow.fails(flow.plan(), Stage.BUILD)
+    assert isinstance(error, CommandError)
+    assert error.cause == cause
+    assert problem in error.problem
+    assert remedy in error.remedy
+
+
+@every_release
+def test_a_missing_rank_publishes_nothing(flow: Flow) -> None:
+    flow.stand_in.misbehave(BUILD, "rank_missing")
+    error = flow.fails(flow.plan(2), Stage.BUILD)
+    assert "for 2 GPUs is not whole: rank1.engine missing" in error.problem
+
+
+@every_release
+def test_a_hang_is_ended_at_the_time_limit_with_all_that_was_started(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(run.TIMEOUT_SECONDS, Stage.BUILD, 5.0)
+    flow.stand_in.misbehave(BUILD, "hang")
+    error = flow.fails(flow.plan(), Stage.BUILD)
+    assert "time limit of 5 s" in error.problem
+    assert "where it hangs" in error.remedy
+    assert len(flow.stand_in.hanging()) == 2
+    assert not alive_among(flow.stand_in.hanging())
+
+
+def test_after_a_failure_the_same_plan_goes_on_where_it_failed(whole_flow: Flow) -> None:
+    plan = whole_flow.plan()
+    whole_flow.stand_in.misbehave(BUILD, "gpu_out_of_memory")
+    whole_flow.fails(plan, Stage.BUILD)
+    whole_flow.stand_in.behave()
+    outcomes = whole_flow.run(plan)
+    assert not outcomes[Stage.CONVERT].ran
+    assert outcomes[Stage.BUILD].ran
+    assert whole_flow.published()
+
+
+@every_release
+def test_an_engine_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
+    flow.stand_in.answer(QUESTION, "lorem ipsum")
+    with pytest.raises(ValidationError, match="1 of 1 answers are not as expected") as caught:
+        flow.run(flow.plan())
+    assert "nothing was published" in caught.value.remedy
+    assert flow.published() == []
+
+
+@every_release
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_an_engine_that_cannot_be_loaded_publishes_nothing(flow: Flow, tensor_parallel: int) -> None:
+    flow.stand_in.misbehave("tensorrt_llm", "gpu_out_of_memory")
+    error = flow.fails(flow.plan(tensor_parallel), Stage.VALIDATE)
+    assert isinstance(error, CommandError)
+    assert error.cause == FailureCause.GPU_MEMORY
+
+
+def test_ranks_that_do_not_fit_the_engine_publish_nothing(flow: Flow) -> None:
+    flow.stand_in.misbehave("tensorrt_llm", "world_size_mismatch")
+    flow.fails(flow.plan(), Stage.VALIDATE)
+
+
+def test_a_release_that_is_only_a_placeholder_is_not_planned_for(flow: Flow) -> None:
+    flow.stand_in.misbehave(BUILD, "not_there")
+    with pytest.raises(PlanError, match=r"placeholder package.*run this where it is installed"):
+        flow.plan()
+    assert flow.published() == []

@@ -1,0 +1,162 @@
+"""A build started in the Prefect UI by a person with a browser: the form, the run, its artifacts."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+
+from enginery.core.process.command import run
+from enginery.core.process.service import Service
+from tests.support.fleet_site import CHECKOUT
+from tests.support.prefect_server import running_prefect_server
+from tests.support.prefect_ui import PATIENCE_SECONDS, PrefectUI, needs_browser, prefect_ui
+from tests.support.s3_server import S3Server
+from tests.support.waiting import wait_until
+
+__all__ = ["prefect_ui"]
+
+pytestmark = [needs_browser, pytest.mark.timeout(1200)]
+
+POOL = "enginery-flows"
+MODEL = "from-the-form"
+PNG = b"\x89PNG"
+CLICK_AGAIN_SECONDS = 10
+RUN_SECONDS = 480
+"""For a run that a worker has to take first: on a busy machine Python alone takes its time, again and again."""
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One of this module's own: what other tests have deployed would be in the lists, too."""
+    with running_prefect_server(tmp_path_factory.mktemp("prefect-ui")) as url:
+        yield url
+
+
+@pytest.fixture
+def registry(s3_server: S3Server) -> str:
+    s3_server.create_bucket(bucket := f"engines-{os.urandom(4).hex()}")
+    return bucket
+
+
+@pytest.fixture
+def deployed(prefect_api: str, shared_toolchains: Path, registry: str, tmp_path: Path) -> Iterator[Service]:
+    """The deployment build-model as prefect.yaml describes it, with a worker, which is given."""
+    more = {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path / "prefect-home"), "NO_COLOR": "1"}
+    environment = dict(os.environ) | more | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+    prefect = [sys.executable, "-m", "prefect"]
+    run([*prefect, "--no-prompt", "deploy", "--name", "build-model"], cwd=CHECKOUT, env=environment, timeout=240)
+    argv = [*prefect, "worker", "start", "--pool", POOL]
+    worker = Service.start(argv, env=environment, cwd=CHECKOUT, log_file=tmp_path / "worker.log")
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+def open_form(ui: PrefectUI) -> None:
+    ui.go("Deployments")
+    ui.go("build-model")
+    ui.page.get_by_role("button", name="Run", exact=True).click()
+    ui.page.get_by_role("menuitem", name="Custom run").click()
+    ui.field("Name").wait_for()
+
+
+def begun() -> FlowRun | None:
+    """The run that the form has begun, as the server knows it."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs()
+    return next((run for run in runs if run.parameters.get("spec", {}).get("name") == MODEL), None)
+
+
+def submit(ui: PrefectUI) -> None:
+    """Submit the form, and once more when that was not heard, as a person does who sees that nothing happens."""
+    button = ui.page.get_by_role("button", name="Submit")
+
+    def heard() -> bool:
+        if button.is_visible() and button.is_enabled():
+            button.click()
+        ui.page.wait_for_timeout(CLICK_AGAIN_SECONDS * 1000)
+        return begun() is not None
+
+    wait_until(heard, seconds=PATIENCE_SECONDS, otherwise=ui.text)
+
+
+def wait_for_end(worker: Service) -> None:
+    """Wait until the run that was begun has ended; what stands in its way is said."""
+
+    def ended() -> bool:
+        run = begun()
+        return run is not None and run.state is not None and run.state.is_final()
+
+    wait_until(ended, seconds=RUN_SECONDS, pause=1.0, otherwise=lambda: f"{begun()}\n{worker.last_lines()}")
+
+
+def open_run(ui: PrefectUI) -> str:
+    """Open the run that was begun, and give the state it ended in."""
+    ui.page.get_by_role("link", name=re.compile(MODEL)).first.click()
+    ended = ui.page.get_by_text(re.compile("^(Completed|Failed|Crashed|Cancelled)$")).first
+    ended.wait_for()
+    return ended.inner_text()
+
+
+def open_artifacts(ui: PrefectUI) -> str:
+    """Open the run's artifacts, beside the graph of all its steps, and give the page's address."""
+    ui.page.reload()  # the graph of a page that was there before the run had steps stays empty for a while
+    ui.page.get_by_role("tab", name="Artifacts").click()
+    ui.page.wait_for_url("**tab=Artifacts**")
+    ui.page.wait_for_function(r"() => /[1-9]\d*\s+Task runs/.test(document.body.innerText)")
+    return ui.page.url
+
+
+def open_artifact(ui: PrefectUI, key: str) -> None:
+    """From a run to the newest content of one of its artifacts."""
+    ui.page.get_by_role("link", name=re.compile(rf" {key} ")).click()
+    ui.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
+    ui.page.wait_for_url("**/artifacts/artifact/**")
+
+
+def published(server: S3Server, bucket: str) -> list[str]:
+    """The manifests of the model's builds."""
+    return [key for key in server.keys(bucket) if re.fullmatch(rf"prod/models/{MODEL}/builds/[^/]+/manifest.json", key)]
+
+
+def test_a_build_is_started_from_the_form_and_ends_with_its_artifacts(
+    prefect_ui: PrefectUI, deployed: Service, s3_server: S3Server, registry: str
+) -> None:
+    ui = prefect_ui
+    open_form(ui)
+    ui.see("Names the target in plans, builds and channels.")
+    assert {"float32", "int4", "fp8"} <= set(ui.choices("Precision"))
+    assert "tensorrt" in ui.choices("Backend")
+    ui.field("Name").fill(MODEL)
+    ui.page.get_by_role("tab", name="Publish", exact=True).click()
+    ui.field("To").fill(f"s3://{registry}/prod")
+    ui.page.get_by_text("Targets", exact=True).evaluate("label => label.scrollIntoView()")
+    pictures = [ui.picture("form")]
+    submit(ui)
+
+    wait_for_end(deployed)
+    assert open_run(ui) == "Completed"
+    run_page = open_artifacts(ui)
+    ui.see(f"builds-{MODEL}")
+    pictures.append(ui.picture("run"))
+    for key, content in {
+        f"plan-{MODEL}": "publish cpu-int4",
+        f"validation-{MODEL}-cpu-int4": "huit neuf",
+        f"builds-{MODEL}": f"s3://{registry}/prod/models/{MODEL}/builds/",
+    }.items():
+        open_artifact(ui, key)
+        ui.see(content)
+        if key.startswith("plan"):
+            pictures.append(ui.picture("artifacts"))
+        ui.page.goto(run_page)
+    assert len(published(s3_server, registry)) == 2
+    assert all(picture.read_bytes().startswith(PNG) for picture in pictures)

@@ -1,0 +1,65 @@
+# ruff: noqa: F811  fixtures are imported
+"""`enginery plan --store s3://…`: what other machines have done is seen, with few requests, and nothing is written."""
+
+from pathlib import Path
+
+import pytest
+
+from enginery.cli.app import main
+from enginery.core.s3.objects import Address
+from enginery.pipeline.plan import make_plan
+from enginery.spec.spec import read_spec
+from enginery.store.bucket import BucketStore
+from enginery.store.local import LocalStore
+from enginery.store.steps import StepRecord
+from tests.support.faulty_http import Fault, Proxy
+from tests.support.outputs import some_record, write_output
+from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401
+
+TINY = Path(__file__).parents[3] / "infra" / "models" / "tiny-llama.yaml"
+
+
+def plan_with(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["enginery", "plan", str(TINY), "--store", store])
+    main()
+
+
+def done_elsewhere(bucket: str, directory: Path) -> StepRecord:
+    """Another machine has done the download of the plan."""
+    step = make_plan(read_spec(TINY)).find("download").step
+    root = write_output(directory / "output")
+    record = some_record(root).model_copy(update={"step": step, "key": step.key})
+    BucketStore(Address(bucket, "steps-of-ours"), LocalStore(directory / "other")).add(record, root)
+    return record
+
+
+def test_a_plan_sees_what_is_done_in_s3_and_writes_nothing(
+    bucket: str,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    record = done_elsewhere(bucket, tmp_path)
+    before = len(proxy.requests)
+    with pytest.raises(SystemExit) as ended:
+        plan_with(f"s3://{bucket}/steps-of-ours", monkeypatch)
+    assert ended.value.code == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "done (" in lines["download"]
+    assert "to run" in lines["build/cpu-int4"]
+    asked = proxy.requests[before:]
+    steps = len(make_plan(read_spec(TINY)).steps)
+    assert len(asked) == steps + len(record.files)  # one for each record, one for each file of those that are there
+    assert {method for method, _ in asked} <= {"GET", "HEAD"}
+
+
+def test_a_store_that_is_away_is_named(
+    bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0.3")
+    proxy.fail(Fault("answer", times=100_000))
+    with pytest.raises(SystemExit) as ended:
+        plan_with(f"s3://{bucket}/steps-of-ours", monkeypatch)
+    assert ended.value.code == 4
+    assert "cannot answer just now" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""The example model, packaged for real, published and rolled out to a real Triton."""
+
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from enginery.backends.validate import validate, validate_call
+from enginery.builds.validation import read_report
+from enginery.core import s3
+from enginery.dev.triton import start_triton
+from enginery.registry import Registry, publish
+from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.store.context import StepContext
+from enginery.store.steps import Stage
+from enginery.toolchains.identity import Toolchain
+from enginery.triton.client import TritonClient
+from enginery.triton.repository import package
+from enginery.triton.rollout import is_serving, rollout
+from tests.support.builds import QUESTION, Build
+from tests.support.records import a_record
+from tests.support.s3_server import S3Server
+
+OPTIONS = ValidationOptions(
+    max_tokens=100,
+    prompts=(Prompt(prompt=QUESTION, contains="neuf"), Prompt(prompt=QUESTION, max_tokens=3)),
+)
+
+
+def a_context(directory: Path, parameters: object, toolchain: Toolchain | None, **inputs: Path) -> StepContext:
+    directory.mkdir()
+    return StepContext(
+        key="0" * 64,
+        parameters=parameters,  # type: ignore[arg-type]
+        inputs=inputs,
+        output=directory,
+        chain=(a_record(Stage.DOWNLOAD),),
+        toolchain=toolchain,
+        log=print,
+    )
+
+
+@pytest.mark.parametrize("on_s3", [True, False], ids=["s3", "directory"])
+def test_the_example_model_answers_the_tutorials_request(  # noqa: PLR0913, PLR0917  fixtures
+    on_s3: bool,  # noqa: FBT001  parametrized
+    s3_server: S3Server,
+    tiny_engine: Path,
+    tiny_weights: Path,
+    toolchain: Toolchain,
+    triton_site: Path,
+    tmp_path: Path,
+) -> None:
+    bucket = f"engines-{uuid4().hex[:12]}"
+    s3_server.create_bucket(bucket)
+    call = validate_call(OPTIONS)
+    validated = a_context(tmp_path / "report", call.parameters, toolchain, engine=tiny_engine, weights=tiny_weights)
+    validate(validated)
+    options = {"model": "tiny-llama", "target": "cpu-int4", "serving": {}, "provider": "cpu"}
+    packaged = a_context(tmp_path / "models", options, None, engine=tiny_engine, weights=tiny_weights)
+    package(packaged)
+    order = Build().parameters(f"s3://{bucket}/prod")
+    inputs = {"model_repository": packaged.output, "report": validated.output, "weights": tiny_weights}
+    published = a_context(tmp_path / "published", order, None, **inputs)
+    publish(published)
+
+    serving = f"s3://{bucket}/serving" if on_s3 else str(tmp_path / "serving")
+    read = f"s3://{s3_server.url}/{bucket}/serving" if on_s3 else serving
+    if on_s3:
+        s3.Prefix(s3.Address.parse(serving)).put_bytes(".keep", b"")
+    else:
+        Path(serving).mkdir()
+    server = start_triton(
+        read, triton_site=triton_site, serving_python=toolchain.python, log_file=tmp_path / "triton.log"
+    )
+    try:
+        target = {"endpoints": [server.url], "model_repository": serving}
+        parameters = {"model": "tiny-llama", "build_id": order["build_id"], **target}
+        rolled_out = a_context(tmp_path / "rolled-out", parameters, None, published=published.output)
+        rollout(rolled_out)
+        assert is_serving(rolled_out.parameters)
+        request = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
+        answer = TritonClient(server.url).generate("ensemble", request)["text_output"]
+    finally:
+        server.service.stop()
+        s3.close_clients()
+    assert "neuf" in answer
+    results = read_report(validated.output).results
+    recorded = {(result.prompt, result.got.strip()) for result in results}
+    facts = json.loads((rolled_out.output / "rollout.json").read_text())
+    served = {(one["prompt"], one["answer"].strip()) for one in facts["endpoints"][0]["answers"]}
+    assert served == recorded
+    assert len(recorded) == 2
+    assert Registry(f"s3://{bucket}/prod").manifest("tiny-llama", str(order["build_id"])).validation.passed

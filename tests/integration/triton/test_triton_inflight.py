@@ -1,0 +1,223 @@
+"""The repositories of TensorRT-LLM's releases on a real Triton.
+
+Its C++ backend cannot be installed here. So as they are, `tensorrt_llm` must fail for want of that library and for
+nothing else, and the others must load and answer right. With a stand-in for the engine the whole repository is asked:
+that says whether the five models of a release fit together, and nothing about engines.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import JsonValue
+from tokenizers import Tokenizer
+
+from enginery.core import s3
+from enginery.dev.triton import TritonServer, start_triton
+from enginery.registry import Registry
+from enginery.spec.serving import ServingOptions
+from enginery.triton.inflight.repository import InflightOptions, write_inflight_repository
+from enginery.triton.loading import LOAD_ORDER
+from enginery.triton.rollout import roll_out_build, serving_build
+from tests.support.builds import Build
+from tests.support.inflight_engine import put_stand_in, write_engine
+from tests.support.s3_server import S3Server
+from tests.support.triton_http import TritonHttp
+
+QUESTION = "How do I count to nine in French?"
+NINE = "un deux trois quatre cinq six sept huit neuf"
+TUTORIAL = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
+RELEASES = ("0.8.0", "0.16.0", "0.19.0", "1.2.1")
+PARTS = ("preprocessing", "postprocessing", "tensorrt_llm_bls")
+ENTRY_POINTS = ("ensemble", "tensorrt_llm_bls")
+
+
+@dataclass
+class EngineBuild(Build):
+    """A build with the repository of a release around the stand-in."""
+
+    weights: Path = Path()
+    mount: str = ""
+    release: str = "0.16.0"
+
+    def parameters(self, to: str, **more: JsonValue) -> dict[str, JsonValue]:
+        found = super().parameters(to, **more)
+        target = found["target"]
+        assert isinstance(target, dict)
+        return found | {"target": {**target, "backend": "tensorrt", "release": self.release}}
+
+    def write(self, directory: Path) -> dict[str, Path]:
+        inputs = super().write(directory)
+        repository = inputs["model_repository"] = directory / "inflight"
+        options = InflightOptions(release=self.release, serving=ServingOptions(mount=self.mount))
+        engine = write_engine(directory / "engine")
+        write_inflight_repository(repository, engine=engine, weights=self.weights, options=options)
+        put_answers(repository, Tokenizer.from_file(str(self.weights / "tokenizer.json")))
+        return inputs
+
+
+def put_answers(repository: Path, tokenizer: Tokenizer) -> None:
+    """Let the stand-in answer the article's question."""
+    prompts = [tokenizer.encode(QUESTION, add_special_tokens=special).ids for special in (True, False)]
+    answer = tokenizer.encode(NINE, add_special_tokens=False).ids
+    put_stand_in(repository, [(prompt, answer) for prompt in prompts])
+
+
+class Client(TritonHttp):
+    """Asks the models, and has their tokenizer."""
+
+    def __init__(self, server: TritonServer, tokenizer: Tokenizer) -> None:
+        super().__init__(server)
+        self.tokenizer = tokenizer
+
+    def load(self, model: str) -> tuple[int, str]:
+        return self.post(f"/v2/repository/models/{model}/load", {})
+
+    def infer(self, model: str, *inputs: tuple[str, str, Any]) -> dict[str, Any]:
+        body = [{"name": name, "datatype": kind, "shape": shape(data), "data": data} for name, kind, data in inputs]
+        status, text = self.post(f"/v2/models/{model}/infer", {"inputs": body})
+        assert status == 200, text
+        return {output["name"]: output["data"] for output in json.loads(text)["outputs"]}
+
+    def stream(self, model: str, **body: object) -> list[str]:
+        asked = {"text_input": QUESTION, "max_tokens": 100, "stream": True, **body}
+        status, text = self.post(f"/v2/models/{model}/generate_stream", asked)
+        assert status == 200, text
+        events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+        return [event["text_output"] for event in events]
+
+
+def shape(data: Any) -> list[int]:
+    return [len(data), *shape(data[0])] if isinstance(data, list) else []
+
+
+Start = Callable[..., Client]
+
+
+@pytest.fixture
+def start(tiny_weights: Path, tmp_path: Path, triton_site: Path, onnxruntime_python: Path) -> Iterator[Start]:
+    """Starts a server of a release, with `tensorrt_llm` as it is or with the stand-in."""
+    with ExitStack() as running:
+
+        def serve(release: str, *, stand_in: bool = False, **serving: Any) -> Client:
+            directory = tmp_path / "models"
+            options = InflightOptions(release=release, serving=ServingOptions(mount=str(directory), **serving))
+            engine = write_engine(tmp_path / "engine", max_beam_width=2)
+            write_inflight_repository(directory, engine=engine, weights=tiny_weights, options=options)
+            tokenizer = Tokenizer.from_file(str(tiny_weights / "tokenizer.json"))
+            if stand_in:
+                put_answers(directory, tokenizer)
+            server = start_triton(
+                str(directory),
+                triton_site=triton_site,
+                serving_python=onnxruntime_python,
+                log_file=tmp_path / "triton.log",
+            )
+            running.callback(server.service.stop)
+            return Client(server, tokenizer)
+
+        yield serve
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_python_models_serve_and_the_engine_lacks_only_its_backend(start: Start, release: str) -> None:
+    client = start(release)
+    assert [client.load(model)[0] for model in PARTS] == [200] * 3
+
+    status, refusal = client.load("tensorrt_llm")
+    assert status == 400
+    assert "unable to find backend library for backend 'tensorrtllm'" in refusal
+    status, refusal = client.load("ensemble")
+    assert status == 400
+    assert "depends on 'tensorrt_llm' which has no loaded version" in refusal
+
+    special = release != "0.8.0"  # its template says no
+    tokens = client.tokenizer.encode(QUESTION, add_special_tokens=special).ids
+    prepared = client.infer(
+        "preprocessing",
+        ("QUERY", "BYTES", [[QUESTION]]),
+        ("REQUEST_OUTPUT_LEN", "INT32", [[100]]),
+        ("BAD_WORDS_DICT", "BYTES", [[""]]),
+        ("STOP_WORDS_DICT", "BYTES", [["neuf"]]),
+    )
+    assert prepared["INPUT_ID"] == tokens
+    assert prepared["REQUEST_INPUT_LEN"] == [len(tokens)]
+    assert prepared["REQUEST_OUTPUT_LEN"] == [100]
+    assert prepared["OUT_END_ID"] == [client.tokenizer.token_to_id("<|end_of_text|>")]
+    assert prepared["OUT_PAD_ID"] == [client.tokenizer.token_to_id("<|pad|>")]
+    assert prepared["EMBEDDING_BIAS"] == []
+    assert prepared["BAD_WORDS_IDS"] == [0, -1]
+    stop = client.tokenizer.encode("neuf", add_special_tokens=False).ids
+    assert prepared["STOP_WORDS_IDS"][: len(stop)] == stop
+
+    answer = client.tokenizer.encode(NINE, add_special_tokens=False).ids
+    inputs = [("TOKENS_BATCH", "INT32", [[answer]]), ("SEQUENCE_LENGTH", "INT32", [[len(answer)]])]
+    if release == "0.8.0":
+        inputs += [("CUM_LOG_PROBS", "FP32", [[-0.5]]), ("OUTPUT_LOG_PROBS", "FP32", [[[-0.25]]])]
+    shown = client.infer("postprocessing", *inputs)
+    assert shown["OUTPUT"] == [NINE]
+    if release == "0.8.0":
+        assert (shown["OUT_CUM_LOG_PROBS"], shown["OUT_CONTEXT_LOGITS"]) == ([-0.5], [0.0])
+
+
+@pytest.mark.parametrize("release", ["0.8.0", "0.12.0", "0.13.0", "0.16.0", "0.19.0", "1.2.1"])
+def test_the_five_models_of_a_release_fit_together(start: Start, release: str) -> None:
+    client = start(release, stand_in=True, max_beam_width=2)
+    loaded = [client.load(model) for model in LOAD_ORDER]
+    assert loaded == [(200, "")] * 5
+    for model in ENTRY_POINTS:
+        assert client.answer(TUTORIAL, model)["text_output"] == NINE
+        answer = client.answer({"text_input": QUESTION, "max_tokens": 3, "beam_width": 2}, model)
+        assert answer["text_output"] == ["un deux trois", "un deux"]
+        assert answer["cum_log_probs"] == [-0.5, -1.5]
+    status, text = client.post(
+        "/v2/models/tensorrt_llm_bls/generate", {"text_input": QUESTION, "max_tokens": 3, "temprature": 1}
+    )
+    assert (status, "temprature: " in text) == (400, True)
+
+
+@pytest.mark.parametrize("release", ["0.8.0", "1.2.1"])
+def test_answers_are_streamed(start: Start, release: str) -> None:
+    client = start(release, stand_in=True, decoupled=True, postprocessing_instance_count=2)
+    assert [client.load(model) for model in LOAD_ORDER] == [(200, "")] * 5
+    for model in ENTRY_POINTS:
+        pieces = client.stream(model)
+        assert "".join(pieces) == NINE
+        assert len(pieces) == len(client.tokenizer.encode(NINE, add_special_tokens=False).ids)
+        assert client.answer(TUTORIAL, model)["text_output"] == NINE
+
+
+def test_the_script_can_send_the_whole_text_so_far(start: Start) -> None:
+    client = start("0.16.0", stand_in=True, decoupled=True, accumulate_tokens=True)
+    assert [client.load(model) for model in LOAD_ORDER] == [(200, "")] * 5
+    pieces = client.stream("tensorrt_llm_bls")
+    assert pieces[-1] == NINE
+    assert all(later.startswith(earlier) for earlier, later in pairwise(pieces))
+
+
+def test_a_rollout_tells_the_engine_where_its_files_are(
+    s3_server: S3Server, tiny_weights: Path, triton_site: Path, onnxruntime_python: Path, tmp_path: Path
+) -> None:
+    bucket = f"engines-{uuid4().hex[:12]}"
+    s3_server.create_bucket(bucket)
+    address, serving = f"s3://{bucket}/prod", tmp_path / "serving"
+    serving.mkdir()
+    server = start_triton(
+        str(serving), triton_site=triton_site, serving_python=onnxruntime_python, log_file=tmp_path / "triton.log"
+    )
+    try:
+        for version, build_id in enumerate(("h100-111111111111", "h100-222222222222", "h100-111111111111"), start=1):
+            build = EngineBuild(build_id=build_id, weights=tiny_weights, mount=str(serving))
+            (result,) = roll_out_build(build.publish(address), Registry(address), [server.url], str(serving), print)
+            assert (result.version, result.answers[0].answer) == (version, NINE)
+            assert serving_build(server.url) == build_id
+            assert f'"{serving}/tensorrt_llm/{version}"' in (serving / "tensorrt_llm" / "config.pbtxt").read_text()
+    finally:
+        server.service.stop()
+        s3.close_clients()
