@@ -117,9 +117,19 @@ def open_artifacts(ui: PrefectUI) -> str:
 
 
 def open_artifact(ui: PrefectUI, key: str) -> None:
-    """From a run to the newest content of one of its artifacts."""
-    ui.page.get_by_role("link", name=re.compile(rf" {key} ")).click()
-    ui.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
+    """From a run to the newest content of one of its artifacts: its link leads to all contents, or to the newest."""
+    run_page = ui.page.url
+    link = ui.page.get_by_role("link", name=re.compile(rf" {key} "))
+
+    def left() -> bool:
+        if ui.page.url == run_page:
+            link.first.click()
+        ui.page.wait_for_timeout(1000)
+        return ui.page.url != run_page
+
+    wait_until(left, seconds=PATIENCE_SECONDS, otherwise=ui.text)
+    if "/artifacts/artifact/" not in ui.page.url:
+        ui.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
     ui.page.wait_for_url("**/artifacts/artifact/**")
 
 
