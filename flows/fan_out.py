@@ -1,14 +1,12 @@
 """Sends targets to the work pools of their GPUs.
 
-Steps that several runs need, such as one download for all targets, are in the part of each: the lock of a step keeps
-it to one machine, and the others take what that has made. What only this machine can do stays here: reading a source
-that is a directory of its own, and rolling out when the builds are done.
+A step that several runs need, such as one download for all targets, is part of each of them. The lock of the step
+lets one machine do it, and the others use the output. Two kinds of step stay on this machine: reading a source that
+is a directory of its own, and rolling out when the builds are done.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import cast
+from dataclasses import dataclass, replace
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
@@ -16,8 +14,8 @@ from prefect.exceptions import ObjectNotFound
 from enginery.core.digests import json_digest
 from enginery.core.errors import PlanError
 from enginery.pipeline import Plan, PlannedStep, Pool, Pools, keep_plan
-from enginery.pipeline.flows.steps import Future, Job
-from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, on_pool
+from enginery.pipeline.tasks.pool_run import FLOW, PoolRun
+from enginery.pipeline.tasks.schedule import Job
 from enginery.store import Call, Stage, Store
 
 PREPARE = "run: python -m flows.prepare_fleet infra/pools.yaml; then: prefect --no-prompt deploy --all"
@@ -73,11 +71,11 @@ def part_for(plan: Plan, targets: Collection[str]) -> tuple[PlannedStep, ...]:
     )
 
 
-def stays_here(planned: PlannedStep) -> bool:
+def stays_local(planned: PlannedStep) -> bool:
     """Whether only the machine that has made the plan does this step."""
     recipe = planned.step.recipe
-    reads_here = isinstance(recipe, Call) and recipe.function == "download" and recipe.parameters.get("kind") == "path"
-    return reads_here or planned.step.stage is Stage.ROLLOUT
+    reads_local = isinstance(recipe, Call) and recipe.function == "download" and recipe.parameters.get("kind") == "path"
+    return reads_local or planned.step.stage is Stage.ROLLOUT
 
 
 @dataclass(frozen=True)
@@ -96,33 +94,26 @@ class FanOut:
     address: str | None
     wait_for_worker: float
 
-    def jobs(self, here: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
+    def jobs(self, local: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
         """The jobs of this machine, and one for each batch in which there is something to do."""
         digest, sent, made_by = keep_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
         for batch in self.batches:
             part = part_for(self.plan, batch.targets)
             if all(planned.key in done for planned in part):
                 continue
-            needs = tuple(planned.id for planned in part if planned.id in here and planned.key not in done)
-            start = partial(_send, self._wanted(batch, digest, store))
-            sent[batch.id] = Job(f"{batch.pool.work_pool}: {batch.label}", start, needs, needs, elsewhere=True)
+            needs = tuple(planned.id for planned in part if planned.id in local and planned.key not in done)
+            sent[batch.id] = Job(f"{batch.pool.work_pool}: {batch.label}", self._run_of(batch, digest, store), needs)
             for planned in part:
                 made_by.setdefault(planned.key, []).append(batch.id)
-        return {name: self._after_batches(name, job, made_by) for name, job in here.items()} | sent
+        return {name: self._after_batches(job, made_by) for name, job in local.items()} | sent
 
-    def _after_batches(self, name: str, job: Job, made_by: Mapping[str, Sequence[str]]) -> Job:
+    def _after_batches(self, job: Job, made_by: Mapping[str, Sequence[str]]) -> Job:
         """A job of this machine also waits for the batches that make its inputs."""
-        planned = next((planned for planned in self.plan.steps if planned.id == name), None)
-        inputs = planned.step.inputs.values() if planned else ()
-        waits = tuple(dict.fromkeys(batch for key in inputs for batch in made_by.get(key, ())))
-        return Job(job.label, job.start, (*job.needs, *waits), (*job.follows, *waits))
+        inputs = job.work.step.inputs.values() if isinstance(job.work, PlannedStep) else ()
+        made = dict.fromkeys(batch for key in inputs for batch in made_by.get(key, ()))
+        return replace(job, needs=(*job.needs, *made))
 
-    @property
-    def _steps(self) -> list[str]:
-        """What the plan does; its notes also tell of builds before it, and change when its own are recorded."""
-        return [planned.key for planned in self.plan.steps]
-
-    def _wanted(self, batch: Batch, digest: str, store: Store) -> PoolRun:
+    def _run_of(self, batch: Batch, digest: str, store: Store) -> PoolRun:
         return PoolRun(
             pool=batch.pool.work_pool,
             queue=batch.pool.work_queue,
@@ -133,14 +124,11 @@ class FanOut:
                 "store": self.address,
                 "targets_at_once": batch.pool.targets_at_once,
             },
-            key=json_digest([self.run, self._steps, list(batch.targets)]),
+            # The steps and not the plan: its notes tell of earlier builds, and change as this one is recorded.
+            key=json_digest([self.run, [planned.key for planned in self.plan.steps], list(batch.targets)]),
             store=store,
             wait_for_worker=self.wait_for_worker,
         )
-
-
-def _send(wanted: PoolRun, after: Sequence[Future]) -> Future:
-    return cast("Future", on_pool.submit(wanted, wait_for=after, return_state=False))
 
 
 def require_pools(wanted: Iterable[Pool], subject: str) -> None:

@@ -30,10 +30,57 @@ from enginery.pipeline.tasks.logs import run_log
 from enginery.releases import Listing, listed_releases
 from enginery.spec import Spec
 
-# Starting the builds of a new release as runs of a deployment: each once, however often it is asked for.
-
-
 TAG = "rebuild"
+FLEET = ("infra/models",)
+BUILDER = "build-model/build-model"
+
+
+@flow(
+    name="watch-releases",
+    description=(
+        "Look for new releases of TensorRT-LLM and ONNX Runtime GenAI in the package index of pip's configuration, have"
+        " the fleet built for them, and promote what is not worse."
+    ),
+    persist_result=False,
+    on_failure=[announce_failure],
+)
+def watch_releases(
+    specs: Sequence[str] = FLEET,
+    report_only: bool = False,  # noqa: FBT001, FBT002  the form gives parameters by name
+    store: str | None = None,
+    builder: str = BUILDER,
+) -> WatchReport:
+    """Look for new releases, and do what the specs' `releases` say.
+
+    Running it twice, or twice at once, changes nothing more than running it once: a build is started under a key that
+    is the digest of what it makes, and a channel is only moved to a build that it was not on before. It does not wait
+    for the builds: the next run compares and promotes those that have ended.
+
+    Args:
+        specs: Spec files, or directories of them. Only specs with `releases.watch` are looked at.
+        report_only: Tell the verdicts; start no build and move no channel.
+        store: Where the builds keep their steps: a directory or s3://bucket/prefix; the workers' own when left out.
+        builder: The deployment that builds a spec, as FLOW/DEPLOYMENT.
+
+    Raises:
+        EngineryError: what could not be found out, after all else has been done.
+    """
+    log = run_log()
+    fleet = [spec for spec in read_fleet(spec_files(specs)) if spec.releases.watch]
+    log(f"watching releases for {', '.join(spec.name for spec in fleet) or 'no spec: none says releases.watch'}")
+    verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log))
+    report = WatchReport(
+        verdicts=tuple(verdicts),
+        promotions=tuple(promotions(fleet, verdicts, report_only=report_only)),
+        rebuilds=tuple(_rebuild(fleet, verdicts, builder, store, report_only=report_only)),
+    )
+    with Sender() as sender:
+        sender.send(*watch_artifacts(report))
+    _tell(report, log)
+    if report.troubles:
+        raise _failure(report)
+    get_run_logger().info("%s", report.sentence)
+    return report
 
 
 def start_rebuild(rebuild: Rebuild, deployment: str, store: str | None) -> RebuildRun:
@@ -94,58 +141,6 @@ def _runs(key: str) -> list[FlowRun]:
     wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
     with get_client(sync_client=True) as client:
         return client.read_flow_runs(flow_run_filter=wanted, limit=1)
-
-
-FLEET = ("infra/models",)
-BUILDER = "build-model/build-model"
-
-
-@flow(
-    name="watch-releases",
-    description=(
-        "Look for new releases of TensorRT-LLM and ONNX Runtime GenAI in the package index of pip's configuration, have"
-        " the fleet built for them, and promote what is not worse."
-    ),
-    persist_result=False,
-    on_failure=[announce_failure],
-)
-def watch_releases(
-    specs: Sequence[str] = FLEET,
-    report_only: bool = False,  # noqa: FBT001, FBT002  the form gives parameters by name
-    store: str | None = None,
-    builder: str = BUILDER,
-) -> WatchReport:
-    """Look for new releases, and do what the specs' `releases` say.
-
-    Running it twice, or twice at once, changes nothing more than running it once: a build is started under a key that
-    is the digest of what it makes, and a channel is only moved to a build that it was not on before. It does not wait
-    for the builds: the next run compares and promotes those that have ended.
-
-    Args:
-        specs: Spec files, or directories of them. Only specs with `releases.watch` are looked at.
-        report_only: Tell the verdicts; start no build and move no channel.
-        store: Where the builds keep their steps: a directory or s3://bucket/prefix; the workers' own when left out.
-        builder: The deployment that builds a spec, as FLOW/DEPLOYMENT.
-
-    Raises:
-        EngineryError: what could not be found out, after all else has been done.
-    """
-    log = run_log()
-    fleet = [spec for spec in read_fleet(spec_files(specs)) if spec.releases.watch]
-    log(f"watching releases for {', '.join(spec.name for spec in fleet) or 'no spec: none says releases.watch'}")
-    verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log))
-    report = WatchReport(
-        verdicts=tuple(verdicts),
-        promotions=tuple(promotions(fleet, verdicts, report_only=report_only)),
-        rebuilds=tuple(_rebuild(fleet, verdicts, builder, store, report_only=report_only)),
-    )
-    with Sender() as sender:
-        sender.send(*watch_artifacts(report))
-    _tell(report, log)
-    if report.troubles:
-        raise _failure(report)
-    get_run_logger().info("%s", report.sentence)
-    return report
 
 
 def _listed(project: str, log: Log) -> Listing:

@@ -1,8 +1,8 @@
-"""Stopping the steps that run in other threads of this process.
+"""Stopping the steps that run in other threads of this process when their flow run is cancelled.
 
-Prefect leaves a task's thread alone when its flow is cancelled, and then waits for it. So the flow raises an exception
-in each thread that works on a step; `process.run` wakes up often enough to meet it, and ends its command. A step that
-would only begin then does not.
+Prefect does not interrupt the thread of a task when its flow is cancelled, and then waits for it. So the flow raises
+an exception in each thread that works on a step. `process.run` wakes up often, so it meets the exception soon and ends
+its command. A step that has not begun by then never begins.
 """
 
 import ctypes
@@ -57,3 +57,14 @@ def interrupt_steps() -> int:
         for thread in threads:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(StepInterrupted))
     return len(threads)
+
+
+@contextmanager
+def interrupting_steps() -> Iterator[None]:
+    """Inside, steps of the current flow run may work; whatever exception leaves it interrupts them."""
+    begin_steps()
+    try:
+        yield
+    except BaseException:
+        interrupt_steps()
+        raise

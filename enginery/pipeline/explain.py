@@ -11,6 +11,43 @@ from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
 from enginery.store import Stage, Step, StepRecord, Store
 
 Differences = dict[str, tuple[object, object]]
+LONGEST_VALUE = 60
+Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
+FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """What becomes of a build field that the spec sets.
+
+    Attributes:
+        target: the target it is set for.
+        field: the field, such as `gemm_plugin`.
+        value: its value.
+        effect: what the new release makes of it.
+        text: the same for a reader, with what replaces it.
+    """
+
+    target: str
+    field: str
+    value: Any
+    effect: Effect
+    text: str
+
+
+@dataclass(frozen=True)
+class SpecChanges:
+    """What a spec meets in the new release.
+
+    Attributes:
+        fields: what becomes of the fields it sets.
+        unset: fields that no target sets and that come to something else, such as `max_batch_size: 1 -> 2048`.
+        some_unset: the same of fields that only some targets set, with the targets that do not.
+    """
+
+    fields: tuple[FieldChange, ...]
+    unset: tuple[str, ...]
+    some_unset: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def explain_steps(
@@ -28,6 +65,44 @@ def explain_steps(
     return {step.id: tuple(_reasons(step, known, names)) for step in plan.steps if step.key not in done}
 
 
+def differences(before: Step, now: Step) -> Differences:
+    """Dotted field -> (value before, value now), for every field that differs; None where there is none."""
+    old, new = (dict(_leaves(step.model_dump(mode="json"))) for step in (before, now))
+    fields = list(new) + [field for field in old if field not in new]
+    return {field: (old.get(field), new.get(field)) for field in fields if old.get(field) != new.get(field)}
+
+
+def with_last_builds(plan: Plan, store: Store) -> Plan:
+    """The plan with a note on every build field that is unset and means something else than in the last build.
+
+    Only targets of the backend `tensorrt` are looked at: other backends' fields mean the same in each release.
+    """
+    engines = [target for target in plan.targets if target.backend == BackendName.TENSORRT]
+    if not engines:
+        return plan
+    known = {record.key: record for record in store.records()}
+    notes = [note for target in engines for note in _notes(plan, target, known)]
+    return plan.model_copy(update={"notes": (*plan.notes, *notes)})
+
+
+def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
+    """Compare two releases for a spec; only targets that TensorRT engines may be built for count.
+
+    Raises:
+        UsageError: nothing is known of so old a release.
+    """
+    targets = [target for target in spec.targets if target.backend in {BackendName.TENSORRT, BackendName.AUTO}]
+    fields = tuple(change for target in targets for change in _field_changes(spec, target, old, new))
+    unset = {target.name: unset_changes(spec.build_for(target), old, new) for target in targets}
+    without = {
+        sentence: tuple(name for name, found in unset.items() if sentence in found)
+        for found in unset.values()
+        for sentence in found
+    }
+    everywhere = tuple(sentence for sentence, names in without.items() if len(names) == len(targets))
+    return SpecChanges(fields, everywhere, tuple(one for one in without.items() if len(one[1]) < len(targets)))
+
+
 def _reasons(planned: PlannedStep, known: Sequence[StepRecord], names: Mapping[str, str]) -> Iterator[str]:
     rivals = [record for record in known if record.step.stage is planned.step.stage]
     if not rivals:
@@ -39,13 +114,6 @@ def _reasons(planned: PlannedStep, known: Sequence[StepRecord], names: Mapping[s
             yield f"{field}: {names.get(now, now[:12])} is new (the nearest, {nearest.label}, had {str(before)[:12]})"
         else:
             yield f"{field}: {_short(before)} -> {_short(now)} (nearest: {nearest.label}, {nearest.key[:12]})"
-
-
-def differences(before: Step, now: Step) -> Differences:
-    """Dotted field -> (value before, value now), for every field that differs; None where there is none."""
-    old, new = (dict(_leaves(step.model_dump(mode="json"))) for step in (before, now))
-    fields = list(new) + [field for field in old if field not in new]
-    return {field: (old.get(field), new.get(field)) for field in fields if old.get(field) != new.get(field)}
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -62,25 +130,6 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 def _short(value: object) -> str:
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
-
-
-LONGEST_VALUE = 60
-
-
-# What a plan for another release than the last build's changes without the spec being changed.
-
-
-def with_last_builds(plan: Plan, store: Store) -> Plan:
-    """The plan with a note on every build field that is unset and means something else than in the last build.
-
-    Only targets of the backend `tensorrt` are looked at: other backends' fields mean the same in each release.
-    """
-    engines = [target for target in plan.targets if target.backend == BackendName.TENSORRT]
-    if not engines:
-        return plan
-    known = {record.key: record for record in store.records()}
-    notes = [note for target in engines for note in _notes(plan, target, known)]
-    return plan.model_copy(update={"notes": (*plan.notes, *notes)})
 
 
 def _notes(plan: Plan, target: PlannedTarget, known: Mapping[str, StepRecord]) -> Iterator[str]:
@@ -125,66 +174,6 @@ def _source(step: Step, steps: Mapping[str, Step]) -> object:
             return None
         step = found[0]
     return step.recipe.parameters.get("kind"), step.recipe.parameters.get("location")
-
-
-# What another release means for a spec: which of its build fields are affected, and which unset ones change.
-
-
-Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
-
-FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
-
-
-@dataclass(frozen=True)
-class FieldChange:
-    """What becomes of a build field that the spec sets.
-
-    Attributes:
-        target: the target it is set for.
-        field: the field, such as `gemm_plugin`.
-        value: its value.
-        effect: what the new release makes of it.
-        text: the same for a reader, with what replaces it.
-    """
-
-    target: str
-    field: str
-    value: Any
-    effect: Effect
-    text: str
-
-
-@dataclass(frozen=True)
-class SpecChanges:
-    """What a spec meets in the new release.
-
-    Attributes:
-        fields: what becomes of the fields it sets.
-        unset: fields that no target sets and that come to something else, such as `max_batch_size: 1 -> 2048`.
-        some_unset: the same of fields that only some targets set, with the targets that do not.
-    """
-
-    fields: tuple[FieldChange, ...]
-    unset: tuple[str, ...]
-    some_unset: tuple[tuple[str, tuple[str, ...]], ...]
-
-
-def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
-    """Compare two releases for a spec; only targets that TensorRT engines may be built for count.
-
-    Raises:
-        UsageError: nothing is known of so old a release.
-    """
-    targets = [target for target in spec.targets if target.backend in {BackendName.TENSORRT, BackendName.AUTO}]
-    fields = tuple(change for target in targets for change in _field_changes(spec, target, old, new))
-    unset = {target.name: unset_changes(spec.build_for(target), old, new) for target in targets}
-    without = {
-        sentence: tuple(name for name, found in unset.items() if sentence in found)
-        for found in unset.values()
-        for sentence in found
-    }
-    everywhere = tuple(sentence for sentence, names in without.items() if len(names) == len(targets))
-    return SpecChanges(fields, everywhere, tuple(one for one in without.items() if len(one[1]) < len(targets)))
 
 
 def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[FieldChange]:

@@ -10,11 +10,11 @@ from enginery.builds import Comparison, Figure, Manifest, compare_builds
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
-from enginery.pipeline.release_verdicts import Kind, Verdict
+from enginery.pipeline.verdict import Kind, Verdict
 from enginery.registry import Registry
 from enginery.spec import Gates, Spec
 
-# Whether a build may take another one's place: nothing that counts may be worse.
+REASON = "release watch"
 
 
 class GateResult(Frozen):
@@ -29,47 +29,6 @@ class GateResult(Frozen):
     name: str
     passed: bool
     told: str
-
-
-def gate_results(comparison: Comparison, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
-    """Every gate between the two builds of a comparison, passed or not.
-
-    A figure that one of the builds does not record stops nothing, and is said to be unknown.
-
-    Args:
-        comparison: the two builds.
-        after: the manifest of the second, which is to take the place of the first.
-        gates: what counts as worse.
-    """
-    return tuple(_results(comparison, after, gates))
-
-
-def _results(comparison: Comparison, after: Manifest, gates: Gates) -> Iterator[GateResult]:
-    asked, misses = len(after.validation.results), len(after.validation.misses)
-    yield GateResult(
-        name="validation", passed=after.validation.passed, told=f"{asked - misses} of {asked} answers are as expected"
-    )
-    worse = comparison.worse_answers
-    told = "; ".join(f"{answer.prompt!r} was right and is not: {answer.after!r}" for answer in worse)
-    yield GateResult(name="answers", passed=not worse, told=told or "none that was right is wrong")
-    yield _speed(comparison.tokens_per_second, gates.slower_percent)
-    yield _size(comparison.engine_bytes, gates.larger_percent)
-
-
-def _speed(speed: Figure, allowed: float) -> GateResult:
-    if speed.percent is None:
-        return GateResult(name="speed", passed=True, told="unknown: not recorded of both")
-    told = f"{speed.before:.1f} -> {speed.after:.1f} tokens/s ({speed.percent:+.1f}%, at worst -{allowed:g}%)"
-    return GateResult(name="speed", passed=-speed.percent <= allowed, told=told)
-
-
-def _size(size: Figure, allowed: float) -> GateResult:
-    if size.percent is None:
-        return GateResult(name="size", passed=True, told="unknown: not recorded of both")
-    sizes = f"{human_bytes(int(size.before or 0))} -> {human_bytes(int(size.after or 0))}"
-    return GateResult(
-        name="size", passed=size.percent <= allowed, told=f"{sizes} ({size.percent:+.1f}%, at most +{allowed:g}%)"
-    )
 
 
 class Decision(StrEnum):
@@ -113,9 +72,6 @@ class Promotion(Frozen):
     comparison: Comparison | None = None
 
 
-REASON = "release watch"
-
-
 class Finished(NamedTuple):
     """A finished build and the channel it is for."""
 
@@ -134,6 +90,47 @@ def promotions(specs: Iterable[Spec], verdicts: Iterable[Verdict], *, report_onl
     by_name = {spec.name: spec for spec in specs}
     built = (verdict for verdict in verdicts if verdict.kind is Kind.BUILT)
     return [_promotion(one, report_only=report_only) for verdict in built for one in _finished(by_name, verdict)]
+
+
+def gate_results(comparison: Comparison, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
+    """Every gate between the two builds of a comparison, passed or not.
+
+    A figure that one of the builds does not record stops nothing, and is said to be unknown.
+
+    Args:
+        comparison: the two builds.
+        after: the manifest of the second, which is to take the place of the first.
+        gates: what counts as worse.
+    """
+    return tuple(_results(comparison, after, gates))
+
+
+def _results(comparison: Comparison, after: Manifest, gates: Gates) -> Iterator[GateResult]:
+    asked, misses = len(after.validation.results), len(after.validation.misses)
+    yield GateResult(
+        name="validation", passed=after.validation.passed, told=f"{asked - misses} of {asked} answers are as expected"
+    )
+    worse = comparison.worse_answers
+    told = "; ".join(f"{answer.prompt!r} was right and is not: {answer.after!r}" for answer in worse)
+    yield GateResult(name="answers", passed=not worse, told=told or "none that was right is wrong")
+    yield _speed(comparison.tokens_per_second, gates.slower_percent)
+    yield _size(comparison.engine_bytes, gates.larger_percent)
+
+
+def _speed(speed: Figure, allowed: float) -> GateResult:
+    if speed.percent is None:
+        return GateResult(name="speed", passed=True, told="unknown: not recorded of both")
+    told = f"{speed.before:.1f} -> {speed.after:.1f} tokens/s ({speed.percent:+.1f}%, at worst -{allowed:g}%)"
+    return GateResult(name="speed", passed=-speed.percent <= allowed, told=told)
+
+
+def _size(size: Figure, allowed: float) -> GateResult:
+    if size.percent is None:
+        return GateResult(name="size", passed=True, told="unknown: not recorded of both")
+    sizes = f"{human_bytes(int(size.before or 0))} -> {human_bytes(int(size.after or 0))}"
+    return GateResult(
+        name="size", passed=size.percent <= allowed, told=f"{sizes} ({size.percent:+.1f}%, at most +{allowed:g}%)"
+    )
 
 
 def _finished(specs: dict[str, Spec], verdict: Verdict) -> Iterator[Finished]:

@@ -28,9 +28,6 @@ from enginery.toolchains import (
     reference,
 )
 
-# One external step of a plan as a line for a shell: the release's plain command, or the whole `docker run`.
-
-
 EXAMPLES = "examples"
 """What stands for the release's examples where nothing says where they are: what NVIDIA's tutorials write."""
 HERE = "\0here\0"
@@ -38,6 +35,28 @@ USER = "\0user\0"
 KNOWN_TO_SHELL = {HERE: "$PWD", USER: "$(id -u):$(id -g)"}
 """What only the shell knows that the line is pasted into; no argument can hold a zero byte of its own."""
 SPECIAL_IN_QUOTES = re.compile(r'([$`"\\])')
+HEAD = """\
+# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
+# the others go through `enginery run-step`, which keeps its own store and does there what that does not have yet."""
+
+
+def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
+    """The script: the commands of external steps as they are, internal steps through `enginery run-step`.
+
+    It is one subshell, so that a failure ends the script and not the shell it was pasted into.
+
+    Args:
+        plan: the plan.
+        spec_file: where its spec is.
+        overrides: the `FIELD=VALUE` pairs it was planned with.
+        store: the store it is to run with; the usual one when left out.
+    """
+    directory = f"{plan.spec.name}-steps"
+    head = HEAD.format(name=plan.spec.name, directory=directory)
+    lines = [head, "(", "set -eu", *_preparations(plan, directory, spec_file, overrides)]
+    for planned in plan.steps:
+        lines += ["", f"# {planned.label} · {planned.key}", *_lines(planned, plan, directory, store)]
+    return "\n".join([*lines, ")"]) + "\n"
 
 
 def command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: str) -> str:
@@ -122,30 +141,6 @@ def _quoted(word: str) -> str:
     for mark, known in KNOWN_TO_SHELL.items():
         text = text.replace(mark, known)
     return f'"{text}"'
-
-
-HEAD = """\
-# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
-# the others go through `enginery run-step`, which keeps its own store and does there what that does not have yet."""
-
-
-def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
-    """The script: the commands of external steps as they are, internal steps through `enginery run-step`.
-
-    It is one subshell, so that a failure ends the script and not the shell it was pasted into.
-
-    Args:
-        plan: the plan.
-        spec_file: where its spec is.
-        overrides: the `FIELD=VALUE` pairs it was planned with.
-        store: the store it is to run with; the usual one when left out.
-    """
-    directory = f"{plan.spec.name}-steps"
-    head = HEAD.format(name=plan.spec.name, directory=directory)
-    lines = [head, "(", "set -eu", *_preparations(plan, directory, spec_file, overrides)]
-    for planned in plan.steps:
-        lines += ["", f"# {planned.label} · {planned.key}", *_lines(planned, plan, directory, store)]
-    return "\n".join([*lines, ")"]) + "\n"
 
 
 def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequence[str]) -> Iterator[str]:

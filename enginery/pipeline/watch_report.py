@@ -9,8 +9,12 @@ from enginery.core.digests import json_digest
 from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
 from enginery.pipeline.promotion import Decision, Promotion
-from enginery.pipeline.release_verdicts import Kind, Verdict, rebuild_spec
+from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
 from enginery.spec import Spec
+
+KEY_DIGITS = 24
+COLUMNS = ("spec", "target", "backend", "now", "release", "verdict", "why")
+LONGEST_ANSWER = 120
 
 
 class RebuildRun(Frozen):
@@ -72,12 +76,6 @@ class WatchReport(Frozen):
         return tuple(told)
 
 
-# The builds that verdicts call for, each with a key under which it is started once.
-
-
-KEY_DIGITS = 24
-
-
 class Rebuild(NamedTuple):
     """One build: all targets of a spec that a release is to be built for.
 
@@ -106,21 +104,6 @@ def rebuilds(specs: Iterable[Spec], verdicts: Sequence[Verdict]) -> list[Rebuild
     return found
 
 
-def _rebuild(spec: Spec, release: str, verdicts: Sequence[Verdict]) -> Rebuild:
-    chosen = rebuild_spec(spec, {one.target: release for one in verdicts})
-    where = chosen.publish.model_dump(mode="json") if chosen.publish else None
-    digest = json_digest([spec.name, where, sorted(one.build_id for one in verdicts)])
-    key = f"rebuild {spec.name} {release} {digest[:KEY_DIGITS]}"
-    return Rebuild(chosen, release, tuple(one.target for one in verdicts), key)
-
-
-# How verdicts and comparisons look: tables for the terminal, Markdown for artifacts, rows for scripts.
-
-
-COLUMNS = ("spec", "target", "backend", "now", "release", "verdict", "why")
-LONGEST_ANSWER = 120
-
-
 def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
     """The rows of a table, the same on the terminal and in Prefect: releases that fare alike are one row.
 
@@ -128,12 +111,6 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
     """
     alike = groupby(verdicts, key=lambda one: (one.spec, one.target, one.kind))
     return [_row(list(group)) for _, group in alike]
-
-
-def _row(alike: list[Verdict]) -> dict[str, str]:
-    newest, oldest = alike[0], alike[-1]
-    span = f"{newest.release} to {oldest.release}" if len(alike) > 1 else newest.release
-    return newest.row | {"release": span}
 
 
 def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
@@ -146,15 +123,6 @@ def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[str, str, str, str]:
-    before, after = ("unknown" if value is None else write(value) for value in (figure.before, figure.after))
-    return name, before, after, "" if figure.percent is None else f"{figure.percent:+.1f}%"
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}"
-
-
 def answers_sentence(comparison: Comparison) -> str:
     """How many prompts are answered alike."""
     same = len(comparison.answers) - len(comparison.different_answers)
@@ -164,6 +132,29 @@ def answers_sentence(comparison: Comparison) -> str:
 def promotion_markdown(promotion: Promotion) -> str:
     """A finished build on a page: what was done, the gates, and the comparison."""
     return "\n".join(_promotion_lines(promotion)) + "\n"
+
+
+def _rebuild(spec: Spec, release: str, verdicts: Sequence[Verdict]) -> Rebuild:
+    chosen = rebuild_spec(spec, {one.target: release for one in verdicts})
+    where = chosen.publish.model_dump(mode="json") if chosen.publish else None
+    digest = json_digest([spec.name, where, sorted(one.build_id for one in verdicts)])
+    key = f"rebuild {spec.name} {release} {digest[:KEY_DIGITS]}"
+    return Rebuild(chosen, release, tuple(one.target for one in verdicts), key)
+
+
+def _row(alike: list[Verdict]) -> dict[str, str]:
+    newest, oldest = alike[0], alike[-1]
+    span = f"{newest.release} to {oldest.release}" if len(alike) > 1 else newest.release
+    return newest.row | {"release": span}
+
+
+def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[str, str, str, str]:
+    before, after = ("unknown" if value is None else write(value) for value in (figure.before, figure.after))
+    return name, before, after, "" if figure.percent is None else f"{figure.percent:+.1f}%"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}"
 
 
 def _promotion_lines(promotion: Promotion) -> Iterator[str]:

@@ -264,9 +264,9 @@ def test_only_what_is_still_to_be_made_needs_room(monkeypatch: pytest.MonkeyPatc
     assert "make about 1000000.0 TB" in found.problem
     assert list(run.disk_findings(plan, {download.key}, tmp_path)) == []
     with pytest.raises(PlanError, match="W203"):
-        run.require_room(plan, set(), str(tmp_path))
+        run.require_disk_space(plan, set(), str(tmp_path))
     accepted = plan.model_copy(update={"spec": accepting(plan.spec, ("W203",))})
-    run.require_room(accepted, set(), str(tmp_path))
+    run.require_disk_space(accepted, set(), str(tmp_path))
 
 
 def test_a_store_in_s3_needs_room_in_the_local_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
