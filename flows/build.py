@@ -30,8 +30,8 @@ from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_local
 from enginery.pipeline.flows.outcomes import done_already, failure_of, outcomes_of, summary_of, with_remote_outcomes
 from enginery.pipeline.tasks.interrupt import interrupting_steps
-from enginery.pipeline.tasks.logs import run_log
 from enginery.pipeline.tasks.pool_run import PoolRun, on_pool
+from enginery.pipeline.tasks.progress import run_log
 from enginery.pipeline.tasks.schedule import MAX_WORKERS, Job, Results, Schedule, step_jobs
 from enginery.pipeline.tasks.stages import prepare_toolchain, require_result_storage, tasks_in
 from enginery.spec import Spec

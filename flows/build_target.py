@@ -12,8 +12,8 @@ from enginery.pipeline.flows.build import TASK_RUNNER, run_jobs
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.flows.fan_out import part_for
 from enginery.pipeline.flows.outcomes import done_already, failure_of, outcomes_of, summary_of
-from enginery.pipeline.tasks.logs import run_log
 from enginery.pipeline.tasks.pool_run import FLOW, lock_of_run
+from enginery.pipeline.tasks.progress import run_log
 from enginery.pipeline.tasks.schedule import step_jobs
 from enginery.pipeline.tasks.stages import require_result_storage
 from enginery.store import open_store

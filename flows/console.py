@@ -16,7 +16,7 @@ from enginery.core.errors import EngineryError, UsageError
 from enginery.dev import in_environment, services
 from enginery.pipeline import BuildSummary
 from enginery.pipeline.flows.build import build_model
-from enginery.pipeline.tasks.logs import OWN
+from enginery.pipeline.tasks.progress import LOG_MARK
 from enginery.spec import Spec
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -107,7 +107,7 @@ class OwnLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record if it is one of ours."""
-        if getattr(record, OWN, False):
+        if getattr(record, LOG_MARK, False):
             step = getattr(record, "task_run_name", None)
             self.say(f"{step} | {record.getMessage()}" if step else record.getMessage())
 

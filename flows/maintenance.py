@@ -13,8 +13,7 @@ from enginery.core.progress import LogProgress
 from enginery.core.text import human_bytes
 from enginery.pipeline.flows.artifacts import Sender
 from enginery.pipeline.flows.failures import announce_failure
-from enginery.pipeline.tasks.logs import run_log
-from enginery.pipeline.tasks.progress import artifact_key
+from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Audit, Pruning, Registry, Retention, audit, prune
 
 

@@ -26,7 +26,7 @@ from enginery.pipeline import (
 )
 from enginery.pipeline.flows.artifacts import Sender, watch_artifacts
 from enginery.pipeline.flows.failures import announce_failure
-from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.progress import run_log
 from enginery.releases import Listing, listed_releases
 from enginery.spec import Spec
 

@@ -12,8 +12,7 @@ from pydantic import Field
 from enginery.core.model import Frozen
 from enginery.pipeline.flows.artifacts import Sender
 from enginery.pipeline.flows.failures import announce_failure
-from enginery.pipeline.tasks.logs import run_log
-from enginery.pipeline.tasks.progress import artifact_key
+from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Registry
 from enginery.spec import HttpAddress, S3Address
 from enginery.triton import EndpointResult, roll_out_build, rollout

@@ -24,10 +24,10 @@ _interrupted: set[str | None] = set()
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Inside, this thread can be interrupted on behalf of the flow run that it works for.
+    """A context in which this thread can be interrupted when its flow run is cancelled.
 
     Raises:
-        StepInterrupted: when that has happened before.
+        StepInterrupted: when the run has been cancelled already.
     """
     thread, run = threading.get_ident(), flow_run.get_id()
     with _lock:
@@ -42,13 +42,13 @@ def at_work() -> Iterator[None]:
 
 
 def begin_steps() -> None:
-    """Let steps of the current flow run begin, although it may have been interrupted before: it is tried again."""
+    """Let steps of the current flow run begin. An earlier attempt of the run may have been interrupted."""
     with _lock:
         _interrupted.discard(flow_run.get_id())
 
 
 def interrupt_steps() -> int:
-    """Raise `StepInterrupted` in every thread that works for the current flow run, and say how many there were."""
+    """Raise `StepInterrupted` in every thread that works for the current flow run; returns how many there were."""
     run = flow_run.get_id()
     with _lock:
         if run is not None:
@@ -61,7 +61,7 @@ def interrupt_steps() -> int:
 
 @contextmanager
 def interrupting_steps() -> Iterator[None]:
-    """Inside, steps of the current flow run may work; whatever exception leaves it interrupts them."""
+    """A context in which steps of the current flow run may work. An exception that leaves it interrupts them."""
     begin_steps()
     try:
         yield

@@ -23,8 +23,7 @@ from enginery.core.progress import LogProgress, Progress, Several
 from enginery.pipeline import TIMEOUT_SECONDS, Outcome, PlannedStep, run_locked_step, run_step
 from enginery.pipeline.tasks.interrupt import at_work
 from enginery.pipeline.tasks.locks import StoreLocks, is_locked_already
-from enginery.pipeline.tasks.logs import run_log
-from enginery.pipeline.tasks.progress import ArtifactProgress
+from enginery.pipeline.tasks.progress import ArtifactProgress, run_log
 from enginery.store import Stage, Store
 from enginery.toolchains import ToolchainIdentity
 
