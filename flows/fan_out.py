@@ -26,7 +26,7 @@ class Batch:
     """Targets that one run builds.
 
     Attributes:
-        pool: where it runs.
+        pool: the pool that runs it.
         targets: their names, in the plan's order.
     """
 
@@ -35,7 +35,7 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """Names it among the jobs of the build."""
+        """The id of its job in the build."""
         return f"{self.pool.work_pool}/{self.targets[0]}"
 
     @property
@@ -46,9 +46,9 @@ class Batch:
 
 
 def batches(plan: Plan, pools: Pools) -> tuple[Batch, ...]:
-    """Every target in a batch of its pool: as many batches for a pool as it does runs at once.
+    """Every target in a batch of its pool. A pool gets as many batches as it does runs at once.
 
-    They depend on plan and pools alone, so that a build that is tried again finds the runs it has started.
+    The batches depend on plan and pools only, so a build that is tried again finds the runs it has started.
 
     Raises:
         PlanError: with every target that no pool takes.
@@ -64,7 +64,7 @@ def batches(plan: Plan, pools: Pools) -> tuple[Batch, ...]:
 
 
 def part_for(plan: Plan, targets: Collection[str]) -> tuple[PlannedStep, ...]:
-    """The steps of a plan that a run for these targets does, or finds done."""
+    """The steps of a plan that belong to a run for these targets."""
     wanted = set(targets)
     return tuple(
         planned for planned in plan.steps if wanted & set(planned.targets) and planned.step.stage is not Stage.ROLLOUT
@@ -72,7 +72,7 @@ def part_for(plan: Plan, targets: Collection[str]) -> tuple[PlannedStep, ...]:
 
 
 def stays_local(planned: PlannedStep) -> bool:
-    """Whether only the machine that has made the plan does this step."""
+    """Whether this step must run on the machine that has made the plan."""
     recipe = planned.step.recipe
     reads_local = isinstance(recipe, Call) and recipe.function == "download" and recipe.parameters.get("kind") == "path"
     return reads_local or planned.step.stage is Stage.ROLLOUT
@@ -84,8 +84,8 @@ class FanOut:
 
     Attributes:
         run: the build's own flow run.
-        address: of the store, as every machine opens it.
-        wait_for_worker: seconds for which a pool may be without a worker.
+        address: the address of the store that all machines share.
+        wait_for_worker: how many seconds a pool may be without a worker.
     """
 
     plan: Plan
@@ -95,7 +95,7 @@ class FanOut:
     wait_for_worker: float
 
     def jobs(self, local: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
-        """The jobs of this machine, and one for each batch in which there is something to do."""
+        """The jobs of this machine, and one for each batch with steps that are not done."""
         digest, sent, made_by = keep_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
         for batch in self.batches:
             part = part_for(self.plan, batch.targets)
@@ -108,7 +108,7 @@ class FanOut:
         return {name: self._after_batches(job, made_by) for name, job in local.items()} | sent
 
     def _after_batches(self, job: Job, made_by: Mapping[str, Sequence[str]]) -> Job:
-        """A job of this machine also waits for the batches that make its inputs."""
+        """The job with the batches that make its inputs among its needs."""
         inputs = job.work.step.inputs.values() if isinstance(job.work, PlannedStep) else ()
         made = dict.fromkeys(batch for key in inputs for batch in made_by.get(key, ()))
         return replace(job, needs=(*job.needs, *made))
@@ -124,7 +124,7 @@ class FanOut:
                 "store": self.address,
                 "targets_at_once": batch.pool.targets_at_once,
             },
-            # The steps and not the plan: its notes tell of earlier builds, and change as this one is recorded.
+            # Not the digest of the plan: its notes are about earlier builds, and change when this one is recorded.
             key=json_digest([self.run, [planned.key for planned in self.plan.steps], list(batch.targets)]),
             store=store,
             wait_for_worker=self.wait_for_worker,
@@ -135,7 +135,7 @@ def require_pools(wanted: Iterable[Pool], subject: str) -> None:
     """Make sure that Prefect's server knows the pools and their deployments.
 
     Raises:
-        PlanError: with all that it does not know.
+        PlanError: with every pool and deployment that it does not know.
     """
     with get_client(sync_client=True) as client:
         names = dict.fromkeys(pool.work_pool for pool in wanted)

@@ -1,4 +1,4 @@
-"""Upkeep of a registry as Prefect flows: what is old goes, and every published byte is read now and then."""
+"""Upkeep of a registry as Prefect flows: old builds are removed, and all published files are checked."""
 
 import os
 from typing import Annotated, Any
@@ -94,7 +94,7 @@ def _opened(address: str | None) -> Registry:
 
 
 def pruning_artifact(done: Pruning) -> TableArtifact:
-    """What goes and what stays, and why."""
+    """A table of the builds that are removed and kept, with the reasons."""
     rows: list[dict[str, Any]] = [
         {
             "fate": verdict.fate,
@@ -111,6 +111,6 @@ def pruning_artifact(done: Pruning) -> TableArtifact:
 
 
 def audit_artifact(found: Audit) -> TableArtifact:
-    """What was found; no rows where all is well."""
+    """A table of the problems; empty if there are none."""
     rows: list[dict[str, Any]] = [problem.model_dump() for problem in found.problems]
     return TableArtifact(key=artifact_key("audit", found.registry), table=rows, description=f"**{found.sentence}**")

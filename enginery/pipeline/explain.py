@@ -1,4 +1,8 @@
-"""Why a step must run: what differs from the nearest step of its stage that the store has."""
+"""Why a step must run, and what another release means for a spec.
+
+A step is compared with the most similar step of its stage in the store. For a release, the fields of the spec's build
+options are compared with those of the old release: the fields that the spec sets, and the defaults of the others.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +22,14 @@ FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
 
 @dataclass(frozen=True)
 class FieldChange:
-    """What becomes of a build field that the spec sets.
+    """What a release makes of a build field that the spec sets.
 
     Attributes:
         target: the target it is set for.
         field: the field, such as `gemm_plugin`.
         value: its value.
         effect: what the new release makes of it.
-        text: the same for a reader, with what replaces it.
+        text: a sentence about the effect, with what replaces the field.
     """
 
     target: str
@@ -37,12 +41,12 @@ class FieldChange:
 
 @dataclass(frozen=True)
 class SpecChanges:
-    """What a spec meets in the new release.
+    """What a new release changes for a spec.
 
     Attributes:
-        fields: what becomes of the fields it sets.
-        unset: fields that no target sets and that come to something else, such as `max_batch_size: 1 -> 2048`.
-        some_unset: the same of fields that only some targets set, with the targets that do not.
+        fields: the fields that the spec sets.
+        unset: fields that no target sets and that have another default, such as `max_batch_size: 1 -> 2048`.
+        some_unset: such fields that only some targets leave unset, with these targets.
     """
 
     fields: tuple[FieldChange, ...]
@@ -53,7 +57,7 @@ class SpecChanges:
 def explain_steps(
     plan: Plan, done: Mapping[str, StepRecord], records: Iterable[StepRecord]
 ) -> dict[str, tuple[str, ...]]:
-    """For each step of the plan that must run: its id -> the reasons, one sentence each.
+    """The reasons why steps of the plan must run, one sentence each, by the id of the step.
 
     Args:
         plan: the plan.
@@ -66,16 +70,16 @@ def explain_steps(
 
 
 def differences(before: Step, now: Step) -> Differences:
-    """Dotted field -> (value before, value now), for every field that differs; None where there is none."""
+    """The value before and the value now of each field that differs, by its dotted name; None for no value."""
     old, new = (dict(_leaves(step.model_dump(mode="json"))) for step in (before, now))
     fields = list(new) + [field for field in old if field not in new]
     return {field: (old.get(field), new.get(field)) for field in fields if old.get(field) != new.get(field)}
 
 
 def with_last_builds(plan: Plan, store: Store) -> Plan:
-    """The plan with a note on every build field that is unset and means something else than in the last build.
+    """The plan with a note on every unset build field whose default is not that of the last build's release.
 
-    Only targets of the backend `tensorrt` are looked at: other backends' fields mean the same in each release.
+    Only targets of the backend `tensorrt` have such notes: the fields of other backends mean the same in each release.
     """
     engines = [target for target in plan.targets if target.backend == BackendName.TENSORRT]
     if not engines:
@@ -86,7 +90,7 @@ def with_last_builds(plan: Plan, store: Store) -> Plan:
 
 
 def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
-    """Compare two releases for a spec; only targets that TensorRT engines may be built for count.
+    """Compare two releases for a spec. Only targets that TensorRT engines may be built for count.
 
     Raises:
         UsageError: nothing is known of so old a release.
@@ -141,14 +145,13 @@ def _notes(plan: Plan, target: PlannedTarget, known: Mapping[str, StepRecord]) -
 
 
 def _changes(plan: Plan, name: str, old: str, new: str) -> Iterator[str]:
-
     target = next(target for target in plan.spec.targets if target.name == name)
     for change in unset_changes(plan.spec.build_for(target), old, new):
         yield f"{name}: the last build was for {old}; unset in the spec: {change}"
 
 
 def _last_build(planned: PlannedStep, plan: Plan, known: Mapping[str, StepRecord]) -> StepRecord | None:
-    """The newest build of the same target from the same place."""
+    """The newest build of the same target from the same source."""
     wanted = _source(planned.step, {step.key: step.step for step in plan.steps})
     steps = {key: record.step for key, record in known.items()}
     builds = [
@@ -167,7 +170,7 @@ def _release(step: Step) -> str:
 
 
 def _source(step: Step, steps: Mapping[str, Step]) -> object:
-    """Where the weights of a step came from: the kind of source and its address, whatever the commit."""
+    """The source of a step's weights: its kind and its address, without the commit."""
     while step.inputs:
         found = [steps[key] for key in step.inputs.values() if key in steps]
         if not found:
@@ -178,7 +181,7 @@ def _source(step: Step, steps: Mapping[str, Step]) -> object:
 
 def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[FieldChange]:
     options = spec.build_for(target)
-    before, after = (_asked(options, target, release) for release in (old, new))
+    before, after = (_rendering(options, target, release) for release in (old, new))
     for field in OPTIONS:
         value = getattr(options, field)
         if value is None:
@@ -190,8 +193,8 @@ def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[F
             yield FieldChange(target.name, field, value, *_effect(*pieces, new))
 
 
-def _asked(options: BuildOptions, target: Target, release: str) -> Asked:
-    """With a data type for `auto` where a release needs one: which does not matter here."""
+def _rendering(options: BuildOptions, target: Target, release: str) -> Asked:
+    """The options for a release, with any data type for `auto`: some releases need one, and it changes nothing."""
     dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
     return Asked(options, release, flags_of(release).value, dtype)
 
@@ -204,11 +207,7 @@ def _effect(before: Piece, after: Piece, new: str) -> tuple[Effect, str]:
         return "new", f"{new} has it, the old release has not"
     if before == after:
         return "kept", "accepted as before"
-    if _is_empty(after):
+    if not after.argv and not after.environment:
         return "left out", f"{new} does so without being told"
-    told = " ".join((*(f"{name}={value}" for name, value in after.environment.items()), *after.argv))
-    return "translated", f"{new} is told by {told}"
-
-
-def _is_empty(piece: Piece) -> bool:
-    return not piece.argv and not piece.environment
+    settings = " ".join((*(f"{name}={value}" for name, value in after.environment.items()), *after.argv))
+    return "translated", f"{new} is told by {settings}"
