@@ -39,7 +39,7 @@ from enginery.store import Store, open_store
 from enginery.toolchains import ToolchainIdentity
 
 TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1024)
-"""Enough threads for all tasks: `Schedule` limits how many work here, and each run on another machine needs one too."""
+"""Enough threads for all tasks. `Schedule` limits how many work; each run on another machine needs a thread, too."""
 
 WAIT_FOR_WORKER_SECONDS = 900
 

@@ -83,7 +83,7 @@ class Schedule:
         """Yield each job when it may begin, with the futures of what it needs; end when the last one has ended."""
         waiting = dict(self.jobs)
         while waiting or self._running:
-            name = next(filter(self._may_begin, waiting), None)
+            name = self._next(waiting)
             if name is not None:
                 job = waiting.pop(name)
                 yield name, job, [self._futures[need] for need in job.needs]
@@ -98,10 +98,14 @@ class Schedule:
         self._futures[name] = future
         self._running[cast("PrefectConcurrentFuture[Any]", future).wrapped_future] = name
 
-    def _may_begin(self, name: str) -> bool:
-        job = self.jobs[name]
-        at_work = sum(not self.jobs[other].is_remote for other in self._running.values())
-        return all(need in self.results.values for need in job.needs) and (job.is_remote or at_work < self.at_once)
+    def _next(self, waiting: Iterable[str]) -> str | None:
+        """The first job that may begin."""
+        busy = sum(not self.jobs[name].is_remote for name in self._running.values()) >= self.at_once
+        for name in waiting:
+            job = self.jobs[name]
+            if (job.is_remote or not busy) and all(need in self.results.values for need in job.needs):
+                return name
+        return None
 
     def _wait(self) -> None:
         finished, _ = concurrent.futures.wait(self._running, return_when=concurrent.futures.FIRST_COMPLETED)
@@ -127,7 +131,7 @@ def step_jobs(steps: Iterable[PlannedStep], done: Collection[str]) -> dict[str, 
 
     Args:
         steps: of one plan, each after those it needs; what they need of others must be done.
-        done: the keys of the steps that are done. They need no input that is still to be made.
+        done: the keys of the steps that are done. Such a step does not wait for an input that must be made again.
     """
     steps = list(steps)
     ids = {planned.key: planned.id for planned in steps}

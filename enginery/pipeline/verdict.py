@@ -12,7 +12,7 @@ from typing import NamedTuple
 from enginery.core.errors import EngineryError, PlanError, RegistryError, SourceError, UsageError
 from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
-from enginery.pipeline.plan import Plan, PlannedTarget, Resolver, make_plan
+from enginery.pipeline.plan import Plan, Resolver, make_plan
 from enginery.registry import Registry
 from enginery.releases import Certainty, ListedRelease, Listing, arguments, facts, flags_of
 from enginery.spec import BackendName, Releases, Spec, Target, code_of
@@ -117,19 +117,6 @@ class Candidate(NamedTuple):
     resolver: Resolver
 
 
-class Trial(NamedTuple):
-    """The plan of one target for one release, as if the spec had named it."""
-
-    plan: Plan
-    target: PlannedTarget
-
-    @property
-    def toolchain(self) -> ToolchainIdentity | None:
-        """The environment of the release's own commands: the one in which the engine is validated."""
-        validating = (step for step in self.plan.steps if step.step.stage is Stage.VALIDATE)
-        return next((step.toolchain for step in validating), None)
-
-
 def rebuild_spec(spec: Spec, targets: dict[str, str]) -> Spec:
     """The spec of a rebuild: some targets, each for another release.
 
@@ -175,32 +162,41 @@ def _reason(error: EngineryError) -> dict[str, object]:
 def _judge(candidate: Candidate, release: ListedRelease) -> dict[str, object]:
     spec = rebuild_spec(candidate.spec, {candidate.target.name: release.release})
     plan = make_plan(spec, candidate.resolver)
-    trial = Trial(plan, plan.targets[0])
-    found: dict[str, object] = {"backend": trial.target.backend, "build_id": trial.target.build_id}
-    if _is_published(candidate.spec, trial):
-        return found | {"kind": Kind.BUILT, "reason": f"{trial.target.build_id} is published"}
-    if lacking := _lacking_wheel(trial, release, candidate.listing):
+    (target,) = plan.targets
+    toolchain = _toolchain(plan)
+    found: dict[str, object] = {"backend": target.backend, "build_id": target.build_id}
+    if _is_published(candidate.spec, target.build_id):
+        return found | {"kind": Kind.BUILT, "reason": f"{target.build_id} is published"}
+    if lacking := _lacking_wheel(toolchain, release, candidate.listing):
         problem, remedy = lacking
         return found | {"kind": Kind.NO_TOOLCHAIN, "reason": problem, "remedy": remedy}
-    return found | {"kind": Kind.REBUILD, "reason": f"it is listed, and the spec can be built for it{_where(trial)}"}
+    return found | {
+        "kind": Kind.REBUILD,
+        "reason": f"it is listed, and the spec can be built for it{_where(toolchain)}",
+    }
 
 
-def _where(trial: Trial) -> str:
+def _toolchain(plan: Plan) -> ToolchainIdentity | None:
+    """The environment of the release's own commands: the one in which the engine is validated."""
+    return next((step.toolchain for step in plan.steps if step.step.stage is Stage.VALIDATE), None)
+
+
+def _where(toolchain: ToolchainIdentity | None) -> str:
     """The environment that the commands would run in, where there is one."""
-    toolchain = trial.toolchain
     if toolchain is None:
         return ""
     image = f" {toolchain.image}" if toolchain.image else ""
     return f" in toolchain {toolchain.name} ({toolchain.kind}{image})"
 
 
-def _is_published(spec: Spec, trial: Trial) -> bool:
-    return spec.publish is not None and Registry(spec.publish.to).exists(spec.name, trial.target.build_id)
+def _is_published(spec: Spec, build_id: str) -> bool:
+    return spec.publish is not None and Registry(spec.publish.to).exists(spec.name, build_id)
 
 
-def _lacking_wheel(trial: Trial, release: ListedRelease, listing: Listing) -> tuple[str, str] | None:
+def _lacking_wheel(
+    toolchain: ToolchainIdentity | None, release: ListedRelease, listing: Listing
+) -> tuple[str, str] | None:
     """Why a `venv` of TensorRT-LLM cannot be made, and the remedy. Only the names of the files are used."""
-    toolchain = trial.toolchain
     if toolchain is None or toolchain.kind != "venv" or not toolchain.version(PACKAGE):
         return None
     if release.has_wheel_for(toolchain.python):
