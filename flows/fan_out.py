@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from enginery.core.digests import json_digest
 from enginery.core.errors import PlanError
 from enginery.pipeline import Plan, PlannedStep, Pool, Pools, keep_plan
-from enginery.pipeline.tasks.pool_run import FLOW, PoolRun
+from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, is_deployed
 from enginery.pipeline.tasks.schedule import Job
 from enginery.store import Call, Stage, Store
 
@@ -150,8 +150,6 @@ def _missing(name: str, client: SyncPrefectClient) -> list[str]:
         client.read_work_pool(name)
     except ObjectNotFound:
         problems.append(f"Prefect's server has no work pool {name}")
-    try:
-        client.read_deployment_by_name(f"{FLOW}/{name}")
-    except ObjectNotFound:
+    if not is_deployed(f"{FLOW}/{name}", client):
         problems.append(f"Prefect's server has no deployment {FLOW}/{name}")
     return problems

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import httpx
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
 from enginery.core.errors import EngineryError
@@ -29,6 +27,7 @@ from enginery.pipeline import (
 )
 from enginery.pipeline.flows.artifacts import Sender, watch_artifacts
 from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.tasks.pool_run import find_run, is_deployed
 from enginery.pipeline.tasks.progress import run_log
 from enginery.releases import Listing, listed_releases
 from enginery.spec import Spec
@@ -94,10 +93,11 @@ def start_rebuild(rebuild: Rebuild, deployment: str, store: str | None) -> Rebui
     """
     described = _describe(rebuild)
     try:
-        if not _is_deployed(deployment):
-            return described.model_copy(update={"reason": f"this Prefect server has no deployment {deployment}"})
-        before = _runs(rebuild.key)
-        run = before[0] if before else _start(rebuild, deployment, store)
+        with get_client(sync_client=True) as client:
+            if not is_deployed(deployment, client):
+                return described.model_copy(update={"reason": f"this Prefect server has no deployment {deployment}"})
+            before = find_run(rebuild.key, client)
+        run = before or _start(rebuild, deployment, store)
     except httpx.HTTPError as error:  # go on with the other rebuilds
         return described.model_copy(update={"reason": f"could not be started: {error}", "failed": True})
     return described.model_copy(
@@ -133,21 +133,6 @@ def _start(rebuild: Rebuild, deployment: str, store: str | None) -> FlowRun:
     )
     assert isinstance(run, FlowRun)  # noqa: S101  it is a coroutine only inside an event loop
     return run
-
-
-def _is_deployed(deployment: str) -> bool:
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_deployment_by_name(deployment)
-        except ObjectNotFound:
-            return False
-    return True
-
-
-def _runs(key: str) -> list[FlowRun]:
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
-    with get_client(sync_client=True) as client:
-        return client.read_flow_runs(flow_run_filter=wanted, limit=1)
 
 
 def _listed(project: str, log: Log) -> Listing:

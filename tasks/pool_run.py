@@ -17,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.deployments import run_deployment
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from enginery.core.errors import EngineryError
@@ -107,6 +107,21 @@ def lock_of_run(identifier: object) -> str:
     return f"run-{identifier}"
 
 
+def find_run(key: str, client: SyncPrefectClient) -> FlowRun | None:
+    """The flow run with this idempotency key."""
+    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
+
+
+def is_deployed(deployment: str, client: SyncPrefectClient) -> bool:
+    """Whether Prefect's server has a deployment, given as FLOW/DEPLOYMENT."""
+    try:
+        client.read_deployment_by_name(deployment)
+    except ObjectNotFound:
+        return False
+    return True
+
+
 def patiently(call: Callable[[], T], log: Log) -> T:
     """Call Prefect's server, again and again for ten minutes if it does not answer. The runs go on meanwhile.
 
@@ -131,7 +146,7 @@ def patiently(call: Callable[[], T], log: Log) -> T:
 
 def _find_or_start(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> FlowRun:
     """The run of this work that has not ended, or a new one."""
-    unfinished = _not_ended(wanted, lambda key: patiently(lambda: _by_key(key, client), log))
+    unfinished = _not_ended(wanted, lambda key: patiently(lambda: find_run(key, client), log))
     if unfinished is None:
         raise PoolError("too many runs of one piece of work", subject=wanted.name, remedy="start a new build")
     key, found = unfinished
@@ -149,11 +164,6 @@ def _not_ended(wanted: PoolRun, look: Callable[[str], FlowRun | None]) -> tuple[
         if found is None or found.state is None or not found.state.is_final():
             return key, found
     return None
-
-
-def _by_key(key: str, client: SyncPrefectClient) -> FlowRun | None:
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
-    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
 
 
 def _start(wanted: PoolRun, key: str) -> FlowRun:
@@ -248,7 +258,7 @@ def _cancel(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
     The run is looked up again: it may have been started although the server's answer was lost.
     """
     try:
-        _, run = _not_ended(wanted, lambda key: _by_key(key, client)) or (None, None)
+        _, run = _not_ended(wanted, lambda key: find_run(key, client)) or (None, None)
         if run is not None:
             ended: State[Any] = Cancelled() if run.state is not None and run.state.is_scheduled() else Cancelling()
             ended.message = "The build it belongs to was ended."
