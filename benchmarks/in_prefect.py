@@ -17,7 +17,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from benchmarks.timing import in_turn
 from benchmarks.workbench import EXAMPLE
 from enginery.pipeline.flows.build import build_model
-from enginery.pipeline.flows.steps import MAX_WORKERS
+from enginery.pipeline.tasks.schedule import MAX_WORKERS
 from enginery.spec import read_spec
 
 PAUSE_SECONDS = 1.0

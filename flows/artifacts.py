@@ -1,28 +1,34 @@
-"""What a build shows in the Prefect UI: the plan, the validation results, the published builds, where it serves.
+"""What builds and release watches show in the Prefect UI as artifacts.
 
-Artifacts are views of the records. They are sent beside the work, so that nobody waits for them.
+A build shows its plan, the validation results, the published builds and where one of them serves. A release watch
+shows its verdicts, the builds it started, and a comparison for each finished build. Artifacts only show what the
+records have. They are sent in the background, so that no step waits for them.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
 from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArtifact
 from prefect.client.orchestration import get_client
 
-from enginery.builds import ValidationReport
+from enginery.builds import ValidationReport, read_report
 from enginery.pipeline import Outcome, Plan, WatchReport, promotion_markdown, verdict_rows
 from enginery.pipeline.tasks.progress import artifact_key
-from enginery.store import Stage, StepRecord
+from enginery.store import Stage, StepRecord, Store
 
 KEY_DIGITS = 12
+VERDICTS_KEY = "release-verdicts"
+REBUILDS_KEY = "release-rebuilds"
 
 
 class Sender:
-    """Sends artifacts of the current run in the background; leaving it waits for the last, and raises what failed."""
+    """Sends artifacts of the current run in the background. Leaving the context waits for all, and raises any error."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifacts")
@@ -82,8 +88,30 @@ def _plan_notes(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def validation_artifact(model: str, target: str, report: ValidationReport) -> Artifact:
-    """What the engine of a target was asked, what it should say and what it said."""
+def validation_artifacts(plan: Plan, store: Store, skipped: Collection[str]) -> list[Artifact]:
+    """The reports of all validations that came to an end, whether they passed or not.
+
+    Args:
+        plan: the plan.
+        store: where the reports are.
+        skipped: ids of steps that did not run.
+    """
+    artifacts = []
+    for planned in plan.steps:
+        if planned.step.stage is not Stage.VALIDATE or planned.id in skipped:
+            continue
+        record = store.find(planned.key)
+        if record is None:
+            continue
+        with TemporaryDirectory(prefix="enginery-") as scratch:
+            store.fetch(record, Path(scratch) / "report")
+            report = read_report(Path(scratch) / "report")
+        artifacts += [_validation_artifact(plan.spec.name, target, report) for target in planned.targets]
+    return artifacts
+
+
+def _validation_artifact(model: str, target: str, report: ValidationReport) -> Artifact:
+    """The prompts that the engine of a target was given, the expected answers, and its own."""
     rows: list[dict[str, Any]] = [
         {
             "prompt": result.prompt,
@@ -148,13 +176,6 @@ def _serving_links(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifact
         )
         for number, endpoint in enumerate(plan.spec.rollout.endpoints, start=1)
     ]
-
-
-# What a release watch shows in the Prefect UI: the verdicts, the builds started, and each finished build compared.
-
-
-VERDICTS_KEY = "release-verdicts"
-REBUILDS_KEY = "release-rebuilds"
 
 
 def watch_artifacts(report: WatchReport) -> list[Artifact]:

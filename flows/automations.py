@@ -1,7 +1,7 @@
 """Creates the automations of `infra/automations`, or brings them up to date: `python -m flows.automations DIRECTORY`.
 
-The address that they call is a secret: it comes in the environment variable `ENGINERY_WEBHOOK_URL`, and is kept in a
-block of Prefect's.
+The address that they call is a secret. It comes from the environment variable `ENGINERY_WEBHOOK_URL`, and is kept in
+a Prefect block.
 """
 
 import os
@@ -20,19 +20,19 @@ from enginery.core.errors import EngineryError, UsageError
 ADDRESS = "ENGINERY_WEBHOOK_URL"
 BLOCK = "enginery-webhook"
 PLACEHOLDER = "ENGINERY_WEBHOOK_BLOCK"
-"""Stands in the files for the id of the block, which every server gives anew."""
+"""Placeholder in the files for the id of the block, which differs between servers."""
 HEADERS = {"Content-Type": "application/json"}
 
 
 def apply(directory: Path, address: str) -> list[str]:
-    """Create or update the automations that a directory's files define; gives their names.
+    """Create or update the automations in the files of a directory; returns their names.
 
     Args:
         directory: holds the files (`*.yaml`).
         address: the webhook to call, with POST and JSON.
 
     Raises:
-        UsageError: when there are none, or one is none.
+        UsageError: when there are none, or a file is not an automation.
     """
     files = sorted(directory.glob("*.yaml"))
     if not files:
@@ -65,7 +65,7 @@ def _put(client: SyncPrefectClient, automation: AutomationCore) -> str:
 
 
 def main() -> None:
-    """Run it from the command line; a mistake is one message."""
+    """The command. A mistake is one message."""
     try:
         address = os.environ.get(ADDRESS)
         if len(sys.argv) != 2 or not address:  # noqa: PLR2004  the program and the directory

@@ -1,93 +1,45 @@
-"""The pipeline as a Prefect flow: one spec in, one published build per target out."""
+"""The pipeline as a Prefect flow: one spec in, one published build per target out.
+
+`run_jobs` submits the tasks. Those of a target: download, convert, build, validate, package, publish, rollout.
+"""
 
 import os
 import time
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.utilities.urls import url_for
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
-from enginery.builds import read_report
-from enginery.core.threads import side_by_side
+from enginery.core.progress import Log
 from enginery.pipeline import (
     BuildSummary,
-    Outcome,
     Plan,
-    PlannedStep,
-    find_valid,
     make_plan,
     read_pools,
+    require_disk_space,
     require_prepared,
-    require_room,
     with_last_builds,
 )
-from enginery.pipeline.flows.artifacts import Sender, build_artifacts, plan_artifacts, validation_artifact
-from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
-from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_here
-from enginery.pipeline.flows.steps import TASK_RUNNER, Job, Results, require_result_storage, run_here, step_jobs
-from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.flows.artifacts import Sender, build_artifacts, plan_artifacts, validation_artifacts
+from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_local
+from enginery.pipeline.flows.outcomes import done_already, failure_of, outcomes_of, summary_of, with_remote_outcomes
+from enginery.pipeline.tasks.interrupt import interrupting_steps
+from enginery.pipeline.tasks.pool_run import PoolRun, on_pool
+from enginery.pipeline.tasks.progress import run_log
+from enginery.pipeline.tasks.schedule import MAX_WORKERS, Job, Results, Schedule, step_jobs
+from enginery.pipeline.tasks.stages import prepare_toolchain, require_result_storage, tasks_in
 from enginery.spec import Spec
-from enginery.store import Stage, StepRecord, Store, open_store
+from enginery.store import Store, open_store
+from enginery.toolchains import ToolchainIdentity
 
-# What a build came to: which steps were done before, which now, and what failed.
-
-
-def done_already(plan: Plan, store: Store) -> dict[str, StepRecord]:
-    """The steps whose results are there, whatever Prefect's cache remembers: key -> record."""
-    return _found(plan.steps, store)
-
-
-def _found(steps: Iterable[PlannedStep], store: Store) -> dict[str, StepRecord]:
-    found = side_by_side(partial(find_valid, store=store), steps)
-    return {record.key: record for record in found if record is not None}
-
-
-def outcomes_of(plan: Plan, done: Mapping[str, StepRecord], results: Results) -> dict[str, Outcome]:
-    """How each step that was finished in this process came to be so, in the plan's order: step id -> outcome."""
-    outcomes: dict[str, Outcome] = {}
-    for planned in plan.steps:
-        if planned.id not in results.values:
-            continue
-        outcome: Outcome = results.values[planned.id]
-        if planned.id in results.cached:
-            record = done.get(planned.key)
-            outcome = Outcome.of(planned, record, ran=False) if record else outcome.model_copy(update={"ran": False})
-        outcomes[planned.id] = outcome
-    return outcomes
-
-
-def with_those_elsewhere(
-    plan: Plan, done: Mapping[str, StepRecord], outcomes: Mapping[str, Outcome], store: Store
-) -> dict[str, Outcome]:
-    """These outcomes and those of the steps that other machines have finished, as the store has them."""
-    elsewhere = [planned for planned in plan.steps if planned.id not in outcomes]
-    found = {**done, **_found((planned for planned in elsewhere if planned.key not in done), store)}
-    more = {
-        planned.id: Outcome.of(planned, found[planned.key], ran=planned.key not in done)
-        for planned in elsewhere
-        if planned.key in found
-    }
-    every = {**outcomes, **more}
-    return {planned.id: every[planned.id] for planned in plan.steps if planned.id in every}
-
-
-def failure_of(plan: Plan, results: Results) -> Exception:
-    """One error for all that failed, here and in the runs on other machines."""
-    labels = {planned.id: planned.label for planned in plan.steps}
-    errors: dict[str, Exception] = {}
-    skipped = [labels[name] for name in results.skipped if name in labels]
-    for name, error in results.errors.items():
-        parts = parts_of(error)
-        errors |= parts.errors if parts else {labels.get(name, name): error}
-        skipped += parts.skipped if parts else ()
-    return failure(errors, list(dict.fromkeys(skipped)))
-
+TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1024)
+"""Enough threads for all tasks. `Schedule` limits how many work; each run on another machine needs a thread, too."""
 
 WAIT_FOR_WORKER_SECONDS = 900
 
@@ -131,55 +83,58 @@ def build_model(
     plan = with_last_builds(make_plan(spec), opened)
     spread = _spread(plan, pools or os.environ.get("ENGINERY_POOLS"), address, wait_for_worker_seconds)
     require_result_storage()
-    done = done_already(plan, opened)
+    done = done_already(plan.steps, opened)
     log(f"{len(plan.steps)} steps for {', '.join(target.name for target in plan.targets)}; {len(done)} already done")
-    here = plan if spread is None else plan.model_copy(update={"steps": tuple(filter(stays_here, plan.steps))})
-    require_room(here, done, address)
+    local = plan if spread is None else plan.model_copy(update={"steps": tuple(filter(stays_local, plan.steps))})
+    require_disk_space(local, done, address)
     require_prepared(planned for planned in plan.steps if planned.key not in done)
     with Sender() as sender:
         sender.send(*plan_artifacts(plan, done))
-        results = run_here(_jobs(here, spread, opened, done), log)
+        jobs = step_jobs(local.steps, done)
+        results = run_jobs(jobs if spread is None else spread.jobs(jobs, opened, done), opened, done, log)
         outcomes = outcomes_of(plan, done, results)
         if spread is not None:
-            outcomes = with_those_elsewhere(plan, done, outcomes, opened)
-        sender.send(*_validation_artifacts(plan, opened, results), *build_artifacts(plan, outcomes))
-    summary = BuildSummary(
-        name=spec.name,
-        steps=tuple(outcomes.values()),
-        seconds=round(time.monotonic() - started, 3),
-        run_url=url_for("flow-run", obj_id=flow_run.get_id()),
-    )
+            outcomes = with_remote_outcomes(plan, done, outcomes, opened)
+        sender.send(*validation_artifacts(plan, opened, results.skipped), *build_artifacts(plan, outcomes))
+    summary = summary_of(plan, outcomes, started)
     if results.errors:
         raise failure_of(plan, results)
     get_run_logger().info("%s", summary.sentence)  # the command line prints the summary itself
     return summary
 
 
+def run_jobs(
+    jobs: Mapping[str, Job], store: Store, done: Collection[str], log: Log, at_once: int = MAX_WORKERS
+) -> Results:
+    """Submit the task of each job after the tasks it needs, and return when the last has ended.
+
+    Args:
+        jobs: by their ids, in the order in which they should begin.
+        store: where the outputs of steps go.
+        done: the keys of the steps that are done. Any other step runs, whatever is in Prefect's cache.
+        log: takes a line for each job that ends.
+        at_once: how many tasks may be at work on this machine at the same time.
+    """
+    stages, schedule = tasks_in(store), Schedule(jobs, log, at_once)
+    with interrupting_steps():
+        for name, job, inputs in schedule:
+            future: PrefectFuture[Any]
+            match job.work:
+                case ToolchainIdentity() as identity:
+                    future = prepare_toolchain.submit(identity, wait_for=inputs, return_state=False)
+                case PoolRun() as run:
+                    future = on_pool.submit(run, wait_for=inputs, return_state=False)
+                case planned:
+                    task = stages[planned.step.stage].with_options(refresh_cache=planned.key not in done)
+                    future = task.submit(planned, store, wait_for=inputs, return_state=False)
+            schedule.submitted(name, future)
+    return schedule.results
+
+
 def _spread(plan: Plan, pools: str | None, address: str | None, wait_for_worker: float) -> FanOut | None:
-    """How the build is spread over work pools, where there are some; they are there, or nothing is begun."""
+    """How the build is spread over work pools; None without a pools file. All pools must be on Prefect's server."""
     if not pools:
         return None
     parts = batches(plan, read_pools(Path(pools)))
     require_pools((batch.pool for batch in parts), subject=pools)
     return FanOut(plan, parts, str(flow_run.get_id()), address, wait_for_worker)
-
-
-def _jobs(here: Plan, spread: FanOut | None, store: Store, done: dict[str, StepRecord]) -> dict[str, Job]:
-    jobs = step_jobs(here.steps, store, done)
-    return jobs if spread is None else spread.jobs(jobs, store, done)
-
-
-def _validation_artifacts(plan: Plan, store: Store, results: Results) -> list[Any]:
-    """The reports of the validations that came to an end, those that did not pass among them."""
-    artifacts = []
-    for planned in plan.steps:
-        if planned.step.stage is not Stage.VALIDATE or planned.id in results.skipped:
-            continue
-        record = store.find(planned.key)
-        if record is None:
-            continue
-        with TemporaryDirectory(prefix="enginery-") as scratch:
-            store.fetch(record, Path(scratch) / "report")
-            report = read_report(Path(scratch) / "report")
-        artifacts += [validation_artifact(plan.spec.name, target, report) for target in planned.targets]
-    return artifacts

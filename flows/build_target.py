@@ -5,16 +5,17 @@ from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.utilities.urls import url_for
 from pydantic import Field
 
-from enginery.pipeline import BuildSummary, kept_plan, require_room
-from enginery.pipeline.flows.build import done_already, failure_of, outcomes_of
+from enginery.pipeline import BuildSummary, kept_plan, require_disk_space
+from enginery.pipeline.flows.build import TASK_RUNNER, run_jobs
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.flows.fan_out import part_for
-from enginery.pipeline.flows.steps import TASK_RUNNER, require_result_storage, run_here, step_jobs
-from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.flows.outcomes import done_already, failure_of, outcomes_of, summary_of
 from enginery.pipeline.tasks.pool_run import FLOW, lock_of_run
+from enginery.pipeline.tasks.progress import run_log
+from enginery.pipeline.tasks.schedule import step_jobs
+from enginery.pipeline.tasks.stages import require_result_storage
 from enginery.store import open_store
 
 
@@ -47,15 +48,10 @@ def build_target(
         require_result_storage()
         whole = kept_plan(plan, opened)
         part = whole.model_copy(update={"steps": part_for(whole, targets)})
-        done = done_already(part, opened)
+        done = done_already(part.steps, opened)
         log(f"{len(part.steps)} steps for {', '.join(targets)}; {len(done)} already done")
-        require_room(part, done, store)
-        results = run_here(step_jobs(part.steps, opened, done), log, at_once=targets_at_once)
+        require_disk_space(part, done, store)
+        results = run_jobs(step_jobs(part.steps, done), opened, done, log, targets_at_once)
     if results.errors:
         raise failure_of(part, results)
-    return BuildSummary(
-        name=whole.spec.name,
-        steps=tuple(outcomes_of(part, done, results).values()),
-        seconds=round(time.monotonic() - started, 3),
-        run_url=url_for("flow-run", obj_id=flow_run.get_id()),
-    )
+    return summary_of(part, outcomes_of(part, done, results), started)

@@ -1,4 +1,4 @@
-"""The build flow as the command line runs it: in this process, with Enginery's own lines shown and not Prefect's."""
+"""The build flow as the command line runs it: in this process, showing Enginery's own lines and not Prefect's."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from enginery.core.errors import EngineryError, UsageError
 from enginery.dev import in_environment, services
 from enginery.pipeline import BuildSummary
 from enginery.pipeline.flows.build import build_model
-from enginery.pipeline.tasks.logs import OWN
+from enginery.pipeline.tasks.progress import LOG_MARK
 from enginery.spec import Spec
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -30,19 +30,19 @@ def to_stderr(line: str) -> None:
 def build_from_cli(
     spec: Spec, *, store: str | None = None, pools: str | None = None, say: Callable[[str], None] = to_stderr
 ) -> BuildSummary:
-    """Run the build flow here and now.
+    """Run the build flow in this process.
 
-    The server is the one `PREFECT_API_URL` or the Prefect profile names, else that of `enginery dev up` if it runs,
-    else a temporary one of Prefect's own.
+    The Prefect server is the one in `PREFECT_API_URL` or the Prefect profile, else that of `enginery dev up` if it
+    runs, else a temporary one that Prefect starts.
 
     Args:
         spec: what to build.
         store: where step outputs live; the local store when left out.
         pools: a pools file, to have the targets built by the workers of a fleet.
-        say: takes the lines to be shown while it runs.
+        say: takes each line that is to be shown.
 
     Raises:
-        EngineryError: what failed, as the flow raised it; or that the Prefect server does not answer.
+        EngineryError: the error of the flow; or that the Prefect server does not answer.
     """
     with _server(say) as has_ui, _own_lines_shown(say):
         try:
@@ -61,7 +61,7 @@ def build_from_cli(
 
 @contextmanager
 def _server(say: Callable[[str], None]) -> Iterator[bool]:
-    """Settle which server is used; gives whether it will still be there afterwards."""
+    """Choose the Prefect server; yields whether it is still there after the build."""
     # The environment may have been set after Prefect read its settings.
     address = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
     if not address:
@@ -75,7 +75,7 @@ def _server(say: Callable[[str], None]) -> Iterator[bool]:
 
 
 def _require_server() -> None:
-    """Say so when the server is what is wrong: Prefect's own error is a traceback.
+    """Check the server after an error: Prefect's own error is only a traceback.
 
     Raises:
         UsageError: when it does not answer.
@@ -89,7 +89,7 @@ def _require_server() -> None:
 
 @contextmanager
 def _prefect_set(settings: Mapping[str, str]) -> Iterator[None]:
-    """Settings for the whole process: threads that Prefect starts for itself do not see its temporary settings."""
+    """Settings for the whole process. Prefect's own threads do not see its `temporary_settings`."""
     try:
         with in_environment(settings):
             refresh_global_settings_context()
@@ -99,22 +99,22 @@ def _prefect_set(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 class OwnLines(logging.Handler):
-    """Shows the lines that Enginery logs in a run, each with the name of its step."""
+    """Shows the lines that Enginery logs, each with the name of its step."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record if it is one of ours."""
-        if getattr(record, OWN, False):
+        """Show a record of Enginery's."""
+        if getattr(record, LOG_MARK, False):
             step = getattr(record, "task_run_name", None)
             self.say(f"{step} | {record.getMessage()}" if step else record.getMessage())
 
 
 @contextmanager
 def _own_lines_shown(say: Callable[[str], None]) -> Iterator[None]:
-    """Prefect's lines go to its server only, ours are shown too."""
+    """Show Enginery's lines. Prefect's lines go only to its server."""
     handler = OwnLines(say)
     loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
     before = [logger.propagate for logger in loggers]

@@ -1,14 +1,12 @@
 """Sends targets to the work pools of their GPUs.
 
-Steps that several runs need, such as one download for all targets, are in the part of each: the lock of a step keeps
-it to one machine, and the others take what that has made. What only this machine can do stays here: reading a source
-that is a directory of its own, and rolling out when the builds are done.
+A step that several runs need, such as one download for all targets, is part of each of them. The lock of the step
+lets one machine do it, and the others use the output. Two kinds of step stay on this machine: reading a source that
+is a directory of its own, and rolling out when the builds are done.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import cast
+from dataclasses import dataclass, replace
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
@@ -16,8 +14,8 @@ from prefect.exceptions import ObjectNotFound
 from enginery.core.digests import json_digest
 from enginery.core.errors import PlanError
 from enginery.pipeline import Plan, PlannedStep, Pool, Pools, keep_plan
-from enginery.pipeline.flows.steps import Future, Job
-from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, on_pool
+from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, is_deployed
+from enginery.pipeline.tasks.schedule import Job
 from enginery.store import Call, Stage, Store
 
 PREPARE = "run: python -m flows.prepare_fleet infra/pools.yaml; then: prefect --no-prompt deploy --all"
@@ -28,7 +26,7 @@ class Batch:
     """Targets that one run builds.
 
     Attributes:
-        pool: where it runs.
+        pool: the pool that runs it.
         targets: their names, in the plan's order.
     """
 
@@ -37,7 +35,7 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """Names it among the jobs of the build."""
+        """The id of its job in the build."""
         return f"{self.pool.work_pool}/{self.targets[0]}"
 
     @property
@@ -48,9 +46,9 @@ class Batch:
 
 
 def batches(plan: Plan, pools: Pools) -> tuple[Batch, ...]:
-    """Every target in a batch of its pool: as many batches for a pool as it does runs at once.
+    """Every target in a batch of its pool. A pool gets as many batches as it does runs at once.
 
-    They depend on plan and pools alone, so that a build that is tried again finds the runs it has started.
+    The batches depend on plan and pools only, so a build that is tried again finds the runs it has started.
 
     Raises:
         PlanError: with every target that no pool takes.
@@ -66,18 +64,18 @@ def batches(plan: Plan, pools: Pools) -> tuple[Batch, ...]:
 
 
 def part_for(plan: Plan, targets: Collection[str]) -> tuple[PlannedStep, ...]:
-    """The steps of a plan that a run for these targets does, or finds done."""
+    """The steps of a plan that belong to a run for these targets."""
     wanted = set(targets)
     return tuple(
         planned for planned in plan.steps if wanted & set(planned.targets) and planned.step.stage is not Stage.ROLLOUT
     )
 
 
-def stays_here(planned: PlannedStep) -> bool:
-    """Whether only the machine that has made the plan does this step."""
+def stays_local(planned: PlannedStep) -> bool:
+    """Whether this step must run on the machine that has made the plan."""
     recipe = planned.step.recipe
-    reads_here = isinstance(recipe, Call) and recipe.function == "download" and recipe.parameters.get("kind") == "path"
-    return reads_here or planned.step.stage is Stage.ROLLOUT
+    reads_local = isinstance(recipe, Call) and recipe.function == "download" and recipe.parameters.get("kind") == "path"
+    return reads_local or planned.step.stage is Stage.ROLLOUT
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,8 @@ class FanOut:
 
     Attributes:
         run: the build's own flow run.
-        address: of the store, as every machine opens it.
-        wait_for_worker: seconds for which a pool may be without a worker.
+        address: the address of the store that all machines share.
+        wait_for_worker: how many seconds a pool may be without a worker.
     """
 
     plan: Plan
@@ -96,33 +94,26 @@ class FanOut:
     address: str | None
     wait_for_worker: float
 
-    def jobs(self, here: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
-        """The jobs of this machine, and one for each batch in which there is something to do."""
+    def jobs(self, local: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
+        """The jobs of this machine, and one for each batch with steps that are not done."""
         digest, sent, made_by = keep_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
         for batch in self.batches:
             part = part_for(self.plan, batch.targets)
             if all(planned.key in done for planned in part):
                 continue
-            needs = tuple(planned.id for planned in part if planned.id in here and planned.key not in done)
-            start = partial(_send, self._wanted(batch, digest, store))
-            sent[batch.id] = Job(f"{batch.pool.work_pool}: {batch.label}", start, needs, needs, elsewhere=True)
+            needs = tuple(planned.id for planned in part if planned.id in local and planned.key not in done)
+            sent[batch.id] = Job(f"{batch.pool.work_pool}: {batch.label}", self._run_of(batch, digest, store), needs)
             for planned in part:
                 made_by.setdefault(planned.key, []).append(batch.id)
-        return {name: self._after_batches(name, job, made_by) for name, job in here.items()} | sent
+        return {name: self._after_batches(job, made_by) for name, job in local.items()} | sent
 
-    def _after_batches(self, name: str, job: Job, made_by: Mapping[str, Sequence[str]]) -> Job:
-        """A job of this machine also waits for the batches that make its inputs."""
-        planned = next((planned for planned in self.plan.steps if planned.id == name), None)
-        inputs = planned.step.inputs.values() if planned else ()
-        waits = tuple(dict.fromkeys(batch for key in inputs for batch in made_by.get(key, ())))
-        return Job(job.label, job.start, (*job.needs, *waits), (*job.follows, *waits))
+    def _after_batches(self, job: Job, made_by: Mapping[str, Sequence[str]]) -> Job:
+        """The job with the batches that make its inputs among its needs."""
+        inputs = job.work.step.inputs.values() if isinstance(job.work, PlannedStep) else ()
+        made = dict.fromkeys(batch for key in inputs for batch in made_by.get(key, ()))
+        return replace(job, needs=(*job.needs, *made))
 
-    @property
-    def _steps(self) -> list[str]:
-        """What the plan does; its notes also tell of builds before it, and change when its own are recorded."""
-        return [planned.key for planned in self.plan.steps]
-
-    def _wanted(self, batch: Batch, digest: str, store: Store) -> PoolRun:
+    def _run_of(self, batch: Batch, digest: str, store: Store) -> PoolRun:
         return PoolRun(
             pool=batch.pool.work_pool,
             queue=batch.pool.work_queue,
@@ -133,21 +124,18 @@ class FanOut:
                 "store": self.address,
                 "targets_at_once": batch.pool.targets_at_once,
             },
-            key=json_digest([self.run, self._steps, list(batch.targets)]),
+            # Not the digest of the plan: its notes are about earlier builds, and change when this one is recorded.
+            key=json_digest([self.run, [planned.key for planned in self.plan.steps], list(batch.targets)]),
             store=store,
             wait_for_worker=self.wait_for_worker,
         )
-
-
-def _send(wanted: PoolRun, after: Sequence[Future]) -> Future:
-    return cast("Future", on_pool.submit(wanted, wait_for=after, return_state=False))
 
 
 def require_pools(wanted: Iterable[Pool], subject: str) -> None:
     """Make sure that Prefect's server knows the pools and their deployments.
 
     Raises:
-        PlanError: with all that it does not know.
+        PlanError: with every pool and deployment that it does not know.
     """
     with get_client(sync_client=True) as client:
         names = dict.fromkeys(pool.work_pool for pool in wanted)
@@ -162,8 +150,6 @@ def _missing(name: str, client: SyncPrefectClient) -> list[str]:
         client.read_work_pool(name)
     except ObjectNotFound:
         problems.append(f"Prefect's server has no work pool {name}")
-    try:
-        client.read_deployment_by_name(f"{FLOW}/{name}")
-    except ObjectNotFound:
+    if not is_deployed(f"{FLOW}/{name}", client):
         problems.append(f"Prefect's server has no deployment {FLOW}/{name}")
     return problems

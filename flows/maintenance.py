@@ -1,4 +1,4 @@
-"""Upkeep of a registry as Prefect flows: what is old goes, and every published byte is read now and then."""
+"""Upkeep of a registry as Prefect flows: old builds are removed, and all published files are checked."""
 
 import os
 from typing import Annotated, Any
@@ -13,8 +13,7 @@ from enginery.core.progress import LogProgress
 from enginery.core.text import human_bytes
 from enginery.pipeline.flows.artifacts import Sender
 from enginery.pipeline.flows.failures import announce_failure
-from enginery.pipeline.tasks.logs import run_log
-from enginery.pipeline.tasks.progress import artifact_key
+from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Audit, Pruning, Registry, Retention, audit, prune
 
 
@@ -95,7 +94,7 @@ def _opened(address: str | None) -> Registry:
 
 
 def pruning_artifact(done: Pruning) -> TableArtifact:
-    """What goes and what stays, and why."""
+    """A table of the builds that are removed and kept, with the reasons."""
     rows: list[dict[str, Any]] = [
         {
             "fate": verdict.fate,
@@ -112,6 +111,6 @@ def pruning_artifact(done: Pruning) -> TableArtifact:
 
 
 def audit_artifact(found: Audit) -> TableArtifact:
-    """What was found; no rows where all is well."""
+    """A table of the problems; empty if there are none."""
     rows: list[dict[str, Any]] = [problem.model_dump() for problem in found.problems]
     return TableArtifact(key=artifact_key("audit", found.registry), table=rows, description=f"**{found.sentence}**")

@@ -1,8 +1,8 @@
-"""Makes what a fleet needs on Prefect's server: its work pools, and one place for results that all machines reach.
+"""Prepares Prefect's server for a fleet: the work pools, and storage for results that all machines can reach.
 
     python -m flows.prepare_fleet infra/pools.yaml --results s3://bucket/prefix
 
-To be run again whenever the pools file has changed; what is there already is brought up to date.
+Run it again when the pools file has changed: it updates what exists.
 """
 
 import argparse
@@ -43,12 +43,12 @@ def prepare_fleet(pools_file: Path, results: str | None, log: Log) -> None:
 
     Args:
         pools_file: the pools.
-        results: `s3://bucket/prefix` for Prefect's small results; what the server has stays when left out.
-        log: takes a line for each thing that was made.
+        results: `s3://bucket/prefix` for Prefect's small results; the server's setting stays when left out.
+        log: takes a line for each change.
 
     Raises:
-        SpecError: when the pools file or a job template has mistakes; nothing was made.
-        UsageError: when Prefect's server cannot do what is asked.
+        SpecError: when the pools file or a job template has mistakes; nothing was changed.
+        UsageError: when a pool or the storage cannot be made so.
     """
     pools = read_pools(pools_file)
     templates = {name: _template(pool, pools_file) for name, pool in pools.work_pools.items()}
@@ -105,10 +105,10 @@ def _make_queue(pool: str, queue: str, client: SyncPrefectClient) -> None:
 def results_block(address: str) -> UUID:
     """Save the block that keeps results in S3, and return its id.
 
-    It holds no credentials and no endpoint: each machine's own AWS settings say those.
+    It has no credentials and no endpoint: they are in each machine's own AWS settings.
 
     Raises:
-        UsageError: when the address is none, or prefect-aws is missing.
+        UsageError: when the address is not valid, or prefect-aws is missing.
     """
     place = Address.parse(address)
     if find_spec("prefect_aws") is None:

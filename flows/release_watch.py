@@ -1,14 +1,15 @@
-"""The release watch as a Prefect flow: what new releases mean, the builds that follow, and what becomes of those."""
+"""The release watch as a Prefect flow: verdicts on new releases, the builds they lead to, and the promotions.
+
+The builds are started as runs of a deployment, each once: Prefect's server has one run for each idempotency key.
+"""
 
 from collections.abc import Sequence
 
 import httpx
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
 from enginery.core.errors import EngineryError
@@ -26,76 +27,12 @@ from enginery.pipeline import (
 )
 from enginery.pipeline.flows.artifacts import Sender, watch_artifacts
 from enginery.pipeline.flows.failures import announce_failure
-from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.pool_run import find_run, is_deployed
+from enginery.pipeline.tasks.progress import run_log
 from enginery.releases import Listing, listed_releases
 from enginery.spec import Spec
 
-# Starting the builds of a new release as runs of a deployment: each once, however often it is asked for.
-
-
 TAG = "rebuild"
-
-
-def start_rebuild(rebuild: Rebuild, deployment: str, store: str | None) -> RebuildRun:
-    """Have a rebuild run, or find the run that an earlier watch started; it is not waited for.
-
-    The server holds one run for a key, so two watches at once start one run as well. What the server does not answer is
-    told as the reason.
-    """
-    told = RebuildRun(spec=rebuild.spec.name, release=rebuild.release, targets=rebuild.targets, key=rebuild.key)
-    try:
-        if not _is_deployed(deployment):
-            return told.model_copy(update={"reason": f"this Prefect server has no deployment {deployment}"})
-        before = _runs(rebuild.key)
-        run = before[0] if before else _start(rebuild, deployment, store)
-    except httpx.HTTPError as error:  # the others are started all the same
-        return told.model_copy(update={"reason": f"could not be started: {error}", "failed": True})
-    return told.model_copy(
-        update={
-            "run_id": str(run.id),
-            "state": run.state_name or "",
-            "url": url_for("flow-run", obj_id=run.id) or "",
-            "started_now": not before,
-        }
-    )
-
-
-def report_rebuild(rebuild: Rebuild) -> RebuildRun:
-    """The rebuild as it would be started."""
-    told = RebuildRun(spec=rebuild.spec.name, release=rebuild.release, targets=rebuild.targets, key=rebuild.key)
-    return told.model_copy(update={"reason": "the watch is told to report only"})
-
-
-def _start(rebuild: Rebuild, deployment: str, store: str | None) -> FlowRun:
-    parameters = {"spec": rebuild.spec.model_dump(mode="json", exclude_unset=True), "store": store}
-    run = run_deployment(
-        deployment,
-        parameters={name: value for name, value in parameters.items() if value is not None},
-        flow_run_name=f"{rebuild.spec.name}: rebuild for {rebuild.release}",
-        tags=[TAG, f"release {rebuild.release}"],
-        idempotency_key=rebuild.key,
-        as_subflow=False,
-        timeout=0,
-    )
-    assert isinstance(run, FlowRun)  # noqa: S101  it is a coroutine only inside an event loop
-    return run
-
-
-def _is_deployed(deployment: str) -> bool:
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_deployment_by_name(deployment)
-        except ObjectNotFound:
-            return False
-    return True
-
-
-def _runs(key: str) -> list[FlowRun]:
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
-    with get_client(sync_client=True) as client:
-        return client.read_flow_runs(flow_run_filter=wanted, limit=1)
-
-
 FLEET = ("infra/models",)
 BUILDER = "build-model/build-model"
 
@@ -115,20 +52,20 @@ def watch_releases(
     store: str | None = None,
     builder: str = BUILDER,
 ) -> WatchReport:
-    """Look for new releases, and do what the specs' `releases` say.
+    """Look for new releases, and act as `releases` in the specs says.
 
-    Running it twice, or twice at once, changes nothing more than running it once: a build is started under a key that
-    is the digest of what it makes, and a channel is only moved to a build that it was not on before. It does not wait
-    for the builds: the next run compares and promotes those that have ended.
+    Two runs change no more than one, also at the same time: a build is started under a key that is the digest of its
+    result, and a channel is only moved to a build that it was never on. The watch does not wait for the builds. The
+    next run compares and promotes those that have ended.
 
     Args:
-        specs: Spec files, or directories of them. Only specs with `releases.watch` are looked at.
-        report_only: Tell the verdicts; start no build and move no channel.
+        specs: Spec files, or directories of them. Only specs with `releases.watch` count.
+        report_only: Report the verdicts; start no build and move no channel.
         store: Where the builds keep their steps: a directory or s3://bucket/prefix; the workers' own when left out.
         builder: The deployment that builds a spec, as FLOW/DEPLOYMENT.
 
     Raises:
-        EngineryError: what could not be found out, after all else has been done.
+        EngineryError: when some verdict, build or promotion failed. All others have been done.
     """
     log = run_log()
     fleet = [spec for spec in read_fleet(spec_files(specs)) if spec.releases.watch]
@@ -141,11 +78,61 @@ def watch_releases(
     )
     with Sender() as sender:
         sender.send(*watch_artifacts(report))
-    _tell(report, log)
+    _log_report(report, log)
     if report.troubles:
         raise _failure(report)
     get_run_logger().info("%s", report.sentence)
     return report
+
+
+def start_rebuild(rebuild: Rebuild, deployment: str, store: str | None) -> RebuildRun:
+    """Start the run of a rebuild, or find the run that an earlier watch started. Does not wait for it.
+
+    The server has one run for each key, so two watches at the same time also start one run. An error of the server
+    becomes the reason why no run was started.
+    """
+    described = _describe(rebuild)
+    try:
+        with get_client(sync_client=True) as client:
+            if not is_deployed(deployment, client):
+                return described.model_copy(update={"reason": f"this Prefect server has no deployment {deployment}"})
+            before = find_run(rebuild.key, client)
+        run = before or _start(rebuild, deployment, store)
+    except httpx.HTTPError as error:  # go on with the other rebuilds
+        return described.model_copy(update={"reason": f"could not be started: {error}", "failed": True})
+    return described.model_copy(
+        update={
+            "run_id": str(run.id),
+            "state": run.state_name or "",
+            "url": url_for("flow-run", obj_id=run.id) or "",
+            "started_now": not before,
+        }
+    )
+
+
+def report_rebuild(rebuild: Rebuild) -> RebuildRun:
+    """The rebuild that would be started."""
+    return _describe(rebuild, "the watch is told to report only")
+
+
+def _describe(rebuild: Rebuild, reason: str = "") -> RebuildRun:
+    spec, release, targets, key = rebuild
+    return RebuildRun(spec=spec.name, release=release, targets=targets, key=key, reason=reason)
+
+
+def _start(rebuild: Rebuild, deployment: str, store: str | None) -> FlowRun:
+    parameters = {"spec": rebuild.spec.model_dump(mode="json", exclude_unset=True), "store": store}
+    run = run_deployment(
+        deployment,
+        parameters={name: value for name, value in parameters.items() if value is not None},
+        flow_run_name=f"{rebuild.spec.name}: rebuild for {rebuild.release}",
+        tags=[TAG, f"release {rebuild.release}"],
+        idempotency_key=rebuild.key,
+        as_subflow=False,
+        timeout=0,
+    )
+    assert isinstance(run, FlowRun)  # noqa: S101  it is a coroutine only inside an event loop
+    return run
 
 
 def _listed(project: str, log: Log) -> Listing:
@@ -166,7 +153,7 @@ def _rebuild(
     return [report_rebuild(one) if report_only else start_rebuild(one, builder, store) for one in wanted]
 
 
-def _tell(report: WatchReport, log: Log) -> None:
+def _log_report(report: WatchReport, log: Log) -> None:
     for verdict in report.verdicts:
         log(f"{verdict.spec}/{verdict.target} {verdict.release}: {verdict.kind.value}: {verdict.why}")
     for run in report.rebuilds:

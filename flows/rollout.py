@@ -1,6 +1,6 @@
 """Rolling a published build out to Triton servers, and rolling back, as Prefect flows.
 
-Each works in the flow's own thread: when the run is cancelled there, the rollout is undone before it ends.
+The work is done in the flow's own thread. So when the run is cancelled, the rollout is undone before the run ends.
 """
 
 from typing import Annotated, Any
@@ -12,8 +12,7 @@ from pydantic import Field
 from enginery.core.model import Frozen
 from enginery.pipeline.flows.artifacts import Sender
 from enginery.pipeline.flows.failures import announce_failure
-from enginery.pipeline.tasks.logs import run_log
-from enginery.pipeline.tasks.progress import artifact_key
+from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Registry
 from enginery.spec import HttpAddress, S3Address
 from enginery.triton import EndpointResult, roll_out_build, rollout
@@ -22,10 +21,10 @@ Endpoints = Annotated[list[HttpAddress], Field(min_length=1)]
 
 
 class RolloutSummary(Frozen):
-    """What serves after a rollout.
+    """The build that serves after a rollout.
 
     Attributes:
-        before: the build that it replaced, where it was a rollback.
+        before: the build that a rollback has replaced.
     """
 
     model: str
@@ -56,7 +55,7 @@ def roll_out(build: str, registry: S3Address, endpoints: Endpoints, model_reposi
     opened = Registry(registry)
     manifest = opened.find(build)
     results = roll_out_build(manifest, opened, tuple(endpoints), model_repository, run_log())
-    return _told(RolloutSummary(model=manifest.model, build_id=manifest.build_id, endpoints=tuple(results)))
+    return _shown(RolloutSummary(model=manifest.model, build_id=manifest.build_id, endpoints=tuple(results)))
 
 
 @flow(
@@ -81,11 +80,11 @@ def roll_back(registry: S3Address, model_repository: str, endpoints: list[HttpAd
     summary = RolloutSummary(
         model=back.manifest.model, build_id=back.manifest.build_id, before=back.left, endpoints=tuple(back.results)
     )
-    return _told(summary)
+    return _shown(summary)
 
 
-def _told(summary: RolloutSummary) -> RolloutSummary:
-    """Show in the UI what serves where."""
+def _shown(summary: RolloutSummary) -> RolloutSummary:
+    """Send a table of what serves where to the Prefect UI, and return the summary."""
     rows: list[dict[str, Any]] = [
         {
             "endpoint": result.endpoint,

@@ -1,1 +1,1 @@
-"""One Prefect task for each stage: retries, time limits, caching and names. What is done is in `enginery`."""
+"""One Prefect task for each stage: retries, time limits, caching and names. The work itself is in `enginery`."""

@@ -1,8 +1,8 @@
-"""Stopping the steps that run in other threads of this process.
+"""Stopping the steps that run in other threads of this process when their flow run is cancelled.
 
-Prefect leaves a task's thread alone when its flow is cancelled, and then waits for it. So the flow raises an exception
-in each thread that works on a step; `process.run` wakes up often enough to meet it, and ends its command. A step that
-would only begin then does not.
+Prefect does not interrupt the thread of a task when its flow is cancelled, and then waits for it. So the flow raises
+an exception in each thread that works on a step. `process.run` wakes up often, so it meets the exception soon and ends
+its command. A step that has not begun by then never begins.
 """
 
 import ctypes
@@ -24,10 +24,10 @@ _interrupted: set[str | None] = set()
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Inside, this thread can be interrupted on behalf of the flow run that it works for.
+    """A context in which this thread can be interrupted when its flow run is cancelled.
 
     Raises:
-        StepInterrupted: when that has happened before.
+        StepInterrupted: when the run has been cancelled already.
     """
     thread, run = threading.get_ident(), flow_run.get_id()
     with _lock:
@@ -42,13 +42,13 @@ def at_work() -> Iterator[None]:
 
 
 def begin_steps() -> None:
-    """Let steps of the current flow run begin, although it may have been interrupted before: it is tried again."""
+    """Let steps of the current flow run begin. An earlier attempt of the run may have been interrupted."""
     with _lock:
         _interrupted.discard(flow_run.get_id())
 
 
 def interrupt_steps() -> int:
-    """Raise `StepInterrupted` in every thread that works for the current flow run, and say how many there were."""
+    """Raise `StepInterrupted` in every thread that works for the current flow run; returns how many there were."""
     run = flow_run.get_id()
     with _lock:
         if run is not None:
@@ -57,3 +57,14 @@ def interrupt_steps() -> int:
         for thread in threads:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(StepInterrupted))
     return len(threads)
+
+
+@contextmanager
+def interrupting_steps() -> Iterator[None]:
+    """A context in which steps of the current flow run may work. An exception that leaves it interrupts them."""
+    begin_steps()
+    try:
+        yield
+    except BaseException:
+        interrupt_steps()
+        raise

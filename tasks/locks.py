@@ -1,7 +1,7 @@
-"""Prefect's locks are the store's: one lock for each step, between the machines that share the store.
+"""The locks of the store as a lock manager of Prefect's: machines that share a store do each step once.
 
 Prefect's own `FileSystemLockManager` leaves its file behind when a process is killed, and the next run of that key
-would wait for ever. The store's locks end with the process, or some seconds after the machine, that holds them.
+would wait for ever. A lock of the store ends with the process that holds it, or some seconds after its machine died.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from prefect.transactions import get_transaction
 
 from enginery.core.progress import Log, no_log
 from enginery.pipeline.tasks.interrupt import at_work
-from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.progress import run_log
 from enginery.store import StillLockedError, Store
 
 
 class StoreLocks(LockManager):
-    """The locks of a store, as Prefect's transactions want them."""
+    """The locks of a store, with the methods that Prefect's transactions call."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -31,7 +31,7 @@ class StoreLocks(LockManager):
         acquire_timeout: float | None = None,
         hold_timeout: float | None = None,  # noqa: ARG002  a lock lasts as long as its process
     ) -> bool:
-        """Wait until the key is free and take it; False when it was not free within `acquire_timeout` seconds."""
+        """Wait for the lock and take it; False when it is not free within `acquire_timeout` seconds."""
         if self.is_lock_holder(key, holder):
             return True
         stack = ExitStack()
@@ -50,7 +50,7 @@ class StoreLocks(LockManager):
         return await asyncio.to_thread(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
 
     def release_lock(self, key: str, holder: str) -> None:
-        """Give the key free.
+        """Release the lock.
 
         Raises:
             ValueError: when `holder` does not hold it.
@@ -60,19 +60,19 @@ class StoreLocks(LockManager):
         self._held.pop(key)[1].close()
 
     def is_locked(self, key: str) -> bool:
-        """Whether anybody holds the key."""
+        """Whether any process holds the lock."""
         return not self.wait_for_lock(key, timeout=0)
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
-        """Whether `holder`, in this process, holds the key."""
+        """Whether `holder`, in this process, holds the lock."""
         return key in self._held and self._held[key][0] == holder
 
     def holds(self, key: str) -> bool:
-        """Whether anybody in this process holds the key through these locks."""
+        """Whether any holder in this process has the lock."""
         return key in self._held
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        """Wait until nobody holds the key; False when somebody still does after `timeout` seconds."""
+        """Wait until the lock is free; False when it is still held after `timeout` seconds."""
         try:
             with at_work(), self.store.lock(key, patience=timeout):
                 return True

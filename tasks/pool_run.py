@@ -1,7 +1,7 @@
-"""A run on the workers of a pool: started once, waited for, started again when its machine dies, cancelled with us.
+"""A run on the workers of a pool. It is started once, and again when its machine dies; it is cancelled with the build.
 
-Prefect leaves the run of a worker that was killed in the state Running. So whoever works on a run holds a lock of the
-store for as long, and whoever waits for the run looks whether that lock is held.
+When a worker is killed, Prefect leaves its run in the state Running. So the process that works on a run holds a lock
+in the store meanwhile, and the build that waits for the run checks that the lock is held.
 """
 
 import time
@@ -17,25 +17,25 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.deployments import run_deployment
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from enginery.core.errors import EngineryError
 from enginery.core.progress import Log
 from enginery.pipeline.tasks.interrupt import at_work
-from enginery.pipeline.tasks.logs import run_log
+from enginery.pipeline.tasks.progress import run_log
 from enginery.store import Store
 
 FLOW = "build-target"
 POLL_SECONDS = 1.0
-TOLD_EACH_SECONDS = 60.0
+REPEAT_SECONDS = 60.0
+"""How often a line about the same wait is logged."""
 GONE_SECONDS = 30.0
-"""How long nobody may hold the lock of a run that is said to be at work: as it begins and ends, nobody does."""
+"""How long the lock of a running run may be free. It is free for a moment as the run begins and as it ends."""
 MOST_DEATHS = 3
-"""A run that dies so often is the cause of it, as one that needs more memory than its machine has."""
+"""After so many deaths the run itself is taken for the cause, for example because it needs too much memory."""
 MOST_RUNS = 1000
 SERVER_PATIENCE_SECONDS = 600.0
-
 T = TypeVar("T")
 
 
@@ -45,16 +45,16 @@ class PoolError(EngineryError):
 
 @dataclass(frozen=True)
 class PoolRun:
-    """What is to be run, and where.
+    """A flow run to be started, and the pool for it.
 
     Attributes:
-        pool: the work pool, for which there is a deployment of its name.
+        pool: the work pool. There is a deployment of the same name for it.
         queue: the queue of the pool.
         name: the run's name for people.
         parameters: of the flow.
-        key: names this work among all runs; with a number behind it, it is Prefect's idempotency key.
-        store: where the run takes its lock.
-        wait_for_worker: seconds for which the pool may be without a worker.
+        key: identifies this work among all runs. With a number appended, it is Prefect's idempotency key.
+        store: the store in which the run holds its lock.
+        wait_for_worker: how many seconds the pool may be without a worker.
     """
 
     pool: str
@@ -66,15 +66,17 @@ class PoolRun:
     wait_for_worker: float
 
 
-def lock_of_run(identifier: object) -> str:
-    """The name of the lock that whoever works on a run holds."""
-    return f"run-{identifier}"
+@task(name="on-pool", task_run_name="{wanted.name}", cache_policy=NO_CACHE, persist_result=False)
+def on_pool(wanted: PoolRun) -> None:
+    """Have targets built by the workers of a pool."""
+    with get_client(sync_client=True) as client, at_work():
+        run_to_end(wanted, client, run_log())
 
 
-def see_through(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
-    """Have it run to its end, on another machine if need be.
+def run_to_end(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
+    """Start a run and wait for its end. If its machine dies, the run is started again.
 
-    A run that an earlier attempt of the caller has started is found again. When the caller is interrupted, the run is
+    A run that an earlier attempt of the build has started is found again. When the build is interrupted, the run is
     cancelled.
 
     Raises:
@@ -91,8 +93,8 @@ def see_through(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
             return
         if ended.type is not StateType.CRASHED:
             raise _error_of(ended, wanted, run)
-        left = "starting it again" if death + 1 < MOST_DEATHS else "giving up"
-        log(f"the run {run.name} died: {ended.message}; {left}")
+        consequence = "starting it again" if death + 1 < MOST_DEATHS else "giving up"
+        log(f"the run {run.name} died: {ended.message}; {consequence}")
     raise PoolError(
         f"the run {wanted.name} died {MOST_DEATHS} times, last with: {ended.message}",
         subject=f"work pool {wanted.pool}",
@@ -100,12 +102,54 @@ def see_through(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
     )
 
 
+def lock_of_run(identifier: object) -> str:
+    """The name of the lock that the process which works on a run holds."""
+    return f"run-{identifier}"
+
+
+def find_run(key: str, client: SyncPrefectClient) -> FlowRun | None:
+    """The flow run with this idempotency key."""
+    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
+
+
+def is_deployed(deployment: str, client: SyncPrefectClient) -> bool:
+    """Whether Prefect's server has a deployment, given as FLOW/DEPLOYMENT."""
+    try:
+        client.read_deployment_by_name(deployment)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def patiently(call: Callable[[], T], log: Log) -> T:
+    """Call Prefect's server, again and again for ten minutes if it does not answer. The runs go on meanwhile.
+
+    Raises:
+        PoolError: when it still does not answer.
+    """
+    begun, logged = time.monotonic(), float("-inf")
+    while True:
+        try:
+            return call()
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
+                raise
+            if time.monotonic() - begun > SERVER_PATIENCE_SECONDS:
+                remedy = "start it, then build again: finished steps are kept"
+                raise PoolError(f"Prefect's server does not answer: {error}", remedy=remedy) from error
+            if time.monotonic() - logged >= REPEAT_SECONDS:
+                logged = time.monotonic()
+                log(f"Prefect's server does not answer ({type(error).__name__}); trying again")
+            time.sleep(POLL_SECONDS)
+
+
 def _find_or_start(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> FlowRun:
-    """The run that is under way for this work, or a new one."""
-    place = _not_ended(wanted, lambda key: patiently(lambda: _by_key(key, client), log))
-    if place is None:
+    """The run of this work that has not ended, or a new one."""
+    unfinished = _not_ended(wanted, lambda key: patiently(lambda: find_run(key, client), log))
+    if unfinished is None:
         raise PoolError("too many runs of one piece of work", subject=wanted.name, remedy="start a new build")
-    key, found = place
+    key, found = unfinished
     if found is None:
         return patiently(lambda: _start(wanted, key), log)
     log(f"waiting for {found.name}, which was started before")
@@ -113,18 +157,13 @@ def _find_or_start(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> Flow
 
 
 def _not_ended(wanted: PoolRun, look: Callable[[str], FlowRun | None]) -> tuple[str, FlowRun | None] | None:
-    """The first key whose run has not ended, with that run if there is one; None when the runs of all keys have."""
+    """The first key whose run has not ended, with its run if it was started; None when all runs have ended."""
     for number in range(MOST_RUNS):
         key = f"{wanted.key}-{number}"
         found = look(key)
         if found is None or found.state is None or not found.state.is_final():
             return key, found
     return None
-
-
-def _by_key(key: str, client: SyncPrefectClient) -> FlowRun | None:
-    wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
-    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
 
 
 def _start(wanted: PoolRun, key: str) -> FlowRun:
@@ -136,20 +175,20 @@ def _start(wanted: PoolRun, key: str) -> FlowRun:
         idempotency_key=key,
         work_queue_name=wanted.queue,
     )
-    return cast("FlowRun", started)  # it is no coroutine where there is no event loop
+    return cast("FlowRun", started)  # a coroutine only inside an event loop
 
 
 class _Watch:
-    """Watches one run, and says what there is to say."""
+    """Watches one run, and logs why it waits."""
 
     def __init__(self, wanted: PoolRun, identifier: UUID, client: SyncPrefectClient, log: Log) -> None:
         self.wanted, self.identifier, self.client, self.log = wanted, identifier, client, log
         self.is_at_work = wanted.store.watch(lock_of_run(identifier))
         self.since: dict[str, float] = {}
-        self.told: dict[str, float] = {}
+        self.logged: dict[str, float] = {}
 
     def until_it_ends(self) -> State[Any]:
-        """Wait for the run's last state; one whose machine has died is put into the state Crashed, or Cancelled."""
+        """Wait for the run's final state. When its machine has died, the run is set to Crashed or Cancelled."""
         while True:
             state = patiently(lambda: self.client.read_flow_run(self.identifier), self.log).state
             if state is not None and state.is_final():
@@ -160,16 +199,16 @@ class _Watch:
                 self._require_alive(state)
             time.sleep(POLL_SECONDS)
 
-    def _lasts(self, what: str, *, so: bool) -> float:
-        """For how many seconds something has been so without a break."""
-        if not so:
+    def _seconds(self, what: str, *, holds: bool) -> float:
+        """For how many seconds a condition has held without a break."""
+        if not holds:
             self.since.pop(what, None)
             return 0.0
         return time.monotonic() - self.since.setdefault(what, time.monotonic())
 
     def _require_alive(self, state: State[Any]) -> None:
         self.since.pop("pending", None)
-        if self._lasts("gone", so=not self._seen_at_work()) > GONE_SECONDS:
+        if self._seconds("gone", holds=not self._seen_at_work()) > GONE_SECONDS:
             why = "its worker or its machine is gone"
             self._end(Cancelled(message=why) if state.is_cancelling() else Crashed(message=why))
 
@@ -177,13 +216,13 @@ class _Watch:
         try:
             return self.is_at_work()
         except EngineryError as error:
-            self._tell("store", f"the store does not answer: {error.problem}")
+            self._log_sometimes("store", f"the store does not answer: {error.problem}")
             return True
 
     def _require_worker(self, state: State[Any] | None) -> None:
-        """A run that nobody has begun: for want of a worker, of a free one, or because its worker died just then."""
+        """Handle a run that has not begun: there is no worker, none is free, or the worker died as it began."""
         pool, patience = self.wanted.pool, self.wanted.wait_for_worker
-        missing = self._lasts("missing", so=not self._has_worker())
+        missing = self._seconds("missing", holds=not self._has_worker())
         if missing > patience:
             raise PoolError(
                 f"no worker for {missing:.0f} s",
@@ -191,11 +230,13 @@ class _Watch:
                 remedy=f"start one: prefect worker start --pool {pool}; then build again, finished steps are kept",
             )
         if "missing" in self.since:
-            self._tell("missing", f"work pool {pool} has no worker; waiting {patience - missing:.0f} s more for one")
-        elif self._lasts("pending", so=state is not None and state.is_pending()) > patience:
+            self._log_sometimes(
+                "missing", f"work pool {pool} has no worker; waiting {patience - missing:.0f} s more for one"
+            )
+        elif self._seconds("pending", holds=state is not None and state.is_pending()) > patience:
             self._end(Crashed(message=f"its worker has not begun it for {patience:.0f} s"))
         else:
-            self._tell("busy", f"waiting for a worker to begin {self.wanted.name}")
+            self._log_sometimes("busy", f"waiting for a worker to begin {self.wanted.name}")
 
     def _has_worker(self) -> bool:
         workers = patiently(lambda: self.client.read_workers_for_work_pool(self.wanted.pool), self.log)
@@ -204,30 +245,30 @@ class _Watch:
     def _end(self, state: State[Any]) -> None:
         patiently(lambda: self.client.set_flow_run_state(self.identifier, state, force=True), self.log)
 
-    def _tell(self, what: str, line: str) -> None:
-        """Say it now and each minute from now on."""
-        if time.monotonic() - self.told.get(what, -TOLD_EACH_SECONDS) >= TOLD_EACH_SECONDS:
-            self.told[what] = time.monotonic()
+    def _log_sometimes(self, what: str, line: str) -> None:
+        """Log a line now, and at most once a minute."""
+        if time.monotonic() - self.logged.get(what, -REPEAT_SECONDS) >= REPEAT_SECONDS:
+            self.logged[what] = time.monotonic()
             self.log(line)
 
 
 def _cancel(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
-    """Tell the worker of the run that is under way to end it; one that has not begun just ends.
+    """Have the worker end the unfinished run; a run that has not begun just ends.
 
-    There may be one even if nobody has heard the answer to its start.
+    The run is looked up again: it may have been started although the server's answer was lost.
     """
     try:
-        _, run = _not_ended(wanted, lambda key: _by_key(key, client)) or (None, None)
+        _, run = _not_ended(wanted, lambda key: find_run(key, client)) or (None, None)
         if run is not None:
             ended: State[Any] = Cancelled() if run.state is not None and run.state.is_scheduled() else Cancelling()
             ended.message = "The build it belongs to was ended."
             client.set_flow_run_state(run.id, ended)
-    except httpx.HTTPError as error:  # what has ended the build matters more
+    except httpx.HTTPError as error:  # the error that ended the build matters more
         log(f"the run {wanted.name} could not be cancelled, and goes on: {error}")
 
 
 def _error_of(state: State[Any], wanted: PoolRun, run: FlowRun) -> EngineryError:
-    """What the run raised, if its result can be read here; else what its state says."""
+    """The error that the run raised, if this machine can read its result; else the message of its state."""
     if state.is_cancelled():
         problem = f"the run {wanted.name} was cancelled"
         return PoolError(problem, subject=f"work pool {wanted.pool}", remedy="build again: finished steps are kept")
@@ -239,35 +280,3 @@ def _error_of(state: State[Any], wanted: PoolRun, run: FlowRun) -> EngineryError
         return error
     remedy = f"see the log of the run {run.name}"
     return PoolError(state.message or str(error), subject=f"work pool {wanted.pool}", remedy=remedy)
-
-
-def patiently(call: Callable[[], T], log: Log) -> T:
-    """Call Prefect's server until it answers, for ten minutes: runs on other machines go on meanwhile.
-
-    Raises:
-        PoolError: when it does not.
-    """
-    begun, told = time.monotonic(), float("-inf")
-    while True:
-        try:
-            return call()
-        except (httpx.TransportError, PrefectHTTPStatusError) as error:
-            if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
-                raise
-            if time.monotonic() - begun > SERVER_PATIENCE_SECONDS:
-                remedy = "start it, then build again: finished steps are kept"
-                raise PoolError(f"Prefect's server does not answer: {error}", remedy=remedy) from error
-            if time.monotonic() - told >= TOLD_EACH_SECONDS:
-                told = time.monotonic()
-                log(f"Prefect's server does not answer ({type(error).__name__}); trying again")
-            time.sleep(POLL_SECONDS)
-
-
-# The task that waits for a run on another machine.
-
-
-@task(name="on-pool", task_run_name="{wanted.name}", cache_policy=NO_CACHE, persist_result=False)
-def on_pool(wanted: PoolRun) -> None:
-    """Have targets built by the workers of a pool."""
-    with get_client(sync_client=True) as client, at_work():
-        see_through(wanted, client, run_log())

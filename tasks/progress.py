@@ -1,7 +1,7 @@
-"""How far a publish is, as a progress artifact of its task run in the Prefect UI.
+"""What a run shows while it works: lines in its log, and how far a publish is.
 
-What is told is only counted; a thread beside the work tells the server now and then. A server that is slow or away
-delays nothing and breaks nothing.
+The progress is an artifact of the task run in the Prefect UI. The work only counts bytes and files; a thread in the
+background sends the counts to the server. A server that is slow or away neither delays the work nor breaks it.
 """
 
 import re
@@ -11,26 +11,21 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from enginery.core.progress import Log
 from enginery.core.text import human_bytes
 
-# The names of Prefect artifacts.
-
-
-def artifact_key(*parts: str) -> str:
-    """A key by Prefect's rule: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
-
-
 INTERVAL_SECONDS = 2.0
 LAST_SECONDS = 5.0
-"""How long the end of the work waits for the last news to be sent."""
+"""How long the end of the work waits until the last counts are sent."""
+LOG_MARK = "enginery_line"
+"""Marks the log records of Enginery, so that a console can show only these."""
 
 
 class ArtifactProgress:
-    """See `enginery.core.progress.Progress`. To be used in a task run, as a context."""
+    """A `Progress` as an artifact of the current task run. Use it as a context."""
 
     def __init__(self, name: str, log: Log, interval: float = INTERVAL_SECONDS) -> None:
         self.key, self.log, self.interval = artifact_key(name), log, interval
@@ -49,35 +44,35 @@ class ArtifactProgress:
             self._thread.join(LAST_SECONDS if error is None else 0)
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """See `Progress`."""
+        """Begin to send, in a thread of its own."""
         self.what, self.files, self.size = what, files, size
         if self._thread is None:
             context = copy_context()  # it knows the task run
-            self._thread = threading.Thread(target=context.run, args=(self._tell,), name="artifact", daemon=True)
+            self._thread = threading.Thread(target=context.run, args=(self._send,), name="artifact", daemon=True)
             self._thread.start()
 
     def add(self, size: int) -> None:
-        """See `Progress`."""
+        """Count bytes."""
         with self._lock:
             self.done += size
 
     def end_file(self) -> None:
-        """See `Progress`."""
+        """Count a file."""
         with self._lock:
             self.files_done += 1
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         try:
-            told = self._now()
-            artifact = create_progress_artifact(told[0], key=self.key, description=told[1])
+            sent = self._now()
+            artifact = create_progress_artifact(sent[0], key=self.key, description=sent[1])
             assert isinstance(artifact, UUID)  # noqa: S101  there is no event loop in this thread
             ended = False
             while not ended:
                 ended = self._ended.wait(self.interval)
                 now = self._now()
-                if now != told:
+                if now != sent:
                     update_progress_artifact(artifact, *now)
-                    told = now
+                    sent = now
         except Exception as error:  # noqa: BLE001  whatever it is, it must not reach the publish
             self.log(f"Prefect does not show the progress any more: {error}")
 
@@ -86,3 +81,18 @@ class ArtifactProgress:
             percent = 100.0 * self.done / self.size if self.size else 100.0
             text = f"{self.what}: {human_bytes(self.done)} of {human_bytes(self.size)}"
             return round(max(0.0, min(100.0, percent)), 1), f"{text}, {self.files_done} of {self.files} files"
+
+
+def run_log() -> Log:
+    """A function that takes lines for the log of the current run."""
+    logger = get_run_logger()
+
+    def log(line: str) -> None:
+        logger.info("%s", line, extra={LOG_MARK: True})
+
+    return log
+
+
+def artifact_key(*parts: str) -> str:
+    """A key by Prefect's rule: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")

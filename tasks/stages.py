@@ -1,29 +1,31 @@
-"""The task of each stage."""
+"""The Prefect task of each stage, the task that prepares a toolchain, and where Prefect keeps their results."""
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from prefect import Task, task
-from prefect.cache_policies import CacheKeyFnPolicy, CachePolicy
+from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.filesystems import LocalFileSystem, WritableFileSystem
+from prefect.results import get_default_result_storage
+from prefect.settings import get_current_settings
 from prefect.tasks import exponential_backoff
 from prefect.transactions import IsolationLevel
+from prefect.utilities.annotations import NotSet
 
 from enginery import toolchains
-from enginery.core.errors import EngineryError
+from enginery.core.errors import EngineryError, StoreError
+from enginery.core.home import home
 from enginery.core.progress import LogProgress, Progress, Several
 from enginery.pipeline import TIMEOUT_SECONDS, Outcome, PlannedStep, run_locked_step, run_step
 from enginery.pipeline.tasks.interrupt import at_work
 from enginery.pipeline.tasks.locks import StoreLocks, is_locked_already
-from enginery.pipeline.tasks.logs import run_log
-from enginery.pipeline.tasks.progress import ArtifactProgress
+from enginery.pipeline.tasks.progress import ArtifactProgress, run_log
 from enginery.store import Stage, Store
 from enginery.toolchains import ToolchainIdentity
-
-# What the tasks of all stages have in common.
-
 
 StepFunction = Callable[[PlannedStep, Store], Outcome]
 StageTask = Task[[PlannedStep, Store], Outcome]
@@ -32,11 +34,13 @@ RETRIES = 3
 FIRST_DELAY_SECONDS = 2
 JITTER = 0.5
 LIMIT_MARGIN_SECONDS = 120.0
-"""The step's command has a time limit of its own, with the better message; the task's is for what is no command."""
+"""A step's command has a time limit of its own, with a better message. The task's longer one is for all other work."""
+PROBE = "enginery-probe"
+"""The object that is written to find out whether results can be written."""
 
 
 def can_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help: only for an error that says so itself."""
+    """Whether trying again may help: only for an error that is marked as transient."""
     error = state.data
     return isinstance(error, EngineryError) and error.transient
 
@@ -48,11 +52,6 @@ def step_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 STEP_CACHE = CacheKeyFnPolicy(cache_key_fn=step_key)
-
-
-def cache_in(store: Store) -> CachePolicy:
-    """The cache of steps whose outputs are in `store`: two runs of one step at once do its work once."""
-    return STEP_CACHE.configure(lock_manager=StoreLocks(store), isolation_level=IsolationLevel.SERIALIZABLE)
 
 
 def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
@@ -76,9 +75,9 @@ def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
 
 
 def perform(planned: PlannedStep, store: Store, progress: Progress | None = None) -> Outcome:
-    """Run a step for the current task run; a failure that can pass is told, since the run goes on after it.
+    """Run a step for the current task run. A transient failure is logged, because the task is then tried again.
 
-    `progress` is told how far its transfers are.
+    `progress` receives the progress of the step's transfers.
     """
     log = run_log()
     with at_work():
@@ -92,7 +91,7 @@ def perform(planned: PlannedStep, store: Store, progress: Progress | None = None
 
 
 def _not_about_threads(record: logging.LogRecord) -> bool:
-    """Drop Prefect's warning that a task's time limit cannot interrupt a thread: it can, our commands wake up."""
+    """Drop Prefect's warning that a time limit cannot interrupt a thread. It can: our commands wake up often."""
     return "worker thread. Timeouts in worker threads" not in str(record.msg)
 
 
@@ -107,7 +106,7 @@ def download(planned: PlannedStep, store: Store) -> Outcome:
 
 @stage_task(Stage.CONVERT)
 def convert(planned: PlannedStep, store: Store) -> Outcome:
-    """Convert, and where asked quantize, the weights into a checkpoint."""
+    """Convert the weights into a checkpoint, and quantize them where the spec says so."""
     return perform(planned, store)
 
 
@@ -119,7 +118,7 @@ def build(planned: PlannedStep, store: Store) -> Outcome:
 
 @stage_task(Stage.VALIDATE)
 def validate(planned: PlannedStep, store: Store) -> Outcome:
-    """Ask the engine the spec's prompts and compare its answers."""
+    """Send the spec's prompts to the engine and compare its answers."""
     return perform(planned, store)
 
 
@@ -154,7 +153,42 @@ STAGE_TASKS: dict[Stage, StageTask] = {
 }
 
 
-# The task that makes a toolchain ready, so that its minutes are seen as what they are.
+def tasks_in(store: Store) -> dict[Stage, StageTask]:
+    """The tasks of all stages for steps whose outputs are in `store`: two runs of a step at once do its work once."""
+    policy = STEP_CACHE.configure(lock_manager=StoreLocks(store), isolation_level=IsolationLevel.SERIALIZABLE)
+    storage = result_storage()
+    return {
+        stage: task.with_options(result_storage=storage, cache_policy=policy) for stage, task in STAGE_TASKS.items()
+    }
+
+
+def result_storage() -> Path | type[NotSet]:
+    """Where Prefect keeps the small results: in Enginery's home, unless the user has set a place."""
+    set_by_user = get_current_settings().results.model_fields_set
+    if "local_storage_path" in set_by_user or not isinstance(_default_storage(), LocalFileSystem):
+        return NotSet
+    return home() / "prefect" / "results"
+
+
+def _default_storage() -> WritableFileSystem:
+    """The storage in this machine's settings, or else in those of Prefect's server."""
+    return cast("WritableFileSystem", get_default_result_storage(_sync=True))  # type: ignore[call-arg]
+
+
+def require_result_storage() -> None:
+    """Make sure that results can be kept where the user has set. Prefect itself only warns, at every step.
+
+    Raises:
+        StoreError: when they cannot.
+    """
+    try:
+        storage = _default_storage()
+        if not isinstance(storage, LocalFileSystem):
+            cast("Any", storage).write_path(PROBE, b"", _sync=True)
+    except Exception as error:
+        remedy = "correct the block that holds results: prefect block ls; or unset PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"
+        problem = f"Prefect's result storage cannot be written: {type(error).__name__}: {error}"
+        raise StoreError(problem, remedy=remedy) from error
 
 
 @task(

@@ -9,25 +9,25 @@ A plan is made without a server and without a network where the source is local:
 
 from enginery.pipeline.explain import SpecChanges, explain_steps, spec_changes, with_last_builds
 from enginery.pipeline.fleet import Pool, Pools, WorkPool, keep_plan, kept_plan, read_fleet, read_pools, spec_files
+from enginery.pipeline.outcome import BuildSummary, Outcome
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
 from enginery.pipeline.promotion import promotions
-from enginery.pipeline.release_verdicts import Verdict, fleet_verdicts, with_prereleases
+from enginery.pipeline.release_verdicts import fleet_verdicts, with_prereleases
 from enginery.pipeline.run import (
     TIMEOUT_SECONDS,
-    BuildSummary,
-    Outcome,
     chain_of,
     disk_findings,
     fill,
     find_valid,
     local_place,
+    require_disk_space,
     require_prepared,
-    require_room,
     run_locked_step,
     run_step,
     run_with_inputs,
 )
 from enginery.pipeline.script import shell_script
+from enginery.pipeline.verdict import Verdict
 from enginery.pipeline.watch_report import (
     COLUMNS,
     Rebuild,
@@ -73,8 +73,8 @@ __all__ = [
     "read_fleet",
     "read_pools",
     "rebuilds",
+    "require_disk_space",
     "require_prepared",
-    "require_room",
     "run_locked_step",
     "run_step",
     "run_with_inputs",

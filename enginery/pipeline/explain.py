@@ -1,4 +1,8 @@
-"""Why a step must run: what differs from the nearest step of its stage that the store has."""
+"""Why a step must run, and what another release means for a spec.
+
+A step is compared with the most similar step of its stage in the store. For a release, the fields of the spec's build
+options are compared with those of the old release: the fields that the spec sets, and the defaults of the others.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +15,49 @@ from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
 from enginery.store import Stage, Step, StepRecord, Store
 
 Differences = dict[str, tuple[object, object]]
+LONGEST_VALUE = 60
+Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
+FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """What a release makes of a build field that the spec sets.
+
+    Attributes:
+        target: the target it is set for.
+        field: the field, such as `gemm_plugin`.
+        value: its value.
+        effect: what the new release makes of it.
+        text: a sentence about the effect, with what replaces the field.
+    """
+
+    target: str
+    field: str
+    value: Any
+    effect: Effect
+    text: str
+
+
+@dataclass(frozen=True)
+class SpecChanges:
+    """What a new release changes for a spec.
+
+    Attributes:
+        fields: the fields that the spec sets.
+        unset: fields that no target sets and that have another default, such as `max_batch_size: 1 -> 2048`.
+        some_unset: such fields that only some targets leave unset, with these targets.
+    """
+
+    fields: tuple[FieldChange, ...]
+    unset: tuple[str, ...]
+    some_unset: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def explain_steps(
     plan: Plan, done: Mapping[str, StepRecord], records: Iterable[StepRecord]
 ) -> dict[str, tuple[str, ...]]:
-    """For each step of the plan that must run: its id -> the reasons, one sentence each.
+    """The reasons why steps of the plan must run, one sentence each, by the id of the step.
 
     Args:
         plan: the plan.
@@ -26,6 +67,44 @@ def explain_steps(
     names = {step.key: step.id for step in plan.steps}
     known = list(records)
     return {step.id: tuple(_reasons(step, known, names)) for step in plan.steps if step.key not in done}
+
+
+def differences(before: Step, now: Step) -> Differences:
+    """The value before and the value now of each field that differs, by its dotted name; None for no value."""
+    old, new = (dict(_leaves(step.model_dump(mode="json"))) for step in (before, now))
+    fields = list(new) + [field for field in old if field not in new]
+    return {field: (old.get(field), new.get(field)) for field in fields if old.get(field) != new.get(field)}
+
+
+def with_last_builds(plan: Plan, store: Store) -> Plan:
+    """The plan with a note on every unset build field whose default is not that of the last build's release.
+
+    Only targets of the backend `tensorrt` have such notes: the fields of other backends mean the same in each release.
+    """
+    engines = [target for target in plan.targets if target.backend == BackendName.TENSORRT]
+    if not engines:
+        return plan
+    known = {record.key: record for record in store.records()}
+    notes = [note for target in engines for note in _notes(plan, target, known)]
+    return plan.model_copy(update={"notes": (*plan.notes, *notes)})
+
+
+def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
+    """Compare two releases for a spec. Only targets that TensorRT engines may be built for count.
+
+    Raises:
+        UsageError: nothing is known of so old a release.
+    """
+    targets = [target for target in spec.targets if target.backend in {BackendName.TENSORRT, BackendName.AUTO}]
+    fields = tuple(change for target in targets for change in _field_changes(spec, target, old, new))
+    unset = {target.name: unset_changes(spec.build_for(target), old, new) for target in targets}
+    without = {
+        sentence: tuple(name for name, found in unset.items() if sentence in found)
+        for found in unset.values()
+        for sentence in found
+    }
+    everywhere = tuple(sentence for sentence, names in without.items() if len(names) == len(targets))
+    return SpecChanges(fields, everywhere, tuple(one for one in without.items() if len(one[1]) < len(targets)))
 
 
 def _reasons(planned: PlannedStep, known: Sequence[StepRecord], names: Mapping[str, str]) -> Iterator[str]:
@@ -39,13 +118,6 @@ def _reasons(planned: PlannedStep, known: Sequence[StepRecord], names: Mapping[s
             yield f"{field}: {names.get(now, now[:12])} is new (the nearest, {nearest.label}, had {str(before)[:12]})"
         else:
             yield f"{field}: {_short(before)} -> {_short(now)} (nearest: {nearest.label}, {nearest.key[:12]})"
-
-
-def differences(before: Step, now: Step) -> Differences:
-    """Dotted field -> (value before, value now), for every field that differs; None where there is none."""
-    old, new = (dict(_leaves(step.model_dump(mode="json"))) for step in (before, now))
-    fields = list(new) + [field for field in old if field not in new]
-    return {field: (old.get(field), new.get(field)) for field in fields if old.get(field) != new.get(field)}
 
 
 def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -64,25 +136,6 @@ def _short(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
-LONGEST_VALUE = 60
-
-
-# What a plan for another release than the last build's changes without the spec being changed.
-
-
-def with_last_builds(plan: Plan, store: Store) -> Plan:
-    """The plan with a note on every build field that is unset and means something else than in the last build.
-
-    Only targets of the backend `tensorrt` are looked at: other backends' fields mean the same in each release.
-    """
-    engines = [target for target in plan.targets if target.backend == BackendName.TENSORRT]
-    if not engines:
-        return plan
-    known = {record.key: record for record in store.records()}
-    notes = [note for target in engines for note in _notes(plan, target, known)]
-    return plan.model_copy(update={"notes": (*plan.notes, *notes)})
-
-
 def _notes(plan: Plan, target: PlannedTarget, known: Mapping[str, StepRecord]) -> Iterator[str]:
     planned = next(step for step in plan.steps if step.step.stage is Stage.BUILD and target.name in step.targets)
     last = _last_build(planned, plan, known)
@@ -92,14 +145,13 @@ def _notes(plan: Plan, target: PlannedTarget, known: Mapping[str, StepRecord]) -
 
 
 def _changes(plan: Plan, name: str, old: str, new: str) -> Iterator[str]:
-
     target = next(target for target in plan.spec.targets if target.name == name)
     for change in unset_changes(plan.spec.build_for(target), old, new):
         yield f"{name}: the last build was for {old}; unset in the spec: {change}"
 
 
 def _last_build(planned: PlannedStep, plan: Plan, known: Mapping[str, StepRecord]) -> StepRecord | None:
-    """The newest build of the same target from the same place."""
+    """The newest build of the same target from the same source."""
     wanted = _source(planned.step, {step.key: step.step for step in plan.steps})
     steps = {key: record.step for key, record in known.items()}
     builds = [
@@ -118,7 +170,7 @@ def _release(step: Step) -> str:
 
 
 def _source(step: Step, steps: Mapping[str, Step]) -> object:
-    """Where the weights of a step came from: the kind of source and its address, whatever the commit."""
+    """The source of a step's weights: its kind and its address, without the commit."""
     while step.inputs:
         found = [steps[key] for key in step.inputs.values() if key in steps]
         if not found:
@@ -127,69 +179,9 @@ def _source(step: Step, steps: Mapping[str, Step]) -> object:
     return step.recipe.parameters.get("kind"), step.recipe.parameters.get("location")
 
 
-# What another release means for a spec: which of its build fields are affected, and which unset ones change.
-
-
-Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
-
-FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
-
-
-@dataclass(frozen=True)
-class FieldChange:
-    """What becomes of a build field that the spec sets.
-
-    Attributes:
-        target: the target it is set for.
-        field: the field, such as `gemm_plugin`.
-        value: its value.
-        effect: what the new release makes of it.
-        text: the same for a reader, with what replaces it.
-    """
-
-    target: str
-    field: str
-    value: Any
-    effect: Effect
-    text: str
-
-
-@dataclass(frozen=True)
-class SpecChanges:
-    """What a spec meets in the new release.
-
-    Attributes:
-        fields: what becomes of the fields it sets.
-        unset: fields that no target sets and that come to something else, such as `max_batch_size: 1 -> 2048`.
-        some_unset: the same of fields that only some targets set, with the targets that do not.
-    """
-
-    fields: tuple[FieldChange, ...]
-    unset: tuple[str, ...]
-    some_unset: tuple[tuple[str, tuple[str, ...]], ...]
-
-
-def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
-    """Compare two releases for a spec; only targets that TensorRT engines may be built for count.
-
-    Raises:
-        UsageError: nothing is known of so old a release.
-    """
-    targets = [target for target in spec.targets if target.backend in {BackendName.TENSORRT, BackendName.AUTO}]
-    fields = tuple(change for target in targets for change in _field_changes(spec, target, old, new))
-    unset = {target.name: unset_changes(spec.build_for(target), old, new) for target in targets}
-    without = {
-        sentence: tuple(name for name, found in unset.items() if sentence in found)
-        for found in unset.values()
-        for sentence in found
-    }
-    everywhere = tuple(sentence for sentence, names in without.items() if len(names) == len(targets))
-    return SpecChanges(fields, everywhere, tuple(one for one in without.items() if len(one[1]) < len(targets)))
-
-
 def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[FieldChange]:
     options = spec.build_for(target)
-    before, after = (_asked(options, target, release) for release in (old, new))
+    before, after = (_rendering(options, target, release) for release in (old, new))
     for field in OPTIONS:
         value = getattr(options, field)
         if value is None:
@@ -201,8 +193,8 @@ def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[F
             yield FieldChange(target.name, field, value, *_effect(*pieces, new))
 
 
-def _asked(options: BuildOptions, target: Target, release: str) -> Asked:
-    """With a data type for `auto` where a release needs one: which does not matter here."""
+def _rendering(options: BuildOptions, target: Target, release: str) -> Asked:
+    """The options for a release, with any data type for `auto`: some releases need one, and it changes nothing."""
     dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
     return Asked(options, release, flags_of(release).value, dtype)
 
@@ -215,11 +207,7 @@ def _effect(before: Piece, after: Piece, new: str) -> tuple[Effect, str]:
         return "new", f"{new} has it, the old release has not"
     if before == after:
         return "kept", "accepted as before"
-    if _is_empty(after):
+    if not after.argv and not after.environment:
         return "left out", f"{new} does so without being told"
-    told = " ".join((*(f"{name}={value}" for name, value in after.environment.items()), *after.argv))
-    return "translated", f"{new} is told by {told}"
-
-
-def _is_empty(piece: Piece) -> bool:
-    return not piece.argv and not piece.environment
+    settings = " ".join((*(f"{name}={value}" for name, value in after.environment.items()), *after.argv))
+    return "translated", f"{new} is told by {settings}"

@@ -1,4 +1,8 @@
-"""Which targets are built where: the work pools of a fleet, one for each kind of GPU, listed in `infra/pools.yaml`."""
+"""A fleet: the work pools that build targets, the plans that machines share, and the spec files.
+
+There is a work pool for each kind of GPU, listed in a pools file such as `infra/pools.yaml`. A plan lies in the store,
+under its digest, so that all machines work from the same plan.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -15,7 +19,10 @@ from enginery.spec import SAFE_LOADER, Spec, SpecModel, gpus, read_spec, sentenc
 from enginery.store import Store
 
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""Prefect allows more; these are also good in a deployment's name, a label and a file's name."""
+"""Prefect allows more names; these can also be in a deployment's name, a label and a file's name."""
+PLANS = "plans"
+REMEDY = "give the build a store that all its machines share, such as s3://bucket/prefix"
+SUFFIXES = (".yaml", ".yml")
 
 
 class WorkPool(SpecModel):
@@ -24,7 +31,7 @@ class WorkPool(SpecModel):
     work_pool: PoolName
     """Its name in Prefect."""
     type: Literal["process", "docker", "kubernetes"] = "process"
-    """What its workers start a run as."""
+    """How its workers start a run."""
     job_template: str | None = None
     """A file with Prefect's base job template for the pool, relative to this one; Prefect's own when left out."""
     concurrency: Annotated[int, Field(ge=1)] = 1
@@ -37,23 +44,23 @@ class Pool(WorkPool):
     gpu: str
     """The GPU of its machines: `cpu`, a name such as `H100-SXM5-80GB`, a pattern such as `H100-*`, or `*` for any."""
     targets: tuple[str, ...] = ("*",)
-    """Names of targets, or patterns; only these are sent here. A target goes to the first pool that takes it."""
+    """Names of the targets it takes, or patterns. A target goes to the first pool that takes it."""
     work_queue: str = "default"
-    """The queue of the pool that builds wait in."""
+    """The queue of the pool in which builds wait."""
     targets_at_once: Annotated[int, Field(ge=1)] = 1
     """How many steps one run does at once. Leave it at 1 where builds share a GPU's memory."""
 
     @field_validator("gpu")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        """Our name for the GPU, however it was written."""
+        """Replace the name of a GPU by Enginery's own name for it."""
         if "*" not in value:
             try:
                 return gpus.find(value).name
             except UsageError as error:
                 raise ValueError(f"{error.problem}; {error.remedy}") from error
         if not any(fnmatchcase(gpu.name, value) for gpu in (gpus.CPU, *gpus.TABLE)):
-            raise ValueError(f"no known GPU has a name like {value!r}; correct it, or add it to enginery/gpus.py")
+            raise ValueError(f"no known GPU has a name like {value!r}; correct it, or add it to enginery/spec/gpus.py")
         return value
 
     def takes(self, target: PlannedTarget) -> bool:
@@ -65,9 +72,9 @@ class Pools(SpecModel):
     """The work pools of a fleet."""
 
     flows: WorkPool = WorkPool(work_pool="enginery-flows", concurrency=10)
-    """Where the runs are that build nothing themselves, but wait for others: `build-model` and the like."""
+    """The pool for flows that build nothing themselves but wait for other runs, such as `build-model`."""
     pools: Annotated[tuple[Pool, ...], Field(min_length=1)]
-    """The pools, in the order in which they are asked whether they take a target."""
+    """The pools. A target goes to the first one that takes it."""
 
     @model_validator(mode="after")
     def _builds_do_not_wait_for_themselves(self) -> Self:
@@ -79,7 +86,7 @@ class Pools(SpecModel):
 
     @property
     def work_pools(self) -> Mapping[str, WorkPool]:
-        """Every work pool by its name; one that is listed for several GPUs does as many runs as all these together."""
+        """Every work pool by its name. One that is listed several times has the sum of the concurrencies."""
         found = {self.flows.work_pool: self.flows}
         for pool in self.pools:
             known = found.get(pool.work_pool)
@@ -96,13 +103,13 @@ class Pools(SpecModel):
         found = {
             target.name: next((pool for pool in self.pools if pool.takes(target)), None) for target in plan.targets
         }
-        homeless = [
+        problems = [
             f"targets.{index} ({target.name}).gpu: no work pool takes {target.gpu}; add one to the pools file"
             for index, target in enumerate(plan.targets)
             if found[target.name] is None
         ]
-        if homeless:
-            raise PlanError(homeless, subject=plan.spec.name)
+        if problems:
+            raise PlanError(problems, subject=plan.spec.name)
         return {name: pool for name, pool in found.items() if pool}
 
 
@@ -110,7 +117,7 @@ def read_pools(path: Path) -> Pools:
     """Read a pools file.
 
     Raises:
-        SpecError: when it cannot be read, is not YAML, or has mistakes: all of them, each with its path.
+        SpecError: when it cannot be read, is not YAML, or has mistakes; lists all mistakes with their paths.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -125,15 +132,8 @@ def read_pools(path: Path) -> Pools:
         raise SpecError(sentences(error, Pools), subject=str(path)) from error
 
 
-# Plans in a store, so that all machines of a fleet work from one plan: named by its digest, it never changes.
-
-
-PLANS = "plans"
-REMEDY = "give the build a store that all its machines share, such as s3://bucket/prefix"
-
-
 def keep_plan(plan: Plan, store: Store) -> str:
-    """Put a plan into the store and return its digest, by which it is found again."""
+    """Put a plan into the store, and return the digest by which `kept_plan` finds it."""
     data = plan.model_dump_json().encode()
     digest, shelf = bytes_digest(data), store.shelf()
     found = shelf.get(_name(digest))
@@ -146,7 +146,7 @@ def kept_plan(digest: str, store: Store) -> Plan:
     """The plan of that digest.
 
     Raises:
-        StoreError: when the store does not have it, or has something else in its place.
+        StoreError: when the store does not have it, or what it has does not match the digest.
     """
     found = store.shelf().get(_name(digest))
     if found is None:
@@ -166,23 +166,16 @@ def _name(digest: str) -> str:
     return f"{PLANS}/{digest}.json"
 
 
-# The specs of a fleet: files, and directories of files.
-
-
-SUFFIXES = (".yaml", ".yml")
-
-
 def spec_files(places: Iterable[str | Path]) -> list[Path]:
-    """The spec files meant by files and directories, each once, those of a directory by name.
+    """The spec files among these files and in these directories, each once, those of a directory sorted by name.
 
     Raises:
-        UsageError: when a place is not there, or a directory holds no spec.
+        UsageError: when a place does not exist, or a directory holds no spec.
     """
-    found = [file for place in places for file in _in_place(Path(place))]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(file for place in places for file in _spec_files(Path(place))))
 
 
-def _in_place(place: Path) -> Iterator[Path]:
+def _spec_files(place: Path) -> Iterator[Path]:
     if place.is_file():
         yield place
         return
@@ -199,7 +192,7 @@ def read_fleet(files: Iterable[Path]) -> list[Spec]:
     """Read specs.
 
     Raises:
-        SpecError: with the mistakes of all of them, or when two have one name: they would share builds and channels.
+        SpecError: with the mistakes of all of them. It is one if two have the same name: they would share builds.
     """
     specs: dict[str, Spec] = {}
     mistakes: list[str] = []

@@ -1,4 +1,4 @@
-"""From a spec to steps with keys: everything that would run, known before anything runs."""
+"""From a spec to a plan: all steps with their keys, known before anything runs."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
@@ -21,13 +21,13 @@ PLAN_SCHEMA = 1
 MIN_KEY_DIGITS = 6
 
 OF_A_MACHINE = frozenset({"W202", "W203"})
-"""Warnings about memory and disk, which another machine than the plan's may have to give."""
+"""Warnings about memory and disk. The spec may accept them for another machine than the one that makes the plan."""
 
 Resolver = Callable[[Source], ResolvedSource]
 
 
 class Chosen(NamedTuple):
-    """What is asked of a backend for one target, the backend it comes to, and the warnings that the spec accepts."""
+    """A target with the backend chosen for it, and the warnings that the spec accepts."""
 
     request: Request
     backend: Backend
@@ -35,11 +35,11 @@ class Chosen(NamedTuple):
 
 
 class Machine:
-    """This machine as one plan sees it: what takes a process or many files to find out is found out once.
+    """What a plan needs to know of this machine. Slow look-ups are done once for each plan.
 
     Attributes:
-        detect: what `gpus.detect` says.
-        identify: what `toolchains.identify` says.
+        detect: `gpus.detect`, cached.
+        identify: `toolchains.identify`, cached.
     """
 
     def __init__(self) -> None:
@@ -48,26 +48,26 @@ class Machine:
         self._backends: dict[Backend, Backend] = {}
 
     def gpu_of(self, target: Target) -> Gpu:
-        """The GPU that a target comes to."""
+        """The GPU of a target; with `auto`, that of this machine."""
         return (self.detect() or gpus.CPU) if target.gpu == "auto" else gpus.find(target.gpu)
 
     def backend_of(self, request: Request) -> Backend:
-        """The backend of a target; equal ones are the same, which remembers what it has looked up."""
+        """The backend of a target. Equal backends are one object, so that it looks up things once."""
         found = backend_for(request, self.identify)
         return self._backends.setdefault(found, found)
 
 
 class PlannedStep(Frozen):
-    """A step in its place in a plan.
+    """A step of a plan.
 
     Attributes:
-        id: names the step within the plan, such as `download` or `build/cpu-int4`.
+        id: its name within the plan, such as `download` or `build/cpu-int4`.
         key: the step's key.
-        step: what is done.
+        step: the stage, the inputs and the recipe.
         targets: the names of the targets that need it.
         toolchain: the environment its commands run in.
-        places: placeholders of its command -> files and directories of the user's; no part of the key.
-        estimated_bytes: about how large its output will be; 0 where that is not worth estimating.
+        places: files and directories of the user, by the placeholders of its command; not part of the key.
+        estimated_bytes: estimated size of its output; 0 if it is small.
     """
 
     id: str
@@ -88,12 +88,12 @@ class PlannedStep(Frozen):
 
     @property
     def label(self) -> str:
-        """A name for people: the id with a blank."""
+        """A name for people, such as `build cpu-int4`."""
         return self.id.replace("/", " ")
 
 
 class PlannedTarget(Frozen):
-    """A target with everything decided that the spec left open."""
+    """A target with all choices made that the spec leaves open."""
 
     name: str
     gpu: str
@@ -109,7 +109,7 @@ class Plan(Frozen):
     """Every step of a spec, each after those it needs.
 
     Attributes:
-        notes: what the reader should know before anything runs, such as defaults that were filled in.
+        notes: sentences for the reader of the plan, such as defaults that were filled in.
     """
 
     plan_schema: int = PLAN_SCHEMA
@@ -120,7 +120,7 @@ class Plan(Frozen):
     notes: tuple[str, ...] = ()
 
     def find(self, reference: str) -> PlannedStep:
-        """The step with that id, or whose key begins so.
+        """The step with that id, or with a key that begins with `reference`.
 
         Raises:
             PlanError: when there is none.
@@ -132,7 +132,7 @@ class Plan(Frozen):
         raise PlanError([f"no step {reference!r}; there are {known}"], subject="plan")
 
     def inputs_of(self, planned: PlannedStep) -> tuple[PlannedStep, ...]:
-        """The steps this one takes its inputs from."""
+        """The steps whose outputs are the inputs of this one."""
         wanted = set(planned.step.inputs.values())
         return tuple(step for step in self.steps if step.key in wanted)
 
@@ -141,7 +141,7 @@ def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
     """Plan a spec: decide what it leaves open, resolve its source, and key every step.
 
     Raises:
-        PlanError: with everything the spec asks for that cannot be built.
+        PlanError: with everything in the spec that cannot be built.
         SourceError: when the source cannot be reached or holds no usable model.
     """
     machine = Machine()
@@ -150,8 +150,8 @@ def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
     chosen = _choose(spec, model, machine, [file.name for file in source.files])
     call = Call(function="download", version=1, parameters=parameters(source, spec.source))
     download = Step(stage=Stage.DOWNLOAD, recipe=call)
-    everyone = tuple(target.name for target in spec.targets)
-    first = PlannedStep(id="download", key=download.key, step=download, targets=everyone, estimated_bytes=source.size)
+    names = tuple(target.name for target in spec.targets)
+    first = PlannedStep(id="download", key=download.key, step=download, targets=names, estimated_bytes=source.size)
     targets, steps = [], [first]
     for one in chosen:
         target, more = _target_steps(one, download.key)
@@ -167,7 +167,7 @@ def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
 
 
 def _resolved(spec: Spec, resolver: Resolver, machine: Machine) -> ResolvedSource:
-    """The source; when it cannot be had, what else is wrong with the spec is said along with that."""
+    """The source. If it cannot be resolved, the error also lists the other mistakes of the spec."""
     try:
         return resolver(spec.source)
     except SourceError as error:
@@ -189,7 +189,7 @@ def _without_twins(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
 
 
 def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Collection[str] = ()) -> list[Chosen]:
-    """Each target with its GPU and backend; everything that stops one of them is reported at once."""
+    """Each target with its GPU and backend. One error reports all that stops any of them."""
     chosen: list[Chosen] = []
     problems: list[str] = []
     for index, target in enumerate(spec.targets):
@@ -200,7 +200,7 @@ def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Colle
             problems.append(f"{prefix}{error}")
             continue
         backend = machine.backend_of(request)
-        estimated = estimate_findings(request, here=_is_built_here(request))
+        estimated = estimate_findings(request, local=_is_local(request))
         findings = [*image_findings(target), *backend.findings(request), *estimated]
         stops = stopping(findings, spec.force)
         problems += [str(finding.under(prefix)) for finding in stops]
@@ -216,15 +216,14 @@ def _serving_mistakes(spec: Spec, chosen: list[Chosen], files: Collection[str]) 
     engines = [one.request.target for one in chosen if one.backend.name is BackendName.TENSORRT]
     if not engines:
         return []
-
     found = tokenizer_problems(files)
     if spec.rollout_target() in engines:
         found += rollout_problems(spec.rollout, _served_from(spec, BackendName.TENSORRT))
     return [str(finding) for finding in found]
 
 
-def _is_built_here(request: Request) -> bool:
-    """Whether this is the machine that a target is built on, as far as the spec tells."""
+def _is_local(request: Request) -> bool:
+    """Whether a target is built on this machine, as far as the spec shows."""
     return request.gpu == gpus.CPU or request.target.gpu == "auto"
 
 
@@ -304,7 +303,7 @@ def _rollout_details(spec: Spec, rollout: Rollout, target: PlannedTarget) -> dic
 
 
 def _served_from(spec: Spec, backend: str) -> str:
-    """The model repository that a rollout fills; TensorRT-LLM's backend reads engines from a directory only."""
+    """The model repository that a rollout fills. TensorRT-LLM's backend can read engines from a directory only."""
     target = spec.rollout_target()
     if spec.rollout is None or spec.publish is None or target is None:
         return ""
@@ -322,7 +321,7 @@ def _notes(spec: Spec, chosen: list[Chosen]) -> tuple[str, ...]:
         for note in [
             *(f"accepted: {finding.path}: {finding.problem} [{finding.code}]" for finding in accepted),
             *backend.notes(request),
-            *estimate_notes(request, here=_is_built_here(request)),
+            *estimate_notes(request, local=_is_local(request)),
         ]
     ]
     idle = set(spec.force) - OF_A_MACHINE - {finding.code for one in chosen for finding in one.accepted}

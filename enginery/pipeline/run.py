@@ -1,125 +1,39 @@
 """Runs one step: its inputs from the store, the work in a scratch directory, the output back to the store.
 
-A record is written last, and only for a whole output. Whatever dies before that leaves nothing to be seen.
+The record is written last, and only for a complete output. If the process dies before that, the store has no trace of
+the step.
 """
 
 import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
-
-from pydantic import JsonValue
 
 from enginery import toolchains
 from enginery.builds import read_report, require_passed
 from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
 from enginery.core.files import cannot_write
 from enginery.core.home import logs_dir, store_dir
-from enginery.core.model import Frozen
 from enginery.core.progress import Facts, Log, Progress
 from enginery.core.text import human_bytes
 from enginery.core.versions import __version__
+from enginery.pipeline.functions import (
+    changes_elsewhere,
+    find_command_runner,
+    find_function,
+    require_call_prepared,
+    still_holds,
+)
+from enginery.pipeline.outcome import Outcome
 from enginery.pipeline.plan import Plan, PlannedStep
 from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Call, Command, Stage, StepContext, StepRecord, Store, digest_output
 from enginery.toolchains import DRIVERS, examples_dir
-
-# The functions that internal steps call, by the name their recipes use.
-#
-# They are looked up by name and imported when first called, so that making a plan loads none of them.
-
-
-StepFunction = Callable[[StepContext], Facts]
-CommandRunner = Callable[[StepContext, tuple[str, ...], Mapping[str, str]], Facts]
-EffectCheck = Callable[[Mapping[str, JsonValue]], bool]
-PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
-
-FUNCTIONS = {
-    "download": "enginery.sources:download",
-    "validate": "enginery.backends.validate:validate",
-    "package": "enginery.triton.repository:package",
-    "package_inflight": "enginery.backends.tensorrt.package:package",
-    "package_llmapi": "enginery.backends.pytorch.package:package",
-    "publish": "enginery.registry:publish",
-    "rollout": "enginery.triton.rollout:rollout",
-}
-
-COMMAND_RUNNERS = {
-    "convert_checkpoint": "enginery.backends.tensorrt.convert:convert_checkpoint",
-    "build_engine": "enginery.backends.tensorrt.build:build_engine",
-    "export_checkpoint": "enginery.backends.pytorch.quantize:export_checkpoint",
-}
-"""Functions that run an external step's command, and check what it made before it counts."""
-
-EFFECT_CHECKS = {
-    "publish": "enginery.registry:is_published",
-    "rollout": "enginery.triton.rollout:is_serving",
-}
-"""Steps that change something outside the store: their records are only believed while the change is still there."""
-
-
-PREPARATION_CHECKS = {
-    "publish": "enginery.registry:require_publishable",
-    "rollout": "enginery.triton.rollout:require_readable_policy",
-}
-"""Steps that need something outside the store: what must hold before the work that leads to them is begun."""
-
-
-def find_function(name: str) -> StepFunction:
-    """The function of that name.
-
-    Raises:
-        UsageError: when there is none, as in a plan made by another version of Enginery.
-    """
-    if name not in FUNCTIONS:
-        raise UsageError(f"there is no step function {name!r}", remedy="make the plan again with this version")
-    return cast("StepFunction", _load(FUNCTIONS[name]))
-
-
-def find_command_runner(name: str) -> CommandRunner:
-    """The function of that name that runs commands.
-
-    Raises:
-        UsageError: when there is none, as in a plan made by another version of Enginery.
-    """
-    if name not in COMMAND_RUNNERS:
-        raise UsageError(f"there is no command runner {name!r}", remedy="make the plan again with this version")
-    return cast("CommandRunner", _load(COMMAND_RUNNERS[name]))
-
-
-def changes_elsewhere(name: str) -> bool:
-    """Whether the step changes something outside the store, so that it can have to be done again."""
-    return name in EFFECT_CHECKS
-
-
-def still_holds(name: str, parameters: Mapping[str, JsonValue]) -> bool:
-    """Whether what the step did outside the store is still so; always true for a step that only fills the store."""
-    if not changes_elsewhere(name):
-        return True
-    return cast("EffectCheck", _load(EFFECT_CHECKS[name]))(parameters)
-
-
-def require_call_prepared(name: str, parameters: Mapping[str, JsonValue]) -> None:
-    """Make sure that the step will find what it needs outside the store.
-
-    Raises:
-        EngineryError: when it will not; nothing was changed.
-    """
-    if name in PREPARATION_CHECKS:
-        cast("PreparationCheck", _load(PREPARATION_CHECKS[name]))(parameters)
-
-
-def _load(address: str) -> object:
-    module, _, function = address.partition(":")
-    return getattr(import_module(module), function)
-
 
 TIMEOUT_SECONDS = {
     Stage.DOWNLOAD: 6 * 3600.0,
@@ -133,41 +47,11 @@ TIMEOUT_SECONDS = {
 """How long each stage may take; generous, for the largest models on slow disks and lines."""
 
 
-class Outcome(Frozen):
-    """How a step came to be finished.
-
-    Attributes:
-        ran: whether the work was done now; False when the store already had it.
-    """
-
-    id: str
-    key: str
-    label: str
-    stage: Stage
-    ran: bool
-    seconds: float
-    size: int
-    facts: Facts
-
-    @classmethod
-    def of(cls, planned: PlannedStep, record: StepRecord, *, ran: bool) -> "Outcome":
-        """The outcome of a step whose record is `record`."""
-        return cls(
-            id=planned.id,
-            key=planned.key,
-            label=planned.label,
-            stage=planned.step.stage,
-            ran=ran,
-            seconds=record.seconds,
-            size=record.size,
-            facts=record.facts,
-        )
-
-
 def run_step(planned: PlannedStep, store: Store, log: Log, progress: Progress | None = None) -> Outcome:
-    """Bring one step to its end, by doing it or by finding it done.
+    """Run a step, or find that it is done.
 
-    Two runs of one key at once: one works, the other waits and finds it done. `progress` is told of its transfers.
+    When two runs of one key meet, one works; the other waits and finds it done. `progress` receives the progress of the
+    step's transfers.
 
     Raises:
         EngineryError: when it fails; a note names the file with the whole log.
@@ -186,8 +70,18 @@ def run_locked_step(planned: PlannedStep, store: Store, log: Log, progress: Prog
     return Outcome.of(planned, record, ran=ran)
 
 
+def run_with_inputs(
+    planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
+) -> Outcome:
+    """Run a step, and before it each step it needs that the store does not have."""
+    for needed in plan.inputs_of(planned):
+        if find_valid(needed, store) is None:
+            run_with_inputs(needed, plan, store, log, progress)
+    return run_step(planned, store, log, progress)
+
+
 def find_valid(planned: PlannedStep, store: Store) -> StepRecord | None:
-    """The step's record, if the store has it whole and what it did elsewhere still holds."""
+    """The step's record, if the store has its whole output and its change outside the store is still there."""
     record = store.find(planned.key)
     recipe = planned.step.recipe
     if record is None or (isinstance(recipe, Call) and not still_holds(recipe.function, recipe.parameters)):
@@ -195,19 +89,8 @@ def find_valid(planned: PlannedStep, store: Store) -> StepRecord | None:
     return record
 
 
-def require_prepared(steps: Iterable[PlannedStep]) -> None:
-    """Make sure that steps which are to run will find what they need outside the store, before any work is begun.
-
-    Raises:
-        EngineryError: the first that will not, such as a bucket that does not exist.
-    """
-    for planned in steps:
-        if isinstance(planned.step.recipe, Call):
-            require_call_prepared(planned.step.recipe.function, planned.step.recipe.parameters)
-
-
 def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
-    """The records of these steps and all they come from, each after those it needs.
+    """The records of these steps and of all steps before them, each after those it needs.
 
     Raises:
         StoreError: when one of them is not in the store.
@@ -229,16 +112,96 @@ def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
     return tuple(found.values())
 
 
+def require_prepared(steps: Iterable[PlannedStep]) -> None:
+    """Make sure, before any work begins, that the steps to run will find what they need outside the store.
+
+    Raises:
+        EngineryError: for the first that will not, such as a bucket that does not exist.
+    """
+    for planned in steps:
+        if isinstance(planned.step.recipe, Call):
+            require_call_prepared(planned.step.recipe.function, planned.step.recipe.parameters)
+
+
+def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> None:
+    """Make sure that the disk has space for the outputs of the steps to run, unless the spec accepts that it has not.
+
+    Args:
+        plan: the plan.
+        done: the keys of the steps that are done.
+        store: what `open_store` takes.
+
+    Raises:
+        PlanError: with the figures.
+    """
+    found = stopping(disk_findings(plan, done, local_place(store)), plan.spec.force)
+    if found:
+        raise PlanError([str(finding) for finding in found], subject=plan.spec.name)
+
+
+def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Finding]:
+    """Warn when the outputs of the steps to run do not fit on a disk.
+
+    Args:
+        plan: the plan. Model repositories do not count: their files are links.
+        done: the keys of the steps that are done.
+        place: a directory on that disk, which need not exist yet.
+    """
+    need = sum(planned.estimated_bytes for planned in plan.steps if planned.key not in done)
+    free = shutil.disk_usage(_existing(place)).free
+    if need > free:
+        problem = f"the steps to run make about {human_bytes(need)}; the disk of {place} has {human_bytes(free)} free"
+        yield warning("W203", "targets", problem, "make room, or set ENGINERY_HOME or --store to a larger disk")
+
+
+def local_place(store: str | None) -> Path:
+    """The directory on this machine that a store fills. A store in S3 has a local one as its cache."""
+    return store_dir() if store is None or store.startswith("s3://") else Path(store).expanduser().absolute()
+
+
+def fill(recipe: Command, values: Mapping[str, str]) -> tuple[str, ...]:
+    """The command with its placeholders replaced.
+
+    Raises:
+        UsageError: when a placeholder has no value.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise UsageError(f"the recipe has a placeholder {match[0]} that nothing fills")
+        return values[match[1]]
+
+    return tuple(re.sub(r"\{(\w+)\}", value, argument) for argument in recipe.argv)
+
+
+def places(context: StepContext, recipe: Command) -> dict[str, str]:
+    """The values of a command's placeholders in this run.
+
+    Raises:
+        ToolchainError: when it needs the release's examples, and they are missing or those of another release.
+    """
+    found = {**context.places, **{name: str(directory) for name, directory in context.inputs.items()}}
+    found["output"] = str(context.output)
+    found["drivers"] = str(DRIVERS)
+    if context.toolchain:
+        found["python"] = str(context.toolchain.python)
+        if any("{examples}" in argument for argument in recipe.argv):
+            found["examples"] = str(examples_dir(context.toolchain.identity, context.places.get("examples", "")))
+    return found
+
+
 def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | None) -> StepRecord:
     _require_gpu(planned.step.runs_on)
     chain = chain_of(tuple(planned.step.inputs.values()), store)
     environment = toolchains.ensure(planned.toolchain, log) if planned.toolchain else None
     with store.workspace(planned.key) as work, _logged(planned, log) as (tee, log_file):
+        output = work / "output"
+        output.mkdir(parents=True)
         context = StepContext(
             key=planned.key,
             parameters=planned.step.recipe.parameters,
             inputs=_fetch_inputs(planned, chain, store, work),
-            output=_made(work / "output"),
+            output=output,
             chain=chain,
             toolchain=environment,
             log=tee,
@@ -248,16 +211,12 @@ def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | 
             progress=progress,
         )
         tee(f"working in {work}; log in {log_file}")
-        if environment and (told := toolchains.disagreements(environment)):
-            tee(f"warning: the toolchain {environment.identity.name} is not what is recorded of it: {told}")
-        record = _record(planned, context)
-        return store.add(record, context.output, replace=_can_be_undone(planned))
-
-
-def _can_be_undone(planned: PlannedStep) -> bool:
-    """Whether the step may run again although the store has it, so that the new record is the true one."""
-    recipe = planned.step.recipe
-    return isinstance(recipe, Call) and changes_elsewhere(recipe.function)
+        if environment and (differences := toolchains.disagreements(environment)):
+            tee(f"warning: the toolchain {environment.identity.name} is not what is recorded of it: {differences}")
+        recipe = planned.step.recipe
+        # A step that changes something outside the store may run again. Then the new record is the true one.
+        replace = isinstance(recipe, Call) and changes_elsewhere(recipe.function)
+        return store.add(_record(planned, context), output, replace=replace)
 
 
 def _record(planned: PlannedStep, context: StepContext) -> StepRecord:
@@ -291,37 +250,6 @@ def _perform(planned: PlannedStep, context: StepContext) -> Facts:
     return {}
 
 
-def places(context: StepContext, recipe: Command) -> dict[str, str]:
-    """What the placeholders of a command stand for in this run.
-
-    Raises:
-        ToolchainError: when it needs the release's examples and there are none, or those of another release.
-    """
-    found = {**context.places, **{name: str(directory) for name, directory in context.inputs.items()}}
-    found["output"] = str(context.output)
-    found["drivers"] = str(DRIVERS)
-    if context.toolchain:
-        found["python"] = str(context.toolchain.python)
-        if any("{examples}" in argument for argument in recipe.argv):
-            found["examples"] = str(examples_dir(context.toolchain.identity, context.places.get("examples", "")))
-    return found
-
-
-def fill(recipe: Command, values: Mapping[str, str]) -> tuple[str, ...]:
-    """The command with its placeholders replaced.
-
-    Raises:
-        UsageError: when a placeholder has no value.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise UsageError(f"the recipe has a placeholder {match[0]} that nothing fills")
-        return values[match[1]]
-
-    return tuple(re.sub(r"\{(\w+)\}", value, argument) for argument in recipe.argv)
-
-
 def _fetch_inputs(planned: PlannedStep, chain: tuple[StepRecord, ...], store: Store, work: Path) -> dict[str, Path]:
     records = {record.key: record for record in chain}
     inputs = {}
@@ -331,14 +259,9 @@ def _fetch_inputs(planned: PlannedStep, chain: tuple[StepRecord, ...], store: St
     return inputs
 
 
-def _made(directory: Path) -> Path:
-    directory.mkdir(parents=True)
-    return directory
-
-
 @contextmanager
 def _logged(planned: PlannedStep, log: Log) -> Iterator[tuple[Log, Path]]:
-    """Every line also goes to a file that outlives the run; an error names it."""
+    """A log that also writes each line to a file, which stays after the run. An error gets a note with its name."""
     path = logs_dir() / f"{planned.id.replace('/', '-')}-{planned.key[:12]}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -365,115 +288,25 @@ def _require_gpu(runs_on: str) -> None:
         return
     present = gpus.detect()
     if present is None or runs_on not in {present.name, ANY_GPU}:
-        here = present.name if present else "no NVIDIA GPU"
+        has = present.name if present else "no NVIDIA GPU"
         if runs_on == ANY_GPU:
             remedy = "run it on a machine with one, or set convert.device: cpu where the converter can do that"
             raise UsageError("this step needs an NVIDIA GPU; this machine has none", remedy=remedy)
         raise UsageError(
-            f"this step must run on {runs_on}; this machine has {here}",
+            f"this step must run on {runs_on}; this machine has {has}",
             remedy=f"run it on a machine with {runs_on}: an engine is built on the GPU it is for",
         )
 
 
 def _require_gate(planned: PlannedStep, record: StepRecord, store: Store) -> None:
-    """A recorded validation that did not pass stops what follows, each time it is met."""
+    """Raise the error of a validation that did not pass, also when an earlier run recorded it."""
     if planned.step.stage is not Stage.VALIDATE or record.facts.get("passed"):
         return
-
     with TemporaryDirectory(prefix="enginery-") as scratch:
         report = Path(scratch) / "report"
         store.fetch(record, report)
         require_passed(read_report(report), planned.label)
 
 
-def run_with_inputs(
-    planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
-) -> Outcome:
-    """Run a step after whatever it needs that the store does not have."""
-    for needed in plan.inputs_of(planned):
-        if find_valid(needed, store) is None:
-            run_with_inputs(needed, plan, store, log, progress)
-    return run_step(planned, store, log, progress)
-
-
-# Whether the disk has room for all that a plan still has to make.
-
-
-def require_room(plan: Plan, done: Collection[str], store: str | None) -> None:
-    """Refuse to begin what the disk has no room for, unless the spec accepts that.
-
-    Args:
-        plan: the plan.
-        done: the keys of the steps that are done.
-        store: what `open_store` takes.
-
-    Raises:
-        PlanError: with the figures.
-    """
-    found = stopping(disk_findings(plan, done, local_place(store)), plan.spec.force)
-    if found:
-        raise PlanError([str(finding) for finding in found], subject=plan.spec.name)
-
-
-def local_place(store: str | None) -> Path:
-    """The directory of this machine that a store fills; one in S3 has a local one in front."""
-    return store_dir() if store is None or store.startswith("s3://") else Path(store).expanduser().absolute()
-
-
-def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Finding]:
-    """Warn when what is to be made does not fit on a disk.
-
-    Args:
-        plan: the plan; model repositories are not counted, their files are links.
-        done: the keys of the steps that are done.
-        place: a directory on that disk, which need not exist yet.
-    """
-    need = sum(planned.estimated_bytes for planned in plan.steps if planned.key not in done)
-    free = shutil.disk_usage(_existing(place)).free
-    if need > free:
-        problem = f"the steps to run make about {human_bytes(need)}; the disk of {place} has {human_bytes(free)} free"
-        yield warning("W203", "targets", problem, "make room, or set ENGINERY_HOME or --store to a larger disk")
-
-
 def _existing(place: Path) -> Path:
     return next(parent for parent in (place, *place.parents) if parent.exists())
-
-
-# What a build came to: which steps ran, which were already done, and what was published and put into service.
-
-
-class BuildSummary(Frozen):
-    """The end of a run of the pipeline.
-
-    Attributes:
-        name: the model's name.
-        steps: every step of the plan, in its order.
-        seconds: how long the whole run took.
-        run_url: the run's page in the Prefect UI, where there is a server with one.
-    """
-
-    name: str
-    steps: tuple[Outcome, ...]
-    seconds: float
-    run_url: str | None = None
-
-    @property
-    def ran(self) -> tuple[Outcome, ...]:
-        """The steps whose work was done in this run."""
-        return tuple(step for step in self.steps if step.ran)
-
-    @property
-    def published(self) -> tuple[str, ...]:
-        """The addresses of the published builds."""
-        return tuple(str(facts["uri"]) for facts in self.facts_of(Stage.PUBLISH))
-
-    @property
-    def sentence(self) -> str:
-        """One line for people."""
-        if not self.ran:
-            return f"{self.name}: nothing to do, all {len(self.steps)} steps were already done ({self.seconds:.1f} s)"
-        return f"{self.name}: ran {len(self.ran)} of {len(self.steps)} steps in {self.seconds:.1f} s"
-
-    def facts_of(self, stage: Stage) -> tuple[Mapping[str, JsonValue], ...]:
-        """What the steps of a stage recorded, in the plan's order."""
-        return tuple(step.facts for step in self.steps if step.stage is stage)

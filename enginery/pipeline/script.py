@@ -1,6 +1,7 @@
-"""A plan as a shell script: what each step runs, ready to be pasted.
+"""A plan as a shell script that can be pasted into a shell.
 
-Each step's files go into a directory named after the step, in one directory for the whole plan.
+A step that is a command of its release becomes that command, or a `docker run` with it. Each step's files go into a
+directory named after the step, in one directory for the whole plan.
 """
 
 import re
@@ -28,30 +29,49 @@ from enginery.toolchains import (
     reference,
 )
 
-# One external step of a plan as a line for a shell: the release's plain command, or the whole `docker run`.
-
-
 EXAMPLES = "examples"
-"""What stands for the release's examples where nothing says where they are: what NVIDIA's tutorials write."""
-HERE = "\0here\0"
+"""The path of the release's examples, as in NVIDIA's tutorials, when nothing names another one."""
+CURRENT_DIRECTORY = "\0directory\0"
 USER = "\0user\0"
-KNOWN_TO_SHELL = {HERE: "$PWD", USER: "$(id -u):$(id -g)"}
-"""What only the shell knows that the line is pasted into; no argument can hold a zero byte of its own."""
+SHELL_VALUES = {CURRENT_DIRECTORY: "$PWD", USER: "$(id -u):$(id -g)"}
+"""Marks that the shell replaces. No argument contains a zero byte otherwise."""
 SPECIAL_IN_QUOTES = re.compile(r'([$`"\\])')
+HEAD = """\
+# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
+# the others go through `enginery run-step`, which keeps its own store and does there what that does not have yet."""
+
+
+def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
+    """The script: external steps as their commands, internal steps through `enginery run-step`.
+
+    It is one subshell, so that a failure ends the script and not the shell into which it was pasted.
+
+    Args:
+        plan: the plan.
+        spec_file: where its spec is.
+        overrides: the `FIELD=VALUE` pairs with which it was planned.
+        store: the store to run with; the usual one when left out.
+    """
+    directory = f"{plan.spec.name}-steps"
+    head = HEAD.format(name=plan.spec.name, directory=directory)
+    lines = [head, "(", "set -eu", *_preparations(plan, directory, spec_file, overrides)]
+    for planned in plan.steps:
+        lines += ["", f"# {planned.label} · {planned.key}", *_lines(planned, plan, directory, store)]
+    return "\n".join([*lines, ")"]) + "\n"
 
 
 def command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: str) -> str:
-    """The line that does what a step does.
+    """A line for a shell that runs a step's command.
 
     Args:
         planned: the step.
         recipe: its command.
         plan: the plan it is in.
-        directory: where the plan's steps have their files, relative to where the line is pasted.
+        directory: where the steps have their files, relative to the shell's working directory.
     """
     toolchain = planned.toolchain
     if toolchain is not None and toolchain.kind == "container":
-        return _in_container(planned, recipe, toolchain, _places(planned, plan, f"{HERE}/{directory}"))
+        return _in_container(planned, recipe, toolchain, _places(planned, plan, f"{CURRENT_DIRECTORY}/{directory}"))
     argv = fill(recipe, _places(planned, plan, directory))
     if toolchain is not None and toolchain.kind == "venv" and "/" not in argv[0]:
         argv = (str(location(toolchain) / "bin" / argv[0]), *argv[1:])
@@ -60,14 +80,14 @@ def command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: s
 
 
 def wanted_examples(planned: PlannedStep) -> str:
-    """The release whose examples the reader has to bring along; empty where they are known, or not needed."""
+    """The release whose examples the reader must provide; empty when they are known, or not needed."""
     recipe = planned.step.recipe
     if planned.toolchain is None or not isinstance(recipe, Command) or _known_examples(planned, planned.toolchain):
         return ""
-    return planned.toolchain.version(PACKAGE) if _asks_for(recipe, "examples") else ""
+    return planned.toolchain.version(PACKAGE) if _uses(recipe, "examples") else ""
 
 
-def _asks_for(recipe: Command, place: str) -> bool:
+def _uses(recipe: Command, place: str) -> bool:
     return any(f"{{{place}}}" in argument for argument in recipe.argv)
 
 
@@ -78,7 +98,7 @@ def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
     toolchain = planned.toolchain
     if toolchain is not None:
         in_container = toolchain.kind == "container"
-        unknown = f"{HERE}/{EXAMPLES}" if in_container else EXAMPLES
+        unknown = f"{CURRENT_DIRECTORY}/{EXAMPLES}" if in_container else EXAMPLES
         places["python"] = str(location(toolchain) / "bin" / "python") if toolchain.kind == "venv" else PYTHON
         places["examples"] = str(_known_examples(planned, toolchain) or unknown)
     return places
@@ -91,8 +111,8 @@ def _known_examples(planned: PlannedStep, toolchain: ToolchainIdentity) -> Path 
 
 
 def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIdentity, places: dict[str, str]) -> str:
-    read = [name for name in (*planned.step.inputs, "drivers") if _asks_for(recipe, name)]
-    if _asks_for(recipe, "examples") and Path(places["examples"]) != image_examples(toolchain.image):
+    read = [name for name in (*planned.step.inputs, "drivers") if _uses(recipe, name)]
+    if _uses(recipe, "examples") and Path(places["examples"]) != image_examples(toolchain.image):
         read.append("examples")
     own = [name for name in planned.places if name not in read and name != "examples"]
     box = Box(
@@ -115,37 +135,13 @@ def _shell(argv: Sequence[str]) -> str:
 
 
 def _quoted(word: str) -> str:
-    """The word as a shell reads it back, with what only that shell knows filled in by it."""
+    """The word quoted for a shell. Its marks become expressions that the shell evaluates."""
     if "\0" not in word:
         return shlex.quote(word)
     text = SPECIAL_IN_QUOTES.sub(r"\\\1", word)
-    for mark, known in KNOWN_TO_SHELL.items():
+    for mark, known in SHELL_VALUES.items():
         text = text.replace(mark, known)
     return f'"{text}"'
-
-
-HEAD = """\
-# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
-# the others go through `enginery run-step`, which keeps its own store and does there what that does not have yet."""
-
-
-def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
-    """The script: the commands of external steps as they are, internal steps through `enginery run-step`.
-
-    It is one subshell, so that a failure ends the script and not the shell it was pasted into.
-
-    Args:
-        plan: the plan.
-        spec_file: where its spec is.
-        overrides: the `FIELD=VALUE` pairs it was planned with.
-        store: the store it is to run with; the usual one when left out.
-    """
-    directory = f"{plan.spec.name}-steps"
-    head = HEAD.format(name=plan.spec.name, directory=directory)
-    lines = [head, "(", "set -eu", *_preparations(plan, directory, spec_file, overrides)]
-    for planned in plan.steps:
-        lines += ["", f"# {planned.label} · {planned.key}", *_lines(planned, plan, directory, store)]
-    return "\n".join([*lines, ")"]) + "\n"
 
 
 def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequence[str]) -> Iterator[str]:
@@ -167,7 +163,7 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
 
 
 def _lacks_registry(toolchain: ToolchainIdentity) -> bool:
-    """Whether nothing says where an image comes from."""
+    """Whether the image's name has no registry, and no setting names one."""
     image = toolchain.image
     return toolchain.kind == "container" and reference(image) == image != reference(image, {REGISTRY: "named"})
 

@@ -1,4 +1,7 @@
-"""What one run of the release watch found and did."""
+"""What one run of the release watch found and did: the verdicts, the builds it started, and the promotions.
+
+Verdicts become rows of a table, the same on the terminal and in Prefect. Comparisons become Markdown for artifacts.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -9,24 +12,28 @@ from enginery.core.digests import json_digest
 from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
 from enginery.pipeline.promotion import Decision, Promotion
-from enginery.pipeline.release_verdicts import Kind, Verdict, rebuild_spec
+from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
 from enginery.spec import Spec
+
+KEY_DIGITS = 24
+COLUMNS = ("spec", "target", "backend", "now", "release", "verdict", "why")
+LONGEST_ANSWER = 120
 
 
 class RebuildRun(Frozen):
-    """A build that a verdict called for.
+    """A build that follows from a verdict.
 
     Attributes:
         spec: the spec's name.
         release: the release.
         targets: the targets that are built.
         key: the key under which it is started once; see `rebuilds`.
-        run_id: the run that builds; empty where none was started.
-        state: how that run stands.
+        run_id: the flow run that builds; empty if none was started.
+        state: the state of that run.
         url: its page.
-        started_now: whether it was started by this watch, rather than by an earlier one.
+        started_now: whether this watch started it, and not an earlier one.
         reason: why none was started.
-        failed: whether one could not be started, or it is not known.
+        failed: whether the start failed, or its success is unknown.
     """
 
     spec: str
@@ -45,9 +52,9 @@ class WatchReport(Frozen):
     """The end of a run of the watch.
 
     Attributes:
-        verdicts: one for each target and release looked at.
-        rebuilds: the builds that they called for.
-        promotions: what became of the finished ones.
+        verdicts: the verdicts on targets and releases.
+        rebuilds: the builds that follow from them.
+        promotions: what was done about finished builds.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -63,19 +70,13 @@ class WatchReport(Frozen):
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """What could not be found out or done, a sentence each."""
+        """One sentence for each verdict, promotion or start of a build that failed."""
         undecided = (one for one in self.verdicts if one.kind is Kind.UNDECIDED)
         failed = (one for one in self.promotions if one.decision is Decision.FAILED)
-        told = [f"{one.spec}/{one.target}: {one.why}" for one in undecided]
-        told += [f"{one.spec}/{one.build_id}: {one.reason}" for one in failed]
-        told += [f"{run.spec} for {run.release}: {run.reason}" for run in self.rebuilds if run.failed]
-        return tuple(told)
-
-
-# The builds that verdicts call for, each with a key under which it is started once.
-
-
-KEY_DIGITS = 24
+        troubles = [f"{one.spec}/{one.target}: {one.why}" for one in undecided]
+        troubles += [f"{one.spec}/{one.build_id}: {one.reason}" for one in failed]
+        troubles += [f"{run.spec} for {run.release}: {run.reason}" for run in self.rebuilds if run.failed]
+        return tuple(troubles)
 
 
 class Rebuild(NamedTuple):
@@ -85,7 +86,7 @@ class Rebuild(NamedTuple):
         spec: what to build; nothing of it is published where something serves from.
         release: the release.
         targets: the names of its targets.
-        key: the digest of all that determines the builds, and of where they go: the same whenever it is asked for.
+        key: a digest of everything that determines the builds, and of their destination.
     """
 
     spec: Spec
@@ -106,34 +107,10 @@ def rebuilds(specs: Iterable[Spec], verdicts: Sequence[Verdict]) -> list[Rebuild
     return found
 
 
-def _rebuild(spec: Spec, release: str, verdicts: Sequence[Verdict]) -> Rebuild:
-    chosen = rebuild_spec(spec, {one.target: release for one in verdicts})
-    where = chosen.publish.model_dump(mode="json") if chosen.publish else None
-    digest = json_digest([spec.name, where, sorted(one.build_id for one in verdicts)])
-    key = f"rebuild {spec.name} {release} {digest[:KEY_DIGITS]}"
-    return Rebuild(chosen, release, tuple(one.target for one in verdicts), key)
-
-
-# How verdicts and comparisons look: tables for the terminal, Markdown for artifacts, rows for scripts.
-
-
-COLUMNS = ("spec", "target", "backend", "now", "release", "verdict", "why")
-LONGEST_ANSWER = 120
-
-
 def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
-    """The rows of a table, the same on the terminal and in Prefect: releases that fare alike are one row.
-
-    The reason is that of the newest of them.
-    """
+    """The rows of a table. Neighbouring releases with the same verdict are one row, with the newest one's reason."""
     alike = groupby(verdicts, key=lambda one: (one.spec, one.target, one.kind))
     return [_row(list(group)) for _, group in alike]
-
-
-def _row(alike: list[Verdict]) -> dict[str, str]:
-    newest, oldest = alike[0], alike[-1]
-    span = f"{newest.release} to {oldest.release}" if len(alike) > 1 else newest.release
-    return newest.row | {"release": span}
 
 
 def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
@@ -146,6 +123,31 @@ def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def answers_sentence(comparison: Comparison) -> str:
+    """How many prompts have the same answer in both builds."""
+    same = len(comparison.answers) - len(comparison.different_answers)
+    return f"{same} of {len(comparison.answers)} answers are the same"
+
+
+def promotion_markdown(promotion: Promotion) -> str:
+    """A page on a finished build: the decision, the gates, and the comparison."""
+    return "\n".join(_promotion_lines(promotion)) + "\n"
+
+
+def _rebuild(spec: Spec, release: str, verdicts: Sequence[Verdict]) -> Rebuild:
+    chosen = rebuild_spec(spec, {one.target: release for one in verdicts})
+    where = chosen.publish.model_dump(mode="json") if chosen.publish else None
+    digest = json_digest([spec.name, where, sorted(one.build_id for one in verdicts)])
+    key = f"rebuild {spec.name} {release} {digest[:KEY_DIGITS]}"
+    return Rebuild(chosen, release, tuple(one.target for one in verdicts), key)
+
+
+def _row(alike: list[Verdict]) -> dict[str, str]:
+    newest, oldest = alike[0], alike[-1]
+    span = f"{newest.release} to {oldest.release}" if len(alike) > 1 else newest.release
+    return newest.row | {"release": span}
+
+
 def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[str, str, str, str]:
     before, after = ("unknown" if value is None else write(value) for value in (figure.before, figure.after))
     return name, before, after, "" if figure.percent is None else f"{figure.percent:+.1f}%"
@@ -153,17 +155,6 @@ def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[s
 
 def _number(value: float) -> str:
     return f"{value:.1f}"
-
-
-def answers_sentence(comparison: Comparison) -> str:
-    """How many prompts are answered alike."""
-    same = len(comparison.answers) - len(comparison.different_answers)
-    return f"{same} of {len(comparison.answers)} answers are the same"
-
-
-def promotion_markdown(promotion: Promotion) -> str:
-    """A finished build on a page: what was done, the gates, and the comparison."""
-    return "\n".join(_promotion_lines(promotion)) + "\n"
 
 
 def _promotion_lines(promotion: Promotion) -> Iterator[str]:

@@ -13,7 +13,7 @@ from enginery.backends.common import DRIVER
 from enginery.backends.pytorch.quantize import export_checkpoint, read_quantization
 from enginery.core.digests import file_digest
 from enginery.core.errors import CommandError, SourceError, StoreError, UsageError
-from enginery.pipeline.run import find_command_runner
+from enginery.pipeline.functions import find_command_runner
 from enginery.store.context import StepContext
 from enginery.store.steps import Command
 from enginery.toolchains.drivers import driver_sha256

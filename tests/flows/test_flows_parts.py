@@ -14,11 +14,11 @@ from prefect.locking.protocol import LockManager
 from enginery.core.errors import CommandError, EngineryError, RegistryError, SourceError, ValidationError
 from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts
 from enginery.pipeline.flows.failures import BuildError, failure
-from enginery.pipeline.flows.steps import _toolchain_jobs as toolchain_jobs
-from enginery.pipeline.run import Outcome
+from enginery.pipeline.outcome import Outcome
 from enginery.pipeline.tasks import interrupt
 from enginery.pipeline.tasks.locks import StoreLocks
 from enginery.pipeline.tasks.progress import artifact_key
+from enginery.pipeline.tasks.schedule import step_jobs
 from enginery.pipeline.tasks.stages import STAGE_TASKS, can_pass
 from enginery.store import open_store
 from enginery.store.steps import Stage
@@ -161,8 +161,7 @@ def test_the_same_toolchain_on_the_host_and_from_pins_is_prepared_twice(pipeline
     kinds: tuple[Literal["venv", "host"], ...] = ("venv", "host")
     identities = [ToolchainIdentity(name="tiny", kind=kind, pins=("x==1",), python="3.11") for kind in kinds]
     steps = [step.model_copy(update={"toolchain": identity}) for step, identity in zip(builds, identities, strict=True)]
-    jobs = toolchain_jobs(steps, {})
-    assert sorted(jobs) == ["toolchain tiny", "toolchain tiny (host)"]
+    assert list(step_jobs(steps, {})) == ["toolchain tiny", "toolchain tiny (host)", "build/a", "build/b"]
 
 
 def test_a_step_that_would_begin_after_the_interrupt_does_not_until_its_run_is_tried_again(

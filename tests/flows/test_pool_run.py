@@ -14,7 +14,7 @@ from prefect.states import Cancelled, Cancelling, Crashed, Failed, Running, Sche
 from enginery.core.errors import CommandError
 from enginery.pipeline.flows.failures import failure, parts_of
 from enginery.pipeline.tasks import pool_run
-from enginery.pipeline.tasks.pool_run import PoolError, PoolRun, _cancel, _error_of, _Watch, patiently, see_through
+from enginery.pipeline.tasks.pool_run import PoolError, PoolRun, _cancel, _error_of, _Watch, patiently, run_to_end
 from enginery.store import open_store
 
 
@@ -120,7 +120,7 @@ def test_a_build_that_is_interrupted_while_it_starts_a_run_cancels_what_the_serv
 
     monkeypatch.setattr(pool_run, "run_deployment", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        see_through(wanted, client, print)
+        run_to_end(wanted, client, print)
     (cancelled,) = client.set_flow_run_state.call_args_list
     assert cancelled.args[0] == run.id
     assert cancelled.args[1].is_cancelled()

@@ -2,14 +2,17 @@
 
 import concurrent.futures
 import threading
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
+from uuid import uuid4
 
 import pytest
+from prefect.futures import PrefectConcurrentFuture
 from prefect.states import Completed, Failed
 
-from enginery.pipeline.flows.steps import Job, Results, run_jobs
+from enginery.core.progress import no_log
+from enginery.pipeline.tasks.pool_run import PoolRun
+from enginery.pipeline.tasks.schedule import Job, Results, Schedule
 from tests.support.waiting import wait_until
 
 
@@ -19,23 +22,27 @@ class Machine:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.may_end: dict[str, threading.Event] = {}
+        self.fails: dict[str, bool] = {}
         self.threads = concurrent.futures.ThreadPoolExecutor(max_workers=16)
 
     def job(self, name: str, *needs: str, fails: bool = False, elsewhere: bool = False) -> Job:
         self.may_end[name] = threading.Event()
-
-        def work() -> Any:
-            self.may_end[name].wait(20)
-            return Failed(data=ValueError(name)) if fails else Completed(data=name)
-
-        def start(_after: Sequence[Any]) -> Any:
-            self.begun.append(name)
-            return SimpleNamespace(wrapped_future=self.threads.submit(work))
-
-        return Job(name, start, needs, needs, elsewhere=elsewhere)
+        self.fails[name] = fails
+        work = PoolRun("pool", "queue", name, {}, name, cast("Any", None), 1.0) if elsewhere else None
+        return Job(name, cast("Any", work), needs)
 
     def run(self, jobs: dict[str, Job], *, at_once: int) -> "concurrent.futures.Future[Results]":
-        return self.threads.submit(run_jobs, jobs, lambda _name, _results: None, at_once=at_once)
+        return self.threads.submit(self._run, Schedule(jobs, no_log, at_once))
+
+    def _run(self, schedule: Schedule) -> Results:
+        for name, _, _ in schedule:
+            self.begun.append(name)
+            schedule.submitted(name, PrefectConcurrentFuture(uuid4(), self.threads.submit(self._work, name)))
+        return schedule.results
+
+    def _work(self, name: str) -> Any:
+        self.may_end[name].wait(20)
+        return Failed(data=ValueError(name)) if self.fails[name] else Completed(data=name)
 
     def end(self, *names: str) -> None:
         for name in names:

@@ -7,7 +7,7 @@ import yaml
 
 from enginery.core.errors import PlanError, SpecError
 from enginery.pipeline.fleet import Pools, read_pools
-from enginery.pipeline.flows.fan_out import FanOut, batches, part_for, stays_here
+from enginery.pipeline.flows.fan_out import FanOut, batches, part_for, stays_local
 from enginery.pipeline.plan import Plan
 from enginery.store import open_store
 from tests.support.fan_out_site import FanPipeline, fan_spec
@@ -131,8 +131,8 @@ def test_a_run_has_the_steps_of_its_targets_and_those_it_shares(plan: Plan) -> N
 def test_a_rollout_and_a_source_on_this_machine_stay_here() -> None:
     from_the_hub = planned()
     from_here = planned(spec_data(source={"path": "weights"}))
-    assert [step.id for step in from_the_hub.steps if stays_here(step)] == ["rollout/cpu-int4"]
-    assert [step.id for step in from_here.steps if stays_here(step)] == ["download", "rollout/cpu-int4"]
+    assert [step.id for step in from_the_hub.steps if stays_local(step)] == ["rollout/cpu-int4"]
+    assert [step.id for step in from_here.steps if stays_local(step)] == ["download", "rollout/cpu-int4"]
     assert "rollout/cpu-int4" not in [step.id for step in part_for(from_here, ["cpu-int4"])]
 
 
@@ -144,6 +144,6 @@ def test_a_build_that_is_tried_again_knows_its_runs_although_the_notes_of_its_pl
     store = open_store(str(tmp_path / "store"))
     changed = plan.model_copy(update={"notes": ("the last build was of another release",)})
     jobs = [FanOut(one, batches(one, found), "run-1", None, 60.0) for one in (plan, changed)]
-    first, second = ([fan._wanted(batch, "0" * 64, store).key for batch in fan.batches] for fan in jobs)
+    first, second = ([fan._run_of(batch, "0" * 64, store).key for batch in fan.batches] for fan in jobs)
     assert first == second
     assert len(set(first)) == len(first)

@@ -44,8 +44,8 @@ def model_of(asked: Request) -> ModelFacts:
     return asked.model
 
 
-def findings(asked: Request, *, here: bool = False) -> list[Finding]:
-    return list(estimate_findings(asked, here=here))
+def findings(asked: Request, *, local: bool = False) -> list[Finding]:
+    return list(estimate_findings(asked, local=local))
 
 
 # What is estimated
@@ -180,7 +180,7 @@ def test_what_no_number_of_gpus_helps_says_what_does() -> None:
 
 
 def test_the_room_for_the_cache_is_noted() -> None:
-    (note,) = [note for note in estimate_notes(request(), here=False) if "KV cache" in note]
+    (note,) = [note for note in estimate_notes(request(), local=False) if "KV cache" in note]
     assert "weights 16.1 GB" in note
     assert "sequences of 8,192" in note
 
@@ -192,20 +192,20 @@ def test_nothing_is_estimated_of_an_unknown_shape_or_for_a_cpu() -> None:
 
 def test_too_little_host_memory_is_told_for_the_machine_that_converts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "memory_bytes", lambda: 24 * GB)
-    (found,) = findings(request(), here=True)
+    (found,) = findings(request(), local=True)
     assert found.code == "W202"
     assert "32.1 GB of host memory; this machine has 24.0 GB" in found.problem
-    assert findings(request(), here=False) == []
+    assert findings(request(), local=False) == []
 
 
 def test_what_another_machine_must_have_is_noted() -> None:
-    assert "converting takes about 32.1 GB of host memory" in list(estimate_notes(request(), here=False))
+    assert "converting takes about 32.1 GB of host memory" in list(estimate_notes(request(), local=False))
 
 
 def test_what_is_served_as_it_is_needs_no_memory_for_converting() -> None:
     plain, quantized = (request(target={"backend": "pytorch", "precision": name}) for name in ("bfloat16", "fp8"))
-    assert not [note for note in estimate_notes(plain, here=False) if "converting" in note]
-    assert [note for note in estimate_notes(quantized, here=False) if "converting" in note]
+    assert not [note for note in estimate_notes(plain, local=False) if "converting" in note]
+    assert [note for note in estimate_notes(quantized, local=False) if "converting" in note]
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
@@ -264,9 +264,9 @@ def test_only_what_is_still_to_be_made_needs_room(monkeypatch: pytest.MonkeyPatc
     assert "make about 1000000.0 TB" in found.problem
     assert list(run.disk_findings(plan, {download.key}, tmp_path)) == []
     with pytest.raises(PlanError, match="W203"):
-        run.require_room(plan, set(), str(tmp_path))
+        run.require_disk_space(plan, set(), str(tmp_path))
     accepted = plan.model_copy(update={"spec": accepting(plan.spec, ("W203",))})
-    run.require_room(accepted, set(), str(tmp_path))
+    run.require_disk_space(accepted, set(), str(tmp_path))
 
 
 def test_a_store_in_s3_needs_room_in_the_local_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

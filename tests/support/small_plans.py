@@ -15,7 +15,7 @@ from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationRepo
 from enginery.core.errors import RegistryError
 from enginery.core.files import write_atomic
 from enginery.core.progress import Facts
-from enginery.pipeline import run
+from enginery.pipeline import functions
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.sources import ResolvedSource
 from enginery.spec.spec import Prompt, Spec, parse_spec
@@ -166,7 +166,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallPipeline:
     made = SmallPipeline(tmp_path / "pipeline")
     monkeypatch.setattr("enginery.pipeline.flows.build.make_plan", made.plan)
     for name in ("validate", "publish"):
-        monkeypatch.setitem(run.FUNCTIONS, name, f"tests.support.small_plans:{name}")
-    monkeypatch.delitem(run.EFFECT_CHECKS, "publish")
-    monkeypatch.delitem(run.PREPARATION_CHECKS, "publish")
+        monkeypatch.setitem(functions.FUNCTIONS, name, f"tests.support.small_plans:{name}")
+    monkeypatch.delitem(functions.EFFECT_CHECKS, "publish")
+    monkeypatch.delitem(functions.PREPARATION_CHECKS, "publish")
     return made

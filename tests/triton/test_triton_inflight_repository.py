@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from enginery.core.errors import EngineryError, SourceError, StoreError, UsageError
 from enginery.core.files import list_files
-from enginery.pipeline.run import find_function
+from enginery.pipeline.functions import find_function
 from enginery.releases.models import MODELS
 from enginery.spec.serving import ServingOptions
 from enginery.store.context import StepContext

@@ -17,7 +17,7 @@ from enginery.backends.pytorch.package import package as package_llmapi
 from enginery.builds.model_config import LAUNCH_NOTE
 from enginery.core.errors import SourceError
 from enginery.core.files import list_files
-from enginery.pipeline.run import find_function
+from enginery.pipeline.functions import find_function
 from enginery.store.context import StepContext
 from enginery.store.steps import Call
 from enginery.triton.llmapi.config import ASKED, MODELS, NVIDIAS, OURS, how_to_launch, launch_note

@@ -36,14 +36,14 @@ __all__ = ["pipeline", "shared_fleet", "shared_s3", "site"]
 BUILD = """
 import sys
 from pathlib import Path
-import enginery.pipeline.flows.build
+from enginery.pipeline.flows import build
 from tests.support.fan_out_site import FanPipeline, fan_spec
 
 directory, name, store, pools = Path(sys.argv[1]), *sys.argv[2:]
 pipeline = FanPipeline(directory)
 pipeline.scripts["build/l4-1"] = f"sleep 300 & echo $$ > {directory}/parent; echo $! > {directory}/child; wait"
-flows.build.make_plan = pipeline.plan
-flows.build.build_model(fan_spec("l4-1", name=name), store=store, pools=pools)
+build.make_plan = pipeline.plan
+build.build_model(fan_spec("l4-1", name=name), store=store, pools=pools)
 """
 
 

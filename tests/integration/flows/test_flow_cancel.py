@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[3]
 BUILD = """
 import sys
 from pathlib import Path
-from enginery.pipeline import run as pipeline_run
+from enginery.pipeline import functions
 from enginery.pipeline.flows import build
 from tests.support.small_plans import SmallPipeline, small_spec
 
@@ -26,7 +26,7 @@ directory = Path(sys.argv[1])
 pipeline = SmallPipeline(directory)
 pipeline.scripts["build/a"] = f"sleep 300 & echo $! > {directory}/child; echo $$ > {directory}/parent; wait"
 build.make_plan = pipeline.plan
-pipeline_run.PREPARATION_CHECKS.clear()  # its publish needs no registry
+functions.PREPARATION_CHECKS.clear()  # its publish needs no registry
 from enginery.pipeline.flows.console import build_from_cli
 build_from_cli(small_spec("a"))
 """

@@ -28,7 +28,7 @@ __all__ = ["pipeline"]
 BUILD = """
 import sys
 from pathlib import Path
-import enginery.pipeline.flows.build
+from enginery.pipeline.flows import build
 from tests.support.small_plans import SmallPipeline, small_spec
 
 directory = Path(sys.argv[1])
@@ -39,7 +39,7 @@ def two_steps(spec):
     plan = pipeline.plan(spec)
     return plan.model_copy(update={"steps": plan.steps[:2]})
 
-flows.build.make_plan = two_steps
+build.make_plan = two_steps
 from enginery.cli.app import main
 sys.argv = ["enginery", "build", sys.argv[2]]
 main()

@@ -10,7 +10,7 @@ import pytest
 from enginery.builds.manifest import Manifest
 from enginery.builds.validation import ValidationReport
 from enginery.pipeline.promotion import Decision, Promotion, promotions
-from enginery.pipeline.release_verdicts import Kind, Verdict
+from enginery.pipeline.verdict import Kind, Verdict
 from enginery.pipeline.watch_report import WatchReport, promotion_markdown
 from enginery.registry import Registry, publish
 from enginery.spec.spec import Spec

@@ -12,7 +12,7 @@ from enginery.builds.manifest import Manifest
 from enginery.cli.app import app
 from enginery.core.errors import EngineryError, RegistryError, RolloutError, UsageError
 from enginery.core.s3.objects import Prefix
-from enginery.pipeline import run
+from enginery.pipeline import functions
 from enginery.registry.signatures import sign_build
 from enginery.triton.placement import arrange, open_repository, place, read_configs
 from enginery.triton.rollout import roll_out_build, rollout, serving_build
@@ -156,9 +156,9 @@ def test_keys_that_cannot_be_read_are_found_before_a_pipeline_begins(
 ) -> None:
     monkeypatch.setenv(TRUSTED_KEYS, str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="cannot be read"):
-        run.require_call_prepared("rollout", {})
+        functions.require_call_prepared("rollout", {})
     monkeypatch.setenv(TRUSTED_KEYS, str(pair.public))
-    run.require_call_prepared("rollout", {})
+    functions.require_call_prepared("rollout", {})
 
 
 def test_the_command_takes_the_trusted_keys_as_an_option(site: Site, pair: KeyPair) -> None:

@@ -1,0 +1,98 @@
+"""The functions that steps call, by the names in their recipes.
+
+A function is imported when it is first called, so that making a plan loads none of them.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import cast
+
+from pydantic import JsonValue
+
+from enginery.core.errors import UsageError
+from enginery.core.progress import Facts
+from enginery.store import StepContext
+
+StepFunction = Callable[[StepContext], Facts]
+CommandRunner = Callable[[StepContext, tuple[str, ...], Mapping[str, str]], Facts]
+EffectCheck = Callable[[Mapping[str, JsonValue]], bool]
+PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
+
+FUNCTIONS = {
+    "download": "enginery.sources:download",
+    "validate": "enginery.backends.validate:validate",
+    "package": "enginery.triton.repository:package",
+    "package_inflight": "enginery.backends.tensorrt.package:package",
+    "package_llmapi": "enginery.backends.pytorch.package:package",
+    "publish": "enginery.registry:publish",
+    "rollout": "enginery.triton.rollout:rollout",
+}
+"""The work of internal steps."""
+
+COMMAND_RUNNERS = {
+    "convert_checkpoint": "enginery.backends.tensorrt.convert:convert_checkpoint",
+    "build_engine": "enginery.backends.tensorrt.build:build_engine",
+    "export_checkpoint": "enginery.backends.pytorch.quantize:export_checkpoint",
+}
+"""Functions that run the command of an external step, and check its output before it counts."""
+
+EFFECT_CHECKS = {
+    "publish": "enginery.registry:is_published",
+    "rollout": "enginery.triton.rollout:is_serving",
+}
+"""For steps that change something outside the store: whether the change is still there. Else the step runs again."""
+
+PREPARATION_CHECKS = {
+    "publish": "enginery.registry:require_publishable",
+    "rollout": "enginery.triton.rollout:require_readable_policy",
+}
+"""For steps that need something outside the store: what must hold before the work that leads to them begins."""
+
+
+def find_function(name: str) -> StepFunction:
+    """The function of an internal step.
+
+    Raises:
+        UsageError: when there is none, as in a plan made by another version of Enginery.
+    """
+    return cast("StepFunction", _find(name, FUNCTIONS, "step function"))
+
+
+def find_command_runner(name: str) -> CommandRunner:
+    """The function that runs the command of an external step.
+
+    Raises:
+        UsageError: when there is none, as in a plan made by another version of Enginery.
+    """
+    return cast("CommandRunner", _find(name, COMMAND_RUNNERS, "command runner"))
+
+
+def changes_elsewhere(name: str) -> bool:
+    """Whether the step changes something outside the store, so that it may have to run again."""
+    return name in EFFECT_CHECKS
+
+
+def still_holds(name: str, parameters: Mapping[str, JsonValue]) -> bool:
+    """Whether the step's change outside the store is still there; always true for a step that makes no such change."""
+    return not changes_elsewhere(name) or cast("EffectCheck", _load(EFFECT_CHECKS[name]))(parameters)
+
+
+def require_call_prepared(name: str, parameters: Mapping[str, JsonValue]) -> None:
+    """Make sure that the step will find what it needs outside the store.
+
+    Raises:
+        EngineryError: when it will not; nothing was changed.
+    """
+    if name in PREPARATION_CHECKS:
+        cast("PreparationCheck", _load(PREPARATION_CHECKS[name]))(parameters)
+
+
+def _find(name: str, addresses: Mapping[str, str], kind: str) -> object:
+    if name not in addresses:
+        raise UsageError(f"there is no {kind} {name!r}", remedy="make the plan again with this version")
+    return _load(addresses[name])
+
+
+def _load(address: str) -> object:
+    module, _, function = address.partition(":")
+    return getattr(import_module(module), function)
