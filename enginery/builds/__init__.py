@@ -21,7 +21,7 @@ from enginery.builds.local import (
     PulledNote,
     Rewritten,
     is_config,
-    require_room,
+    require_free_space,
     writing,
 )
 from enginery.builds.manifest import (
@@ -113,8 +113,8 @@ __all__ = [
     "read_license",
     "read_manifest",
     "read_report",
+    "require_free_space",
     "require_passed",
-    "require_room",
     "require_trusted",
     "serve_as",
     "served_version",

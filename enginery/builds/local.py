@@ -303,13 +303,13 @@ BLOCK = 512
 """The unit of `st_blocks`."""
 
 
-def require_room(directory: Path, size: int, *, there: Path) -> None:
+def require_free_space(directory: Path, size: int, *, partial: Path) -> None:
     """Make sure that `size` bytes fit in, where parts of them may be `there` already.
 
     Raises:
         RegistryError: when they do not.
     """
-    parts = sum(path.stat().st_blocks * BLOCK for path in there.rglob("*") if path.is_file())
+    parts = sum(path.stat().st_blocks * BLOCK for path in partial.rglob("*") if path.is_file())
     free = shutil.disk_usage(directory).free
     if size > free + parts:
         problem = f"{human_bytes(size - parts)} are to be fetched, but the disk has {human_bytes(free)} free"

@@ -10,17 +10,20 @@ A build's manifest is written last; a build without one does not exist. Channels
 from enginery.registry.channels import ChannelPointer, Move
 from enginery.registry.iam import policy
 from enginery.registry.layout import channel_reference
-from enginery.registry.pruning import Pruning, Retention, prune
 from enginery.registry.publishing import is_published, publish, require_publishable
-from enginery.registry.pulling import pull
+from enginery.registry.pulling.pull import pull
 from enginery.registry.reading import PublishedBuild
 from enginery.registry.registry import Registry
-from enginery.registry.resolving import BuildQuery, Miss, NothingFits, Resolved, SeveralFit, choose_build, find_build
+from enginery.registry.resolving.query import BuildOptions, BuildQuery
+from enginery.registry.resolving.resolve import Miss, NothingFits, Resolved, SeveralFit, choose_build
 from enginery.registry.signatures import require_signed, sign_build, trusted_manifest
-from enginery.registry.verifying import Audit, audit, local_build, verify_build, verify_directory
+from enginery.registry.upkeep.auditing import Audit, audit
+from enginery.registry.upkeep.pruning import Pruning, Retention, prune
+from enginery.registry.upkeep.verifying import local_build, verify_build, verify_directory
 
 __all__ = [
     "Audit",
+    "BuildOptions",
     "BuildQuery",
     "ChannelPointer",
     "Miss",
@@ -35,7 +38,6 @@ __all__ = [
     "audit",
     "channel_reference",
     "choose_build",
-    "find_build",
     "is_published",
     "local_build",
     "policy",
