@@ -1,7 +1,7 @@
-"""What a finished build is: its manifest, the checks it passed, where it came from, who signed it.
+"""What a finished build is: its manifest, the validation it passed, where it came from, and its signatures.
 
-The manifest alone is enough to check every byte, to rebuild, and to decide whether an engine fits a machine. All here
-works offline, from a manifest or a pulled directory.
+The manifest alone is enough to check every byte, to rebuild, and to decide whether an engine runs on a machine. This
+room needs no network: it works with a manifest or a pulled directory.
 
     manifest = read_manifest(Path("manifest.json").read_bytes())
     print(lineage_tree(manifest))
@@ -28,9 +28,9 @@ from enginery.builds.manifest import (
     BUILD_ID_DIGITS,
     LICENSES,
     MANIFEST,
-    MANIFEST_FILE,
     MODEL_REPOSITORY,
     MODELS,
+    PUBLISH_AGAIN,
     TENSORRT_PACKAGES,
     BuildTarget,
     Manifest,
@@ -74,12 +74,12 @@ __all__ = [
     "LICENSES",
     "LINKS",
     "MANIFEST",
-    "MANIFEST_FILE",
     "MODELS",
     "MODEL_REPOSITORY",
     "NOTE",
     "PACKAGED_VERSION",
     "PROVENANCE",
+    "PUBLISH_AGAIN",
     "REPORT_FILE",
     "TENSORRT_PACKAGES",
     "BuildTarget",

@@ -29,11 +29,8 @@ from enginery.core.errors import RegistryError
 from enginery.core.files import list_files, write_atomic
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, LogProgress
-from enginery.core.s3 import (
-    PreconditionFailed,
-    Upload,
-    honours_conditional_writes,
-)
+from enginery.core.s3 import PreconditionFailed, Upload, honours_conditional_writes
+from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
 from enginery.core.versions import __version__
 from enginery.registry.claims import Claim
@@ -246,9 +243,8 @@ def _require_same(published: Manifest, ours: Manifest, registry: Registry) -> No
     theirs, mine = ({file.path: file for file in manifest.model_files} for manifest in (published, ours))
     different = sorted(path for path in theirs.keys() | mine.keys() if theirs.get(path) != mine.get(path))
     if different:
-        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise RegistryError(
-            f"holds another build of this name: {different[0]}{more} differ from what was built here",
+            f"holds another build of this name: {first_of(different, 1)} differ from what was built here",
             subject=registry.prefix.where(build_path(ours.model, ours.build_id)),
             remedy="use the published build; or remove it there, manifest.json first, and publish again",
         )

@@ -18,6 +18,7 @@ from enginery.core.files import write_atomic
 from enginery.core.home import home
 from enginery.core.model import Frozen
 from enginery.core.s3 import Address, Content, ObjectInfo, Prefix, endpoint
+from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
 from enginery.registry.channels import ChannelPointer, Pointed, read_channel
 from enginery.registry.layout import build_of, channels_path, manifest_path, pointer_of, split_reference
@@ -116,7 +117,7 @@ class PublishedBuilds:
             RegistryError: when the registry cannot be read.
         """
         listed = [info for info in self._listed(model) if build_of(info.path)]
-        found, unsound = read_each(self._read_listed, listed)
+        found, unsound = _read_each(self._read_listed, listed)
         return sorted(found, key=lambda manifest: manifest.created), unsound
 
     def exists(self, model: str, build_id: str) -> bool:
@@ -203,7 +204,7 @@ class PublishedBuilds:
             RegistryError: when the registry cannot be read.
         """
         listed = (pointer_of(info.path) for info in self.prefix.list(channels_path(model, channel)))
-        return read_each(lambda names: self.pointed(model, *names), [names for names in listed if names])
+        return _read_each(lambda names: self.pointed(model, *names), [names for names in listed if names])
 
     def channels(self, model: str) -> list[ChannelPointer]:
         """The pointer of each channel of a model, for each target.
@@ -220,7 +221,7 @@ class PublishedBuilds:
         return self.prefix.list(f"{MODELS}/{model}" if model else MODELS)
 
     def _read_listed(self, info: ObjectInfo) -> Manifest | None:
-        data, names = read_listed(self.prefix, info), build_of(info.path)
+        data, names = _read_or_kept(self.prefix, info), build_of(info.path)
         return self.parse(*names, data) if data is not None and names else None
 
     def _names(self, model: str | None) -> list[tuple[str, str]]:
@@ -245,8 +246,8 @@ class PublishedBuilds:
         return f"published are {_joined(list(names.values()))}" if names else "publish one first: nothing is there yet"
 
 
-def manifest_json(source: Prefix, manifest: Manifest) -> bytes:
-    """The bytes of a manifest that was read before, from the build's prefix.
+def unchanged_manifest_json(source: Prefix, manifest: Manifest) -> bytes:
+    """Read the bytes of a manifest once more, from the build's prefix.
 
     Raises:
         RegistryError: when it has been removed or replaced since.
@@ -276,7 +277,7 @@ def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
     return None if same else "was replaced since it was looked up"
 
 
-def read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
+def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
     """Read many objects at once: what could be read, and the errors of the rest; removed objects are in neither.
 
     Raises:
@@ -296,7 +297,7 @@ def read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R
     return [result for result in results if result is not None and not isinstance(result, RegistryError)], errors
 
 
-def read_listed(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
+def _read_or_kept(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
     """The bytes of a listed object, from this machine if they were read before; None when the object is gone.
 
     Raises:
@@ -322,5 +323,4 @@ def _kept_copy(prefix: Prefix, listed: ObjectInfo) -> Path:
 
 
 def _joined(names: list[tuple[str, str]]) -> str:
-    shown = ", ".join(f"{model}/{build_id}" for model, build_id in names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+    return first_of([f"{model}/{build_id}" for model, build_id in names], SHOWN)

@@ -7,21 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from enginery.builds import (
-    MANIFEST,
-)
+from enginery.builds import MANIFEST
 from enginery.core.errors import RegistryError
 from enginery.core.progress import Log, Progress
-from enginery.core.s3 import (
-    Gone,
-    ObjectInfo,
-    Prefix,
-    Upload,
-    abort_upload,
-    is_denied,
-    unfinished_uploads,
-    upload_all,
-)
+from enginery.core.s3 import Gone, ObjectInfo, Prefix, Upload, abort_upload, is_denied, unfinished_uploads, upload_all
 from enginery.core.threads import side_by_side
 from enginery.registry.claims import CLAIM
 from enginery.registry.registry import Registry

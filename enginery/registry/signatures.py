@@ -7,7 +7,7 @@ several keys can sign a build, and two publishers at once do not overwrite each 
 from collections.abc import Iterable
 
 from enginery.builds import (
-    MANIFEST_FILE,
+    MANIFEST,
     Manifest,
     Policy,
     SignatureFile,
@@ -42,7 +42,7 @@ def sign_build(prefix: Prefix, manifest_json: bytes, key: SigningKey) -> str:
     Raises:
         RegistryError: when the manifest is not valid, or the signature cannot be written.
     """
-    manifest = read_manifest(manifest_json, subject=prefix.where(MANIFEST_FILE))
+    manifest = read_manifest(manifest_json, subject=prefix.where(MANIFEST))
     path = signature_path(manifest_json, key.fingerprint)
     prefix.put_bytes(path, make_bundle(manifest.build_id, signed_digests(manifest, manifest_json), key))
     return path
@@ -77,7 +77,7 @@ def require_signed(prefix: Prefix, manifest_json: bytes, policy: Policy) -> tupl
         return ()
     paths = [signature_path(manifest_json, key.fingerprint) for key in policy.keys]
     signatures = _read(prefix, paths) or _read(prefix, _listed(prefix))
-    found = require_trusted(manifest_json, signatures, policy, prefix.where(MANIFEST_FILE))
+    found = require_trusted(manifest_json, signatures, policy, prefix.where(MANIFEST))
     return (found,) if found else ()
 
 

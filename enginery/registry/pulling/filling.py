@@ -9,19 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginery.builds import (
-    LocalBuild,
-    Manifest,
-    require_free_space,
-    writing,
-)
-from enginery.core.digests import (
-    MEMORY,
-    SOONER_DIGESTED_BYTES,
-    json_digest,
-    quick_digest,
-    remember_digest,
-)
+from enginery.builds import LocalBuild, Manifest, require_free_space, writing
+from enginery.core.digests import MEMORY, SOONER_DIGESTED_BYTES, json_digest, quick_digest, remember_digest
 from enginery.core.errors import RegistryError
 from enginery.core.files import copy_file, link_or_copy, list_files, remove_tree
 from enginery.core.locks import waiting_lock

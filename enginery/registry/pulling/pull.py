@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from enginery.builds import (
     MANIFEST,
     NOTE,
+    PUBLISH_AGAIN,
     LocalBuild,
     Manifest,
     Policy,
@@ -19,11 +20,7 @@ from enginery.builds import (
     mounted_at,
     writing,
 )
-from enginery.core.digests import (
-    bytes_digest,
-    file_digest,
-    quick_digest,
-)
+from enginery.core.digests import bytes_digest, file_digest, quick_digest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.core.files import write_atomic
 from enginery.core.model import Frozen
@@ -31,7 +28,7 @@ from enginery.core.progress import Log, NoProgress, Progress, no_log
 from enginery.core.s3 import Prefix
 from enginery.core.versions import __version__
 from enginery.registry.pulling.filling import Cache, Filling
-from enginery.registry.reading import manifest_json
+from enginery.registry.reading import unchanged_manifest_json
 from enginery.registry.registry import Registry
 from enginery.registry.signatures import require_signed
 from enginery.registry.upkeep.verifying import damages
@@ -112,7 +109,7 @@ def pull(  # noqa: PLR0913  each is an option of the command
     directory.require_ours()
     _require_own_names(manifest)
     source = registry.build_prefix(manifest.model, manifest.build_id)
-    data = manifest_json(source, manifest)
+    data = unchanged_manifest_json(source, manifest)
     job = _Pull(source, manifest, data, registry.address, channel, mount, tuple(trust(source, data)))
     cache = Cache(link) if link else None
     with writing(directory.root), directory.locked(log):
@@ -128,7 +125,7 @@ def _require_own_names(manifest: Manifest) -> None:
     for file in manifest.files:
         if file.path.casefold() in {MANIFEST, NOTE}:
             problem = f"has a file of a name that is taken: {file.path}"
-            raise RegistryError(problem, subject=manifest.build_id, remedy="do not use this build; publish it again")
+            raise RegistryError(problem, subject=manifest.build_id, remedy=PUBLISH_AGAIN)
 
 
 def _absolute(mount: str) -> str:
@@ -154,10 +151,10 @@ class _Pull:
         self, directory: PullDirectory, cache: Cache | None, progress: Progress, log: Log
     ) -> tuple[LocalBuild, int]:
         """Add the build to those of the directory; returns it and how many bytes were downloaded."""
-        for place in directory.builds():
-            if self._is_at(place, directory.memory):
+        for build in directory.builds():
+            if self._is_at(build, directory.memory):
                 log(f"{self.manifest.build_id} is already there")
-                return LocalBuild.read(place), 0
+                return LocalBuild.read(build), 0
         staging = directory.staging(self.manifest.build_id)
         builds = tuple(directory.builds())
         filling = Filling(self.source, self.manifest, staging, directory.memory, builds, cache, progress, log)
@@ -165,10 +162,10 @@ class _Pull:
         note = self._write_note(staging)
         return LocalBuild(directory.take(staging, self.manifest.build_id), self.manifest, note), fetched
 
-    def _is_at(self, place: Path, memory: Path) -> bool:
+    def _is_at(self, directory: Path, memory: Path) -> bool:
         """Whether this build is there, whole and for the same mount; removes bytecode that a server has left."""
         try:
-            build = LocalBuild.read(place)
+            build = LocalBuild.read(directory)
         except RegistryError:
             return False
         note = build.note
@@ -177,7 +174,7 @@ class _Pull:
         found = damages(build, partial(quick_digest, memory=memory))
         for damage in found:
             if damage.kind == "bytecode":
-                (place / damage.path).unlink()
+                (directory / damage.path).unlink()
         return all(damage.kind == "bytecode" for damage in found)
 
     def _write_note(self, build: Path) -> PulledNote:

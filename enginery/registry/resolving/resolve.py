@@ -72,13 +72,11 @@ class NothingFits(RegistryError):  # noqa: N818  it says what happened
                 where, remedy = query.model, "see what is published with `enginery list`"
             super().__init__("nothing is published there", subject=where, remedy=remedy)
             return
-        which = f" ({host.gpu.name})" if query.gpu == AUTO and host.gpu else ""
-        shown = nearest(misses)
-        lines = "".join(f"\n  {miss}" for miss in shown)
-        more = f"\n  and {len(misses) - len(shown)} more" if len(misses) > len(shown) else ""
-        remedy = "ask for something else, or build one for this: add a target to the spec"
+        gpu = f" ({host.gpu.name})" if query.gpu == AUTO and host.gpu else ""
         super().__init__(
-            f"no build fits; the nearest:{lines}{more}", subject=f"{query.described}{which}", remedy=remedy
+            f"no build fits; the nearest:{_lines(nearest(misses), len(misses))}",
+            subject=f"{query.described}{gpu}",
+            remedy="ask for something else, or build one for this: add a target to the spec",
         )
 
 
@@ -93,10 +91,9 @@ class SeveralFit(RegistryError):  # noqa: N818
     def __init__(self, query: BuildQuery, manifests: Sequence[Manifest]) -> None:
         self.references = tuple(manifest.reference for manifest in manifests)
         self.options = _distinguishing(manifests)
-        lines = "".join(f"\n  {_line(manifest)}" for manifest in manifests[:SHOWN])
-        more = f"\n  and {len(manifests) - SHOWN} more" if len(manifests) > SHOWN else ""
+        lines = _lines([_line(manifest) for manifest in manifests[:SHOWN]], len(manifests))
         choices = " or ".join(f"{option} ({', '.join(values)})" for option, values in self.options.items())
-        problem = f"{len(manifests)} builds fit equally well:{lines}{more}"
+        problem = f"{len(manifests)} builds fit equally well:{lines}"
         super().__init__(problem, subject=query.described, remedy=f"tell them apart with {choices}")
 
 
@@ -190,7 +187,7 @@ def choose(
 
     Args:
         candidates: the builds to choose from.
-        query: what the build must be.
+        query: describes the build.
         host: the machine it must run on.
         broken: builds that cannot be read, with the reasons.
 
@@ -304,6 +301,12 @@ def _distinguishing(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
     if len(differing) > 1:
         del differing["--build"]  # a build's id always differs: it is only of use where nothing else does
     return differing
+
+
+def _lines(shown: Sequence[object], count: int) -> str:
+    """What is shown, each on a line of its own, and how many more of `count` there are."""
+    more = [f"and {count - len(shown)} more"] if count > len(shown) else []
+    return "".join(f"\n  {line}" for line in [*shown, *more])
 
 
 def _line(manifest: Manifest) -> str:

@@ -3,10 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from enginery.builds import (
-    MODELS,
-    Manifest,
-)
+from enginery.builds import MODELS, PUBLISH_AGAIN, Manifest
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
 from enginery.core.progress import NoProgress, Progress
@@ -22,7 +19,6 @@ from enginery.registry.upkeep.verifying import verify_build
 
 PRUNE = "remove it with `enginery prune`"
 PROMOTE = "promote a build that is there"
-PUBLISH = "do not use this build; publish it again"
 
 
 class Problem(Frozen):
@@ -109,7 +105,7 @@ def _checked(registry: Registry, manifest: Manifest, progress: Progress) -> list
     except RegistryError as error:
         if error.transient or is_denied(error):
             raise
-        found = [_damage(error.subject, error.problem, PUBLISH)]
+        found = [_damage(error.subject, error.problem, PUBLISH_AGAIN)]
     return found if not found or registry.exists(manifest.model, manifest.build_id) else []
 
 
@@ -120,7 +116,7 @@ def _verified(registry: Registry, manifest: Manifest, progress: Progress) -> Ite
         if damage.kind == "extra":
             yield _leftover(subject, damage.problem, "remove it")
         else:
-            yield _damage(subject, damage.problem, PUBLISH)
+            yield _damage(subject, damage.problem, PUBLISH_AGAIN)
     progress.add(manifest.size)
 
 

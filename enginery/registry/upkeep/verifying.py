@@ -5,16 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from enginery.builds import (
-    BUILDS,
-    CURRENT,
-    LINKS,
-    MANIFEST,
-    NOTE,
-    LocalBuild,
-    Manifest,
-    PullDirectory,
-)
+from enginery.builds import BUILDS, CURRENT, LINKS, MANIFEST, NOTE, LocalBuild, Manifest, PullDirectory
 from enginery.core.digests import bytes_digest, file_digest
 from enginery.core.model import Frozen
 from enginery.core.progress import NoProgress, Progress
