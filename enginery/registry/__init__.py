@@ -1,10 +1,14 @@
-"""Published builds on plain S3, which needs no server of its own and is never seen half-written.
+"""Published builds in a bucket of S3, which needs no server of its own and never shows a build half-written.
 
-A build's manifest is written last; a build without one does not exist. Channels are movable names on builds.
+A build's manifest is written last; a build without one does not exist. Channels are movable names that point at builds.
 
     registry = Registry("s3://engines/prod")
     build = registry.resolve("llama-3-8b-instruct", channel="stable", gpu="auto")
     pull(registry, build.manifest, Path("/models"))
+
+`layout` says where objects lie, `reading` reads them, `channels` and `promoting` move channels, `publishing` and
+`sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling/` brings it
+there, and `upkeep/` verifies, audits and prunes.
 """
 
 from enginery.registry.channels import ChannelPointer, Move

@@ -37,7 +37,7 @@ from enginery.registry.claims import Claim
 from enginery.registry.promoting import point_channel
 from enginery.registry.registry import Registry
 from enginery.registry.sending import Sending
-from enginery.registry.signatures import sign_when_asked
+from enginery.registry.signatures import sign_if_configured
 from enginery.sources import is_license
 from enginery.store import FileRecord, Stage, StepContext, StepRecord
 
@@ -230,7 +230,7 @@ def _send_build(
 def _write_manifest(registry: Registry, manifest: Manifest) -> Manifest:
     """Write the manifest, which makes the build exist; when another publisher was first, return its manifest."""
     prefix = registry.build_prefix(manifest.model, manifest.build_id)
-    sign_when_asked(prefix, manifest.to_json())
+    sign_if_configured(prefix, manifest.to_json())
     try:
         prefix.put_bytes(MANIFEST, manifest.to_json(), if_none_match=True, content_type="application/json")
     except PreconditionFailed:

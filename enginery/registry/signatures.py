@@ -48,7 +48,7 @@ def sign_build(prefix: Prefix, manifest_json: bytes, key: SigningKey) -> str:
     return path
 
 
-def sign_when_asked(prefix: Prefix, manifest_json: bytes) -> None:
+def sign_if_configured(prefix: Prefix, manifest_json: bytes) -> None:
     """Sign a build if `ENGINERY_SIGNING_KEY` is set. Call it before the manifest is written.
 
     Raises:

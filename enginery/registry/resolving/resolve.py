@@ -285,7 +285,7 @@ def _greatest(group: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _rank(release: str) -> tuple[bool, Version]:
-    """Sorts releases; a release that is no version comes before all others."""
+    """Sorts releases; a release that is no version ranks below all others."""
     return (True, Version(release)) if is_version(release) else (False, Version("0"))
 
 
@@ -299,7 +299,7 @@ def _distinguishing(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
     found = {option: sorted({of(manifest) for manifest in manifests}) for option, of in OPTIONS.items()}
     differing = {option: values for option, values in found.items() if len(values) > 1}
     if len(differing) > 1:
-        del differing["--build"]  # a build's id always differs: it is only of use where nothing else does
+        differing.pop("--build", None)  # an id tells any two builds apart: only of use when nothing else does
     return differing
 
 
