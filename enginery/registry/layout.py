@@ -2,7 +2,8 @@
 
 import re
 
-from enginery.builds import MANIFEST, MODELS, build_path
+from enginery.builds import MANIFEST, MODELS, build_path, short
+from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.spec import IN_WORDS, NAME_PATTERN
 
@@ -12,6 +13,8 @@ CHANNEL_PARTS = 5
 """The parts of `models/<model>/channels/<channel>/<target>.json`."""
 POINTER_SUFFIX = ".json"
 CHANNELS = "channels"
+SIGNATURES = "signatures"
+"""The folder of signatures in a build."""
 
 
 def manifest_path(model: str, build_id: str) -> str:
@@ -28,6 +31,16 @@ def channels_path(model: str, channel: str | None = None) -> str:
     """The prefix of all channels of a model, or of one of them."""
     prefix = f"{MODELS}/{model}/{CHANNELS}"
     return f"{prefix}/{channel}" if channel else prefix
+
+
+def signature_path(manifest_json: bytes, fingerprint: str) -> str:
+    """The path of a key's signature of a manifest, relative to the build."""
+    return f"{SIGNATURES}/{short(bytes_digest(manifest_json))}-{short(fingerprint)}.sig"
+
+
+def is_signature(path: str) -> bool:
+    """Whether a path in a build is a signature's; manifests do not list signatures."""
+    return path.startswith(f"{SIGNATURES}/")
 
 
 def build_of(path: str) -> tuple[str, str] | None:

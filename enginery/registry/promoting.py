@@ -68,6 +68,53 @@ def promote(registry: PublishedBuilds, manifest: Manifest, channel: str, why: Wh
     return _move(registry, manifest.model, channel, target, decide)
 
 
+def demote(registry: PublishedBuilds, model: str, channel: str, target: str, why: Why) -> Moved:
+    """Point a channel back at the build it pointed at before; a second demotion goes one further back.
+
+    When somebody else moves the channel meanwhile, it stays there: two users who demote the same build go back once.
+
+    Raises:
+        RegistryError: when there is no such channel, there is nothing to go back to, the previous build was removed,
+            or the channel points at another build than expected.
+    """
+    for name, value in (("model", model), ("channel", channel), ("target", target)):
+        require_name(name, value)
+    _require_conditional_writes(registry, why)
+    where = channel_reference(model, channel, target)
+    expected = why.expected
+
+    def decide(now: ChannelPointer | None) -> Move:
+        nonlocal expected
+        _require_expected(now, expected, where)
+        back = _build_before(registry, now, where)
+        expected = now.build_id if now else None
+        return a_move(Action.DEMOTE, now, back, one_line(why.reason))
+
+    return _move(registry, model, channel, target, decide)
+
+
+def point_channel(registry: PublishedBuilds, manifest: Manifest, channel: str) -> str:
+    """Point a channel at a build that was just published, and say in one line where it points now.
+
+    A channel that pointed at the build before is not moved: the build was superseded or demoted, and running its
+    unchanged spec again must not undo that.
+    """
+    target = manifest.target.name
+
+    def decide(now: ChannelPointer | None) -> Move | None:
+        if now and (now.build_id == manifest.build_id or now.was_on(manifest.build_id, manifest.created)):
+            return None
+        return a_move(Action.PUBLISH, now, manifest.build_id, "")
+
+    pointer, written = _move(registry, manifest.model, channel, target, decide)
+    name = f"channel {channel} of {manifest.model} for {target}"
+    if pointer.build_id == manifest.build_id:
+        return f"{name} is {'now' if written else 'already'} {manifest.build_id}"
+    since = f"{pointer.last.action}, {pointer.moved:%Y-%m-%d %H:%M} UTC"
+    why = f"{manifest.build_id} was on it before, and publishing it again does not bring it back"
+    return f"{name} stays {pointer.build_id} ({since}): {why}; `enginery promote {manifest.reference} {channel}` does"
+
+
 def _move(registry: PublishedBuilds, model: str, channel: str, target: str, decide: Decide) -> Moved:
     """Move a channel, and move it back when the build was removed meanwhile.
 
@@ -104,31 +151,6 @@ def _overruled(manifest: Manifest, why: Why) -> tuple[str, ...]:
     return failed
 
 
-def demote(registry: PublishedBuilds, model: str, channel: str, target: str, why: Why) -> Moved:
-    """Point a channel back at the build it pointed at before; a second demotion goes one further back.
-
-    When somebody else moves the channel meanwhile, it stays there: two users who demote the same build go back once.
-
-    Raises:
-        RegistryError: when there is no such channel, there is nothing to go back to, the previous build was removed,
-            or the channel points at another build than expected.
-    """
-    for name, value in (("model", model), ("channel", channel), ("target", target)):
-        require_name(name, value)
-    _require_conditional_writes(registry, why)
-    where = channel_reference(model, channel, target)
-    expected = why.expected
-
-    def decide(now: ChannelPointer | None) -> Move:
-        nonlocal expected
-        _require_expected(now, expected, where)
-        back = _build_before(registry, now, where)
-        expected = now.build_id if now else None
-        return a_move(Action.DEMOTE, now, back, one_line(why.reason))
-
-    return _move(registry, model, channel, target, decide)
-
-
 def _require_expected(now: ChannelPointer | None, expected: str | None, where: str) -> None:
     found = now.build_id if now else None
     if expected is None or found == expected:
@@ -153,28 +175,6 @@ def _build_before(registry: PublishedBuilds, now: ChannelPointer | None, where: 
         problem = f"pointed at {path[-1]} before, which is not published any more"
         raise RegistryError(problem, subject=where, remedy=remedy)
     return path[-1]
-
-
-def point_channel(registry: PublishedBuilds, manifest: Manifest, channel: str) -> str:
-    """Point a channel at a build that was just published, and say in one line where it points now.
-
-    A channel that pointed at the build before is not moved: the build was superseded or demoted, and running its
-    unchanged spec again must not undo that.
-    """
-    target = manifest.target.name
-
-    def decide(now: ChannelPointer | None) -> Move | None:
-        if now and (now.build_id == manifest.build_id or now.was_on(manifest.build_id, manifest.created)):
-            return None
-        return a_move(Action.PUBLISH, now, manifest.build_id, "")
-
-    pointer, written = _move(registry, manifest.model, channel, target, decide)
-    name = f"channel {channel} of {manifest.model} for {target}"
-    if pointer.build_id == manifest.build_id:
-        return f"{name} is {'now' if written else 'already'} {manifest.build_id}"
-    since = f"{pointer.last.action}, {pointer.moved:%Y-%m-%d %H:%M} UTC"
-    why = f"{manifest.build_id} was on it before, and publishing it again does not bring it back"
-    return f"{name} stays {pointer.build_id} ({since}): {why}; `enginery promote {manifest.reference} {channel}` does"
 
 
 def _require_conditional_writes(registry: PublishedBuilds, why: Why) -> None:

@@ -13,8 +13,8 @@ from enginery.core.progress import Log, Progress
 from enginery.core.s3 import Gone, ObjectInfo, Prefix, Upload, abort_upload, is_denied, unfinished_uploads, upload_all
 from enginery.core.threads import side_by_side
 from enginery.registry.claims import CLAIM
+from enginery.registry.layout import is_signature
 from enginery.registry.registry import Registry
-from enginery.registry.signatures import is_signature
 
 SOURCES_TRIED = 3
 """Other builds that a file is copied from before it is sent instead."""

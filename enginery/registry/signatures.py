@@ -15,25 +15,12 @@ from enginery.builds import (
     make_bundle,
     read_manifest,
     require_trusted,
-    short,
     signed_digests,
 )
-from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError
 from enginery.core.s3 import Prefix, is_denied
+from enginery.registry.layout import SIGNATURES, signature_path
 from enginery.registry.registry import Registry
-
-SIGNATURES = "signatures"
-
-
-def signature_path(manifest_json: bytes, fingerprint: str) -> str:
-    """The path of a key's signature of a manifest, relative to the build."""
-    return f"{SIGNATURES}/{short(bytes_digest(manifest_json))}-{short(fingerprint)}.sig"
-
-
-def is_signature(path: str) -> bool:
-    """Whether a path in a build is a signature's; manifests do not list signatures."""
-    return path.startswith(f"{SIGNATURES}/")
 
 
 def sign_build(prefix: Prefix, manifest_json: bytes, key: SigningKey) -> str:

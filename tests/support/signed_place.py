@@ -13,7 +13,8 @@ from enginery.builds.manifest import Manifest
 from enginery.core.errors import RegistryError
 from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.registry.signatures import require_signed, sign_if_configured, signature_path
+from enginery.registry.layout import signature_path
+from enginery.registry.signatures import require_signed, sign_if_configured
 from tests.builds.test_manifest import a_manifest
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401

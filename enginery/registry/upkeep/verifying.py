@@ -12,9 +12,9 @@ from enginery.core.progress import NoProgress, Progress
 from enginery.core.s3 import Prefix, digest_object
 from enginery.core.threads import side_by_side
 from enginery.registry.claims import CLAIM
+from enginery.registry.layout import SIGNATURES
 from enginery.registry.reading import manifest_problem
 from enginery.registry.registry import Registry
-from enginery.registry.signatures import SIGNATURES
 from enginery.store import FileRecord
 
 UNLISTED = (MANIFEST, CLAIM, f"{SIGNATURES}/")
