@@ -1,7 +1,7 @@
-"""What a finished build is: its manifest, the checks it passed, where it came from, who signed it.
+"""What a finished build is: its manifest, the validation it passed, where it came from, and its signatures.
 
-The manifest alone is enough to check every byte, to rebuild, and to decide whether an engine fits a machine. All here
-works offline, from a manifest or a pulled directory.
+The manifest alone is enough to check every byte, to rebuild, and to decide whether an engine runs on a machine. This
+room needs no network: it works with a manifest or a pulled directory.
 
     manifest = read_manifest(Path("manifest.json").read_bytes())
     print(lineage_tree(manifest))
@@ -21,16 +21,16 @@ from enginery.builds.local import (
     PulledNote,
     Rewritten,
     is_config,
-    require_room,
+    require_free_space,
     writing,
 )
 from enginery.builds.manifest import (
     BUILD_ID_DIGITS,
     LICENSES,
     MANIFEST,
-    MANIFEST_FILE,
     MODEL_REPOSITORY,
     MODELS,
+    PUBLISH_AGAIN,
     TENSORRT_PACKAGES,
     BuildTarget,
     Manifest,
@@ -74,12 +74,12 @@ __all__ = [
     "LICENSES",
     "LINKS",
     "MANIFEST",
-    "MANIFEST_FILE",
     "MODELS",
     "MODEL_REPOSITORY",
     "NOTE",
     "PACKAGED_VERSION",
     "PROVENANCE",
+    "PUBLISH_AGAIN",
     "REPORT_FILE",
     "TENSORRT_PACKAGES",
     "BuildTarget",
@@ -113,8 +113,8 @@ __all__ = [
     "read_license",
     "read_manifest",
     "read_report",
+    "require_free_space",
     "require_passed",
-    "require_room",
     "require_trusted",
     "serve_as",
     "served_version",

@@ -1,21 +1,21 @@
-"""Two builds of one model compared, from their manifests alone: what they are, what they answer, speed, size, time."""
+"""Compares two builds of one model by their manifests: what they are made from, answers, speed, size and build time."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from enginery.builds.manifest import MODEL_REPOSITORY, BuildTarget, Manifest
+from enginery.builds.manifest import BuildTarget, Manifest
 from enginery.builds.validation import PromptResult
 from enginery.core.model import Frozen
 from enginery.store import Command, Stage, StepRecord
 
 MAKING = (Stage.CONVERT, Stage.BUILD)
-"""The stages that make what is served, and take its time."""
+"""The stages that make what is served, and whose time is compared."""
 
 Said = Literal["same", "different", "only before", "only after"]
 
 
 class Change(Frozen):
-    """Something that is not the same in both builds; empty where one of them does not have it."""
+    """A fact that differs between the builds; the text is empty for a build without it."""
 
     name: str
     before: str
@@ -23,14 +23,14 @@ class Change(Frozen):
 
 
 class AnswerChange(Frozen):
-    """One prompt, as both builds answered it.
+    """One prompt and the answers of both builds.
 
     Attributes:
         prompt: the prompt.
-        said: whether the answers are the same, or which build alone was asked.
+        said: whether the answers are the same, or which build alone has one.
         before: the answer of the first build.
         after: the answer of the second build.
-        was_right: whether the first answered as its spec expected; None when it was not asked.
+        was_right: whether the first build answered as its spec expects; None when it has no answer.
         is_right: the same of the second.
     """
 
@@ -43,12 +43,12 @@ class AnswerChange(Frozen):
 
     @property
     def is_worse(self) -> bool:
-        """Whether what was right is wrong."""
+        """Whether the answer was right and is wrong now."""
         return bool(self.was_right) and self.is_right is False
 
 
 class Figure(Frozen):
-    """A figure of both builds; None where it is not recorded."""
+    """A number for each build; None when it is not recorded."""
 
     before: float | None
     after: float | None
@@ -68,13 +68,13 @@ class Comparison(Frozen):
         model: the model of the second.
         before: the id of the first build.
         after: the id of the second build.
-        changes: what they are, and were made from and with, where that is not the same.
-        answers: every prompt that one of them was asked.
+        changes: facts that differ: the target, the source, toolchains and commands.
+        answers: every prompt that one of them has an answer to.
         tokens_per_second: of all answers together, as the validations measured it.
-        engine_bytes: what the backend runs.
-        build_bytes: all that was published.
+        engine_bytes: the size of what the backend runs.
+        build_bytes: the size of all published files.
         making_seconds: the time that converting and building took.
-        notes: why figures may not be comparable.
+        notes: why the numbers may not be comparable.
     """
 
     model: str
@@ -90,17 +90,17 @@ class Comparison(Frozen):
 
     @property
     def different_answers(self) -> tuple[AnswerChange, ...]:
-        """The prompts that are not answered alike."""
+        """The prompts whose answers differ, or that only one build has an answer to."""
         return tuple(answer for answer in self.answers if answer.said != "same")
 
     @property
     def worse_answers(self) -> tuple[AnswerChange, ...]:
-        """The prompts that were answered right and are not any more."""
+        """The prompts whose answers were right and are wrong now."""
         return tuple(answer for answer in self.answers if answer.is_worse)
 
 
 def compare_builds(before: Manifest, after: Manifest) -> Comparison:
-    """Compare two builds; the registry is not asked for anything."""
+    """Compare two builds; nothing is read from the registry."""
     answers = tuple(_answers(before, after))
     return Comparison(
         model=after.model,
@@ -122,7 +122,7 @@ def engine_bytes(manifest: Manifest) -> int:
         record = manifest.step(stage)
         if record is not None and record.files:
             return record.size
-    return sum(file.size for file in manifest.files if file.path.startswith(f"{MODEL_REPOSITORY}/"))
+    return sum(file.size for file in manifest.model_files)
 
 
 def _making_seconds(manifest: Manifest) -> float:
@@ -134,7 +134,7 @@ def _made_by(manifest: Manifest) -> list[StepRecord]:
 
 
 def _described(manifest: Manifest) -> dict[str, str]:
-    """What a build is and comes from, a line each."""
+    """The facts of a build that are compared, by name."""
     target = manifest.target
     described = {"model": manifest.model, **{name: str(getattr(target, name)) for name in BuildTarget.model_fields}}
     download = manifest.step(Stage.DOWNLOAD)
@@ -148,7 +148,7 @@ def _described(manifest: Manifest) -> dict[str, str]:
 
 
 def _arguments(record: StepRecord) -> dict[str, str]:
-    """The command that a step is, as one line; a change of it is a change of its flags."""
+    """The command of a step in one line, so that changed flags show; empty for a step without a command."""
     if not isinstance(record.step.recipe, Command):
         return {}
     return {f"{record.step.stage.value} command": " ".join(record.step.recipe.argv)}

@@ -1,4 +1,4 @@
-"""Elliptic-curve keys in PEM files: the private one that signs, and the public ones that are trusted.
+"""Elliptic-curve keys in PEM files: the private key that signs builds, and the public keys that are trusted.
 
 A key's fingerprint is the SHA-256 of its public half as PEM: what `sha256sum key.pub.pem` prints.
 """
@@ -15,30 +15,32 @@ from enginery.core.late import late
 
 if TYPE_CHECKING:
     from cryptography import exceptions as cryptography_exceptions
-    from cryptography.hazmat.primitives import serialization as cryptography_hazmat_primitives_serialization
-    from cryptography.hazmat.primitives.asymmetric import ec as cryptography_hazmat_primitives_asymmetric_ec
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 else:
     cryptography_exceptions = late("cryptography.exceptions")
-    cryptography_hazmat_primitives_asymmetric_ec = late("cryptography.hazmat.primitives.asymmetric.ec")
-    cryptography_hazmat_primitives_serialization = late("cryptography.hazmat.primitives.serialization")
+    ec = late("cryptography.hazmat.primitives.asymmetric.ec")
+    serialization = late("cryptography.hazmat.primitives.serialization")
 
 
 SIGNING_KEY = "ENGINERY_SIGNING_KEY"
 SIGNING_KEY_PASSWORD = "ENGINERY_SIGNING_KEY_PASSWORD"  # noqa: S105  the name of a variable
 SHOWN_DIGITS = 16
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-_MAKE_ONE = "make a key with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+TRUSTED_KEYS = "ENGINERY_TRUSTED_KEYS"
+ENDINGS = (".pem", ".pub")
+"""Files of a directory with these endings are keys."""
+MAKE_A_KEY = "make a key with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key that can be used.
+    """A private key that has been opened.
 
     Attributes:
         path: its PEM file.
         fingerprint: of its public half, 64 hex digits.
-        password: what opens the file; None where it is not encrypted.
+        password: the password of the file; None when it is not encrypted.
     """
 
     path: Path
@@ -47,7 +49,7 @@ class SigningKey:
 
     @classmethod
     def from_environment(cls) -> "SigningKey | None":
-        """The key that `ENGINERY_SIGNING_KEY` names; None where nothing is to be signed.
+        """The key that `ENGINERY_SIGNING_KEY` names; None when that is not set.
 
         Raises:
             UsageError: when it cannot be used.
@@ -57,10 +59,10 @@ class SigningKey:
 
     @classmethod
     def read(cls, path: Path) -> "SigningKey":
-        """Open a private key, with the password in `ENGINERY_SIGNING_KEY_PASSWORD` where it is encrypted.
+        """Open a private key, with the password in `ENGINERY_SIGNING_KEY_PASSWORD` if it is encrypted.
 
         Raises:
-            UsageError: when it cannot be read, is no private elliptic-curve key, or the password does not open it.
+            UsageError: when it cannot be read, is not a private elliptic-curve key, or the password is wrong.
         """
         require_packages()
         password = os.environ.get(SIGNING_KEY_PASSWORD) or None
@@ -70,7 +72,7 @@ class SigningKey:
 
 @dataclass(frozen=True)
 class TrustedKey:
-    """A public key whose signatures count.
+    """A public key whose signatures are accepted.
 
     Attributes:
         path: its PEM file.
@@ -87,115 +89,16 @@ class TrustedKey:
         """Read a public key.
 
         Raises:
-            UsageError: when it cannot be read or is no public elliptic-curve key.
+            UsageError: when it cannot be read or is not a public elliptic-curve key.
         """
         require_packages()
         public = _open_public(path, _read(path))
         return cls(path, _fingerprint(public), _pem(public))
 
 
-def short(fingerprint: str) -> str:
-    """A fingerprint as it is shown and as it is part of a file's name."""
-    return fingerprint[:SHOWN_DIGITS]
-
-
-def require_packages() -> None:
-    """Refuse to go on without the packages that sign and verify.
-
-    Raises:
-        UsageError: naming the extra that brings them.
-    """
-    if find_spec("model_signing") is None:
-        remedy = "in a clone of Enginery: pip install -c constraints.txt '.[signing]'"
-        raise UsageError("signatures need the package model-signing, not installed here", remedy=remedy)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.expanduser().read_bytes()
-    except OSError as error:
-        problem = f"this key cannot be read: {error.strerror or error}"
-        raise UsageError(problem, subject=str(path), remedy="correct the path, or let this user read it") from error
-
-
-def _open_private(path: Path, data: bytes, password: str | None) -> "EllipticCurvePrivateKey":
-
-    if b"PRIVATE KEY" not in data and b"PUBLIC KEY" in data:
-        remedy = f"name the private key in {SIGNING_KEY}; the public one is for those who verify"
-        raise UsageError("is a public key, which cannot sign", subject=str(path), remedy=remedy)
-    try:
-        key = cryptography_hazmat_primitives_serialization.load_pem_private_key(
-            data, password.encode() if password else None
-        )
-    except TypeError as error:  # what the library raises for a password too many and for one that is missing
-        problem, remedy = _password_problem(needed=password is None)
-        raise UsageError(problem, subject=str(path), remedy=remedy) from error
-    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
-        raise _unreadable(path, password) from error
-    if not isinstance(key, cryptography_hazmat_primitives_asymmetric_ec.EllipticCurvePrivateKey):
-        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=_MAKE_ONE)
-    _require_curve(path, key.curve.name)
-    return key
-
-
-def _password_problem(*, needed: bool) -> tuple[str, str]:
-    if needed:
-        return "is encrypted, and no password is given", f"set {SIGNING_KEY_PASSWORD}"
-    return "is not encrypted, but a password is given", f"unset {SIGNING_KEY_PASSWORD}, or encrypt the key"
-
-
-def _unreadable(path: Path, password: str | None) -> UsageError:
-    if password:
-        remedy = f"correct {SIGNING_KEY_PASSWORD}"
-        return UsageError("cannot be opened: the password is wrong, or it is no key", subject=str(path), remedy=remedy)
-    return UsageError("is not a private key in PEM", subject=str(path), remedy=_MAKE_ONE)
-
-
-def _open_public(path: Path, data: bytes) -> "EllipticCurvePublicKey":
-
-    make = f"make the public key with: openssl pkey -in key.pem -pubout -out {path.name}"
-    if b"PRIVATE KEY" in data:
-        problem = "is a private key where a public one belongs"
-        raise UsageError(problem, subject=str(path), remedy=f"{make}; and keep the private key from those who verify")
-    try:
-        key = cryptography_hazmat_primitives_serialization.load_pem_public_key(data)
-    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
-        raise UsageError("is not a public key in PEM", subject=str(path), remedy=make) from error
-    if not isinstance(key, cryptography_hazmat_primitives_asymmetric_ec.EllipticCurvePublicKey):
-        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=_MAKE_ONE)
-    _require_curve(path, key.curve.name)
-    return key
-
-
-def _require_curve(path: Path, curve: str) -> None:
-    if curve not in CURVES:
-        problem = f"is a key on the curve {curve}; signatures are made with {', '.join(CURVES.values())}"
-        raise UsageError(problem, subject=str(path), remedy=_MAKE_ONE)
-
-
-def _pem(key: "EllipticCurvePublicKey") -> bytes:
-
-    return key.public_bytes(
-        cryptography_hazmat_primitives_serialization.Encoding.PEM,
-        cryptography_hazmat_primitives_serialization.PublicFormat.SubjectPublicKeyInfo,
-    )
-
-
-def _fingerprint(key: "EllipticCurvePublicKey") -> str:
-    return hashlib.sha256(_pem(key)).hexdigest()
-
-
-# Whose signatures are required: the public keys that whoever pulls or rolls out trusts.
-
-
-TRUSTED_KEYS = "ENGINERY_TRUSTED_KEYS"
-ENDINGS = (".pem", ".pub")
-"""The files of a directory that are taken for keys."""
-
-
 @dataclass(frozen=True)
 class Policy:
-    """The keys that are trusted: with any, a build must be signed by one of them; with none, nothing is required."""
+    """The trusted keys. If there are any, one of them must have signed a build; with none, nothing is required."""
 
     keys: tuple[TrustedKey, ...] = ()
 
@@ -210,7 +113,7 @@ class Policy:
 
     @classmethod
     def chosen(cls, option: str | None) -> "Policy":
-        """The policy that a command's option sets; the environment's where it is left out.
+        """The policy that a command's option sets; without the option, the environment's.
 
         Raises:
             UsageError: when it names no keys, or one that cannot be used.
@@ -219,10 +122,10 @@ class Policy:
 
     @classmethod
     def read(cls, places: str | None) -> "Policy":
-        """The keys in a directory, or in files with a colon between them; None requires nothing.
+        """Read the keys in files or directories, separated by colons; None requires nothing.
 
         Raises:
-            UsageError: when there are no keys, or one that cannot be used: a policy is never weaker than it looks.
+            UsageError: when there are no keys, or one cannot be used: a policy is never weaker than it looks.
         """
         if places is None:
             return cls()
@@ -245,6 +148,92 @@ class Policy:
     def key(self, fingerprint: str) -> TrustedKey | None:
         """The trusted key with that fingerprint."""
         return next((key for key in self.keys if key.fingerprint == fingerprint), None)
+
+
+def short(fingerprint: str) -> str:
+    """A fingerprint, shortened for messages and file names."""
+    return fingerprint[:SHOWN_DIGITS]
+
+
+def require_packages() -> None:
+    """Make sure that the packages that sign and verify are installed.
+
+    Raises:
+        UsageError: naming the extra that installs them.
+    """
+    if find_spec("model_signing") is None:
+        remedy = "in a clone of Enginery: pip install -c constraints.txt '.[signing]'"
+        raise UsageError("signatures need the package model-signing, not installed here", remedy=remedy)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as error:
+        problem = f"this key cannot be read: {error.strerror or error}"
+        raise UsageError(problem, subject=str(path), remedy="correct the path, or let this user read it") from error
+
+
+def _open_private(path: Path, data: bytes, password: str | None) -> "ec.EllipticCurvePrivateKey":
+    if b"PRIVATE KEY" not in data and b"PUBLIC KEY" in data:
+        remedy = f"name the private key in {SIGNING_KEY}; the public one is for those who verify"
+        raise UsageError("is a public key, which cannot sign", subject=str(path), remedy=remedy)
+    try:
+        key = serialization.load_pem_private_key(data, password.encode() if password else None)
+    except TypeError as error:  # raised for a missing password and for one that is not needed
+        problem, remedy = _password_problem(needed=password is None)
+        raise UsageError(problem, subject=str(path), remedy=remedy) from error
+    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
+        raise _unreadable(path, password) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=MAKE_A_KEY)
+    _require_curve(path, key.curve.name)
+    return key
+
+
+def _password_problem(*, needed: bool) -> tuple[str, str]:
+    if needed:
+        return "is encrypted, and no password is given", f"set {SIGNING_KEY_PASSWORD}"
+    return "is not encrypted, but a password is given", f"unset {SIGNING_KEY_PASSWORD}, or encrypt the key"
+
+
+def _unreadable(path: Path, password: str | None) -> UsageError:
+    if password:
+        remedy = f"correct {SIGNING_KEY_PASSWORD}"
+        return UsageError("cannot be opened: the password is wrong, or it is no key", subject=str(path), remedy=remedy)
+    return UsageError("is not a private key in PEM", subject=str(path), remedy=MAKE_A_KEY)
+
+
+def _open_public(path: Path, data: bytes) -> "ec.EllipticCurvePublicKey":
+    make = f"make the public key with: openssl pkey -in key.pem -pubout -out {path.name}"
+    if b"PRIVATE KEY" in data:
+        problem = "is a private key where a public one belongs"
+        raise UsageError(problem, subject=str(path), remedy=f"{make}; and keep the private key from those who verify")
+    try:
+        key = serialization.load_pem_public_key(data)
+    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
+        raise UsageError("is not a public key in PEM", subject=str(path), remedy=make) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=MAKE_A_KEY)
+    _require_curve(path, key.curve.name)
+    return key
+
+
+def _require_curve(path: Path, curve: str) -> None:
+    if curve not in CURVES:
+        problem = f"is a key on the curve {curve}; signatures are made with {', '.join(CURVES.values())}"
+        raise UsageError(problem, subject=str(path), remedy=MAKE_A_KEY)
+
+
+def _pem(key: "ec.EllipticCurvePublicKey") -> bytes:
+    return key.public_bytes(
+        serialization.Encoding.PEM,
+        serialization.PublicFormat.SubjectPublicKeyInfo,
+    )
+
+
+def _fingerprint(key: "ec.EllipticCurvePublicKey") -> str:
+    return hashlib.sha256(_pem(key)).hexdigest()
 
 
 def _files(place: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Where a published build came from, told from its manifest alone: source, weights, engine, report, registry."""
+"""Where a published build came from, from its manifest alone: the source, the steps, and what they ran."""
 
 from typing import TYPE_CHECKING
 
@@ -9,18 +9,24 @@ from enginery.core.late import late
 from enginery.store import Call, Command, StepRecord
 
 if TYPE_CHECKING:
-    from rich import markup as rich_markup
-    from rich import tree as rich_tree
+    from rich import markup
+    from rich import tree as trees
     from rich.tree import Tree
 else:
-    rich_markup = late("rich.markup")
-    rich_tree = late("rich.tree")
+    markup = late("rich.markup")
+    trees = late("rich.tree")
 
 KEY_DIGITS = 12
+JSON_FIELDS = {"key", "label", "started", "seconds", "host", "toolchain", "commands", "facts", "files", "enginery"}
+"""Fields of a step's record in the JSON."""
+MAIN_PACKAGES = ("python", "onnxruntime", "tensorrt", "torch", "transformers", "nvidia-modelopt")
+"""Packages of a toolchain that decide about the engine, by the beginnings of their names."""
+ORIGIN = {"kind", "location", "commit"}
+"""Parameters of a download step that say where the weights came from."""
 
 
 def lineage_json(manifest: Manifest) -> dict[str, JsonValue]:
-    """The chain for scripts: each step with its inputs, commands, toolchain, host, seconds and files."""
+    """The steps for scripts: each with its inputs, commands, toolchain, host, seconds and files."""
     return {
         "model": manifest.model,
         "build_id": manifest.build_id,
@@ -35,24 +41,11 @@ def lineage_json(manifest: Manifest) -> dict[str, JsonValue]:
     }
 
 
-def _address(manifest: Manifest) -> str:
-    return f"{manifest.registry}/{build_path(manifest.model, manifest.build_id)}"
-
-
-def _step_json(record: StepRecord) -> dict[str, JsonValue]:
-    shown = record.model_dump(mode="json", include=_SHOWN)
-    recipe = record.step.recipe.model_dump(mode="json")
-    return {"stage": record.step.stage.value, **shown, "inputs": dict(record.step.inputs), "recipe": recipe}
-
-
-_SHOWN = {"key", "label", "started", "seconds", "host", "toolchain", "commands", "facts", "files", "enginery"}
-
-
 def lineage_tree(manifest: Manifest) -> "Tree":
-    """The chain for people: what came from what, from the build back to the source."""
-    tree = rich_tree.Tree(f"[bold]{rich_markup.escape(manifest.model)}/{rich_markup.escape(manifest.build_id)}[/]")
+    """The steps for people, as a tree from the build back to the source."""
+    tree = trees.Tree(f"[bold]{markup.escape(manifest.model)}/{markup.escape(manifest.build_id)}[/]")
     for line in _build_lines(manifest):
-        tree.add(rich_markup.escape(line))
+        tree.add(markup.escape(line))
     by_key = {record.key: record for record in manifest.steps}
     used = {key for record in manifest.steps for key in record.step.inputs.values()}
     shown: set[str] = set()
@@ -76,26 +69,26 @@ def _build_lines(manifest: Manifest) -> list[str]:
 
 
 def _grow(tree: "Tree", record: StepRecord, by_key: dict[str, StepRecord], shown: set[str]) -> None:
-    """Hang a step on the tree, and under it the steps it comes from; each is described where it is met first."""
-    branch = tree.add(f"[bold]{rich_markup.escape(record.label)}[/] {record.key[:KEY_DIGITS]}")
+    """Add a step to the tree, and below it the steps it comes from; a step is described only once."""
+    branch = tree.add(f"[bold]{markup.escape(record.label)}[/] {record.key[:KEY_DIGITS]}")
     if record.key in shown:
         branch.add("(as above)")
         return
     shown.add(record.key)
     for line in _step_lines(record):
-        branch.add(rich_markup.escape(line))
+        branch.add(markup.escape(line))
     for name, key in record.step.inputs.items():
         if key in by_key:
             _grow(branch, by_key[key], by_key, shown)
         else:
-            branch.add(rich_markup.escape(f"{name} {key[:KEY_DIGITS]}: not recorded"))
+            branch.add(markup.escape(f"{name} {key[:KEY_DIGITS]}: not recorded"))
 
 
 def _step_lines(record: StepRecord) -> list[str]:
     lines = [f"{record.started:%Y-%m-%d %H:%M} UTC on {record.host}, {record.seconds:.1f} s, {record.size:,} bytes"]
     lines += [f"{name}: {value}" for name, value in record.facts.items() if isinstance(value, str | int | float)]
     if isinstance(record.step.recipe, Call):
-        lines += [f"{name}: {value}" for name, value in record.step.recipe.parameters.items() if name in _ORIGIN]
+        lines += [f"{name}: {value}" for name, value in record.step.recipe.parameters.items() if name in ORIGIN]
     if isinstance(record.step.recipe, Command):
         lines.append(f"ran {' '.join(record.step.recipe.argv)}")
     if record.toolchain:
@@ -104,13 +97,17 @@ def _step_lines(record: StepRecord) -> list[str]:
 
 
 def _toolchain_line(record: StepRecord) -> str:
-    """The packages that make the engine; the whole list is in the JSON."""
-    telling = [f"{name} {value}" for name, value in record.toolchain.items() if name.startswith(_TELLING)]
-    others = len(record.toolchain) - len(telling)
-    return f"with {', '.join(telling)} and {others} other packages"
+    """The packages that decide about the engine; the JSON has all of them."""
+    main = [f"{name} {value}" for name, value in record.toolchain.items() if name.startswith(MAIN_PACKAGES)]
+    others = len(record.toolchain) - len(main)
+    return f"with {', '.join(main)} and {others} other packages"
 
 
-_TELLING = ("python", "onnxruntime", "tensorrt", "torch", "transformers", "nvidia-modelopt")
+def _address(manifest: Manifest) -> str:
+    return f"{manifest.registry}/{build_path(manifest.model, manifest.build_id)}"
 
-_ORIGIN = {"kind", "location", "commit"}
-"""Parameters of a download that say where the weights came from."""
+
+def _step_json(record: StepRecord) -> dict[str, JsonValue]:
+    shown = record.model_dump(mode="json", include=JSON_FIELDS)
+    recipe = record.step.recipe.model_dump(mode="json")
+    return {"stage": record.step.stage.value, **shown, "inputs": dict(record.step.inputs), "recipe": recipe}

@@ -1,4 +1,14 @@
-"""What a pull notes beside the manifest: whence, when, and which files their place makes other than published."""
+"""Builds in local directories: the directory that a pull fills, and the note beside a pulled manifest.
+
+    DIR/builds/<build id>/…                          a build as it is in the registry, with pulled.json
+    DIR/current -> builds/<build id>                 replaced in one step: the moment in which a build appears
+    DIR/previous -> builds/<build id>                the one before, which a running server may still read
+    DIR/model_repository -> current/model_repository what a Triton server is given
+    DIR/manifest.json -> current/manifest.json
+    DIR/.enginery/                                   the lock, remembered digests, builds that are not whole yet
+
+So DIR itself can be a mount point, which could not be renamed.
+"""
 
 import os
 import shutil
@@ -19,23 +29,33 @@ from enginery.core.files import NO_ROOM, remove_tree, sync, sync_tree, write_ato
 from enginery.core.locks import waiting_lock
 from enginery.core.model import Frozen
 from enginery.core.progress import Log
-from enginery.core.text import human_bytes
+from enginery.core.text import first_of, human_bytes
 from enginery.store import FileRecord
 
 NOTE = "pulled.json"
 NOTE_SCHEMA = 1
 CONFIG_PARTS = 3
-"""`model_repository/<model>/config.pbtxt`."""
+"""The parts of `model_repository/<model>/config.pbtxt`."""
+BUILDS = "builds"
+CURRENT = "current"
+PREVIOUS = "previous"
+LINKS = {name: f"{CURRENT}/{name}" for name in (MODEL_REPOSITORY, MANIFEST)}
+STATE = ".enginery"
+HARMLESS = {"lost+found"}
+"""Names that an empty file system may have."""
+SHOWN = 3
+BLOCK = 512
+"""Bytes in the unit of `st_blocks`."""
 
 
 class Rewritten(Frozen):
-    """A configuration that names the place it was put.
+    """A configuration that was changed to name the local path of its files.
 
     Attributes:
         path: relative to the build.
-        published: the SHA-256 that its manifest says.
-        sha256: that of what is here.
-        size: bytes of what is here.
+        published: the SHA-256 of the published file, as in the manifest.
+        sha256: the SHA-256 of the local file.
+        size: the bytes of the local file.
     """
 
     path: str
@@ -45,17 +65,17 @@ class Rewritten(Frozen):
 
 
 class PulledNote(Frozen):
-    """How a build got here.
+    """Where a pulled build came from, and which of its files are not as published.
 
     Attributes:
         registry: the address it came from.
-        channel: the channel it was found by, if it was.
+        channel: the channel it was found by, if any.
         mount: where a server sees the model repository.
         manifest: the SHA-256 of the manifest's bytes.
         pulled: when, UTC.
-        enginery: the version that did it.
+        enginery: the version of Enginery that pulled it.
         rewritten: the files that are not as published.
-        beside: what lies beside the build that its manifest does not name, such as a signature of it.
+        beside: files beside the build that its manifest does not name, such as a signature.
     """
 
     schema_version: int = NOTE_SCHEMA
@@ -71,7 +91,7 @@ class PulledNote(Frozen):
     beside: tuple[FileRecord, ...]
 
     def write(self, build: Path) -> None:
-        """Put it into the build's directory."""
+        """Write the note into the build's directory."""
         write_atomic(build / NOTE, self.model_dump_json(indent=1), mode=0o444)
 
 
@@ -79,9 +99,9 @@ class LocalBuild(NamedTuple):
     """A build in a directory.
 
     Attributes:
-        directory: where.
-        manifest: its manifest.
-        note: what the pull noted; None for a plain copy of a build, such as `aws s3 sync` makes.
+        directory: the directory.
+        manifest: the build's manifest.
+        note: the note of the pull; None for a plain copy of a build, such as `aws s3 sync` makes.
     """
 
     directory: Path
@@ -93,7 +113,7 @@ class LocalBuild(NamedTuple):
         """The build in `directory`.
 
         Raises:
-            RegistryError: when there is none, or its manifest or note is not sound.
+            RegistryError: when there is none, or its manifest or note is not valid.
         """
         path = directory / MANIFEST
         try:
@@ -104,7 +124,7 @@ class LocalBuild(NamedTuple):
         return cls(directory, manifest, _read_note(directory / NOTE))
 
     def expected(self) -> dict[str, FileRecord]:
-        """What every file must be, by its path."""
+        """What every file must be, by path."""
         files = {file.path: file for file in self.manifest.files}
         if self.note:
             files |= {file.path: file for file in self.note.beside}
@@ -115,59 +135,19 @@ class LocalBuild(NamedTuple):
         return files
 
     def _rewritten(self, published: dict[str, FileRecord]) -> Iterator[Rewritten]:
-        """Those of the note that it may speak of: a configuration, rewritten from what was published."""
+        """The note's rewritten files, only configurations of the manifest: a note cannot excuse another change."""
         for changed in self.note.rewritten if self.note else ():
             known = published.get(changed.path)
             if known and known.sha256 == changed.published and is_config(changed.path):
                 yield changed
 
 
-def is_config(path: str) -> bool:
-    """Whether a file of a build configures a model."""
-    parts = path.split("/")
-    return len(parts) == CONFIG_PARTS and (parts[0], parts[2]) == (MODEL_REPOSITORY, CONFIG)
-
-
-def _read_note(path: Path) -> PulledNote | None:
-    remedy = "pull the build again"
-    try:
-        return PulledNote.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RegistryError(f"cannot be read: {error.strerror}", subject=str(path), remedy=remedy) from error
-    except ValidationError as error:
-        raise RegistryError("is not what a pull has noted", subject=str(path), remedy=remedy) from error
-
-
-# The directory that a pull fills: whole builds, and links to the one that counts.
-#
-#     DIR/builds/<build id>/…                          a build as it is in the registry, with pulled.json
-#     DIR/current -> builds/<build id>                 replaced in one step: the moment in which a build appears
-#     DIR/previous -> builds/<build id>                the one before, which a running server may still read
-#     DIR/model_repository -> current/model_repository what a Triton server is given
-#     DIR/manifest.json -> current/manifest.json
-#     DIR/.enginery/                                   the lock, remembered digests, builds on their way
-#
-# So DIR itself may be a mount point, which could not be renamed over.
-
-
-BUILDS = "builds"
-CURRENT = "current"
-PREVIOUS = "previous"
-LINKS = {name: f"{CURRENT}/{name}" for name in (MODEL_REPOSITORY, MANIFEST)}
-STATE = ".enginery"
-FOREIGN_BUT_HARMLESS = {"lost+found"}
-"""An empty file system has it."""
-SHOWN = 3
-
-
 class PullDirectory:
-    """A directory to pull into. It is changed under its lock only.
+    """A directory to pull into. It is changed only under its lock.
 
     Attributes:
-        root: where it is, absolute.
-        model_repository: what a Triton server is given.
+        root: its absolute path.
+        model_repository: the path to give to a Triton server.
         memory: where the digests of its large files are remembered.
     """
 
@@ -178,7 +158,7 @@ class PullDirectory:
         self.memory = self._state / MEMORY
 
     def require_ours(self) -> None:
-        """Make sure that it is new, empty, or was made by a pull; nothing in it is touched.
+        """Make sure that it is new, empty, or was made by a pull. Nothing in it is changed.
 
         Raises:
             RegistryError: when it holds something else.
@@ -194,41 +174,39 @@ class PullDirectory:
                 name for name in {BUILDS, STATE} & found.keys() if not found[name].is_dir(follow_symlinks=False)
             ]
         else:
-            foreign = list(found.keys() - FOREIGN_BUT_HARMLESS)
+            foreign = list(found.keys() - HARMLESS)
         if foreign:
-            more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
-            problem = (
-                f"holds what no pull has put there: {', '.join(sorted(foreign)[:SHOWN])}{more}; nothing was touched"
-            )
+            shown = first_of(sorted(foreign), SHOWN)
+            problem = f"holds what no pull has put there: {shown}; nothing was touched"
             remedy = "name a new or empty directory, or one that was pulled into before"
             raise RegistryError(problem, subject=str(self.root), remedy=remedy)
 
     @contextmanager
     def locked(self, log: Log) -> Iterator[None]:
-        """No other pull works in it; one that does is waited for. The lock of a process that died is free."""
+        """Hold the directory's lock; another pull is waited for. A process that dies releases the lock."""
         self._state.mkdir(parents=True, exist_ok=True)
         with waiting_lock(self._state / "lock", f"waiting for another pull into {self.root}", log):
             yield
 
     def staging(self, build_id: str) -> Path:
-        """Where a build is put together; what a pull that was killed has left of it is still there."""
+        """The directory in which a build is put together; it may hold what a killed pull has left of it."""
         directory = self._state / f"incoming-{build_id}"
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def builds(self) -> list[Path]:
-        """The builds that are here, whether they count or not; the current one first."""
+        """All builds in the directory, the current one first."""
         found = self.root / BUILDS
         current = self.linked(CURRENT)
         return sorted(found.iterdir(), key=lambda path: (path != current, path.name)) if found.is_dir() else []
 
     def linked(self, name: str) -> Path | None:
-        """The build that the link `current` or `previous` leads to."""
+        """The build that the link `current` or `previous` points to."""
         link = self.root / name
         return self.root / link.readlink() if link.is_symlink() else None
 
     def sweep(self, build_id: str | None = None) -> None:
-        """Remove builds on their way, and those before `previous`; what a pull of `build_id` can use is left."""
+        """Remove unfinished builds and those older than `previous`; what a pull of `build_id` can reuse stays."""
         wanted = {self.linked(CURRENT), self.linked(PREVIOUS)}
         if build_id:
             wanted |= {self._state / f"incoming-{build_id}", self.root / BUILDS / build_id}
@@ -237,7 +215,7 @@ class PullDirectory:
                 remove_tree(path)
 
     def take(self, staging: Path, build_id: str) -> Path:
-        """Make a build that is put together one of the builds here; it has the build's name, or that with a number."""
+        """Move a build that is whole among the builds; its name is the build id, with a number if that is taken."""
         sync_tree(staging)
         place = self.root / BUILDS / build_id
         place.parent.mkdir(exist_ok=True)
@@ -270,21 +248,52 @@ class PullDirectory:
         new.replace(link)
 
 
+def is_config(path: str) -> bool:
+    """Whether a path in a build is that of a model's configuration."""
+    parts = path.split("/")
+    return len(parts) == CONFIG_PARTS and (parts[0], parts[2]) == (MODEL_REPOSITORY, CONFIG)
+
+
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Failures to write there become errors that say what to do about them.
+    """Turn failures to write to a directory into errors with a remedy.
 
     Raises:
-        RegistryError: when something cannot be written; the disk being full is told apart.
+        RegistryError: when something cannot be written; a full disk has a remedy of its own.
     """
     try:
         yield
     except OSError as error:
         raise _cannot_write(directory, error) from error
     except EngineryError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # a time-out of HTTP is an OSError, without
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # an HTTP time-out has no errno
             raise _cannot_write(directory, error.__cause__) from error
         raise
+
+
+def require_free_space(directory: Path, size: int, *, partial: Path) -> None:
+    """Make sure that the disk has space for `size` bytes, of which the directory `partial` may hold some already.
+
+    Raises:
+        RegistryError: when it has not.
+    """
+    present = sum(path.stat().st_blocks * BLOCK for path in partial.rglob("*") if path.is_file())
+    free = shutil.disk_usage(directory).free
+    if size > free + present:
+        problem = f"{human_bytes(size - present)} are to be fetched, but the disk has {human_bytes(free)} free"
+        raise RegistryError(problem, subject=str(directory), remedy="free some space there, or name another directory")
+
+
+def _read_note(path: Path) -> PulledNote | None:
+    remedy = "pull the build again"
+    try:
+        return PulledNote.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RegistryError(f"cannot be read: {error.strerror}", subject=str(path), remedy=remedy) from error
+    except ValidationError as error:
+        raise RegistryError("is not what a pull has noted", subject=str(path), remedy=remedy) from error
 
 
 def _cannot_write(directory: Path, error: OSError) -> RegistryError:
@@ -294,23 +303,3 @@ def _cannot_write(directory: Path, error: OSError) -> RegistryError:
     where = error.filename if isinstance(error.filename, str) else str(directory)
     remedy = f"check that {directory} is a directory that you may write to"
     return RegistryError(f"cannot be written: {error.strerror or error}", subject=where, remedy=remedy)
-
-
-# Whether a disk has room for what is to be downloaded, asked before it begins.
-
-
-BLOCK = 512
-"""The unit of `st_blocks`."""
-
-
-def require_room(directory: Path, size: int, *, there: Path) -> None:
-    """Make sure that `size` bytes fit in, where parts of them may be `there` already.
-
-    Raises:
-        RegistryError: when they do not.
-    """
-    parts = sum(path.stat().st_blocks * BLOCK for path in there.rglob("*") if path.is_file())
-    free = shutil.disk_usage(directory).free
-    if size > free + parts:
-        problem = f"{human_bytes(size - parts)} are to be fetched, but the disk has {human_bytes(free)} free"
-        raise RegistryError(problem, subject=str(directory), remedy="free some space there, or name another directory")

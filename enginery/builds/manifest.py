@@ -1,6 +1,6 @@
-"""The description of a published build: its files, what it is for, what it answers, and every step it comes from.
+"""The manifest of a published build: its files, its target, its validation, and every step that made it.
 
-It is written last, so a build with a manifest is whole; and it is enough to check every byte of it.
+The manifest is written last, so a build with a manifest is whole; and it is enough to check every byte of the build.
 """
 
 import json
@@ -20,86 +20,28 @@ from enginery.core.model import Frozen
 from enginery.spec import SHA256_PATTERN, Name, gpus
 from enginery.store import FileRecord, Stage, StepRecord
 
-# What decides where a build's engine runs and what it takes, gathered from the records of the steps that made it.
-
-
+MANIFEST_SCHEMA = 2
+"""Schema 2 added the facts of the engine and the licence; most of them can be told from a manifest of schema 1."""
+MANIFEST = "manifest.json"
+"""The manifest's name, beside the build's files."""
+MODELS = "models"
+"""The directory of all models in a registry."""
+MODEL_REPOSITORY = "model_repository"
+LICENSES = "license"
+"""The directory of the licence texts in a build."""
+LAUNCH = "launch"
+"""The name of the fact of a package step that says how to start a server."""
+BUILD_ID_DIGITS = 12
+RANK_FILE = re.compile(r"/rank\d+\.engine$")
+PUBLISH_AGAIN = "do not use this build; publish it again"
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
-"""TensorRT is installed under one of these names."""
+"""The names under which TensorRT is installed."""
 LIMITS = ("max_batch_size", "max_input_len", "max_output_len", "max_seq_len", "max_num_tokens", "max_beam_width")
-"""In requests and tokens, by TensorRT-LLM's names."""
-SAID = ("limits", "arguments", "serving")
-"""Where a step's facts and parameters speak of them: what was built in, and how it is served."""
-
-
-class EngineFacts(Frozen):
-    """What is known of an engine besides its target; empty where it is not known.
-
-    Attributes:
-        compute_capability: of the GPU it was built for, such as `9.0`; empty for `cpu`.
-        tensorrt: the version of TensorRT that built it; empty for backends without it.
-        limits: the most it takes, such as `max_batch_size` (requests) and `max_seq_len` (tokens).
-    """
-
-    compute_capability: str = ""
-    tensorrt: str = ""
-    limits: Mapping[str, int] = Field(default_factory=dict)
-
-
-def engine_facts(gpu: str, steps: Sequence[StepRecord]) -> EngineFacts:
-    """The facts of an engine.
-
-    Args:
-        gpu: the product name of the GPU it was built for, or `cpu`.
-        steps: the records of the chain that made it.
-    """
-    return EngineFacts(
-        compute_capability=_compute_capability(gpu),
-        tensorrt=next(_tensorrt_versions(steps), ""),
-        limits=_limits(steps),
-    )
-
-
-def _compute_capability(gpu: str) -> str:
-    try:
-        return gpus.find(gpu).compute_capability
-    except UsageError:  # one that nvidia-smi named and our table has not
-        return ""
-
-
-def _tensorrt_versions(steps: Sequence[StepRecord]) -> Iterator[str]:
-    for record in steps:
-        if record.step.stage is Stage.BUILD:
-            yield from (record.toolchain[name] for name in TENSORRT_PACKAGES if name in record.toolchain)
-
-
-def _limits(steps: Sequence[StepRecord]) -> dict[str, int]:
-    """Where several places speak of one, the smallest counts: neither the engine nor its server takes more."""
-    found: dict[str, int] = {}
-    for name, value in _numbers(steps):
-        found[name] = min(value, found.get(name, value))
-    return {name: found[name] for name in LIMITS if name in found}
-
-
-def _numbers(steps: Sequence[StepRecord]) -> Iterator[tuple[str, int]]:
-    for record in steps:
-        if record.step.stage not in {Stage.BUILD, Stage.PACKAGE}:
-            continue
-        for place in (record.facts, record.step.recipe.parameters):
-            for said in (place.get(name) for name in SAID):
-                if isinstance(said, Mapping):
-                    yield from ((name, value) for name, value in said.items() if name in LIMITS and _is_number(value))
-
-
-def _is_number(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-# The licence that travels with a build, and which one it is, by the title its text begins with.
-
-
+"""Limits of an engine in requests and tokens, by TensorRT-LLM's names."""
+LIMIT_PLACES = ("limits", "arguments", "serving")
+"""Where a step's facts and parameters hold limits: those of the engine, and those of its server."""
 HEAD = 600
-"""Characters in which a licence says its name."""
-
+"""Characters at the beginning of a licence in which its title stands."""
 TITLES = (
     ("Apache-2.0", r"apache license,?\s+version 2\.0"),
     ("MIT", r"\bmit license\b|permission is hereby granted, free of charge"),
@@ -112,49 +54,33 @@ TITLES = (
     ("gemma", r"gemma terms of use"),
     ("qwen", r"tongyi qianwen license|qwen license agreement"),
 )
-"""Identifier -> how its text begins: SPDX's identifiers, and the Hugging Face Hub's for those that SPDX has not."""
+"""Identifiers of licences and the titles of their texts: SPDX's identifiers, else those of the Hugging Face Hub."""
+
+
+class EngineFacts(Frozen):
+    """What is known of an engine besides its target; an attribute is empty when not known.
+
+    Attributes:
+        compute_capability: that of the GPU it was built for, such as `9.0`; empty for `cpu`.
+        tensorrt: the version of TensorRT that built it; empty for backends without TensorRT.
+        limits: the largest values it accepts, such as `max_batch_size` (requests) and `max_seq_len` (tokens).
+    """
+
+    compute_capability: str = ""
+    tensorrt: str = ""
+    limits: Mapping[str, int] = Field(default_factory=dict)
 
 
 class License(Frozen):
     """The licence of a model.
 
     Attributes:
-        id: such as `Apache-2.0` or `llama3`; empty where it is not known.
-        files: its texts, with paths relative to the build's prefix.
+        id: such as `Apache-2.0` or `llama3`; empty when not known.
+        files: its texts, as paths relative to the build's prefix.
     """
 
     id: str = ""
     files: tuple[str, ...] = ()
-
-
-def read_license(texts: Mapping[str, Path]) -> License:
-    """The licence of these texts: path in the build -> file."""
-    found = (license_id(file.read_text(encoding="utf-8", errors="replace")) for file in texts.values())
-    return License(id=next(filter(None, found), ""), files=tuple(texts))
-
-
-def license_id(text: str) -> str:
-    """The identifier of a licence text, such as `Apache-2.0`; empty for one that is not known."""
-    head = re.sub(r"\s+", " ", text[:HEAD]).lower()
-    return next((name for name, title in TITLES if re.search(title, head)), "")
-
-
-MANIFEST_SCHEMA = 2
-"""2 says what decides where the engine runs, and the licence; of those of schema 1 the steps tell most of that."""
-MANIFEST_FILE = "manifest.json"
-"""Its name, beside the build's files."""
-MODEL_REPOSITORY = "model_repository"
-LICENSES = "license"
-"""The directory of the licence texts in a build."""
-LAUNCH = "launch"
-"""The fact of a package step that says how to start a server."""
-BUILD_ID_DIGITS = 12
-RANK_FILE = re.compile(r"/rank\d+\.engine$")
-
-
-def build_id(target_name: str, package_key: str, validate_key: str) -> str:
-    """The name of the build that these steps make, known before they have run."""
-    return f"{target_name}-{json_digest([package_key, validate_key])[:BUILD_ID_DIGITS]}"
 
 
 def _safe_path(path: str) -> str:
@@ -174,7 +100,7 @@ SafeName = Annotated[str, AfterValidator(_safe_name)]
 
 
 def _sound_file(file: FileRecord) -> FileRecord:
-    """Of this record only: those of steps say what was, these what will be written."""
+    """Checks only for a manifest, whose paths will be written; the records of steps describe the past."""
     _safe_path(file.path)
     if not re.fullmatch(SHA256_PATTERN, file.sha256):
         raise ValueError(f"sha256 of {file.path!r} is not 64 hex digits, in lower case: {file.sha256!r}")
@@ -187,26 +113,26 @@ SoundFile = Annotated[FileRecord, AfterValidator(_sound_file)]
 
 
 def _distinct_files(files: Sequence[FileRecord]) -> None:
-    """Refuse what could not all be written into one directory, also where case or Unicode form do not count."""
+    """Refuse files that could not be in one directory together, also where case or Unicode form are ignored."""
     seen: dict[str, str] = {}
-    for path in [MANIFEST_FILE, *(file.path for file in files)]:
-        if other := seen.get(_plain(path)):
-            told = f"{other!r} and {path!r}"
-            raise ValueError(f"two files have the same path, or differ only in upper and lower case: {told}")
-        seen[_plain(path)] = path
-    for plain, path in seen.items():
-        parent = plain
+    for path in [MANIFEST, *(file.path for file in files)]:
+        if other := seen.get(_normalized(path)):
+            both = f"{other!r} and {path!r}"
+            raise ValueError(f"two files have the same path, or differ only in upper and lower case: {both}")
+        seen[_normalized(path)] = path
+    for normalized, path in seen.items():
+        parent = normalized
         while parent := parent.rpartition("/")[0]:
             if other := seen.get(parent):
                 raise ValueError(f"{other!r} is a file, and the directory of {path!r}")
 
 
-def _plain(path: str) -> str:
+def _normalized(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
 
 
 class BuildTarget(Frozen):
-    """What a build was made for.
+    """The target that a build was made for.
 
     Attributes:
         name: the target's name in its spec.
@@ -215,7 +141,7 @@ class BuildTarget(Frozen):
         release: the backend's version.
         precision: the number format of the weights.
         tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: GPUs that share the layers among them.
+        pipeline_parallel: groups of GPUs that each hold some of the layers.
     """
 
     name: Name
@@ -228,7 +154,7 @@ class BuildTarget(Frozen):
 
     @property
     def world_size(self) -> int:
-        """GPUs that one engine takes."""
+        """The number of GPUs that one engine takes."""
         return self.tensor_parallel * self.pipeline_parallel
 
 
@@ -237,15 +163,15 @@ class Manifest(Frozen):
 
     Attributes:
         model: the model's name in the registry.
-        build_id: the build's name, unique within the model.
+        build_id: the build's id, unique within the model.
         created: when it was published, UTC.
         enginery: the version of Enginery that published it.
         registry: the address it was first published to.
         channel: the channel that was moved to it when it was published.
         files: every file of the build except this manifest, with paths relative to the build's prefix.
-        steps: the records of the whole chain, each after those it needs.
+        steps: the records of all steps that made it, each after those it needs.
         validation: the prompts with the answers of the engine.
-        engine: what decides, with the target, where the engine runs, and the most it takes.
+        engine: with the target, decides where the engine runs; and its limits.
         license: the model's licence.
     """
 
@@ -286,17 +212,17 @@ class Manifest(Frozen):
 
     @property
     def bytes_per_gpu(self) -> int:
-        """What each GPU must hold at the least: the largest rank's engine, or its share of the model files."""
+        """The bytes that each GPU must at least hold: the largest rank's engine, or a share of the model files."""
         files = self.model_files
         ranks = [file.size for file in files if RANK_FILE.search(file.path)]
         return max(ranks) if ranks else sum(file.size for file in files) // self.target.world_size
 
     @property
     def launch(self) -> Mapping[str, JsonValue]:
-        """How to start a server for it, as its package step recorded it; empty where any Triton will do.
+        """How to start a server for it, as its package step recorded it; empty when any Triton server will do.
 
-        `world_size` is the number of GPUs, `command` what to run in the container `image`, `mount` where the model
-        repository must lie there, and `shared_memory` what Triton's Python models need.
+        `world_size` is the number of GPUs, `command` is run in the container `image`, `mount` is the path of the model
+        repository in it, and `shared_memory` is what Triton's Python models need.
         """
         packaged = self.step(Stage.PACKAGE)
         found = packaged.facts.get(LAUNCH) if packaged else None
@@ -304,15 +230,15 @@ class Manifest(Frozen):
 
     @property
     def described(self) -> dict[str, JsonValue]:
-        """What it was made for and how to start a server for it, a line each, for people."""
+        """The target, what is known of the engine, and how to start a server, by name, to be shown to people."""
         launch = {f"{LAUNCH}.{name}": value for name, value in self.launch.items() if name != "world_size"}
         limits = {f"limits.{name}": value for name, value in self.engine.limits.items()}
-        said = {**self.engine.model_dump(exclude={"limits"}), "license": self.license.id}
-        known = {name: value for name, value in said.items() if value}
+        facts = {**self.engine.model_dump(exclude={"limits"}), "license": self.license.id}
+        known = {name: value for name, value in facts.items() if value}
         return {**self.target.model_dump(), "world_size": self.target.world_size, **known, **limits, **launch}
 
     def step(self, stage: Stage) -> StepRecord | None:
-        """The record of the chain's step of that stage, if it has one."""
+        """The record of the step of that stage; None when there is none."""
         return next((record for record in self.steps if record.step.stage is stage), None)
 
     def to_json(self) -> bytes:
@@ -320,16 +246,26 @@ class Manifest(Frozen):
         return self.model_dump_json(indent=1).encode()
 
 
+def build_id(target_name: str, package_key: str, validate_key: str) -> str:
+    """The id of the build that these steps make; it is known before they run."""
+    return f"{target_name}-{json_digest([package_key, validate_key])[:BUILD_ID_DIGITS]}"
+
+
+def build_path(model: str, build_id: str) -> str:
+    """The path of a build in a registry."""
+    return f"{MODELS}/{model}/builds/{build_id}"
+
+
 def read_manifest(data: bytes, *, subject: str = "manifest") -> Manifest:
     """Read a manifest's bytes; `subject` names them in messages.
 
     Raises:
-        RegistryError: when it is no manifest, is of a newer schema, or names files outside the build.
+        RegistryError: when it is not a manifest, has a newer schema, or names files outside the build.
     """
     plain = _parse(data, subject)
     version = plain.get("schema_version")
     if not isinstance(version, int):
-        raise RegistryError("is not a manifest: it has no schema_version", subject=subject, remedy=_CORRUPT)
+        raise RegistryError("is not a manifest: it has no schema_version", subject=subject, remedy=PUBLISH_AGAIN)
     if version > MANIFEST_SCHEMA:
         problem = f"was written by a newer Enginery (schema {version}; this one reads up to {MANIFEST_SCHEMA})"
         raise RegistryError(problem, subject=subject, remedy="upgrade Enginery")
@@ -339,39 +275,88 @@ def read_manifest(data: bytes, *, subject: str = "manifest") -> Manifest:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         problem = f"is not a sound manifest: {path}: {first['msg']}"
-        raise RegistryError(problem, subject=subject, remedy=_CORRUPT) from error
+        raise RegistryError(problem, subject=subject, remedy=PUBLISH_AGAIN) from error
+
+
+def engine_facts(gpu: str, steps: Sequence[StepRecord]) -> EngineFacts:
+    """The facts of an engine.
+
+    Args:
+        gpu: the product name of the GPU it was built for, or `cpu`.
+        steps: the records of the chain that made it.
+    """
+    return EngineFacts(
+        compute_capability=_compute_capability(gpu),
+        tensorrt=next(_tensorrt_versions(steps), ""),
+        limits=_limits(steps),
+    )
+
+
+def read_license(texts: Mapping[str, Path]) -> License:
+    """Which licence these texts are; `texts` maps paths in the build to files."""
+    found = (license_id(file.read_text(encoding="utf-8", errors="replace")) for file in texts.values())
+    return License(id=next(filter(None, found), ""), files=tuple(texts))
+
+
+def license_id(text: str) -> str:
+    """The identifier of a licence text, such as `Apache-2.0`; empty when not known."""
+    head = re.sub(r"\s+", " ", text[:HEAD]).lower()
+    return next((name for name, title in TITLES if re.search(title, head)), "")
 
 
 def _completed(manifest: Manifest) -> Manifest:
-    """One of an older schema, with what it did not say yet taken from its target, steps and files."""
+    """The manifest in the current schema; what an older schema lacks is taken from the target, steps and files."""
     if manifest.schema_version == MANIFEST_SCHEMA:
         return manifest
     texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
-    more = {
+    added = {
         "schema_version": MANIFEST_SCHEMA,
         "engine": engine_facts(manifest.target.gpu, manifest.steps),
         "license": License(files=texts),
     }
-    return manifest.model_copy(update=more)
-
-
-_CORRUPT = "do not use this build; publish it again"
+    return manifest.model_copy(update=added)
 
 
 def _parse(data: bytes, subject: str) -> dict[str, Any]:
     try:
         plain = json.loads(data)
     except ValueError as error:
-        raise RegistryError(f"is not JSON: {error}", subject=subject, remedy=_CORRUPT) from error
+        raise RegistryError(f"is not JSON: {error}", subject=subject, remedy=PUBLISH_AGAIN) from error
     if not isinstance(plain, dict):
-        raise RegistryError("is not a manifest", subject=subject, remedy=_CORRUPT)
+        raise RegistryError("is not a manifest", subject=subject, remedy=PUBLISH_AGAIN)
     return plain
 
 
-MANIFEST = "manifest.json"
-MODELS = "models"
+def _compute_capability(gpu: str) -> str:
+    try:
+        return gpus.find(gpu).compute_capability
+    except UsageError:  # nvidia-smi named it, and our table does not have it
+        return ""
 
 
-def build_path(model: str, build_id: str) -> str:
-    """The prefix of a build."""
-    return f"{MODELS}/{model}/builds/{build_id}"
+def _tensorrt_versions(steps: Sequence[StepRecord]) -> Iterator[str]:
+    for record in steps:
+        if record.step.stage is Stage.BUILD:
+            yield from (record.toolchain[name] for name in TENSORRT_PACKAGES if name in record.toolchain)
+
+
+def _limits(steps: Sequence[StepRecord]) -> dict[str, int]:
+    """The smallest value of each limit counts: neither the engine nor its server accepts more."""
+    found: dict[str, int] = {}
+    for name, value in _numbers(steps):
+        found[name] = min(value, found.get(name, value))
+    return {name: found[name] for name in LIMITS if name in found}
+
+
+def _numbers(steps: Sequence[StepRecord]) -> Iterator[tuple[str, int]]:
+    for record in steps:
+        if record.step.stage not in {Stage.BUILD, Stage.PACKAGE}:
+            continue
+        for place in (record.facts, record.step.recipe.parameters):
+            for limits in (place.get(name) for name in LIMIT_PLACES):
+                if isinstance(limits, Mapping):
+                    yield from ((name, value) for name, value in limits.items() if name in LIMITS and _is_number(value))
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Triton's model configurations (`config.pbtxt`): the version, build and paths that they name, read and changed.
+
+A configuration that Enginery packages names its files by absolute paths into version directory 1. It is rewritten when
+the model repository lies at another path, or when the model is served under another version number.
+"""
 
 import re
 from collections.abc import Callable
@@ -16,25 +20,25 @@ else:
 
 
 PACKAGED_VERSION = "1"
-"""The version directory of a published model; it gets another number where it is served."""
-
-
+"""The version directory of a published model; a server gets it under another number."""
 CONFIG = "config.pbtxt"
 BUILD_LABEL = "enginery_build"
+"""The parameter of a served configuration that names its build."""
 LAUNCH_NOTE = "launch.md"
-"""Tells people how to start a server for the build; it lies beside the models and is not served."""
+"""A file that tells people how to start a server for the build; it lies beside the models and is not served."""
 ENGINE_BACKEND = "tensorrtllm"
-"""The backend that must be told where the engine is."""
+"""The backend whose configuration names the path of the engine."""
 PATH_PARAMETERS = frozenset({"gpt_model_path", "encoder_model_path", "tokenizer_dir"})
+"""Parameters that hold a path of a model's files."""
 PACKAGED_PATH = re.compile(
     rf"(?P<mount>(?:/.*)?)(?P<model>/(?:tensorrt_llm|preprocessing|postprocessing))/{PACKAGED_VERSION}(?P<inside>/.*)?"
 )
-"""An absolute path into the version directory of a model as it was packaged."""
+"""An absolute path into a packaged model's version directory."""
 
 
 def serve_as(config_text: str, version: int, build_id: str) -> str:
-    """A configuration that serves just `version`, says which build it is, and knows where that version's files are."""
-    config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
+    """The configuration changed to serve only `version`, to name its build, and to find that version's files."""
+    config = _parse(config_text)
     config.version_policy.specific.versions[:] = [version]
     config.parameters[BUILD_LABEL].string_value = build_id
     _move_paths(config, lambda path: moved(path, version))
@@ -42,26 +46,54 @@ def serve_as(config_text: str, version: int, build_id: str) -> str:
 
 
 def mounted_at(config_text: str, mount: str) -> str:
-    """A configuration that knows where its files are once the server sees the model repository at `mount`.
+    """The configuration changed for a server that sees the model repository at `mount`.
 
-    One that names no place stays as it is, to the byte.
+    A configuration without paths stays as it is, byte for byte.
 
     Raises:
-        ValueError: when it is no configuration.
+        ValueError: when it is not a valid configuration.
     """
     if not any(name in config_text for name in PATH_PARAMETERS):
-        return config_text  # without the seconds that Triton's messages take to import
-
+        return config_text  # saves the seconds that importing Triton's messages takes
     try:
-        config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
+        config = _parse(config_text)
     except text_format.ParseError as error:
         raise ValueError(str(error)) from error
     changed = _move_paths(config, lambda path: remounted(path, mount))
     return str(text_format.MessageToString(config)) if changed else config_text
 
 
+def remounted(path: str, mount: str) -> str:
+    """A path into a packaged model, for a repository at `mount`; other paths stay as they are."""
+    found = PACKAGED_PATH.fullmatch(path)
+    return f"{mount}{found['model']}/{PACKAGED_VERSION}{found['inside'] or ''}" if found else path
+
+
+def moved(path: str, version: int) -> str:
+    """A path into a packaged model, for a model served as `version`; other paths stay as they are."""
+    found = PACKAGED_PATH.fullmatch(path)
+    return f"{found['mount']}{found['model']}/{version}{found['inside'] or ''}" if found else path
+
+
+def backend_of(config_text: str) -> str:
+    """The backend that serves a model; empty for an ensemble."""
+    return str(_parse(config_text).backend)
+
+
+def served_version(config_text: str) -> tuple[int | None, str | None]:
+    """The version that a configuration serves and the build that it names; None for what it does not say."""
+    config = _parse(config_text)
+    versions = config.version_policy.specific.versions
+    label = config.parameters[BUILD_LABEL].string_value if BUILD_LABEL in config.parameters else None
+    return (max(versions) if versions else None), label
+
+
+def _parse(config_text: str) -> "ModelConfig":
+    return text_format.Parse(config_text, model_config_pb2.ModelConfig())
+
+
 def _move_paths(config: "ModelConfig", move: Callable[[str], str]) -> bool:
-    """Change each parameter that tells a model where its files are; says whether any is another now."""
+    """Change each path parameter with `move`; returns whether any has changed."""
     changed = False
     for name in PATH_PARAMETERS & set(config.parameters):
         parameter = config.parameters[name]
@@ -69,28 +101,3 @@ def _move_paths(config: "ModelConfig", move: Callable[[str], str]) -> bool:
         changed = changed or place != parameter.string_value
         parameter.string_value = place
     return changed
-
-
-def remounted(path: str, mount: str) -> str:
-    """An absolute path into a model's packaged version, as it is once the repository is at `mount`; others stay."""
-    found = PACKAGED_PATH.fullmatch(path)
-    return f"{mount}{found['model']}/{PACKAGED_VERSION}{found['inside'] or ''}" if found else path
-
-
-def moved(path: str, version: int) -> str:
-    """An absolute path into a model's packaged version, as it is once that is served as `version`; others stay."""
-    found = PACKAGED_PATH.fullmatch(path)
-    return f"{found['mount']}{found['model']}/{version}{found['inside'] or ''}" if found else path
-
-
-def backend_of(config_text: str) -> str:
-    """The backend that serves a model; empty for an ensemble."""
-    return str(text_format.Parse(config_text, model_config_pb2.ModelConfig()).backend)
-
-
-def served_version(config_text: str) -> tuple[int | None, str | None]:
-    """The version a configuration asks for, and the build it names; None for what it does not say."""
-    config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
-    versions = config.version_policy.specific.versions
-    label = config.parameters[BUILD_LABEL].string_value if BUILD_LABEL in config.parameters else None
-    return (max(versions) if versions else None), label

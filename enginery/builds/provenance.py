@@ -1,7 +1,8 @@
-"""A build's provenance for others' tools: an in-toto statement with a SLSA v1 predicate, from the manifest alone.
+"""A build's provenance for other tools: an in-toto statement with a SLSA v1 predicate, made from the manifest alone.
 
-What each field means is written in docs/provenance.md. The same build gives the same bytes, whoever publishes it and
-when: nothing of the publishing is in it.
+docs/provenance.md explains each field. The same build gives the same bytes, whoever publishes it and when: the
+statement says nothing about the publishing. What a build was made from is named by package URLs
+(`pkg:huggingface/…`, `pkg:pypi/…`), which other tools look up.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
-from enginery.builds.manifest import Manifest
+from enginery.builds.manifest import PUBLISH_AGAIN, Manifest
 from enginery.builds.validation import REPORT_FILE
 from enginery.core.digests import bytes_digest, canonical_json
 from enginery.core.errors import RegistryError
@@ -21,69 +22,19 @@ from enginery.core.s3 import Prefix
 from enginery.store import Call, FileRecord, Stage, StepRecord
 
 if TYPE_CHECKING:
-    from google.protobuf import json_format as google_protobuf_json_format
+    from google.protobuf import json_format
     from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
-    from in_toto_attestation.v1 import statement as in_toto_attestation_v1_statement
+    from in_toto_attestation.v1 import statement as statements
     from in_toto_attestation.v1 import statement_pb2
 else:
-    google_protobuf_json_format = late("google.protobuf.json_format")
-    in_toto_attestation_v1_statement = late("in_toto_attestation.v1.statement")
+    json_format = late("google.protobuf.json_format")
+    statements = late("in_toto_attestation.v1.statement")
     provenance_pb2 = late("in_toto_attestation.predicates.provenance.v1.provenance_pb2")
     statement_pb2 = late("in_toto_attestation.v1.statement_pb2")
 
 
-# What a build was made from, as in-toto's resource descriptors: the weights and the toolchains' packages.
-#
-# Addresses are package URLs (`pkg:huggingface/…`, `pkg:pypi/…`), which others' tools look up.
-
-
 NOT_PACKAGES = frozenset({"verdict", "disagreements", "gpu", "driver", "image", "image-id"})
-"""What the probe of a toolchain says besides its packages."""
-
-Descriptor = dict[str, JsonValue]
-
-
-def step_uri(key: str) -> str:
-    """The name of a step in a statement."""
-    return f"urn:enginery:step:{key}"
-
-
-def weight_materials(steps: Iterable[StepRecord]) -> Iterator[Descriptor]:
-    """The source at its commit, then each of its files that was downloaded."""
-    for record in steps:
-        if record.step.stage is Stage.DOWNLOAD and isinstance(record.step.recipe, Call):
-            yield _source_descriptor(record.step.recipe)
-            for file in record.files:
-                yield {"name": f"weights/{file.path}", "digest": {"sha256": file.sha256}}
-
-
-def _source_descriptor(recipe: Call) -> Descriptor:
-    kind, location, commit = (str(recipe.parameters.get(name, "")) for name in ("kind", "location", "commit"))
-    if kind == "huggingface":
-        uri = f"pkg:huggingface/{quote(location)}@{quote(commit, safe='')}"
-        return {"name": "weights", "uri": uri, "digest": {"gitCommit": commit}}
-    # Elsewhere a commit is a digest over the names and digests of the files: Enginery's own, so no digest to compare.
-    where: Descriptor = {"downloadLocation": location} if location else {}
-    return {"name": "weights", "uri": f"urn:enginery:weights:{quote(commit, safe='')}", **where}
-
-
-def toolchain_materials(steps: Iterable[StepRecord]) -> list[Descriptor]:
-    """The packages and images of the steps' toolchains, each once, in the order of their addresses."""
-    found = {str(material["uri"]): material for record in steps for material in _of_toolchain(record.toolchain)}
-    return [found[uri] for uri in sorted(found)]
-
-
-def _of_toolchain(toolchain: Mapping[str, str]) -> Iterator[Descriptor]:
-    for name, version in toolchain.items():
-        if name not in NOT_PACKAGES:
-            kind = "generic" if name == "python" else "pypi"
-            yield {"name": name, "uri": f"pkg:{kind}/{quote(name.lower(), safe='')}@{quote(version, safe='')}"}
-    if image := toolchain.get("image"):
-        algorithm, _, digest = toolchain.get("image-id", "").partition(":")
-        named: Descriptor = {"name": image, "uri": f"pkg:docker/{quote(image, safe='/:')}"}
-        yield named | ({"digest": {algorithm: digest}} if digest else {})
-
-
+"""Entries of a toolchain's probe that are not packages."""
 PROVENANCE = "provenance.intoto.jsonl"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -97,7 +48,7 @@ def provenance_statement(manifest: Manifest) -> bytes:
     """The statement as it is published: one line of canonical JSON.
 
     Raises:
-        RegistryError: when the manifest does not say enough for a sound one.
+        RegistryError: when no valid statement can be made from the manifest.
     """
     predicate: Plain = {"buildDefinition": _definition(manifest), "runDetails": _run(manifest)}
     statement: Plain = {
@@ -110,11 +61,11 @@ def provenance_statement(manifest: Manifest) -> bytes:
     return canonical_json(statement) + b"\n"
 
 
-def published_statement(manifest: Manifest, prefix: "Prefix") -> bytes:
-    """The statement that was published with a build; made now for a build from before there were any.
+def published_statement(manifest: Manifest, prefix: Prefix) -> bytes:
+    """The statement that was published with a build; made now for old builds, which were published without one.
 
     Raises:
-        RegistryError: when it is not there any more, or not the one that was published.
+        RegistryError: when it was removed or altered.
     """
     listed = next((file for file in manifest.files if file.path == PROVENANCE), None)
     if listed is None:
@@ -122,8 +73,7 @@ def published_statement(manifest: Manifest, prefix: "Prefix") -> bytes:
     data = prefix.get_bytes(PROVENANCE)
     if data is None or bytes_digest(data) != listed.sha256:
         problem = "is not there" if data is None else "holds other bytes than the manifest says"
-        remedy = "do not use this build; publish it again"
-        raise RegistryError(problem, subject=prefix.where(PROVENANCE), remedy=remedy)
+        raise RegistryError(problem, subject=prefix.where(PROVENANCE), remedy=PUBLISH_AGAIN)
     return data
 
 
@@ -134,14 +84,14 @@ def _file(name: str, record: FileRecord) -> Plain:
 def _definition(manifest: Manifest) -> Plain:
     return {
         "buildType": BUILD_TYPE,
-        "externalParameters": _asked(manifest),
+        "externalParameters": _parameters(manifest),
         "internalParameters": {"steps": [_step(record) for record in manifest.steps]},
-        "resolvedDependencies": [*weight_materials(manifest.steps), *toolchain_materials(manifest.steps)],
+        "resolvedDependencies": [*_weight_materials(manifest.steps), *_toolchain_materials(manifest.steps)],
     }
 
 
-def _asked(manifest: Manifest) -> Plain:
-    """What the user's spec asked for, as far as it makes the build what it is."""
+def _parameters(manifest: Manifest) -> Plain:
+    """The parts of the user's spec that determine the build."""
     prompts: list[JsonValue] = [
         {"prompt": result.prompt, "expected": dict(result.expected)} for result in manifest.validation.results
     ]
@@ -160,8 +110,44 @@ def _source(manifest: Manifest) -> Plain:
 
 
 def _step(record: StepRecord) -> Plain:
-    """What determines a step, and so its key."""
+    """What determines a step and its key."""
     return {"key": record.key, "label": record.label, **record.step.model_dump(mode="json")}
+
+
+def _weight_materials(steps: Iterable[StepRecord]) -> Iterator[Plain]:
+    """The source of the weights at its commit, then each downloaded file."""
+    for record in steps:
+        if record.step.stage is Stage.DOWNLOAD and isinstance(record.step.recipe, Call):
+            yield _source_material(record.step.recipe)
+            for file in record.files:
+                yield {"name": f"weights/{file.path}", "digest": {"sha256": file.sha256}}
+
+
+def _source_material(recipe: Call) -> Plain:
+    kind, location, commit = (str(recipe.parameters.get(name, "")) for name in ("kind", "location", "commit"))
+    if kind == "huggingface":
+        uri = f"pkg:huggingface/{quote(location)}@{quote(commit, safe='')}"
+        return {"name": "weights", "uri": uri, "digest": {"gitCommit": commit}}
+    # For other sources the commit is Enginery's own digest of the files: no tool could compare it.
+    where: Plain = {"downloadLocation": location} if location else {}
+    return {"name": "weights", "uri": f"urn:enginery:weights:{quote(commit, safe='')}", **where}
+
+
+def _toolchain_materials(steps: Iterable[StepRecord]) -> list[Plain]:
+    """The packages and images of the steps' toolchains, each once, sorted by their URIs."""
+    found = {str(material["uri"]): material for record in steps for material in _of_toolchain(record.toolchain)}
+    return [found[uri] for uri in sorted(found)]
+
+
+def _of_toolchain(toolchain: Mapping[str, str]) -> Iterator[Plain]:
+    for name, version in toolchain.items():
+        if name not in NOT_PACKAGES:
+            kind = "generic" if name == "python" else "pypi"
+            yield {"name": name, "uri": f"pkg:{kind}/{quote(name.lower(), safe='')}@{quote(version, safe='')}"}
+    if image := toolchain.get("image"):
+        algorithm, _, digest = toolchain.get("image-id", "").partition(":")
+        named: Plain = {"name": image, "uri": f"pkg:docker/{quote(image, safe='/:')}"}
+        yield named | ({"digest": {algorithm: digest}} if digest else {})
 
 
 def _run(manifest: Manifest) -> Plain:
@@ -173,7 +159,7 @@ def _run(manifest: Manifest) -> Plain:
 
 
 def _times(steps: tuple[StepRecord, ...]) -> Plain:
-    """From when the first step began until the last one ended; a step that was done for an earlier build counts too."""
+    """When the first step began and the last one ended; steps that an earlier build has run count too."""
     if not steps:
         return {}
     ended = (record.started + timedelta(seconds=record.seconds) for record in steps)
@@ -191,7 +177,7 @@ def _reports(manifest: Manifest) -> Iterator[Plain]:
 
 
 def _byproducts(record: StepRecord) -> Iterator[Plain]:
-    """A step as it was run, and the files that it made on the way: weights and model repository are told elsewhere."""
+    """How a step ran, and the files it made; the weights and the model repository are listed elsewhere."""
     ran: Plain = {
         "host": record.host,
         "started": _moment(record.started),
@@ -199,20 +185,23 @@ def _byproducts(record: StepRecord) -> Iterator[Plain]:
         "peakMemoryBytes": record.peak_memory_bytes,
         "enginery": record.enginery,
     }
-    yield {"name": record.label, "uri": step_uri(record.key), "annotations": ran}
+    yield {"name": record.label, "uri": _step_uri(record.key), "annotations": ran}
     if record.step.stage not in {Stage.DOWNLOAD, Stage.PACKAGE}:
         for file in record.files:
-            yield {**_file(f"{record.label}/{file.path}", file), "annotations": {"step": step_uri(record.key)}}
+            yield {**_file(f"{record.label}/{file.path}", file), "annotations": {"step": _step_uri(record.key)}}
+
+
+def _step_uri(key: str) -> str:
+    """The URI of a step in a statement."""
+    return f"urn:enginery:step:{key}"
 
 
 def _require_sound(statement: Plain, predicate: Plain, manifest: Manifest) -> None:
-    """Let in-toto's own types read it: a field that they do not know, or that is of another kind, is a mistake."""
+    """Parse it with in-toto's own types, which reject unknown fields and wrong types."""
     try:
-        in_toto_attestation_v1_statement.Statement.copy_from_pb(
-            google_protobuf_json_format.ParseDict(statement, statement_pb2.Statement())
-        ).validate()
-        google_protobuf_json_format.ParseDict(predicate, provenance_pb2.Provenance())
-    except (google_protobuf_json_format.ParseError, ValueError) as error:
+        statements.Statement.copy_from_pb(json_format.ParseDict(statement, statement_pb2.Statement())).validate()
+        json_format.ParseDict(predicate, provenance_pb2.Provenance())
+    except (json_format.ParseError, ValueError) as error:
         problem = f"no sound provenance statement can be made of this manifest: {error}"
         subject = f"{manifest.model}/{manifest.build_id}"
         raise RegistryError(problem, subject=subject, remedy="package the build again") from error

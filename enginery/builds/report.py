@@ -1,4 +1,4 @@
-"""A build's report for people: one HTML page that needs nothing beside it, made from the manifest alone."""
+"""A build's report for people: one HTML page without other files, made from the manifest alone."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -28,14 +28,14 @@ PAGE = """<!doctype html>
 def html_report(manifest: Manifest) -> str:
     """The page: target, prompts with answers, steps with times and commands, files with digests.
 
-    The moment of publishing is not on it: whoever publishes the same build makes the same page.
+    It does not say when the build was published, so the same build always gives the same page.
     """
     sections = (_target(manifest), _prompts(manifest), _steps(manifest), _files(manifest))
     return PAGE.format(
         title=escape(f"{manifest.model}/{manifest.build_id}"),
         style=STYLE,
         version=escape(manifest.enginery),
-        size=sum(file.size for file in manifest.files),
+        size=manifest.size,
         count=len(manifest.files),
         sections="\n".join(sections),
     )
@@ -80,7 +80,7 @@ def _digest(value: str) -> str:
 
 
 def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A heading and a table; the cells are HTML already."""
+    """A heading and a table; the cells must be HTML already."""
     head = "".join(f"<th>{name}</th>" for name in header)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<h2>{title}</h2>\n<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The report of a validation: the prompts, what the engine answered, and whether that is what the spec expects."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ REPORT_FILE = "report.json"
 
 
 class PromptResult(BaseModel):
-    """One prompt, judged.
+    """One prompt, the answer to it, and whether that is as expected.
 
     Attributes:
-        expected: the expectations of the spec, `equals`, `contains` or `matches` -> text.
+        expected: the spec's expectations: `equals`, `contains` or `matches` -> text.
         got: the answer, without the prompt.
-        passed: whether it is as expected; always so where nothing is expected.
+        passed: whether the answer is as expected; true when nothing is expected.
         reason: why it did not pass, or that nothing was expected.
-        tokens: length of the answer; None where the release's own script was asked, which does not tell.
-        token_ids: the answer as tokens, to compare a served engine with; none where they were not told.
-        finish: `eos` when the model ended the answer, `length` when it reached the limit; else `unknown`.
-        seconds_to_first_token: from the prompt to the first token; None where the answer came in one piece.
+        tokens: the number of tokens of the answer; None when the release's own script ran, which does not report it.
+        token_ids: the tokens of the answer, to compare a served engine with; empty when not reported.
+        finish: `eos` when the model ended the answer, `length` when it reached the limit, else `unknown`.
+        seconds_to_first_token: from the prompt to the first token; None when the answer came in one piece.
         seconds: from the prompt to the end of the answer.
-        max_tokens: the limit; None in reports from before it was noted.
+        max_tokens: the limit of tokens; None in older reports, which do not hold it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,12 +42,12 @@ class PromptResult(BaseModel):
 
 
 class ValidationReport(BaseModel):
-    """What an engine said to all prompts.
+    """The answers of an engine to all prompts.
 
     Attributes:
         passed: whether every answer is as expected; true when there are no prompts.
-        tokens_per_second: of all answers together; None when there was no token, or they were not told.
-        driver_sha256: digest of the script that asked; empty when it was the release's own.
+        tokens_per_second: of all answers together; None when there was no token, or tokens were not reported.
+        driver_sha256: the digest of the script that ran the prompts; empty when it was the release's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,14 +65,14 @@ class ValidationReport(BaseModel):
 
 
 def require_passed(report: ValidationReport, label: str) -> None:
-    """Stop unless the engine said what the spec expects.
+    """Make sure that every answer is what the spec expects.
 
     Args:
-        report: what it said.
+        report: the engine's answers.
         label: the step's name for people.
 
     Raises:
-        ValidationError: with prompt, expected and got of each miss.
+        ValidationError: with the prompt, the expectation and the answer of each miss.
     """
     if report.passed:
         return
@@ -85,17 +85,17 @@ def require_passed(report: ValidationReport, label: str) -> None:
 
 
 def described_miss(miss: PromptResult) -> str:
-    """An answer that is not as expected, in three lines for people."""
+    """An answer that is not as expected: prompt, expectation and answer, a line each."""
     wanted = " and ".join(f"{name} {text!r}" for name, text in miss.expected.items())
     cut = " (cut off at max_tokens)" if miss.finish == "length" else ""
     return f"  prompt:   {miss.prompt!r}\n  expected: {wanted}\n  got:      {miss.got!r}{cut}"
 
 
 def read_report(directory: Path) -> ValidationReport:
-    """The report in a validation's output.
+    """The report in the output of a validation step.
 
     Raises:
-        StoreError: when there is none, or it is not one.
+        StoreError: when there is none, or it is not valid.
     """
     path = directory / REPORT_FILE
     try:

@@ -1,7 +1,7 @@
 """What a command prints, as lines for people: decoded, cut to a sensible length, without secrets."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 LONGEST_LINE_BYTES = 8192
@@ -70,3 +70,9 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= UNIT_STEP
     return f"{count:.1f} TB"
+
+
+def first_of(texts: Sequence[str], most: int) -> str:
+    """The first texts in one line, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

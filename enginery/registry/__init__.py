@@ -1,26 +1,33 @@
-"""Published builds on plain S3, which needs no server of its own and is never seen half-written.
+"""Published builds in a bucket of S3, which needs no server of its own and never shows a build half-written.
 
-A build's manifest is written last; a build without one does not exist. Channels are movable names on builds.
+A build's manifest is written last; a build without one does not exist. Channels are movable names that point at builds.
 
     registry = Registry("s3://engines/prod")
     build = registry.resolve("llama-3-8b-instruct", channel="stable", gpu="auto")
     pull(registry, build.manifest, Path("/models"))
+
+`layout` says where objects lie, `reading` reads them, `channels` and `promoting` move channels, `publishing` and
+`sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling/` brings it
+there, and `upkeep/` verifies, audits and prunes.
 """
 
 from enginery.registry.channels import ChannelPointer, Move
 from enginery.registry.iam import policy
 from enginery.registry.layout import channel_reference
-from enginery.registry.pruning import Pruning, Retention, prune
 from enginery.registry.publishing import is_published, publish, require_publishable
-from enginery.registry.pulling import pull
+from enginery.registry.pulling.pull import pull
 from enginery.registry.reading import PublishedBuild
 from enginery.registry.registry import Registry
-from enginery.registry.resolving import BuildQuery, Miss, NothingFits, Resolved, SeveralFit, choose_build, find_build
+from enginery.registry.resolving.query import BuildOptions, BuildQuery
+from enginery.registry.resolving.resolve import Miss, NothingFits, Resolved, SeveralFit, choose_build
 from enginery.registry.signatures import require_signed, sign_build, trusted_manifest
-from enginery.registry.verifying import Audit, audit, local_build, verify_build, verify_directory
+from enginery.registry.upkeep.auditing import Audit, audit
+from enginery.registry.upkeep.pruning import Pruning, Retention, prune
+from enginery.registry.upkeep.verifying import local_build, verify_build, verify_directory
 
 __all__ = [
     "Audit",
+    "BuildOptions",
     "BuildQuery",
     "ChannelPointer",
     "Miss",
@@ -35,7 +42,6 @@ __all__ = [
     "audit",
     "channel_reference",
     "choose_build",
-    "find_build",
     "is_published",
     "local_build",
     "policy",

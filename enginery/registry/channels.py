@@ -1,7 +1,8 @@
-"""Channels: movable names on builds, one pointer for each target, swapped only against what was read.
+"""Channels: names that point at builds, one pointer for each target.
 
-The history of a channel is part of its pointer: a move and its entry are one write, so that whoever loses a race has
-moved nothing, reads the winner's move, and adds his own to it.
+A pointer is replaced only while its ETag is the one that was read (If-Match). The history of a channel is part of its
+pointer, so a move and its history entry are one write. A process that loses a race has moved nothing: it reads the
+winner's move and tries again.
 """
 
 import getpass
@@ -23,41 +24,20 @@ from enginery.core.text import masked, secrets_in
 from enginery.registry.layout import channel_path
 from enginery.spec import Name
 
-# Who moves a channel, as its history tells it.
-
-
-SETTING = "ENGINERY_WHO"
+USER_SETTING = "ENGINERY_WHO"
 LONGEST = 200
-
-
-def who() -> str:
-    """The setting `ENGINERY_WHO`, such as the name of a CI job, else `user@host`."""
-    return one_line(os.environ.get(SETTING, "")) or f"{_user()}@{socket.gethostname()}"
-
-
-def one_line(text: str) -> str:
-    """A text for the history: one line, not too long, without this process's secrets."""
-    return " ".join(masked(text, secrets_in(os.environ)).split())[:LONGEST]
-
-
-def _user() -> str:
-    """A process in a container may have a number that no user has."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
+"""Characters of a line in the history."""
 CHANNEL_SCHEMA = 2
-"""2 has a history. A pointer of schema 1 is read as one with a single move, of which it is not known who made it."""
+"""Schema 2 added the history. A pointer of schema 1 is read as one with a single move by an unknown user."""
 ATTEMPTS = 20
-"""Each lost race means that another one was won, so these are enough for as many who move a channel at once."""
+"""For each lost race another process has won one, so this is enough for as many processes at once."""
 KEPT_MOVES = 200
-"""The pointer is read by everyone who pulls, so it must stay small: about 60 kB at the most."""
+"""Every pull by channel reads the pointer, so it must stay small: with these, about 60 kB at most."""
+REMEDY = "remove it, and promote a build to the channel again"
 
 
 class Action(StrEnum):
-    """How a channel came to its build."""
+    """What moved a channel."""
 
     PUBLISH = "publish"
     PROMOTE = "promote"
@@ -71,10 +51,10 @@ class Move(Frozen):
     Attributes:
         action: what moved it.
         build_id: the build it was moved to.
-        previous: the build it was moved from; None at first.
+        previous: the build it was moved from; None for the first move.
         moved: when, UTC.
-        by: who; empty where it is not known.
-        reason: why, in the words of whoever moved it.
+        by: the user; empty when not known.
+        reason: why, in the user's words.
         forced: the gates that the build had failed and that were overruled, each with what it found.
     """
 
@@ -91,11 +71,11 @@ class ChannelPointer(Frozen):
     """Where a channel points for one target.
 
     Attributes:
-        build_id: the build it names.
-        previous: the build it named before; None at first.
+        build_id: the build it points at.
+        previous: the build it pointed at before; None at first.
         moved: when it was moved, UTC.
-        history: the last moves, oldest first; the last one made it what it is.
-        dropped: how many older moves are not kept any more.
+        history: the latest moves, oldest first; the last one led to `build_id`.
+        dropped: how many older moves have been dropped.
     """
 
     schema_version: int = CHANNEL_SCHEMA
@@ -116,59 +96,59 @@ class ChannelPointer(Frozen):
 
     @property
     def last(self) -> Move:
-        """The move that made it what it is."""
+        """The move that led to the current build."""
         return self.history[-1]
 
     def way_back(self) -> list[str]:
-        """The builds that a demotion leads back to, the next one last: what was moved away from and not taken back."""
+        """The builds that demotions would go back to, the next one last: promoted before and not demoted since."""
         first, *rest = self.history
         path = [first.build_id] if first.action is Action.DEMOTE else [first.previous, first.build_id]
         for move in rest:
             if move.action is Action.DEMOTE:
                 while path and path[-1] != move.build_id:
                     path.pop()
-                path = path or [move.build_id]  # whence it came is not kept any more
+                path = path or [move.build_id]  # older moves have been dropped
             else:
                 path.append(move.build_id)
         return [build_id for build_id in path[:-1] if build_id is not None]
 
     def was_on(self, build_id: str, published: datetime) -> bool:
-        """Whether the channel has pointed at a build before: as its history tells, or its age where that is cut.
+        """Whether the channel has pointed at a build before.
 
         Args:
             build_id: the build.
-            published: when it was published.
+            published: when it was published; decides for a build that is older than a history with dropped moves.
         """
         named = {name for move in self.history for name in (move.build_id, move.previous)}
         return build_id in named or (self.dropped > 0 and published < self.history[0].moved)
 
 
 class Pointed(NamedTuple):
-    """A pointer as it was read, with the etag of the object that it was read from."""
+    """A pointer and the ETag of the object that it was read from."""
 
     pointer: ChannelPointer
     etag: str
 
 
 class Moved(NamedTuple):
-    """What came of an attempt to move a channel: the pointer that is there then, and whether it was written now."""
+    """The result of moving a channel: the pointer that is there now, and whether this process has written it."""
 
     pointer: ChannelPointer
     written: bool
 
 
 Decide = Callable[[ChannelPointer | None], Move | None]
-"""From where a channel points now, the move to make; None to leave one that points somewhere as it is.
+"""Gets the current pointer of a channel and returns the move to make; None to leave an existing pointer as it is.
 
-It is asked again after a lost race.
+It is called again after a lost race.
 """
 
 
 def read_channel(prefix: Prefix, model: str, channel: str, target: str) -> Pointed | None:
-    """The pointer, or None when the channel has none for this target.
+    """The pointer; None when the channel has none for this target.
 
     Raises:
-        RegistryError: when what is there is no pointer, or of a newer Enginery.
+        RegistryError: when the object is not a valid pointer, or was written by a newer Enginery.
     """
     path = channel_path(model, channel, target)
     found = prefix.get(path)
@@ -177,7 +157,7 @@ def read_channel(prefix: Prefix, model: str, channel: str, target: str) -> Point
     pointer = _parsed(found.data, prefix.where(path))
     if (pointer.model, pointer.channel, pointer.target) != (model, channel, target):
         problem = f"is the pointer of another channel: {pointer.model}@{pointer.channel}/{pointer.target}"
-        raise RegistryError(problem, subject=prefix.where(path), remedy=_REMEDY)
+        raise RegistryError(problem, subject=prefix.where(path), remedy=REMEDY)
     return Pointed(pointer, found.etag)
 
 
@@ -192,11 +172,11 @@ def change_channel(prefix: Prefix, model: str, channel: str, target: str, decide
     for _ in range(ATTEMPTS):
         now = read_channel(prefix, model, channel, target)
         if now and move in now.pointer.history:
-            return Moved(now.pointer, written=True)  # the answer was lost, and others have moved it since
+            return Moved(now.pointer, written=True)  # our write succeeded, only its response was lost
         move = decide(now.pointer if now else None)
         if move is None and now:
             return Moved(now.pointer, written=False)
-        assert move is not None  # noqa: S101  there is nothing to be left as it is
+        assert move is not None  # noqa: S101  `decide` always makes the first move
         pointer = _after(now.pointer if now else None, move, (model, channel, target))
         if _swap(prefix, path, pointer, now.etag if now else None):
             return Moved(pointer, written=True)
@@ -207,16 +187,34 @@ def change_channel(prefix: Prefix, model: str, channel: str, target: str, decide
 def a_move(
     action: Action, now: ChannelPointer | None, build_id: str, reason: str, forced: tuple[str, ...] = ()
 ) -> Move:
-    """A move that this process makes now, from where the channel points."""
+    """A move by this process, now, from where the channel points."""
     return Move(
         action=action,
         build_id=build_id,
         previous=now.build_id if now else None,
         moved=datetime.now(UTC),
-        by=who(),
+        by=user(),
         reason=reason,
         forced=forced,
     )
+
+
+def user() -> str:
+    """The user who moves a channel: the setting `ENGINERY_WHO`, such as the name of a CI job, else `user@host`."""
+    return one_line(os.environ.get(USER_SETTING, "")) or f"{_login()}@{socket.gethostname()}"
+
+
+def one_line(text: str) -> str:
+    """A text for the history: one line, shortened, without the secrets of this process."""
+    return " ".join(masked(text, secrets_in(os.environ)).split())[:LONGEST]
+
+
+def _login() -> str:
+    """The user's name; in a container the process may have a user id without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _after(now: ChannelPointer | None, move: Move, names: tuple[str, str, str]) -> ChannelPointer:
@@ -252,15 +250,12 @@ def _parsed(data: bytes, subject: str) -> ChannelPointer:
             raise RegistryError(problem, subject=subject, remedy="upgrade Enginery")
         return ChannelPointer.model_validate(_with_history(plain))
     except (ValueError, TypeError, KeyError) as error:  # a ValidationError is a ValueError
-        raise RegistryError("is not a channel pointer", subject=subject, remedy=_REMEDY) from error
+        raise RegistryError("is not a channel pointer", subject=subject, remedy=REMEDY) from error
 
 
 def _with_history(plain: dict[str, Any]) -> dict[str, Any]:
-    """A pointer of schema 1 in the form of this schema."""
+    """A pointer of schema 1 in the form of schema 2."""
     if plain["schema_version"] != 1:
         return plain
     move = {name: plain[name] for name in ("build_id", "previous", "moved")}
     return {**plain, "schema_version": CHANNEL_SCHEMA, "history": [{"action": Action.UNKNOWN, **move}]}
-
-
-_REMEDY = "remove it, and promote a build to the channel again"

@@ -1,7 +1,8 @@
-"""Who is publishing a build: nobody writes over the files of a publisher of other files who is still at work.
+"""Claims: they keep two publishers of different files from working on the same build at once.
 
-A claim is an object beside the build's files, there while they are sent. Publishers of the same files share one. That
-of a publisher who has died is taken over. Who removes a build claims it as well, so that nobody sends files meanwhile.
+A claim is an object beside the files of a build, present while they are sent. Publishers of the same files share it.
+When its holder has died, the next publisher takes it over. Pruning a build claims it too, so that nobody publishes it
+meanwhile.
 """
 
 from collections.abc import Iterator
@@ -19,18 +20,18 @@ CLAIM = "publishing.json"
 PRUNING = "pruning"
 ATTEMPTS = 3
 LONGEST_PUBLISH = timedelta(hours=6)
-"""Whether a publisher on another machine has died is not known: its claim holds as long as a publish may take."""
+"""Whether a process on another machine has died is not known: its claim holds for as long as a publish may take."""
 
 
-class InTheWay(RegistryError):  # noqa: N818  what it is, not that it is wrong
-    """Another one is at work on the build; trying again later can help."""
+class InTheWay(RegistryError):  # noqa: N818  it says what is there, not that it is wrong
+    """Another process is at work on the build; trying again later can help."""
 
 
-class Claim(Frozen):
-    """A publisher at work, or one who removes the build.
+class Holder(Frozen):
+    """Who holds a claim, as its object says it.
 
     Attributes:
-        files: the digest of all that it publishes; `pruning` and a name of its own for one who removes.
+        files: the digest of all files that the holder publishes; `pruning` and a unique name for one that prunes.
         worker: the process.
         since: when it began, UTC.
     """
@@ -39,91 +40,94 @@ class Claim(Frozen):
     worker: Worker
     since: datetime
 
-    def holds(self) -> bool:
-        """Whether the publisher may still be at work."""
+    def may_be_at_work(self) -> bool:
+        """Whether the process may still run: known on this machine, assumed for some hours on others."""
         if self.worker.is_here():
             return self.worker.is_at_work()
         return datetime.now(UTC) - self.since < LONGEST_PUBLISH
 
+    def __str__(self) -> str:
+        return f"process {self.worker.pid} on {self.worker.host}, since {self.since:%H:%M} UTC"
 
-@contextmanager
-def claimed(prefix: Prefix, files: str) -> Iterator[None]:
-    """Inside, no publisher of other files works on the build at `prefix`; `files` is the digest of ours.
 
-    To be left without an error once the build has its manifest, which needs no claim.
+class Claim:
+    """The claim on one build.
 
-    Raises:
-        RegistryError: while another one does; transient.
+    Attributes:
+        prefix: the build.
+        files: the digest of the files for which this process claims it; empty when it only looks.
     """
-    ours = _take(prefix, files)
-    try:
-        yield
-    except BaseException:
-        if ours and is_claimed(prefix, files):
-            prefix.delete(CLAIM)
-        raise
-    prefix.delete(CLAIM)
 
+    def __init__(self, prefix: Prefix, files: str = "") -> None:
+        self.prefix = prefix
+        self.files = files
 
-def is_at_work(prefix: Prefix) -> bool:
-    """Whether there is a claim of someone who may still be at work."""
-    claim, _ = _read(prefix)
-    return claim is not None and claim.holds()
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the claim: nobody with other files works on the build meanwhile.
 
+        When the body ends without an error, the build has its manifest and needs no claim any more.
 
-def is_claimed(prefix: Prefix, files: str) -> bool:
-    """Whether there is a claim for these files."""
-    claim, _ = _read(prefix)
-    return claim is not None and claim.files == files
+        Raises:
+            InTheWay: while another process holds it for other files; transient.
+        """
+        is_new = self._acquire()
+        try:
+            yield
+        except BaseException:
+            if is_new and self.is_ours():
+                self.prefix.delete(CLAIM)
+            raise
+        self.prefix.delete(CLAIM)
 
+    def is_held(self) -> bool:
+        """Whether a process that may still be at work holds the claim."""
+        holder, _ = self._read()
+        return holder is not None and holder.may_be_at_work()
 
-def _take(prefix: Prefix, files: str) -> bool:
-    """Make a claim, and say so; False when it is shared with one that is there for the same files."""
-    for _ in range(ATTEMPTS):
-        now, etag = _read(prefix)
-        if now and now.holds():
-            if now.files == files:
-                return False
-            who = f"process {now.worker.pid} on {now.worker.host}, since {now.since:%H:%M} UTC"
-            raise _being_removed(prefix, who) if now.files.startswith(PRUNING) else in_the_way(prefix, who)
-        if _swap(prefix, Claim(files=files, worker=Worker.this(), since=datetime.now(UTC)), etag):
-            return True
-    raise in_the_way(prefix, "others keep beginning")
+    def is_ours(self) -> bool:
+        """Whether the claim is held for these files."""
+        holder, _ = self._read()
+        return holder is not None and holder.files == self.files
 
+    def in_the_way(self, holder: Holder | str) -> InTheWay:
+        """The error for a process that finds the build claimed by another."""
+        pruned = isinstance(holder, Holder) and holder.files.startswith(PRUNING)
+        problem = "the build is being removed" if pruned else "another publisher is sending other files for this build"
+        return InTheWay(
+            f"{problem}: {holder}",
+            subject=str(self.prefix.address),
+            remedy=f"wait until it has finished; if it has died, remove {self.prefix.where(CLAIM)}",
+            transient=True,
+        )
 
-def _swap(prefix: Prefix, claim: Claim, etag: str | None) -> bool:
-    data = claim.model_dump_json().encode()
-    try:
-        prefix.put_bytes(CLAIM, data, if_none_match=etag is None, if_match=etag)
-    except PreconditionFailed:
-        return False
-    return True
+    def _acquire(self) -> bool:
+        """Take the claim and return True; False when it is shared with a holder for the same files."""
+        for _ in range(ATTEMPTS):
+            holder, etag = self._read()
+            if holder and holder.may_be_at_work():
+                if holder.files == self.files:
+                    return False
+                raise self.in_the_way(holder)
+            if self._swap(etag):
+                return True
+        raise self.in_the_way("others keep beginning")
 
+    def _swap(self, etag: str | None) -> bool:
+        """Write the claim unless it has changed since its ETag was read; says whether it was written."""
+        data = Holder(files=self.files, worker=Worker.this(), since=datetime.now(UTC)).model_dump_json().encode()
+        try:
+            self.prefix.put_bytes(CLAIM, data, if_none_match=etag is None, if_match=etag)
+        except PreconditionFailed:
+            return False
+        return True
 
-def in_the_way(prefix: Prefix, who: str) -> InTheWay:
-    """The error for a publisher that meets another one of the same build with other files."""
-    return InTheWay(
-        f"another publisher is sending other files for this build: {who}",
-        subject=str(prefix.address),
-        remedy=f"wait until it has finished; if it has died, remove {prefix.where(CLAIM)}",
-        transient=True,
-    )
-
-
-def _being_removed(prefix: Prefix, who: str) -> InTheWay:
-    return InTheWay(
-        f"the build is being removed: {who}",
-        subject=str(prefix.address),
-        remedy=f"wait until that has finished; if it has died, remove {prefix.where(CLAIM)}",
-        transient=True,
-    )
-
-
-def _read(prefix: Prefix) -> tuple[Claim | None, str | None]:
-    found = prefix.get(CLAIM)
-    if found is None:
-        return None, None
-    try:
-        return Claim.model_validate_json(found.data), found.etag
-    except ValidationError:
-        return None, found.etag  # of no publisher that could be waited for
+    def _read(self) -> tuple[Holder | None, str | None]:
+        """The holder and the ETag of the claim's object; no holder when the object cannot be understood."""
+        found = self.prefix.get(CLAIM)
+        if found is None:
+            return None, None
+        try:
+            return Holder.model_validate_json(found.data), found.etag
+        except ValidationError:
+            return None, found.etag

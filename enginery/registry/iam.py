@@ -1,6 +1,7 @@
-"""What each role must be allowed in a registry's bucket, as IAM policies: `python -m enginery.registry.iam DIRECTORY`.
+"""The permissions that each role needs in a registry's bucket, as IAM policies.
 
-The policies in infra/iam/ are those for `s3://engines/prod`, written by that command; a test compares them.
+`python -m enginery.registry.iam DIRECTORY` writes those for `s3://engines/prod`. They are in infra/iam/; a
+test compares them.
 """
 
 import json
@@ -28,10 +29,10 @@ class Grant(NamedTuple):
     """Actions on objects.
 
     Attributes:
-        sid: what it is for.
+        sid: the name of the statement: what it is for.
         actions: names of S3's actions.
         paths: patterns of objects, relative to the registry; empty for the bucket itself.
-        listed: patterns of what a listing may ask for.
+        listed: patterns of the prefixes that may be listed.
     """
 
     sid: str
@@ -68,13 +69,13 @@ ROLES: Mapping[Role, Sequence[Grant]] = {
 
 
 def policy(role: Role, address: str) -> dict[str, Any]:
-    """The least that a role must be allowed in the registry at `address`.
+    """The smallest policy that lets a role work in the registry at `address`.
 
     Raises:
-        UsageError: when that is no address in S3.
+        UsageError: when that is not an address in S3.
     """
-    place = Address.parse(address)
-    return {"Version": "2012-10-17", "Statement": [_statement(grant, place) for grant in ROLES[role]]}
+    parsed = Address.parse(address)
+    return {"Version": "2012-10-17", "Statement": [_statement(grant, parsed) for grant in ROLES[role]]}
 
 
 def _statement(grant: Grant, address: Address) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _statement(grant: Grant, address: Address) -> dict[str, Any]:
 
 
 def write_policies(directory: Path) -> None:
-    """Write the example of each role."""
+    """Write the example policy of each role."""
     for role in ROLES:
         write_atomic(directory / f"{role}.json", json.dumps(policy(role, EXAMPLE), indent=2) + "\n")
 

@@ -1,45 +1,58 @@
-"""Where things are in a registry, relative to its prefix."""
+"""Where objects lie in a registry, relative to its prefix, and how users name builds and channels."""
 
 import re
 
-from enginery.builds import MANIFEST, MODELS, build_path
-from enginery.core.errors import UsageError
+from enginery.builds import MANIFEST, MODELS, build_path, short
+from enginery.core.digests import bytes_digest
+from enginery.core.errors import RegistryError, UsageError
 from enginery.spec import IN_WORDS, NAME_PATTERN
 
 MANIFEST_PARTS = 5
-"""`models/<model>/builds/<build id>/manifest.json`."""
+"""The parts of `models/<model>/builds/<build id>/manifest.json`."""
 CHANNEL_PARTS = 5
-"""`models/<model>/channels/<channel>/<target>.json`."""
+"""The parts of `models/<model>/channels/<channel>/<target>.json`."""
 POINTER_SUFFIX = ".json"
 CHANNELS = "channels"
+SIGNATURES = "signatures"
+"""The folder of signatures in a build."""
 
 
 def manifest_path(model: str, build_id: str) -> str:
-    """The object that makes a build exist."""
+    """The path of a build's manifest, the object that makes the build exist."""
     return f"{build_path(model, build_id)}/{MANIFEST}"
 
 
 def channel_path(model: str, channel: str, target: str) -> str:
-    """The pointer of a channel for one target."""
+    """The path of a channel's pointer for one target."""
     return f"{channels_path(model, channel)}/{target}{POINTER_SUFFIX}"
 
 
+def channels_path(model: str, channel: str | None = None) -> str:
+    """The prefix of all channels of a model, or of one of them."""
+    prefix = f"{MODELS}/{model}/{CHANNELS}"
+    return f"{prefix}/{channel}" if channel else prefix
+
+
+def signature_path(manifest_json: bytes, fingerprint: str) -> str:
+    """The path of a key's signature of a manifest, relative to the build."""
+    return f"{SIGNATURES}/{short(bytes_digest(manifest_json))}-{short(fingerprint)}.sig"
+
+
+def is_signature(path: str) -> bool:
+    """Whether a path in a build is a signature's; manifests do not list signatures."""
+    return path.startswith(f"{SIGNATURES}/")
+
+
 def build_of(path: str) -> tuple[str, str] | None:
-    """The model and build id whose manifest is at `path`, if one is."""
+    """The model and build id whose manifest is at `path`; None when the path is not one of a manifest."""
     parts = path.split("/")
     if len(parts) == MANIFEST_PARTS and (parts[0], parts[2], parts[4]) == (MODELS, "builds", MANIFEST):
         return parts[1], parts[3]
     return None
 
 
-def channels_path(model: str, channel: str | None = None) -> str:
-    """The prefix of a model's channels, or of one of them."""
-    every = f"{MODELS}/{model}/{CHANNELS}"
-    return f"{every}/{channel}" if channel else every
-
-
 def pointer_of(path: str) -> tuple[str, str] | None:
-    """The channel and target whose pointer is at `path`, if one is."""
+    """The channel and target whose pointer is at `path`; None when the path is not one of a pointer."""
     parts = path.split("/")
     if len(parts) == CHANNEL_PARTS and parts[2] == CHANNELS and path.endswith(POINTER_SUFFIX):
         return parts[3], parts[4].removesuffix(POINTER_SUFFIX)
@@ -47,15 +60,29 @@ def pointer_of(path: str) -> tuple[str, str] | None:
 
 
 def channel_reference(model: str, channel: str, target: str) -> str:
-    """A channel for one target as commands take it."""
+    """A channel for one target as commands take it, `MODEL@CHANNEL/TARGET`."""
     return f"{model}@{channel}/{target}"
 
 
-def require_name(field: str, value: str) -> None:
-    """Make sure that a text can be part of a path, and of a reference.
+def split_reference(reference: str) -> tuple[str, str, str]:
+    """The model, channel and target of `MODEL@CHANNEL/TARGET`.
 
     Raises:
-        UsageError: when it is no name.
+        RegistryError: when the text does not have that form.
+    """
+    model, _, rest = reference.partition("@")
+    channel, slash, target = rest.partition("/")
+    if not (model and channel and slash and target):
+        remedy = "write MODEL@CHANNEL/TARGET, such as tiny-llama@candidate/cpu-int4"
+        raise RegistryError("does not name a channel and a target", subject=reference, remedy=remedy)
+    return model, channel, target
+
+
+def require_name(field: str, value: str) -> None:
+    """Make sure that a text can be part of a path and of a reference.
+
+    Raises:
+        UsageError: when it is not a valid name.
     """
     if not re.fullmatch(NAME_PATTERN, value):
         raise UsageError(f"{value!r} {IN_WORDS[NAME_PATTERN]}", subject=field)

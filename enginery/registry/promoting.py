@@ -1,4 +1,4 @@
-"""Who may move a channel to a build, and back: promotion, demotion, and what a publish does to its channel."""
+"""Moving channels: promotion, demotion, and what a publish does to its channel; and the gates of a promotion."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,38 +10,35 @@ from enginery.registry.channels import Action, ChannelPointer, Decide, Move, Mov
 from enginery.registry.layout import channel_reference, require_name
 from enginery.registry.reading import PublishedBuilds
 
-# What a build must have passed before a channel is moved to it.
-
-
 Gate = Callable[[Manifest], Iterator[str]]
-"""Says what of a build did not pass, each in one sentence; nothing for a build that did."""
+"""Yields what a build did not pass, each in one sentence; nothing for a build that passed."""
 
 
-def answers_as_expected(manifest: Manifest) -> Iterator[str]:
-    """The gate of the validation: what the engine was asked before it was published."""
+def validation_gate(manifest: Manifest) -> Iterator[str]:
+    """The build must have passed the validation of its answers."""
     report = manifest.validation
     if not report.passed:
         yield f"validation: {len(report.misses)} of {len(report.results)} answers are not as expected"
 
 
-GATES: tuple[Gate, ...] = (answers_as_expected,)
-"""Every gate; those to come are added here."""
+GATES: tuple[Gate, ...] = (validation_gate,)
+"""All gates; new ones are added here."""
 
 
 def failures(manifest: Manifest) -> tuple[str, ...]:
-    """What of a build did not pass its gates; empty for a build that may be promoted."""
+    """The gates that a build failed, in words; empty for a build that may be promoted."""
     return tuple(failure for gate in GATES for failure in gate(manifest))
 
 
 class Why(Frozen):
-    """What whoever moves a channel says of it.
+    """Why a channel is moved, and under which conditions.
 
     Attributes:
-        reason: why, for the history.
+        reason: the reason, for the history.
         force: promote a build although it failed a gate; needs a reason.
         expected: the build that the channel must still point at; None for any.
-        allow_unconditional_writes: accept an S3 endpoint that ignores If-Match, where of two who move the channel at
-            once one goes lost.
+        allow_unconditional_writes: accept an S3 endpoint that ignores If-Match; there, one of two simultaneous moves
+            is lost.
     """
 
     reason: str = ""
@@ -54,12 +51,12 @@ def promote(registry: PublishedBuilds, manifest: Manifest, channel: str, why: Wh
     """Point a channel at a build, for the build's target; nothing is written when it already does.
 
     Raises:
-        UsageError: when the channel's name is none, or a forced promotion has no reason.
+        UsageError: when the channel's name is not valid, or a forced promotion has no reason.
         RegistryError: when the build failed a gate, or the channel points at another build than expected.
     """
     require_name("channel", channel)
     overruled = _overruled(manifest, why)
-    _require_swaps(registry, why)
+    _require_conditional_writes(registry, why)
     target = manifest.target.name
 
     def decide(now: ChannelPointer | None) -> Move | None:
@@ -71,11 +68,60 @@ def promote(registry: PublishedBuilds, manifest: Manifest, channel: str, why: Wh
     return _move(registry, manifest.model, channel, target, decide)
 
 
-def _move(registry: PublishedBuilds, model: str, channel: str, target: str, decide: Decide) -> Moved:
-    """Move a channel; back again when the build was removed meanwhile: who removes one reads the channels after that.
+def demote(registry: PublishedBuilds, model: str, channel: str, target: str, why: Why) -> Moved:
+    """Point a channel back at the build it pointed at before; a second demotion goes one further back.
+
+    When somebody else moves the channel meanwhile, it stays there: two users who demote the same build go back once.
 
     Raises:
-        RegistryError: when it was.
+        RegistryError: when there is no such channel, there is nothing to go back to, the previous build was removed,
+            or the channel points at another build than expected.
+    """
+    for name, value in (("model", model), ("channel", channel), ("target", target)):
+        require_name(name, value)
+    _require_conditional_writes(registry, why)
+    where = channel_reference(model, channel, target)
+    expected = why.expected
+
+    def decide(now: ChannelPointer | None) -> Move:
+        nonlocal expected
+        _require_expected(now, expected, where)
+        back = _build_before(registry, now, where)
+        expected = now.build_id if now else None
+        return a_move(Action.DEMOTE, now, back, one_line(why.reason))
+
+    return _move(registry, model, channel, target, decide)
+
+
+def point_channel(registry: PublishedBuilds, manifest: Manifest, channel: str) -> str:
+    """Point a channel at a build that was just published, and say in one line where it points now.
+
+    A channel that pointed at the build before is not moved: the build was superseded or demoted, and running its
+    unchanged spec again must not undo that.
+    """
+    target = manifest.target.name
+
+    def decide(now: ChannelPointer | None) -> Move | None:
+        if now and (now.build_id == manifest.build_id or now.was_on(manifest.build_id, manifest.created)):
+            return None
+        return a_move(Action.PUBLISH, now, manifest.build_id, "")
+
+    pointer, written = _move(registry, manifest.model, channel, target, decide)
+    name = f"channel {channel} of {manifest.model} for {target}"
+    if pointer.build_id == manifest.build_id:
+        return f"{name} is {'now' if written else 'already'} {manifest.build_id}"
+    since = f"{pointer.last.action}, {pointer.moved:%Y-%m-%d %H:%M} UTC"
+    why = f"{manifest.build_id} was on it before, and publishing it again does not bring it back"
+    return f"{name} stays {pointer.build_id} ({since}): {why}; `enginery promote {manifest.reference} {channel}` does"
+
+
+def _move(registry: PublishedBuilds, model: str, channel: str, target: str, decide: Decide) -> Moved:
+    """Move a channel, and move it back when the build was removed meanwhile.
+
+    A prune deletes the manifest first and then reads the channels, so either it or this notices the other.
+
+    Raises:
+        RegistryError: when the build was removed.
     """
     moved = change_channel(registry.prefix, model, channel, target, decide)
     build_id = moved.pointer.build_id
@@ -95,7 +141,7 @@ def _move(registry: PublishedBuilds, model: str, channel: str, target: str, deci
 
 
 def _overruled(manifest: Manifest, why: Why) -> tuple[str, ...]:
-    """The gates that the build failed, when they are overruled."""
+    """The gates that the build failed and that are overruled."""
     if why.force and not why.reason.strip():
         raise UsageError("a forced promotion needs a reason", subject="reason", remedy="say why, for the history")
     failed = failures(manifest)
@@ -103,31 +149,6 @@ def _overruled(manifest: Manifest, why: Why) -> tuple[str, ...]:
         remedy = "build one that passes; or overrule it with --force --reason TEXT, which the channel's history keeps"
         raise RegistryError(f"failed a gate: {'; '.join(failed)}", subject=manifest.reference, remedy=remedy)
     return failed
-
-
-def demote(registry: PublishedBuilds, model: str, channel: str, target: str, why: Why) -> Moved:
-    """Point a channel back at the build it pointed at before; a second demotion goes one further back.
-
-    When somebody else moves the channel meanwhile, it is left to him: two who demote the same build go back once.
-
-    Raises:
-        RegistryError: when there is no such channel, nothing to go back to, that build is not there any more, or the
-            channel points at another build than expected.
-    """
-    for name, value in (("model", model), ("channel", channel), ("target", target)):
-        require_name(name, value)
-    _require_swaps(registry, why)
-    where = channel_reference(model, channel, target)
-    expected = why.expected
-
-    def decide(now: ChannelPointer | None) -> Move:
-        nonlocal expected
-        _require_expected(now, expected, where)
-        back = _build_before(registry, now, where)
-        expected = now.build_id if now else None
-        return a_move(Action.DEMOTE, now, back, one_line(why.reason))
-
-    return _move(registry, model, channel, target, decide)
 
 
 def _require_expected(now: ChannelPointer | None, expected: str | None, where: str) -> None:
@@ -156,29 +177,7 @@ def _build_before(registry: PublishedBuilds, now: ChannelPointer | None, where: 
     return path[-1]
 
 
-def point_channel(registry: PublishedBuilds, manifest: Manifest, channel: str) -> str:
-    """Point a channel at a build that was published just now, and say in one line where it points then.
-
-    A build that the channel was on before stays off it: it was superseded or demoted, and a run of its unchanged
-    spec shall not undo that.
-    """
-    target = manifest.target.name
-
-    def decide(now: ChannelPointer | None) -> Move | None:
-        if now and (now.build_id == manifest.build_id or now.was_on(manifest.build_id, manifest.created)):
-            return None
-        return a_move(Action.PUBLISH, now, manifest.build_id, "")
-
-    pointer, written = _move(registry, manifest.model, channel, target, decide)
-    name = f"channel {channel} of {manifest.model} for {target}"
-    if pointer.build_id == manifest.build_id:
-        return f"{name} is {'now' if written else 'already'} {manifest.build_id}"
-    since = f"{pointer.last.action}, {pointer.moved:%Y-%m-%d %H:%M} UTC"
-    why = f"{manifest.build_id} was on it before, and publishing it again does not bring it back"
-    return f"{name} stays {pointer.build_id} ({since}): {why}; `enginery promote {manifest.reference} {channel}` does"
-
-
-def _require_swaps(registry: PublishedBuilds, why: Why) -> None:
+def _require_conditional_writes(registry: PublishedBuilds, why: Why) -> None:
     if why.allow_unconditional_writes or honours_conditional_writes(registry.prefix):
         return
     raise RegistryError(

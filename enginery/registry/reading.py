@@ -1,4 +1,8 @@
-"""Published builds, found by name, by channel or by listing. A build without a manifest does not exist."""
+"""Reading a registry: published builds, found by name, by channel or by listing, and their manifests.
+
+A build without a manifest does not exist. Manifests that were read before are kept on this machine: what has one ETag
+does not change.
+"""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,21 +18,23 @@ from enginery.core.files import write_atomic
 from enginery.core.home import home
 from enginery.core.model import Frozen
 from enginery.core.s3 import Address, Content, ObjectInfo, Prefix, endpoint
+from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
 from enginery.registry.channels import ChannelPointer, Pointed, read_channel
-from enginery.registry.layout import build_of, channels_path, manifest_path, pointer_of
-
-# Published builds in one line each; and reading many things of a registry, of which one may not be sound.
-
+from enginery.registry.layout import build_of, channels_path, manifest_path, pointer_of, split_reference
 
 READERS = 16
+"""Requests at once."""
+SHOWN = 5
+"""Builds that an error names."""
+LIST_BUILDS = "see what is published with `enginery list`"
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class PublishedBuild(Frozen):
-    """A published build in one line; `size` is in bytes."""
+    """The main facts of a published build, one line of a listing; `size` is in bytes."""
 
     model: str
     build_id: str
@@ -43,7 +49,7 @@ class PublishedBuild(Frozen):
 
     @classmethod
     def of(cls, manifest: Manifest) -> "PublishedBuild":
-        """The line for a manifest."""
+        """The facts of a manifest."""
         target = manifest.target
         return cls(
             model=manifest.model,
@@ -60,65 +66,14 @@ class PublishedBuild(Frozen):
 
 
 class Listing(NamedTuple):
-    """Published builds, newest last, and what is wrong with those that cannot be read."""
+    """Published builds, newest last, and an error for each build whose manifest cannot be read."""
 
     builds: list[PublishedBuild]
     unsound: list[RegistryError]
 
 
-def read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
-    """What can be read, side by side, and what is wrong with the rest; what is gone meanwhile is neither.
-
-    Raises:
-        RegistryError: when the registry itself cannot be read just now.
-    """
-
-    def attempt(one: T) -> R | RegistryError | None:
-        try:
-            return read(one)
-        except RegistryError as error:
-            if error.transient:
-                raise
-            return error
-
-    answers = side_by_side(attempt, names, threads=READERS)
-    unsound = [answer for answer in answers if isinstance(answer, RegistryError)]
-    return [answer for answer in answers if answer is not None and not isinstance(answer, RegistryError)], unsound
-
-
-# Manifests that were read before, kept on this machine: what is under one etag does not change.
-
-
-def read_listed(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
-    """The bytes of an object that a listing has shown, from here where they were read before; None when it is gone.
-
-    Raises:
-        EngineryError: of the prefix's class, when it cannot be read.
-    """
-    kept = _place(prefix, listed)
-    with suppress(OSError):  # not there, or a home that cannot be used
-        data = kept.read_bytes()
-        if len(data) == listed.size:
-            return data
-    found = prefix.get(listed.path)
-    if found is None:
-        return None
-    if found.etag == listed.etag:
-        with suppress(StoreError):  # a home that cannot be written only costs time
-            write_atomic(kept, found.data)
-    return found.data
-
-
-def _place(prefix: Prefix, listed: ObjectInfo) -> Path:
-    name = json_digest([endpoint(), prefix.where(listed.path), listed.etag])
-    return home() / "manifests" / f"{name}.json"
-
-
-SHOWN = 5
-
-
 class PublishedBuilds:
-    """The builds under an address such as `s3://engines/prod`, for whoever only reads them."""
+    """The builds under an address such as `s3://engines/prod`, to be read only."""
 
     def __init__(self, address: str) -> None:
         self.prefix = Prefix(Address.parse(address), RegistryError)
@@ -129,15 +84,15 @@ class PublishedBuilds:
         return str(self.prefix.address)
 
     def build_prefix(self, model: str, build_id: str) -> Prefix:
-        """The objects of one build."""
+        """The prefix under which the objects of one build lie."""
         address = self.prefix.address
         return Prefix(Address(address.bucket, address.key(build_path(model, build_id))), RegistryError)
 
     def builds(self, model: str | None = None) -> list[PublishedBuild]:
-        """Every published build, newest last; of one model when it is named.
+        """Every published build, or those of one model, newest last.
 
         Raises:
-            RegistryError: when the registry cannot be read, or holds a manifest that is not sound.
+            RegistryError: when the registry or one of the manifests cannot be read.
         """
         builds, unsound = self.listing(model)
         if unsound:
@@ -145,7 +100,7 @@ class PublishedBuilds:
         return builds
 
     def listing(self, model: str | None = None) -> Listing:
-        """Every published build that can be read, of one model when it is named, and why the others cannot.
+        """Every published build that can be read, or those of one model, and why the others cannot.
 
         Raises:
             RegistryError: when the registry cannot be read.
@@ -154,15 +109,15 @@ class PublishedBuilds:
         return Listing([PublishedBuild.of(manifest) for manifest in manifests], unsound)
 
     def manifests(self, model: str | None = None) -> tuple[list[Manifest], list[RegistryError]]:
-        """The manifests of all builds, or of a model's, the oldest first; and what is wrong with those not sound.
+        """The manifests of all builds or of one model's, oldest first, and the errors of those that cannot be read.
 
-        Those that were read before are kept on this machine, so asking again costs little more than a listing.
+        Manifests that were read before come from this machine, so a second call costs little more than a listing.
 
         Raises:
             RegistryError: when the registry cannot be read.
         """
         listed = [info for info in self._listed(model) if build_of(info.path)]
-        found, unsound = read_each(self._read_listed, listed)
+        found, unsound = _read_each(self._read_listed, listed)
         return sorted(found, key=lambda manifest: manifest.created), unsound
 
     def exists(self, model: str, build_id: str) -> bool:
@@ -173,38 +128,35 @@ class PublishedBuilds:
         """The manifest of a build.
 
         Raises:
-            RegistryError: when there is none, or it is not sound.
+            RegistryError: when there is none, or it is not valid.
         """
-        found = self.read(model, build_id)
-        if found is None:
-            raise RegistryError(f"no build {model}/{build_id}", subject=self.address, remedy=_LIST)
-        return found
+        return self.parse(model, build_id, self.manifest_json(model, build_id))
 
     def read(self, model: str, build_id: str) -> Manifest | None:
         """The manifest of a build, or None when it is not published.
 
         Raises:
-            RegistryError: when it is not sound.
+            RegistryError: when it is not valid.
         """
         data = self.prefix.get_bytes(manifest_path(model, build_id))
         return None if data is None else self.parse(model, build_id, data)
 
     def manifest_json(self, model: str, build_id: str) -> bytes:
-        """A manifest's bytes as they are in the registry: what a signature covers. `parse` reads them.
+        """The exact bytes of a manifest, which a signature covers; `parse` reads them.
 
         Raises:
             RegistryError: when there is none.
         """
         data = self.prefix.get_bytes(manifest_path(model, build_id))
         if data is None:
-            raise RegistryError(f"no build {model}/{build_id}", subject=self.address, remedy=_LIST)
+            raise RegistryError(f"no build {model}/{build_id}", subject=self.address, remedy=LIST_BUILDS)
         return data
 
     def parse(self, model: str, build_id: str, data: bytes) -> Manifest:
-        """The manifest in these bytes, which were read for this build.
+        """The manifest in these bytes, which were read from the path of this build.
 
         Raises:
-            RegistryError: when it is not sound, or of another build.
+            RegistryError: when it is not valid, or describes another build.
         """
         path = manifest_path(model, build_id)
         manifest = read_manifest(data, subject=self.prefix.where(path))
@@ -214,50 +166,51 @@ class PublishedBuilds:
         return manifest
 
     def find(self, reference: str) -> Manifest:
-        """The build meant by `BUILD`, `MODEL/BUILD` (or how they begin) or `MODEL@CHANNEL/TARGET`.
+        """The build that `BUILD`, `MODEL/BUILD` (or the beginning of either) or `MODEL@CHANNEL/TARGET` names.
+
+        `MODEL/BUILD` in full and `MODEL@CHANNEL/TARGET` are found without listing the bucket.
 
         Raises:
-            RegistryError: when there is none, or more than one; near ones are named.
+            RegistryError: when there is none, or more than one; it names similar builds.
         """
         if "@" in reference:
             return self._find_by_channel(reference)
         model, slash, build_id = reference.rpartition("/")
         if model and build_id and (named := self.read(model, build_id)):
-            return named  # without a listing, which not everybody may
+            return named  # without a listing, which not every user is allowed
         names = self._names(model if slash else None)
         exact = [name for name in names if name[1] == build_id]
         found = exact or [name for name in names if build_id and name[1].startswith(build_id)]
         if len(found) == 1:
             return self.manifest(*found[0])
         if found:
-            several = _listed(found)
-            remedy = f"say which one: {several}"
+            remedy = f"say which one: {_joined(found)}"
             raise RegistryError(f"{reference!r} could be {len(found)} builds", subject=self.address, remedy=remedy)
         raise RegistryError(f"no build {reference!r}", subject=self.address, remedy=self._near(reference))
 
     def channel(self, model: str, channel: str, target: str) -> ChannelPointer | None:
-        """Where a channel points for a target, or None."""
+        """The pointer of a channel for a target; None when there is none."""
         pointed = self.pointed(model, channel, target)
         return pointed.pointer if pointed else None
 
     def pointed(self, model: str, channel: str, target: str) -> Pointed | None:
-        """Where a channel points for a target, with the etag of the pointer; None where it points at nothing."""
+        """The pointer of a channel for a target with its ETag; None when there is none."""
         return read_channel(self.prefix, model, channel, target)
 
     def pointers(self, model: str, channel: str | None = None) -> tuple[list[Pointed], list[RegistryError]]:
-        """The pointers of a model's channels, or of one of them; and what is wrong with those not sound.
+        """The pointers of all channels of a model or of one, and the errors of those that cannot be read.
 
         Raises:
             RegistryError: when the registry cannot be read.
         """
         listed = (pointer_of(info.path) for info in self.prefix.list(channels_path(model, channel)))
-        return read_each(lambda names: self.pointed(model, *names), [names for names in listed if names])
+        return _read_each(lambda names: self.pointed(model, *names), [names for names in listed if names])
 
     def channels(self, model: str) -> list[ChannelPointer]:
-        """Where each channel of a model points, for each target, with its history.
+        """The pointer of each channel of a model, for each target.
 
         Raises:
-            RegistryError: when one of them is not sound, or the registry cannot be read.
+            RegistryError: when the registry or one of the pointers cannot be read.
         """
         found, unsound = self.pointers(model)
         if unsound:
@@ -268,7 +221,7 @@ class PublishedBuilds:
         return self.prefix.list(f"{MODELS}/{model}" if model else MODELS)
 
     def _read_listed(self, info: ObjectInfo) -> Manifest | None:
-        data, names = read_listed(self.prefix, info), build_of(info.path)
+        data, names = _read_or_kept(self.prefix, info), build_of(info.path)
         return self.parse(*names, data) if data is not None and names else None
 
     def _names(self, model: str | None) -> list[tuple[str, str]]:
@@ -289,40 +242,15 @@ class PublishedBuilds:
         near = [names[name] for name in difflib.get_close_matches(reference, names, n=SHOWN, cutoff=0.4)]
         near += [by_id[name] for name in difflib.get_close_matches(reference, by_id, n=SHOWN, cutoff=0.4)]
         if near:
-            return f"did you mean {_listed(list(dict.fromkeys(near)))}?"
-        return f"published are {_listed(list(names.values()))}" if names else "publish one first: nothing is there yet"
+            return f"did you mean {_joined(list(dict.fromkeys(near)))}?"
+        return f"published are {_joined(list(names.values()))}" if names else "publish one first: nothing is there yet"
 
 
-def split_reference(reference: str) -> tuple[str, str, str]:
-    """Model, channel and target of `MODEL@CHANNEL/TARGET`.
-
-    Raises:
-        RegistryError: when it is not of that form.
-    """
-    model, _, rest = reference.partition("@")
-    channel, slash, target = rest.partition("/")
-    if not (model and channel and slash and target):
-        remedy = "write MODEL@CHANNEL/TARGET, such as tiny-llama@candidate/cpu-int4"
-        raise RegistryError("does not name a channel and a target", subject=reference, remedy=remedy)
-    return model, channel, target
-
-
-_LIST = "see what is published with `enginery list`"
-
-
-def _listed(names: list[tuple[str, str]]) -> str:
-    shown = ", ".join(f"{model}/{build_id}" for model, build_id in names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
-
-
-# A published build's manifest as its very bytes, which are what a signature covers and what a pull keeps.
-
-
-def manifest_json(source: Prefix, manifest: Manifest) -> bytes:
-    """The bytes of `manifest`, which was found before, at the build's prefix.
+def unchanged_manifest_json(source: Prefix, manifest: Manifest) -> bytes:
+    """Read the bytes of a manifest once more, from the build's prefix.
 
     Raises:
-        RegistryError: when they are not there any more, or are others now.
+        RegistryError: when it has been removed or replaced since.
     """
     found = source.get(MANIFEST)
     problem = manifest_problem(found, manifest)
@@ -335,7 +263,7 @@ def manifest_json(source: Prefix, manifest: Manifest) -> bytes:
 def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
     """What is wrong with the object that should be `manifest`; None when nothing is.
 
-    What its writer noted of its digest is compared too: a change that leaves it readable is found out.
+    The digest that its writer noted in the object's metadata is compared too, so any change of the bytes is noticed.
     """
     if found is None:
         return "is not there any more"
@@ -347,3 +275,52 @@ def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
     except RegistryError as error:
         return error.problem
     return None if same else "was replaced since it was looked up"
+
+
+def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
+    """Read many objects at once: what could be read, and the errors of the rest; removed objects are in neither.
+
+    Raises:
+        RegistryError: when an error is transient: then nothing is known.
+    """
+
+    def attempt(name: T) -> R | RegistryError | None:
+        try:
+            return read(name)
+        except RegistryError as error:
+            if error.transient:
+                raise
+            return error
+
+    results = side_by_side(attempt, names, threads=READERS)
+    errors = [result for result in results if isinstance(result, RegistryError)]
+    return [result for result in results if result is not None and not isinstance(result, RegistryError)], errors
+
+
+def _read_or_kept(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
+    """The bytes of a listed object, from this machine if they were read before; None when the object is gone.
+
+    Raises:
+        EngineryError: of the prefix's class, when it cannot be read.
+    """
+    kept = _kept_copy(prefix, listed)
+    with suppress(OSError):  # there is no copy, or it cannot be read
+        data = kept.read_bytes()
+        if len(data) == listed.size:
+            return data
+    found = prefix.get(listed.path)
+    if found is None:
+        return None
+    if found.etag == listed.etag:
+        with suppress(StoreError):  # without a copy, the next reading takes longer, nothing else
+            write_atomic(kept, found.data)
+    return found.data
+
+
+def _kept_copy(prefix: Prefix, listed: ObjectInfo) -> Path:
+    name = json_digest([endpoint(), prefix.where(listed.path), listed.etag])
+    return home() / "manifests" / f"{name}.json"
+
+
+def _joined(names: list[tuple[str, str]]) -> str:
+    return first_of([f"{model}/{build_id}" for model, build_id in names], SHOWN)

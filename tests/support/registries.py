@@ -8,7 +8,7 @@ from enginery.core.locks import Worker
 from enginery.core.s3.objects import Address
 from enginery.registry import Registry
 from enginery.registry.channels import Action, a_move, change_channel
-from enginery.registry.claims import CLAIM, Claim
+from enginery.registry.claims import CLAIM, Holder
 from enginery.store.steps import FileRecord
 from tests.support.builds import ANSWERS, a_report
 from tests.support.records import a_chain
@@ -121,7 +121,7 @@ def uploads(server: S3Server, address: str) -> list[str]:
 def a_claim(files: str = "digest", host: str = "another-machine") -> bytes:
     """The claim of a publisher on another machine that began just now, so it may be at work."""
     worker = Worker(host=host, pid=1, started=1.0)
-    return Claim(files=files, worker=worker, since=datetime.now(UTC)).model_dump_json().encode()
+    return Holder(files=files, worker=worker, since=datetime.now(UTC)).model_dump_json().encode()
 
 
 def claim_path(build: str, model: str = "tiny-llama") -> str:

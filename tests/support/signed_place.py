@@ -13,7 +13,8 @@ from enginery.builds.manifest import Manifest
 from enginery.core.errors import RegistryError
 from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.registry.signatures import require_signed, sign_when_asked, signature_path
+from enginery.registry.layout import signature_path
+from enginery.registry.signatures import require_signed, sign_if_configured
 from tests.builds.test_manifest import a_manifest
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
@@ -40,7 +41,7 @@ class Place:
     def written(cls, address: str, pair: KeyPair) -> "Place":
         """With the manifest of a build, and a signature as publishing makes it; its files are never read."""
         made = cls(address, pair, a_manifest(*(f"model_repository/{name}/config.pbtxt" for name in ORDER)))
-        sign_when_asked(made.build, made.manifest.to_json())
+        sign_if_configured(made.build, made.manifest.to_json())
         made.build.put_bytes("manifest.json", made.manifest.to_json())
         return made
 

@@ -16,7 +16,8 @@ from enginery.core.errors import RegistryError, UsageError
 from enginery.core.process.command import Command
 from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry, publish, require_publishable
-from enginery.registry.signatures import is_signature, require_signed, sign_build, signature_path, trusted_manifest
+from enginery.registry.layout import is_signature, signature_path
+from enginery.registry.signatures import require_signed, sign_build, trusted_manifest
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 from tests.support.s3_server import S3Server

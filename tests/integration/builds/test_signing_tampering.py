@@ -16,7 +16,8 @@ from enginery.builds.keys import SIGNING_KEY, Policy
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError
 from enginery.registry import publish
-from enginery.registry.signatures import require_signed, signature_path
+from enginery.registry.layout import signature_path
+from enginery.registry.signatures import require_signed
 from tests.support.builds import Build
 from tests.support.s3_fixtures import bucket, server  # noqa: F401
 from tests.support.signed_place import ORDER, OTHER, Place, address, pair, published, signed  # noqa: F401

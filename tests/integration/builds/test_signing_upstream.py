@@ -13,7 +13,8 @@ from enginery.builds.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, Policy, Sign
 from enginery.core import s3
 from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.registry.signatures import sign_build, signature_path
+from enginery.registry.layout import signature_path
+from enginery.registry.signatures import sign_build
 from tests.support.builds import Build
 from tests.support.s3_server import running_s3_server
 from tests.support.signing_keys import KeyPair, a_key_pair

@@ -15,8 +15,8 @@ import pytest
 from enginery.core.s3 import download
 from enginery.dev.triton import start_triton
 from enginery.registry import Registry
-from enginery.registry.pulling import pull
-from enginery.registry.verifying import verify_directory
+from enginery.registry.pulling.pull import pull
+from enginery.registry.upkeep.verifying import verify_directory
 from enginery.triton.client import TritonClient
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.faulty_http import Fault, Proxy
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from enginery.core.s3 import download as s3_download
 from enginery.registry import Registry
-from enginery.registry.pulling import pull
+from enginery.registry.pulling.pull import pull
 
 s3_download.RANGE_BYTES = 1 << 20
 address, build, to, link = sys.argv[1:]

@@ -14,11 +14,13 @@ import pytest
 from enginery.builds.manifest import Manifest
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError
+from enginery.core.progress import no_log
 from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.registry.pulling import pull
-from enginery.registry.resolving import find_build
-from enginery.registry.verifying import verify_directory
+from enginery.registry.pulling.pull import pull
+from enginery.registry.resolving.query import BuildQuery
+from enginery.registry.resolving.resolve import choose_build
+from enginery.registry.upkeep.verifying import verify_directory
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.pulls import ENGINE, EngineBuild, address, registry, snapshot, some_bytes
@@ -76,7 +78,7 @@ def test_a_manifest_that_is_not_sound_is_refused_before_anything_is_made(
     Build().publish(address)
     republish(registry, change)
     with pytest.raises(RegistryError, match=problem) as caught:
-        pull(registry, find_build(registry, REFERENCE)[0], tmp_path / "models")
+        pull(registry, registry.find(REFERENCE), tmp_path / "models")
     assert caught.value.remedy
     assert not (tmp_path / "models").exists()
 
@@ -88,7 +90,7 @@ def test_an_object_of_another_size_than_the_manifest_says_is_refused(
     Build().publish(address)
     republish(registry, lambda plain: plain["files"][0].update(size=plain["files"][0]["size"] + difference))
     with pytest.raises(RegistryError, match="that were recorded"):
-        pull(registry, find_build(registry, REFERENCE)[0], tmp_path / "models")
+        pull(registry, registry.find(REFERENCE), tmp_path / "models")
     assert not (tmp_path / "models/current").exists()
 
 
@@ -139,7 +141,7 @@ def test_a_channel_that_moves_meanwhile_does_not_change_what_is_pulled(
     registry: Registry, address: str, tmp_path: Path
 ) -> None:
     Build().publish(address)
-    manifest, channel = find_build(registry, "tiny-llama@candidate/cpu-int4")
+    manifest, channel = choose_build(registry, BuildQuery(model="tiny-llama@candidate/cpu-int4"), no_log)
 
     class Moving:
         """Another build is published to the channel as soon as the first file is there."""
@@ -171,7 +173,7 @@ def test_to_read_objects_is_all_that_a_pull_must_be_allowed(
     del proxy.requests[:]
     proxy.fail(Fault("answer", times=1000, status=403, body=DENIED, matches=lambda _, path: "list-type" in path))
     proxy.fail(Fault("answer", times=1000, status=403, body=DENIED, matches=lambda method, _: method != "GET"))
-    pull(registry, find_build(registry, reference)[0], tmp_path / "models")
+    pull(registry, registry.find(reference), tmp_path / "models")
     assert verify_directory(tmp_path / "models") == []
     assert {method for method, _ in proxy.requests} == {"GET"}
 

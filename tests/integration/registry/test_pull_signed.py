@@ -10,9 +10,9 @@ from enginery.builds.manifest import Manifest
 from enginery.cli.app import app
 from enginery.core.errors import RegistryError
 from enginery.registry import Registry
-from enginery.registry.pulling import pull
+from enginery.registry.pulling.pull import pull
 from enginery.registry.signatures import sign_build
-from enginery.registry.verifying import verify_directory
+from enginery.registry.upkeep.verifying import verify_directory
 from tests.support.builds import Build
 from tests.support.pulls import address, registry
 from tests.support.s3_fixtures import bucket, server

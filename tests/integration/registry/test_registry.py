@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,11 @@ from enginery.core import s3
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError
 from enginery.core.locks import Worker
+from enginery.core.s3 import Upload
 from enginery.registry import Registry, is_published, publish
 from enginery.registry import publishing as publishing_module
-from enginery.registry.claims import CLAIM, LONGEST_PUBLISH, Claim
+from enginery.registry.claims import CLAIM, LONGEST_PUBLISH, Holder
+from enginery.registry.sending import Sending
 from tests.support.builds import ANSWERS, Build
 from tests.support.s3_server import S3Server, running_s3_server
 
@@ -360,7 +362,7 @@ def test_a_manifest_under_another_name_is_refused(server: S3Server, address: str
 def claim(**changes: Any) -> bytes:
     """A claim of a publisher on another machine that has just begun."""
     worker = Worker(host="another-machine", pid=7, started=1.0)
-    made = Claim(files="f" * 64, worker=worker, since=datetime.now(UTC))
+    made = Holder(files="f" * 64, worker=worker, since=datetime.now(UTC))
     return made.model_copy(update=changes).model_dump_json().encode()
 
 
@@ -404,7 +406,7 @@ def test_a_claim_goes_when_the_build_is_there_or_has_failed(
         raise RegistryError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(publishing_module, "_upload", fail)
+        patched.setattr(Sending, "send", fail)
         with pytest.raises(RegistryError):
             publish(Build().context(tmp_path / "1", address))
     assert f"prod/{HOME}/{CLAIM}" not in keys(server, address)
@@ -442,13 +444,13 @@ def test_a_damaged_claim_stops_nobody(server: S3Server, address: str, tmp_path: 
 def test_a_publisher_whose_claim_was_taken_over_writes_no_manifest(
     server: S3Server, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = publishing_module._upload
+    original = Sending.send
 
-    def overtaken(*arguments: Any) -> int:
+    def overtaken(sending: Sending, files: Sequence[Upload]) -> int:
         write(server, address, f"{HOME}/{CLAIM}", claim())
-        return original(*arguments)
+        return original(sending, files)
 
-    monkeypatch.setattr(publishing_module, "_upload", overtaken)
+    monkeypatch.setattr(Sending, "send", overtaken)
     with pytest.raises(RegistryError, match="took this one for dead"):
         publish(Build().context(tmp_path, address))
     assert not Registry(address).exists("tiny-llama", "cpu-int4-111111111111")

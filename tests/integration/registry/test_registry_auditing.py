@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from enginery.cli.app import app
 from enginery.core.errors import RegistryError
-from enginery.registry import Registry, verifying
-from enginery.registry.verifying import audit
+from enginery.registry import Registry
+from enginery.registry.upkeep import auditing, verifying
+from enginery.registry.upkeep.auditing import audit
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.registries import (
@@ -221,7 +222,7 @@ def test_a_build_that_is_pruned_meanwhile_is_no_damage_and_ends_no_audit(
         monkeypatch.setattr(verifying, "_examine_object", examined)
     else:
         verify = verifying.verify_build
-        monkeypatch.setattr(verifying, "verify_build", lambda *given: (prune_it(), verify(*given))[1])
+        monkeypatch.setattr(auditing, "verify_build", lambda *given: (prune_it(), verify(*given))[1])
     result = audit(Registry(address), "tiny-llama")
     assert not result.damaged
     assert result.builds == 2

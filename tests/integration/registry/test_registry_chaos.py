@@ -18,9 +18,10 @@ import pytest
 from enginery.core import s3
 from enginery.core.errors import EngineryError
 from enginery.registry import Registry
-from enginery.registry.pruning import Retention, prune
-from enginery.registry.pulling import pull
-from enginery.registry.verifying import audit, verify_build
+from enginery.registry.pulling.pull import pull
+from enginery.registry.upkeep.auditing import audit
+from enginery.registry.upkeep.pruning import Retention, prune
+from enginery.registry.upkeep.verifying import verify_build
 from tests.support.chaos import MODEL, ChaosBuild, Observer, Publishers
 from tests.support.faulty_http import Chaos, faulty_proxy
 from tests.support.registries import listed

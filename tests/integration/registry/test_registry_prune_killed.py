@@ -10,8 +10,8 @@ import pytest
 
 from enginery.registry import Registry
 from enginery.registry.claims import CLAIM
-from enginery.registry.pruning import Pruning, Retention, prune
-from enginery.registry.verifying import audit
+from enginery.registry.upkeep.auditing import audit
+from enginery.registry.upkeep.pruning import Pruning, Retention, prune
 from tests.support.faulty_http import Proxy
 from tests.support.registries import LATER, listed, objects, publish_builds
 from tests.support.s3_server import S3Server
@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).parents[3]
 PRUNE = """
 import sys
 from enginery.registry import Registry
-from enginery.registry.pruning import Policy, prune
+from enginery.registry.upkeep.pruning import Policy, prune
 prune(Registry(sys.argv[1]), Policy(keep=0, days=0), dry_run=False)
 """
 PUBLISH = """

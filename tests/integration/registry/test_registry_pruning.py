@@ -13,8 +13,8 @@ from enginery.core import s3
 from enginery.core.errors import RegistryError
 from enginery.registry import Registry
 from enginery.registry.claims import CLAIM, PRUNING
-from enginery.registry.pruning import Pruning, Retention, prune
-from enginery.registry.verifying import audit
+from enginery.registry.upkeep.auditing import audit
+from enginery.registry.upkeep.pruning import Pruning, Retention, prune
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.registries import (

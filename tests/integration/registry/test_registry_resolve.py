@@ -15,7 +15,9 @@ from enginery.builds.manifest import Manifest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import Registry
 from enginery.registry.layout import channel_path, manifest_path
-from enginery.registry.resolving import BuildQuery, Candidate, Host, NothingFits, SeveralFit, choose, distance, misfits
+from enginery.registry.resolving.compatibility import Host, distance, misfits
+from enginery.registry.resolving.query import BuildQuery
+from enginery.registry.resolving.resolve import Candidate, NothingFits, SeveralFit, choose
 from enginery.spec import gpus
 from enginery.spec.gpus import CPU, TABLE
 from enginery.spec.types import Precision

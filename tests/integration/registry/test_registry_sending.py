@@ -16,7 +16,7 @@ from enginery.core.s3.download import digest_object
 from enginery.core.s3.objects import ObjectInfo, Prefix
 from enginery.core.s3.upload import UnfinishedUpload as Unfinished
 from enginery.registry import Registry, publish
-from enginery.registry import publishing as sending_module
+from enginery.registry import sending as sending_module
 from enginery.registry.claims import CLAIM
 from enginery.store.context import StepContext
 from enginery.store.steps import Stage, StepRecord
@@ -308,10 +308,10 @@ def test_one_that_cannot_be_kept_is_read_all_the_same(published: Registry, monke
 
 
 def test_the_same_key_on_another_server_is_another_manifest(published: Registry, proxy: Proxy) -> None:
-    from enginery.registry.reading import _place
+    from enginery.registry.reading import _kept_copy
 
     info = ObjectInfo("x", 1, '"etag"')
-    here = _place(published.prefix, info)
+    here = _kept_copy(published.prefix, info)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        assert _place(published.prefix, info) != here
+        assert _kept_copy(published.prefix, info) != here

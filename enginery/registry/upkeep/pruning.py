@@ -1,4 +1,10 @@
-"""What may go from a registry and why the rest stays; then letting it go, each thing looked at once more."""
+"""Pruning: decides what may be removed from a registry and why the rest stays, then removes it.
+
+A build is removed so that nobody ever sees a part of it, or a channel that points at nothing. The build is claimed, so
+nobody publishes it meanwhile. The manifest is deleted first: from then on there is no build. Only then are the channels
+read once more. Whoever moves a channel checks after the move that the build still exists, so one of the two notices the
+other. A removal that dies leaves files without a manifest, which the next prune removes.
+"""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -23,99 +29,31 @@ from enginery.core.s3 import (
 )
 from enginery.core.text import human_bytes
 from enginery.core.threads import side_by_side
-from enginery.registry.claims import CLAIM, PRUNING, InTheWay, claimed, is_at_work
+from enginery.registry.claims import CLAIM, PRUNING, Claim, InTheWay
 from enginery.registry.reading import READERS
 from enginery.registry.registry import Registry
-from enginery.registry.verifying import Inventory, StoredBuild, channel_uses, described, take_inventory
-
-# Removing a build so that nobody ever sees a part of it, or a channel that points at nothing.
-#
-# The build is claimed, so nobody publishes it meanwhile. The manifest goes first: from then on there is no build. Only
-# then are the channels read once more: whoever moves a channel looks for the build again after the move, so one of the
-# two sees the other. A removal that dies leaves files without a manifest, which the next one finishes.
-
+from enginery.registry.upkeep.inventory import (
+    BUILD_PARTS,
+    Inventory,
+    StoredBuild,
+    channel_uses,
+    read_stored,
+    take_inventory,
+)
 
 AT_WORK = "someone is at work on it"
-
-
-def remove_build(registry: Registry, model: str, build_id: str, manifest_etag: str | None) -> str | None:
-    """Remove a build with all its files.
-
-    Args:
-        registry: where.
-        model: its model.
-        build_id: its name.
-        manifest_etag: the manifest it was judged by; None for files without one.
-
-    Returns:
-        Why it was kept after all: it is needed, or not what was judged. None when it is gone.
-
-    Raises:
-        RegistryError: when the registry cannot be used; a build that a channel needs then has its manifest again.
-    """
-    prefix = registry.build_prefix(model, build_id)
-    try:
-        with claimed(prefix, f"{PRUNING} {uuid4().hex}"):
-            return _remove_objects(registry, prefix, (model, build_id), manifest_etag)
-    except InTheWay:
-        return AT_WORK
-
-
-def _remove_objects(registry: Registry, prefix: Prefix, names: tuple[str, str], judged: str | None) -> str | None:
-    model, build_id = names
-    if reason := channel_uses(registry, model).get(build_id):
-        return reason
-    manifest = prefix.get(MANIFEST)
-    if (manifest.etag if manifest else None) != judged:
-        return "it was published or removed meanwhile"
-    if manifest and (reason := _unpublish(registry, prefix, names, manifest)):
-        return reason
-    _remove_files(prefix)
-    return None
-
-
-def _unpublish(registry: Registry, prefix: Prefix, names: tuple[str, str], manifest: Content) -> str | None:
-    """Remove the manifest; put it back and say why when a channel has been moved to the build."""
-    model, build_id = names
-    prefix.delete(MANIFEST)
-    try:
-        reason = channel_uses(registry, model).get(build_id)
-    except BaseException:
-        _put_back(prefix, manifest)
-        raise
-    if reason:
-        _put_back(prefix, manifest)
-        return f"{reason}, since just now"
-    return None
-
-
-def _put_back(prefix: Prefix, manifest: Content) -> None:
-    try:
-        prefix.put_bytes(MANIFEST, manifest.data, if_none_match=True, content_type="application/json")
-    except PreconditionFailed:
-        return  # it is there
-    except BaseException as error:
-        error.add_note(f"{prefix.where(MANIFEST)} was removed and could not be put back: publish the build again")
-        raise
-
-
-def _remove_files(prefix: Prefix) -> None:
-    side_by_side(partial(abort_upload, prefix), unfinished_uploads(prefix))
-    side_by_side(prefix.delete, [info.path for info in prefix.list() if info.path != CLAIM])
-
-
 LEFTOVER_AGE = timedelta(days=1)
-"""What has no manifest may be on its way; after a day without a sign of life it is not."""
+"""Files without a manifest may still be being published; when they are older than this, they are not."""
 
 Kind = Literal["build", "unfinished build", "claim", "upload", "probe"]
 
 
 class Retention(Frozen):
-    """What stays besides what channels need.
+    """Which builds stay besides those that channels need.
 
     Attributes:
-        keep: so many of the newest builds of each target.
-        days: every build that was published within so many days.
+        keep: this number of the newest builds of each target stays.
+        days: every build published within this number of days stays.
     """
 
     keep: int = Field(default=3, ge=0)
@@ -123,18 +61,18 @@ class Retention(Frozen):
 
 
 class Verdict(Frozen):
-    """What becomes of one thing in the registry.
+    """What happens to one thing in the registry.
 
     Attributes:
-        kind: a build; files that never became one; the claim of a publisher that died; a multipart upload that was
-            never completed; an object with which the server was tried.
+        kind: a build; files that never became a build; the claim of a publisher that died; a multipart upload that was
+            never completed; an object written to probe the server.
         name: `MODEL/BUILD`, or the path of an object.
         target: what a build is for.
         since: when it was published or last written, UTC.
-        size: bytes; 0 where S3 does not say it.
-        fate: whether it stays, would go, or is gone.
+        size: bytes; 0 when S3 does not report it.
+        fate: whether it stays, is to be removed, or has been removed.
         reason: why.
-        token: what it was judged by, to notice that it has changed since.
+        token: the ETag or upload id that was judged, to notice a change since then.
     """
 
     kind: Kind
@@ -162,19 +100,19 @@ class Pruning(Frozen):
 
     @property
     def removable(self) -> tuple[Verdict, ...]:
-        """What goes, or is gone."""
+        """What is to be removed or has been removed."""
         return tuple(verdict for verdict in self.verdicts if verdict.fate != "stays")
 
     @property
     def sentence(self) -> str:
-        """What became of it all, in one line."""
+        """The result in one line."""
         size = human_bytes(sum(verdict.size for verdict in self.removable))
         stay = len(self.verdicts) - len(self.removable)
         done = "would go; nothing was removed" if self.dry_run else "removed"
         return f"{len(self.removable)} of {len(self.verdicts)} {done}, {size}; {stay} stay"
 
 
-def prune(  # noqa: PLR0913  what stays, and how it is told
+def prune(  # noqa: PLR0913  each is an option of the command
     registry: Registry,
     policy: Retention,
     *,
@@ -183,18 +121,18 @@ def prune(  # noqa: PLR0913  what stays, and how it is told
     log: Log = lambda _: None,
     now: datetime | None = None,
 ) -> Pruning:
-    """Remove the builds that the policy and the channels do not need, and what died publishers have left.
+    """Remove the builds that neither the policy nor a channel needs, and what publishers that died have left.
 
     Args:
-        registry: where.
-        policy: what stays.
-        model: only this model's.
-        dry_run: only say what would go.
+        registry: the registry.
+        policy: which builds stay.
+        model: only what belongs to this model.
+        dry_run: remove nothing, only report what would be removed.
         log: takes a line for each thing that is removed.
-        now: the time by which ages are told.
+        now: the time from which ages are counted.
 
     Raises:
-        RegistryError: when the registry cannot be used, or a channel cannot be read: what it needs is not known then.
+        RegistryError: when the registry cannot be used, or a channel cannot be read: then its needs are not known.
     """
     verdicts = tuple(judge(registry, policy, model, now or datetime.now(UTC)))
     if not dry_run:
@@ -203,14 +141,15 @@ def prune(  # noqa: PLR0913  what stays, and how it is told
 
 
 def judge(registry: Registry, policy: Retention, model: str | None, now: datetime) -> Iterator[Verdict]:
-    """What becomes of each thing in the registry; nothing is done."""
+    """Decide what happens to each thing in the registry; nothing is removed."""
     inventory = take_inventory(registry, model)
     uses = {name: channel_uses(registry, name) for name in inventory.models}
     yield from _published(registry, policy, inventory, uses, now)
     yield from _leftovers(registry, inventory, uses, now)
     yield from _uploads(registry, model, now)
     if model is None:
-        yield from (_probe(info.path, info.size, info.modified or now, now) for info in probes(registry.prefix))
+        for info in probes(registry.prefix):
+            yield _leftover("probe", info.path, info.modified or now, info.size, "", now)
 
 
 Uses = Mapping[str, Mapping[str, str]]
@@ -221,9 +160,9 @@ def _published(
     registry: Registry, policy: Retention, inventory: Inventory, uses: Uses, now: datetime
 ) -> Iterator[Verdict]:
     stored = [build for build in inventory.builds if build.manifest]
-    manifests = side_by_side(lambda build: described(registry, build), stored, threads=READERS)
+    manifests = side_by_side(lambda build: read_stored(registry, build), stored, threads=READERS)
     ranked: dict[tuple[str, str], int] = {}
-    for build, manifest in sorted(zip(stored, manifests, strict=True), key=_order):
+    for build, manifest in sorted(zip(stored, manifests, strict=True), key=_by_age):
         if not isinstance(manifest, Manifest):
             unknown = f"its manifest {manifest.problem}" if manifest else "it was removed meanwhile"
             yield _verdict(build, build.touched, "", unknown)
@@ -234,7 +173,7 @@ def _published(
         yield _verdict(build, manifest.created, manifest.target.name, needed)
 
 
-def _order(pair: tuple[StoredBuild, Manifest | RegistryError | None]) -> tuple[str, str, float]:
+def _by_age(pair: tuple[StoredBuild, Manifest | RegistryError | None]) -> tuple[str, str, float]:
     build, manifest = pair
     target = manifest.target.name if isinstance(manifest, Manifest) else ""
     created = manifest.created if isinstance(manifest, Manifest) else build.touched
@@ -250,10 +189,10 @@ def _by_policy(policy: Retention, manifest: Manifest, rank: int, now: datetime) 
 
 
 def _verdict(build: StoredBuild, since: datetime, target: str, needed: str) -> Verdict:
-    assert build.manifest is not None  # noqa: S101  only asked for builds that have one
+    assert build.manifest is not None  # noqa: S101  callers pass only builds that have one
     return Verdict(
         kind="build",
-        name=f"{build.model}/{build.build_id}",
+        name=build.reference,
         target=target,
         since=since,
         size=build.size,
@@ -264,33 +203,26 @@ def _verdict(build: StoredBuild, since: datetime, target: str, needed: str) -> V
 
 
 def _leftovers(registry: Registry, inventory: Inventory, uses: Uses, now: datetime) -> Iterator[Verdict]:
-    """What publishers have left that died: files without a manifest, and claims beside one."""
+    """What publishers that died have left: files without a manifest, and claims beside a manifest."""
     for build in inventory.builds:
-        claim = next((info for info in build.objects if info.path == CLAIM), None)
-        if build.manifest and claim is None:
+        if build.manifest and build.claim is None:
             continue
-        name, needed = f"{build.model}/{build.build_id}", ""
-        if is_at_work(registry.build_prefix(build.model, build.build_id)):
-            needed = AT_WORK
-        if build.manifest and claim:
-            yield _leftover("claim", f"{_home(build)}/{CLAIM}", build.touched, claim.size, needed, now)
+        needed = AT_WORK if Claim(registry.build_prefix(build.model, build.build_id)).is_held() else ""
+        if build.manifest and build.claim:
+            path = f"{build_path(build.model, build.build_id)}/{CLAIM}"
+            yield _leftover("claim", path, build.touched, build.claim.size, needed, now)
             continue
         needed = needed or uses[build.model].get(build.build_id, "")
-        yield _leftover("unfinished build", name, build.touched, build.size, needed, now)
+        yield _leftover("unfinished build", build.reference, build.touched, build.size, needed, now)
 
 
 def _uploads(registry: Registry, model: str | None, now: datetime) -> Iterator[Verdict]:
     for upload in unfinished_uploads(registry.prefix, f"{MODELS}/{model}" if model else MODELS):
         parts = upload.path.split("/")
-        busy = len(parts) > len(("models", "model", "builds", "id")) and is_at_work(
-            registry.build_prefix(parts[1], parts[3])
-        )
+        in_build = len(parts) >= BUILD_PARTS
+        busy = in_build and Claim(registry.build_prefix(parts[1], parts[3])).is_held()
         found = _leftover("upload", upload.path, upload.begun, 0, AT_WORK if busy else "", now)
         yield found.model_copy(update={"token": upload.upload_id})
-
-
-def _probe(path: str, size: int, since: datetime, now: datetime) -> Verdict:
-    return _leftover("probe", path, since, size, "", now)
 
 
 def _leftover(  # noqa: PLR0913, PLR0917  what a verdict says
@@ -298,16 +230,13 @@ def _leftover(  # noqa: PLR0913, PLR0917  what a verdict says
 ) -> Verdict:
     young = "" if now - since >= LEFTOVER_AGE else "younger than a day: its writer may be at work"
     reason = needed or young
-    told = reason or "its writer never came to an end"
-    return Verdict(kind=kind, name=name, since=since, size=size, fate="stays" if reason else "goes", reason=told)
-
-
-def _home(build: StoredBuild) -> str:
-    return build_path(build.model, build.build_id)
+    fate: Literal["stays", "goes"] = "stays" if reason else "goes"
+    reason = reason or "its writer never came to an end"
+    return Verdict(kind=kind, name=name, since=since, size=size, fate=fate, reason=reason)
 
 
 def _carry_out(registry: Registry, verdict: Verdict, log: Log) -> Verdict:
-    """Remove what goes; what turns out to be needed stays."""
+    """Remove what is to be removed, unless it turns out to be needed."""
     if verdict.fate != "goes":
         return verdict
     kept = _remove(registry, verdict)
@@ -318,7 +247,8 @@ def _carry_out(registry: Registry, verdict: Verdict, log: Log) -> Verdict:
 
 def _remove(registry: Registry, verdict: Verdict) -> str | None:
     if verdict.kind in {"build", "unfinished build"}:
-        return remove_build(registry, *_names(verdict.name), verdict.token)
+        model, build_id = verdict.name.split("/", 1)
+        return remove_build(registry, model, build_id, verdict.token)
     if verdict.kind == "claim":
         return _remove_claim(registry, verdict.name)
     if verdict.kind == "upload":
@@ -328,16 +258,77 @@ def _remove(registry: Registry, verdict: Verdict) -> str | None:
     return None
 
 
-def _names(name: str) -> tuple[str, str]:
-    model, _, build_id = name.partition("/")
-    return model, build_id
-
-
 def _remove_claim(registry: Registry, path: str) -> str | None:
-    """Take the claim over, if nobody holds it by now, and give it up."""
+    """Take the claim over, unless somebody holds it by now, and release it."""
     _, model, _, build_id, _ = path.split("/")
     try:
-        with claimed(registry.build_prefix(model, build_id), "nothing"):
+        with Claim(registry.build_prefix(model, build_id), "nothing").held():
             return None
     except InTheWay:
         return AT_WORK
+
+
+def remove_build(registry: Registry, model: str, build_id: str, manifest_etag: str | None) -> str | None:
+    """Remove a build with all its files.
+
+    Args:
+        registry: the registry.
+        model: the model's name.
+        build_id: the build's id.
+        manifest_etag: the ETag of the manifest that was judged; None for files without a manifest.
+
+    Returns:
+        Why it stays after all: it is needed, or has changed. None when it is removed.
+
+    Raises:
+        RegistryError: when the registry cannot be used; a manifest that was deleted is put back first.
+    """
+    prefix = registry.build_prefix(model, build_id)
+    try:
+        with Claim(prefix, f"{PRUNING} {uuid4().hex}").held():
+            return _remove_objects(registry, prefix, (model, build_id), manifest_etag)
+    except InTheWay:
+        return AT_WORK
+
+
+def _remove_objects(registry: Registry, prefix: Prefix, names: tuple[str, str], judged: str | None) -> str | None:
+    model, build_id = names
+    if reason := channel_uses(registry, model).get(build_id):
+        return reason
+    manifest = prefix.get(MANIFEST)
+    if (manifest.etag if manifest else None) != judged:
+        return "it was published or removed meanwhile"
+    if manifest and (reason := _unpublish(registry, prefix, names, manifest)):
+        return reason
+    _remove_files(prefix)
+    return None
+
+
+def _unpublish(registry: Registry, prefix: Prefix, names: tuple[str, str], manifest: Content) -> str | None:
+    """Delete the manifest; when a channel has been moved to the build meanwhile, put it back and say why."""
+    model, build_id = names
+    prefix.delete(MANIFEST)
+    try:
+        reason = channel_uses(registry, model).get(build_id)
+    except BaseException:
+        _put_back(prefix, manifest)
+        raise
+    if reason:
+        _put_back(prefix, manifest)
+        return f"{reason}, since just now"
+    return None
+
+
+def _put_back(prefix: Prefix, manifest: Content) -> None:
+    try:
+        prefix.put_bytes(MANIFEST, manifest.data, if_none_match=True, content_type="application/json")
+    except PreconditionFailed:
+        return  # somebody has published the build again
+    except BaseException as error:
+        error.add_note(f"{prefix.where(MANIFEST)} was removed and could not be put back: publish the build again")
+        raise
+
+
+def _remove_files(prefix: Prefix) -> None:
+    side_by_side(partial(abort_upload, prefix), unfinished_uploads(prefix))
+    side_by_side(prefix.delete, [info.path for info in prefix.list() if info.path != CLAIM])

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from enginery.registry.resolving import Host, distance, misfits, remarks
+from enginery.registry import BuildOptions, BuildQuery
+from enginery.registry.resolving.compatibility import Host, distance, misfits, remarks
 from enginery.spec import gpus
 from enginery.spec.gpus import CPU, Gpu
 from tests.support.manifests import a_build
@@ -131,3 +132,7 @@ def test_what_this_version_does_not_know_asks_for_an_upgrade(said: dict[str, str
 def test_every_reason_is_told_at_once() -> None:
     reasons = misfits(a_build(tensor_parallel=2), Host(gpu=L40S, gpus=1, runtime="1.1.0"))
     assert len(reasons) == 3
+
+
+def test_the_options_of_resolve_are_the_fields_of_a_query() -> None:
+    assert {"model", *BuildOptions.__annotations__} == BuildQuery.model_fields.keys()

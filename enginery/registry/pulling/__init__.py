@@ -1,0 +1,1 @@
+"""Bringing a published build into a local directory: `filling` gets the files, `pull` does the whole."""

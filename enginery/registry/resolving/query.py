@@ -1,0 +1,144 @@
+"""What a caller wants from a build: one query type for `Registry.resolve` and the commands `resolve` and `pull`."""
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+from enginery.builds import Manifest
+from enginery.core import versions
+from enginery.core.errors import UsageError
+from enginery.core.model import Frozen
+from enginery.registry.layout import require_name
+from enginery.registry.resolving.compatibility import Host
+from enginery.spec import CPU, BackendName, Gpu, Precision, gpus
+
+AUTO = "auto"
+ANY = "any"
+
+
+class BuildOptions(TypedDict, total=False):
+    """The options of a query as keyword arguments; `BuildQuery` says what each means."""
+
+    channel: str | None
+    build: str | None
+    target: str | None
+    gpu: str
+    gpus: int | None
+    world_size: int | None
+    backend: str | None
+    release: str | None
+    runtime: str | None
+    precision: str | None
+    other_product: bool
+
+
+class BuildQuery(Frozen):
+    """Describes the build to find. An option that is None excludes no build.
+
+    Attributes:
+        model: the model's name.
+        channel: a channel that points at the build; without one, every build that passed its gates is considered.
+        build: the build's id, or the beginning of it; instead of a channel.
+        target: the name of the build's target.
+        gpu: the GPU to run on: a product name in any spelling, `cpu`, `auto` for what this machine has, or `any`.
+        gpus: how many GPUs there are; with `auto`, as many as this machine has of the first kind.
+        world_size: the exact number of GPUs that the build takes.
+        backend: `tensorrt`, `pytorch` or `onnxruntime`.
+        release: the backend's version, or a range such as `>=1.0,<1.3`.
+        runtime: the version of TensorRT-LLM in the container that will serve the build.
+        precision: the number format of the weights.
+        other_product: accept a TensorRT engine built for another product with the same compute capability.
+    """
+
+    model: str
+    channel: str | None = None
+    build: str | None = None
+    target: str | None = None
+    gpu: str = AUTO
+    gpus: int | None = None
+    world_size: int | None = None
+    backend: str | None = None
+    release: str | None = None
+    runtime: str | None = None
+    precision: str | None = None
+    other_product: bool = False
+
+    def checked(self) -> "BuildQuery":
+        """This query, once it is known to make sense.
+
+        Raises:
+            UsageError: naming every mistake in it.
+        """
+        if mistakes := list(self._mistakes()):
+            raise UsageError("; ".join(mistakes), subject="resolve", remedy="correct it; nothing was looked for")
+        return self
+
+    def host(self) -> Host:
+        """The machine that the build is to run on; `auto` is looked up with `nvidia-smi`.
+
+        Raises:
+            UsageError: when the GPU is not known, or `nvidia-smi` does not work.
+        """
+        gpu, count = self._gpu()
+        return Host(gpu=gpu, gpus=count, runtime=self.runtime, other_product=self.other_product)
+
+    def differences(self, manifest: Manifest) -> Iterator[str]:
+        """Every reason why a build does not match the query, whatever the machine."""
+        target = manifest.target
+        for prefix, wanted, found in (
+            ("is of target", self.target, target.name),
+            ("is for backend", self.backend, target.backend),
+            ("is in", self.precision, target.precision),
+        ):
+            if wanted is not None and wanted != found:
+                yield f"{prefix} {found}, asked for is {wanted}"
+        if self.release is not None and not _in_range(self.release, target.release):
+            yield f"is of release {target.release}, asked for is {self.release}"
+        if self.world_size is not None and self.world_size != target.world_size:
+            yield f"takes {target.world_size} GPUs, asked for are {self.world_size}"
+
+    @property
+    def described(self) -> str:
+        """The query in words, for messages."""
+        options = self.model_dump(exclude_none=True, exclude={"model", "gpu", "other_product"})
+        return ", ".join([self.model, *(f"{name} {value}" for name, value in options.items()), f"gpu {self.gpu}"])
+
+    def _gpu(self) -> tuple[Gpu | None, int | None]:
+        if self.gpu == ANY:
+            return None, self.gpus
+        if self.gpu != AUTO:
+            return gpus.find(self.gpu), self.gpus
+        found = gpus.detect_all()
+        if not found:
+            return CPU, self.gpus
+        return found[0], self.gpus or found.count(found[0])
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.channel is not None and self.build is not None:
+            yield "a channel and a build are named: name one of them"
+        for field in ("model", "channel", "target"):
+            value = getattr(self, field)
+            if value is not None:
+                yield from _wrong_name(field, value)
+        for field, known in (("backend", set(BackendName) - {BackendName.AUTO}), ("precision", set(Precision))):
+            value = getattr(self, field)
+            if value is not None and value not in known:
+                yield f"{field} {value!r} is not one of {', '.join(sorted(known))}"
+        for field in ("gpus", "world_size"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                yield f"{field} is {value}, it must be at least 1"
+        if self.release is not None and (wrong := versions.mistake(self.release)):
+            yield f"release {wrong}"
+        if self.runtime is not None and not versions.is_version(self.runtime):
+            yield f"runtime {self.runtime!r} is not a version of TensorRT-LLM, such as 1.1.0"
+
+
+def _wrong_name(field: str, value: str) -> Iterator[str]:
+    try:
+        require_name(field, value)
+    except UsageError as error:
+        yield str(error)
+
+
+def _in_range(wanted: str, release: str) -> bool:
+    return versions.is_version(release) and versions.fits(wanted, release)

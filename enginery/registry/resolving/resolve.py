@@ -1,0 +1,316 @@
+"""Finds exactly one build that matches the query and runs on the machine, or says why there is none.
+
+Without a channel, every published build of the model that passed its gates is a candidate. Of the builds for one target
+the highest release wins, then the one published last. With a channel, the builds it points at are the candidates,
+whether they passed their gates or not: a person has decided that.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from packaging.version import Version
+
+from enginery.builds import BUILD_ID_DIGITS, BuildTarget, Manifest
+from enginery.core.errors import RegistryError, UsageError
+from enginery.core.model import Frozen
+from enginery.core.progress import Log
+from enginery.core.threads import side_by_side
+from enginery.core.versions import is_version
+from enginery.registry.channels import ChannelPointer, Pointed
+from enginery.registry.layout import channel_reference
+from enginery.registry.promoting import failures
+from enginery.registry.reading import READERS, PublishedBuilds
+from enginery.registry.resolving.compatibility import NOT_THE_GPU, Host, distance, misfits, remarks
+from enginery.registry.resolving.query import AUTO, BuildQuery
+
+BUILD_ID = re.compile(rf".+-[0-9a-f]{{{BUILD_ID_DIGITS}}}")
+SHOWN = 10
+
+OPTIONS: dict[str, Callable[[Manifest], str]] = {
+    "--target": lambda manifest: manifest.target.name,
+    "--backend": lambda manifest: manifest.target.backend,
+    "--precision": lambda manifest: manifest.target.precision,
+    "--world-size": lambda manifest: str(manifest.target.world_size),
+    "--release": lambda manifest: manifest.target.release,
+    "--gpu": lambda manifest: manifest.target.gpu,
+    "--build": lambda manifest: manifest.build_id,
+}
+"""Options that can tell builds apart, and their values: in the order in which people would choose one."""
+
+
+class Miss(NamedTuple):
+    """A build that does not fit, and every reason in words."""
+
+    reference: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.reference}: {'; '.join(self.reasons)}"
+
+
+def nearest(misses: Sequence[Miss]) -> list[Miss]:
+    """The misses with the fewest reasons first, and at most `SHOWN` of them."""
+    return sorted(misses, key=lambda miss: len(miss.reasons))[:SHOWN]
+
+
+class NothingFits(RegistryError):  # noqa: N818  it says what happened
+    """No build matches the query and runs on the machine.
+
+    Attributes:
+        misses: every build that was considered, with the reasons against it.
+    """
+
+    def __init__(self, query: BuildQuery, host: Host, misses: Sequence[Miss]) -> None:
+        self.misses = tuple(misses)
+        if not misses:
+            if query.channel:
+                where = f"channel {query.channel} of {query.model}" + (f" for {query.target}" if query.target else "")
+                remedy = f"see where its channels point with `enginery channels {query.model}`"
+            else:
+                where, remedy = query.model, "see what is published with `enginery list`"
+            super().__init__("nothing is published there", subject=where, remedy=remedy)
+            return
+        gpu = f" ({host.gpu.name})" if query.gpu == AUTO and host.gpu else ""
+        super().__init__(
+            f"no build fits; the nearest:{_lines(nearest(misses), len(misses))}",
+            subject=f"{query.described}{gpu}",
+            remedy="ask for something else, or build one for this: add a target to the spec",
+        )
+
+
+class SeveralFit(RegistryError):  # noqa: N818
+    """Several builds fit equally well.
+
+    Attributes:
+        references: the builds.
+        options: what tells them apart: option -> the values of these builds.
+    """
+
+    def __init__(self, query: BuildQuery, manifests: Sequence[Manifest]) -> None:
+        self.references = tuple(manifest.reference for manifest in manifests)
+        self.options = _distinguishing(manifests)
+        lines = _lines([_line(manifest) for manifest in manifests[:SHOWN]], len(manifests))
+        choices = " or ".join(f"{option} ({', '.join(values)})" for option, values in self.options.items())
+        problem = f"{len(manifests)} builds fit equally well:{lines}"
+        super().__init__(problem, subject=query.described, remedy=f"tell them apart with {choices}")
+
+
+class Resolved(Frozen):
+    """The one build that fits.
+
+    Attributes:
+        manifest: the build.
+        uri: the address of its files.
+        pointer: the channel pointer that led to the build; None when it was not found by a channel.
+        etag: the ETag of the pointer's object: while it stays the same, the channel has not been moved.
+        warnings: what to know before running the build on the machine; usually empty.
+    """
+
+    manifest: Manifest
+    uri: str
+    pointer: ChannelPointer | None = None
+    etag: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.manifest.model
+
+    @property
+    def build_id(self) -> str:
+        """The build's id, unique within the model."""
+        return self.manifest.build_id
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A build to consider, and the channel pointer that led to it, if any."""
+
+    manifest: Manifest
+    pointed: Pointed | None = None
+
+
+def resolve(registry: PublishedBuilds, query: BuildQuery) -> Resolved:
+    """Find the one build that matches the query and runs on the machine.
+
+    Raises:
+        UsageError: when the query makes no sense.
+        NothingFits: with the near misses, and the reasons against each.
+        SeveralFit: with the options that tell the builds apart.
+        RegistryError: when the registry cannot be read.
+    """
+    host = query.checked().host()
+    candidates, broken = _candidates(registry, query)
+    chosen, misses = choose(candidates, query, host, broken)
+    manifest, pointed = chosen.manifest, chosen.pointed
+    return Resolved(
+        manifest=manifest,
+        uri=str(registry.build_prefix(manifest.model, manifest.build_id).address),
+        pointer=pointed.pointer if pointed else None,
+        etag=pointed.etag if pointed else None,
+        warnings=(*remarks(manifest, host), *_passed_over(manifest, host, misses)),
+    )
+
+
+def choose_build(registry: PublishedBuilds, query: BuildQuery, log: Log) -> tuple[Manifest, str | None]:
+    """The build that a command means, and the channel it was found by, if any.
+
+    Args:
+        registry: where to look.
+        query: its `model` is either a model's name, of which the build that fits is taken, or a reference to a build
+            as `PublishedBuilds.find` takes it. A referenced build is taken without a check that it fits.
+        log: takes the warnings about the build.
+
+    Raises:
+        UsageError: when the model is a reference to a build, and other options are given too.
+        RegistryError: when there is no such build, or more than one.
+    """
+    if "/" in query.model or "@" in query.model or BUILD_ID.fullmatch(query.model):
+        if given := query.model_dump(exclude={"model", "gpu"}, exclude_defaults=True):
+            remedy = f"leave out {', '.join(given)}, or give the model's name alone"
+            raise UsageError("names a build already", subject=query.model, remedy=remedy)
+        _, at, channel_and_target = query.model.partition("@")
+        return registry.find(query.model), channel_and_target.partition("/")[0] if at else None
+    resolved = resolve(registry, query)
+    for warning in resolved.warnings:
+        log(f"warning: {warning}")
+    return resolved.manifest, query.channel
+
+
+def choose(
+    candidates: Iterable[Candidate], query: BuildQuery, host: Host, broken: Sequence[Miss] = ()
+) -> tuple[Candidate, list[Miss]]:
+    """The one candidate that fits, and why the others do not.
+
+    Args:
+        candidates: the builds to choose from.
+        query: describes the build.
+        host: the machine it must run on.
+        broken: builds that cannot be read, with the reasons.
+
+    Raises:
+        NothingFits: when no candidate fits.
+        SeveralFit: when several fit equally well.
+    """
+    suitable: list[Candidate] = []
+    misses = list(broken)
+    for candidate in candidates:
+        reasons = tuple(_reasons(candidate, query, host))
+        if reasons:
+            misses.append(Miss(candidate.manifest.reference, reasons))
+        else:
+            suitable.append(candidate)
+    if not suitable:
+        raise NothingFits(query, host, misses)
+    least = min(distance(candidate.manifest, host) for candidate in suitable)
+    best = [candidate for candidate in suitable if distance(candidate.manifest, host) == least]
+    best = best if query.channel or query.build else _newest(best)
+    if len(best) > 1:
+        raise SeveralFit(query, [candidate.manifest for candidate in best])
+    return best[0], misses
+
+
+def _candidates(registry: PublishedBuilds, query: BuildQuery) -> tuple[list[Candidate], list[Miss]]:
+    if query.build is not None:
+        return [Candidate(registry.find(f"{query.model}/{query.build}"))], []
+    if query.channel is not None:
+        return _on_channel(registry, query, query.channel)
+    found, unsound = registry.manifests(query.model)
+    return [Candidate(manifest) for manifest in found], [_unreadable(error) for error in unsound]
+
+
+def _on_channel(registry: PublishedBuilds, query: BuildQuery, channel: str) -> tuple[list[Candidate], list[Miss]]:
+    """The builds that the channel points at; each pointer is read once."""
+    if query.target is not None:
+        named = registry.pointed(query.model, channel, query.target)
+        found, unsound = ([named] if named else []), list[RegistryError]()
+    else:
+        found, unsound = _pointers(registry, query.model, channel)
+    followed = side_by_side(lambda pointed: _follow(registry, pointed), found, threads=READERS)
+    candidates = [one for one in followed if isinstance(one, Candidate)]
+    return candidates, [*(one for one in followed if isinstance(one, Miss)), *map(_unreadable, unsound)]
+
+
+def _pointers(registry: PublishedBuilds, model: str, channel: str) -> tuple[list[Pointed], list[RegistryError]]:
+    try:
+        return registry.pointers(model, channel)
+    except RegistryError as error:
+        if not error.transient:
+            error.add_note("where the bucket may not be listed, name the target too (--target): nothing is listed then")
+        raise
+
+
+def _follow(registry: PublishedBuilds, pointed: Pointed) -> Candidate | Miss:
+    pointer = pointed.pointer
+    try:
+        manifest = registry.read(pointer.model, pointer.build_id)
+    except RegistryError as error:
+        if error.transient:
+            raise
+        return _unreadable(error)
+    if manifest is None:
+        where = channel_reference(pointer.model, pointer.channel, pointer.target)
+        return Miss(where, (f"points at {pointer.build_id}, which is not published any more",))
+    return Candidate(manifest, pointed)
+
+
+def _unreadable(error: RegistryError) -> Miss:
+    return Miss(error.subject, (f"{error.problem}; {error.remedy}",))
+
+
+def _reasons(candidate: Candidate, query: BuildQuery, host: Host) -> Iterable[str]:
+    manifest = candidate.manifest
+    yield from query.differences(manifest)
+    yield from misfits(manifest, host)
+    if not (query.channel or query.build):
+        yield from (f"failed a gate: {failure}" for failure in failures(manifest))
+
+
+def _newest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Of the builds made for the same target, those of the highest release, and of these the one published last."""
+    groups: dict[BuildTarget, list[Candidate]] = {}
+    for candidate in candidates:
+        kind = candidate.manifest.target.model_copy(update={"release": ""})
+        groups.setdefault(kind, []).append(candidate)
+    return [candidate for group in groups.values() for candidate in _greatest(group)]
+
+
+def _greatest(group: Sequence[Candidate]) -> list[Candidate]:
+    """Usually one build; more when they were published at the same moment."""
+    ranks = [(_rank(one.manifest.target.release), one.manifest.created) for one in group]
+    return [one for one, rank in zip(group, ranks, strict=True) if rank == max(ranks)]
+
+
+def _rank(release: str) -> tuple[bool, Version]:
+    """Sorts releases; a release that is no version ranks below all others."""
+    return (True, Version(release)) if is_version(release) else (False, Version("0"))
+
+
+def _passed_over(manifest: Manifest, host: Host, misses: Sequence[Miss]) -> Iterator[str]:
+    """A warning that names the near misses, when the chosen build leaves the GPU idle."""
+    if distance(manifest, host) == NOT_THE_GPU and misses:
+        yield f"nothing for the GPU fits: {'; '.join(map(str, nearest(misses)))}"
+
+
+def _distinguishing(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
+    found = {option: sorted({of(manifest) for manifest in manifests}) for option, of in OPTIONS.items()}
+    differing = {option: values for option, values in found.items() if len(values) > 1}
+    if len(differing) > 1:
+        differing.pop("--build", None)  # an id tells any two builds apart: only of use when nothing else does
+    return differing
+
+
+def _lines(shown: Sequence[object], count: int) -> str:
+    """What is shown, each on a line of its own, and how many more of `count` there are."""
+    more = [f"and {count - len(shown)} more"] if count > len(shown) else []
+    return "".join(f"\n  {line}" for line in [*shown, *more])
+
+
+def _line(manifest: Manifest) -> str:
+    target = manifest.target
+    gpus = "1 GPU" if target.world_size == 1 else f"{target.world_size} GPUs"
+    kind = f"target {target.name}, {target.backend} {target.release}, {target.precision}, {target.gpu}, {gpus}"
+    return f"{manifest.reference}: {kind}"
