@@ -9,7 +9,7 @@ from enginery.releases import MODELS, Certainty, builds_engines, releases_read, 
 from enginery.sources import TOKENIZERS
 from enginery.spec import Finding, Rollout, ServingOptions, warning
 from enginery.triton.inflight.config import DEFAULTS, FIELDS, KNOWN, OF_RELEASE, text
-from enginery.triton.models.tokens import TOKENIZER_FILE
+from enginery.triton.repository import TOKENIZER_FILE
 
 DECODING_MODES_SINCE = {
     "top_k": "0.9.0",

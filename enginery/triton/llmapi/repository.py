@@ -27,25 +27,14 @@ from enginery.triton.served import archive_of, served_models_dir, write_code
 
 
 SUBPACKAGE = "llm"
-HELPERS = (
-    "__init__",
-    "answers",
-    "generation",
-    "refusals",
-    "requests",
-    "responses",
-    "sampling",
-    "text",
-    "tokens",
-    "words",
-)
-"""What it needs of the other served models: reading requests, with all that this imports."""
+SHARED = ("__init__", "generation", "requests", "sampling", "text")
+"""The modules outside `llm` that it imports, and those that these import."""
 
 
 def served_llm_sources() -> Iterator[tuple[str, Path]]:
     """Each source with its path in the archive."""
     directory = served_models_dir()
-    for name in HELPERS:
+    for name in SHARED:
         yield f"{name}.py", directory / f"{name}.py"
     for path in sorted((directory / SUBPACKAGE).glob("*.py")):
         yield f"{SUBPACKAGE}/{path.name}", path
