@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from enginery.core import files
 from enginery.core.errors import SourceError, UsageError
 from enginery.core.late import late
+from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.spec import ServingOptions
 from enginery.store import StepContext
@@ -25,11 +26,11 @@ from enginery.triton.served import keep_directory, served_archive, write_code
 
 if TYPE_CHECKING:
     from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2 as tritonclient_grpc_model_config_pb2
+    from tritonclient.grpc import model_config_pb2
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 else:
     text_format = late("google.protobuf.text_format")
-    tritonclient_grpc_model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
+    model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
 
 TOKENIZER_FILE = "tokenizer.json"
 WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
@@ -136,9 +137,7 @@ def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapp
         provider: `cpu` or `cuda`.
         labels: written as parameters.
     """
-    config = tritonclient_grpc_model_config_pb2.ModelConfig(
-        name=name, max_batch_size=serving.max_batch_size or MAX_BATCH_SIZE
-    )
+    config = model_config_pb2.ModelConfig(name=name, max_batch_size=serving.max_batch_size or MAX_BATCH_SIZE)
     add_tensors(config, INPUTS[name], OUTPUTS[name])
     if name == "ensemble":
         config.platform = "ensemble"
@@ -164,7 +163,7 @@ def relabel(config_text: str, labels: Mapping[str, str]) -> str:
         UsageError: when it is not a Triton model configuration.
     """
     try:
-        config = text_format.Parse(config_text, tritonclient_grpc_model_config_pb2.ModelConfig())
+        config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise UsageError(
             f"is not a Triton model configuration: {error}",
@@ -181,17 +180,14 @@ def add_tensors(config: "ModelConfig", inputs: Iterable[Tensor], outputs: Iterab
     for tensor in inputs:
         config.input.add(
             name=tensor.name,
-            data_type=tritonclient_grpc_model_config_pb2.DataType.Value(tensor.kind),
+            data_type=model_config_pb2.DataType.Value(tensor.kind),
             dims=tensor.shape,
             optional=tensor.optional,
             allow_ragged_batch=tensor.ragged,
         )
     for tensor in outputs:
-        config.output.add(
-            name=tensor.name,
-            data_type=tritonclient_grpc_model_config_pb2.DataType.Value(tensor.kind),
-            dims=tensor.shape,
-        )
+        kind = model_config_pb2.DataType.Value(tensor.kind)
+        config.output.add(name=tensor.name, data_type=kind, dims=tensor.shape)
 
 
 def _add_instances(config: "ModelConfig", name: str, serving: ServingOptions, provider: str) -> None:
@@ -201,11 +197,8 @@ def _add_instances(config: "ModelConfig", name: str, serving: ServingOptions, pr
         "tensorrt_llm_bls": serving.bls_instance_count,
     }
     on_gpu = name == "tensorrt_llm" and provider == "cuda"
-    kind = (
-        tritonclient_grpc_model_config_pb2.ModelInstanceGroup.Kind.KIND_GPU
-        if on_gpu
-        else tritonclient_grpc_model_config_pb2.ModelInstanceGroup.Kind.KIND_CPU
-    )
+    kinds = model_config_pb2.ModelInstanceGroup.Kind
+    kind = kinds.KIND_GPU if on_gpu else kinds.KIND_CPU
     config.instance_group.add(count=counts.get(name, 1), kind=kind, gpus=[0] if on_gpu else [])
 
 
@@ -235,7 +228,7 @@ def _add_steps(config: "ModelConfig") -> None:
         )
 
 
-class RepositoryOptions(BaseModel):
+class RepositoryOptions(Frozen):
     """How the engine is to be served.
 
     Attributes:
@@ -244,8 +237,6 @@ class RepositoryOptions(BaseModel):
         labels: written into every model's configuration as parameters.
         version: the models' version in Triton.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     serving: ServingOptions = ServingOptions()
     provider: Literal["cpu", "cuda"] = "cpu"
@@ -303,15 +294,9 @@ def package(context: StepContext) -> Facts:
     Parameters of the step: `model`, `target`, `serving`, `provider`. Inputs: `engine`, `weights`.
     """
     parameters = context.parameters
+    labels = {"enginery_model": parameters["model"], "enginery_target": parameters["target"]}
     options = RepositoryOptions.model_validate(
-        {
-            "serving": parameters["serving"],
-            "provider": parameters["provider"],
-            "labels": {
-                "enginery_model": parameters["model"],
-                "enginery_target": parameters["target"],
-            },
-        }
+        {"serving": parameters["serving"], "provider": parameters["provider"], "labels": labels}
     )
     write_model_repository(
         context.output, engine=context.inputs["engine"], weights=context.inputs["weights"], options=options

@@ -18,11 +18,11 @@ from enginery.spec import DEFAULT_BATCH, ServingOptions
 
 if TYPE_CHECKING:
     from google.protobuf import json_format
-    from tritonclient.grpc import model_config_pb2 as tritonclient_grpc_model_config_pb2
+    from tritonclient.grpc import model_config_pb2
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 else:
     json_format = late("google.protobuf.json_format")
-    tritonclient_grpc_model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
+    model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
 
 
 ENSEMBLE = "ensemble"
@@ -146,7 +146,7 @@ def model_config(model: str, release: str, values: Mapping[str, Any], serving: S
         "input": _tensors(known.inputs),
         "output": _tensors(known.outputs),
     }
-    config = json_format.ParseDict(_filled(described, values), tritonclient_grpc_model_config_pb2.ModelConfig())
+    config = json_format.ParseDict(_filled(described, values), model_config_pb2.ModelConfig())
     for name, written in known.parameters.items():
         config.parameters[name].string_value = _parameter(name, written, values, serving)
     if model == ENSEMBLE:

@@ -11,10 +11,10 @@ from enginery.core.late import late
 from enginery.triton.repository import BOOL, FP32, INT32, STRING, UINT64, Tensor, add_tensors
 
 if TYPE_CHECKING:
-    from tritonclient.grpc import model_config_pb2 as tritonclient_grpc_model_config_pb2
+    from tritonclient.grpc import model_config_pb2
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 else:
-    tritonclient_grpc_model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
+    model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
 
 
 ENSEMBLE = "ensemble"
@@ -89,12 +89,12 @@ def model_config(name: str, *, decoupled: bool, labels: Mapping[str, str]) -> "M
         decoupled: whether answers may be streamed.
         labels: written as parameters.
     """
-    config = tritonclient_grpc_model_config_pb2.ModelConfig(name=name)
+    config = model_config_pb2.ModelConfig(name=name)
     if name == ENSEMBLE:
         _ensemble(config)
     else:
         config.backend = "python"
-        config.instance_group.add(count=1, kind=tritonclient_grpc_model_config_pb2.ModelInstanceGroup.Kind.KIND_CPU)
+        config.instance_group.add(count=1, kind=model_config_pb2.ModelInstanceGroup.Kind.KIND_CPU)
         config.model_transaction_policy.decoupled = decoupled
         add_tensors(config, (*NVIDIA_INPUTS, *OUR_INPUTS), OUTPUTS)
     for key, value in labels.items():
