@@ -1,16 +1,21 @@
 """Triton Inference Server: the model repository, the models served in it, and rolling builds out.
 
-    results = roll_out_build(registry, manifest, rollout, policy, log=print)
+    results = roll_out_build(manifest, registry, endpoints, model_repository, print, policy)
 
-One endpoint goes first. On any failure the build that served before is put back.
+The endpoints are updated one after the other. On any failure the previous build is restored.
+
+- Writing a model repository: `repository`, `inflight`, `llmapi`, `served`, `launch`; `models` is what Triton runs.
+- Rolling out: `client`, `loading`, `placement`, `endpoint`, `state`, `rollout`.
 """
 
 from enginery.triton import rollout
+from enginery.triton.endpoint import EndpointResult
 from enginery.triton.inflight import rollout_problems, serving_notes, serving_problems, tokenizer_problems
 from enginery.triton.inflight.repository import ENGINE_MODEL, InflightOptions, write_inflight_repository
-from enginery.triton.llmapi.config import MODELS, keeps_measurements
+from enginery.triton.launch import keeps_measurements
+from enginery.triton.llmapi.config import MODELS
 from enginery.triton.llmapi.repository import LlmApiOptions, Served, served_llm_digest, write_llmapi_repository
-from enginery.triton.rollout import EndpointResult, roll_out_build
+from enginery.triton.rollout import roll_out_build
 from enginery.triton.served import served_models_digest
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Talks to one Triton server: its control API, and the text interface that people use with curl."""
+"""A client of one Triton server: its control API, and the `generate` endpoints."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ else:
     urllib3 = late("urllib3")
 
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 30.0
+CONTROL_SECONDS = 30.0
 LOAD_SECONDS = 3600.0
-"""A large engine takes minutes to read."""
+"""Reading a large engine takes minutes."""
 GENERATE_SECONDS = 300.0
 HTTP_OK = 200
 HTTP_SERVER_ERROR = 500
@@ -52,7 +52,7 @@ class TritonClient:
             )
 
     def ready(self, model: str, version: int | None = None) -> bool:
-        """Whether the model, in this version or any, takes requests."""
+        """Whether this version of the model, or any version, takes requests."""
         with self._control() as control:
             return bool(control.is_model_ready(model, "" if version is None else str(version)))
 
@@ -62,26 +62,26 @@ class TritonClient:
             return dict(control.get_server_metadata())
 
     def model_config(self, name: str) -> dict[str, Any] | None:
-        """The configuration a loaded model has, or None when it is not loaded."""
+        """The configuration of a loaded model, or None if it is not loaded."""
         with self._control() as control:
             return dict(control.get_model_config(name)) if control.is_model_ready(name) else None
 
     def index(self) -> list[dict[str, Any]]:
-        """Every model version the server knows, with its state and, when it failed, the reason."""
+        """Every model version that the server knows, with its state and, if it failed, the reason."""
         with self._control() as control:
             return list(control.get_model_repository_index())
 
     def load(self, name: str) -> None:
-        """Load a model, or load it again when its files have changed; returns when it takes requests.
+        """Load a model, or reload it if its files have changed. Returns when it takes requests.
 
         Raises:
-            RolloutError: with Triton's reason when the model fails to load; what served before still serves.
+            RolloutError: with Triton's reason when the model fails to load. The version before it still serves.
         """
         with self._control(LOAD_SECONDS, f"model {name} failed to load") as control:
             control.load_model(name)
 
     def unload(self, name: str) -> None:
-        """Unload a model; none loaded is fine. Requests already taken are still answered."""
+        """Unload a model, if it is loaded. Requests in progress are still answered."""
         with self._control() as control:
             control.unload_model(name)
 
@@ -89,14 +89,14 @@ class TritonClient:
         self, model: str, payload: Mapping[str, object], *, timeout: float = GENERATE_SECONDS
     ) -> dict[str, Any]:
         """The model's answer to one request; `timeout` in seconds."""
-        with self._answer(model, "generate", payload, timeout) as answer:
+        with self._post(model, "generate", payload, timeout) as answer:
             return dict(json.loads(answer.data))
 
     def generate_stream(
         self, model: str, payload: Mapping[str, object], *, timeout: float = GENERATE_SECONDS
     ) -> Iterator[dict[str, Any]]:
-        """The parts of the model's answer as they come; the model must be decoupled."""
-        with self._answer(model, "generate_stream", payload, timeout) as answer:
+        """The parts of the model's answer as they come. The model must be decoupled."""
+        with self._post(model, "generate_stream", payload, timeout) as answer:
             rest = b""
             for chunk in answer.stream(decode_content=True):
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -105,10 +105,9 @@ class TritonClient:
                         yield dict(json.loads(line.removeprefix(b"data:")))
 
     @contextmanager
-    def _control(self, seconds: float = ANSWER_SECONDS, refusal: str = "refused") -> Iterator["InferenceServerClient"]:
-
+    def _control(self, seconds: float = CONTROL_SECONDS, refusal: str = "refused") -> Iterator["InferenceServerClient"]:
         place = urlsplit(self.url)
-        # One for each call: gevent's connections belong to the thread that opened them.
+        # A new client for each call: gevent's connections belong to the thread that opened them.
         client = tritonclient_http.InferenceServerClient(
             place.netloc, connection_timeout=CONNECT_SECONDS, network_timeout=seconds, ssl=place.scheme == "https"
         )
@@ -122,10 +121,9 @@ class TritonClient:
             client.close()
 
     @contextmanager
-    def _answer(
+    def _post(
         self, model: str, endpoint: str, payload: Mapping[str, object], timeout: float
     ) -> Iterator["BaseHTTPResponse"]:
-
         url = f"{self.url}/v2/models/{quote(model)}/{endpoint}"
         limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout)
         try:

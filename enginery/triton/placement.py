@@ -1,81 +1,72 @@
 """The model repository a Triton server reads, a directory or an S3 prefix, and how a build's files get there."""
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+# ruff: noqa: D102  what the methods of a repository do is said once, in `ServingRepository`
+
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple, Protocol
-
-from pydantic import Field, ValidationError
+from typing import NamedTuple, Protocol
 
 from enginery.builds import CONFIG, LAUNCH_NOTE, MODEL_REPOSITORY, PACKAGED_VERSION, Manifest
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RolloutError
 from enginery.core.files import remove_tree, write_atomic
-from enginery.core.locks import Worker
-from enginery.core.model import Frozen
 from enginery.core.s3 import Address, Prefix, download_file, upload_file
 from enginery.core.threads import side_by_side
 from enginery.store import FileRecord
 
 EMPTY_VERSION = ".keep"
-"""Keeps the version directory of a model without files, such as the ensemble, in S3, which has no directories."""
+"""A file for the version directory of a model without files, such as the ensemble: S3 has no empty directories."""
 
 
 class ServingRepository(Protocol):
-    """What a rollout does with the files that servers read. Paths begin with the model's name."""
+    """The files that servers read, as a rollout uses them. Paths begin with the model's name."""
 
     where: str
 
     def exists(self) -> bool:
-        """Whether a server could read it; an S3 prefix needs no making."""
+        """Whether a server could read it; an S3 prefix always exists."""
 
     def entries(self) -> set[tuple[str, str]]:
-        """Each model's name with the name of each file and directory right under it."""
+        """Pairs of a model's name and the name of a file or directory directly below it."""
 
     def read(self, path: str) -> bytes | None:
-        """A file's bytes, or None when there is none."""
+        """A file's bytes, or None if it does not exist."""
 
     def write(self, path: str, data: bytes) -> None:
-        """Put a small file there, whole or not at all."""
+        """Write a small file atomically."""
 
     def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
-        """Put a file of the registry there."""
+        """Copy a file of the registry to this path."""
 
     def remove(self, path: str) -> None:
-        """Remove a file or a whole directory; none there is fine."""
+        """Remove a file or a whole directory, if it exists."""
 
 
 class DirectoryRepository:
-    """A model repository on a file system that the server sees too."""
+    """A model repository on a file system that the server also sees."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.where = str(root)
 
     def exists(self) -> bool:
-        """See `ServingRepository`."""
         return self.root.is_dir()
 
     def entries(self) -> set[tuple[str, str]]:
-        """See `ServingRepository`."""
         return {(path.parent.name, path.name) for path in self.root.glob("*/*")}
 
     def read(self, path: str) -> bytes | None:
-        """See `ServingRepository`."""
         file = self.root / path
         return file.read_bytes() if file.is_file() else None
 
     def write(self, path: str, data: bytes) -> None:
-        """See `ServingRepository`."""
         write_atomic(self.root / path, data)
 
     def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
-        """See `ServingRepository`."""
         download_file(source, record.path, self.root / path, size=record.size, sha256=record.sha256)
 
     def remove(self, path: str) -> None:
-        """See `ServingRepository`."""
         remove_tree(self.root / path)
         model = self.root / path.split("/", maxsplit=1)[0]
         if model.is_dir() and not any(model.iterdir()):
@@ -83,7 +74,7 @@ class DirectoryRepository:
 
 
 class BucketRepository:
-    """A model repository in S3. What is in the same bucket is copied by the server, unless each byte is to be read."""
+    """A model repository in S3. Files of the same bucket are copied inside S3, unless `reads_copies` is set."""
 
     def __init__(self, address: Address, *, reads_copies: bool = False) -> None:
         self.prefix = Prefix(address, RolloutError)
@@ -91,28 +82,23 @@ class BucketRepository:
         self.where = str(address)
 
     def exists(self) -> bool:
-        """See `ServingRepository`."""
         return True
 
     def entries(self) -> set[tuple[str, str]]:
-        """See `ServingRepository`."""
         parts = (info.path.split("/") for info in self.prefix.list())
         return {(model, name) for model, name, *_ in (part for part in parts if len(part) > 1)}
 
     def read(self, path: str) -> bytes | None:
-        """See `ServingRepository`."""
         return self.prefix.get_bytes(path)
 
     def write(self, path: str, data: bytes) -> None:
-        """See `ServingRepository`."""
         self.prefix.put_bytes(path, data)
 
     def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
-        """See `ServingRepository`."""
-        here = self.prefix.address
-        if source.address.bucket == here.bucket and not self.reads_copies:
-            bucket = Prefix(Address(here.bucket, ""), RolloutError)
-            bucket.copy(source.address.key(record.path), here.key(path))
+        own = self.prefix.address
+        if source.address.bucket == own.bucket and not self.reads_copies:
+            bucket = Prefix(Address(own.bucket, ""), RolloutError)
+            bucket.copy(source.address.key(record.path), own.key(path))
             return
         with TemporaryDirectory(prefix="enginery-") as scratch:
             file = Path(scratch) / "file"
@@ -120,7 +106,6 @@ class BucketRepository:
             upload_file(self.prefix, path, file, record.sha256)
 
     def remove(self, path: str) -> None:
-        """See `ServingRepository`."""
         side_by_side(self.prefix.delete, [info.path for info in self.prefix.list(path)])
         self.prefix.delete(path)
 
@@ -128,7 +113,7 @@ class BucketRepository:
 def open_repository(location: str, *, reads_copies: bool = False) -> ServingRepository:
     """The repository at an `s3://` address or in a directory.
 
-    With `reads_copies`, what is copied within S3 passes through here and is compared with its SHA-256.
+    With `reads_copies`, files that could be copied inside S3 are downloaded, compared with their SHA-256, and uploaded.
     """
     if location.startswith("s3://"):
         return BucketRepository(Address.parse(location), reads_copies=reads_copies)
@@ -136,23 +121,23 @@ def open_repository(location: str, *, reads_copies: bool = False) -> ServingRepo
 
 
 def next_version(repository: ServingRepository) -> int:
-    """A version number that no model there has."""
+    """A version number that no model of the repository has."""
     return max((int(name) for _, name in repository.entries() if name.isdecimal()), default=0) + 1
 
 
 def remove_version(repository: ServingRepository, version: int) -> None:
-    """Remove the files of a version, of every model."""
+    """Remove the files of a version from every model."""
     for model, name in repository.entries():
         if name == str(version):
             repository.remove(f"{model}/{name}")
 
 
 class Placement(NamedTuple):
-    """Where a build's files go.
+    """Where the files of a build go.
 
     Attributes:
-        files: the registry's files with their paths in the model repository.
-        configs: the registry's `config.pbtxt` of each model.
+        files: those of the registry, with their paths in the model repository.
+        configs: the `config.pbtxt` of each model in the registry.
     """
 
     files: tuple[tuple[FileRecord, str], ...]
@@ -163,7 +148,7 @@ def arrange(manifest: Manifest, version: int) -> Placement:
     """Decide where each file of a build goes when it is served as `version`.
 
     Raises:
-        RolloutError: when the build has files that could not be kept apart from those of other versions.
+        RolloutError: when a file belongs to no version, so that builds would overwrite each other's.
     """
     files: list[tuple[FileRecord, str]] = []
     configs: dict[str, FileRecord] = {}
@@ -184,7 +169,7 @@ def arrange(manifest: Manifest, version: int) -> Placement:
 
 
 def place(repository: ServingRepository, source: Prefix, placement: Placement, version: int) -> None:
-    """Bring the files of a build, all but the configurations: until those are there, nothing has changed."""
+    """Copy the files of a build except the configurations. Without those, servers do not see the new version."""
     side_by_side(lambda file: repository.bring(source, *file), placement.files)
     filled = {path.split("/", maxsplit=1)[0] for _, path in placement.files}
     for model in sorted(placement.configs.keys() - filled):
@@ -195,7 +180,7 @@ def read_configs(source: Prefix, placement: Placement) -> dict[str, str]:
     """The text of each model's configuration as it was published.
 
     Raises:
-        RolloutError: when one is missing in the registry, or other than its manifest says.
+        RolloutError: when one is missing in the registry, or differs from the manifest.
     """
     return {model: _text(source, record) for model, record in placement.configs.items()}
 
@@ -209,71 +194,6 @@ def _text(source: Prefix, record: FileRecord) -> str:
 
 
 def current_configs(repository: ServingRepository, models: Iterable[str]) -> dict[str, str]:
-    """The configurations that are there now, of those models that have one."""
+    """The current configurations of those models that have one."""
     found = {model: repository.read(f"{model}/{CONFIG}") for model in models}
     return {model: data.decode() for model, data in found.items() if data is not None}
-
-
-# What a model repository remembers of its rollouts, so that one that died is undone by the next.
-
-
-STATE_FILE = "rollout.json"
-STATE_SCHEMA = 1
-
-Phase = Literal["placing", "loading", "checking", "done"]
-
-
-class Placed(Frozen):
-    """A build as a model repository holds it: its name and its version directory's number."""
-
-    build_id: str
-    version: int
-
-
-class RolloutState(Frozen):
-    """What a model repository serves, and what is being put in its place.
-
-    Attributes:
-        phase: how far the last rollout has come; anything but `done` with no process at work means that it died.
-        serving: the build of the last rollout that came to its end; None before the first.
-        previous: the build before that; the files of its models are still there, but of those that the build in
-            service does not have.
-        coming: the build that is being rolled out.
-        configs: the configurations before the rollout, by model, to be put back when it fails.
-        endpoints: the servers it loads the build into.
-        touched: by server, the models it has told that server to load; only these are undone there.
-        worker: the process that does it.
-        since: when the phase began, UTC.
-    """
-
-    schema_version: int = STATE_SCHEMA
-    phase: Phase
-    serving: Placed | None = None
-    previous: Placed | None = None
-    coming: Placed | None = None
-    configs: Mapping[str, str] = Field(default_factory=dict)
-    endpoints: tuple[str, ...] = ()
-    touched: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
-    worker: Worker
-    since: datetime
-
-
-def read_state(repository: ServingRepository) -> RolloutState | None:
-    """What the repository remembers, or None before its first rollout.
-
-    Raises:
-        RolloutError: when it cannot be understood.
-    """
-    data = repository.read(STATE_FILE)
-    if data is None:
-        return None
-    try:
-        return RolloutState.model_validate_json(data)
-    except ValidationError as error:
-        remedy = f"look at what the servers serve, then remove {STATE_FILE} and roll out again"
-        raise RolloutError(f"{STATE_FILE} cannot be understood", subject=repository.where, remedy=remedy) from error
-
-
-def write_state(repository: ServingRepository, state: RolloutState) -> None:
-    """Remember it."""
-    repository.write(STATE_FILE, state.model_dump_json(indent=1).encode())

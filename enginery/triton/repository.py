@@ -1,39 +1,41 @@
-"""Writes the directory that Triton loads: five models around one engine.
+"""Writes the model repository of the backend `onnxruntime`: five models around one engine of ONNX Runtime GenAI.
 
-It holds no path of its own: Triton tells each model where its files are, so the directory can be moved, copied and
-loaded straight from S3.
+The repository contains no path: Triton tells each model where its files are. So it can be moved, copied and loaded from
+S3. Each `config.pbtxt` is made with Triton's own message and text format.
+
+Tensor names, types and shapes are those of NVIDIA's model repository. `tensorrt_llm` also has `context_ids`, which
+streamed text needs. Inputs that this backend does not support (prompt tables, LoRA, drafts, guides) are left out:
+Triton or our models refuse them by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from enginery.core import files
 from enginery.core.errors import SourceError, UsageError
 from enginery.core.late import late
+from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.spec import ServingOptions
 from enginery.store import StepContext
 from enginery.triton.models import wiring
-from enginery.triton.served import served_archive, write_code
+from enginery.triton.served import keep_directory, served_archive, write_code
 
 if TYPE_CHECKING:
     from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2 as tritonclient_grpc_model_config_pb2
+    from tritonclient.grpc import model_config_pb2
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 else:
     text_format = late("google.protobuf.text_format")
-    tritonclient_grpc_model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
+    model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
 
-
-# The five `config.pbtxt`, made with Triton's own message and text format.
-#
-# Tensor names, types and shapes are those of NVIDIA's model repository; `tensorrt_llm` has `context_ids` besides, which
-# streamed text needs. Inputs of NVIDIA's that this backend does not have (prompt tables, LoRA, drafts, guides) are left
-# out: Triton or our models refuse them by name.
-
+TOKENIZER_FILE = "tokenizer.json"
+WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
+MAX_BATCH_SIZE = 8
+"""The default if the spec sets none."""
 
 STRING, INT32, UINT64, FP32, BOOL = "TYPE_STRING", "TYPE_INT32", "TYPE_UINT64", "TYPE_FP32", "TYPE_BOOL"
 
@@ -69,9 +71,9 @@ SAMPLING_TYPES = {
     "exclude_input_in_output": BOOL,
     "stream": BOOL,
 }
-"""What a client may say besides the text; `wiring.TO_ENGINE` has the engine's names for it."""
+"""The optional inputs of a request; `wiring.TO_ENGINE` has the engine's names for them."""
 
-ASKED = (
+REQUEST = (
     Tensor("text_input", STRING, optional=False),
     Tensor("max_tokens", INT32, optional=False),
     Tensor("bad_words", STRING, (-1,)),
@@ -79,7 +81,7 @@ ASKED = (
     *(Tensor(name, kind) for name, kind in SAMPLING_TYPES.items()),
 )
 LOG_PROBS = (Tensor("cum_log_probs", FP32, (-1,)), Tensor("output_log_probs", FP32, (-1, -1)))
-ANSWERED = (Tensor("text_output", STRING, (-1,)), *LOG_PROBS)
+RESPONSE = (Tensor("text_output", STRING, (-1,)), *LOG_PROBS)
 
 INPUTS = {
     "preprocessing": (
@@ -101,8 +103,8 @@ INPUTS = {
         Tensor("SEQUENCE_LENGTH", INT32, (-1,), optional=False),
         Tensor("CONTEXT_IDS", INT32, (-1,)),
     ),
-    "tensorrt_llm_bls": ASKED,
-    "ensemble": ASKED,
+    "tensorrt_llm_bls": REQUEST,
+    "ensemble": REQUEST,
 }
 OUTPUTS = {
     "preprocessing": (
@@ -119,13 +121,11 @@ OUTPUTS = {
         Tensor("context_ids", INT32, (-1,)),
     ),
     "postprocessing": (Tensor("OUTPUT", STRING, (-1,)),),
-    "tensorrt_llm_bls": ANSWERED,
-    "ensemble": ANSWERED,
+    "tensorrt_llm_bls": RESPONSE,
+    "ensemble": RESPONSE,
 }
 MODELS = tuple(INPUTS)
-"""The five, each after those it asks."""
-MAX_BATCH_SIZE = 8
-"""Where the spec says nothing of it."""
+"""The five, each after those that it calls."""
 
 
 def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapping[str, str]) -> "ModelConfig":
@@ -137,10 +137,8 @@ def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapp
         provider: `cpu` or `cuda`.
         labels: written as parameters.
     """
-    config = tritonclient_grpc_model_config_pb2.ModelConfig(
-        name=name, max_batch_size=serving.max_batch_size or MAX_BATCH_SIZE
-    )
-    _add_tensors(config, name)
+    config = model_config_pb2.ModelConfig(name=name, max_batch_size=serving.max_batch_size or MAX_BATCH_SIZE)
+    add_tensors(config, INPUTS[name], OUTPUTS[name])
     if name == "ensemble":
         config.platform = "ensemble"
         _add_steps(config)
@@ -165,7 +163,7 @@ def relabel(config_text: str, labels: Mapping[str, str]) -> str:
         UsageError: when it is not a Triton model configuration.
     """
     try:
-        config = text_format.Parse(config_text, tritonclient_grpc_model_config_pb2.ModelConfig())
+        config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise UsageError(
             f"is not a Triton model configuration: {error}",
@@ -177,37 +175,30 @@ def relabel(config_text: str, labels: Mapping[str, str]) -> str:
     return to_text(config)
 
 
-def _add_tensors(config: "ModelConfig", name: str) -> None:
-
-    for tensor in INPUTS[name]:
+def add_tensors(config: "ModelConfig", inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+    """Describe the inputs and outputs of a model in its configuration."""
+    for tensor in inputs:
         config.input.add(
             name=tensor.name,
-            data_type=tritonclient_grpc_model_config_pb2.DataType.Value(tensor.kind),
+            data_type=model_config_pb2.DataType.Value(tensor.kind),
             dims=tensor.shape,
             optional=tensor.optional,
             allow_ragged_batch=tensor.ragged,
         )
-    for tensor in OUTPUTS[name]:
-        config.output.add(
-            name=tensor.name,
-            data_type=tritonclient_grpc_model_config_pb2.DataType.Value(tensor.kind),
-            dims=tensor.shape,
-        )
+    for tensor in outputs:
+        kind = model_config_pb2.DataType.Value(tensor.kind)
+        config.output.add(name=tensor.name, data_type=kind, dims=tensor.shape)
 
 
 def _add_instances(config: "ModelConfig", name: str, serving: ServingOptions, provider: str) -> None:
-
     counts = {
         "preprocessing": serving.preprocessing_instance_count,
         "postprocessing": serving.postprocessing_instance_count,
         "tensorrt_llm_bls": serving.bls_instance_count,
     }
     on_gpu = name == "tensorrt_llm" and provider == "cuda"
-    kind = (
-        tritonclient_grpc_model_config_pb2.ModelInstanceGroup.Kind.KIND_GPU
-        if on_gpu
-        else tritonclient_grpc_model_config_pb2.ModelInstanceGroup.Kind.KIND_CPU
-    )
+    kinds = model_config_pb2.ModelInstanceGroup.Kind
+    kind = kinds.KIND_GPU if on_gpu else kinds.KIND_CPU
     config.instance_group.add(count=counts.get(name, 1), kind=kind, gpus=[0] if on_gpu else [])
 
 
@@ -217,7 +208,7 @@ def _add_batching(config: "ModelConfig", name: str, serving: ServingOptions) -> 
     if name == "tensorrt_llm":
         config.dynamic_batching.max_queue_delay_microseconds = serving.max_queue_delay_microseconds
     elif name == "postprocessing":
-        config.dynamic_batching.preserve_ordering = True  # the pieces of a stream, whichever instance they meet
+        config.dynamic_batching.preserve_ordering = True  # of the pieces of a stream, which several instances handle
 
 
 def _parameters(name: str, serving: ServingOptions, provider: str) -> dict[str, str]:
@@ -237,12 +228,7 @@ def _add_steps(config: "ModelConfig") -> None:
         )
 
 
-TOKENIZER_FILE = "tokenizer.json"
-WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
-KEEP = ".keep"
-
-
-class RepositoryOptions(BaseModel):
+class RepositoryOptions(Frozen):
     """How the engine is to be served.
 
     Attributes:
@@ -251,8 +237,6 @@ class RepositoryOptions(BaseModel):
         labels: written into every model's configuration as parameters.
         version: the models' version in Triton.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     serving: ServingOptions = ServingOptions()
     provider: Literal["cpu", "cuda"] = "cpu"
@@ -273,13 +257,13 @@ def write_model_repository(destination: Path, *, engine: Path, weights: Path, op
         SourceError: when the model has no tokenizer in the `tokenizer.json` format.
         StoreError: when something cannot be written.
     """
-    tokenizer, archive = _tokenizer(weights, engine), served_archive()
+    tokenizer, archive = find_tokenizer(weights, engine), served_archive()
     for name in MODELS:
         config = model_config(name, options.serving, options.provider, options.labels)
         files.write_atomic(destination / name / "config.pbtxt", to_text(config))
         directory = destination / name / str(options.version)
         if name == "ensemble":
-            files.write_atomic(directory / KEEP, "S3 has no empty directories, and Triton wants this one.\n")
+            keep_directory(directory)
             continue
         write_code(directory, name, archive)
         if name in WITH_TOKENIZER:
@@ -288,8 +272,13 @@ def write_model_repository(destination: Path, *, engine: Path, weights: Path, op
         files.link_or_copy(engine / path, destination / "tensorrt_llm" / str(options.version) / "engine" / path)
 
 
-def _tokenizer(weights: Path, engine: Path) -> Path:
-    for directory in (weights, engine):
+def find_tokenizer(weights: Path, *others: Path) -> Path:
+    """The `tokenizer.json` of a model, from the directory of its weights or another one.
+
+    Raises:
+        SourceError: when there is none.
+    """
+    for directory in (weights, *others):
         if (directory / TOKENIZER_FILE).is_file():
             return directory / TOKENIZER_FILE
     raise SourceError(
@@ -300,20 +289,14 @@ def _tokenizer(weights: Path, engine: Path) -> Path:
 
 
 def package(context: StepContext) -> Facts:
-    """Make the model repository of a target; the step function of stage `package`.
+    """The step function of stage `package`: make the model repository of a target.
 
     Parameters of the step: `model`, `target`, `serving`, `provider`. Inputs: `engine`, `weights`.
     """
     parameters = context.parameters
+    labels = {"enginery_model": parameters["model"], "enginery_target": parameters["target"]}
     options = RepositoryOptions.model_validate(
-        {
-            "serving": parameters["serving"],
-            "provider": parameters["provider"],
-            "labels": {
-                "enginery_model": parameters["model"],
-                "enginery_target": parameters["target"],
-            },
-        }
+        {"serving": parameters["serving"], "provider": parameters["provider"], "labels": labels}
     )
     write_model_repository(
         context.output, engine=context.inputs["engine"], weights=context.inputs["weights"], options=options

@@ -1,4 +1,4 @@
-"""The Python models that Triton serves: their sources, how they lie in a model repository, and the digest for keys."""
+"""The Python models that Triton serves: their archive in a model repository, and their digest in step keys."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -11,6 +11,7 @@ from enginery.core.digests import file_digest, json_digest
 
 PACKAGE = "enginery_models"
 ARCHIVE = f"{PACKAGE}.zip"
+KEEP = ".keep"
 
 MODEL_CODE = """\
 \"\"\"Served by Triton; the code is in the archive beside it.\"\"\"
@@ -33,19 +34,19 @@ def served_models_dir() -> Path:
 
 @cache
 def served_models_digest() -> str:
-    """One SHA-256 for all of them: a changed model makes another model repository."""
+    """One SHA-256 of all sources: a changed model makes another model repository."""
     return json_digest({path.name: file_digest(path) for path in sorted(served_models_dir().glob("*.py"))})
 
 
 def served_archive() -> bytes:
-    """The five served models as an archive; see `archive_of`."""
+    """The archive of the served models, without the one of the LLM API."""
     return archive_of((path.name, path) for path in sorted(served_models_dir().glob("*.py")))
 
 
 def archive_of(sources: Iterable[tuple[str, Path]]) -> bytes:
-    """Sources, with their paths in the package, as one archive that Python imports from; the same give the same bytes.
+    """An archive that Python imports from, of sources with their paths in it. The same sources give the same bytes.
 
-    Triton asks S3 several times for every file of a model, so twenty small files would cost seconds at each load.
+    One file, because Triton asks S3 several times for every file of a model: many small ones would take seconds.
     """
     content = BytesIO()
     with ZipFile(content, "w") as archive:
@@ -55,7 +56,7 @@ def archive_of(sources: Iterable[tuple[str, Path]]) -> bytes:
 
 
 def write_code(directory: Path, module: str, archive: bytes) -> None:
-    """Write the `model.py` of a served model into its version directory, with the archive it imports from beside it.
+    """Write the `model.py` of a served model, and the archive that it imports from, into its version directory.
 
     Args:
         directory: the version directory.
@@ -64,3 +65,8 @@ def write_code(directory: Path, module: str, archive: bytes) -> None:
     """
     files.write_atomic(directory / "model.py", MODEL_CODE.format(archive=ARCHIVE, package=PACKAGE, module=module))
     files.write_atomic(directory / ARCHIVE, archive)
+
+
+def keep_directory(directory: Path) -> None:
+    """Write a file into the version directory of a model without files: Triton wants it, S3 has no empty ones."""
+    files.write_atomic(directory / KEEP, "S3 has no empty directories, and Triton wants this one.\n")

@@ -12,8 +12,7 @@ from enginery.builds.report import html_report
 from enginery.cli.output import print_manifest
 from enginery.core.errors import RegistryError
 from enginery.store.steps import FileRecord, Stage
-from enginery.triton.inflight import config as inflight
-from enginery.triton.llmapi import config as llmapi
+from enginery.triton.launch import launch_of_engine, launch_of_llmapi
 from tests.support.builds import ANSWERS, QUESTION, a_report
 from tests.support.records import a_chain, a_record
 
@@ -82,8 +81,8 @@ def test_a_manifest_finds_the_step_of_a_stage() -> None:
 
 def test_world_size_and_launch_are_in_the_manifest_of_every_build_that_must_be_launched() -> None:
     launches = {
-        "tensorrt": inflight.how_to_launch("0.16.0", 2, "/models").facts(),
-        "pytorch": llmapi.how_to_launch("1.2.1", 2).facts(),
+        "tensorrt": launch_of_engine("0.16.0", 2, "/models").facts(),
+        "pytorch": launch_of_llmapi("1.2.1", 2).facts(),
     }
     for backend, launch in launches.items():
         read = read_manifest(launched(backend, launch).to_json())
@@ -111,7 +110,7 @@ def test_a_manifest_without_parallelism_is_of_one_gpu() -> None:
 
 
 def test_showing_a_build_prints_how_to_launch_it_uncut(capsys: pytest.CaptureFixture[str]) -> None:
-    launch = inflight.how_to_launch("0.16.0", 8, "/models").facts()
+    launch = launch_of_engine("0.16.0", 8, "/models").facts()
     manifest = launched("tensorrt", launch)
     print_manifest(manifest)
     shown = capsys.readouterr().out.splitlines()

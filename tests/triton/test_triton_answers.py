@@ -1,7 +1,6 @@
 import pytest
 
-from enginery.triton.models.answers import Answer, Question
-from enginery.triton.models.generation import fitting, generate
+from enginery.triton.models.generation import Answer, Question, batches, generate
 from enginery.triton.models.sampling import Sampling
 from tests.support.served import END, FILLER, ScriptedEngine, decode
 
@@ -91,32 +90,32 @@ def test_neighbours_do_not_change_a_drawn_answer() -> None:
     assert answered(question(), drawn, question("?", sampling=Sampling(temperature=9.0, seed=5)))[1] == alone
 
 
-def batches(*questions: list[Question], most: int = 8) -> list[list[int]]:
-    return list(fitting(ENGINE, questions, most))
+def batched(*questions: list[Question], most: int = 8) -> list[list[int]]:
+    return list(batches(ENGINE, questions, most))
 
 
 def test_requests_share_a_batch() -> None:
-    assert batches([question()], [question("long question")], [question(sampling=Sampling(top_p=0.5))]) == [[0, 1, 2]]
+    assert batched([question()], [question("long question")], [question(sampling=Sampling(top_p=0.5))]) == [[0, 1, 2]]
 
 
 def test_a_batch_has_no_more_rows_than_allowed() -> None:
-    assert batches([question()], [question(), question()], [question()], most=2) == [[0, 2], [1]]
+    assert batched([question()], [question(), question()], [question()], most=2) == [[0, 2], [1]]
 
 
 def test_a_request_larger_than_a_batch_goes_alone() -> None:
-    assert batches([question()] * 3, [question()], most=2) == [[0], [1]]
+    assert batched([question()] * 3, [question()], most=2) == [[0], [1]]
 
 
 def test_a_long_prompt_and_a_long_answer_that_exceed_the_context_go_apart() -> None:
     long_prompt, long_answer = question("x" * 30, 5), question("y", 30)
-    assert batches([long_prompt], [long_answer], [question()]) == [[0, 2], [1]]
+    assert batched([long_prompt], [long_answer], [question()]) == [[0, 2], [1]]
 
 
 def test_a_prompt_that_ends_like_filling_goes_alone() -> None:
     looks_filled = Question([1, FILLER], 3, end_ids=[END])
-    assert batches([question()], [looks_filled], [question()]) == [[0, 2], [1]]
+    assert batched([question()], [looks_filled], [question()]) == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_requests_make_as_many_batches(count: int) -> None:
-    assert batches(*[[question()]] * count) == [[0]] * count
+    assert batched(*[[question()]] * count) == [[0]] * count

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.triton.models.genai import GenaiEngine, _filler, _last_token, default_threads
+from enginery.triton.models.generation import GenaiEngine, _filler, _last_token, default_threads
 from tests.support.fake_genai import FakeGenai
 
 

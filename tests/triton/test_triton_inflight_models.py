@@ -11,12 +11,9 @@ import pytest
 
 from enginery.triton.models import postprocessing, preprocessing, tensorrt_llm_bls
 from enginery.triton.models.engine_inputs import EngineInputs
-from enginery.triton.models.pieces import TokensSoFar
-from enginery.triton.models.refusals import RequestError
-from enginery.triton.models.special import SpecialTokens, special_tokens
-from enginery.triton.models.tokens import tokenizer_directory
+from enginery.triton.models.requests import RequestError
+from enginery.triton.models.text import SpecialTokens, TokensSoFar, special_tokens, tokenizer_directory, unpack
 from enginery.triton.models.wiring import Step
-from enginery.triton.models.words import unpack
 from tests.support.served import (
     END,
     FAKE_TRITON,
@@ -224,7 +221,7 @@ def test_early_templates_get_back_what_they_hand_on(after: postprocessing.Triton
         {"name": "OUT_GENERATION_LOGITS", "data_type": "TYPE_FP32", "dims": ["-1", "-1", "-1"]},
         {"name": "OUT_BATCH_INDEX", "data_type": "TYPE_INT32", "dims": ["1"]},
     ]
-    after.handed_on = {one["name"]: postprocessing.nothing(one) for one in outputs[1:]}
+    after.passed_through = {one["name"]: postprocessing.zero(one) for one in outputs[1:]}
     request = FakeRequest(TOKENS_BATCH=[[[97]]], SEQUENCE_LENGTH=[[1]], CUM_LOG_PROBS=[[-0.5]])
     (response,) = after.execute([request])
     shapes = {name: value.shape for name, value in response.tensors.items()}
@@ -312,7 +309,7 @@ def script(answers: Sequence[Mapping[str, Any]], *, decoupled: bool) -> tuple[An
     triton = Triton({"preprocessing": [{"INPUT_ID": [[1, 2]], "OUT_END_ID": [[9]]}], "tensorrt_llm": answers})
     model = tensorrt_llm_bls.TritonPythonModel()
     model.triton, model.decoupled, model.steps = triton, decoupled, STEPS
-    model.shown = frozenset({"text_output", "cum_log_probs"})
+    model.outputs = frozenset({"text_output", "cum_log_probs"})
     return model, triton
 
 

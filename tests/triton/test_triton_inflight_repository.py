@@ -16,8 +16,8 @@ from enginery.pipeline.functions import find_function
 from enginery.releases.models import MODELS
 from enginery.spec.serving import ServingOptions
 from enginery.store.context import StepContext
-from enginery.triton.inflight.config import how_to_launch, launch_note
 from enginery.triton.inflight.repository import InflightOptions, write_inflight_repository
+from enginery.triton.launch import launch_of_engine, note_of_engine
 from enginery.triton.models.wiring import steps_beside
 from enginery.triton.served import served_models_digest
 from tests.support.inflight_engine import write_engine
@@ -119,7 +119,7 @@ def test_a_release_without_engines_is_refused(tmp_path: Path, weights: Path) -> 
 
 
 def test_one_gpu_is_served_by_one_process_that_builds_can_be_rolled_out_to() -> None:
-    argv = shlex.split(how_to_launch("0.8.0", 1, "/models").command)
+    argv = shlex.split(launch_of_engine("0.8.0", 1, "/models").command)
     assert argv[:5] == ["mpirun", "--allow-run-as-root", "-n", "1", "/opt/tritonserver/bin/tritonserver"]
     assert "--model-repository=/models" in argv
     assert "--model-control-mode=explicit" in argv
@@ -128,7 +128,7 @@ def test_one_gpu_is_served_by_one_process_that_builds_can_be_rolled_out_to() -> 
 
 
 def test_each_rank_has_a_process_and_only_the_first_loads_every_model() -> None:
-    launch = how_to_launch("0.16.0", 3, "/srv/models")
+    launch = launch_of_engine("0.16.0", 3, "/srv/models")
     argv = shlex.split(launch.command)
     ranks = " ".join(argv[2:]).split(" : ")
     assert [rank.startswith("-n 1 /opt/tritonserver/bin/tritonserver") for rank in ranks] == [True] * 3
@@ -141,20 +141,20 @@ def test_each_rank_has_a_process_and_only_the_first_loads_every_model() -> None:
 
 @pytest.mark.parametrize(("release", "image"), [("0.8.0", "24.02"), ("0.16.0", "24.12"), ("1.2.1", "26.07")])
 def test_the_container_has_the_release_inside(release: str, image: str) -> None:
-    launch = how_to_launch(release, 1, "/models")
+    launch = launch_of_engine(release, 1, "/models")
     assert launch.image == f"nvidia/tritonserver:{image}-trtllm-python-py3"
     assert f"-v DIRECTORY:/models {launch.image} mpirun" in launch.docker
 
 
 def test_a_release_without_a_container_says_so() -> None:
-    launch = how_to_launch("1.3.0rc3", 1, "/models")
+    launch = launch_of_engine("1.3.0rc3", 1, "/models")
     assert launch.image == ""
-    assert "none is known with 1.3.0rc3 inside" in launch_note(launch, "1.3.0rc3", "llama")
+    assert "none is known with 1.3.0rc3 inside" in note_of_engine(launch, "1.3.0rc3", "llama")
 
 
 @pytest.mark.parametrize(("release", "ranks", "told"), [("0.9.0", 2, True), ("0.8.0", 2, False), ("0.9.0", 1, False)])
 def test_the_note_says_how_engines_of_several_gpus_are_rolled_out(release: str, ranks: int, *, told: bool) -> None:
-    note = launch_note(how_to_launch(release, ranks, "/models"), release, "llama")
+    note = note_of_engine(launch_of_engine(release, ranks, "/models"), release, "llama")
     assert ("TRTLLM_ORCHESTRATOR=1" in note) is told
     assert ("restart them" in note) is (ranks > 1)
 

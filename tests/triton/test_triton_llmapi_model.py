@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from enginery.triton.models.llm import tensorrt_llm
-from enginery.triton.models.llm.asking import read_question
-from enginery.triton.models.llm.settings import read_settings
+from enginery.triton.models.llm.engine import read_request, read_settings
 from enginery.triton.models.llm.tensorrt_llm import Job
-from enginery.triton.models.refusals import RequestError
+from enginery.triton.models.requests import RequestError
 from tests.support.served import FAKE_TRITON, FakeSender
 
 
@@ -31,12 +30,12 @@ def _encoded(value: Any) -> Any:
 
 def sampling(**values: Any) -> dict[str, Any]:
     named = inputs(**{f"sampling_param_{name}": value for name, value in values.items()})
-    return dict(read_question(named, decoupled=False, exclude_input=True).sampling)
+    return dict(read_request(named, decoupled=False, exclude_input=True).sampling)
 
 
 def test_a_request_that_says_nothing_leaves_everything_to_the_runtime() -> None:
-    question = read_question(inputs(), decoupled=False, exclude_input=True)
-    assert (question.prompt, question.sampling, question.stream, question.log_probs) == ("Hi", {}, False, False)
+    request = read_request(inputs(), decoupled=False, exclude_input=True)
+    assert (request.prompt, request.sampling, request.stream) == ("Hi", {}, False)
 
 
 def test_every_sampling_parameter_is_passed_on_by_its_name() -> None:
@@ -63,16 +62,16 @@ def test_empty_words_are_none_and_a_stop_word_belongs_to_the_answer() -> None:
 
 
 def test_log_probabilities_are_asked_for_only_when_wanted() -> None:
-    question = read_question(inputs(return_cumulative_logprob=True), decoupled=False, exclude_input=True)
-    assert (question.log_probs, question.sampling) == (True, {"logprobs": 1})
+    request = read_request(inputs(return_cumulative_logprob=True), decoupled=False, exclude_input=True)
+    assert request.sampling == {"logprobs": 1}
 
 
 @pytest.mark.parametrize("default", [True, False])
 def test_the_request_says_whether_the_prompt_comes_along_else_the_spec(*, default: bool) -> None:
     name = "sampling_param_exclude_input_from_output"
-    assert read_question(inputs(), decoupled=False, exclude_input=default).exclude_input is default
+    assert read_request(inputs(), decoupled=False, exclude_input=default).exclude_input is default
     for said in (True, False):
-        assert read_question(inputs(**{name: said}), decoupled=False, exclude_input=default).exclude_input is said
+        assert read_request(inputs(**{name: said}), decoupled=False, exclude_input=default).exclude_input is said
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_what_no_model_can_do_is_refused_by_its_name(values: dict[str, Any], rea
 )
 def test_a_request_that_cannot_be_served_is_refused(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
-        read_question(inputs(**values), decoupled=False, exclude_input=True)
+        read_request(inputs(**values), decoupled=False, exclude_input=True)
 
 
 def test_settings_are_read_with_the_checkpoint_beside_them(tmp_path: Path) -> None:
@@ -178,8 +177,8 @@ def run(result: Any, sender: FakeSender, *, stream: bool = True, exclude_input: 
         return result
 
     tensors = inputs(streaming=stream)
-    question = read_question(tensors, decoupled=True, exclude_input=exclude_input)
-    asyncio.run(Job(FAKE_TRITON, SimpleNamespace(generate=generate), question, sender).run())  # type: ignore[arg-type]
+    request = read_request(tensors, decoupled=True, exclude_input=exclude_input)
+    asyncio.run(Job(FAKE_TRITON, SimpleNamespace(generate=generate), request, sender).run())  # type: ignore[arg-type]
 
 
 def _shown(response: Any) -> str:

@@ -20,7 +20,8 @@ from enginery.core.files import list_files
 from enginery.pipeline.functions import find_function
 from enginery.store.context import StepContext
 from enginery.store.steps import Call
-from enginery.triton.llmapi.config import ASKED, MODELS, NVIDIAS, OURS, how_to_launch, launch_note
+from enginery.triton.launch import launch_of_llmapi, note_of_llmapi
+from enginery.triton.llmapi.config import ENSEMBLE_INPUTS, MODELS, NVIDIA_INPUTS, OUR_INPUTS
 from enginery.triton.llmapi.repository import (
     LlmApiOptions,
     Served,
@@ -100,10 +101,10 @@ def test_its_tensors_are_nvidias_with_their_types_and_shapes_and_a_few_of_ours(
 ) -> None:
     facts = json.loads(FACTS.read_text())
     found = written(tmp_path, checkpoint)["tensorrt_llm"]
-    ours = {tensor.name for tensor in OURS}
+    ours = {tensor.name for tensor in OUR_INPUTS}
     inputs, outputs = tensors(found.input), tensors(found.output)
     assert {name: list(known) for name, known in inputs.items() if name not in ours} == {
-        tensor.name: facts["inputs"][tensor.name] for tensor in NVIDIAS
+        tensor.name: facts["inputs"][tensor.name] for tensor in NVIDIA_INPUTS
     }
     assert {name: list(known) for name, known in outputs.items()} == {name: facts["outputs"][name] for name in outputs}
     assert not ours & set(facts["inputs"])
@@ -123,7 +124,7 @@ def test_the_ensemble_is_wired_to_tensors_that_exist(tmp_path: Path, checkpoint:
     configs = written(tmp_path, checkpoint)
     (step,) = configs["ensemble"].ensemble_scheduling.step
     assert step.model_name == "tensorrt_llm"
-    assert set(step.input_map) == set(ASKED.values()) <= set(tensors(configs["tensorrt_llm"].input))
+    assert set(step.input_map) == set(ENSEMBLE_INPUTS.values()) <= set(tensors(configs["tensorrt_llm"].input))
     assert set(step.input_map.values()) == set(tensors(configs["ensemble"].input))
     assert set(step.output_map) == set(tensors(configs["tensorrt_llm"].output))
     assert set(step.output_map.values()) == set(tensors(configs["ensemble"].output))
@@ -266,6 +267,6 @@ def test_the_launch_note_says_how_to_keep_what_the_autotuner_measured_where_the_
 
 
 def test_a_release_without_a_known_container_is_launched_all_the_same() -> None:
-    launch = how_to_launch("1.4.0", 1)
+    launch = launch_of_llmapi("1.4.0", 1)
     assert launch.image == ""
-    assert "none is known with 1.4.0 inside" in launch_note(launch, "1.4.0", "m")
+    assert "none is known with 1.4.0 inside" in note_of_llmapi(launch, "1.4.0", "m")

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from enginery.triton.models import postprocessing, preprocessing, tensorrt_llm, tensorrt_llm_bls
-from enginery.triton.models.refusals import RequestError
-from enginery.triton.models.requests import Defaults, read_call
-from enginery.triton.models.tokens import is_true, parameter, version_directory
-from enginery.triton.models.words import pack
+from enginery.triton.models.requests import Defaults, RequestError, read_call
+from enginery.triton.models.text import is_true, pack, parameter, version_directory
 from tests.support.served import (
     END,
     FAKE_TRITON,
@@ -60,7 +58,7 @@ def after() -> postprocessing.TritonPythonModel:
 def middle() -> tensorrt_llm.TritonPythonModel:
     model = tensorrt_llm.TritonPythonModel()
     model.triton, model.tokenizer, model.engine = FAKE_TRITON, ByteTokenizer(), ENGINE
-    model.most, model.defaults = 8, Defaults(decoupled=True, exclude_input=True)
+    model.max_rows, model.defaults = 8, Defaults(decoupled=True, exclude_input=True)
     return model
 
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginery.triton.models.text import StopWatch, TextStream, new_text
-from enginery.triton.models.words import NO_OFFSET, pack, unpack, word_sequences
+from enginery.triton.models.text import NO_OFFSET, StopWatch, TextStream, new_text, pack, unpack, word_sequences
 from tests.support.served import END, ByteTokenizer, decode
 
 

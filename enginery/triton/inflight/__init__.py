@@ -1,6 +1,6 @@
 """The model repository of the backend `tensorrt`: NVIDIA's five models, as each release's templates have them.
 
-`problems` and `notes` are for a plan; `repository` writes the directory.
+`config` makes each `config.pbtxt`; `repository` writes the directory; `problems` checks a spec while planning.
 """
 
 from enginery.triton.inflight.problems import (

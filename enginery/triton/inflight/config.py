@@ -1,9 +1,11 @@
-"""A `config.pbtxt` of the release's own shape: the template's tensors, settings and parameters, with values in it."""
+"""The `config.pbtxt` of the five models: the template of the release, filled with values.
+
+The values come from the spec, else from the defaults below. A placeholder that is filled with nothing is left to the
+release: its C++ backend then takes its own default, as for a template that was not filled.
+"""
 
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,30 +13,26 @@ from packaging.version import Version
 
 from enginery.core.errors import UsageError
 from enginery.core.late import late
-from enginery.releases import STEPS, Template, containers, template, version
+from enginery.releases import STEPS, Template, template
 from enginery.spec import DEFAULT_BATCH, ServingOptions
 
 if TYPE_CHECKING:
     from google.protobuf import json_format
-    from tritonclient.grpc import model_config_pb2 as tritonclient_grpc_model_config_pb2
+    from tritonclient.grpc import model_config_pb2
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 else:
     json_format = late("google.protobuf.json_format")
-    tritonclient_grpc_model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
+    model_config_pb2 = late("tritonclient.grpc.model_config_pb2")
 
 
-# What stands in place of each placeholder of the release's templates: from the spec, else what the release means.
-#
-# A placeholder that is filled with nothing is left to the release: its C++ backend takes its own default for an empty
-# number, switch or list, just as for a template that was not filled.
-
-
+ENSEMBLE = "ensemble"
+PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 FIELDS = {
     "triton_max_batch_size": "max_batch_size",
     "decoupled_mode": "decoupled",
     "batch_scheduler_policy": "scheduler_policy",
 }
-"""Placeholder -> the spec's name for it, where the two differ."""
+"""Placeholder -> its name in the spec, if the two differ."""
 
 DEFAULTS: Mapping[str, Any] = {
     "max_batch_size": DEFAULT_BATCH,
@@ -49,7 +47,7 @@ DEFAULTS: Mapping[str, Any] = {
     "encoder_input_features_data_type": "TYPE_FP16",
     "prompt_embedding_table_data_type": "TYPE_FP16",
 }
-"""Of every release. Those of the article that say no more than the releases do, and what must not be left empty."""
+"""For every release: values that must not be empty, and those of NVIDIA's article that agree with the releases."""
 
 OF_RELEASE: Mapping[str, Mapping[str, Any]] = {
     "0.8.0": {
@@ -59,8 +57,8 @@ OF_RELEASE: Mapping[str, Mapping[str, Any]] = {
         "enable_kv_cache_reuse": False,
     },
 }
-"""Of one release only. These are the article's, chosen for its one engine: elsewhere they would cut prompts short
-and leave half of the GPU's memory unused, and later releases keep KV caches for reuse unless told not to.
+"""For one release only: values of NVIDIA's article, chosen for its engine. In other releases they would cut prompts
+short, leave half of the GPU's memory unused, and switch off the reuse of KV caches.
 """
 
 FIXED = {
@@ -74,17 +72,17 @@ FIXED = {
     "multimodal_model_path": "",
     "max_num_images": "",
 }
-"""What a spec does not say: a repository has one decoder, and neither a draft model nor one for images."""
+"""Values that no spec sets: a repository has one decoder, and neither a draft model nor one for images."""
 
 PATHS = frozenset({"engine_dir", "tokenizer_dir"})
-"""Placeholders for where the engine and the tokenizer lie."""
+"""Placeholders for the paths of the engine and the tokenizer."""
 
 KNOWN = frozenset({*FIXED, *PATHS, *FIELDS, *(ServingOptions.model_fields.keys() - FIELDS.values())})
 """Every placeholder that can be filled."""
 
 
 def values(release: str, serving: ServingOptions, paths: Mapping[str, str]) -> dict[str, Any]:
-    """The value of each placeholder that there is in any release; None means: leave it to the release.
+    """The value of each placeholder of any release; None leaves it to the release.
 
     Args:
         release: decides the defaults.
@@ -96,23 +94,19 @@ def values(release: str, serving: ServingOptions, paths: Mapping[str, str]) -> d
     found: dict[str, Any] = {**FIXED, **paths}
     for placeholder in KNOWN - found.keys():
         field = FIELDS.get(placeholder, placeholder)
-        said = getattr(serving, field)
-        found[placeholder] = unset.get(field) if said is None else said
+        given = getattr(serving, field)
+        found[placeholder] = unset.get(field) if given is None else given
     return found
 
 
 def text(value: Any) -> str:
-    """A value as the backend reads it in a parameter."""
+    """A value in the notation of a parameter of the backend."""
     if value is None:
         return ""
     if isinstance(value, Sequence) and not isinstance(value, str):
         lists = bool(value) and isinstance(value[0], tuple)
         return ", ".join(f"{{{text(each)}}}" for each in value) if lists else ",".join(map(str, value))
     return str(value)
-
-
-PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
-ENSEMBLE = "ensemble"
 
 
 @cache
@@ -139,7 +133,7 @@ def model_config(model: str, release: str, values: Mapping[str, Any], serving: S
         model: its name.
         release: whose template is filled.
         values: of the placeholders.
-        serving: what the spec says; it also decides parameters that the release's template does not leave open.
+        serving: what the spec says; it also overrides parameters that the template sets to a fixed value.
 
     Raises:
         UsageError: when the release has no templates any more.
@@ -152,7 +146,7 @@ def model_config(model: str, release: str, values: Mapping[str, Any], serving: S
         "input": _tensors(known.inputs),
         "output": _tensors(known.outputs),
     }
-    config = json_format.ParseDict(_filled(described, values), tritonclient_grpc_model_config_pb2.ModelConfig())
+    config = json_format.ParseDict(_filled(described, values), model_config_pb2.ModelConfig())
     for name, written in known.parameters.items():
         config.parameters[name].string_value = _parameter(name, written, values, serving)
     if model == ENSEMBLE:
@@ -163,15 +157,15 @@ def model_config(model: str, release: str, values: Mapping[str, Any], serving: S
 
 
 def _parameter(name: str, written: str, values: Mapping[str, Any], serving: ServingOptions) -> str:
-    """A parameter's value. What the template leaves open is filled; what it fixes stays, unless the spec says it."""
+    """A parameter's value: placeholders are filled, and a fixed value stays unless the spec sets the parameter."""
     if PLACEHOLDER.search(written):
         return text(_filled(written, values))
-    said = getattr(serving, name, None)
-    return written if said is None else text(said)
+    given = getattr(serving, name, None)
+    return written if given is None else text(given)
 
 
 def _filled(part: Any, values: Mapping[str, Any]) -> Any:
-    """The same with values in place of placeholders. Each stands alone in its place."""
+    """The same with values in place of placeholders, which are always whole strings."""
     if isinstance(part, Mapping):
         return {name: _filled(each, values) for name, each in part.items()}
     if isinstance(part, list):
@@ -193,124 +187,9 @@ def _add_steps(config: "ModelConfig", release: str) -> None:
 
 
 def wiring(release: str) -> dict[str, dict[str, dict[str, str]]]:
-    """What the ensemble does, for `tensorrt_llm_bls`, which does the same: model -> its tensors' names there."""
+    """The steps of the ensemble, for `tensorrt_llm_bls`, which does the same: model -> names of its tensors there."""
     found = {model: require_template(release, model) for model in STEPS}
     return {
         model: {"takes": dict(sorted(known.takes.items())), "gives": dict(sorted(known.gives.items()))}
         for model, known in found.items()
     }
-
-
-# How to start a server for a repository: the command, the image, and a note for people with both.
-#
-# The command is that of the launcher script of NVIDIA's backend (`launch_triton_server.py`), release for release: one
-# process of Triton for each rank, put together by `mpirun`; only rank 0 serves, the others load the engine alone. What
-# is added: a server with one rank is in explicit model-control mode, so that builds can be rolled out to it later.
-
-
-TRITON = "/opt/tritonserver/bin/tritonserver"
-PORTS = ("--grpc-port=8001", "--http-port=8000", "--metrics-port=8002")
-EXPLICIT = "--model-control-mode=explicit"
-ORCHESTRATOR_SINCE = "0.9.0"
-"""From then on one server can start the ranks itself, and so load engines of several GPUs while it runs."""
-NO_IMAGE = "IMAGE"
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How to start a server.
-
-    Attributes:
-        world_size: GPUs, and processes, that the engine needs.
-        command: what to run in the container, as a shell takes it.
-        image: Triton's container with the release inside, without the registry's host; empty where none is known.
-        shared_memory: for Triton's Python models, as Docker takes it.
-        mount: where the model repository must lie in the container.
-    """
-
-    world_size: int
-    command: str
-    image: str
-    shared_memory: str
-    mount: str
-
-    @property
-    def docker(self) -> str:
-        """The command that starts the container around it; `DIRECTORY` stands for the model repository's place."""
-        limits = f"--gpus all --network host --shm-size={self.shared_memory} --ulimit memlock=-1"
-        return f"docker run --rm {limits} -v DIRECTORY:{self.mount} {self.image or NO_IMAGE} {self.command}"
-
-    def facts(self) -> dict[str, Any]:
-        """For the step's record."""
-        return asdict(self)
-
-
-def how_to_launch(release: str, world_size: int, mount: str) -> Launch:
-    """How to start a server of a release for an engine of so many ranks.
-
-    Raises:
-        UsageError: when the release is not a version, or too old.
-    """
-    found = containers(release).value
-    argv = ["mpirun", "--allow-run-as-root"]
-    for rank in range(world_size):
-        argv += ["-n", "1", *_process(mount, rank, alone=world_size == 1), ":"]
-    return Launch(
-        world_size=world_size,
-        command=shlex.join(argv[:-1]),
-        image=found[0].image if found else "",
-        shared_memory=f"{world_size}g",
-        mount=mount,
-    )
-
-
-def _process(mount: str, rank: int, *, alone: bool) -> Iterator[str]:
-    yield from (TRITON, f"--model-repository={mount}")
-    if alone:
-        yield from (EXPLICIT, "--load-model=*")
-    elif rank:
-        yield from (EXPLICIT, "--load-model=tensorrt_llm")
-    yield from (
-        *PORTS,
-        "--disable-auto-complete-config",
-        f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",
-    )
-
-
-def launch_note(launch: Launch, release: str, model: str) -> str:
-    """A page for whoever starts the server."""
-    return "\n".join([*_page(launch, release, model), ""])
-
-
-def _page(launch: Launch, release: str, model: str) -> Iterator[str]:
-    yield f"# Launching {model}\n"
-    yield "| | |\n|---|---|"
-    yield f"| release | TensorRT-LLM {release} |"
-    yield f"| GPUs (world size) | {launch.world_size} |"
-    yield f"| container | {_image(launch, release)} |"
-    yield f"| model repository in the container | `{launch.mount}` |"
-    yield f"| shared memory | {launch.shared_memory} |\n"
-    yield "In the container:\n"
-    yield f"```sh\n{launch.command}\n```\n"
-    yield "With Docker, with the directory that holds this note in place of `DIRECTORY`:\n"
-    yield f"```sh\n{launch.docker}\n```\n"
-    yield "The engine's path in `config.pbtxt` is absolute, so for the server the repository must lie at"
-    yield f"`{launch.mount}` (`serving.mount` in the spec). The Python models need `numpy` and `tokenizers`, which the"
-    yield "container has."
-    yield from _rollouts(launch, release)
-
-
-def _image(launch: Launch, release: str) -> str:
-    if launch.image:
-        return f"`{launch.image}` of NVIDIA's registry"
-    return f"none is known with {release} inside: build the backend, and put its image in place of `{NO_IMAGE}`"
-
-
-def _rollouts(launch: Launch, release: str) -> Iterator[str]:
-    if launch.world_size == 1:
-        return
-    yield "\nStarted like this, the ranks load their engine once: to serve another build, restart them."
-    if version(release) >= version(ORCHESTRATOR_SINCE):
-        yield "For `enginery rollout`, start one process instead, which starts the ranks itself (orchestrator mode):\n"
-        alone = shlex.join(["mpirun", "--allow-run-as-root", "-n", "1", *_process(launch.mount, 0, alone=True)])
-        yield f"```sh\nTRTLLM_ORCHESTRATOR=1 {alone}\n```"

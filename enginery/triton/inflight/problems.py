@@ -1,4 +1,7 @@
-"""What a spec asks of serving that the release's Triton backend does not have: found while planning."""
+"""Checks the serving options of a spec against the Triton backend of a release, while planning.
+
+Problems are findings; notes tell the reader of a plan what was decided, and what is not known of the release.
+"""
 
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -9,7 +12,7 @@ from enginery.releases import MODELS, Certainty, builds_engines, releases_read, 
 from enginery.sources import TOKENIZERS
 from enginery.spec import Finding, Rollout, ServingOptions, warning
 from enginery.triton.inflight.config import DEFAULTS, FIELDS, KNOWN, OF_RELEASE, text
-from enginery.triton.models.tokens import TOKENIZER_FILE
+from enginery.triton.repository import TOKENIZER_FILE
 
 DECODING_MODES_SINCE = {
     "top_k": "0.9.0",
@@ -21,14 +24,15 @@ DECODING_MODES_SINCE = {
     "lookahead": "0.16.0",
     "eagle": "0.16.0",
 }
-"""The first release whose backend knows the mode; an unknown one is passed over with a line in its log."""
+"""The first release whose backend knows the mode. An unknown mode is ignored, with a line in the log."""
 WINDOW_LISTS_SINCE = "0.13.0"
 LOOKAHEAD_SIZES = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 GUIDED = ("guided_decoding_backend", "xgrammar_tokenizer_info_path")
+SPECIAL_TOKENS = "add_special_tokens"
 
 
 def serving_problems(serving: ServingOptions, release: str) -> list[Finding]:
-    """What cannot be served as it is asked for; each path begins with `serving.`.
+    """Serving options that do not work with the release; each path begins with `serving.`.
 
     Args:
         serving: what the spec says.
@@ -48,7 +52,7 @@ def serving_problems(serving: ServingOptions, release: str) -> list[Finding]:
 
 
 def rollout_problems(rollout: Rollout | None, model_repository: str) -> list[Finding]:
-    """What keeps an engine of TensorRT-LLM from being rolled out; the path is `rollout.model_repository`.
+    """Reasons why an engine of TensorRT-LLM cannot be rolled out; the path is `rollout.model_repository`.
 
     Args:
         rollout: what the spec says; None where nothing is rolled out.
@@ -65,7 +69,7 @@ def rollout_problems(rollout: Rollout | None, model_repository: str) -> list[Fin
 
 
 def tokenizer_problems(names: Collection[str]) -> list[Finding]:
-    """What keeps a model's tokenizer from being served beside its engine; the path is `source`.
+    """Reasons why a model's tokenizer cannot be served beside its engine; the path is `source`.
 
     Args:
         names: of the source's files.
@@ -78,7 +82,7 @@ def tokenizer_problems(names: Collection[str]) -> list[Finding]:
 
 
 def set_fields(serving: ServingOptions) -> list[str]:
-    """The fields that are set and mean something to TensorRT-LLM's C++ backend only."""
+    """The fields that are set and that only TensorRT-LLM's C++ backend reads."""
     everywhere = {"max_batch_size", "decoupled", "exclude_input_in_output", "max_queue_delay_microseconds"}
     counts = {"preprocessing_instance_count", "postprocessing_instance_count", "bls_instance_count"}
     return [
@@ -88,6 +92,21 @@ def set_fields(serving: ServingOptions) -> list[str]:
         and field not in everywhere | counts | {"mount"}
         and getattr(serving, field) is not None
     ]
+
+
+def serving_notes(serving: ServingOptions, release: str) -> list[str]:
+    """Notes on defaults that were chosen for the user, and on what is not known of the release.
+
+    Args:
+        serving: what the spec says.
+        release: of TensorRT-LLM.
+
+    Raises:
+        UsageError: when the release is not a version, or older than all that is known.
+    """
+    if not builds_engines(release):
+        return []
+    return [*_templates(release), *_defaults(serving, release), *_special_tokens(serving, release)]
 
 
 def _unknown_fields(serving: ServingOptions, release: str) -> Iterator[Finding]:
@@ -110,7 +129,7 @@ def _unknown_fields(serving: ServingOptions, release: str) -> Iterator[Finding]:
 
 @cache
 def _fields(release: str) -> frozenset[str]:
-    """The spec's fields that a release's templates have a place for."""
+    """The spec's fields that the templates of a release have a parameter for."""
     found: set[str] = set()
     for model in MODELS:
         known = template(release, model).value
@@ -153,27 +172,6 @@ def _guided(serving: ServingOptions) -> Iterator[Finding]:
         yield Finding("E174", f"serving.{given[0]}", problem, f"set {missing} too, or remove it")
 
 
-# What the reader of a plan should know of how an engine will be served.
-
-
-SPECIAL_TOKENS = "add_special_tokens"
-
-
-def serving_notes(serving: ServingOptions, release: str) -> list[str]:
-    """What was decided for the user, and what is not known of the release.
-
-    Args:
-        serving: what the spec says.
-        release: of TensorRT-LLM.
-
-    Raises:
-        UsageError: when the release is not a version, or older than all that is known.
-    """
-    if not builds_engines(release):
-        return []
-    return [*_templates(release), *_defaults(serving, release), *_special_tokens(serving, release)]
-
-
 def _templates(release: str) -> Iterator[str]:
     provenance = template(release, "tensorrt_llm").provenance
     if provenance.certainty is Certainty.NEAREST:
@@ -191,7 +189,7 @@ def _defaults(serving: ServingOptions, release: str) -> Iterator[str]:
 
 
 def _special_tokens(serving: ServingOptions, release: str) -> Iterator[str]:
-    """A template may say that a prompt gets no special tokens, which is not how an engine is validated."""
+    """A note if the template adds no special tokens to a prompt, although validation does."""
     known = template(release, "preprocessing").value
     if serving.add_special_tokens is None and known and known.parameters.get(SPECIAL_TOKENS) == "False":
         yield (

@@ -1,7 +1,7 @@
-"""Writes the five models around an engine of TensorRT-LLM: its release's templates, with nothing left to fill in.
+"""Writes the model repository of an engine of TensorRT-LLM: the five models of its release's templates, filled.
 
-`tensorrt_llm` is served by the release's own C++ backend, which wants the absolute path of the engine. The others are
-served by our Python models; their tokenizer lies beside them, so they work wherever they are.
+`tensorrt_llm` is served by the release's own C++ backend, which needs the absolute path of the engine. The others are
+served by our Python models. Their tokenizer lies beside them, so they work at any path.
 """
 
 import json
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from enginery.builds import LAUNCH_NOTE
 from enginery.core import files
-from enginery.core.errors import SourceError, StoreError, UsageError
+from enginery.core.errors import StoreError, UsageError
 from enginery.core.model import Frozen
 from enginery.releases import MODELS
 from enginery.sources import CONFIGS, TOKENIZER_PARTS, TOKENIZERS
@@ -22,31 +22,33 @@ from enginery.spec import ServingOptions
 from enginery.triton.inflight.config import (
     DEFAULTS,
     ENSEMBLE,
-    Launch,
-    how_to_launch,
-    launch_note,
     model_config,
     values,
     wiring,
 )
-from enginery.triton.repository import KEEP, TOKENIZER_FILE, to_text
-from enginery.triton.served import served_archive, write_code
+from enginery.triton.launch import Launch, launch_of_engine, note_of_engine
+from enginery.triton.models.wiring import WIRING_FILE
+from enginery.triton.repository import find_tokenizer, to_text
+from enginery.triton.served import keep_directory, served_archive, write_code
 
-# What an engine directory of TensorRT-LLM says of itself, and whether it is whole.
-
-
-CONFIG = "config.json"
-REMEDY = "build it again; `enginery run-step` on the build step shows what happened"
+ENGINE_CONFIG = "config.json"
+ENGINE_REMEDY = "build it again; `enginery run-step` on the build step shows what happened"
+ENGINE_MODEL = "tensorrt_llm"
+TOKENIZER_DIRECTORY = "tokenizer"
+WITH_TOKENIZER = ("preprocessing", "postprocessing")
+TOKENIZER_FILES = frozenset({*TOKENIZERS, *TOKENIZER_PARTS, *CONFIGS[:2]})
+"""The files that a tokenizer may consist of, and the two that name its end token and vocabulary."""
+VERSION = 1
 
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What serving needs to know of an engine.
+    """The properties of an engine that matter for serving it.
 
     Attributes:
-        world_size: how many ranks it has, each with a file of its own.
-        max_batch_size: most requests in one batch; None where it does not say.
-        max_beam_width: most beams a request may have; None where it does not say.
+        world_size: the number of its ranks; each has a file.
+        max_batch_size: the maximum number of requests in a batch; None if unknown.
+        max_beam_width: the maximum number of beams of a request; None if unknown.
     """
 
     world_size: int
@@ -55,10 +57,10 @@ class EngineFacts:
 
 
 def read_engine(directory: Path) -> EngineFacts:
-    """Read an engine's own configuration, and make sure that every rank is there.
+    """Read the configuration of an engine, and make sure that the file of every rank exists.
 
     Raises:
-        StoreError: when it is no engine of `trtllm-build`, or not whole.
+        StoreError: when it is not an engine of `trtllm-build`, or incomplete.
     """
     content = _read(directory)
     mapping = _part(_part(content, "pretrained_config"), "mapping")
@@ -67,34 +69,25 @@ def read_engine(directory: Path) -> EngineFacts:
     missing = [f"rank{rank}.engine" for rank in range(world_size) if not (directory / f"rank{rank}.engine").is_file()]
     if missing:
         problem = f"the engine says that it has {world_size} ranks, but {', '.join(missing)} is not there"
-        raise StoreError(problem, subject=str(directory), remedy=REMEDY)
+        raise StoreError(problem, subject=str(directory), remedy=ENGINE_REMEDY)
     return EngineFacts(world_size, built.get("max_batch_size"), built.get("max_beam_width"))
 
 
 def _read(directory: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        content = json.loads((directory / ENGINE_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        problem = f"is not an engine of trtllm-build: {CONFIG}: {error}"
-        raise StoreError(problem, subject=str(directory), remedy=REMEDY) from error
+        problem = f"is not an engine of trtllm-build: {ENGINE_CONFIG}: {error}"
+        raise StoreError(problem, subject=str(directory), remedy=ENGINE_REMEDY) from error
     if not isinstance(content, dict) or "pretrained_config" not in content:
-        problem = f"is not an engine of trtllm-build: {CONFIG} has no pretrained_config"
-        raise StoreError(problem, subject=str(directory), remedy=REMEDY)
+        problem = f"is not an engine of trtllm-build: {ENGINE_CONFIG} has no pretrained_config"
+        raise StoreError(problem, subject=str(directory), remedy=ENGINE_REMEDY)
     return content
 
 
 def _part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = content.get(name)
     return found if isinstance(found, dict) else {}
-
-
-ENGINE_MODEL = "tensorrt_llm"
-WIRING_FILE = "wiring.json"
-TOKENIZER_DIRECTORY = "tokenizer"
-WITH_TOKENIZER = ("preprocessing", "postprocessing")
-TOKENIZER_FILES = frozenset({*TOKENIZERS, *TOKENIZER_PARTS, *CONFIGS[:2]})
-"""What a tokenizer may consist of, and the two files that name its end token and vocabulary."""
-VERSION = 1
 
 
 class InflightOptions(Frozen):
@@ -104,7 +97,7 @@ class InflightOptions(Frozen):
         release: of TensorRT-LLM; its templates are filled.
         model: the model's name, for the launch note.
         serving: what the spec says.
-        world_size: the ranks the engine must have; None takes those it has.
+        world_size: the number of ranks that the engine must have; None accepts any.
     """
 
     release: str
@@ -126,8 +119,8 @@ def write_inflight_repository(destination: Path, *, engine: Path, weights: Path,
         How to start a server for it; the note `launch.md` in `destination` says the same.
 
     Raises:
-        StoreError: when the engine is not whole, or something cannot be written.
-        UsageError: when the engine does not fit what the spec says, or the release has no templates.
+        StoreError: when the engine is incomplete, or something cannot be written.
+        UsageError: when the engine does not match the spec, or the release has no templates.
         SourceError: when the model has no tokenizer in the `tokenizer.json` format.
     """
     facts = read_engine(engine)
@@ -138,7 +131,7 @@ def write_inflight_repository(destination: Path, *, engine: Path, weights: Path,
         _write_config(destination, name, options)
         directory = destination / name / str(VERSION)
         if name == ENSEMBLE:
-            files.write_atomic(directory / KEEP, "S3 has no empty directories, and Triton wants this one.\n")
+            keep_directory(directory)
         elif name == ENGINE_MODEL:
             _link_all({engine / path: directory / path for path in files.list_files(engine)})
         else:
@@ -147,8 +140,8 @@ def write_inflight_repository(destination: Path, *, engine: Path, weights: Path,
             _link_all({path: directory / TOKENIZER_DIRECTORY / path.name for path in tokenizer})
     wired = json.dumps(wiring(options.release), indent=1)
     files.write_atomic(destination / "tensorrt_llm_bls" / str(VERSION) / WIRING_FILE, wired)
-    launch = how_to_launch(options.release, facts.world_size, options.serving.mount)
-    files.write_atomic(destination / LAUNCH_NOTE, launch_note(launch, options.release, options.model))
+    launch = launch_of_engine(options.release, facts.world_size, options.serving.mount)
+    files.write_atomic(destination / LAUNCH_NOTE, note_of_engine(launch, options.release, options.model))
     return launch
 
 
@@ -159,7 +152,7 @@ def _write_config(destination: Path, name: str, options: InflightOptions) -> Non
 
 
 def paths(mount: str, model: str, version: int = VERSION) -> Mapping[str, str]:
-    """Where the engine and a model's tokenizer lie for the server."""
+    """The paths of the engine and of a model's tokenizer, as the server sees them."""
     owner = model if model in WITH_TOKENIZER else WITH_TOKENIZER[0]
     return {
         "engine_dir": f"{mount}/{ENGINE_MODEL}/{version}",
@@ -190,12 +183,5 @@ def _require_fit(engine: EngineFacts, options: InflightOptions) -> None:
 
 
 def _tokenizer_files(weights: Path) -> list[Path]:
-    found = sorted(path for path in weights.iterdir() if path.name in TOKENIZER_FILES)
-    if TOKENIZER_FILE not in {path.name for path in found}:
-        raise SourceError(
-            f"the model has no {TOKENIZER_FILE}",
-            subject=str(weights),
-            remedy="save its fast tokenizer beside the weights: "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(...)",
-        )
-    return found
+    find_tokenizer(weights)
+    return sorted(path for path in weights.iterdir() if path.name in TOKENIZER_FILES)

@@ -1,7 +1,6 @@
-"""Writes the `llmapi` repository: a checkpoint, what it is run with, and the Python model that does so.
+"""Writes the `llmapi` repository: a checkpoint, its `model.yaml`, and the Python model that runs it.
 
-It holds no path of its own: the checkpoint lies beside `model.yaml`, so the directory can be moved, copied and loaded
-straight from S3.
+Its paths are relative: the checkpoint lies beside `model.yaml`. So it can be moved, copied and loaded from S3.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,34 +17,23 @@ from enginery.core.digests import file_digest, json_digest
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
 from enginery.sources import TOKENIZERS
-from enginery.triton.inflight.config import Launch
-from enginery.triton.llmapi.config import ENSEMBLE, MODEL, MODELS, how_to_launch, launch_note, model_config
-from enginery.triton.repository import KEEP, to_text
-from enginery.triton.served import archive_of, served_models_dir, write_code
+from enginery.triton.launch import Launch, launch_of_llmapi, note_of_llmapi
+from enginery.triton.llmapi.config import ENSEMBLE, MODEL, MODELS, model_config
+from enginery.triton.repository import to_text
+from enginery.triton.served import archive_of, keep_directory, served_models_dir, write_code
 
-# The Python model that serves the LLM API: its sources, and the digest that stands for them in keys.
-
-
+VERSION = "1"
+CHECKPOINT = "checkpoint"
+MODEL_FILE = "model.yaml"
 SUBPACKAGE = "llm"
-HELPERS = (
-    "__init__",
-    "answers",
-    "generation",
-    "refusals",
-    "requests",
-    "responses",
-    "sampling",
-    "text",
-    "tokens",
-    "words",
-)
-"""What it needs of the other served models: reading requests, with all that this imports."""
+SHARED = ("__init__", "generation", "requests", "sampling", "text")
+"""The modules outside `llm` that it imports, and those that these import."""
 
 
 def served_llm_sources() -> Iterator[tuple[str, Path]]:
-    """Each source with its path in the archive."""
+    """The sources of the served model, each with its path in the archive."""
     directory = served_models_dir()
-    for name in HELPERS:
+    for name in SHARED:
         yield f"{name}.py", directory / f"{name}.py"
     for path in sorted((directory / SUBPACKAGE).glob("*.py")):
         yield f"{SUBPACKAGE}/{path.name}", path
@@ -53,26 +41,21 @@ def served_llm_sources() -> Iterator[tuple[str, Path]]:
 
 @cache
 def served_llm_digest() -> str:
-    """One SHA-256 for all of them: a changed model makes another model repository."""
+    """One SHA-256 of all sources: a changed model makes another model repository."""
     return json_digest({name: file_digest(path) for name, path in served_llm_sources()})
 
 
 def served_llm_archive() -> bytes:
-    """They as one archive that Python imports from."""
+    """The archive of the served model."""
     return archive_of(served_llm_sources())
 
 
-VERSION = "1"
-CHECKPOINT = "checkpoint"
-MODEL_FILE = "model.yaml"
-
-
 class Served(Frozen):
-    """What the spec says of serving.
+    """The serving options of the spec.
 
     Attributes:
         decoupled: whether answers may be streamed.
-        exclude_input_in_output: whether answers come without the prompt unless a request says otherwise.
+        exclude_input_in_output: whether answers omit the prompt unless a request says otherwise.
     """
 
     decoupled: bool = False
@@ -85,11 +68,11 @@ class LlmApiOptions(Frozen):
     Attributes:
         release: of TensorRT-LLM.
         model: the model's name, for the launch note.
-        arguments: of the LLM API, all but `model`.
+        arguments: of the LLM API, except `model`.
         llm_class: the class that takes them, as module:class.
         serving: what the spec says.
         warm_up: batch sizes to try when the model is loaded.
-        world_size: GPUs it takes.
+        world_size: the number of GPUs.
         labels: written into both models' configurations as parameters.
     """
 
@@ -128,11 +111,10 @@ def write_llmapi_repository(destination: Path, *, checkpoint: Path, weights: Pat
     files.write_atomic(directory / MODEL_FILE, model_yaml(options))
     for path, source in content.items():
         files.link_or_copy(source, directory / CHECKPOINT / path)
-    keep = destination / ENSEMBLE / VERSION / KEEP
-    files.write_atomic(keep, "S3 has no empty directories, and Triton wants this one.\n")
-    launch = how_to_launch(options.release, options.world_size)
+    keep_directory(destination / ENSEMBLE / VERSION)
+    launch = launch_of_llmapi(options.release, options.world_size)
     autotunes = options.arguments.get("enable_autotuner") is not False
-    note = launch_note(launch, options.release, options.model, autotunes=autotunes)
+    note = note_of_llmapi(launch, options.release, options.model, autotunes=autotunes)
     files.write_atomic(destination / LAUNCH_NOTE, note)
     return launch
 
@@ -151,7 +133,7 @@ def model_yaml(options: LlmApiOptions) -> str:
 
 
 def _content(checkpoint: Path, weights: Path) -> dict[Path, Path]:
-    """The checkpoint's files by their paths, with the tokenizer of the weights where it has none itself."""
+    """The files of the checkpoint by their paths, with the tokenizer of the weights if it has none itself."""
     found = {Path(path): checkpoint / path for path in files.list_files(checkpoint)}
     if not any(Path(name) in found for name in TOKENIZERS):
         found |= {Path(name): weights / name for name in TOKENIZERS if (weights / name).is_file()}

@@ -1,35 +1,122 @@
-"""Several answers made together, one token of each at a time."""
+"""Several answers made together, one token of each at a time, with an engine of ONNX Runtime GenAI.
 
+Tokens are chosen by `sampling`, not by the library: the library runs the model and keeps its memory.
+"""
+
+import ctypes
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from .answers import Answer, Question
-from .sampling import Logits
+from .sampling import Logits, Sampler, Sampling, log_probability
+from .text import Decode, Piece, StopWatch, TextStream
 
-Tokens = npt.NDArray[np.int32]
+IMPOSSIBLE = np.float32(-1e9)
+"""The logit of a token that must not be taken."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt with its parameters.
+
+    Attributes:
+        prompt: its tokens, at least one.
+        max_tokens: the maximum length of the answer, at least 1.
+        end_ids: tokens that end the answer and do not belong to it.
+        sampling: how tokens are chosen.
+        stop_words: token sequences whose text ends the answer and belongs to it.
+        log_probs: whether to compute the log probability of each token.
+        echo: whether the answer begins with the prompt.
+    """
+
+    prompt: list[int]
+    max_tokens: int
+    end_ids: list[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_words: Sequence[Sequence[int]] = ()
+    log_probs: bool = False
+    echo: bool = False
+
+
+class Answer:
+    """The answer to one question, while it is generated.
+
+    Attributes:
+        tokens: the tokens so far.
+        log_probs: one for each token, if the question wants them.
+        finished: whether the answer is complete.
+    """
+
+    def __init__(self, question: Question, decode: Decode, *, stream: bool) -> None:
+        self.question = question
+        self.tokens: list[int] = []
+        self.log_probs: list[float] = []
+        self.finished = False
+        self._sampler = Sampler(question.sampling, question.end_ids)
+        self._stops = StopWatch(question.stop_words, decode) if question.stop_words else None
+        self._stream = TextStream(decode) if stream else None
+        self._pieces: list[Piece] = []
+        if self._stream and question.echo:
+            self._keep([piece for token in question.prompt if (piece := self._stream.push(token))])
+
+    def step(self, logits: Logits) -> int:
+        """Choose the next token from the model's logits, and finish if it is the last one."""
+        token = self._sampler.choose(logits, self.question.prompt, self.tokens)
+        if token in self.question.end_ids:
+            self._finish()
+            return token
+        self.tokens.append(token)
+        if self.question.log_probs:
+            self.log_probs.append(log_probability(logits, token))
+        if self._stream:
+            piece = self._stream.push(token)
+            self._keep([piece] if piece else [])
+        if len(self.tokens) >= self.question.max_tokens or (self._stops and self._stops.push(self.tokens)):
+            self._finish()
+        return token
+
+    def stop(self) -> None:
+        """End the answer early, because nobody wants the rest."""
+        self.finished = True
+
+    def take_pieces(self) -> list[Piece]:
+        """The pieces of a streamed answer that have become complete since the last call."""
+        taken, self._pieces = self._pieces, []
+        return taken
+
+    def _finish(self) -> None:
+        self.finished = True
+        if self._stream:
+            self._keep([self._stream.finish()])
+
+    def _keep(self, pieces: list[Piece]) -> None:
+        self._pieces += pieces
 
 
 class Session(Protocol):
-    """A model at work on a batch of prompts."""
+    """A batch of prompts in a model."""
 
     def logits(self) -> Logits:
-        """What the model thinks of each possible next token: shape (rows, vocabulary)."""
+        """The logits of the next token: shape (rows, vocabulary)."""
 
     def append(self, tokens: Sequence[int]) -> None:
-        """Put one token behind each row."""
+        """Append one token to each row."""
 
 
 class Engine(Protocol):
     """A model.
 
     Attributes:
-        context_length: most tokens in prompt and answer together.
-        end_ids: tokens that end an answer unless the request says otherwise.
-        filler: a token that fills rows which are shorter than others.
-        last_token: a token that ends an answer in any case: nothing can be put behind it.
+        context_length: the maximum number of tokens in prompt and answer together.
+        end_ids: tokens that end an answer unless the request names another.
+        filler: the token that fills up shorter rows.
+        last_token: a token that always ends an answer: nothing can be appended to it.
         vocabulary: the number of tokens the model knows.
     """
 
@@ -40,11 +127,11 @@ class Engine(Protocol):
     filler: int
 
     def start(self, prompts: Sequence[Sequence[int]], length: int) -> Session:
-        """Begin with these prompts; no row will grow beyond `length` tokens."""
+        """Begin with these prompts; no row grows beyond `length` tokens."""
 
 
 def generate(engine: Engine, answers: Sequence[Answer], after_step: Callable[[], None]) -> None:
-    """Make all answers; `after_step` is called whenever each unfinished one has got a token."""
+    """Generate all answers together. `after_step` is called each time every unfinished answer has got a token."""
     questions = [answer.question for answer in answers]
     length = max(len(question.prompt) for question in questions) + max(question.max_tokens for question in questions)
     session = engine.start([question.prompt for question in questions], length)
@@ -59,29 +146,132 @@ def generate(engine: Engine, answers: Sequence[Answer], after_step: Callable[[],
         session.append(tokens)
 
 
-def fitting(engine: Engine, questions: Sequence[Sequence[Question]], most: int) -> Iterator[list[int]]:
-    """Which requests can share a batch, as lists of their indices.
+def batches(engine: Engine, questions: Sequence[Sequence[Question]], max_rows: int) -> Iterator[list[int]]:
+    """Put requests into batches, which are lists of their indices.
 
-    Shorter prompts are filled up at the end and the model masks the filling, so results are the same as alone, with
-    two exceptions: a prompt that itself ends with the filler cannot be told from a filled one, and the longest prompt
-    with the longest answer must not exceed the context. Such requests go separately.
+    Shorter prompts are filled up at the end, and the model masks the filling, so an answer does not depend on the
+    batch. Two kinds of requests need another batch: one with a prompt that itself ends with the filler, and one that
+    would make the longest prompt and the longest answer exceed the context together.
 
     Args:
         engine: the model.
-        questions: of each request.
-        most: the largest number of rows in a batch.
+        questions: those of each request.
+        max_rows: the maximum number of rows in a batch.
     """
     waiting = list(range(len(questions)))
     while waiting:
         taken: list[int] = []
         for index in waiting:
-            if not taken or _fit(engine, [row for each in [*taken, index] for row in questions[each]], most):
+            if not taken or _fit(engine, [row for each in [*taken, index] for row in questions[each]], max_rows):
                 taken.append(index)
         waiting = [index for index in waiting if index not in taken]
         yield taken
 
 
-def _fit(engine: Engine, rows: Sequence[Question], most: int) -> bool:
+class GenaiEngine:
+    """An `Engine` that the GenAI model builder has made.
+
+    The library itself ends a row at `last_token`. That is a token which no answer has, so the request decides where an
+    answer ends.
+
+    Args:
+        directory: the engine.
+        provider: `cpu` or `cuda`.
+        device: the number of the GPU, for `cuda`.
+        threads: CPU threads; `default_threads()` if None.
+    """
+
+    def __init__(self, directory: Path, *, provider: str = "cpu", device: int = 0, threads: int | None = None) -> None:
+        self._library: Any = import_module("onnxruntime_genai")
+        facts = json.loads((directory / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        ends = facts["eos_token_id"]
+        self.end_ids = [int(token) for token in (ends if isinstance(ends, list) else [ends])]
+        self.context_length = int(facts["context_length"])
+        self.vocabulary = int(facts["vocab_size"])
+        self.filler = _filler(facts, self.end_ids)
+        self.last_token = _last_token(facts, self.end_ids, self.filler)
+        config = self._library.Config(str(directory))
+        config.overlay(json.dumps({"model": self._overlay(threads or default_threads())}))
+        self._model = self._on_gpu(config, device) if provider == "cuda" else self._library.Model(config)
+
+    def _on_gpu(self, config: Any, device: int) -> Any:
+        """The model on this GPU. Checked, because the library may silently fall back to the CPU."""
+        _load_cuda()
+        config.set_provider_option("cuda", "device_id", str(device))
+        model = self._library.Model(config)
+        if model.device_type != "CUDA":
+            raise RuntimeError(f"this engine is to run on CUDA device {device} but runs on {model.device_type}")
+        return model
+
+    def _overlay(self, threads: int) -> dict[str, Any]:
+        options = {"intra_op_num_threads": threads, "session.intra_op.allow_spinning": "0"}
+        return {
+            "eos_token_id": self.last_token,
+            "pad_token_id": self.filler,
+            "decoder": {"session_options": options},
+        }
+
+    def start(self, prompts: Sequence[Sequence[int]], length: int) -> "GenaiSession":
+        """Begin with these prompts; no row grows beyond `length` tokens."""
+        options = self._library.GeneratorParams(self._model)
+        options.set_search_options(max_length=length, batch_size=len(prompts), do_sample=False)
+        width = max(map(len, prompts))
+        rows = [[*prompt, *[self.filler] * (width - len(prompt))] for prompt in prompts]
+        generator = self._library.Generator(self._model, options)
+        generator.append_tokens(np.asarray(rows if len(rows) > 1 else rows[0], dtype=np.int32))
+        return GenaiSession(generator, len(prompts))
+
+
+class GenaiSession:
+    """A `Session` with a generator of the library, which is made to take the tokens that we choose."""
+
+    def __init__(self, generator: Any, rows: int) -> None:
+        self._generator = generator
+        self._rows = rows
+        self._width = int(generator.get_logits().shape[-1])
+
+    def logits(self) -> Logits:
+        """The logits of the next token: shape (rows, vocabulary)."""
+        found = np.asarray(self._generator.get_logits(), dtype=np.float32)
+        return found.reshape(self._rows, -1, found.shape[-1])[:, -1]
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Append one token to each row: make all others impossible for the library's own search."""
+        forced = np.full((self._rows, 1, self._width), IMPOSSIBLE, dtype=np.float32)
+        forced[np.arange(self._rows), 0, list(tokens)] = 0
+        self._generator.set_logits(forced)
+        self._generator.generate_next_token()
+
+
+def default_threads() -> int:
+    """Half of the CPUs that this process may use: a core often has two of them, and Triton needs some itself."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def _fit(engine: Engine, rows: Sequence[Question], max_rows: int) -> bool:
     longest = max(len(row.prompt) for row in rows) + max(row.max_tokens for row in rows)
     ends_like_filling = any(row.prompt[-1] == engine.filler for row in rows)
-    return len(rows) <= most and longest <= engine.context_length and not ends_like_filling
+    return len(rows) <= max_rows and longest <= engine.context_length and not ends_like_filling
+
+
+def _load_cuda() -> None:
+    """Load the CUDA libraries that were installed as wheels, where the system's loader does not look.
+
+    ONNX Runtime does not load NVRTC's builtins, which are needed as soon as cuDNN compiles a kernel.
+    """
+    runtime: Any = import_module("onnxruntime")
+    runtime.preload_dlls()
+    for library in Path(runtime.__file__).parents[1].glob("nvidia/*/lib/libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(library))
+
+
+def _filler(facts: dict[str, Any], end_ids: Sequence[int]) -> int:
+    padding = facts.get("pad_token_id")
+    if isinstance(padding, int) and padding not in (*end_ids, facts.get("bos_token_id")):
+        return padding
+    return int(facts["vocab_size"]) - 1
+
+
+def _last_token(facts: dict[str, Any], end_ids: Sequence[int], filler: int) -> int:
+    beginning = facts.get("bos_token_id")
+    return beginning if isinstance(beginning, int) and beginning not in end_ids else filler

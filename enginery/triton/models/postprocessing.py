@@ -1,4 +1,4 @@
-"""Served as `postprocessing`: tokens to text."""
+"""The model `postprocessing`: tokens to text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from .requests import tensors
-from .responses import answered
-from .text import new_text
-from .tokens import is_true, load_tokenizer, parameter, tokenizer_directory
+from .requests import respond, tensors
+from .text import is_true, load_tokenizer, new_text, parameter, tokenizer_directory
 
-PASSED_ON = "OUT_"
+PASSED_THROUGH = "OUT_"
 TYPES = {"TYPE_FP32": np.float32, "TYPE_INT32": np.int32}
 
 
 class TritonPythonModel:
-    """Turns `TOKENS_BATCH` into text, as the continuation of `CONTEXT_IDS` where these are given.
+    """Turns `TOKENS_BATCH` into text, as the continuation of `CONTEXT_IDS` if these are given.
 
-    Templates of early releases have inputs that are handed on as they are: `CUM_LOG_PROBS` as `OUT_CUM_LOG_PROBS`.
+    Templates of early releases have inputs that only pass through: `CUM_LOG_PROBS` becomes `OUT_CUM_LOG_PROBS`.
     """
 
-    handed_on: Mapping[str, Any] = {}
+    passed_through: Mapping[str, Any] = {}
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the tokenizer."""
@@ -30,16 +28,16 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.tokenizer = load_tokenizer(tokenizer_directory(args))
         self.skip = is_true(parameter(config, "skip_special_tokens", "true"))
-        outputs = [output for output in config["output"] if output["name"].startswith(PASSED_ON)]
-        self.handed_on = {output["name"]: nothing(output) for output in outputs}
+        outputs = [output for output in config["output"] if output["name"].startswith(PASSED_THROUGH)]
+        self.passed_through = {output["name"]: zero(output) for output in outputs}
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request."""
-        return [answered(self.triton, request, self._shown) for request in requests]
+        """Respond to each request."""
+        return [respond(self.triton, request, self._outputs) for request in requests]
 
-    def _shown(self, request: Any) -> dict[str, Any]:
+    def _outputs(self, request: Any) -> dict[str, Any]:
         inputs = tensors(request)
-        return {"OUTPUT": self.output(inputs), **self.passed_on(inputs)}
+        return {"OUTPUT": self.output(inputs), **self.pass_through(inputs)}
 
     def output(self, inputs: Mapping[str, Any]) -> Any:
         """The texts for a request's inputs: shape (batch, beams)."""
@@ -52,18 +50,18 @@ class TritonPythonModel:
             found.append([new_text(self._decode, context, answer).encode() for answer in answers])
         return np.asarray(found, dtype=np.object_)
 
-    def passed_on(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What is handed on; zeros for what is not there, since an ensemble waits for all its outputs."""
+    def pass_through(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs that are inputs; zeros for a missing input, since an ensemble waits for all its outputs."""
         rows = len(inputs["TOKENS_BATCH"])
         return {
-            name: inputs.get(name.removeprefix(PASSED_ON), np.repeat(nothing, rows, axis=0))
-            for name, nothing in self.handed_on.items()
+            name: inputs.get(name.removeprefix(PASSED_THROUGH), np.repeat(zero, rows, axis=0))
+            for name, zero in self.passed_through.items()
         }
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=self.skip))
 
 
-def nothing(output: Mapping[str, Any]) -> Any:
-    """The least an output can be, for one row, as the configuration describes it."""
+def zero(output: Mapping[str, Any]) -> Any:
+    """The smallest value of an output, for one row, as the configuration describes it."""
     return np.zeros((1, *(1 for _ in output["dims"])), dtype=TYPES[output["data_type"]])

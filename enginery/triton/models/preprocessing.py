@@ -1,4 +1,4 @@
-"""Served as `preprocessing`: text to tokens."""
+"""The model `preprocessing`: text to tokens."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 
 from .engine_inputs import EngineInputs
-from .refusals import RequestError
-from .requests import padded, refuse_unknown_parameters, tensors, texts
-from .responses import answered
-from .special import special_tokens
-from .tokens import is_true, load_tokenizer, parameter, tokenizer_directory
-from .words import pack, word_sequences
+from .requests import RequestError, padded, refuse_unknown_parameters, respond, tensors, texts
+from .text import (
+    is_true,
+    load_tokenizer,
+    pack,
+    parameter,
+    special_tokens,
+    tokenizer_directory,
+    word_sequences,
+)
 
 
 class TritonPythonModel:
@@ -28,13 +32,13 @@ class TritonPythonModel:
         self.tokenizer = load_tokenizer(directory)
         self.special = is_true(parameter(config, "add_special_tokens", "true"))
         outputs = [output["name"] for output in config["output"]]
-        if "OUT_END_ID" in outputs:  # only the templates of TensorRT-LLM have it
+        if "OUT_END_ID" in outputs:  # only in the templates of TensorRT-LLM
             tokens = special_tokens(directory, self.tokenizer)
             self.engine_inputs = EngineInputs(outputs, self.tokenizer, tokens, add_special=self.special)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request."""
-        return [answered(self.triton, request, self._checked) for request in requests]
+        """Respond to each request."""
+        return [respond(self.triton, request, self._checked) for request in requests]
 
     def _checked(self, request: Any) -> dict[str, Any]:
         refuse_unknown_parameters(request)
@@ -62,7 +66,7 @@ class TritonPythonModel:
         return found | (self.engine_inputs.outputs(inputs, found["INPUT_ID"]) if self.engine_inputs else {})
 
     def _other_ends(self, inputs: Mapping[str, Any]) -> list[list[int]]:
-        """The model's end tokens beyond the one that the engine is told; none where the request names its own."""
+        """The end tokens besides the one that the engine gets; none if the request names its own."""
         ends = self.engine_inputs.tokens.others if self.engine_inputs and "END_ID" not in inputs else ()
         return [[token] for token in ends]
 

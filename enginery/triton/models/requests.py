@@ -1,6 +1,7 @@
-"""What a request says: its tensors by name, and the questions they make."""
+"""Requests and responses of Triton: reading a request, checking its values, and answering it."""
 
 import json
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -8,19 +9,23 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .answers import Question
-from .generation import Engine
-from .refusals import RequestError
+from .generation import Engine, Question
 from .sampling import Sampling
-from .words import unpack
+from .text import unpack
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 Value = TypeVar("Value", int, float, bool)
 
+LEAST: Mapping[str, float] = {"max_tokens": 1, "best_of": 1, "temperature": 0, "top_k": 0, "top_p": 0, "min_tokens": 0}
 MOST_TOP_P = 1.0
 NEUTRAL = {"beam_width": 1, "num_return_sequences": 1, "len_penalty": 1.0}
+"""Inputs that are not supported, with the value that changes nothing and so is accepted."""
 SWITCHED_OFF = ("return_context_logits", "return_generation_logits")
 TRITONS_OWN_PARAMETERS = "triton_"
+
+
+class RequestError(ValueError):
+    """A request that cannot be served. The message begins with the name of the input."""
 
 
 def tensors(request: Any) -> dict[str, npt.NDArray[Any]]:
@@ -29,10 +34,10 @@ def tensors(request: Any) -> dict[str, npt.NDArray[Any]]:
 
 
 def refuse_unknown_parameters(request: Any) -> None:
-    """Triton's `generate` turns every field that is no input into a parameter: misspelt and unsupported ones too.
+    """Refuse parameters: Triton's `generate` makes one of every field that is no input, also of misspelt names.
 
     Raises:
-        RequestError: for any that is not Triton's own.
+        RequestError: for a parameter that is not Triton's own.
     """
     for name in json.loads(request.parameters() or "{}"):
         if not name.startswith(TRITONS_OWN_PARAMETERS):
@@ -40,10 +45,10 @@ def refuse_unknown_parameters(request: Any) -> None:
 
 
 def texts(values: npt.NDArray[Any] | None, name: str) -> list[str]:
-    """The strings of a tensor.
+    """The strings of a tensor; none if there is no tensor.
 
     Raises:
-        RequestError: when one is not UTF-8.
+        RequestError: when a string is not UTF-8.
     """
     if values is None:
         return []
@@ -53,9 +58,71 @@ def texts(values: npt.NDArray[Any] | None, name: str) -> list[str]:
         raise RequestError(f"{name}: is not UTF-8: {error}") from error
 
 
+def padded(rows: Sequence[Sequence[int]], filling: int) -> npt.NDArray[np.int32]:
+    """Rows of tokens as one tensor, shorter ones filled up."""
+    width = max(map(len, rows))
+    return np.asarray([[*row, *[filling] * (width - len(row))] for row in rows], dtype=np.int32)
+
+
+def check_number(name: str, value: Value | None) -> Value | None:
+    """The value of a sampling parameter, which may be missing.
+
+    Raises:
+        RequestError: when it is out of its range.
+    """
+    if value is None:
+        return None
+    if not np.isfinite(value):
+        raise RequestError(f"{name}: must be a number, is {value}")
+    if name in LEAST and value < LEAST[name]:
+        raise RequestError(f"{name}: must be at least {LEAST[name]}, is {value:g}")
+    if name == "top_p" and value > MOST_TOP_P:
+        raise RequestError(f"top_p: must be between 0 and 1, is {value:g}")
+    if name == "repetition_penalty" and value <= 0:
+        raise RequestError(f"repetition_penalty: must be more than 0, is {value:g}")
+    return value
+
+
+def fail(triton: Any, sender: Any, message: str, code: str) -> None:
+    """End a request with an error of Triton's."""
+    response = _failed(triton, message, code)
+    sender.send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def response_with(triton: Any, outputs: Mapping[str, Any]) -> Any:
+    """A response with these tensors."""
+    return triton.InferenceResponse([triton.Tensor(name, value) for name, value in outputs.items()])
+
+
+def respond(triton: Any, request: Any, outputs: Callable[[Any], Mapping[str, Any]]) -> Any:
+    """The response to one request of a call: its outputs, or its error, which does not affect the other requests."""
+    try:
+        return response_with(triton, outputs(request))
+    except RequestError as error:
+        return _failed(triton, str(error), "INVALID_ARG")
+    except Exception as error:  # noqa: BLE001  Triton would fail every request of the call
+        traceback.print_exc()
+        return _failed(triton, f"the model failed: {error}", "INTERNAL")
+
+
+class KeptResponse:
+    """A response sender that keeps the one response. Triton before 24.06 wants `execute` to return it."""
+
+    def __init__(self) -> None:
+        self.response: Any = None
+
+    def send(self, response: Any = None, flags: int = 0) -> None:  # noqa: ARG002  as of Triton's own
+        """Keep the response; an empty one, which only carries flags, is ignored."""
+        self.response = response or self.response
+
+    def is_cancelled(self) -> bool:
+        """Never: without a sender of Triton's it is not known."""
+        return False
+
+
 @dataclass(frozen=True)
 class Defaults:
-    """What the model's configuration says where a request does not."""
+    """Values from the model's configuration, for requests that do not set them."""
 
     decoupled: bool
     exclude_input: bool
@@ -67,7 +134,7 @@ class Call:
 
     Attributes:
         questions: one for each row.
-        stream: whether pieces are wanted.
+        stream: whether the client wants pieces of the answer as they come.
         pad_id: fills up shorter answers.
     """
 
@@ -84,7 +151,7 @@ class Row:
         self._index = index
 
     def get(self, name: str, kind: Callable[[Any], Value], *others: str) -> Value | None:
-        """The value of an input under one of its names; None when it is not given."""
+        """The value of an input under one of its names; None if it is not given."""
         for known in (name, *others):
             if known in self._inputs:
                 return kind(self._inputs[known][self._index].reshape(-1)[0])
@@ -108,7 +175,7 @@ class Row:
 
 
 def read_call(inputs: Tensors, engine: Engine, defaults: Defaults) -> Call:
-    """Check a request for `tensorrt_llm` and say what it asks.
+    """Read and check a request for `tensorrt_llm`.
 
     Raises:
         RequestError: naming the input that is wrong or not supported.
@@ -128,18 +195,18 @@ def _question(row: Row, engine: Engine, defaults: Defaults) -> Question:
     _refuse_unsupported(row)
     prompt = row.prompt()
     _check_tokens(prompt, engine.vocabulary)
-    room = engine.context_length - len(prompt)
-    if room < 1:
+    longest = engine.context_length - len(prompt)
+    if longest < 1:
         raise RequestError(
             f"text_input: has {len(prompt)} tokens and leaves no room for an answer; the model takes"
             f" {engine.context_length} in all"
         )
-    wanted = _at_least(1, "max_tokens", row.get("request_output_len", int))
+    wanted = check_number("max_tokens", row.get("request_output_len", int))
     end = row.get("end_id", int)
     exclude = row.get("exclude_input_in_output", bool)
     return Question(
         prompt=prompt,
-        max_tokens=room if wanted is None else min(wanted, room),
+        max_tokens=longest if wanted is None else min(wanted, longest),
         end_ids=[*(engine.end_ids if end is None else [end]), engine.last_token],
         sampling=_sampling(row, engine.vocabulary),
         stop_words=row.sequences("stop_words_list"),
@@ -165,43 +232,19 @@ def _refuse_unsupported(row: Row) -> None:
 
 
 def _sampling(row: Row, vocabulary: int) -> Sampling:
-    top_p = _at_least(0.0, "top_p", row.get("runtime_top_p", float))
-    if top_p is not None and top_p > MOST_TOP_P:
-        raise RequestError(f"top_p: must be between 0 and 1, is {top_p:g}")
     return Sampling(
-        temperature=_at_least(0.0, "temperature", row.get("temperature", float)),
-        top_k=_at_least(0, "top_k", row.get("runtime_top_k", int)),
-        top_p=top_p,
+        temperature=check_number("temperature", row.get("temperature", float)),
+        top_k=check_number("top_k", row.get("runtime_top_k", int)),
+        top_p=check_number("top_p", row.get("runtime_top_p", float)),
         seed=row.get("seed", int, "random_seed"),
-        repetition_penalty=_positive("repetition_penalty", row.get("repetition_penalty", float)),
-        presence_penalty=_finite("presence_penalty", row.get("presence_penalty", float)) or 0.0,
-        frequency_penalty=_finite("frequency_penalty", row.get("frequency_penalty", float)) or 0.0,
-        min_tokens=_at_least(0, "min_tokens", row.get("min_tokens", int, "min_length")) or 0,
+        repetition_penalty=check_number("repetition_penalty", row.get("repetition_penalty", float)) or 1.0,
+        presence_penalty=check_number("presence_penalty", row.get("presence_penalty", float)) or 0.0,
+        frequency_penalty=check_number("frequency_penalty", row.get("frequency_penalty", float)) or 0.0,
+        min_tokens=check_number("min_tokens", row.get("min_tokens", int, "min_length")) or 0,
         bad_words=[words for words in row.sequences("bad_words_list") if max(words) < vocabulary],
     )
 
 
-def _finite(name: str, value: Value | None) -> Value | None:
-    if value is not None and not np.isfinite(value):
-        raise RequestError(f"{name}: must be a number, is {value}")
-    return value
-
-
-def _at_least(least: Value, name: str, value: Value | None) -> Value | None:
-    if _finite(name, value) is not None and value is not None and value < least:
-        raise RequestError(f"{name}: must be at least {least}, is {value}")
-    return value
-
-
-def _positive(name: str, value: float | None) -> float:
-    if _finite(name, value) is None or value is None:
-        return 1.0
-    if value <= 0:
-        raise RequestError(f"{name}: must be more than 0, is {value:g}")
-    return value
-
-
-def padded(rows: Sequence[Sequence[int]], filling: int) -> npt.NDArray[np.int32]:
-    """Rows of tokens as one tensor, shorter ones filled up."""
-    width = max(map(len, rows))
-    return np.asarray([[*row, *[filling] * (width - len(row))] for row in rows], dtype=np.int32)
+def _failed(triton: Any, message: str, code: str) -> Any:
+    error = triton.TritonError(message, getattr(triton.TritonError, code))
+    return triton.InferenceResponse(output_tensors=[], error=error)

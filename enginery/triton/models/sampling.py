@@ -1,6 +1,6 @@
-"""How the next token is chosen: one request's parameters, applied to one row of logits.
+"""Chooses the next token: the sampling parameters of one request, applied to one row of logits.
 
-Rows that share a batch do not share anything here, so an answer does not depend on its neighbours.
+The rows of a batch share nothing, so an answer does not depend on the other requests.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ class Sampling:
     """A request's sampling parameters.
 
     Attributes:
-        temperature: divides the logits; 0 means the likeliest token; None is 1.
-        top_k: choose among so many of the likeliest tokens; 0 among all, 1 is the likeliest; None is not given.
+        temperature: divides the logits; 0 takes the likeliest token; None is 1.
+        top_k: choose among this many of the likeliest tokens; 0 means all; None means not given.
         top_p: choose among the likeliest tokens that together have this probability; 0 and 1 mean all.
-        seed: makes the choices repeatable; None makes them different every time.
-        repetition_penalty: divides the likelihood of tokens that were there already; 1 does nothing.
-        presence_penalty: subtracted from the logits of tokens that were there already.
-        frequency_penalty: subtracted for each time the token was there.
-        min_tokens: the answer cannot end before it has so many.
+        seed: makes the choices repeatable; with None they differ every time.
+        repetition_penalty: divides the likelihood of tokens that occurred before; 1 does nothing.
+        presence_penalty: subtracted from the logits of tokens that occurred before.
+        frequency_penalty: subtracted once for each time the token occurred.
+        min_tokens: the answer cannot end before it has this many.
         bad_words: token sequences that are never produced.
     """
 
@@ -40,14 +40,14 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken: asked for, or nothing asked for."""
+        """Whether to take the likeliest token: the request says so, or says nothing."""
         if self.top_k == 1 or self.temperature == 0:
             return True
         return self.temperature is None and not self.top_k and not self.top_p
 
     @property
     def penalizes(self) -> bool:
-        """Whether what is there already changes the choice."""
+        """Whether earlier tokens change the choice."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
 
 
@@ -60,7 +60,7 @@ class Sampler:
         self._random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: Logits, prompt: Sequence[int], answer: Sequence[int]) -> int:
-        """The next token behind `prompt` and `answer`, from the model's logits, which are left as they are."""
+        """The next token after `prompt` and `answer`. The logits are not changed."""
         scores = logits.astype(np.float64)
         if self._sampling.penalizes:
             self._penalize(scores, [*prompt, *answer])
@@ -99,13 +99,13 @@ class Sampler:
 
 
 def _likeliest(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """The best `count` tokens, best first; a large vocabulary is not sorted for a few of them."""
+    """The best `count` tokens, best first, without sorting the whole vocabulary."""
     best = np.arange(len(scores)) if count >= len(scores) else np.argpartition(-scores, count - 1)[:count]
     return best[np.lexsort((best, -scores[best]))]
 
 
 def log_probability(logits: Logits, token: int) -> float:
-    """The natural logarithm of the probability the model gives to `token`."""
+    """The natural logarithm of the probability that the model gives to `token`."""
     exact = logits.astype(np.float64)
     top = exact.max()
     return float(exact[token] - top - np.log(np.exp(exact - top).sum()))

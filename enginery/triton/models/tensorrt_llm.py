@@ -1,4 +1,4 @@
-"""Served as `tensorrt_llm`: tokens to tokens, with the engine."""
+"""The model `tensorrt_llm` around an engine of ONNX Runtime GenAI: tokens to tokens."""
 
 import json
 import time
@@ -9,13 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from .answers import Answer
-from .genai import GenaiEngine
-from .generation import Engine, fitting, generate
-from .refusals import RequestError
-from .requests import Call, Defaults, padded, read_call, refuse_unknown_parameters, tensors
-from .responses import fail
-from .tokens import is_true, load_tokenizer, parameter, version_directory
+from .generation import Answer, Engine, GenaiEngine, batches, generate
+from .requests import (
+    Call,
+    Defaults,
+    RequestError,
+    fail,
+    padded,
+    read_call,
+    refuse_unknown_parameters,
+    response_with,
+    tensors,
+)
+from .text import is_decoupled, is_true, load_tokenizer, parameter, version_directory
 
 NO_CONTEXT = -1
 CANCEL_CHECK_SECONDS = 0.05
@@ -37,16 +43,16 @@ class TritonPythonModel:
             threads=threads or None,
         )
         self.tokenizer = load_tokenizer(directory)
-        self.most = max(1, int(config["max_batch_size"]))
+        self.max_rows = max(1, int(config["max_batch_size"]))
         self.defaults = Defaults(
-            decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
+            decoupled=is_decoupled(config),
             exclude_input=is_true(parameter(config, "exclude_input_in_output", "true")),
         )
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer the requests, each as soon as it can be; all that fit together are one batch."""
+        """Answer the requests, as many as possible in one batch; each response is sent as soon as it is ready."""
         jobs = [job for request in requests if (job := self._read(request))]
-        for indices in fitting(self.engine, [job.call.questions for job in jobs], self.most):
+        for indices in batches(self.engine, [job.call.questions for job in jobs], self.max_rows):
             self._run([jobs[index] for index in indices])
 
     def _read(self, request: Any) -> "Job | None":
@@ -73,7 +79,7 @@ class TritonPythonModel:
 
         try:
             generate(self.engine, [answer for job in jobs for answer in job.answers], after_step)
-        except Exception as error:  # noqa: BLE001  whatever fails, each client must be told
+        except Exception as error:  # noqa: BLE001  any failure must reach every client
             traceback.print_exc()
             for job in jobs:
                 job.give_up(f"the engine failed: {error}")
@@ -83,40 +89,35 @@ class TritonPythonModel:
 
 
 class Job:
-    """A request at work: sends what is ready."""
+    """A request in progress: sends what is ready."""
 
     def __init__(self, triton: Any, sender: Any, call: Call, decode: Any) -> None:
         self._triton = triton
         self._sender = sender
-        self._call = call
+        self.call = call
         self._open = True
         self._sent = 0
         self.answers = [Answer(question, decode, stream=call.stream) for question in call.questions]
-
-    @property
-    def call(self) -> Call:
-        """What was asked."""
-        return self._call
 
     def send_ready(self) -> None:
         """Send the pieces of text that are complete, or the whole answer at its end."""
         if not self._open:
             return
         done = all(answer.finished for answer in self.answers)
-        if self._call.stream:
+        if self.call.stream:
             self._send_pieces(last=done)
         elif done:
             self._send([self._shown(answer) for answer in self.answers], [[] for _ in self.answers], last=True)
 
     def drop_if_unwanted(self) -> None:
-        """Stop working on a request whose client has gone."""
+        """End a request whose client has gone."""
         if self._open and self._sender.is_cancelled():
             made = sum(len(answer.tokens) for answer in self.answers)
             self._triton.Logger.log_info(f"stopped after {made} tokens: the client has gone")
             self.give_up("the client has gone", "CANCELLED")
 
     def give_up(self, message: str, code: str = "INTERNAL") -> None:
-        """End a request with an error, if it is not answered yet."""
+        """End a request with an error, unless its answer is complete."""
         if not self._open:
             return
         self._open = False
@@ -133,8 +134,7 @@ class Job:
             self._send([piece.tokens], [piece.context], last=last and index == len(pieces) - 1)
 
     def _send(self, tokens: Sequence[list[int]], contexts: Sequence[list[int]], *, last: bool) -> None:
-        outputs = self._outputs(tokens, contexts)
-        response = self._triton.InferenceResponse([self._triton.Tensor(*item) for item in outputs.items()])
+        response = response_with(self._triton, self._outputs(tokens, contexts))
         flags = self._triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
         self._open = not last
         self._sender.send(response, flags=flags)
@@ -145,7 +145,7 @@ class Job:
         self._sent += max(map(len, new))
         width = max(map(len, new))
         return {
-            "output_ids": padded([ids or [self._call.pad_id] for ids in tokens], self._call.pad_id)[:, None],
+            "output_ids": padded([ids or [self.call.pad_id] for ids in tokens], self.call.pad_id)[:, None],
             "sequence_length": np.asarray([[len(ids)] for ids in tokens], dtype=np.int32),
             "cum_log_probs": np.asarray(sums, dtype=np.float32),
             "output_log_probs": np.asarray([[[*row, *[0.0] * (width - len(row))]] for row in new], dtype=np.float32),

@@ -1,4 +1,4 @@
-"""Served as `tensorrt_llm_bls`: a script that asks the other models one after the other, as the ensemble does."""
+"""The model `tensorrt_llm_bls`: calls the other models one after the other, as the ensemble does."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .pieces import TokensSoFar
-from .refusals import RequestError
-from .requests import refuse_unknown_parameters, tensors
-from .responses import KeptResponse, fail
-from .tokens import is_true, parameter, version_directory
+from .requests import KeptResponse, RequestError, fail, refuse_unknown_parameters, response_with, tensors
+from .text import TokensSoFar, is_decoupled, is_true, parameter, version_directory
 from .wiring import Step, own_steps, steps_beside
 
 TEXT = "text_output"
@@ -19,21 +16,21 @@ STREAM = "stream"
 
 
 class TritonPythonModel:
-    """Asks `preprocessing`, `tensorrt_llm` and `postprocessing`."""
+    """Calls `preprocessing`, `tensorrt_llm` and `postprocessing`."""
 
     steps: Sequence[Step] = own_steps()
     engine_model = "tensorrt_llm"
     accumulates = False
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Read how the models are put together, and whether responses are streamed."""
+        """Read how the models are connected, and whether responses are streamed."""
         self.triton: Any = import_module("triton_python_backend_utils")
         config = json.loads(args["model_config"])
-        self.decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
+        self.decoupled = is_decoupled(config)
         self.steps = steps_beside(version_directory(args))
         self.engine_model = parameter(config, "tensorrt_llm_model_name", "") or self.engine_model
         self.accumulates = is_true(parameter(config, "accumulate_tokens", "false"))
-        self.shown = frozenset(output["name"] for output in config["output"])
+        self.outputs = frozenset(output["name"] for output in config["output"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer the requests, one after the other."""
@@ -44,20 +41,20 @@ class TritonPythonModel:
                 self._answer(tensors(request), sender)
             except RequestError as error:
                 fail(self.triton, sender, str(error), "INVALID_ARG")
-            except Exception as error:  # noqa: BLE001  whatever fails, the client must be told
+            except Exception as error:  # noqa: BLE001  any failure must reach the client
                 fail(self.triton, sender, str(error), "INTERNAL")
         return None if self.decoupled else [sender.response for sender in senders]
 
     def _answer(self, inputs: Mapping[str, Any], sender: Any) -> None:
         prepare, engine, show = self.steps
         self._refuse_unwired(inputs)
-        known = {**inputs, **self._ask_once(prepare, inputs)}
+        known = {**inputs, **self._call_once(prepare, inputs)}
         so_far = self._tokens_so_far(inputs, show)
-        parts = self._ask(engine, known) if self.decoupled else [self._ask_once(engine, known)]
+        parts = self._call(engine, known) if self.decoupled else [self._call_once(engine, known)]
         for part in parts:
             if sender.is_cancelled():
                 raise RequestError("the client has gone")
-            sender.send(self._response(self._shown(part, show, so_far)))
+            sender.send(self._response(self._with_text(part, show, so_far)))
         rest = so_far.rest() if so_far else ""
         if rest:
             sender.send(self._response({TEXT: np.asarray([[rest.encode()]], dtype=np.object_)}))
@@ -69,35 +66,33 @@ class TritonPythonModel:
             raise RequestError(f"{name}: is not supported by this model repository")
 
     def _tokens_so_far(self, inputs: Mapping[str, Any], show: Step) -> TokensSoFar | None:
-        """Needed where streamed tokens come without those before them that their text depends on."""
+        """Needed when streamed tokens come without the earlier tokens that their text depends on."""
         streams = self.decoupled and STREAM in inputs and bool(inputs[STREAM].reshape(-1)[0])
         if not streams or "CONTEXT_IDS" in show.takes:
             return None
         beams = inputs.get("beam_width")
         if beams is not None and int(beams.reshape(-1)[0]) > 1:
-            return None  # beams change their minds about earlier tokens, so each piece holds them all
+            return None  # beams may change earlier tokens, so each piece holds all of them
         return TokensSoFar(show.takes["TOKENS_BATCH"], show.takes["SEQUENCE_LENGTH"], whole=self.accumulates)
 
-    def _shown(self, part: Mapping[str, Any], show: Step, so_far: TokensSoFar | None) -> dict[str, Any]:
-        """Everything known of a part of the answer, with its text."""
-        known = dict(part)
-        known |= self._ask_once(show, so_far.add(part) if so_far else part)
+    def _with_text(self, part: Mapping[str, Any], show: Step, so_far: TokensSoFar | None) -> dict[str, Any]:
+        """The tensors of a part of the answer, with its text."""
+        known = {**part, **self._call_once(show, so_far.add(part) if so_far else part)}
         if so_far:
             text = so_far.show(known[TEXT].reshape(-1)[0].decode())
             known[TEXT] = np.asarray([[text.encode()]], dtype=np.object_)
         return known
 
     def _response(self, known: Mapping[str, Any]) -> Any:
-        found = [self.triton.Tensor(name, value) for name, value in known.items() if name in self.shown]
-        return self.triton.InferenceResponse(found)
+        return response_with(self.triton, {name: value for name, value in known.items() if name in self.outputs})
 
-    def _ask_once(self, step: Step, known: Mapping[str, Any]) -> dict[str, Any]:
-        for found in self._ask(step, known):
+    def _call_once(self, step: Step, known: Mapping[str, Any]) -> dict[str, Any]:
+        for found in self._call(step, known):
             return found
         raise RuntimeError(f"{step.model} gave no answer")
 
-    def _ask(self, step: Step, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """What a model answers, under the names outside of it."""
+    def _call(self, step: Step, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The outputs of each response of a model, under their names in the ensemble."""
         of_engine = step is self.steps[1]
         request = self.triton.InferenceRequest(
             model_name=self.engine_model if of_engine else step.model,

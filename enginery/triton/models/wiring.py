@@ -1,8 +1,8 @@
-"""How the five models are put together: whose output is whose input, under which name.
+"""How the five models are connected: which output is which input, under which name.
 
-The names are those of NVIDIA's models. `context_ids` and `CONTEXT_IDS` are ours: the tokens that the text of a streamed
-piece depends on. A repository around an engine of TensorRT-LLM is put together as its release's ensemble is, and says
-so in a file beside `tensorrt_llm_bls`.
+The names are those of NVIDIA's models. Only `context_ids` and `CONTEXT_IDS` are ours: the tokens that the text of a
+streamed piece depends on. Around an engine of TensorRT-LLM, the models are connected as in the ensemble of its release;
+a file beside `tensorrt_llm_bls` says how.
 """
 
 import json
@@ -51,17 +51,17 @@ TO_POSTPROCESSING = {
     "sequence_length": "SEQUENCE_LENGTH",
     "context_ids": "CONTEXT_IDS",
 }
-PASSED_ON = ("cum_log_probs", "output_log_probs")
+LOG_PROBS = ("cum_log_probs", "output_log_probs")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A model that is asked, and the names of its tensors outside of it.
+    """A model of the ensemble, with the names of its tensors there.
 
     Attributes:
         model: its name.
-        takes: its input -> the name outside.
-        gives: its output -> the name outside.
+        takes: the model's input -> its name in the ensemble.
+        gives: the model's output -> its name in the ensemble.
     """
 
     model: str
@@ -70,21 +70,21 @@ class Step:
 
 
 def own_steps() -> tuple[Step, ...]:
-    """The steps around an engine of our own; names inside of the ensemble begin with an underscore."""
+    """The steps around an engine of ONNX Runtime GenAI. Names inside the ensemble begin with an underscore."""
     prepared = {name: f"_{name}" for name in FROM_PREPROCESSING}
-    asked = {theirs: ours for ours, theirs in TO_ENGINE.items()}
-    asked |= {theirs: prepared[name] for name, theirs in FROM_PREPROCESSING.items()}
-    made = {name: f"_{theirs}" for name, theirs in TO_POSTPROCESSING.items()}
-    shown = {theirs: made[name] for name, theirs in TO_POSTPROCESSING.items()}
+    engine = {theirs: ours for ours, theirs in TO_ENGINE.items()}
+    engine |= {theirs: prepared[name] for name, theirs in FROM_PREPROCESSING.items()}
+    generated = {name: f"_{theirs}" for name, theirs in TO_POSTPROCESSING.items()}
+    detokenized = {theirs: generated[name] for name, theirs in TO_POSTPROCESSING.items()}
     return (
         Step("preprocessing", {theirs: ours for ours, theirs in TO_PREPROCESSING.items()}, prepared),
-        Step("tensorrt_llm", asked, made | {name: name for name in PASSED_ON}),
-        Step("postprocessing", shown, {"OUTPUT": "text_output"}),
+        Step("tensorrt_llm", engine, generated | {name: name for name in LOG_PROBS}),
+        Step("postprocessing", detokenized, {"OUTPUT": "text_output"}),
     )
 
 
 def steps_beside(directory: Path) -> tuple[Step, ...]:
-    """The steps that a file beside the model describes; our own when there is none."""
+    """The steps that `wiring.json` in this directory describes; `own_steps()` if there is no such file."""
     path = directory / WIRING_FILE
     if not path.is_file():
         return own_steps()

@@ -8,8 +8,9 @@ from enginery.builds.manifest import Manifest
 from enginery.core.errors import RolloutError
 from enginery.registry import publish
 from enginery.store.context import StepContext
-from enginery.triton.placement import open_repository, read_state, write_state
+from enginery.triton.placement import open_repository
 from enginery.triton.rollout import is_serving, rollout, serving_build
+from enginery.triton.state import read_state, write_state
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.fake_triton import running_fake_triton
 from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
@@ -149,6 +150,7 @@ def test_when_the_second_server_fails_the_first_goes_back_too(site: Site) -> Non
 
 def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     """A rollout that was killed: everything up to a phase is done, and nothing is undone."""
+    from enginery.triton import endpoint
     from enginery.triton import rollout as module
 
     with monkeypatch.context() as patched:
@@ -156,7 +158,7 @@ def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase:
         if phase == "placing":
             patched.setattr(module, "read_configs", lambda *_: 1 / 0)
         else:
-            patched.setattr(module, "check_answers", lambda *_: 1 / 0)
+            patched.setattr(endpoint, "check_answers", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             site.roll_out(manifest)
     repository = open_repository(str(site.triton.repository))

@@ -17,9 +17,11 @@ from enginery.core.errors import RolloutError
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
 from enginery.triton.client import TritonClient
+from enginery.triton.endpoint import EndpointResult
 from enginery.triton.loading import LOAD_ORDER
-from enginery.triton.placement import BucketRepository, open_repository, read_state
-from enginery.triton.rollout import EndpointResult, roll_out_build, serving_build
+from enginery.triton.placement import BucketRepository, open_repository
+from enginery.triton.rollout import roll_out_build, serving_build
+from enginery.triton.state import read_state
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.s3_server import S3Server
 from tests.support.waiting import wait_until

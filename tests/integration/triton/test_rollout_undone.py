@@ -7,7 +7,8 @@ import pytest
 
 from enginery.builds.manifest import Manifest
 from enginery.core.errors import RolloutError
-from enginery.triton.rollout import EndpointResult, roll_out_build
+from enginery.triton.endpoint import EndpointResult
+from enginery.triton.rollout import roll_out_build
 from tests.support.builds import ANSWERS, QUESTION
 from tests.support.fake_triton import running_fake_triton
 from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401

@@ -99,7 +99,7 @@ def slow_down(repository: Path, seconds: float) -> None:
     step = "        self._generator.generate_next_token()\n"
     with ZipFile(path) as archive:
         sources = {name: archive.read(name).decode() for name in archive.namelist()}
-    assert sources["enginery_models/genai.py"].count(step) == 1
+    assert sources["enginery_models/generation.py"].count(step) == 1
     with ZipFile(path, "w") as archive:
         for name, text in sources.items():
             archive.writestr(name, text.replace(step, f"{step}        import time\n\n        time.sleep({seconds})\n"))

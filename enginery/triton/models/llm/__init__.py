@@ -1,5 +1,5 @@
-"""The Python model that drives TensorRT-LLM's LLM API.
+"""The served model for TensorRT-LLM's LLM API.
 
-It travels in the same archive as the other served models, whose helpers it uses. It needs numpy, PyYAML and
-`tensorrt_llm` in the serving environment, all of which NVIDIA's containers have.
+Its archive also contains those modules of the folder above that it imports. In the serving environment it needs numpy,
+PyYAML and `tensorrt_llm`, all of which NVIDIA's containers have.
 """

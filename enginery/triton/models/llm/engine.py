@@ -1,21 +1,129 @@
-"""An `LLM` of TensorRT-LLM's, on an event loop of its own, so that requests share its batches."""
+"""TensorRT-LLM's LLM API: what `model.yaml` says, what a request asks for, and an `LLM` on an event loop of its own.
+
+One event loop takes all requests, so that they share the LLM's batches.
+"""
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from .settings import Settings
+from ..requests import RequestError, Tensors, Value, check_number, texts  # noqa: TID252  siblings in the archive
 
+MODEL_FILE = "model.yaml"
+PATH_VARIABLE = "LLM_CONFIG_PATH"
+"""Names another file, absolute or beside `model.py`, as with NVIDIA's model."""
+OWN_SECTION = "triton_config"
+DEFAULT_CLASS = "tensorrt_llm:LLM"
 WARM_UP_PROMPT = "Hello"
 WARM_UP_TOKENS = 4
 HELPER = "update_llm_args_with_extra_dict"
 HELPER_MODULES = ("tensorrt_llm.llmapi.llm_utils", "tensorrt_llm.llmapi.llm_args")
 
+PREFIX = "sampling_param_"
+NUMBERS: Mapping[str, Callable[[Any], int | float]] = {
+    "max_tokens": int,
+    "best_of": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "frequency_penalty": float,
+    "presence_penalty": float,
+    "repetition_penalty": float,
+    "min_tokens": int,
+    "min_length": int,
+    "seed": int,
+    "random_seed": int,
+}
+OTHER_NAMES = {"min_length": "min_tokens", "random_seed": "seed"}
+"""What the inputs were called up to 0.19."""
+WORDS = ("stop", "bad")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The content of `model.yaml`: arguments of the LLM API, and under `triton_config` those of the served model.
+
+    Attributes:
+        arguments: of the LLM API; `model` is a path if the checkpoint lies beside the file.
+        llm_class: the class that takes them, as module:class.
+        warm_up: batch sizes to try before the first request.
+        exclude_input: whether answers omit the prompt unless a request says otherwise.
+    """
+
+    arguments: Mapping[str, Any]
+    llm_class: str
+    warm_up: tuple[int, ...]
+    exclude_input: bool
+
+
+def read_settings(directory: Path, environment: Mapping[str, str]) -> Settings:
+    """Read `model.yaml` of a version directory, or the file that the environment names instead.
+
+    Raises:
+        TypeError: when the file is not a mapping, or names no model.
+    """
+    path = directory / environment.get(PATH_VARIABLE, MODEL_FILE)
+    content = import_module("yaml").safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get(OWN_SECTION) or {}, dict):
+        raise TypeError(f"{path}: must be a mapping with the arguments of the LLM API and {OWN_SECTION}")
+    if not content.get("model"):
+        raise TypeError(f"{path}: does not name the model, by its name or its directory beside the file")
+    own = content.pop(OWN_SECTION, None) or {}
+    return Settings(
+        arguments={**content, "model": _place(str(content["model"]), (path.parent, directory))},
+        llm_class=str(own.get("llm_class", DEFAULT_CLASS)),
+        warm_up=tuple(int(size) for size in own.get("warm_up") or ()),
+        exclude_input=bool(own.get("exclude_input_from_output", True)),
+    )
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """One request.
+
+    Attributes:
+        prompt: its text.
+        sampling: arguments of `SamplingParams`.
+        stream: whether the client wants pieces of the answer as they come.
+        exclude_input: whether the answer omits the prompt.
+    """
+
+    prompt: str
+    sampling: Mapping[str, Any]
+    stream: bool
+    exclude_input: bool
+
+
+def read_request(inputs: Tensors, *, decoupled: bool, exclude_input: bool) -> TextRequest:
+    """Read and check a request.
+
+    Args:
+        inputs: its tensors.
+        decoupled: whether the model may stream.
+        exclude_input: the default for a request that does not say.
+
+    Raises:
+        RequestError: naming the input that is wrong or not supported.
+    """
+    stream = bool(_scalar(inputs, "streaming", bool))
+    if stream and not decoupled:
+        raise RequestError("stream: this model was packaged without streaming (serving.decoupled)")
+    exclude = _scalar(inputs, f"{PREFIX}exclude_input_from_output", bool)
+    log_probs = bool(_scalar(inputs, "return_cumulative_logprob", bool))
+    return TextRequest(
+        prompt=_prompt(inputs),
+        sampling={**_numbers(inputs), **_words(inputs), **({"logprobs": 1} if log_probs else {})},
+        stream=stream,
+        exclude_input=exclude_input if exclude is None else exclude,
+    )
+
 
 class Engine:
-    """Loads the model when it is made."""
+    """An `LLM` on an event loop in a thread of its own. Creating an engine loads the model."""
 
     def __init__(self, settings: Settings) -> None:
         module, _, name = settings.llm_class.partition(":")
@@ -26,19 +134,19 @@ class Engine:
         self._thread.start()
 
     def generate(self, prompt: str, sampling: Mapping[str, Any], *, stream: bool) -> Any:
-        """Begin an answer; to be called, and iterated over, on the loop.
+        """Begin an answer; call this, and iterate over its result, on the loop.
 
         Raises:
-            ValueError: when the request is not one that the model can answer.
+            ValueError: when the model cannot answer this request.
         """
         return self._llm.generate_async(prompt, sampling_params=self._sampling_params(**sampling), streaming=stream)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something on the loop, and do not wait for it."""
+        """Run a coroutine on the loop, without waiting for it."""
         asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def warm_up(self, sizes: tuple[int, ...]) -> None:
-        """Answer batches of these sizes, so that whatever is made at first use is there for the first user."""
+        """Answer batches of these sizes, so that the first user does not wait for what is made at first use."""
         for size in sizes:
             asyncio.run_coroutine_threadsafe(self._answer_together(size), self._loop).result()
 
@@ -50,24 +158,66 @@ class Engine:
             pass
 
     def close(self) -> None:
-        """Free the GPUs."""
+        """Shut the LLM down, which frees the GPUs, and stop the loop."""
         self._llm.shutdown()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
+def _place(model: str, directories: tuple[Path, ...]) -> str:
+    """The path of a model in one of these directories; else the name itself, which may be one on the Hub."""
+    return next((str(directory / model) for directory in directories if (directory / model).is_dir()), model)
+
+
+def _prompt(inputs: Tensors) -> str:
+    found = texts(inputs.get("text_input"), "text_input")
+    if len(found) != 1:
+        raise RequestError(f"text_input: one text at a time; there are {len(found)}")
+    if not found[0]:
+        raise RequestError("text_input: is empty")
+    return found[0]
+
+
+def _numbers(inputs: Tensors) -> dict[str, Any]:
+    given = {name: _scalar(inputs, f"{PREFIX}{name}", kind) for name, kind in NUMBERS.items()}
+    found = {OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+    for name, value in found.items():
+        check_number(name, value)
+    if found.get("temperature") == 0:  # means the likeliest token, but the runtime would divide by 0
+        del found["temperature"]
+        found["top_k"] = 1
+        found.pop("top_p", None)
+    return found
+
+
+def _words(inputs: Tensors) -> dict[str, Any]:
+    """The word lists without empty words. A stop word belongs to the answer, as with the other backends."""
+    given = {name: texts(inputs.get(f"{PREFIX}{name}"), f"{name}_words") for name in WORDS}
+    found: dict[str, Any] = {name: kept for name, words in given.items() if (kept := [word for word in words if word])}
+    return {**found, "include_stop_str_in_output": True} if "stop" in found else found
+
+
+def _scalar(inputs: Tensors, name: str, kind: Callable[[Any], Value]) -> Value | None:
+    if name not in inputs:
+        return None
+    values = inputs[name].reshape(-1)
+    if len(values) != 1:
+        raise RequestError(f"{name.removeprefix(PREFIX)}: one value, not {len(values)}")
+    return kind(values[0])
+
+
 def _as_objects(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as the constructor takes them: the release's own helper makes objects of plain mappings."""
+    """The arguments as the constructor takes them: a helper of the release makes objects of plain mappings."""
     convert = _converter()
     if convert is None:
         return dict(arguments)
-    said = {name: value for name, value in arguments.items() if value is not None}  # it makes objects of null, too
-    return {**arguments, **convert({}, said)}
+    given = {name: value for name, value in arguments.items() if value is not None}  # it makes objects even of None
+    return {**arguments, **convert({}, given)}
 
 
 def _converter() -> Any:
-    """The helper behind the release's own `extra_llm_api_options`; the first releases with the backend have none."""
+    """The helper behind the release's `extra_llm_api_options`; None for the first releases with the LLM API."""
     for module in HELPER_MODULES:
         try:
             return getattr(import_module(module), HELPER)

@@ -1,4 +1,4 @@
-"""Served as `tensorrt_llm`: text to text, with the LLM API."""
+"""The model `tensorrt_llm` of the LLM API: text to text."""
 
 import asyncio
 import contextlib
@@ -11,22 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from .asking import Question, read_question
-from .engine import Engine
-from .helpers import INCOMPLETE, RequestError, fail, refuse_unknown_parameters, tensors, version_directory
-from .settings import read_settings
+from ..requests import (  # noqa: TID252  siblings in the archive
+    RequestError,
+    fail,
+    refuse_unknown_parameters,
+    response_with,
+    tensors,
+)
+from ..text import INCOMPLETE, is_decoupled, version_directory  # noqa: TID252
+from .engine import Engine, TextRequest, read_request, read_settings
 
 CANCEL_CHECK_SECONDS = 0.1
 
 
 class TritonPythonModel:
-    """Hands requests on to the LLM, and its answers back as they come."""
+    """Passes requests to the LLM, and sends its answers as they come."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the model, and warm it up."""
         self.triton: Any = import_module("triton_python_backend_utils")
-        config = json.loads(args["model_config"])
-        self.decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
+        self.decoupled = is_decoupled(json.loads(args["model_config"]))
         self.settings = read_settings(version_directory(args), os.environ)
         self.triton.Logger.log_info(f"arguments of the LLM API: {json.dumps(self.settings.arguments, default=str)}")
         self.engine = Engine(self.settings)
@@ -34,49 +38,49 @@ class TritonPythonModel:
         self.triton.Logger.log_info(f"warmed up with batches of {list(self.settings.warm_up)}")
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Begin all requests; each is answered as soon as it can be."""
+        """Begin all requests; each gets its answer as soon as it is ready."""
         for request in requests:
             sender = request.get_response_sender()
             try:
                 refuse_unknown_parameters(request)
-                question = read_question(
+                read = read_request(
                     tensors(request), decoupled=self.decoupled, exclude_input=self.settings.exclude_input
                 )
             except RequestError as error:
                 fail(self.triton, sender, str(error), "INVALID_ARG")
             else:
-                self.engine.start(Job(self.triton, self.engine, question, sender).run())
+                self.engine.start(Job(self.triton, self.engine, read, sender).run())
 
     def finalize(self) -> None:
-        """Free the GPUs."""
+        """Shut the engine down."""
         self.engine.close()
 
 
 class Job:
-    """A request at work."""
+    """A request in progress."""
 
-    def __init__(self, triton: Any, engine: Engine, question: Question, sender: Any) -> None:
+    def __init__(self, triton: Any, engine: Engine, request: TextRequest, sender: Any) -> None:
         self._triton = triton
         self._engine = engine
-        self._question = question
+        self._request = request
         self._sender = sender
         self._sent = 0
         self._wanted = True
         self._ended = False
 
     async def run(self) -> None:
-        """Send what comes, until the end of the answer; whatever fails, the client is told."""
+        """Send the answer as it comes. Any failure is sent to the client."""
         try:
             await self._answer()
         except ValueError as error:
             await self._fail(str(error), "INVALID_ARG")
-        except Exception as error:  # noqa: BLE001  whatever fails, the client must be told
+        except Exception as error:  # noqa: BLE001  any failure must reach the client
             traceback.print_exc()
             await self._fail(f"the model failed: {error}", "INTERNAL")
 
     async def _answer(self) -> None:
-        question = self._question
-        result = self._engine.generate(question.prompt, question.sampling, stream=question.stream)
+        request = self._request
+        result = self._engine.generate(request.prompt, request.sampling, stream=request.stream)
         watcher = asyncio.create_task(self._watch(result))
         try:
             async for output in result:
@@ -94,8 +98,8 @@ class Job:
             await self._fail("the model stopped before the answer was complete", "INTERNAL")
 
     async def _watch(self, result: Any) -> None:
-        """Stop working on a request whose client has gone; behind its last response, Triton forgets a request."""
-        while not (self._ended or self._sender.is_cancelled()):  # noqa: ASYNC110  Triton can only be asked
+        """Abort the request when its client has gone. After the last response, Triton forgets a request."""
+        while not (self._ended or self._sender.is_cancelled()):  # noqa: ASYNC110  Triton has no event for it
             await asyncio.sleep(CANCEL_CHECK_SECONDS)
         if not self._ended:
             self._wanted = False
@@ -103,7 +107,7 @@ class Job:
 
     async def _take(self, output: Any) -> None:
         answers, last = output.outputs, bool(output.finished)
-        if not self._question.stream:
+        if not self._request.stream:
             if last:  # of several answers one may be complete before the others
                 await self._send([self._lead() + answer.text for answer in answers], answers, last=True)
             return
@@ -115,16 +119,16 @@ class Job:
             await self._send([lead + piece], answers[:1], last=last)
 
     def _lead(self) -> str:
-        return "" if self._question.exclude_input else self._question.prompt
+        return "" if self._request.exclude_input else self._request.prompt
 
     async def _send(self, texts: Sequence[str], answers: Sequence[Any], *, last: bool) -> None:
         outputs = {
             "text_output": _strings(texts),
             "finish_reason": _strings([str(answer.finish_reason or "") for answer in answers]),
-            "stop_reason": _strings([_shown(answer.stop_reason) for answer in answers]),
+            "stop_reason": _strings([_stop_reason(answer) for answer in answers]),
             "cumulative_logprob": np.asarray([answer.cumulative_logprob or 0.0 for answer in answers], np.float32),
         }
-        response = self._triton.InferenceResponse([self._triton.Tensor(*item) for item in outputs.items()])
+        response = response_with(self._triton, outputs)
         flags = self._triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0
         self._ended = last
         # On another thread: the LLM goes on while Triton takes the answer.
@@ -134,9 +138,9 @@ class Job:
         await asyncio.to_thread(fail, self._triton, self._sender, message, code)
 
 
-def _shown(reason: object) -> str:
+def _stop_reason(answer: Any) -> str:
     """The stop word or the token that ended an answer."""
-    return "" if reason is None else str(reason)
+    return "" if answer.stop_reason is None else str(answer.stop_reason)
 
 
 def _strings(values: Sequence[str]) -> Any:

@@ -1,0 +1,188 @@
+"""How to start a Triton server for a model repository: the command, the container, and a note for people with both.
+
+For engines of the backend `tensorrt`, the command is that of NVIDIA's launcher script (`launch_triton_server.py`),
+release for release: `mpirun` starts one process of Triton for each rank; only rank 0 serves, the others only load the
+engine. In addition, a server with one rank is in explicit model-control mode, so that builds can be rolled out to it.
+
+For the LLM API it is one process, which itself starts a worker for each GPU. There, what TensorRT-LLM's autotuner
+measured can be kept in a file, so that the server does not measure again at each start.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from packaging.version import Version
+
+from enginery.releases import containers, version
+
+TRITON = "/opt/tritonserver/bin/tritonserver"
+PORTS = ("--grpc-port=8001", "--http-port=8000", "--metrics-port=8002")
+EXPLICIT = "--model-control-mode=explicit"
+ORCHESTRATOR_SINCE = "0.9.0"
+"""Since this release one server can start the ranks itself, and so load engines of several GPUs while it runs."""
+NO_IMAGE = "IMAGE"
+LLMAPI_MOUNT = "/models"
+"""Any path would do: the repository of the LLM API contains no absolute path."""
+
+AUTOTUNER_CACHE_VARIABLE = "TLLM_AUTOTUNER_CACHE_PATH"
+"""Names the file; each rank may append its number to the name."""
+AUTOTUNER_CACHE_SINCE = "1.2.0"
+"""The first release that reads and writes the file: pull request 7738 of NVIDIA/TensorRT-LLM went into the branch of
+1.2.0, and its description says what the file does. The release itself was not read."""
+AUTOTUNER_CACHE = "/autotuner"
+"""The directory of the file in the container."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start a server.
+
+    Attributes:
+        world_size: GPUs, and processes, that the engine needs.
+        command: the shell command to run in the container.
+        image: Triton's container with the release inside, without the registry's host; empty if none is known.
+        shared_memory: for Triton's Python models, in Docker's notation.
+        mount: the path of the model repository in the container.
+    """
+
+    world_size: int
+    command: str
+    image: str
+    shared_memory: str
+    mount: str
+
+    @property
+    def docker(self) -> str:
+        """The command that starts the container around it; `DIRECTORY` stands for the model repository on the host."""
+        limits = f"--gpus all --network host --shm-size={self.shared_memory} --ulimit memlock=-1"
+        return f"docker run --rm {limits} -v DIRECTORY:{self.mount} {self.image or NO_IMAGE} {self.command}"
+
+    def facts(self) -> dict[str, Any]:
+        """For the record of the step."""
+        return asdict(self)
+
+
+def launch_of_engine(release: str, world_size: int, mount: str) -> Launch:
+    """How to start a server of a release for an engine with this number of ranks.
+
+    Raises:
+        UsageError: when the release is not a version, or too old.
+    """
+    argv = ["mpirun", "--allow-run-as-root"]
+    for rank in range(world_size):
+        argv += ["-n", "1", *_process(mount, rank, alone=world_size == 1), ":"]
+    return _launch(release, world_size, argv[:-1], mount)
+
+
+def launch_of_llmapi(release: str, world_size: int) -> Launch:
+    """How to start a server of a release for a model of the LLM API on this number of GPUs.
+
+    Raises:
+        UsageError: when the release is not a version, or too old.
+    """
+    argv = [TRITON, f"--model-repository={LLMAPI_MOUNT}", EXPLICIT, "--load-model=*", *PORTS]
+    return _launch(release, world_size, argv, LLMAPI_MOUNT)
+
+
+def note_of_engine(launch: Launch, release: str, model: str) -> str:
+    """A page for people who start the server of an engine."""
+    rows = {
+        "release": f"TensorRT-LLM {release}",
+        "GPUs (world size)": str(launch.world_size),
+        "container": _image(launch, release, "build the backend, and put its image"),
+        "model repository in the container": f"`{launch.mount}`",
+    }
+    return "\n".join([*_page(launch, model, rows, "In the container:"), *_engine_path(launch, release), ""])
+
+
+def note_of_llmapi(launch: Launch, release: str, model: str, *, autotunes: bool = True) -> str:
+    """A page for people who start the server of a model of the LLM API.
+
+    Args:
+        launch: how it is started.
+        release: of TensorRT-LLM.
+        model: the model's name.
+        autotunes: whether the autotuner measures kernels when the model is loaded.
+    """
+    rows = {
+        "release": f"TensorRT-LLM {release}, LLM API",
+        "GPUs (world size)": str(launch.world_size),
+        "container": _image(launch, release, "build one, and put it"),
+    }
+    how = "In the container, not under `mpirun`: the model starts its workers itself."
+    kept = _measurements(release, model) if autotunes and keeps_measurements(release) else ()
+    return "\n".join([*_page(launch, model, rows, how), *_relative_paths(), *kept, ""])
+
+
+def keeps_measurements(release: str) -> bool:
+    """Whether a release can keep what its autotuner measured."""
+    return Version(release) >= Version(AUTOTUNER_CACHE_SINCE)
+
+
+def _launch(release: str, world_size: int, argv: list[str], mount: str) -> Launch:
+    found = containers(release).value
+    return Launch(
+        world_size=world_size,
+        command=shlex.join(argv),
+        image=found[0].image if found else "",
+        shared_memory=f"{world_size}g",
+        mount=mount,
+    )
+
+
+def _process(mount: str, rank: int, *, alone: bool) -> Iterator[str]:
+    yield from (TRITON, f"--model-repository={mount}")
+    if alone:
+        yield from (EXPLICIT, "--load-model=*")
+    elif rank:
+        yield from (EXPLICIT, "--load-model=tensorrt_llm")
+    yield from (
+        *PORTS,
+        "--disable-auto-complete-config",
+        f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",
+    )
+
+
+def _image(launch: Launch, release: str, remedy: str) -> str:
+    if launch.image:
+        return f"`{launch.image}` of NVIDIA's registry"
+    return f"none is known with {release} inside: {remedy} in place of `{NO_IMAGE}`"
+
+
+def _page(launch: Launch, model: str, rows: Mapping[str, str], how: str) -> Iterator[str]:
+    yield f"# Launching {model}\n"
+    yield "| | |\n|---|---|"
+    yield from (f"| {name} | {value} |" for name, value in rows.items())
+    yield f"| shared memory | {launch.shared_memory} |\n"
+    yield f"{how}\n"
+    yield f"```sh\n{launch.command}\n```\n"
+    yield "With Docker, with the directory that holds this note in place of `DIRECTORY`:\n"
+    yield f"```sh\n{launch.docker}\n```\n"
+
+
+def _engine_path(launch: Launch, release: str) -> Iterator[str]:
+    yield "The engine's path in `config.pbtxt` is absolute, so for the server the repository must lie at"
+    yield f"`{launch.mount}` (`serving.mount` in the spec). The Python models need `numpy` and `tokenizers`, which the"
+    yield "container has."
+    if launch.world_size == 1:
+        return
+    yield "\nStarted like this, the ranks load their engine once: to serve another build, restart them."
+    if version(release) >= version(ORCHESTRATOR_SINCE):
+        yield "For `enginery rollout`, start one process instead, which starts the ranks itself (orchestrator mode):\n"
+        alone = shlex.join(["mpirun", "--allow-run-as-root", "-n", "1", *_process(launch.mount, 0, alone=True)])
+        yield f"```sh\nTRTLLM_ORCHESTRATOR=1 {alone}\n```"
+
+
+def _relative_paths() -> Iterator[str]:
+    yield "The repository may lie anywhere, also in S3: its paths are relative. `LLM_CONFIG_PATH` names another"
+    yield "`model.yaml`. Loading takes a while: CUDA graphs are captured, and the model warms up before it is ready."
+
+
+def _measurements(release: str, model: str) -> Iterator[str]:
+    """How to keep the autotuner's file: one for each release and model, since it does not say whose it is."""
+    file = shlex.quote(f"{AUTOTUNER_CACHE_VARIABLE}={AUTOTUNER_CACHE}/{model}-{release}.json")
+    yield "\nWhat the autotuner measures at a start it need not measure at the next: give `docker run` a directory of"
+    yield "this machine in place of `CACHE`, another one for each kind of GPU:\n"
+    yield f"```sh\n-v CACHE:{AUTOTUNER_CACHE} -e {file}\n```"

@@ -1,0 +1,135 @@
+"""The state of the rollouts of a model repository, and how a rollout that failed or died is undone.
+
+The state is a file in the model repository. It is written before each change, so the next rollout can undo one that
+died.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from enginery.builds import CONFIG
+from enginery.core.errors import RolloutError
+from enginery.core.locks import Worker
+from enginery.core.model import Frozen
+from enginery.triton.client import TritonClient
+from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, load_model, loaded_labels, serves
+from enginery.triton.placement import ServingRepository, remove_version
+
+STATE_FILE = "rollout.json"
+STATE_SCHEMA = 1
+
+Phase = Literal["placing", "loading", "checking", "done"]
+
+
+class Placed(Frozen):
+    """A build in a model repository, with the number of its version directories."""
+
+    build_id: str
+    version: int
+
+
+class RolloutState(Frozen):
+    """The build that a model repository serves, and the rollout that is to replace it.
+
+    Attributes:
+        phase: the progress of the last rollout. If it is not `done` and `worker` does not run, the rollout died.
+        serving: the build of the last rollout that succeeded; None before the first.
+        previous: the build before that. Its files are kept, except those of models that `serving` does not have.
+        coming: the build that is being rolled out.
+        configs: the configurations before the rollout, by model, to restore them when it fails.
+        endpoints: the servers of the rollout.
+        touched: by server, the models that it was told to load; only these are undone there.
+        worker: the process of the rollout.
+        since: when the phase began, UTC.
+    """
+
+    schema_version: int = STATE_SCHEMA
+    phase: Phase
+    serving: Placed | None = None
+    previous: Placed | None = None
+    coming: Placed | None = None
+    configs: Mapping[str, str] = Field(default_factory=dict)
+    endpoints: tuple[str, ...] = ()
+    touched: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    worker: Worker
+    since: datetime
+
+
+def read_state(repository: ServingRepository) -> RolloutState | None:
+    """Read the state, or return None before the first rollout.
+
+    Raises:
+        RolloutError: when its file cannot be understood.
+    """
+    data = repository.read(STATE_FILE)
+    if data is None:
+        return None
+    try:
+        return RolloutState.model_validate_json(data)
+    except ValidationError as error:
+        remedy = f"look at what the servers serve, then remove {STATE_FILE} and roll out again"
+        raise RolloutError(f"{STATE_FILE} cannot be understood", subject=repository.where, remedy=remedy) from error
+
+
+def write_state(repository: ServingRepository, state: RolloutState) -> None:
+    """Write the state into the repository."""
+    repository.write(STATE_FILE, state.model_dump_json(indent=1).encode())
+
+
+def undo(repository: ServingRepository, state: RolloutState) -> tuple[RolloutState, list[str]]:
+    """Undo a rollout, but only what it did: restore configurations, load the previous models, remove the new files.
+
+    Returns the state afterwards, and the problems with it.
+    """
+    for model in _models_of(repository, state):
+        if model in state.configs:
+            repository.write(f"{model}/{CONFIG}", state.configs[model].encode())
+        else:
+            repository.remove(f"{model}/{CONFIG}")
+    problems = [
+        problem for url, models in state.touched.items() for problem in _restore(url, models, repository, state)
+    ]
+    if state.coming:
+        remove_version(repository, state.coming.version)
+    undone = state.model_copy(
+        update={"phase": "done", "coming": None, "configs": {}, "touched": {}, "since": datetime.now(UTC)}
+    )
+    write_state(repository, undone)
+    return undone, problems
+
+
+def what_serves(urls: Sequence[str], before: Placed | None) -> str:
+    """A clause that says what the servers really serve after the undo."""
+    try:
+        clients = [TritonClient(url) for url in urls]
+        labels = {label for client in clients for label in loaded_labels(client).values()}
+        if before and labels == {before.build_id} and all(client.ready(ENSEMBLE) for client in clients):
+            return f"{before.build_id} serves again"
+        return ", ".join(f"{client.url} serves {serves(client)}" for client in clients)
+    except RolloutError as error:
+        return f"what serves now is not known: {error.subject}: {error.problem}"
+
+
+def _models_of(repository: ServingRepository, state: RolloutState) -> set[str]:
+    """The models of a rollout: those with a directory of its version, and those that were there before."""
+    version = str(state.coming.version) if state.coming else ""
+    return {model for model, name in repository.entries() if name == version} | set(state.configs)
+
+
+def _restore(url: str, models: Sequence[str], repository: ServingRepository, state: RolloutState) -> list[str]:
+    """Undo the loads in one server, and load models of the previous build that are missing there; return problems."""
+    client = TritonClient(url)
+    try:
+        for model in reversed(LOAD_ORDER):
+            if model in models and model not in state.configs:
+                client.unload(model)
+        for model in LOAD_ORDER:
+            if model in state.configs and (model in models or not client.ready(model)):
+                load_model(client, repository, model, state.configs[model])
+    except RolloutError as error:
+        before = state.serving.build_id if state.serving else "what was there before"
+        return [f"{before} could not be put back at {url}: {error.problem}"]
+    return []
