@@ -19,12 +19,11 @@ from enginery.core.errors import RegistryError, UsageError
 from enginery.core.model import Frozen
 from enginery.spec import SHA256_PATTERN, Name, gpus
 from enginery.store import FileRecord, Stage, StepRecord
+from enginery.toolchains import TENSORRT_PACKAGES
 
 # What decides where a build's engine runs and what it takes, gathered from the records of the steps that made it.
 
 
-TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
-"""TensorRT is installed under one of these names."""
 LIMITS = ("max_batch_size", "max_input_len", "max_output_len", "max_seq_len", "max_num_tokens", "max_beam_width")
 """In requests and tokens, by TensorRT-LLM's names."""
 SAID = ("limits", "arguments", "serving")

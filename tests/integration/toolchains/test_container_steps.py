@@ -167,10 +167,10 @@ def test_a_container_is_killed_when_the_step_is_cancelled(
 RUN_A_BOX = """
 import os, sys
 from pathlib import Path
-from enginery.toolchains import container
-box = container.Box(image=sys.argv[1], name_hint="hanging", home=Path(sys.argv[2]))
+from enginery.toolchains import docker
+box = docker.Box(image=sys.argv[1], name_hint="hanging", home=Path(sys.argv[2]))
 script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done"
-container.run_box(box, ["sh", "-c", script], environment=os.environ, log=lambda line: None, timeout=None)
+docker.run_box(box, ["sh", "-c", script], environment=os.environ, log=lambda line: None, timeout=None)
 """
 
 
