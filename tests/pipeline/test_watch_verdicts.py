@@ -10,7 +10,7 @@ from enginery.pipeline.plan import make_plan
 from enginery.pipeline.release_verdicts import Kind, Verdict, fleet_verdicts, rebuild_spec
 from enginery.pipeline.watch_report import rebuilds, verdict_rows
 from enginery.registry import publish
-from enginery.releases.index import Listing
+from enginery.releases.listing import Listing
 from enginery.sources import ResolvedSource, resolve
 from enginery.spec.spec import Source, Spec
 from tests.support.builds import Build
