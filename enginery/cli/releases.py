@@ -1,4 +1,4 @@
-"""The command `enginery releases`: what is known of TensorRT-LLM's releases. and what the package index has."""
+"""The commands `enginery releases …`: what is known of TensorRT-LLM's releases, and which the package index has."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,10 +8,11 @@ import typer
 from enginery.cli import rooms
 from enginery.cli.options import AsJson, note
 
-# The commands `enginery releases watch` and `listed`: what the package index has, and what it means for specs.
-
-
 watch_app = typer.Typer()
+releases_app = typer.Typer(help="What is known of TensorRT-LLM's releases, and how sure it is.")
+releases_app.add_typer(watch_app)
+
+Release = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of TensorRT-LLM, such as 1.2.1.")]
 
 
 @watch_app.command(short_help="Say what new releases mean for specs.")
@@ -54,17 +55,11 @@ def listed(
         rooms.output.print_listing(rooms.output.console(), found, prereleases=prereleases)
 
 
-releases_app = typer.Typer(help="What is known of TensorRT-LLM's releases, and how sure it is.")
-releases_app.add_typer(watch_app)
-Release = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of TensorRT-LLM, such as 1.2.1.")]
-
-
 @releases_app.callback(invoke_without_command=True)
 def list_releases(context: typer.Context, as_json: AsJson = False) -> None:
     """List the releases there are facts of, the newest first."""
     if context.invoked_subcommand:
         return
-
     rows = rooms.release_tables.release_rows()
     if as_json:
         rooms.output.print_json(rows)
@@ -104,9 +99,8 @@ def diff(
 
 
 def _for_spec(spec_file: Path | None, old: str, new: str) -> tuple[str, Any]:
-    """The spec's name and what it meets; nothing without a spec."""
+    """The spec's name, and what changes for it; nothing without a spec."""
     if spec_file is None:
         return "", None
-
     spec = rooms.spec.read_spec(spec_file, ())
     return spec.name, rooms.pipeline.spec_changes(spec, old, new)

@@ -19,7 +19,7 @@ from enginery.pipeline.run import run_with_inputs
 from enginery.spec.spec import parse_spec
 from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
-from enginery.toolchains import container
+from enginery.toolchains import docker
 from enginery.toolchains.container import Container
 from enginery.toolchains.identity import Toolchain
 from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
@@ -209,7 +209,7 @@ def test_scratch_lies_where_a_container_can_read_and_write(toolchain: Toolchain,
     (context.scratch / "requests").write_text("ask")
     context.run(["sh", "-c", 'cp "$1/requests" "$1/answers"', "sh", str(context.scratch)])
     assert (context.scratch / "answers").read_text() == "ask"
-    assert container.container_home().is_dir()
+    assert docker.container_home().is_dir()
 
 
 def test_a_docker_without_nvidias_toolkit_is_named(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:
