@@ -89,13 +89,13 @@ def diff(
 ) -> None:
     """Show which flags come, go and change from one release to another, and what that means for a spec."""
     found = rooms.releases.changes_between(old, new, command)
-    spec, meant = _for_spec(spec_file, old, new)
+    spec, for_spec = _for_spec(spec_file, old, new)
     if as_json:
-        rooms.output.print_json(rooms.release_tables.as_data(found, meant))
+        rooms.output.print_json(rooms.release_tables.as_data(found, for_spec))
         return
     rooms.release_tables.print_changes(rooms.output.console(), old, new, found)
-    if meant is not None:
-        rooms.release_tables.print_spec_changes(rooms.output.console(), spec, meant)
+    if for_spec is not None:
+        rooms.release_tables.print_spec_changes(rooms.output.console(), spec, for_spec)
 
 
 def _for_spec(spec_file: Path | None, old: str, new: str) -> tuple[str, Any]:
