@@ -53,7 +53,7 @@ class Pool(WorkPool):
             except UsageError as error:
                 raise ValueError(f"{error.problem}; {error.remedy}") from error
         if not any(fnmatchcase(gpu.name, value) for gpu in (gpus.CPU, *gpus.TABLE)):
-            raise ValueError(f"no known GPU has a name like {value!r}; correct it, or add it to enginery/gpus.py")
+            raise ValueError(f"no known GPU has a name like {value!r}; correct it, or add it to enginery/spec/gpus.py")
         return value
 
     def takes(self, target: PlannedTarget) -> bool:

@@ -64,7 +64,7 @@ class ListedRelease(Frozen):
 
 
 class Listing(Frozen):
-    """What the user's package indexes list of a project.
+    """What the user's package indexes list of a project. `enginery releases listed --json` prints these fields.
 
     Attributes:
         project: the project's name.

@@ -178,7 +178,7 @@ def find(name: str) -> Gpu:
     if gpu is None:
         names = ", ".join(_similar(_plain(name)))
         hint = f"use one that is known, such as {names}" if names else "use `cpu` or a name such as H100-SXM5-80GB"
-        raise UsageError(f"unknown GPU {name!r}", subject="gpu", remedy=f"{hint}; or add it to enginery/gpus.py")
+        raise UsageError(f"unknown GPU {name!r}", subject="gpu", remedy=f"{hint}; or add it to enginery/spec/gpus.py")
     return gpu
 
 

@@ -126,9 +126,9 @@ def no_image(name: str) -> ToolchainError:
     return ToolchainError("no container image is known of it", subject=name, remedy=remedy)
 
 
-def fixed_minor(wanted: str) -> str:
+def fixed_minor(versions: str) -> str:
     """The minor version that a range such as `==3.12.*` allows; empty when it leaves a choice."""
-    fixed = re.fullmatch(r"==(3\.\d+)\.\*", wanted)
+    fixed = re.fullmatch(r"==(3\.\d+)\.\*", versions)
     return fixed[1] if fixed else ""
 
 
