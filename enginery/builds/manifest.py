@@ -19,6 +19,7 @@ from enginery.core.errors import RegistryError, UsageError
 from enginery.core.model import Frozen
 from enginery.spec import SHA256_PATTERN, Name, gpus
 from enginery.store import FileRecord, Stage, StepRecord
+from enginery.toolchains import TENSORRT_PACKAGES
 
 MANIFEST_SCHEMA = 2
 """Schema 2 added the facts of the engine and the licence; most of them can be told from a manifest of schema 1."""
@@ -34,8 +35,6 @@ LAUNCH = "launch"
 BUILD_ID_DIGITS = 12
 RANK_FILE = re.compile(r"/rank\d+\.engine$")
 PUBLISH_AGAIN = "do not use this build; publish it again"
-TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
-"""The names under which TensorRT is installed."""
 LIMITS = ("max_batch_size", "max_input_len", "max_output_len", "max_seq_len", "max_num_tokens", "max_beam_width")
 """Limits of an engine in requests and tokens, by TensorRT-LLM's names."""
 LIMIT_PLACES = ("limits", "arguments", "serving")

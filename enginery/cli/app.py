@@ -19,7 +19,8 @@ from enginery.cli.options import (
     named_registry,
     note,
 )
-from enginery.cli.registry import channels_app, diff_app, pull_app, resolve_app, trust_app, upkeep_app
+from enginery.cli.pull import pull_app
+from enginery.cli.registry import channels_app, registry_app
 from enginery.cli.releases import releases_app
 from enginery.core.errors import EngineryError, UsageError
 from enginery.core.late import late
@@ -54,10 +55,7 @@ app.add_typer(dev_app, name="dev")
 app.add_typer(releases_app, name="releases")
 app.add_typer(channels_app)
 app.add_typer(pull_app)
-app.add_typer(resolve_app)
-app.add_typer(trust_app)
-app.add_typer(upkeep_app)
-app.add_typer(diff_app)
+app.add_typer(registry_app)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
 Overrides = Annotated[
@@ -143,7 +141,7 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
             outcome = rooms.pipeline.run_step(planned, opened, note, progress)
     if output:
         record = opened.find(planned.key)
-        assert record is not None  # noqa: S101  it has just been made
+        assert record is not None  # noqa: S101  it has just run
         opened.fetch(record, output)
     print(outcome.model_dump_json(indent=2) if as_json else f"{planned.label}: {'done' if outcome.ran else 'was done'}")
 
@@ -303,7 +301,7 @@ def root(
 
 
 def _flow(name: str) -> EntryPoint:
-    """The flow of that name; the library itself does not know Prefect."""
+    """The entry point of a flow: it is looked up by name, as the library itself does not import Prefect."""
     _require_extra("prefect", "prefect")
     found = [point for point in entry_points(group="enginery.flows") if point.name == name]
     if not found:
@@ -312,7 +310,7 @@ def _flow(name: str) -> EntryPoint:
 
 
 def _require_extra(extra: str, *modules: str) -> None:
-    """Refuse what needs packages that Enginery was installed without."""
+    """Raise an error when the packages of an extra are not installed."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         remedy = f"in a clone of Enginery: pip install -c constraints.txt '.[{extra}]'"
@@ -320,7 +318,6 @@ def _require_extra(extra: str, *modules: str) -> None:
 
 
 def _read_spec(spec_file: Path, overrides: list[str] | None, force: list[str] | None) -> "Spec":
-
     return rooms.spec.accepting(rooms.spec.read_spec(spec_file, tuple(overrides or ())), tuple(force or ()))
 
 
@@ -338,7 +335,6 @@ def _read_plan(path: Path) -> "Plan":
 
 
 def _show_plan(made: "Plan", store: str | None, *, why: bool) -> None:
-
     opened = rooms.store.open_store(store)
     done = opened.find_many([planned.key for planned in made.steps])
     rooms.output.print_plan(
@@ -359,6 +355,6 @@ def main() -> None:
         print(f"error: {error}{notes}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt
+        if ended.code == INTERRUPTED:  # Typer turns a KeyboardInterrupt into it
             print("interrupted; finished steps are kept", file=sys.stderr)
         raise

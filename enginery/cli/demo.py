@@ -27,7 +27,7 @@ BODY = (
     '{"text_input": "How do I count to nine in French?",'
     ' "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}'
 )
-"""Step 9 of the tutorial, to the letter."""
+"""The request in step 9 of the tutorial."""
 
 EXPECTED = "neuf"
 GENERATE = "/v2/models/ensemble/generate"
@@ -36,13 +36,24 @@ NEWS_SECONDS = 5.0
 LINE_LENGTH = 110
 SERVED_TARGET = "cpu-int4"
 
+NEXT = """\
+  source .venv/bin/activate      put enginery on your PATH
+  enginery dev up                keep Prefect with its UI, S3 and Triton running
+  eval "$(enginery dev env)"     point the commands below at them
+  enginery list                  what is published
+  enginery lineage tiny-llama@candidate/cpu-int4
+                                 where the served build came from
+  enginery plan infra/models/tiny-llama.yaml --commands
+                                 every command of the pipeline, to paste"""
+"""Printed last: what the user may do next."""
+
 BuildFlow = Callable[..., BuildSummary]
 
 
 def run_demo(console: Console) -> int:
-    """Build, publish, roll out and ask the example model; says how it went with an exit status.
+    """Build, publish, roll out and query the example model; returns the exit status.
 
-    What it starts it stops again; services that run already are used and left running.
+    Services that run already are used and left running; the others are started, and stopped at the end.
 
     Raises:
         EngineryError: when a part of it fails.
@@ -57,7 +68,7 @@ def run_demo(console: Console) -> int:
             ready.result()
             summary = _build(flow, running, progress)
             progress.say("asking the model")
-            answer = ask(running.triton_url)
+            answer = query_model(running.triton_url)
             good = EXPECTED in answer
             verdict = "[green]the answer is right[/]" if good else f"[red]the answer is wrong: no {EXPECTED!r} in it[/]"
             _show(console, summary, running, answer, kept=kept)
@@ -85,8 +96,8 @@ def demo_spec(triton_url: str) -> Spec:
     raise UsageError("the example model is not here", remedy="run the demo in a clone of Enginery's repository")
 
 
-def ask(triton_url: str) -> str:
-    """Send the tutorial's request and give the answer's text.
+def query_model(triton_url: str) -> str:
+    """Send the tutorial's request and return the text of the answer.
 
     Raises:
         RolloutError: when there is no answer.
@@ -120,11 +131,11 @@ def _build(flow: Future[BuildFlow], running: Services, progress: "Progress") -> 
 
 
 class Progress:
-    """What the user sees while the demo works: news line by line, and below them what is going on just now."""
+    """What the user sees during the demo: the important lines, and below them a status line."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.started = self.told = time.monotonic()
+        self.started = self.last_line = time.monotonic()
         self.status = console.status("starting")
         self.lock = threading.Lock()
 
@@ -136,18 +147,18 @@ class Progress:
         self.status.stop()
 
     def say(self, line: str) -> None:
-        """Tell something worth keeping on the screen."""
+        """Print a line that stays on the screen."""
         self._status(line)
         with self.lock:
-            self.told = time.monotonic()
-            self.console.print(f"[dim]{self.told - self.started:5.1f} s[/]  ", end="")
+            self.last_line = time.monotonic()
+            self.console.print(f"[dim]{self.last_line - self.started:5.1f} s[/]  ", end="")
             self.console.print(line, markup=False)
 
     def detail(self, line: str) -> None:
-        """Tell what is going on; where the output is no terminal, only now and then."""
+        """Show a line as the status; without a terminal, print one every few seconds."""
         if self.console.is_terminal:
             self._status(line)
-        elif time.monotonic() - self.told > NEWS_SECONDS:
+        elif time.monotonic() - self.last_line > NEWS_SECONDS:
             self.say(shorten(line, LINE_LENGTH, placeholder=" …"))
 
     def _status(self, line: str) -> None:
@@ -155,10 +166,10 @@ class Progress:
         self.status.update(Text(first))
 
     def news(self, line: str) -> None:
-        """Tell a line of the services, the toolchains or the flow as what it is."""
+        """Print or show a line of the services, the toolchains or the flow, by how important it is."""
         step, bar, _ = line.partition(" | ")
-        worth = line.startswith((*TITLES.values(), "toolchain ", "making toolchain ")) or (not bar and ": " in step)
-        (self.say if worth else self.detail)(line)
+        important = line.startswith((*TITLES.values(), "toolchain ", "making toolchain ")) or (not bar and ": " in step)
+        (self.say if important else self.detail)(line)
 
 
 def _show(console: Console, summary: BuildSummary, running: Services, answer: str, *, kept: bool) -> None:
@@ -173,14 +184,3 @@ def _show(console: Console, summary: BuildSummary, running: Services, answer: st
     console.print("Ask again:" if kept else "Ask again, after `enginery dev up`, which says where Triton is then:")
     console.print(f"  {curl}", markup=False, soft_wrap=True)
     console.print("Next:", NEXT, sep="\n", markup=False)
-
-
-NEXT = """\
-  source .venv/bin/activate      put enginery on your PATH
-  enginery dev up                keep Prefect with its UI, S3 and Triton running
-  eval "$(enginery dev env)"     point the commands below at them
-  enginery list                  what is published
-  enginery lineage tiny-llama@candidate/cpu-int4
-                                 where the served build came from
-  enginery plan infra/models/tiny-llama.yaml --commands
-                                 every command of the pipeline, to paste"""

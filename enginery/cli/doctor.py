@@ -1,4 +1,4 @@
-"""Looks over this machine before someone spends a night on it: each finding says what was found and what to do."""
+"""`enginery doctor`: checks whether this machine has what builds need. Each check says what it found and what to do."""
 
 import os
 import platform
@@ -13,6 +13,7 @@ from enginery.core.errors import CommandError, EngineryError, RegistryError
 from enginery.core.home import home
 from enginery.core.late import late
 from enginery.core.model import Frozen
+from enginery.core.progress import no_log
 from enginery.core.s3 import Address, Prefix, honours_conditional_writes
 from enginery.spec import gpus
 from enginery.toolchains import REGISTRY
@@ -25,15 +26,13 @@ else:
     urllib3 = late("urllib3")
 
 LOW_DISK_BYTES = 20 * 10**9
-"""An 8-billion-parameter model in bfloat16 is 16 GB on its own."""
-
-
+"""A model with 8 billion parameters in bfloat16 has 16 GB."""
 DOCKER_VERSION = ("docker", "version", "--format", "{{.Server.Version}}")
 DOCKER_SECONDS = 30.0
 
 
 class Check(Frozen):
-    """One thing that was looked at."""
+    """What one check found."""
 
     level: Literal["ok", "warning", "error"]
     subject: str
@@ -42,7 +41,7 @@ class Check(Frozen):
 
 
 def examine(registry: str | None = None) -> list[Check]:
-    """Look at everything that a build needs; `registry` is looked at when named."""
+    """Check everything that a build needs, and the registry if one is named."""
     checks: list[Callable[[], Iterator[Check]]] = [_python, _disk, _gpu, _prefect, _hub, _toolchains, _docker]
     findings = [finding for check in checks for finding in check()]
     return findings + (list(_registry(registry)) if registry else [])
@@ -116,12 +115,12 @@ def _toolchains() -> Iterator[Check]:
 
 
 def _docker() -> Iterator[Check]:
-    """Only targets with `toolchain: container` need it, so nothing here is an error."""
+    """Never an error: only targets with `toolchain: container` need docker."""
     if shutil.which("docker") is None:
         yield Check(level="ok", subject="docker", found="not installed")
         return
     try:
-        lines = process.run(DOCKER_VERSION, log=lambda _line: None, timeout=DOCKER_SECONDS).last_lines
+        lines = process.run(DOCKER_VERSION, log=no_log, timeout=DOCKER_SECONDS).last_lines
     except CommandError as error:
         remedy = "start it, or let this user reach it; only targets with toolchain: container need it"
         found = f"its daemon does not answer: {error.problem}"

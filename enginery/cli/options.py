@@ -1,4 +1,4 @@
-"""What the commands have in common: options with their help, the named registry, lines for people."""
+"""What several commands use: options with their help, the registry they name, lines for people."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +41,7 @@ TrustedKeys = Annotated[
 
 
 def note(line: str) -> None:
-    """Print a line for people, beside the output."""
+    """Print a line for people to standard error, so that the output stays readable for scripts."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -49,7 +49,7 @@ def named_registry(address: str | None) -> "Registry":
     """The registry that the user named.
 
     Raises:
-        UsageError: when none was.
+        UsageError: when the user named none.
     """
     if address is None:
         raise UsageError("no registry is named", remedy="give --registry s3://… or set ENGINERY_REGISTRY")

@@ -1,4 +1,4 @@
-"""What the command line shows: tables and trees made with rich, plain where the output is no terminal."""
+"""What the command line prints: tables, trees and progress bars made with rich; plain text if there is no terminal."""
 
 import json
 import sys
@@ -30,174 +30,7 @@ if TYPE_CHECKING:
 
 
 PIPE_WIDTH = 250
-
-
-def console() -> Console:
-    """The console of the command line; lines for a file or a pipe are never cut."""
-    plain = not sys.stdout.isatty()
-    return Console(highlight=False, width=PIPE_WIDTH if plain else None)
-
-
-def plain_table(*columns: str) -> Table:
-    """A table without lines, whose cells are folded and never cut."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def print_json(value: Any) -> None:
-    """Print plain data as JSON."""
-    print(json.dumps(value, indent=2))
-
-
-def print_plan(plan: "Plan", done: Mapping[str, "StepRecord"], reasons: Mapping[str, Sequence[str]]) -> None:
-    """The plan's steps, what is already done, what was decided, and why steps must run."""
-    out = console()
-    out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
-    out.print(_targets_table(plan))
-    out.print(_steps_table(plan, done))
-    for planned in plan.steps:
-        for reason in reasons.get(planned.id, ()):
-            out.print(f"  {planned.id}: {reason}", markup=False)
-    for note in plan.notes:
-        out.print(f"  note: {note}", markup=False)
-    to_run = sum(1 for planned in plan.steps if planned.key not in done)
-    out.print(f"{to_run} of {len(plan.steps)} steps to run" if to_run else "nothing to run: every step is done")
-
-
-def _targets_table(plan: "Plan") -> Table:
-    table = plain_table("target", "gpu", "backend", "release", "precision", "build")
-    for target in plan.targets:
-        row = (target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
-        table.add_row(*row)
-    return table
-
-
-def _steps_table(plan: "Plan", done: Mapping[str, "StepRecord"]) -> Table:
-    table = plain_table("step", "for", "on", "state", "key")
-    for planned in plan.steps:
-        record = done.get(planned.key)
-        state = (
-            f"[green]done[/] ({record.seconds:.1f} s, {human_bytes(record.size)})" if record else "[yellow]to run[/]"
-        )
-        table.add_row(planned.id, ", ".join(planned.targets), planned.step.runs_on, state, planned.key[:12])
-    return table
-
-
-def outcomes_table(steps: Iterable["Outcome"]) -> Table:
-    """Steps with their times and sizes, and whether each ran now."""
-    table = plain_table("step", "state", "time", "size")
-    for step in steps:
-        state = "[green]ran[/]" if step.ran else "[dim]already done[/]"
-        table.add_row(step.label, state, f"{step.seconds:.1f} s", human_bytes(step.size))
-    return table
-
-
-def print_summary(summary: "BuildSummary") -> None:
-    """The end of a run: its steps, and where the builds are."""
-    out = console()
-    out.print(outcomes_table(summary.steps))
-    for address in summary.published:
-        out.print(f"published {address}", markup=False)
-    if summary.run_url:
-        out.print(f"run: {summary.run_url}", markup=False)
-    out.print(summary.sentence)
-
-
-def print_builds(builds: Iterable["PublishedBuild"]) -> None:
-    """Published builds, a line each."""
-    table = plain_table("model", "build", "target", "precision", "created", "size")
-    for build in builds:
-        created = f"{build.created:%Y-%m-%d %H:%M}"
-        table.add_row(build.model, build.build_id, build.target, build.precision, created, human_bytes(build.size))
-    console().print(table)
-
-
-def print_manifest(manifest: "Manifest") -> None:
-    """One build: target, prompts with answers, files."""
-    out = console()
-    out.print(f"[bold]{manifest.model}/{manifest.build_id}[/] {manifest.created:%Y-%m-%d %H:%M} UTC")
-    for name, value in manifest.described.items():
-        out.print(f"  {name}: {value}", markup=False, soft_wrap=True)
-    prompts = plain_table("prompt", "answer", "passed")
-    for result in manifest.validation.results:
-        prompts.add_row(result.prompt, result.got, "yes" if result.passed else "[red]no[/]")
-    files = plain_table("file", "size", "sha256")
-    for file in manifest.files:
-        files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
-    out.print(prompts, files, sep="\n")
-
-
-def print_tree(tree: "Tree") -> None:
-    """A tree, such as a lineage."""
-    console().print(tree)
-
-
-def print_toolchains(rows: Iterable["ToolchainStatus"]) -> None:
-    """Toolchains, a line each."""
-    table = plain_table("toolchain", "backend", "release", "state")
-    for row in rows:
-        table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "made when needed")
-    console().print(table)
-
-
-def print_toolchain_report(report: "ToolchainReport") -> None:
-    """What a toolchain holds against its pins."""
-    out = console()
-    state = "as pinned" if report.good else "not as pinned" if report.created else "not made yet"
-    out.print(f"{report.name}: {state}")
-    for line in report.mismatches:
-        out.print(f"  {line}", markup=False)
-    if report.verdict:
-        out.print(f"verdict: {report.verdict}", markup=False)
-    for line in report.disagreements:
-        out.print(f"  otherwise than recorded: {line}", markup=False)
-
-
-def print_services(services: "Services") -> None:
-    """Where the local services are."""
-    out = console()
-    for name, address in services.addresses().items():
-        out.print(f"{name:8} {address}", markup=False)
-    out.print('point other commands at them with: eval "$(enginery dev env)"', markup=False)
-
-
-def print_findings(findings: Iterable["Check"]) -> None:
-    """What `enginery doctor` found."""
-    out = console()
-    marks = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
-    for finding in findings:
-        out.print(f"{marks[finding.level]} {finding.subject}: {finding.found}")
-        if finding.remedy:
-            out.print(f"        -> {finding.remedy}", markup=False)
-
-
-# A transfer's progress in a terminal: a bar with bytes, speed, files and the time that is left.
-
-
-@contextmanager
-def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progress]:
-    """For as long as the block lasts, a bar below what is printed; lines of the log where there is no terminal.
-
-    Args:
-        log: takes the lines.
-        console: where the bar is drawn; standard error when left out.
-    """
-    terminal = console or Console(file=sys.stderr)
-    if not terminal.is_terminal:
-        yield LogProgress(log)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[files]} files"),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=terminal) as bars:
-        yield BarProgress(bars)
+FATES = {"stays": "stays", "goes": "[yellow]goes[/]", "gone": "[red]gone[/]"}
 
 
 class BarProgress:
@@ -227,7 +60,125 @@ class BarProgress:
                 self.bars.update(self._task, done=self._done)
 
 
-# What the commands on channels and `resolve` show.
+def console() -> Console:
+    """The console of the command line, wide enough for a file or a pipe to get whole lines."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines. A cell that is too wide is folded, never cut."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def print_plan(plan: Plan, done: Mapping[str, StepRecord], reasons: Mapping[str, Sequence[str]]) -> None:
+    """The plan's steps, what is already done, what was decided, and why steps must run."""
+    out = console()
+    out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
+    out.print(_targets_table(plan))
+    out.print(_steps_table(plan, done))
+    for planned in plan.steps:
+        for reason in reasons.get(planned.id, ()):
+            out.print(f"  {planned.id}: {reason}", markup=False)
+    for note in plan.notes:
+        out.print(f"  note: {note}", markup=False)
+    to_run = sum(1 for planned in plan.steps if planned.key not in done)
+    out.print(f"{to_run} of {len(plan.steps)} steps to run" if to_run else "nothing to run: every step is done")
+
+
+def outcomes_table(steps: Iterable[Outcome]) -> Table:
+    """Steps with their times and sizes, and whether each ran now."""
+    table = plain_table("step", "state", "time", "size")
+    for step in steps:
+        state = "[green]ran[/]" if step.ran else "[dim]already done[/]"
+        table.add_row(step.label, state, f"{step.seconds:.1f} s", human_bytes(step.size))
+    return table
+
+
+def print_summary(summary: BuildSummary) -> None:
+    """The end of a run: its steps, and where the builds are."""
+    out = console()
+    out.print(outcomes_table(summary.steps))
+    for address in summary.published:
+        out.print(f"published {address}", markup=False)
+    if summary.run_url:
+        out.print(f"run: {summary.run_url}", markup=False)
+    out.print(summary.sentence)
+
+
+def print_builds(builds: Iterable[PublishedBuild]) -> None:
+    """Published builds, a line each."""
+    table = plain_table("model", "build", "target", "precision", "created", "size")
+    for build in builds:
+        created = f"{build.created:%Y-%m-%d %H:%M}"
+        table.add_row(build.model, build.build_id, build.target, build.precision, created, human_bytes(build.size))
+    console().print(table)
+
+
+def print_manifest(manifest: Manifest) -> None:
+    """One build: target, prompts with answers, files."""
+    out = console()
+    out.print(f"[bold]{manifest.model}/{manifest.build_id}[/] {manifest.created:%Y-%m-%d %H:%M} UTC")
+    for name, value in manifest.described.items():
+        out.print(f"  {name}: {value}", markup=False, soft_wrap=True)
+    prompts = plain_table("prompt", "answer", "passed")
+    for result in manifest.validation.results:
+        prompts.add_row(result.prompt, result.got, "yes" if result.passed else "[red]no[/]")
+    files = plain_table("file", "size", "sha256")
+    for file in manifest.files:
+        files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
+    out.print(prompts, files, sep="\n")
+
+
+def print_tree(tree: "Tree") -> None:
+    """A tree, such as a lineage."""
+    console().print(tree)
+
+
+def print_toolchains(rows: Iterable[ToolchainStatus]) -> None:
+    """Toolchains, a line each."""
+    table = plain_table("toolchain", "backend", "release", "state")
+    for row in rows:
+        table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "made when needed")
+    console().print(table)
+
+
+def print_toolchain_report(report: ToolchainReport) -> None:
+    """What a toolchain holds against its pins."""
+    out = console()
+    state = "as pinned" if report.good else "not as pinned" if report.created else "not made yet"
+    out.print(f"{report.name}: {state}")
+    for line in report.mismatches:
+        out.print(f"  {line}", markup=False)
+    if report.verdict:
+        out.print(f"verdict: {report.verdict}", markup=False)
+    for line in report.disagreements:
+        out.print(f"  otherwise than recorded: {line}", markup=False)
+
+
+def print_services(services: Services) -> None:
+    """Where the local services are."""
+    out = console()
+    for name, address in services.addresses().items():
+        out.print(f"{name:8} {address}", markup=False)
+    out.print('point other commands at them with: eval "$(enginery dev env)"', markup=False)
+
+
+def print_findings(findings: Iterable[Check]) -> None:
+    """What `enginery doctor` found."""
+    out = console()
+    marks = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
+    for finding in findings:
+        out.print(f"{marks[finding.level]} {finding.subject}: {finding.found}")
+        if finding.remedy:
+            out.print(f"        -> {finding.remedy}", markup=False)
 
 
 def print_channels(pointers: Iterable[ChannelPointer]) -> None:
@@ -243,7 +194,7 @@ def print_channels(pointers: Iterable[ChannelPointer]) -> None:
 
 
 def print_history(pointers: Iterable[ChannelPointer]) -> None:
-    """Every move of channels that is kept, the last one first."""
+    """The recorded moves of channels, the last one first."""
     for pointer in pointers:
         console().print(channel_reference(pointer.model, pointer.channel, pointer.target), markup=False)
         shown = plain_table("when", "by", "how", "build", "from", "why")
@@ -255,15 +206,8 @@ def print_history(pointers: Iterable[ChannelPointer]) -> None:
             console().print(f"  and {pointer.dropped} older moves, which are not kept")
 
 
-def _why(move: Move) -> str:
-    from rich.markup import escape  # noqa: PLC0415  rich is slow to import
-
-    forced = f"forced: {'; '.join(move.forced)}" if move.forced else ""
-    return escape("; ".join(filter(None, (move.reason, forced))))
-
-
 def resolved_line(resolved: Resolved) -> str:
-    """The build in a line for people."""
+    """A resolved build as one line for people."""
     manifest, target = resolved.manifest, resolved.manifest.target
     gpus = "" if target.gpu == "cpu" else f", {target.world_size} x {target.gpu}"
     kind = f"{target.name}: {target.backend} {target.release}, {target.precision}{gpus}, {human_bytes(manifest.size)}"
@@ -273,7 +217,7 @@ def resolved_line(resolved: Resolved) -> str:
 
 
 def resolved_json(resolved: Resolved) -> dict[str, JsonValue]:
-    """The build for scripts."""
+    """A resolved build as data for scripts."""
     manifest, pointer = resolved.manifest, resolved.pointer
     return {
         "model": manifest.model,
@@ -291,15 +235,9 @@ def resolved_json(resolved: Resolved) -> dict[str, JsonValue]:
     }
 
 
-# What `enginery prune` and `enginery verify --all` show.
-
-
-FATES = {"stays": "stays", "goes": "[yellow]goes[/]", "gone": "[red]gone[/]"}
-
-
-def print_pruning(pruning: "Pruning") -> None:
-    """What goes, what stays and why."""
-    table = Table("", "what", "name", "for", "since", "size", "why", box=None, padding=(0, 2, 0, 0))
+def print_pruning(pruning: Pruning) -> None:
+    """What is removed, what stays and why."""
+    table = plain_table("", "what", "name", "for", "since", "size", "why")
     for verdict in pruning.verdicts:
         size = human_bytes(verdict.size) if verdict.size else ""
         since = f"{verdict.since:%Y-%m-%d}"
@@ -313,17 +251,14 @@ def print_pruning(pruning: "Pruning") -> None:
         out.print("remove them with --yes", markup=False)
 
 
-def print_audit(audit: "Audit") -> None:
-    """What was found, damage first."""
+def print_audit(audit: Audit) -> None:
+    """The problems that an audit found, damage first."""
     out = console()
     for problem in audit.problems:
         mark = "[red]damage  [/]" if problem.level == "damage" else "[yellow]leftover[/]"
         out.print(f"{mark} {problem.subject}: {problem.problem}", soft_wrap=True)
         out.print(f"         -> {problem.remedy}", markup=False)
     out.print(audit.sentence, markup=False)
-
-
-# Verdicts, listings and comparisons on the terminal.
 
 
 def print_verdicts(out: Console, verdicts: Iterable[Verdict]) -> None:
@@ -333,7 +268,7 @@ def print_verdicts(out: Console, verdicts: Iterable[Verdict]) -> None:
 
 
 def print_listing(out: Console, found: Listing, *, prereleases: bool) -> None:
-    """A line for each release, newest first, and what was passed over."""
+    """A line for each release, newest first, and what is not listed."""
     usable = found.usable(prereleases=prereleases)
     rows = [[one.release, f"{len(one.wheels)} wheels" if one.wheels else "source only"] for one in reversed(usable)]
     _print(out, ("release", "files"), rows)
@@ -344,7 +279,7 @@ def print_listing(out: Console, found: Listing, *, prereleases: bool) -> None:
 
 
 def print_comparison(out: Console, found: Comparison) -> None:
-    """Two builds beside each other."""
+    """Two builds side by side."""
     out.print(f"[bold]{escape(found.before)} -> {escape(found.after)}[/]")
     _print(out, ("", "before", "after", ""), figures(found))
     out.print(answers_sentence(found), markup=False)
@@ -355,12 +290,57 @@ def print_comparison(out: Console, found: Comparison) -> None:
         out.print(f"note: {note}", markup=False)
 
 
+@contextmanager
+def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progress]:
+    """Show progress during a `with` block: as a bar below what is printed, or in lines of a log without a terminal.
+
+    Args:
+        log: takes the lines.
+        console: where the bar is drawn; standard error when left out.
+    """
+    terminal = console or Console(file=sys.stderr)
+    if not terminal.is_terminal:
+        yield LogProgress(log)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[done]}/{task.fields[files]} files"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=terminal) as bars:
+        yield BarProgress(bars)
+
+
+def _targets_table(plan: Plan) -> Table:
+    table = plain_table("target", "gpu", "backend", "release", "precision", "build")
+    for target in plan.targets:
+        table.add_row(target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
+    return table
+
+
+def _steps_table(plan: Plan, done: Mapping[str, StepRecord]) -> Table:
+    table = plain_table("step", "for", "on", "state", "key")
+    for planned in plan.steps:
+        record = done.get(planned.key)
+        state = (
+            f"[green]done[/] ({record.seconds:.1f} s, {human_bytes(record.size)})" if record else "[yellow]to run[/]"
+        )
+        table.add_row(planned.id, ", ".join(planned.targets), planned.step.runs_on, state, planned.key[:12])
+    return table
+
+
+def _why(move: Move) -> str:
+    forced = f"forced: {'; '.join(move.forced)}" if move.forced else ""
+    return escape("; ".join(filter(None, (move.reason, forced))))
+
+
 def _print(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not rows:
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = plain_table(*columns)
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(table)

@@ -1,12 +1,12 @@
-"""How `enginery releases` shows its answers: a list of releases, one release, the differences between two."""
+"""What `enginery releases` prints: a list of releases, one release, or the differences between two."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from enginery.cli.output import plain_table
 from enginery.pipeline import SpecChanges
 from enginery.releases import (
     Changes,
@@ -33,20 +33,8 @@ def release_rows() -> list[Row]:
     return [_summary(release) for release in reversed(releases())]
 
 
-def _summary(release: str) -> Row:
-    images = containers(release).value
-    found = {name: pin(release, name) for name in ("python", "cuda", "tensorrt")}
-    return {
-        "release": release,
-        "flags": flags_of(release).provenance.certainty,
-        **{name: _text(known.value) for name, known in found.items()},
-        "container": images[0].image.split(":")[-1] if images else "",
-        "nearest": sorted(name for name, known in found.items() if known.provenance.certainty == "nearest"),
-    }
-
-
 def described(release: str) -> Row:
-    """All that `enginery releases show` says of a release, as plain data."""
+    """The facts of a release that `enginery releases show` prints, as plain data."""
     images, flag, family = containers(release), flags_of(release), families(release)
     gpus = capabilities(release)
     return {
@@ -62,25 +50,17 @@ def described(release: str) -> Row:
     }
 
 
-def _known_row(known: Known[frozenset[Precision]]) -> Row:
-    return {"value": sorted(known.value), **_origin(known.provenance)}
-
-
-def _origin(provenance: Provenance) -> Row:
-    return {"certainty": provenance.certainty, "of": provenance.release, "note": provenance.note}
-
-
-def as_data(found: Changes, meant: SpecChanges | None) -> Row:
-    """A difference as plain data."""
+def as_data(found: Changes, for_spec: SpecChanges | None) -> Row:
+    """The changes between two releases as plain data."""
     data = asdict(found)
     for one, row in zip(found.changed, data["changed"], strict=True):
         row["differences"] = one.texts()
-    return {**data, "spec": asdict(meant) if meant else None}
+    return {**data, "spec": asdict(for_spec) if for_spec else None}
 
 
 def print_listed(out: Console, rows: Iterable[Row]) -> None:
-    """The list; a star marks what is the nearest release's."""
-    table = _table("release", "flags", "python", "cuda", "tensorrt", "triton container")
+    """The list of releases; a star marks a fact of the nearest release."""
+    table = plain_table("release", "flags", "python", "cuda", "tensorrt", "triton container")
     for row in rows:
         cells = [row[name] + ("*" if name in row["nearest"] else "") for name in ("python", "cuda", "tensorrt")]
         table.add_row(row["release"], row["flags"], *cells, row["container"])
@@ -91,7 +71,7 @@ def print_listed(out: Console, rows: Iterable[Row]) -> None:
 def print_described(out: Console, one: Row) -> None:
     """One release on one page, each line with how it is known."""
     out.print(f"[bold]TensorRT-LLM {one['release']}[/]")
-    table = _table("", "", "known")
+    table = plain_table("", "", "known")
     for name, known in one["pins"].items():
         table.add_row(name, _text(known["value"]), _known(known))
     images = [f"{image['image']} (TensorRT {image['tensorrt'] or '?'})" for image in one["containers"]["value"]]
@@ -113,7 +93,7 @@ def print_changes(out: Console, old: str, new: str, found: Changes) -> None:
     if found.command_gone:
         out.print(f"  {new} has no {found.command}", markup=False)
         return
-    table = _table("", "flag", "")
+    table = plain_table("", "flag", "")
     for gone in found.removed:
         instead = gone.replacement
         how = f"{', '.join(instead.by)}{': ' if instead.by else ''}{instead.how}" if instead else ""
@@ -126,15 +106,35 @@ def print_changes(out: Console, old: str, new: str, found: Changes) -> None:
 
 
 def print_spec_changes(out: Console, name: str, found: SpecChanges) -> None:
-    """What a spec meets in the new release."""
+    """What changes for a spec in the new release."""
     out.print(f"[bold]for the spec {name}[/]")
-    table = _table("target", "field", "", "")
+    table = plain_table("target", "field", "", "")
     for one in found.fields:
         table.add_row(one.target, f"{one.field}: {one.value}", one.effect, one.text)
     for sentence, targets in (*((one, ()) for one in found.unset), *found.some_unset):
         field, _, change = sentence.partition(": ")
         table.add_row(", ".join(targets), field, "unset", change)
     out.print(table if table.row_count else "  nothing in it is affected")
+
+
+def _summary(release: str) -> Row:
+    images = containers(release).value
+    found = {name: pin(release, name) for name in ("python", "cuda", "tensorrt")}
+    return {
+        "release": release,
+        "flags": flags_of(release).provenance.certainty,
+        **{name: _text(known.value) for name, known in found.items()},
+        "container": images[0].image.split(":")[-1] if images else "",
+        "nearest": sorted(name for name, known in found.items() if known.provenance.certainty == "nearest"),
+    }
+
+
+def _known_row(known: Known[frozenset[Precision]]) -> Row:
+    return {"value": sorted(known.value), **_origin(known.provenance)}
+
+
+def _origin(provenance: Provenance) -> Row:
+    return {"certainty": provenance.certainty, "of": provenance.release, "note": provenance.note}
 
 
 def _choices(choices: Iterable[Any]) -> str:
@@ -150,10 +150,3 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

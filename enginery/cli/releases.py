@@ -1,4 +1,4 @@
-"""The command `enginery releases`: what is known of TensorRT-LLM's releases. and what the package index has."""
+"""The commands `enginery releases …`: what is known of TensorRT-LLM's releases, and which the package index has."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,10 +8,11 @@ import typer
 from enginery.cli import rooms
 from enginery.cli.options import AsJson, note
 
-# The commands `enginery releases watch` and `listed`: what the package index has, and what it means for specs.
-
-
 watch_app = typer.Typer()
+releases_app = typer.Typer(help="What is known of TensorRT-LLM's releases, and how sure it is.")
+releases_app.add_typer(watch_app)
+
+Release = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of TensorRT-LLM, such as 1.2.1.")]
 
 
 @watch_app.command(short_help="Say what new releases mean for specs.")
@@ -54,17 +55,11 @@ def listed(
         rooms.output.print_listing(rooms.output.console(), found, prereleases=prereleases)
 
 
-releases_app = typer.Typer(help="What is known of TensorRT-LLM's releases, and how sure it is.")
-releases_app.add_typer(watch_app)
-Release = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of TensorRT-LLM, such as 1.2.1.")]
-
-
 @releases_app.callback(invoke_without_command=True)
 def list_releases(context: typer.Context, as_json: AsJson = False) -> None:
     """List the releases there are facts of, the newest first."""
     if context.invoked_subcommand:
         return
-
     rows = rooms.release_tables.release_rows()
     if as_json:
         rooms.output.print_json(rows)
@@ -94,19 +89,18 @@ def diff(
 ) -> None:
     """Show which flags come, go and change from one release to another, and what that means for a spec."""
     found = rooms.releases.changes_between(old, new, command)
-    spec, meant = _for_spec(spec_file, old, new)
+    spec, for_spec = _for_spec(spec_file, old, new)
     if as_json:
-        rooms.output.print_json(rooms.release_tables.as_data(found, meant))
+        rooms.output.print_json(rooms.release_tables.as_data(found, for_spec))
         return
     rooms.release_tables.print_changes(rooms.output.console(), old, new, found)
-    if meant is not None:
-        rooms.release_tables.print_spec_changes(rooms.output.console(), spec, meant)
+    if for_spec is not None:
+        rooms.release_tables.print_spec_changes(rooms.output.console(), spec, for_spec)
 
 
 def _for_spec(spec_file: Path | None, old: str, new: str) -> tuple[str, Any]:
-    """The spec's name and what it meets; nothing without a spec."""
+    """The spec's name, and what changes for it; nothing without a spec."""
     if spec_file is None:
         return "", None
-
     spec = rooms.spec.read_spec(spec_file, ())
     return spec.name, rooms.pipeline.spec_changes(spec, old, new)

@@ -1,8 +1,7 @@
-"""The rooms that commands use, each loaded when a command first asks for something in it.
+"""The rooms that commands use, each imported when a command first uses it.
 
-`enginery --help` loads none of them. Commands write `rooms.pipeline.make_plan(…)`; this file is the only place where
-the
-command line loads anything late.
+`enginery --help` imports none of them. Commands write `rooms.pipeline.make_plan(…)`. No other file of the command line
+imports a room late.
 """
 
 from importlib import import_module

@@ -70,7 +70,7 @@ def command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: s
         directory: where the steps have their files, relative to the shell's working directory.
     """
     toolchain = planned.toolchain
-    if toolchain is not None and toolchain.kind == "container":
+    if toolchain is not None and toolchain.image:
         return _in_container(planned, recipe, toolchain, _places(planned, plan, f"{CURRENT_DIRECTORY}/{directory}"))
     argv = fill(recipe, _places(planned, plan, directory))
     if toolchain is not None and toolchain.kind == "venv" and "/" not in argv[0]:
@@ -97,8 +97,7 @@ def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
     places |= {"output": f"{directory}/{planned.id}", "drivers": str(DRIVERS)}
     toolchain = planned.toolchain
     if toolchain is not None:
-        in_container = toolchain.kind == "container"
-        unknown = f"{CURRENT_DIRECTORY}/{EXAMPLES}" if in_container else EXAMPLES
+        unknown = f"{CURRENT_DIRECTORY}/{EXAMPLES}" if toolchain.image else EXAMPLES
         places["python"] = str(location(toolchain) / "bin" / "python") if toolchain.kind == "venv" else PYTHON
         places["examples"] = str(_known_examples(planned, toolchain) or unknown)
     return places
@@ -106,8 +105,7 @@ def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
 
 def _known_examples(planned: PlannedStep, toolchain: ToolchainIdentity) -> Path | None:
     named = planned.places.get("examples", "")
-    inside = image_examples(toolchain.image) if toolchain.kind == "container" else None
-    return (None if named else inside) or checkout_examples(named)
+    return (None if named else image_examples(toolchain.image)) or checkout_examples(named)
 
 
 def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIdentity, places: dict[str, str]) -> str:
@@ -152,7 +150,7 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
     wanted = {planned.toolchain for planned in plan.steps if planned.toolchain}
     for name in sorted(toolchain.name for toolchain in wanted if toolchain.kind == "venv"):
         yield f"enginery toolchain create {name}"
-    images = {reference(toolchain.image) for toolchain in wanted if toolchain.kind == "container"}
+    images = {reference(toolchain.image) for toolchain in wanted if toolchain.image}
     if images:
         yield shlex.join(["mkdir", "-p", str(container_home())])
     if any(_lacks_registry(toolchain) for toolchain in wanted):
@@ -165,7 +163,7 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
 def _lacks_registry(toolchain: ToolchainIdentity) -> bool:
     """Whether the image's name has no registry, and no setting names one."""
     image = toolchain.image
-    return toolchain.kind == "container" and reference(image) == image != reference(image, {REGISTRY: "named"})
+    return image != "" and reference(image) == image != reference(image, {REGISTRY: "named"})
 
 
 def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""What is known of TensorRT-LLM's releases: flags, versions, precisions, model families, and how sure it is.
+"""What is known of TensorRT-LLM's releases: flags, versions, precisions, model families, and how sure each fact is.
 
-The facts were read from upstream sources and lie in `data/`, one JSON file for each release, made by
-`infra/releases/compact.py`. A toolchain is asked as well: see `toolchains.release_probe`.
+The facts were read from NVIDIA's sources and documentation. They are in `data/`, one JSON file for each topic, made by
+`infra/releases/compact.py`. What a toolchain can really do is found out by `toolchains.release_probe`. The releases on
+the user's own package indexes are listed too.
 
     flags_of("1.2.1").value["--max_batch_size"].default
     changes_between("0.20.0", "1.0.0", BUILD)
@@ -36,7 +37,8 @@ from enginery.releases.flags import (
     replacement,
     script,
 )
-from enginery.releases.index import ListedRelease, Listing, listed_releases
+from enginery.releases.index import listed_releases
+from enginery.releases.listing import ListedRelease, Listing
 from enginery.releases.models import (
     MODELS,
     STEPS,

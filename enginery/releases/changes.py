@@ -29,7 +29,7 @@ class Changed:
 
     @property
     def new_default(self) -> bool:
-        """Whether leaving the flag out means something else."""
+        """Whether a command without the flag now does something else."""
         return _unset(self.before) != _unset(self.after)
 
     @property
@@ -103,14 +103,14 @@ def changes_between(old: str, new: str, command: str = BUILD) -> Changes:
 
 
 def shown(flag: Flag) -> str:
-    """A default as a reader writes it."""
+    """A flag's default as text."""
     if flag.suppressed:
         return "unset"
     return "none" if flag.default is None else str(flag.default)
 
 
 def _unset(flag: Flag) -> tuple[Any, bool]:
-    """What leaving a flag out means; a switch that is off is as good as no value."""
+    """What a command does without the flag; a switch that is off counts as no value."""
     off = flag.is_switch and flag.default is False
     return (None if off else flag.default, flag.suppressed)
 

@@ -1,4 +1,4 @@
-"""The flags of TensorRT-LLM's commands in each release.
+"""The flags of TensorRT-LLM's commands in each release, what replaces them, and the arguments of the LLM API.
 
 Commands are named `trtllm-build`, `quantize.py`, `run.py` and `convert_checkpoint.py FAMILY`.
 """
@@ -14,7 +14,12 @@ from enginery.releases import data, facts
 from enginery.releases.facts import REMOVAL, Certainty, Known, Provenance, builds_engines, version
 
 BUILD = "trtllm-build"
+PYTORCH = "TorchLlmArgs"
 SCRIPTS = "scripts"
+"""The subject that says where each script is."""
+BASES = "(bases)"
+"""The key under which a class of arguments has its base classes."""
+SWITCHES = frozenset({"store_true", "store_false", "BooleanOptionalAction"})
 
 
 @dataclass(frozen=True)
@@ -24,14 +29,14 @@ class Flag:
     Attributes:
         name: with its dashes, such as `--max_batch_size`.
         type: what the value becomes: `str`, `int`, `float` or a type of TensorRT-LLM; empty for a switch.
-        default: the value when it is not given; None also where the command then decides by itself.
+        default: the value when it is not given; None also where the command decides by itself.
         choices: the only values it takes; empty for any.
         aliases: other names.
         nargs: how many values (`+`, `?`, `2`); empty for one.
         const: the value when it is given without one.
         required: whether the command refuses to run without it.
         action: argparse's word, such as `store` or `store_true`.
-        suppressed: whether the command's settings have no such entry when it is not given.
+        suppressed: whether its default is argparse's SUPPRESS: without the flag, the settings have no such entry.
         deprecated: whether the release's help says so.
     """
 
@@ -50,12 +55,54 @@ class Flag:
     @property
     def is_switch(self) -> bool:
         """Whether it is given without a value."""
-        return self.action in {"store_true", "store_false", "BooleanOptionalAction"}
+        return self.action in SWITCHES
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value`, or each of several, is one of the choices; anything is where there are none."""
+        """Whether `value`, or each of several, is one of the choices. Without choices, every value is accepted."""
         values = value if isinstance(value, (list, tuple)) else (value,)
         return not self.choices or {str(one) for one in values} <= {str(choice) for choice in self.choices}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One key of a class of arguments.
+
+    Attributes:
+        name: the key.
+        annotation: its type as the source writes it; empty where only the default is known.
+        default: its default; None also where it has none.
+        default_factory: what makes the default; empty for a plain one.
+        choices: the only values it takes; empty for any.
+        required: whether it must be given.
+        status: `prototype`, `beta` or `deprecated` if the source says so.
+    """
+
+    name: str
+    annotation: str = ""
+    default: Any = None
+    default_factory: str = ""
+    choices: tuple[Any, ...] = ()
+    required: bool = False
+    status: str = ""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What to use in place of a flag.
+
+    Attributes:
+        command: whose flag it is.
+        flag: the one that is gone or deprecated.
+        since: the first release in which the replacement should be used.
+        by: the flags of the same command that replace it; empty when none does.
+        how: what to do, in a few words.
+    """
+
+    command: str
+    flag: str
+    since: str
+    by: tuple[str, ...]
+    how: str
 
 
 def commands() -> tuple[str, ...]:
@@ -89,61 +136,31 @@ def has_command(release: str, command: str = BUILD) -> Known[bool]:
     """Whether the release has the command."""
     found = facts.look_up(_topic(command), command, release)
     if not builds_engines(release):
-        return Known(False, REMOVAL)  # noqa: FBT003  it is the answer
+        return Known(False, REMOVAL)  # noqa: FBT003  the value
     return Known(found.value is not None, found.provenance)
 
 
 def script(release: str, command: str) -> Known[str | None]:
-    """Where a script lies in the release's repository; None when it does not have it."""
+    """The path of a script in the release's repository; None when it does not have it."""
     if not builds_engines(release):
         return Known(None, REMOVAL)
     return facts.look_up_one("examples", SCRIPTS, release, command)
 
 
-def _topic(command: str) -> str:
-    if command not in commands():
-        families = ", ".join(name.split()[-1] for name in commands() if " " in name)
-        remedy = f"known are {BUILD}, quantize.py, run.py, and 'convert_checkpoint.py FAMILY' with one of {families}"
-        raise UsageError("no flags are known of this command", subject=command, remedy=remedy)
-    return "build" if command == BUILD else "examples"
+def replacement(release: str, flag: str, command: str = BUILD) -> Known[Replacement | None]:
+    """What replaces a flag in a release; None when it is not replaced there, or nothing is known to replace it."""
+    wanted = version(release)
+    of_flag = [one for one in replacements() if (one.command, one.flag) == (command, flag)]
+    due = [one for one in of_flag if Version(one.since) <= wanted]
+    content = data.topic("replacements")
+    origin = Provenance(Certainty(content["certainty"]), "", content["source"], content["method"])
+    return Known(max(due, key=lambda one: Version(one.since)) if due else None, origin)
 
 
-def _flag(name: str, fact: Mapping[str, Any]) -> Flag:
-    switch = fact.get("action", "store") in {"store_true", "store_false", "BooleanOptionalAction"}
-    given = dict(fact)
-    for many in ("choices", "aliases"):
-        given[many] = tuple(fact.get(many, ()))
-    return Flag(name=name, type=given.pop("type", "" if switch else "str"), **given)
-
-
-# The arguments of the LLM API in a release: which keys a class takes, and their defaults.
-
-
-PYTORCH = "TorchLlmArgs"
-BASES = "(bases)"
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One key of a class of arguments.
-
-    Attributes:
-        name: the key.
-        annotation: its type as the source writes it; empty where only the default is known.
-        default: its default; None also where it has none.
-        default_factory: what makes the default; empty for a plain one.
-        choices: the only values it takes; empty for any.
-        required: whether it must be given.
-        status: `prototype`, `beta` or `deprecated` where the source says so.
-    """
-
-    name: str
-    annotation: str = ""
-    default: Any = None
-    default_factory: str = ""
-    choices: tuple[Any, ...] = ()
-    required: bool = False
-    status: str = ""
+def replacements() -> tuple[Replacement, ...]:
+    """All replacements that are known."""
+    found = data.topic("replacements")["replacements"]
+    return tuple(Replacement(**{**one, "by": tuple(one["by"])}) for one in found)
 
 
 def classes() -> tuple[str, ...]:
@@ -166,6 +183,22 @@ def arguments(release: str, name: str = PYTORCH) -> Known[Mapping[str, Argument]
     return Known(made, found.provenance)
 
 
+def _topic(command: str) -> str:
+    if command not in commands():
+        families = ", ".join(name.split()[-1] for name in commands() if " " in name)
+        remedy = f"known are {BUILD}, quantize.py, run.py, and 'convert_checkpoint.py FAMILY' with one of {families}"
+        raise UsageError("no flags are known of this command", subject=command, remedy=remedy)
+    return "build" if command == BUILD else "examples"
+
+
+def _flag(name: str, fact: Mapping[str, Any]) -> Flag:
+    switch = fact.get("action") in SWITCHES
+    given = dict(fact)
+    for many in ("choices", "aliases"):
+        given[many] = tuple(fact.get(many, ()))
+    return Flag(name=name, type=given.pop("type", "" if switch else "str"), **given)
+
+
 def _argument(name: str, fact: Mapping[str, Any]) -> Argument:
     return Argument(
         name,
@@ -180,44 +213,3 @@ def _argument(name: str, fact: Mapping[str, Any]) -> Argument:
 
 def _has_no_default(fact: Mapping[str, Any]) -> bool:
     return "annotation" in fact and "default" not in fact and "default_factory" not in fact
-
-
-# What stands in for a flag that is gone or going.
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """What to use in place of a flag.
-
-    Attributes:
-        command: whose flag it is.
-        flag: the one that is gone or deprecated.
-        since: the first release in which the replacement is to be used.
-        by: the flags of the same command that replace it; empty when none does.
-        how: what to do, in a few words.
-    """
-
-    command: str
-    flag: str
-    since: str
-    by: tuple[str, ...]
-    how: str
-
-
-def replacement(release: str, flag: str, command: str = BUILD) -> Known[Replacement | None]:
-    """What replaces a flag in a release; None when it is not replaced there, or nothing is known to replace it."""
-    asked = version(release)
-    fitting = [one for one in replacements() if (one.command, one.flag) == (command, flag)]
-    due = [one for one in fitting if Version(one.since) <= asked]
-    return Known(max(due, key=lambda one: Version(one.since)) if due else None, _origin())
-
-
-def replacements() -> tuple[Replacement, ...]:
-    """All that are known."""
-    kept = data.topic("replacements")["replacements"]
-    return tuple(Replacement(**{**one, "by": tuple(one["by"])}) for one in kept)
-
-
-def _origin() -> Provenance:
-    kept = data.topic("replacements")
-    return Provenance(Certainty(kept["certainty"]), "", kept["source"], kept["method"])

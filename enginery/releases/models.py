@@ -1,4 +1,8 @@
-"""Which models a release can convert: architectures, and the family whose converter serves each."""
+"""Models in a release: which ones it converts, in which precisions, and the templates that Triton serves them with.
+
+A family of models has a converter of its own, which serves one or more architectures. The templates are the
+`config.pbtxt` files of `inflight_batcher_llm`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,59 +13,6 @@ from enginery.releases import facts
 from enginery.releases.facts import REMOVAL, Known, builds_engines
 from enginery.releases.flags import script
 from enginery.spec import Precision
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family of models with a converter of its own.
-
-    Attributes:
-        name: the converter's directory, such as `llama`.
-        architectures: what it serves, mostly the `architectures` of a Hugging Face `config.json`.
-        tie: how that is known: `script` (it names them) or, weaker, `module name`.
-    """
-
-    name: str
-    architectures: tuple[str, ...]
-    tie: str
-
-    @property
-    def command(self) -> str:
-        """Its converter, as `flags` knows it."""
-        return f"convert_checkpoint.py {self.name}"
-
-
-def families(release: str) -> Known[Mapping[str, Family]]:
-    """The families of a release by name; none once engines are no longer built."""
-    found = facts.look_up("families", "families", release)
-    if not builds_engines(release):
-        return Known({}, REMOVAL)
-    made = {name: Family(name, tuple(fact["architectures"]), fact["tie"]) for name, fact in (found.value or {}).items()}
-    return Known(made, found.provenance)
-
-
-def families_of(release: str, architecture: str) -> Known[tuple[Family, ...]]:
-    """The families whose converter serves an architecture, surest first; none where the release does not know it."""
-    found = families(release)
-    serving = [family for family in found.value.values() if architecture in family.architectures]
-    return Known(tuple(sorted(serving, key=lambda family: family.tie != "script")), found.provenance)
-
-
-def architectures(release: str) -> Known[Mapping[str, str]]:
-    """Architecture -> TensorRT-LLM's class for it; none once engines are no longer built."""
-    found = facts.look_up("families", "architectures", release)
-    if not builds_engines(release):
-        return Known({}, REMOVAL)
-    return Known(found.value or {}, found.provenance)
-
-
-def converter(release: str, family: str) -> Known[str | None]:
-    """Where the family's `convert_checkpoint.py` lies in the release's repository; None without one."""
-    return script(release, f"convert_checkpoint.py {family}")
-
-
-# Which precisions a release computes in, by GPU and by model.
-
 
 AMPERE = (8, 0)
 
@@ -77,13 +28,97 @@ NEEDS: dict[Precision, tuple[frozenset[str], tuple[int, int]]] = {
     Precision.W4A8_AWQ: (frozenset({"INT4", "FP8"}), AMPERE),
     Precision.NVFP4: (frozenset({"FP4"}), (0, 0)),
 }
-"""Precision -> the number formats it needs, and the first compute capability the support matrix' footnotes allow."""
+"""Precision -> the number formats it needs, and the lowest compute capability by the support matrix's footnotes."""
+MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
+STEPS = ("preprocessing", "tensorrt_llm", "postprocessing")
+"""The models that the ensemble calls, in this order."""
+PARTS = ("parameters", "inputs", "outputs", "settings")
+MAPS = ("takes", "gives")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models with a converter of its own.
+
+    Attributes:
+        name: the converter's directory, such as `llama`.
+        architectures: what it serves, mostly the `architectures` of a Hugging Face `config.json`.
+        tie: how that is known: `script` (the converter names them) or, less sure, `module name`.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    tie: str
+
+    @property
+    def command(self) -> str:
+        """Its converter, by the name that `flags_of` takes."""
+        return f"convert_checkpoint.py {self.name}"
+
+
+@dataclass(frozen=True)
+class Template:
+    """One model's template.
+
+    Attributes:
+        model: its name.
+        placeholders: name -> whether it is in quotes; without quotes the file is invalid until the value is filled in.
+        parameters: name -> value as it is in the file, mostly a placeholder `${…}`.
+        inputs: tensor -> its data type, shape, and whether it is optional.
+        outputs: the same for what it returns.
+        settings: how it runs: platform or backend, instances, batching, transaction policy.
+        takes: input -> the ensemble's name for it; only of the models that the ensemble calls.
+        gives: output -> the ensemble's name for it.
+    """
+
+    model: str
+    placeholders: Mapping[str, bool]
+    parameters: Mapping[str, str]
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    takes: Mapping[str, str]
+    gives: Mapping[str, str]
+
+    @property
+    def unquoted(self) -> frozenset[str]:
+        """The placeholders that must be filled."""
+        return frozenset(name for name, quoted in self.placeholders.items() if not quoted)
+
+
+def families(release: str) -> Known[Mapping[str, Family]]:
+    """The families of a release by name; none once engines are no longer built."""
+    found = facts.look_up("families", "families", release)
+    if not builds_engines(release):
+        return Known({}, REMOVAL)
+    made = {name: Family(name, tuple(fact["architectures"]), fact["tie"]) for name, fact in (found.value or {}).items()}
+    return Known(made, found.provenance)
+
+
+def families_of(release: str, architecture: str) -> Known[tuple[Family, ...]]:
+    """The families whose converter serves an architecture, surest first; none when the release has none."""
+    found = families(release)
+    serving = [family for family in found.value.values() if architecture in family.architectures]
+    return Known(tuple(sorted(serving, key=lambda family: family.tie != "script")), found.provenance)
+
+
+def architectures(release: str) -> Known[Mapping[str, str]]:
+    """Architecture -> TensorRT-LLM's class for it; none once engines are no longer built."""
+    found = facts.look_up("families", "architectures", release)
+    if not builds_engines(release):
+        return Known({}, REMOVAL)
+    return Known(found.value or {}, found.provenance)
+
+
+def converter(release: str, family: str) -> Known[str | None]:
+    """The path of the family's `convert_checkpoint.py` in the release's repository; None without one."""
+    return script(release, f"convert_checkpoint.py {family}")
 
 
 def formats(release: str, capability: tuple[int, int]) -> Known[tuple[str, ...]]:
     """The number formats of a compute capability, as the release's support matrix names them.
 
-    Empty where the matrix does not list the capability: the release does not support it, or does so unsaid.
+    Empty when the matrix does not list the capability: the release does not support it, or does not say so.
     """
     found = facts.look_up_one("precisions", "capabilities", release, f"{capability[0]}.{capability[1]}")
     return Known(tuple(found.value or ()), found.provenance)
@@ -92,10 +127,10 @@ def formats(release: str, capability: tuple[int, int]) -> Known[tuple[str, ...]]
 def precisions(release: str, capability: tuple[int, int]) -> Known[frozenset[Precision]]:
     """The precisions of a spec that the release can build for a compute capability."""
     found = formats(release, capability)
-    able = frozenset(
+    possible = frozenset(
         precision for precision, (needed, first) in NEEDS.items() if needed <= set(found.value) and capability >= first
     )
-    return Known(able, found.provenance)
+    return Known(possible, found.provenance)
 
 
 def capabilities(release: str) -> Known[tuple[tuple[int, int], ...]]:
@@ -116,46 +151,6 @@ def model_formats(release: str, model: str) -> Known[tuple[str, ...]]:
         known = ", ".join(facts.look_up("precisions", "models", release).value or ())
         raise UsageError(f"{release}'s table of precisions has no model {model!r}", remedy=f"it has: {known}")
     return Known(tuple(found.value), found.provenance)
-
-
-# Triton's five models of a release (`inflight_batcher_llm`): what their `config.pbtxt` templates hold.
-
-
-MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
-STEPS = ("preprocessing", "tensorrt_llm", "postprocessing")
-"""The models that the ensemble asks, in this order."""
-PARTS = ("parameters", "inputs", "outputs", "settings")
-MAPS = ("takes", "gives")
-
-
-@dataclass(frozen=True)
-class Template:
-    """One model's template.
-
-    Attributes:
-        model: its name.
-        placeholders: name -> whether it stands in quotes; without them the file is invalid until it is filled.
-        parameters: name -> value as it stands there, mostly a placeholder `${…}`.
-        inputs: tensor -> its data type, shape, and whether it is optional.
-        outputs: the same for what it returns.
-        settings: how it is run: platform or backend, instances, batching, transaction policy.
-        takes: input -> the ensemble's name for it; only of the models that the ensemble asks.
-        gives: output -> the ensemble's name for it.
-    """
-
-    model: str
-    placeholders: Mapping[str, bool]
-    parameters: Mapping[str, str]
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    takes: Mapping[str, str]
-    gives: Mapping[str, str]
-
-    @property
-    def unquoted(self) -> frozenset[str]:
-        """The placeholders that must be filled."""
-        return frozenset(name for name, quoted in self.placeholders.items() if not quoted)
 
 
 def template(release: str, model: str) -> Known[Template | None]:

@@ -1,11 +1,11 @@
-"""What users write: the spec, its types, and every mistake in it at once.
+"""What users write: the spec, its types, and what is wrong with it.
 
-A spec is read before anything is spent, so each mistake names its field and the way out:
+A spec is checked before anything runs. Every mistake names its field and how to correct it:
 
     spec = read_spec(Path("infra/models/tiny-llama.yaml"), overrides=())
     for target in spec.targets: ...
 
-Spec errors come all together, as one `SpecError`.
+One `SpecError` has all mistakes of a spec.
 """
 
 from enginery.spec import gpus
@@ -13,14 +13,15 @@ from enginery.spec.build import BuildOptions
 from enginery.spec.findings import Finding, code_of, stopping, warning
 from enginery.spec.gpus import CPU, FIRST_CAPABILITY, Gpu
 from enginery.spec.mistakes import sentences, yaml_mistake
-from enginery.spec.releases import Gates, Releases
+from enginery.spec.read import SAFE_LOADER, read_spec
 from enginery.spec.serving import DEFAULT_BATCH, ServingOptions
 from enginery.spec.spec import (
-    SAFE_LOADER,
     Calibration,
     ConvertOptions,
+    Gates,
     Prompt,
     Publish,
+    Releases,
     Rollout,
     Source,
     Spec,
@@ -28,7 +29,6 @@ from enginery.spec.spec import (
     ValidationOptions,
     accepting,
     parse_spec,
-    read_spec,
 )
 from enginery.spec.types import (
     IN_WORDS,

@@ -1,6 +1,6 @@
 """How an engine is built: the part `build` of a spec.
 
-The fields stand in the order in which they appear on the command line.
+The fields are in the order of their flags on the command line.
 """
 
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from enginery.spec.types import SpecModel
 
 
 def _no_word(value: object) -> object:
-    """What TensorRT-LLM writes as a word is a choice here."""
+    """Refuse TensorRT-LLM's words for a switch."""
     if isinstance(value, str) and value in {"enable", "disable"}:
         raise ValueError(f"write {'true' if value == 'enable' else 'false'} in place of {value}")
     return value

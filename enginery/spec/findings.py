@@ -1,4 +1,4 @@
-"""What a plan finds out about a spec before anything runs: each with a code, the figures and a remedy.
+"""Findings: what a plan finds wrong with a spec before anything runs. Each has a code, the figures and a remedy.
 
 An error stops the plan. A warning stops it too, unless the spec accepts it by its code (`force`, or `--force CODE`).
 The codes are listed in docs/tensorrt-llm.md.
@@ -38,12 +38,12 @@ class Finding:
         return f"{self.path}: {self.problem}{then}{accept} [{self.code}]"
 
     def under(self, prefix: str) -> "Finding":
-        """The same, with the path of a target's field as it is in the whole spec."""
+        """The same finding with `prefix` before its path: from a target's field to that of the whole spec."""
         return replace(self, path=f"{prefix}{self.path}")
 
 
 def code_of(sentence: str) -> str:
-    """The code that a finding's sentence ends with; empty for a sentence of another kind."""
+    """The code at the end of a finding's sentence; empty for another sentence."""
     found = CODE_AT_END.search(sentence)
     return found[1] if found else ""
 

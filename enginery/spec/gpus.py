@@ -1,4 +1,4 @@
-"""GPU facts: product names as tools print them, compute capability, memory and the precisions that follow.
+"""GPUs: their product names as tools print them, compute capability, memory and the precisions they compute in.
 
 To add a GPU, add a line to `TABLE`: our name, the name `nvidia-smi` prints, compute capability, memory.
 """
@@ -14,11 +14,11 @@ from enginery.spec.types import Precision
 
 QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits")
 QUERY_SECONDS = 60.0
-"""The first query after a start can take long on a machine with many GPUs and no persistence daemon."""
+"""On a machine with many GPUs and no persistence daemon the first query takes long."""
 
 MIB_PER_GB = 1024
 NEAR = 3
-"""How many names are suggested for one that is none."""
+"""How many names are suggested for an unknown one."""
 
 FIRST_CAPABILITY = {
     Precision.BFLOAT16: (8, 0),
@@ -26,7 +26,7 @@ FIRST_CAPABILITY = {
     Precision.W4A8_AWQ: (8, 9),
     Precision.NVFP4: (10, 0),
 }
-"""The first compute capability that computes in a precision; those not named here have no such limit."""
+"""The lowest compute capability that computes in a precision; a precision that is not listed has no limit."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Gpu:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """The precisions the hardware computes in. What a backend makes of them is the backend's to say."""
+        """The precisions that the hardware computes in; a backend may support fewer."""
         return tuple(precision for precision in Precision if self.supports(precision))
 
     def supports(self, precision: Precision) -> bool:
-        """Whether the hardware computes in `precision`; on a `cpu` only the backend sets limits."""
+        """Whether the hardware computes in `precision`; for `cpu` only the backend sets limits."""
         return self == CPU or self.capability >= FIRST_CAPABILITY.get(precision, (0, 0))
 
 
@@ -160,7 +160,7 @@ TABLE = (
 
 
 def _plain(name: str) -> str:
-    """A name without what differs between tools: case, blanks and dashes, the maker's name, a time-slicing suffix."""
+    """A name without what differs between tools: case, blanks, dashes, `NVIDIA`, the suffix of time-slicing."""
     shortened = re.sub(r"[\s_-]+", "", name.casefold().removesuffix("-shared"))
     return shortened.removeprefix("nvidia")
 
@@ -172,18 +172,18 @@ def find(name: str) -> Gpu:
     """The GPU of that name: ours, `nvidia-smi`'s or Kubernetes', in any case, with blanks or dashes.
 
     Raises:
-        UsageError: when it is not in the table; names that are near are told.
+        UsageError: when it is not in the table; the error suggests similar names.
     """
     gpu = _BY_NAME.get(_plain(name))
     if gpu is None:
-        names = ", ".join(_like(_plain(name)))
+        names = ", ".join(_similar(_plain(name)))
         hint = f"use one that is known, such as {names}" if names else "use `cpu` or a name such as H100-SXM5-80GB"
-        raise UsageError(f"unknown GPU {name!r}", subject="gpu", remedy=f"{hint}; or add it to enginery/gpus.py")
+        raise UsageError(f"unknown GPU {name!r}", subject="gpu", remedy=f"{hint}; or add it to enginery/spec/gpus.py")
     return gpu
 
 
-def _like(plain: str) -> list[str]:
-    """Names of GPUs that were probably meant: every variant of a model such as `H100`, else the nearest names."""
+def _similar(plain: str) -> list[str]:
+    """Names that the user may have meant: every variant of a model such as `H100`, else the most similar names."""
     variants = [gpu.name for gpu in TABLE if plain and _plain(gpu.name).startswith(plain)]
     near = difflib.get_close_matches(plain, _BY_NAME, n=NEAR, cutoff=0.5)
     return list(dict.fromkeys(variants or [_BY_NAME[key].name for key in near]))
@@ -192,10 +192,10 @@ def _like(plain: str) -> list[str]:
 def detect() -> Gpu | None:
     """The first GPU that `nvidia-smi` lists on this machine; None where there is none.
 
-    A GPU that is not in the table is described by `nvidia-smi`'s own answer.
+    A GPU that is not in the table gets its facts from `nvidia-smi`.
 
     Raises:
-        UsageError: when `nvidia-smi` is there but does not work, so that it is not known what the machine has.
+        UsageError: when there is an `nvidia-smi` that does not work.
     """
     return next(iter(detect_all()), None)
 
@@ -208,34 +208,33 @@ def detect_all() -> tuple[Gpu, ...]:
     """
     if shutil.which(QUERY[0]) is None:
         return ()
-
     try:
         lines = process.run(QUERY, timeout=QUERY_SECONDS).last_lines
     except CommandError as error:
-        if not _says_none(error.last_lines):
-            raise _broken(error.problem) from error
+        if not _lists_none(error.last_lines):
+            raise _smi_error(error.problem) from error
         lines = error.last_lines
-    return () if _says_none(lines) else _listed(lines)
+    return () if _lists_none(lines) else _listed(lines)
 
 
-def _says_none(lines: tuple[str, ...]) -> bool:
+def _lists_none(lines: tuple[str, ...]) -> bool:
     return any("No devices were found" in line for line in lines)
 
 
-def _broken(problem: str) -> UsageError:
+def _smi_error(problem: str) -> UsageError:
     remedy = "repair the NVIDIA driver, or name the target's gpu, such as cpu"
     return UsageError(f"nvidia-smi does not say which GPU this is: {problem}", subject="gpu", remedy=remedy)
 
 
 def _listed(lines: tuple[str, ...]) -> tuple[Gpu, ...]:
-    """The GPUs of the lines with the three fields asked for; other lines are messages.
+    """The GPUs of the lines that have the three fields of the query; other lines are messages.
 
-    The memory is not a number where the GPU shares the machine's.
+    The memory is not a number for a GPU that shares the memory of the machine.
     """
     matches = (re.fullmatch(r"\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+|\[.*\])\s*", line) for line in lines)
     found = tuple(_read(*match.groups()) for match in matches if match)
     if not found:
-        raise _broken(f"its answer was {' / '.join(lines)!r}")
+        raise _smi_error(f"its answer was {' / '.join(lines)!r}")
     return found
 
 

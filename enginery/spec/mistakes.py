@@ -1,4 +1,4 @@
-"""Tells the mistakes in a spec: a sentence for each, beginning with the path of its field."""
+"""The mistakes in a spec as sentences, each beginning with the path of its field."""
 
 import datetime as dt
 import difflib
@@ -13,7 +13,7 @@ from enginery.spec.build import FLAGS_ELSEWHERE
 from enginery.spec.types import IN_WORDS, SpecModel
 
 NEAR_SIBLING = 0.7
-"""How alike an unknown field and one of the same part must be to be taken for it, from 0 to 1."""
+"""How similar (0 to 1) an unknown field must be to a field of the same part for that field to be suggested."""
 NEAR_ELSEWHERE = 0.85
 """The same for a field of another part of the spec."""
 UNION_TAGS = {"constrained-str", "str"}
@@ -21,7 +21,7 @@ UNION_TAGS = {"constrained-str", "str"}
 
 
 def sentences(error: ValidationError, model: type[SpecModel]) -> list[str]:
-    """One sentence for each mistake; a list that only seems too short because its items are wrong is none.
+    """One sentence for each mistake. A list that is too short only because its items are wrong gets none.
 
     Args:
         error: what pydantic found.
@@ -36,22 +36,22 @@ def sentences(error: ValidationError, model: type[SpecModel]) -> list[str]:
             len(place) > depth and place[:depth] == item["loc"] for place in places
         )
 
-    told = (_sentence(item, model) for item in items if not follows(item))
-    return list(dict.fromkeys(told))
+    found = (_sentence(item, model) for item in items if not follows(item))
+    return list(dict.fromkeys(found))
 
 
 def yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
-    """What is wrong with a text that is not YAML, and where: line and column, from 1."""
+    """What is wrong with a text that is not YAML, with its line and column, counted from 1."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         context = f" ({error.context})" if error.context else ""
         return f"{where}{error.problem or error.context}{context if error.problem else ''}"
-    refused = yaml.reader.Reader.NON_PRINTABLE.search(text)
-    if isinstance(error, yaml.reader.ReaderError) and refused:
-        before = text[: refused.start()]
+    forbidden = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if isinstance(error, yaml.reader.ReaderError) and forbidden:
+        before = text[: forbidden.start()]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        return f"line {line}, column {column}: the character U+{ord(refused[0]):04X} is not allowed"
+        return f"line {line}, column {column}: the character U+{ord(forbidden[0]):04X} is not allowed"
     return str(error)
 
 
@@ -87,10 +87,10 @@ def _no_list(given: object) -> str:
 
 
 def _no_text(given: object, field: str | int) -> str:
-    """What to do about a value that YAML does not take for text, such as a release `9.9`."""
+    """What to do about a value that is no text for YAML, such as a release `9.9`."""
     if given is None:
         return "has no value; give one, or remove the field"
-    if isinstance(given, bool):  # written as yes, no, on, off, true or false: it cannot be told which
+    if isinstance(given, bool):  # the file has yes, no, on, off, true or false; the parsed value does not say which
         return f"YAML reads this as {str(given).lower()}, not as text; put it in quotes"
     if isinstance(given, int | float | dt.date):
         quoted = f'"{given}"' if isinstance(field, int) else f'{field}: "{given}"'
@@ -100,14 +100,14 @@ def _no_text(given: object, field: str | int) -> str:
 
 
 def _flag_elsewhere(location: tuple[str | int, ...]) -> str:
-    """Where a flag of `trtllm-build` that is no field of `build` is set."""
+    """Where to set a flag of `trtllm-build` that is no field of `build`."""
     *parents, unknown = location
     where = FLAGS_ELSEWHERE.get(str(unknown)) if parents and parents[-1] == "build" else None
     return f"; {where}" if where else ""
 
 
 def _near(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
-    """A known field that was probably meant: one of the same part, or else of another, then with its path."""
+    """The field that the user probably meant: of the same part, or else of another one, then with its path."""
     *parents, unknown = [part for part in location if isinstance(part, str)]
     fields = list(_fields(model, ()))
     siblings = [path[-1] for path in fields if path[:-1] == tuple(parents)]
@@ -127,7 +127,7 @@ def _fields(model: type[SpecModel], path: tuple[str, ...]) -> Iterator[tuple[str
 
 
 def _parts(annotation: Any) -> Iterator[type[SpecModel]]:
-    """The parts of a spec that a field holds, directly, in a list or optionally."""
+    """The parts of a spec in a field's type, which may be optional or a list."""
     if isinstance(annotation, type) and issubclass(annotation, SpecModel):
         yield annotation
     for inner in get_args(annotation):

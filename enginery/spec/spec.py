@@ -1,15 +1,14 @@
 """What a user writes: one model, the targets to build it for, and what to do with the builds.
 
-Reading reports every mistake at once, each with its path. A spec says what is wanted, never how: the plan turns it
-into steps.
+A spec says what is wanted; the plan turns it into steps. `parse_spec` reports every mistake at once, each with the path
+of its field. Each field is described by the text under it, also in docs/spec.md.
 """
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-import yaml
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import (
     Field,
     JsonValue,
@@ -23,8 +22,7 @@ from pydantic import (
 from enginery.core.errors import SpecError, UsageError
 from enginery.spec import gpus
 from enginery.spec.build import BuildOptions
-from enginery.spec.mistakes import sentences, yaml_mistake
-from enginery.spec.releases import Releases
+from enginery.spec.mistakes import sentences
 from enginery.spec.serving import ServingOptions
 from enginery.spec.types import (
     BackendName,
@@ -40,13 +38,10 @@ from enginery.spec.types import (
 )
 
 Options = TypeVar("Options", bound=SpecModel)
-
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The one written in C where there is one: ten times faster, which a spec with many targets notices."""
-
+Percent = Annotated[float, Field(ge=0)]
 
 WITH_GPUS = "with GPUs"
-"""The context in which reading a spec also checks that its GPUs are known."""
+"""The context of validation in which a spec's GPUs must be known."""
 
 
 class Source(SpecModel):
@@ -183,10 +178,9 @@ class Target(SpecModel):
     @field_validator("gpu")
     @classmethod
     def _gpu_is_known(cls, gpu: str, info: ValidationInfo) -> str:
-        """The plan checks it in any case: a spec that comes with a plan or from Prefect was made for its reader."""
+        """Only when a user's spec is read. The plan looks every GPU up again, also when Prefect passes the spec on."""
         if info.context is not WITH_GPUS or gpu == "auto":
             return gpu
-
         try:
             gpus.find(gpu)
         except UsageError as error:
@@ -216,6 +210,51 @@ class Rollout(SpecModel):
     backend must be told where an engine is, and Triton copies models from S3 to a new place each time."""
     target: Name | None = None
     """The target to roll out; needed when there is more than one."""
+
+
+class Gates(SpecModel):
+    """How much worse a build of a new release may be than the one it takes the place of."""
+
+    slower_percent: Percent = 10.0
+    """How many percent fewer tokens a second the validation may come to."""
+    larger_percent: Percent = 20.0
+    """How many percent larger the engine may be."""
+
+
+class Releases(SpecModel):
+    """What to do when the package index lists a new release. No part of any step's key."""
+
+    watch: bool = False
+    """Look for new releases whenever `watch-releases` runs."""
+    prereleases: bool = False
+    """Count previews such as `1.3.0rc4` as releases."""
+    within: str = ""
+    """A range that releases must be in, such as `<2`; any release when left out."""
+    targets: tuple[Name, ...] = ()
+    """The targets to build anew; all of them when left out."""
+    rebuild: bool = True
+    """Start builds of a new release. Without it, only the verdict is told."""
+    build_channel: Name = "rebuild"
+    """The channel that builds of a new release are published to. Nothing should serve from it."""
+    promote_to: Name | None = "candidate"
+    """The channel to move to a build of a new release that is not worse than the one it points to; none with `null`."""
+    gates: Gates = Gates()
+    """What counts as worse."""
+
+    @field_validator("within")
+    @classmethod
+    def _is_a_range(cls, within: str) -> str:
+        try:
+            SpecifierSet(within)
+        except InvalidSpecifier as error:
+            raise ValueError(f"{within!r} is no range of versions, such as '>=1.0,<2'") from error
+        return within
+
+    @model_validator(mode="after")
+    def _channels_differ(self) -> Self:
+        if self.promote_to == self.build_channel:
+            raise ValueError("build_channel and promote_to must be two channels: what is built is compared first")
+        return self
 
 
 class Spec(SpecModel):
@@ -310,12 +349,6 @@ class Spec(SpecModel):
         return next(target for target in self.targets if target.name == wanted)
 
 
-def _merged(base: Options, override: Options | None) -> Options:
-    if override is None:
-        return base
-    return base.model_copy(update={field: getattr(override, field) for field in override.model_fields_set})
-
-
 def parse_spec(data: object, *, subject: str = "spec") -> Spec:
     """Check plain data as a spec.
 
@@ -326,42 +359,6 @@ def parse_spec(data: object, *, subject: str = "spec") -> Spec:
         return Spec.model_validate(data, context=WITH_GPUS)
     except ValidationError as error:
         raise SpecError(sentences(error, Spec), subject=subject) from error
-
-
-def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
-    """Read a spec file, with `overrides` such as `rollout.target=int4` put in first (values are YAML).
-
-    Relative paths in it are taken from the directory of the file.
-
-    Raises:
-        SpecError: when the file cannot be read, is not YAML, or has mistakes.
-    """
-    data = _read_yaml(path)
-    for override in overrides:
-        _override(data, override)
-    _make_absolute(data, path.parent)
-    return parse_spec(data, subject=str(path))
-
-
-PATHS = ("source.path", "convert.examples", "convert.calibration.dataset")
-"""Fields that may name a file or directory beside the spec."""
-
-
-def _make_absolute(data: dict[str, Any], base: Path) -> None:
-    targets = data.get("targets")
-    for part in [data, *(targets if isinstance(targets, list) else [])]:
-        for dotted in PATHS:
-            *parents, last = dotted.split(".")
-            where: Any = part
-            for name in parents:
-                where = where.get(name) if isinstance(where, dict) else None
-            if isinstance(where, dict) and isinstance(where.get(last), str) and _is_path(dotted, where[last], base):
-                where[last] = str((base / Path(where[last]).expanduser()).resolve())
-
-
-def _is_path(dotted: str, value: str, base: Path) -> bool:
-    """A data set may also be a name that its converter knows, such as `cnn_dailymail`."""
-    return not dotted.endswith("dataset") or (base / Path(value).expanduser()).exists()
 
 
 def accepting(spec: Spec, codes: Sequence[str]) -> Spec:
@@ -376,31 +373,7 @@ def accepting(spec: Spec, codes: Sequence[str]) -> Spec:
     return parse_spec({**given, "force": [*spec.force, *codes]}, subject="--force")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([f"cannot be read: {error}"], subject=str(path)) from error
-    try:
-        data = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
-    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-01 is a ValueError
-        raise SpecError([f"is not YAML: {yaml_mistake(error, text)}"], subject=str(path)) from error
-    if not isinstance(data, dict):
-        raise SpecError(["must be a mapping with the fields name, source and targets"], subject=str(path))
-    return data
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    dotted, equals, value = override.partition("=")
-    if not equals or not dotted:
-        raise SpecError([f"--set {override!r} is not of the form field.name=value"], subject="--set")
-    *parents, last = dotted.split(".")
-    try:
-        where: Any = data
-        for parent in parents:
-            where = where[int(parent)] if isinstance(where, list) else where.setdefault(parent, {})
-        where[int(last) if isinstance(where, list) else last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SpecError([f"--set {override!r} is not YAML: {yaml_mistake(error, value)}"], subject="--set") from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise SpecError([f"--set {override!r} does not fit this spec: {error}"], subject="--set") from error
+def _merged(base: Options, override: Options | None) -> Options:
+    if override is None:
+        return base
+    return base.model_copy(update={field: getattr(override, field) for field in override.model_fields_set})

@@ -1,4 +1,4 @@
-"""What all parts of a spec have in common."""
+"""The base of all parts of a spec, and the types of fields whose texts have a form."""
 
 import ast
 import inspect
@@ -11,42 +11,6 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, StringConstrai
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-
-class SpecModel(BaseModel):
-    """A part of a spec: unchangeable once read; unknown fields are mistakes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Describe each field by the text under it, and title it by its name.
-
-        Pydantic's `use_attribute_docstrings` would read the sources at every start, 30 ms for a command that asks for
-        no schema. And it titles no field that holds another model: in a form such a field would have no name.
-        """
-        schema = handler(core)
-        properties = handler.resolve_ref_schema(schema).get("properties", {})
-        for name, text in _texts_under_fields(cls).items():
-            properties[name]["description"] = text
-            properties[name].setdefault("title", name.replace("_", " ").title())
-        return schema
-
-
-def _texts_under_fields(model: type[BaseModel]) -> dict[str, str]:
-    """Field name -> the string literal that follows it in the class's source."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    assert isinstance(definition, ast.ClassDef)  # noqa: S101  it is the source of a class
-    texts = {}
-    for field, text in pairwise(definition.body):
-        match field, text:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(content))):
-                texts[name] = inspect.cleandoc(content)
-    return texts
-
-
-# The texts in a spec that have a form: each as a type for its field, and in words for who got it wrong.
-
-
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
 S3_PATTERN = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
 HTTP_PATTERN = r"^https?://[^\s/@]+$"
@@ -58,7 +22,7 @@ IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 S3Address = Annotated[str, StringConstraints(pattern=S3_PATTERN)]
 HttpAddress = Annotated[str, StringConstraints(pattern=HTTP_PATTERN)]
-"""Without user name and password: specs, records and artifacts are no place for them."""
+"""Without user name and password, as specs, records and artifacts can be read by others."""
 HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 WarningCode = Annotated[str, StringConstraints(pattern=WARNING_PATTERN)]
@@ -73,7 +37,7 @@ IN_WORDS = {
     WARNING_PATTERN: "is not the code of a warning, such as W201; errors cannot be accepted",
     SHA256_PATTERN: "is not a SHA-256; write its 64 hex digits, in lower case",
 }
-"""Pattern -> what is wrong with a text that it does not match, and how to write it."""
+"""Pattern -> the error for a text that does not match it, with the right form."""
 
 
 class BackendName(StrEnum):
@@ -100,3 +64,35 @@ class Precision(StrEnum):
     INT4_AWQ = "int4_awq"
     W4A8_AWQ = "w4a8_awq"
     NVFP4 = "nvfp4"
+
+
+class SpecModel(BaseModel):
+    """A part of a spec. It cannot be changed once it is read; unknown fields are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe each field by the text under it, and title it by its name.
+
+        Pydantic's `use_attribute_docstrings` would read the sources at every start, which takes 30 ms and is needed for
+        the schema only. It also gives no title to a field that holds another model, so that forms show no name for it.
+        """
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in _texts_under_fields(cls).items():
+            properties[name]["description"] = text
+            properties[name].setdefault("title", name.replace("_", " ").title())
+        return schema
+
+
+def _texts_under_fields(model: type[BaseModel]) -> dict[str, str]:
+    """Field name -> the string literal that follows it in the class's source."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(definition, ast.ClassDef)  # noqa: S101  the source of a class
+    texts = {}
+    for field, text in pairwise(definition.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(content))):
+                texts[name] = inspect.cleandoc(content)
+    return texts

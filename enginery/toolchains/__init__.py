@@ -21,11 +21,11 @@ from enginery.toolchains.catalog import (
     names,
     status,
 )
-from enginery.toolchains.container import PYTHON, REGISTRY, Box, container_home, docker_command, reference
+from enginery.toolchains.docker import PYTHON, REGISTRY, Box, container_home, docker_command, reference
 from enginery.toolchains.drivers import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, DRIVERS, driver_sha256
 from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
 from enginery.toolchains.identity import Access, Toolchain, ToolchainIdentity, location
-from enginery.toolchains.pins import PACKAGE, describe, toolchain_name
+from enginery.toolchains.pins import PACKAGE, TENSORRT_PACKAGES, describe, toolchain_name
 
 __all__ = [
     "ANSWER_PROMPTS",
@@ -35,6 +35,7 @@ __all__ = [
     "PYTHON",
     "REGISTRY",
     "SETTING",
+    "TENSORRT_PACKAGES",
     "Access",
     "Box",
     "Identify",

@@ -1,9 +1,4 @@
-"""The pinned environments in which a release's commands run.
-
-A toolchain never shares a Python environment with Enginery. A `venv` is made on demand from a pin file, once for
-everybody on the machine; a `container` is the release's image; `host` is what is on PATH. The identity is part of the
-key of every step that uses it. A release of TensorRT-LLM has a toolchain without a pin file: `tensorrt-llm-<release>`.
-"""
+"""Every toolchain by its name: which there are, what each one is, making one, and checking it against its pins."""
 
 import json
 from collections import Counter
@@ -14,24 +9,23 @@ from typing import Protocol
 from enginery.core import home
 from enginery.core.errors import ToolchainError
 from enginery.core.model import Frozen
-from enginery.core.progress import Log
+from enginery.core.progress import Log, no_log
 from enginery.toolchains import pins
 from enginery.toolchains.container import Container
 from enginery.toolchains.host import Host
 from enginery.toolchains.identity import READY, Kind, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import PACKAGE, describe, release_of
-from enginery.toolchains.probe import look_into, mismatches
 from enginery.toolchains.release_probe import machine_gpus, probe_release
-from enginery.toolchains.venv import Venv, is_ready
+from enginery.toolchains.venv import Venv
 
 KINDS: Mapping[Kind, type[Toolchain]] = {"venv": Venv, "host": Host, "container": Container}
 
 
 class Identify(Protocol):
-    """What `identity` does."""
+    """The type of `identify`, so that a plan can be tested with another one."""
 
     def __call__(self, name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
-        """See `identity`."""
+        """The identity of the toolchain with this name."""
 
 
 class ToolchainReport(Frozen):
@@ -82,8 +76,8 @@ class ToolchainStatus(Frozen):
 
 
 def names() -> list[str]:
-    """The names of the toolchains there are pin files for, and of TensorRT-LLM's releases that were made here."""
-    made = {wanted.name for wanted in _remembered() if release_of(wanted.name)}
+    """The toolchains with pin files, and the releases of TensorRT-LLM that this machine has a toolchain of."""
+    made = {identity.name for identity in _recorded() if release_of(identity.name)}
     return sorted({*pins.names(), *made})
 
 
@@ -94,18 +88,18 @@ def status(name: str) -> ToolchainStatus:
         UsageError: when there is no such toolchain.
         ToolchainError: when no Python on this machine fits.
     """
-    pin_file, wanted = describe(name), _made_or_venv(name)
+    pin_file, identity = describe(name), _made_or_venv(name)
     return ToolchainStatus(
         name=name,
         backend=pin_file.backend,
         release=pin_file.release,
-        created=_is_there(wanted),
-        directory=location(wanted),
+        created=_is_ready(identity),
+        directory=location(identity),
     )
 
 
 def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
-    """What a toolchain is, without making it. For `host` this starts a process; otherwise nothing is looked for here.
+    """The identity of a toolchain, without making it. For `host` this starts a process.
 
     Args:
         name: a pin file's name, or `tensorrt-llm-<release>`.
@@ -114,32 +108,31 @@ def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdenti
 
     Raises:
         UsageError: when there is no such toolchain.
-        ToolchainError: when no Python on this machine fits, no image is known, or `host` has not what is needed.
+        ToolchainError: when no Python on this machine fits, no image is known, or `host` lacks a package.
     """
     return KINDS[kind].identify(name, image)
 
 
-def ensure(wanted: ToolchainIdentity | str, log: Log = lambda _line: None) -> Toolchain:
-    """The toolchain, made first if needed; whoever wants it at the same time waits for it.
+def ensure(toolchain: ToolchainIdentity | str, log: Log = no_log) -> Toolchain:
+    """The toolchain, made first if needed. Processes that want the same one wait while one of them makes it.
 
     Args:
-        wanted: its identity, or the name of a `venv` one.
-        log: told what happens, line by line.
+        toolchain: its identity, or the name of a `venv` one.
+        log: called with what happens, line by line.
 
     Raises:
         UsageError: when there is no such toolchain.
         ToolchainError: when it cannot be made; `transient` if the network was the reason.
     """
-    if isinstance(wanted, str):
-        wanted = identify(wanted)
-    return KINDS[wanted.kind].ensure(wanted, log)
+    identity = identify(toolchain) if isinstance(toolchain, str) else toolchain
+    return KINDS[identity.kind].ensure(identity, log)
 
 
 def known_facts(toolchain: Toolchain) -> dict[str, str]:
-    """What is known of a toolchain without looking into it again: package -> version, and `python`.
+    """The recorded facts of a toolchain, without a new probe: package -> version, and `python`.
 
     For TensorRT-LLM also what it can do (`verdict`), how that differs from what is recorded of the release
-    (`disagreements`), and the `gpu` and `driver` of this machine. A `host` is looked into once by each process.
+    (`disagreements`), and the `gpu` and `driver` of this machine. A `host` is probed once in each process.
     """
     return toolchain.facts() | (_gpu_facts(toolchain) if toolchain.identity.version(PACKAGE) else {})
 
@@ -150,81 +143,75 @@ def disagreements(toolchain: Toolchain) -> str:
 
 
 def _gpu_facts(toolchain: Toolchain) -> dict[str, str]:
-
     gpus, driver = machine_gpus(toolchain.environment)
     counted = (f"{count} x {name}" if count > 1 else name for name, count in Counter(gpus).items())
     return {"gpu": ", ".join(counted), "driver": driver} if gpus else {}
 
 
 def check(name: str, kind: Kind | None = None) -> ToolchainReport:
-    """Look into a toolchain and compare it with its pins.
+    """Compare what is in a toolchain with its pins.
 
     Args:
         name: the toolchain.
-        kind: its kind; when left out, the one that is there: `venv` before `container`, and for a release of
-            TensorRT-LLM `host` last.
+        kind: its kind; when left out, the first that is ready of `venv`, `container`, and for a release of TensorRT-LLM
+            `host`.
 
     Raises:
         UsageError: when there is no such toolchain.
         CommandError: when its interpreter does not work.
-        ToolchainError: when `host` has not what is needed.
+        ToolchainError: when `host` lacks a package.
     """
-    wanted = identify(name, kind) if kind else _present(name)
-    if not _is_there(wanted):
-        return ToolchainReport(name=name, directory=location(wanted), created=False)
-    toolchain = ensure(wanted)
-    pin_file = describe(name)
-    found = look_into(toolchain, pin_file.probe)
-    seen = found.model_copy(update={"packages": found.with_modules(pin_file.probe)})
-    # A host is what it is: its identity has said whether it has what is needed.
-    differences = mismatches(pin_file.requirements(), seen) if wanted.kind != "host" else ()
+    identity = identify(name, kind) if kind else _present(name)
+    if not _is_ready(identity):
+        return ToolchainReport(name=name, directory=location(identity), created=False)
+    toolchain = ensure(identity)
+    found = toolchain.probe()
     report = ToolchainReport(
         name=name,
         directory=toolchain.directory,
         created=True,
         python=found.python,
-        packages=seen.packages,
-        mismatches=tuple(differences),
+        packages=found.installed,
+        mismatches=tuple(toolchain.mismatches(found)),
     )
-    return _with_release(report, toolchain) if wanted.version(PACKAGE) else report
+    return _with_release(report, toolchain) if identity.version(PACKAGE) else report
 
 
 def _with_release(report: ToolchainReport, toolchain: Toolchain) -> ToolchainReport:
-
     probed = probe_release(toolchain)
     verdict = f"{probed.verdict} ({probed.reason})" if probed.reason else probed.verdict
     return report.model_copy(update={"verdict": verdict, "disagreements": probed.disagreements})
 
 
 def _made_or_venv(name: str) -> ToolchainIdentity:
-    """The toolchain of that name that is on this machine; the `venv` that would be made if there is none."""
+    """The `venv` or `container` of that name that is ready; the `venv` that would be made if there is none."""
     describe(name)
-    made = [wanted for wanted in _remembered() if wanted.name == name and wanted.kind == "container"]
+    images = [identity for identity in _recorded() if identity.name == name and identity.kind == "container"]
     try:
-        wanted = identify(name)
-    except ToolchainError:  # no Python here fits, and an image brings its own
-        if not made:
+        identity = identify(name)
+    except ToolchainError:  # this machine has no suitable Python, and an image brings its own
+        if not images:
             raise
-        return made[0]
-    return made[0] if made and not is_ready(wanted) else wanted
+        return images[0]
+    return images[0] if images and not _is_ready(identity) else identity
 
 
 def _present(name: str) -> ToolchainIdentity:
     """The toolchain of that name that this machine has; the `venv` that could be made if it has none."""
-    wanted = _made_or_venv(name)
-    if _is_there(wanted) or not release_of(name):
-        return wanted
+    identity = _made_or_venv(name)
+    if _is_ready(identity) or not release_of(name):
+        return identity
     try:
         return Host.identify(name)
     except ToolchainError:
-        return wanted
+        return identity
 
 
-def _is_there(wanted: ToolchainIdentity) -> bool:
-    return KINDS[wanted.kind].is_there(wanted)
+def _is_ready(identity: ToolchainIdentity) -> bool:
+    return KINDS[identity.kind].is_ready(identity)
 
 
-def _remembered() -> Iterator[ToolchainIdentity]:
+def _recorded() -> Iterator[ToolchainIdentity]:
     """The toolchains that were made on this machine."""
     for path in sorted(home.toolchains_dir().glob(f"*/{READY}")):
         yield ToolchainIdentity.model_validate(json.loads(path.read_text(encoding="utf-8"))["identity"])

@@ -1,6 +1,6 @@
 """Where the example scripts of a TensorRT-LLM release are: its converters, `quantize.py` and `run.py`.
 
-The wheel of a release does not have them. NVIDIA's images mostly do; elsewhere a checkout of that very release has.
+The wheel of a release does not contain them. Most of NVIDIA's images do; otherwise a checkout of the release is needed.
 """
 
 import os
@@ -28,7 +28,7 @@ VERSION_LINE = re.compile(r"""^__version__\s*=\s*["']([^"']+)["']""", re.MULTILI
 
 
 def image_examples(image: str) -> Path | None:
-    """Where an image has the examples; None when it has none, or it is not known."""
+    """Where an image has the examples; None when it has none, when that is not known, and without an image."""
     if RELEASE_IMAGE.search(image):
         return IN_RELEASE_IMAGES
     tag = TRITON_TAG.search(image)
@@ -46,13 +46,13 @@ def examples_dir(toolchain: ToolchainIdentity, named: str = "") -> Path:
 
     Args:
         toolchain: the toolchain.
-        named: the directory that the spec names; else `ENGINERY_TRTLLM_EXAMPLES` counts, else the image has them.
+        named: the directory that the spec names. Without it the image's own are used, else `ENGINERY_TRTLLM_EXAMPLES`.
 
     Raises:
         ToolchainError: there are none, or they are of another release.
     """
     checkout = checkout_examples(named)
-    inside = image_examples(toolchain.image) if toolchain.kind == "container" else None
+    inside = image_examples(toolchain.image)
     if inside and not named:
         return inside
     if checkout is None:
@@ -94,7 +94,7 @@ def _differ(found: str, release: str) -> bool:
 
 def _missing(toolchain: ToolchainIdentity) -> ToolchainError:
     release = toolchain.version(PACKAGE) or "of the release"
-    if toolchain.kind == "container":
+    if toolchain.image:
         why = f"the image {toolchain.image} is not known to have TensorRT-LLM's examples"
     else:
         why = "the examples of TensorRT-LLM are needed, and its wheel does not have them"

@@ -12,18 +12,14 @@ from packaging.version import Version
 from enginery.core.errors import ToolchainError
 from enginery.core.progress import Log
 from enginery.toolchains.identity import Toolchain, ToolchainIdentity
-from enginery.toolchains.pins import PACKAGE, PinFile, describe, release_of
+from enginery.toolchains.pins import PACKAGE, TENSORRT_PACKAGES, PinFile, describe, minor_of, release_of
 from enginery.toolchains.probe import Probe, probe_environment
-from enginery.toolchains.release_probe import release_found
-from enginery.toolchains.venv import minor_of
-
-ENGINE_PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
-"""What an engine depends on besides TensorRT-LLM itself; found under one of these names."""
+from enginery.toolchains.release_probe import probed_facts
 
 
 @dataclass(frozen=True)
 class Host(Toolchain):
-    """What is on PATH. Its identity is what was found, so a plan for it is made where it runs."""
+    """What is on PATH. The identity has the versions found there, so a plan for it is made where it runs."""
 
     @classmethod
     def identify(cls, name: str, image: str = "") -> ToolchainIdentity:
@@ -32,56 +28,60 @@ class Host(Toolchain):
         pin_file = describe(name)
         python = _python(name)
         found = probe_environment(python, dict(os.environ), pin_file.probe)
-        versions = found.with_modules(pin_file.probe)
-        wanted = {requirement.name for requirement in pin_file.requirements()}
+        versions = found.installed
+        required = {requirement.name for requirement in pin_file.requirements()}
         if release_of(name):
-            wanted |= set(ENGINE_PACKAGES)
-        pins = tuple(f"{package}=={versions[package]}" for package in sorted(wanted & set(versions)))
+            required |= set(TENSORRT_PACKAGES)  # an engine depends on it too
+        pins = tuple(f"{package}=={versions[package]}" for package in sorted(required & set(versions)))
         if found.broken or not pins:
-            raise _not_there(pin_file, python, found)
+            raise _missing(pin_file, python, found)
         _require_release(name, versions.get(PACKAGE, ""), python)
         return ToolchainIdentity(name=name, kind="host", pins=pins, python=minor_of(found.python))
 
     @classmethod
-    def is_there(cls, wanted: ToolchainIdentity) -> bool:
+    def is_ready(cls, identity: ToolchainIdentity) -> bool:
         """Always: it was found when it was identified."""
-        del wanted
+        del identity
         return True
 
     @classmethod
-    def ensure(cls, wanted: ToolchainIdentity, log: Log) -> Self:
-        """What is on PATH, if it is what is wanted."""
+    def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:
+        """What is on PATH, if it still has the versions of the identity."""
         del log
-        present = cls.identify(wanted.name)
-        if present != wanted:
+        present = cls.identify(identity.name)
+        if present != identity:
             raise ToolchainError(
                 "what is on this machine is not what the plan was made for",
-                subject=wanted.name,
+                subject=identity.name,
                 remedy=f"plan again on this machine; it has Python {present.python} with {', '.join(present.pins)}",
             )
-        return cls.opened(wanted)
+        return cls.opened(identity)
 
     @classmethod
-    def opened(cls, wanted: ToolchainIdentity) -> Self:
-        """What is on PATH."""
-        python = _python(wanted.name)
-        return cls(wanted, python.parent, python, dict(os.environ))
+    def opened(cls, identity: ToolchainIdentity) -> Self:
+        """What is on PATH, without looking at its versions."""
+        python = _python(identity.name)
+        return cls(identity, python.parent, python, dict(os.environ))
 
     def facts(self) -> dict[str, str]:
-        """Its versions, and what its release of TensorRT-LLM can do: asked once by each process."""
+        """Its versions, and what its release of TensorRT-LLM can do: found out once in each process."""
         versions = dict(pin.split("==", 1) for pin in self.identity.pins)
-        found = _release_found(self.identity, self.environment.get("PATH", ""))
-        return {"python": self.identity.python, **versions, **found}
+        return {"python": self.identity.python, **versions, **_facts(self.identity, self.environment.get("PATH", ""))}
+
+    def mismatches(self, found: Probe) -> list[str]:
+        """None: `identify` raises when a required package is missing, and any version of it is right."""
+        del found
+        return []
 
 
 @lru_cache
-def _release_found(wanted: ToolchainIdentity, _path: str) -> dict[str, str]:
-    """Asked once by each process, and not remembered longer: what is on PATH may change with the versions unchanged."""
-    return release_found(Host.opened(wanted))
+def _facts(identity: ToolchainIdentity, _path: str) -> dict[str, str]:
+    """Cached in this process only: what is on PATH may change while the versions stay the same."""
+    return probed_facts(Host.opened(identity))
 
 
 def _require_release(name: str, found: str, python: Path) -> None:
-    """Two releases' engines cannot be told apart by their files, so the one asked for must be the one that is used."""
+    """The files of an engine do not say which release made it, so it must be the release that the name says."""
     release = release_of(name)
     if release is None or Version(found).public == Version(release).public:
         return
@@ -93,7 +93,7 @@ def _require_release(name: str, found: str, python: Path) -> None:
     )
 
 
-def _not_there(pin_file: PinFile, python: Path, found: Probe) -> ToolchainError:
+def _missing(pin_file: PinFile, python: Path, found: Probe) -> ToolchainError:
     why = "; ".join(f"module {name} ({reason})" for name, reason in found.broken.items())
     return ToolchainError(
         f"this machine does not have it: {python} lacks {why or 'every package that it pins'}",

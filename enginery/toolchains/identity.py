@@ -1,4 +1,7 @@
-"""What a toolchain is: its identity, which is part of the key of every step that uses it, and one ready for use."""
+"""What a toolchain is: its identity, which is part of the key of every step that runs in it, and one ready for use.
+
+`Toolchain` is the base of the three kinds: `Venv`, `Host` and `Container`.
+"""
 
 import json
 from abc import ABC, abstractmethod
@@ -8,17 +11,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from enginery.core import home, process
+from enginery.core import files, home, process
 from enginery.core.digests import json_digest
 from enginery.core.model import Frozen
 from enginery.core.process import Completed
-from enginery.core.progress import Log
+from enginery.core.progress import Log, no_log
+from enginery.toolchains.pins import describe
+from enginery.toolchains.probe import Probe, mismatches, probe_command, read_probe
 
 Kind = Literal["host", "venv", "container"]
 
 DIGEST_LENGTH = 12
+PROBE_SECONDS = 900.0
+"""A first `import tensorrt_llm` from a cold network disk takes minutes."""
 READY = "ready.json"
-"""Written last into a toolchain's directory: its identity, and what was found in it."""
+"""The file with a toolchain's identity and facts. It is written last: without it the toolchain is not ready."""
 
 
 class ToolchainIdentity(Frozen):
@@ -47,24 +54,27 @@ class ToolchainIdentity(Frozen):
         found = (pin.partition("==") for pin in self.pins)
         return next((version.partition(" ")[0] for name, _, version in found if name == package), "")
 
+    def set_fields(self) -> dict[str, object]:
+        """The fields as JSON values, without those that have their default: a new field changes no existing key."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
 
 @lru_cache
-def _digest(wanted: ToolchainIdentity) -> str:
-    # Without what is not set: a new field must not change the keys of toolchains that do not have it.
-    return json_digest(wanted.model_dump(mode="json", exclude_defaults=True))
+def _digest(identity: ToolchainIdentity) -> str:
+    return json_digest(identity.set_fields())
 
 
-def location(wanted: ToolchainIdentity) -> Path:
-    """Where a `venv` toolchain is or would be; for a `container`, what is remembered of its image."""
-    return home.toolchains_dir() / f"{wanted.name}-{wanted.digest()[:DIGEST_LENGTH]}"
+def location(identity: ToolchainIdentity) -> Path:
+    """The directory of a `venv` toolchain, made or not; for a `container`, where the facts of its image are kept."""
+    return home.toolchains_dir() / f"{identity.name}-{identity.digest()[:DIGEST_LENGTH]}"
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a command is to reach. Only a container keeps it from everything else.
+    """What a command may reach. Only a container keeps it from everything else.
 
     Attributes:
-        name: tells people what runs, such as a step's key.
+        name: says what runs, such as a step's key.
         read_only: directories and files that it reads.
         read_write: directories that it writes to.
         network: whether it reaches the network.
@@ -82,12 +92,12 @@ class Toolchain(ABC):
 
     Attributes:
         identity: what it is.
-        directory: where its environment is; for `host`, the directory of its interpreter; for `container`, what is
-            remembered of its image.
+        directory: where its environment is; for `host`, the directory of its interpreter; for `container`, where the
+            facts of its image are kept.
         python: its interpreter.
-        environment: the whole environment for its commands, inherited from this process apart from what would
+        environment: the whole environment for its commands: that of this process, without the variables that would
             let other Python environments in; for `container`, the one that `docker` itself is started with.
-        image: the image as this machine's docker knows it; for `container` only.
+        image: the image with this machine's registry; for `container` only.
     """
 
     identity: ToolchainIdentity
@@ -112,13 +122,13 @@ class Toolchain(ABC):
 
     @classmethod
     @abstractmethod
-    def is_there(cls, wanted: ToolchainIdentity) -> bool:
+    def is_ready(cls, identity: ToolchainIdentity) -> bool:
         """Whether it is ready on this machine; nothing is started to find out."""
 
     @classmethod
     @abstractmethod
-    def ensure(cls, wanted: ToolchainIdentity, log: Log) -> Self:
-        """The toolchain, made first if needed; whoever wants it at the same time waits for it.
+    def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:
+        """The toolchain, made first if needed. Processes that want the same one wait while one of them makes it.
 
         Raises:
             ToolchainError: when it cannot be had; `transient` if the network was the reason.
@@ -126,13 +136,54 @@ class Toolchain(ABC):
 
     @property
     def neutral_directory(self) -> Path:
-        """A working directory in which no module is found by accident."""
+        """A working directory from which Python imports nothing by accident."""
         return Path("/")
 
     def facts(self) -> dict[str, str]:
         """What was found when it was made: package -> version, `python`, and what a release can do."""
         ready = json.loads((self.directory / READY).read_text(encoding="utf-8"))
         return {str(name): str(version) for name, version in ready["probe"].items()}
+
+    def record(self, facts: Mapping[str, str], **more: object) -> None:
+        """Write down the facts, and `more` for people: from then on the toolchain is ready."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ready = {"identity": self.identity.set_fields(), **more, "probe": dict(facts)}
+        files.write_atomic(self.directory / READY, json.dumps(ready, indent=2))
+
+    def mismatches(self, found: Probe) -> list[str]:
+        """One sentence for each difference between what was found in it and its pins."""
+        return mismatches(describe(self.identity.name).requirements(), found)
+
+    def probe(self, log: Log = no_log, modules: Sequence[str] | None = None) -> Probe:
+        """Find out which Python, packages and modules it has.
+
+        Args:
+            log: called with each line of the command's output.
+            modules: the modules to import; those of the pin file when left out.
+
+        Raises:
+            CommandError: when its Python does not work.
+        """
+        if modules is None:
+            modules = describe(self.identity.name).probe
+        return read_probe(self.output((str(self.python), *probe_command(modules)), log))
+
+    def output(self, argv: Sequence[str], log: Log = no_log) -> list[str]:
+        """Every line that a short command prints, run in the neutral directory.
+
+        In a container it gets this machine's GPUs, the shared home directory, and no network.
+
+        Raises:
+            CommandError: when it cannot be started or fails.
+        """
+        lines: list[str] = []
+
+        def keep(line: str) -> None:
+            lines.append(line)
+            log(line)
+
+        self.run(argv, {}, access=Access("ask"), cwd=self.neutral_directory, log=keep, timeout=PROBE_SECONDS)
+        return lines[1:]  # the first is the command itself
 
     def run(  # noqa: PLR0913  what a command may see and take
         self,
@@ -149,7 +200,7 @@ class Toolchain(ABC):
         Args:
             argv: the command.
             environment: variables besides the toolchain's own.
-            access: what it is to reach.
+            access: what it may reach.
             cwd: its working directory; when left out this process's own, and in a container the first directory that
                 it may write to.
             log: called with each line.

@@ -1,7 +1,8 @@
 """Pin files: what a toolchain consists of, written down as exact versions.
 
-A pin file is a pip requirements file with a header; `infra/toolchains/README.md` describes it. The toolchains of
-TensorRT-LLM's releases are known without one.
+A pin file is a pip requirements file with a header; `infra/toolchains/README.md` describes it. A release of
+TensorRT-LLM needs none: `tensorrt-llm-1.2.1` is TensorRT-LLM 1.2.1, with the Python and the image in its facts and so
+the same on every machine. A pin file of the same name is used instead.
 """
 
 import os
@@ -18,82 +19,11 @@ from enginery.core.errors import ToolchainError, UsageError
 from enginery.core.model import Frozen
 from enginery.releases import containers, facts, pin
 
-# The toolchains of TensorRT-LLM's releases, known without a pin file.
-#
-# `tensorrt-llm-1.2.1` is TensorRT-LLM 1.2.1 with the Python and the image that the release's facts name. Nothing is
-# looked for on this machine: a laptop and a GPU host come to the same toolchain. A pin file of the same name wins.
-
-
 PACKAGE = "tensorrt-llm"
 PREFIX = f"{PACKAGE}-"
 MODULE = "tensorrt_llm"
-
-
-class ReleaseFacts(Frozen):
-    """What a release's toolchain consists of.
-
-    Attributes:
-        release: the release.
-        python: its Python's minor version, such as `3.12`.
-        image: Triton's newest container with it inside, without a registry's host; empty where none is known.
-        builds_engines: whether it still has the TensorRT backend.
-    """
-
-    release: str
-    python: str
-    image: str
-    builds_engines: bool
-
-
-def toolchain_name(release: str) -> str:
-    """The name of a release's toolchain."""
-    return f"{PREFIX}{release}"
-
-
-def release_of(name: str) -> str | None:
-    """The release a toolchain's name stands for; None for a name of another kind."""
-    text = name.removeprefix(PREFIX)
-    if text == name:
-        return None
-    try:
-        Version(text)
-    except InvalidVersion:
-        return None
-    return text
-
-
-def release_facts(release: str) -> ReleaseFacts:
-    """What is known of a release's environment.
-
-    Raises:
-        UsageError: the release is older than all that is known.
-    """
-    # A plan without a release of TensorRT-LLM reads none of its facts.
-
-    facts.version(release)
-    images = containers(release).value
-    stated = [container.python for container in images if container.python]
-    minors = pin(release, "python").value
-    newest = stated[0] if stated else max(minors, key=Version)
-    python = ".".join(newest.split(".")[:2])
-    return ReleaseFacts(
-        release=release,
-        python=python,
-        image=images[0].image if images else "",
-        builds_engines=facts.builds_engines(release),
-    )
-
-
-def no_image(name: str) -> ToolchainError:
-    """The error for a container toolchain of which no image is known."""
-    release = release_of(name) or "RELEASE"
-    remedy = (
-        f"name one: a pin file {name}.txt in a directory of ENGINERY_TOOLCHAINS with the line"
-        f" `# image: nvidia/tensorrt-llm/release:{release}` (NVIDIA publishes some releases so) or an image of your own"
-    )
-    return ToolchainError("no container image is known of it", subject=name, remedy=remedy)
-
-
+TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
+"""TensorRT is installed under one of these names."""
 ANY_PYTHON = ">=3.8"
 HEADER_LINE = re.compile(r"^#\s*(?P<key>[a-z]+):\s*(?P<value>.*?)\s*$")
 HEADER_KEYS = ("python", "release", "backend", "probe", "options", "image")
@@ -112,7 +42,7 @@ class PinFile(Frozen):
         backend: the backend it is for; empty where it is for none.
         probe: modules that must be importable in it.
         options: options of pip's that it is installed with.
-        image: the container image with it inside, without a registry's host; empty where there is none.
+        image: the container image that has it, without a registry's host; empty where there is none.
     """
 
     name: str
@@ -136,10 +66,10 @@ def names() -> list[str]:
 
 
 def directories() -> list[Path]:
-    """Where pin files are looked for, first one first.
+    """Where pin files are looked for, in this order.
 
-    These are the directories in `$ENGINERY_TOOLCHAINS`, then the ones that come with Enginery: inside the installed
-    package, or beside it in a checkout.
+    First the directories in `$ENGINERY_TOOLCHAINS`, then those that come with Enginery: inside the installed package,
+    or beside it in a checkout.
     """
     own = [Path(part) for part in os.environ.get("ENGINERY_TOOLCHAINS", "").split(os.pathsep) if part]
     package = Path(__file__).parents[1]
@@ -169,24 +99,65 @@ def describe(name: str) -> PinFile:
     raise UsageError("there is no such toolchain", subject=name, remedy=remedy)
 
 
+def toolchain_name(release: str) -> str:
+    """The name of a release's toolchain."""
+    return f"{PREFIX}{release}"
+
+
+def release_of(name: str) -> str | None:
+    """The release a toolchain's name stands for; None for a name of another kind."""
+    text = name.removeprefix(PREFIX)
+    if text == name:
+        return None
+    try:
+        Version(text)
+    except InvalidVersion:
+        return None
+    return text
+
+
+def no_image(name: str) -> ToolchainError:
+    """The error for a container toolchain of which no image is known."""
+    release = release_of(name) or "RELEASE"
+    remedy = (
+        f"name one: a pin file {name}.txt in a directory of ENGINERY_TOOLCHAINS with the line"
+        f" `# image: nvidia/tensorrt-llm/release:{release}` (NVIDIA publishes some releases so) or an image of your own"
+    )
+    return ToolchainError("no container image is known of it", subject=name, remedy=remedy)
+
+
+def fixed_minor(versions: str) -> str:
+    """The minor version that a range such as `==3.12.*` allows; empty when it leaves a choice."""
+    fixed = re.fullmatch(r"==(3\.\d+)\.\*", versions)
+    return fixed[1] if fixed else ""
+
+
+def minor_of(version: str) -> str:
+    """`3.11` of `3.11.7`."""
+    return ".".join(version.split(".")[:2])
+
+
 @lru_cache
 def _of_release(name: str, release: str) -> PinFile:
-    facts = release_facts(release)
+    facts.version(release)  # an error for a release older than all that is known
+    images = containers(release).value
+    stated = [container.python for container in images if container.python]
+    python = stated[0] if stated else max(pin(release, "python").value, key=Version)
     return PinFile(
         name=name,
         path=None,
         pins=(f"{PACKAGE}=={release}",),
-        python=f"=={facts.python}.*",
+        python=f"=={minor_of(python)}.*",
         release=release,
-        backend="tensorrt" if facts.builds_engines else "pytorch",
+        backend="tensorrt" if facts.builds_engines(release) else "pytorch",
         probe=(MODULE,),
-        image=facts.image,
+        image=images[0].image if images else "",
     )
 
 
 @lru_cache
 def _read(path: Path, _modified: int, _size: int) -> PinFile:
-    """Read it again only when it has changed: a plan for many targets asks for the same few files."""
+    """Cached until the file changes: a plan for many targets reads the same few files."""
     lines = path.read_text(encoding="utf-8").splitlines()
     header = _header(path, lines)
     pins = sorted(_pin(path, number, line) for number, line in enumerate(lines, 1) if _content(line))
@@ -250,9 +221,3 @@ def _options(path: Path, value: str) -> tuple[str, ...]:
 
 def _mistake(path: Path, problem: str) -> ToolchainError:
     return ToolchainError(problem, subject=str(path), remedy="correct the pin file (see infra/toolchains/README.md)")
-
-
-def fixed_minor(wanted: str) -> str:
-    """The minor version that a range such as `==3.12.*` allows; empty when it leaves a choice."""
-    fixed = re.fullmatch(r"==(3\.\d+)\.\*", wanted)
-    return fixed[1] if fixed else ""

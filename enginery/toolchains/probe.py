@@ -1,6 +1,6 @@
-"""Looking into a Python environment: its version, which packages it has, which modules can be imported.
+"""What is in a Python environment: its version, its packages, and which modules can be imported.
 
-One command answers it all. Nothing of the environment is imported into this process.
+One command finds out all of it. Nothing of the environment is imported into this process.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +12,7 @@ from packaging.utils import canonicalize_name
 
 from enginery.core import process
 from enginery.core.model import Frozen
-from enginery.core.progress import Log
-from enginery.toolchains.identity import Access, Toolchain
+from enginery.toolchains.pins import minor_of
 
 PROBE_SECONDS = 300.0
 WORKS = "-"
@@ -40,7 +39,7 @@ class Probe(Frozen):
         python: its full version, such as `3.11.7`.
         packages: package -> version, of all that is installed; names are normalized.
         broken: module -> why it cannot be imported.
-        modules: module -> the version it says it has, of those that say one.
+        modules: module -> its `__version__`, of the imported modules that have one.
     """
 
     python: str
@@ -53,23 +52,24 @@ class Probe(Frozen):
         """Python's version and those of all packages, in the order of their names."""
         return {"python": self.python, **dict(sorted(self.packages.items()))}
 
-    def with_modules(self, names: Iterable[str]) -> dict[str, str]:
-        """The packages, and modules that were found without one: put on the path from a checkout."""
-        loose: dict[str, str] = {canonicalize_name(name): self.modules[name] for name in names if name in self.modules}
+    @property
+    def installed(self) -> dict[str, str]:
+        """The packages, and the modules that belong to no package: put on the path from a checkout."""
+        loose: dict[str, str] = {canonicalize_name(name): version for name, version in self.modules.items()}
         return {**loose, **self.packages}
 
 
 def probe_command(modules: Sequence[str]) -> tuple[str, ...]:
-    """What a Python interpreter is to be started with."""
+    """The arguments for a Python interpreter that print what it has."""
     return ("-c", SCRIPT, *modules)
 
 
 def read_probe(lines: Iterable[str]) -> Probe:
-    """What the command has printed; other lines, as some modules print when imported, are left out."""
+    """Read what the command has printed; other lines, as some modules print when imported, are ignored."""
     facts = [line.split(" ", 3)[1:] for line in lines if line.startswith("probe ")]
     return Probe(
         python=next(fact[1] for fact in facts if fact[0] == "python"),
-        # What stands first on the path is what gets imported, so it must overwrite what follows.
+        # Python imports the first one on the path, so that one must overwrite the later ones.
         packages={canonicalize_name(fact[1]): fact[2] for fact in reversed(facts) if fact[0] == "package"},
         broken={fact[1]: fact[2] for fact in facts if fact[0] == "module" and fact[2] != WORKS},
         modules={fact[1]: fact[2] for fact in facts if fact[0] == "version" and fact[2] != WORKS},
@@ -77,7 +77,7 @@ def read_probe(lines: Iterable[str]) -> Probe:
 
 
 def probe_environment(python: Path, environment: Mapping[str, str], modules: Sequence[str] = ()) -> Probe:
-    """Ask a Python interpreter what it has.
+    """Find out what an interpreter of this machine has.
 
     Args:
         python: the interpreter.
@@ -96,10 +96,11 @@ def probe_environment(python: Path, environment: Mapping[str, str], modules: Seq
 
 def mismatches(requirements: Iterable[Requirement], found: Probe) -> list[str]:
     """One sentence for each difference between what was found and what is required."""
+    installed = found.installed
     differences = [
-        f"{requirement.name} is {found.packages.get(requirement.name, 'missing')}, pinned is {requirement.specifier}"
+        f"{requirement.name} is {installed.get(requirement.name, 'missing')}, pinned is {requirement.specifier}"
         for requirement in requirements
-        if _applies(requirement, found.python) and not _satisfied(requirement, found.packages.get(requirement.name))
+        if _applies(requirement, found.python) and not _satisfied(requirement, installed.get(requirement.name))
     ]
     return differences + [f"module {name} cannot be imported ({why})" for name, why in found.broken.items()]
 
@@ -107,52 +108,10 @@ def mismatches(requirements: Iterable[Requirement], found: Probe) -> list[str]:
 def _applies(requirement: Requirement, python: str) -> bool:
     if requirement.marker is None:
         return True
-    minor = ".".join(python.split(".")[:2])
-    environment = {**default_environment(), "python_full_version": python, "python_version": minor}
+    environment = {**default_environment(), "python_full_version": python, "python_version": minor_of(python)}
     return requirement.marker.evaluate({name: str(value) for name, value in environment.items()})
 
 
 def _satisfied(requirement: Requirement, version: str | None) -> bool:
     # As for pip, 2.13.0+cpu satisfies ==2.13.0.
     return version is not None and requirement.specifier.contains(version, prereleases=True)
-
-
-# Asking a toolchain: a short command in it, and the lines it prints.
-
-
-ASK_SECONDS = 900.0
-"""A first `import tensorrt_llm` from a cold network disk takes minutes."""
-
-
-def ask(toolchain: Toolchain, argv: Sequence[str], log: Log = lambda _line: None) -> list[str]:
-    """Run a command in a toolchain from the root directory, where no module is found by accident.
-
-    Args:
-        toolchain: the toolchain; a container gets this machine's GPUs, its home directory, and no network.
-        argv: the command.
-        log: told each line too.
-
-    Returns:
-        Every line it printed.
-
-    Raises:
-        CommandError: when it cannot be started or fails.
-    """
-    lines: list[str] = []
-
-    def keep(line: str) -> None:
-        lines.append(line)
-        log(line)
-
-    access, where = Access("ask"), toolchain.neutral_directory
-    toolchain.run(argv, {}, access=access, cwd=where, log=keep, timeout=ASK_SECONDS)
-    return lines[1:]  # the first is the command itself
-
-
-def look_into(toolchain: Toolchain, modules: Sequence[str], log: Log = lambda _line: None) -> Probe:
-    """Ask a toolchain which Python, packages and modules it has.
-
-    Raises:
-        CommandError: when its Python does not work.
-    """
-    return read_probe(ask(toolchain, (str(toolchain.python), *probe_command(modules)), log))

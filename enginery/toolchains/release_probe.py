@@ -1,6 +1,6 @@
-"""Finding out what a toolchain of TensorRT-LLM can really do, and comparing it with what is recorded of the release.
+"""What a toolchain of TensorRT-LLM can really do, compared with the recorded facts of its release.
 
-Recorded facts are read from sources and pages; in a toolchain the truth is what the commands themselves say.
+The recorded facts come from source code and documentation. In a toolchain the help of its own commands is the truth.
 """
 
 import re
@@ -12,19 +12,21 @@ from enginery.core import process
 from enginery.core.errors import CommandError
 from enginery.core.model import Frozen
 from enginery.core.process import FailureCause
+from enginery.core.progress import no_log
 from enginery.releases import BUILD, Flag, facts, flags_of
 from enginery.toolchains.identity import Toolchain
-from enginery.toolchains.pins import MODULE, PACKAGE, describe
-from enginery.toolchains.probe import Probe, ask, look_into
-
-# Reading the `--help` of a command made with argparse: its flags, their choices and placeholders.
-
+from enginery.toolchains.pins import MODULE, PACKAGE, TENSORRT_PACKAGES, describe
+from enginery.toolchains.probe import Probe
 
 FLAG_LINE = re.compile(r"^  (-\S.*?)(?:\s{2,}.*)?$")
 """argparse indents a flag by two blanks, never breaks it over lines, and puts its description after two or more."""
 BETWEEN_NAMES = re.compile(r", (?=-)")
 CHOICES = re.compile(r"\{([^}]*)\}")
 HELP = "--help"
+SMI_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+SMI_SECONDS = 60.0
+
+Verdict = Literal["engine", "checkpoint-only", "unsupported"]
 
 
 class HelpFlag(Frozen):
@@ -44,41 +46,6 @@ class HelpFlag(Frozen):
     def name(self) -> str:
         """Its first long name."""
         return self.names[0]
-
-
-def read_help(lines: Iterable[str]) -> tuple[HelpFlag, ...]:
-    """The flags that a help text lists, in its order, without `--help` itself."""
-    matches = (FLAG_LINE.match(line) for line in lines)
-    flags = (_read_flag(match[1]) for match in matches if match)
-    return tuple(flag for flag in flags if HELP not in flag.names)
-
-
-def _read_flag(text: str) -> HelpFlag:
-    """`--a A, --b A`, `-s {x,y}, --size {x,y}`, `--all`; since Python 3.13 also `-a, --all A`."""
-    parts = [part.partition(" ") for part in BETWEEN_NAMES.split(text)]
-    names = sorted((name for name, _, _ in parts), key=lambda name: not name.startswith("--"))
-    metavar = next((rest for _, _, rest in reversed(parts) if rest), "")
-    found = CHOICES.search(metavar)
-    return HelpFlag(names=tuple(names), choices=tuple(found[1].split(",")) if found else (), metavar=metavar)
-
-
-def release_found(toolchain: Toolchain) -> dict[str, str]:
-    """What is to be remembered of a toolchain of TensorRT-LLM: what it can do; nothing of other toolchains.
-
-    Raises:
-        CommandError: when its Python does not work.
-    """
-    if not toolchain.identity.version(PACKAGE):
-        return {}
-
-    return remembered(probe_release(toolchain))
-
-
-Verdict = Literal["engine", "checkpoint-only", "unsupported"]
-
-TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
-SMI_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-SMI_SECONDS = 60.0
 
 
 class ReleaseProbe(Frozen):
@@ -116,9 +83,8 @@ def probe_release(toolchain: Toolchain) -> ReleaseProbe:
     Raises:
         CommandError: when its Python does not work at all.
     """
-    modules = describe(toolchain.identity.name).probe or (MODULE,)
-    found = look_into(toolchain, modules)
-    versions = found.with_modules(modules)
+    found = toolchain.probe(modules=describe(toolchain.identity.name).probe or (MODULE,))
+    versions = found.installed
     listed, verdict, reason = _builder(toolchain, found)
     names, driver = machine_gpus(toolchain.environment)
     return ReleaseProbe(
@@ -135,28 +101,63 @@ def probe_release(toolchain: Toolchain) -> ReleaseProbe:
     )
 
 
-def remembered(probed: ReleaseProbe) -> dict[str, str]:
-    """What is kept of a probe with the toolchain, and from there with each step that runs in it."""
-    found = {
-        "tensorrt": probed.tensorrt,
-        "verdict": probed.verdict,
-        "verdict-reason": probed.reason,
-        "disagreements": "; ".join(probed.disagreements),
+def probed_facts(toolchain: Toolchain) -> dict[str, str]:
+    """The facts that are kept with a toolchain of TensorRT-LLM; empty for any other toolchain.
+
+    Raises:
+        CommandError: when its Python does not work.
+    """
+    if not toolchain.identity.version(PACKAGE):
+        return {}
+    found = probe_release(toolchain)
+    facts_found = {
+        "tensorrt": found.tensorrt,
+        "verdict": found.verdict,
+        "verdict-reason": found.reason,
+        "disagreements": "; ".join(found.disagreements),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in facts_found.items() if value}
 
 
 def machine_gpus(environment: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-    """The names of this machine's GPUs and the version of their driver; nothing where there is no working driver."""
+    """The names of this machine's GPUs and their driver's version; both empty without a working driver."""
     if shutil.which(SMI_QUERY[0], path=environment.get("PATH")) is None:
         return (), ""
-
     try:
-        lines = process.run(SMI_QUERY, env=environment, log=lambda _line: None, timeout=SMI_SECONDS).last_lines
+        lines = process.run(SMI_QUERY, env=environment, log=no_log, timeout=SMI_SECONDS).last_lines
     except CommandError:
-        return (), ""  # a driver that does not work is as good as none; whatever needs it says so itself
+        return (), ""  # a command that needs the driver will fail with an error of its own
     rows = [line.rpartition(",") for line in lines if "," in line]
     return tuple(name.strip() for name, _, _ in rows), rows[0][2].strip() if rows else ""
+
+
+def read_help(lines: Iterable[str]) -> tuple[HelpFlag, ...]:
+    """The flags that a help text lists, in its order, without `--help` itself."""
+    matches = (FLAG_LINE.match(line) for line in lines)
+    flags = (_read_flag(match[1]) for match in matches if match)
+    return tuple(flag for flag in flags if HELP not in flag.names)
+
+
+def compare_flags(listed: Sequence[HelpFlag], recorded: Mapping[str, Flag], record: str) -> Iterator[str]:
+    """One sentence for each difference between a help text and recorded flags.
+
+    Args:
+        listed: the flags of the help text.
+        recorded: the recorded flags by name.
+        record: names the record in the sentences.
+    """
+    by_name = {name: flag for flag in listed for name in flag.names}
+    known_names = {name for flag in recorded.values() for name in (flag.name, *flag.aliases)}
+    for flag in listed:
+        if not known_names.intersection(flag.names):
+            yield f"{flag.name} is listed by {BUILD} --help and not in the {record}"
+    for fact in recorded.values():
+        shown = next((by_name[name] for name in (fact.name, *fact.aliases) if name in by_name), None)
+        if shown is None:
+            yield f"{fact.name} is in the {record} and not listed by {BUILD} --help"
+        elif set(shown.choices) != {str(choice) for choice in fact.choices}:
+            actual, stated = _choices(shown.choices), _choices(fact.choices)
+            yield f"{fact.name} takes {actual} by {BUILD} --help and {stated} by the {record}"
 
 
 def _builder(toolchain: Toolchain, found: Probe) -> tuple[tuple[HelpFlag, ...], Verdict, str]:
@@ -164,7 +165,7 @@ def _builder(toolchain: Toolchain, found: Probe) -> tuple[tuple[HelpFlag, ...], 
         why = "; ".join(f"module {name} cannot be imported ({reason})" for name, reason in found.broken.items())
         return (), "unsupported", why
     try:
-        listed = read_help(ask(toolchain, (BUILD, "--help")))
+        listed = read_help(toolchain.output((BUILD, "--help")))
     except CommandError as error:
         if error.cause == FailureCause.NOT_FOUND:
             return (), "checkpoint-only", f"there is no {BUILD} in it"
@@ -189,26 +190,13 @@ def _disagreements(version: str, verdict: Verdict, listed: Sequence[HelpFlag]) -
     yield from compare_flags(listed, recorded.value, f"recorded facts of {version}, {recorded.provenance}")
 
 
-def compare_flags(listed: Sequence[HelpFlag], recorded: Mapping[str, Flag], whose: str) -> Iterator[str]:
-    """One sentence for each difference between a help text and recorded flags.
-
-    Args:
-        listed: the flags of the help text.
-        recorded: the recorded flags by name.
-        whose: names the record in the sentences.
-    """
-    by_name = {name: flag for flag in listed for name in flag.names}
-    known_names = {name for flag in recorded.values() for name in (flag.name, *flag.aliases)}
-    for flag in listed:
-        if not known_names.intersection(flag.names):
-            yield f"{flag.name} is listed by {BUILD} --help and not in the {whose}"
-    for fact in recorded.values():
-        shown = next((by_name[name] for name in (fact.name, *fact.aliases) if name in by_name), None)
-        if shown is None:
-            yield f"{fact.name} is in the {whose} and not listed by {BUILD} --help"
-        elif set(shown.choices) != {str(choice) for choice in fact.choices}:
-            really, said = _choices(shown.choices), _choices(fact.choices)
-            yield f"{fact.name} takes {really} by {BUILD} --help and {said} by the {whose}"
+def _read_flag(text: str) -> HelpFlag:
+    """Read `--a A, --b A`, `-s {x,y}, --size {x,y}` or `--all`; since Python 3.13 also `-a, --all A`."""
+    parts = [part.partition(" ") for part in BETWEEN_NAMES.split(text)]
+    names = sorted((name for name, _, _ in parts), key=lambda name: not name.startswith("--"))
+    metavar = next((rest for _, _, rest in reversed(parts) if rest), "")
+    found = CHOICES.search(metavar)
+    return HelpFlag(names=tuple(names), choices=tuple(found[1].split(",")) if found else (), metavar=metavar)
 
 
 def _choices(choices: Sequence[object]) -> str:

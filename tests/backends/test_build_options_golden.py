@@ -10,7 +10,7 @@ import pytest
 from enginery.backends.tensorrt.build_options import RenderedBuild, render_build
 from enginery.core.files import write_atomic
 from enginery.releases.facts import releases
-from enginery.spec.spec import read_spec
+from enginery.spec.read import read_spec
 from tests.support.fleet import FLEET, Example
 from tests.support.plans import examples
 from tests.support.release_parser import parse

@@ -11,7 +11,8 @@ from enginery.backends.tensorrt.backend import TensorRT
 from enginery.core.errors import PlanError
 from enginery.pipeline.plan import Plan, make_plan
 from enginery.sources import ResolvedSource, SourceFile
-from enginery.spec.spec import parse_spec, read_spec
+from enginery.spec.read import read_spec
+from enginery.spec.spec import parse_spec
 from enginery.spec.types import BackendName
 from enginery.store.steps import Call, Command, Stage
 from tests.support.fleet import LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B

@@ -109,7 +109,7 @@ def test_an_unknown_gpu_is_refused_with_near_names_and_where_to_add_it() -> None
         gpus.find("H100-SMX5-80GB")
     assert str(caught.value).startswith("gpu: unknown GPU 'H100-SMX5-80GB'")
     assert "H100-SXM5-80GB" in caught.value.remedy
-    assert "enginery/gpus.py" in caught.value.remedy
+    assert "enginery/spec/gpus.py" in caught.value.remedy
 
 
 def test_an_unknown_gpu_that_is_like_nothing_is_refused_with_examples() -> None:

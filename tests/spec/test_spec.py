@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from enginery.core.errors import SpecError
-from enginery.spec.spec import parse_spec, read_spec
+from enginery.spec.read import read_spec
+from enginery.spec.spec import parse_spec
 from enginery.spec.types import BackendName, Precision
 
 MODELS = Path(__file__).parents[2] / "infra" / "models"

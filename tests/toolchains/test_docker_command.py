@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from enginery.core.errors import UsageError
-from enginery.toolchains.container import Box, docker_command, gpus_argument
+from enginery.toolchains.docker import Box, docker_command, gpus_argument
 from tests.support.fake_docker import option_values as values
 
 IMAGE = "nvidia/tritonserver:26.07-trtllm-python-py3"

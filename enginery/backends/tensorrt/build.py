@@ -21,14 +21,13 @@ from enginery.backends.tensorrt.engine import (
     refused_timing_cache,
 )
 from enginery.backends.tensorrt.timing_cache import Fetched, Kept, Timed, TimingCaches
-from enginery.builds import TENSORRT_PACKAGES
 from enginery.core.errors import CommandError, UsageError
 from enginery.core.files import remove_tree
 from enginery.core.progress import Facts
 from enginery.core.text import human_bytes
 from enginery.releases import flag
 from enginery.store import StepContext
-from enginery.toolchains import DRIVERS, Toolchain
+from enginery.toolchains import DRIVERS, TENSORRT_PACKAGES, Toolchain
 
 # How many workers of a build fit into the host's memory, so that the kernel does not have to kill one of them.
 

@@ -1,4 +1,4 @@
-"""The facts as they are kept: one JSON file for each topic, read once."""
+"""The files of facts: one JSON file for each topic, read once in each process."""
 
 import json
 from functools import cache

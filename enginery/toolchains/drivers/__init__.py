@@ -1,4 +1,8 @@
-"""Scripts of ours that run in a toolchain's environment, not in Enginery's: each is one self-contained file."""
+"""Scripts that run in a toolchain's environment and import nothing of Enginery.
+
+Their digests are in the keys of the steps that run them: any change of a script, also of a comment, makes those steps
+run again.
+"""
 
 from functools import lru_cache
 from pathlib import Path
@@ -6,16 +10,16 @@ from pathlib import Path
 from enginery.core.digests import file_digest
 
 DRIVERS = Path(__file__).parent
-"""Where they are: `{drivers}` in a command."""
+"""Their directory: `{drivers}` in a command."""
 
-ANSWER_PROMPTS = Path(__file__).parent / "answer_prompts.py"
-"""Asks an engine of ONNX Runtime GenAI the validation prompts."""
+ANSWER_PROMPTS = DRIVERS / "answer_prompts.py"
+"""Gets the answers to the validation prompts from an engine of ONNX Runtime GenAI."""
 
-ANSWER_TENSORRT_LLM = Path(__file__).parent / "answer_tensorrt_llm.py"
-"""Asks an engine or a checkpoint the validation prompts with TensorRT-LLM."""
+ANSWER_TENSORRT_LLM = DRIVERS / "answer_tensorrt_llm.py"
+"""Gets the answers to the validation prompts from an engine or a checkpoint with TensorRT-LLM."""
 
 
-@lru_cache  # every target's plan asks for it
+@lru_cache  # the plan of every target needs it
 def driver_sha256(driver: Path) -> str:
-    """The digest of a driver, for the keys of the steps that run it: a changed driver is another step."""
+    """The digest of a driver, for the keys of the steps that run it."""
     return file_digest(driver)

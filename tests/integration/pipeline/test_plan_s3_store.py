@@ -8,7 +8,7 @@ import pytest
 from enginery.cli.app import main
 from enginery.core.s3.objects import Address
 from enginery.pipeline.plan import make_plan
-from enginery.spec.spec import read_spec
+from enginery.spec.read import read_spec
 from enginery.store.bucket import BucketStore
 from enginery.store.local import LocalStore
 from enginery.store.steps import StepRecord

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from enginery.core.errors import ToolchainError
-from enginery.releases.index import Listing, PipSettings, listed_releases, pip_settings
+from enginery.releases.index import listed_releases
+from enginery.releases.listing import Listing
+from enginery.releases.pip_settings import PipSettings, pip_settings
 from tests.support.package_index import Form, PackageIndex, package_index, running_index
 
 __all__ = ["package_index"]

@@ -19,7 +19,7 @@ from enginery.pipeline.run import run_with_inputs
 from enginery.spec.spec import parse_spec
 from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
-from enginery.toolchains import container
+from enginery.toolchains import docker
 from enginery.toolchains.container import Container
 from enginery.toolchains.identity import Toolchain
 from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
@@ -167,10 +167,10 @@ def test_a_container_is_killed_when_the_step_is_cancelled(
 RUN_A_BOX = """
 import os, sys
 from pathlib import Path
-from enginery.toolchains import container
-box = container.Box(image=sys.argv[1], name_hint="hanging", home=Path(sys.argv[2]))
+from enginery.toolchains import docker
+box = docker.Box(image=sys.argv[1], name_hint="hanging", home=Path(sys.argv[2]))
 script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done"
-container.run_box(box, ["sh", "-c", script], environment=os.environ, log=lambda line: None, timeout=None)
+docker.run_box(box, ["sh", "-c", script], environment=os.environ, log=lambda line: None, timeout=None)
 """
 
 
@@ -209,7 +209,7 @@ def test_scratch_lies_where_a_container_can_read_and_write(toolchain: Toolchain,
     (context.scratch / "requests").write_text("ask")
     context.run(["sh", "-c", 'cp "$1/requests" "$1/answers"', "sh", str(context.scratch)])
     assert (context.scratch / "answers").read_text() == "ask"
-    assert container.container_home().is_dir()
+    assert docker.container_home().is_dir()
 
 
 def test_a_docker_without_nvidias_toolkit_is_named(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:
