@@ -15,11 +15,22 @@ WAKE_SECONDS = 0.5
 """An exception that another thread raises in one that waits is met when it wakes up."""
 
 _own = threading.local()
-"""`work`: what a thread works on."""
+"""`work`: the `_Work` that this thread takes part in."""
 
 
 class Stopped(BaseException):
-    """The work that this was a part of has failed or was interrupted: nothing more of it is wanted."""
+    """Another item of the same work has failed, or the work was interrupted: its result is no longer needed."""
+
+
+def raise_if_stopped() -> None:
+    """To be called now and then by work that takes long on one item.
+
+    Raises:
+        Stopped: when another item has failed, or the work was interrupted.
+    """
+    work = _own_work()
+    if work and work.is_stopped():
+        raise Stopped
 
 
 def side_by_side(

@@ -41,7 +41,7 @@ class Claim(Frozen):
 
     def holds(self) -> bool:
         """Whether the publisher may still be at work."""
-        if self.worker.is_here():
+        if self.worker.is_local():
             return self.worker.is_at_work()
         return datetime.now(UTC) - self.since < LONGEST_PUBLISH
 

@@ -1,4 +1,4 @@
-"""Weights from a prefix in S3: fixed by the names, sizes and etags of the needed objects."""
+"""Weights from a prefix in S3, identified by the names, sizes and ETags of the needed objects."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def _source_file(info: "ObjectInfo", source: Source) -> SourceFile:
 
 
 def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
-    """Check that every object is still the one that was planned.
+    """Check that every object is still the planned one.
 
     Raises:
         SourceError: for the first that is not.
@@ -58,11 +58,11 @@ def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
 
 
 def fetch(prefix: "Prefix", file: SourceFile, part: Path, progress: DownloadProgress) -> None:
-    """Bring an object to `part`, whole.
+    """Download an object to `part`.
 
     Raises:
-        SourceError: when it cannot be had, or is not what it should be.
+        SourceError: when that fails, or the object is not the planned one.
     """
-    # Without a SHA-256 the etag alone tells the planned bytes from others, also those that come in the middle.
+    # Without a SHA-256 only the ETag shows that the object was changed, also in the middle of the download.
     download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag)
     progress.at(file.name, file.size)

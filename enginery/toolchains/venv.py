@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Self
 
 import psutil
-from filelock import FileLock, Timeout
 from packaging.specifiers import SpecifierSet
 
 from enginery.core import files, process
 from enginery.core.errors import CommandError, ToolchainError
+from enginery.core.locks import waiting_lock
 from enginery.core.process import FailureCause
 from enginery.core.progress import Log
 from enginery.toolchains.identity import READY, Toolchain, ToolchainIdentity, location
@@ -94,7 +94,6 @@ def _version_of(python: Path, search: str) -> str:
         return ""
 
 
-LOCK_POLL_SECONDS = 0.2
 STILL_WAITING_SECONDS = 20.0
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
 """Variables that would let another environment in; and the one that makes every import compile everything again."""
@@ -143,20 +142,11 @@ def is_ready(wanted: ToolchainIdentity) -> bool:
 
 
 def _create_once(wanted: ToolchainIdentity, log: Log) -> None:
-
     directory = location(wanted)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.with_name(f"{directory.name}.lock"))
-    waited = 0.0
-    while True:
-        try:
-            with lock.acquire(timeout=STILL_WAITING_SECONDS if waited else 0, poll_interval=LOCK_POLL_SECONDS):
-                if not is_ready(wanted):
-                    _create(wanted, log)
-                return
-        except Timeout:
-            waited += STILL_WAITING_SECONDS
-            log(f"waiting for another process that is making toolchain {wanted.name}")
+    why = f"waiting for another process that is making toolchain {wanted.name}"
+    with waiting_lock(directory.with_name(f"{directory.name}.lock"), why, log, every=STILL_WAITING_SECONDS):
+        if not is_ready(wanted):
+            _create(wanted, log)
 
 
 def _create(wanted: ToolchainIdentity, log: Log) -> None:
