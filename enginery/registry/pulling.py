@@ -23,7 +23,7 @@ from enginery.builds import (
 )
 from enginery.core.digests import (
     MEMORY,
-    SOONER_DIGESTED_BYTES,
+    SMALL_FILE_BYTES,
     bytes_digest,
     file_digest,
     json_digest,
@@ -250,7 +250,7 @@ def _expected(directory: Path) -> dict[str, FileRecord]:
 def _place(source: Path, target: Path) -> None:
     """Put a file of this machine there, read-only: a large one linked, a small one copied, as those are edited."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_size > SOONER_DIGESTED_BYTES:
+    if source.stat().st_size > SMALL_FILE_BYTES:
         link_or_copy(source, target)
     else:
         copy_file(source, target)

@@ -11,7 +11,7 @@ from enginery.sources.resolved import ResolvedSource, SourceFile
 from enginery.spec import Source
 
 
-def open_prefix(address: str) -> "Prefix":
+def open_prefix(address: str) -> Prefix:
     """The prefix at an address such as `s3://bucket/models/llama`."""
     return Prefix(Address.parse(address), SourceError)
 
@@ -40,11 +40,11 @@ def resolve(source: Source) -> ResolvedSource:
     )
 
 
-def _source_file(info: "ObjectInfo", source: Source) -> SourceFile:
+def _source_file(info: ObjectInfo, source: Source) -> SourceFile:
     return SourceFile(name=info.path, size=info.size, sha256=source.sha256.get(info.path), etag=info.etag)
 
 
-def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
+def check_unchanged(prefix: Prefix, files: tuple[SourceFile, ...]) -> None:
     """Check that every object is still the planned one.
 
     Raises:
@@ -57,7 +57,7 @@ def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
             raise SourceError(f"{how} since the plan was made", subject=prefix.where(file.name), remedy="plan again")
 
 
-def fetch(prefix: "Prefix", file: SourceFile, part: Path, progress: DownloadProgress) -> None:
+def fetch(prefix: Prefix, file: SourceFile, part: Path, progress: DownloadProgress) -> None:
     """Download an object to `part`.
 
     Raises:

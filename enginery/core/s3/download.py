@@ -46,7 +46,7 @@ ATTEMPTS = 3
 
 
 def download_file(  # noqa: PLR0913  what the bytes must be
-    prefix: "Prefix",
+    prefix: Prefix,
     path: str,
     destination: Path,
     *,
@@ -104,7 +104,7 @@ def _download_large(
     return found
 
 
-def digest_object(prefix: "Prefix", path: str, *, size: int) -> str:
+def digest_object(prefix: Prefix, path: str, *, size: int) -> str:
     """Read an object of `size` bytes to its end, keep nothing of it, and return its SHA-256.
 
     Raises:
@@ -165,7 +165,7 @@ def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None,
 class _Reading:
     """An object that is read; it must have `size` bytes and, if given, this ETag until the end."""
 
-    prefix: "Prefix"
+    prefix: Prefix
     path: str
     size: int
     etag: str | None

@@ -27,7 +27,7 @@ else:
 SMALL_BYTES = 1 << 20
 
 
-def put_small(prefix: "Prefix", path: str, data: bytes, sha256: str) -> bool:
+def put_small(prefix: Prefix, path: str, data: bytes, sha256: str) -> bool:
     """Write an object with its SHA-256, for the server to check and in its metadata; False when that failed."""
     store = _store(prefix.connection(), prefix.address.bucket)
     if store is None:
@@ -39,7 +39,7 @@ def put_small(prefix: "Prefix", path: str, data: bytes, sha256: str) -> bool:
     return True
 
 
-def get_small(prefix: "Prefix", path: str, etag: str | None) -> bytes | None:
+def get_small(prefix: Prefix, path: str, etag: str | None) -> bytes | None:
     """An object's bytes, not checked; None when the request failed."""
     store = _store(prefix.connection(), prefix.address.bucket)
     if store is None:

@@ -40,7 +40,7 @@ ATTEMPTS = 3
 T = TypeVar("T")
 
 
-def upload_file(prefix: "Prefix", path: str, file: Path, sha256: str, progress: Progress = NO_PROGRESS) -> None:
+def upload_file(prefix: Prefix, path: str, file: Path, sha256: str, progress: Progress = NO_PROGRESS) -> None:
     """Write a file whose digest is `sha256`; each request carries the digest of its bytes, for the server to check.
 
     Args:
@@ -70,7 +70,7 @@ def upload_file(prefix: "Prefix", path: str, file: Path, sha256: str, progress: 
             return
 
 
-def _upload_whole(prefix: "Prefix", path: str, file: Path, sha256: str) -> None:
+def _upload_whole(prefix: Prefix, path: str, file: Path, sha256: str) -> None:
     data = file.read_bytes()
     if (found := bytes_digest(data)) != sha256:
         raise _changed(prefix, file, found, sha256)
@@ -78,7 +78,7 @@ def _upload_whole(prefix: "Prefix", path: str, file: Path, sha256: str) -> None:
         prefix.patiently(path, partial(_put, prefix, path, data, sha256))
 
 
-def _put(prefix: "Prefix", path: str, data: bytes, sha256: str, s3: "S3Client") -> None:
+def _put(prefix: Prefix, path: str, data: bytes, sha256: str, s3: "S3Client") -> None:
     try:
         s3.put_object(Bucket=prefix.address.bucket, Key=prefix.address.key(path), Body=data, **digested(sha256))
     except botocore_exceptions.ClientError as error:
@@ -86,14 +86,14 @@ def _put(prefix: "Prefix", path: str, data: bytes, sha256: str, s3: "S3Client") 
         raise
 
 
-def _raise_altered(prefix: "Prefix", path: str, error: "ClientError") -> None:
+def _raise_altered(prefix: Prefix, path: str, error: "ClientError") -> None:
     """Raise a transient error when the server received other bytes than were sent: the file itself was right."""
     if answer_code(error) in ALTERED:
         problem = "was altered on its way to S3"
         raise prefix.error_class(problem, subject=prefix.where(path), remedy="try again", transient=True) from error
 
 
-def _changed(prefix: "Prefix", file: Path, found: str, sha256: str) -> EngineryError:
+def _changed(prefix: Prefix, file: Path, found: str, sha256: str) -> EngineryError:
     problem = f"holds other bytes than were recorded: sha256 is {found}, not {sha256}"
     remedy = "see what changed it, then run the step that made it again; nothing of it was kept in S3"
     return prefix.error_class(problem, subject=str(file), remedy=remedy)
@@ -106,7 +106,7 @@ class _Aborted(Exception):  # noqa: N818  nobody else sees it
 class _Parts:
     """The multipart upload of a large file."""
 
-    def __init__(self, prefix: "Prefix", path: str, file: Path, progress: Progress) -> None:
+    def __init__(self, prefix: Prefix, path: str, file: Path, progress: Progress) -> None:
         self.prefix, self.path, self.file, self.progress = prefix, path, file, progress
         self.object: Any = {"Bucket": prefix.address.bucket, "Key": prefix.address.key(path)}
         self.part_bytes = part_bytes(file.stat().st_size)
