@@ -92,9 +92,8 @@ class _Work(Generic[T, R]):
         _own.work = self
         thread = threading.get_ident()
         try:
-            while not self.is_stopped() and (
-                taken := next(self.left, None)
-            ):  # in this order, so that a taken item is done
+            # In this order, so that an item that is taken is also done.
+            while not self.is_stopped() and (taken := next(self.left, None)):
                 index, item = taken
                 self.begun[thread] = time.monotonic()
                 self.results[index] = self.call(item)
