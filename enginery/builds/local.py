@@ -25,7 +25,7 @@ from enginery.builds.manifest import MANIFEST, MODEL_REPOSITORY, Manifest, read_
 from enginery.builds.model_config import CONFIG
 from enginery.core.digests import MEMORY
 from enginery.core.errors import EngineryError, RegistryError
-from enginery.core.files import NO_ROOM, remove_tree, sync, sync_tree, write_atomic
+from enginery.core.files import DISK_FULL, remove_tree, sync, sync_tree, write_atomic
 from enginery.core.locks import waiting_lock
 from enginery.core.model import Frozen
 from enginery.core.progress import Log
@@ -297,7 +297,7 @@ def _read_note(path: Path) -> PulledNote | None:
 
 
 def _cannot_write(directory: Path, error: OSError) -> RegistryError:
-    if error.errno in NO_ROOM:
+    if error.errno in DISK_FULL:
         remedy = "free some space there and run it again: what has been fetched is not fetched again"
         return RegistryError("the disk is full", subject=str(directory), remedy=remedy)
     where = error.filename if isinstance(error.filename, str) else str(directory)

@@ -135,7 +135,7 @@ def verify(
         manifest, found = rooms.registry.local_build(directory).manifest, rooms.registry.verify_directory(directory)
     else:
         opened = named_registry(registry)
-        manifest, _ = opened.find(place)
+        manifest = opened.find(place)
         found = rooms.registry.verify_build(opened, manifest)
     if as_json:
         build = {"model": manifest.model, "build_id": manifest.build_id, "files": len(manifest.files)}

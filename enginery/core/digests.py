@@ -1,4 +1,4 @@
-"""The one place that digests: canonical JSON, files, and files remembered by (inode, size, mtime)."""
+"""SHA-256 digests: of canonical JSON, of bytes, of files, and of large files that are remembered while unchanged."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 SETTLED_SECONDS = 2.0
 """A file changed more recently than this may change again within the same mtime: it is not remembered."""
-READINGS = 3
-SOONER_DIGESTED_BYTES = 4 << 20
-"""A file up to this size is digested faster than its digest is looked up."""
+ATTEMPTS = 3
+SMALL_FILE_BYTES = 4 << 20
+"""To digest a file up to this size is faster than to look its digest up."""
 MEMORY = "digests.sqlite"
 
 
@@ -51,7 +51,7 @@ def file_digest(path: Path) -> str:
 
 
 def git_blob_name(path: Path) -> str:
-    """Git's name for a file's content, 40 hex digits: the only digest the Hub knows of small files."""
+    """The Git blob id of a file's content, 40 hex digits: the only digest that the Hub has of small files."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -60,17 +60,17 @@ def git_blob_name(path: Path) -> str:
 
 
 def quick_digest(path: Path, *, memory: Path | None = None) -> str:
-    """SHA-256 of a file as fast as it can be had: a small one is read, a large one remembered."""
-    if path.stat().st_size <= SOONER_DIGESTED_BYTES:
+    """SHA-256 of a file, the fastest way: a small file is read, the digest of a large one is remembered."""
+    if path.stat().st_size <= SMALL_FILE_BYTES:
         return file_digest(path)
     return remembered_digest(path, memory=memory)
 
 
 def remembered_digest(path: Path, *, memory: Path | None = None) -> str:
-    """SHA-256 of a file that stays where it is, such as local weights: read once, then remembered.
+    """SHA-256 of a file that stays where it is, such as local weights: the file is read once.
 
-    What is remembered is found by device, inode, size and mtime, so a file that was changed is read again. Any number
-    of processes may do this at once.
+    Digests are remembered by device, inode, size and mtime, so a file that was changed is read again. Any number of
+    processes may do this at once.
 
     Args:
         path: the file.
@@ -80,33 +80,33 @@ def remembered_digest(path: Path, *, memory: Path | None = None) -> str:
         FileNotFoundError: when there is no such file.
         StoreError: when the file keeps changing while it is read, or when nothing can be remembered.
     """
-    place = memory or home() / MEMORY
+    database = memory or home() / MEMORY
     found = path.stat()
-    with _memory(place) as known_digests:
+    with _memory(database) as known_digests:
         known = _recall(known_digests, found)
     if known:
         return known
     digest, status = _settled_digest(path)
     if time.time() - status.st_mtime > SETTLED_SECONDS:
-        with _memory(place) as known_digests:
+        with _memory(database) as known_digests:
             _remember(known_digests, status, digest)
     return digest
 
 
 def remember_digest(path: Path, sha256: str, *, memory: Path | None = None) -> None:
-    """Have a file's digest known that was taken as it was written, by the only one who writes it; see `quick_digest`.
+    """Remember a digest that was taken while the file was written, by its only writer, for `quick_digest`.
 
     Raises:
         StoreError: when nothing can be remembered.
     """
     status = path.stat()
-    if status.st_size > SOONER_DIGESTED_BYTES:
+    if status.st_size > SMALL_FILE_BYTES:
         with _memory(memory or home() / MEMORY) as known_digests:
             _remember(known_digests, status, sha256)
 
 
 def _settled_digest(path: Path) -> tuple[str, os.stat_result]:
-    for _ in range(READINGS):
+    for _ in range(ATTEMPTS):
         before = path.stat()
         digest = file_digest(path)
         after = path.stat()
@@ -117,13 +117,12 @@ def _settled_digest(path: Path) -> tuple[str, os.stat_result]:
 
 
 def _identity(status: os.stat_result) -> tuple[str, str, int, int]:
-    # As text: device and inode numbers may be larger than a database's integers.
+    # As text: device and inode numbers may be larger than the integers of SQLite.
     return str(status.st_dev), str(status.st_ino), status.st_size, status.st_mtime_ns
 
 
 @contextmanager
 def _memory(path: Path) -> "Iterator[Connection]":
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as memory:

@@ -1,7 +1,8 @@
-"""The one family of errors a user meets.
+"""The errors that a user sees, all of them an `EngineryError`.
 
-Each error says what happened, to which input, and what to do next. `transient` tells a retry policy whether trying
-again can help: a network failure can pass, a bad spec or a refused password cannot.
+Each says what happened, to which input, and what to do next. `transient` tells a retry whether another attempt can
+help: a network failure can pass, a bad spec or a refused password cannot. The exit status of the command line is that
+of the error's class.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class EngineryError(Exception):
 
 
 def _rebuild(kind: type[EngineryError], args: tuple[object, ...], state: dict[str, object]) -> EngineryError:
-    """Make the error again on the other side of a pickle, whatever its own constructor takes."""
+    """Make the error again when it is unpickled, without calling its constructor."""
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(state)
@@ -44,7 +45,7 @@ def _rebuild(kind: type[EngineryError], args: tuple[object, ...], state: dict[st
 
 
 class UsageError(EngineryError):
-    """What was asked for cannot be done as it stands; nothing was started."""
+    """The request is wrong and nothing was started."""
 
     exit_code = 2
 
@@ -64,7 +65,7 @@ class SpecError(UsageError):
 
 
 class PlanError(SpecError):
-    """A spec that reads well but asks for what cannot be built."""
+    """A spec without mistakes of form that describes something which cannot be built."""
 
 
 class SourceError(EngineryError):
@@ -74,19 +75,19 @@ class SourceError(EngineryError):
 
 
 class StoreError(EngineryError):
-    """The store could not be read or written, or holds something else than its records say."""
+    """The store could not be read or written, or its files differ from its records."""
 
     exit_code = 4
 
 
 class ToolchainError(EngineryError):
-    """A toolchain could not be made, or is not what its pins say."""
+    """A toolchain could not be made, or does not have the versions of its pins."""
 
     exit_code = 5
 
 
 class CommandError(EngineryError):
-    """A command did not end well.
+    """A command failed or could not be started.
 
     Attributes:
         cause: the failure's name from `process.FailureCause`, for scripts and retry policies.
@@ -115,7 +116,7 @@ class CommandError(EngineryError):
 
 
 class ValidationError(EngineryError):
-    """A built engine does not say what the spec expects of it."""
+    """A built engine does not give the answers that the spec expects."""
 
     exit_code = 7
 
@@ -127,6 +128,6 @@ class RegistryError(EngineryError):
 
 
 class RolloutError(EngineryError):
-    """A build could not be put into service; what serves now is said in the message."""
+    """A build could not be put into service; the message says what serves now."""
 
     exit_code = 9

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, linked where the file system allows, listed in a fixed order."""
+"""Files: written atomically, linked where the file system allows, listed in a fixed order, removed."""
 
 import ctypes
 import errno
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from enginery.core.errors import StoreError
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 SYNC_FILE_RANGE_WRITE = 2
@@ -19,12 +19,12 @@ SYNC_FILE_RANGE_WRITE = 2
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
-    """Put `data` (text as UTF-8) at `path`: a reader or a crash meets the old file or the new one, never a part.
+    """Write `data` (text as UTF-8) to `path`: readers see the old file or the new one, also after a crash.
 
-    Missing parent directories are made. `mode` is the file's permissions, before the umask takes its share.
+    Missing parent directories are made. `mode` is the file's permissions, to which the umask is applied.
 
     Raises:
-        StoreError: when it cannot be written; the disk being full is told apart.
+        StoreError: when it cannot be written; a full disk has an error of its own.
     """
     content = data.encode() if isinstance(data, str) else data
     try:
@@ -37,7 +37,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """The error a user meets for a failed write to `path`."""
-    if error.errno in NO_ROOM:
+    if error.errno in DISK_FULL:
         remedy = f"free some space on the disk that holds {path.parent}, or set ENGINERY_HOME to another one"
         return StoreError("the disk is full", subject=str(path), remedy=remedy)
     remedy = "check that the directory exists and that you may write to it"
@@ -61,7 +61,7 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
 
 def _umask() -> int:
     status = Path("/proc/self/status")
-    if status.exists():  # reading it there does not change it for the other threads, as os.umask would
+    if status.exists():  # os.umask would change it for the other threads
         line = next(line for line in status.read_text().splitlines() if line.startswith("Umask:"))
         return int(line.split()[1], 8)
     current = os.umask(0o022)
@@ -70,9 +70,9 @@ def _umask() -> int:
 
 
 def sync_tree(root: Path) -> None:
-    """Have every file and directory under `root`, and `root` itself, survive a power failure.
+    """Write `root` and everything under it to the disk, so that it survives a power failure.
 
-    It is one call for the whole file system: one for each of thousands of files takes longer than to write them.
+    It is one call for the whole file system: a call for each of thousands of files takes longer than writing them.
 
     Raises:
         OSError: when something could not be written to the disk.
@@ -88,16 +88,16 @@ def sync_tree(root: Path) -> None:
 
 
 def begin_to_sync(descriptor: int, start: int, size: int) -> None:
-    """Have the disk begin with so many bytes of an open file from `start` on, without waiting for it.
+    """Let the disk begin to write `size` bytes of an open file from `start` on, without waiting for it.
 
-    A `sync` that comes later has less to wait for then. Some file systems cannot, and nothing is lost.
+    A later `sync` then waits less. On a file system that cannot do this, nothing happens.
     """
     first, count = ctypes.c_int64(start), ctypes.c_int64(size)
     ctypes.CDLL(None).sync_file_range(descriptor, first, count, SYNC_FILE_RANGE_WRITE)
 
 
 def sync(path: Path) -> None:
-    """Have a file, or what a directory lists, survive a power failure."""
+    """Write a file, or the entries of a directory, to the disk, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -108,8 +108,8 @@ def sync(path: Path) -> None:
 def link_or_copy(source: Path, destination: Path) -> None:
     """Make `destination` a hard link to `source`, or a copy of it where links are not possible.
 
-    The parent directory of `destination` is made when missing; `destination` itself must not exist. A symbolic
-    link as `source` stands for the file it points to.
+    The parent directory of `destination` is made when missing; `destination` itself must not exist. If `source` is a
+    symbolic link, the file that it points to is taken.
 
     Raises:
         FileNotFoundError: when there is no `source`.
@@ -151,8 +151,8 @@ def list_files(root: Path) -> list[Path]:
     """Every regular file under `root`, as paths relative to it, sorted by their parts.
 
     Raises:
-        StoreError: when there is a symbolic link or another thing that is neither file nor directory: it
-            would not mean the same elsewhere.
+        StoreError: when there is a symbolic link or something else that is neither file nor directory: its meaning
+            would be another in another place.
         FileNotFoundError: when there is no `root`.
     """
     found: list[str] = []

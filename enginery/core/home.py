@@ -1,6 +1,6 @@
 """Where Enginery keeps its things on this machine: one directory, moved as a whole with `ENGINERY_HOME`.
 
-Nothing is created here; whoever writes into one of these directories makes it first.
+These functions create nothing: the code that writes to a directory makes it first.
 """
 
 import os

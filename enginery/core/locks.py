@@ -1,50 +1,73 @@
-"""Locks between processes of one machine, free again when their holder dies, and waited for with a word."""
+"""Locks between the processes of one machine, and the name of a process by which its death is noticed."""
 
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from enginery.core.model import Frozen
 from enginery.core.progress import Log
 
 
 @contextmanager
-def waiting_lock(path: Path, why: str, log: Log) -> Iterator[None]:
-    """Hold the lock at `path`; `why` is logged when another process has it, which is waited for.
+def file_lock(path: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold the lock at `path`; it is free again when its holder dies. Missing directories are made.
+
+    Args:
+        path: the lock's file, which stays there.
+        patience: seconds to wait for it; None for as long as it takes.
 
     Raises:
-        OSError: when the lock cannot be written.
+        TimeoutError: when another process still holds it after that time.
+        OSError: when the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(why)
-        lock.acquire()
+    lock = FileLock(path, thread_local=False)  # another thread may release it
+    lock.acquire(timeout=-1 if patience is None else patience)
     try:
         yield
     finally:
         lock.release()
 
 
-# A process that is at work on something others must not touch meanwhile, named so that its death can be noticed.
+@contextmanager
+def waiting_lock(path: Path, why: str, log: Log, *, every: float | None = None) -> Iterator[None]:
+    """Hold the lock at `path`; log `why` when another process holds it, and wait.
+
+    Args:
+        path: the lock's file.
+        why: the line to log.
+        log: takes it.
+        every: seconds after which it is logged again; None for once.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    with ExitStack() as held:
+        patience: float | None = 0
+        while True:
+            try:
+                held.enter_context(file_lock(path, patience))
+                break
+            except TimeoutError:
+                log(why)
+                patience = every
+        yield
 
 
 class Worker(Frozen):
-    """A process; `started` tells it from a later one with the same number.
+    """A process that works on something which others must not touch meanwhile.
 
     Attributes:
-        host: the machine's name, which containers may share with it.
-        where: within what the number of a process has one meaning; empty where that cannot be told.
-        pid: its number there.
-        started: when it began, seconds since 1970.
+        host: the machine's name; its containers may have the same.
+        where: the PID namespace in which `pid` is its number; empty where the system does not tell.
+        pid: its process id.
+        started: when it began, seconds since 1970; tells it from a later process with the same id.
     """
 
     host: str
@@ -55,18 +78,16 @@ class Worker(Frozen):
     @classmethod
     def this(cls) -> "Worker":
         """This process."""
-        return cls(host=socket.gethostname(), where=_here(), pid=os.getpid(), started=psutil.Process().create_time())
+        started = psutil.Process().create_time()
+        return cls(host=socket.gethostname(), where=_pid_namespace(), pid=os.getpid(), started=started)
 
-    def is_here(self) -> bool:
-        """Whether it is or was a process of this machine and, if this is a container, of this one."""
-        return (self.host, self.where) == (socket.gethostname(), _here())
+    def is_local(self) -> bool:
+        """Whether it is or was a process of this machine, and of this container if this is one."""
+        return (self.host, self.where) == (socket.gethostname(), _pid_namespace())
 
     def is_at_work(self) -> bool:
-        """Whether it is another process that still runs on this machine.
-
-        Of one on another machine nothing is known, so it does not.
-        """
-        if not self.is_here() or self == Worker.this():
+        """Whether it is another process that still runs on this machine; False for one of another machine."""
+        if not self.is_local() or self == Worker.this():
             return False
         try:
             return psutil.Process(self.pid).create_time() == self.started
@@ -75,7 +96,7 @@ class Worker(Frozen):
 
 
 @cache
-def _here() -> str:
-    """This process's namespace of process numbers, as Linux names it: each container has one of its own."""
+def _pid_namespace() -> str:
+    """The PID namespace of this process, as Linux names it: each container has its own."""
     namespace = Path("/proc/self/ns/pid")
     return str(namespace.readlink()) if namespace.is_symlink() else ""

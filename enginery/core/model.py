@@ -1,4 +1,4 @@
-"""TODO."""
+"""The base class of all values that are written to JSON and read back."""
 
 from pydantic import BaseModel, ConfigDict
 

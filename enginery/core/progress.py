@@ -1,4 +1,4 @@
-"""How far a transfer is: bytes and files, told to whoever shows it. Thread-safe, so that many files may share one."""
+"""How far a transfer is, in bytes and files: what takes note of it, and two simple ways to show it."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -6,48 +6,52 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
+LOG_EVERY_PERCENT = 10
+
 Log = Callable[[str], None]
 """Takes one line for people to read while the step runs."""
-
-
-def no_log(_line: str) -> None:
-    """A `Log` that nobody reads."""
-
 
 Facts = Mapping[str, JsonValue]
 """What a stage wants to be remembered in the step's record."""
 
 
-LOG_EVERY_PERCENT = 10
+def no_log(_line: str) -> None:
+    """A `Log` that drops every line."""
 
 
 class Progress(Protocol):
-    """Takes note of a transfer. A terminal's bar, a log and Prefect's progress artifact are three of them."""
+    """Takes note of a transfer; thread-safe, so that many files may share one.
+
+    A terminal's bar, a log and Prefect's progress artifact are three of them.
+    """
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """So many files of `size` bytes in all begin; `what` is for people, such as `publishing tiny-llama`."""
+        """A transfer of so many files begins, of `size` bytes in all; `what` is for people: `publishing tiny-llama`."""
 
     def add(self, size: int) -> None:
-        """So many bytes more are there; bytes that were there before count too. Fewer than none: they come again."""
+        """So many more bytes have arrived, or were there already. A negative number: bytes have to come again."""
 
     def end_file(self) -> None:
-        """One more file is whole."""
+        """One more file is complete."""
 
 
 class NoProgress:
-    """Tells nobody."""
+    """Shows nothing."""
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """See `Progress`."""
+        pass
 
     def add(self, size: int) -> None:
-        """See `Progress`."""
+        pass
 
     def end_file(self) -> None:
-        """See `Progress`."""
+        pass
 
 
-class LogProgress:
+NO_PROGRESS = NoProgress()
+
+
+class LogProgress(NoProgress):
     """Logs how much is done, a line for each tenth."""
 
     def __init__(self, log: Log) -> None:
@@ -57,12 +61,10 @@ class LogProgress:
         self._lock = threading.Lock()
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """See `Progress`."""
         self.what, self.size = what, size
         self.log(f"{what}: {files} files, {size:,} bytes")
 
     def add(self, size: int) -> None:
-        """See `Progress`."""
         with self._lock:
             self.done += size
             percent = 100 * self.done // max(self.size, 1)
@@ -70,38 +72,21 @@ class LogProgress:
                 self.logged = percent
                 self.log(f"{self.what}: {self.done:,} of {self.size:,} bytes ({percent}%)")
 
-    def end_file(self) -> None:
-        """See `Progress`."""
-
 
 class Several:
-    """Tells each of several."""
+    """Passes everything on to several."""
 
-    def __init__(self, *told: Progress) -> None:
-        self.told = told
+    def __init__(self, *parts: Progress) -> None:
+        self.parts = parts
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """See `Progress`."""
-        for one in self.told:
-            one.begin(what, files=files, size=size)
+        for part in self.parts:
+            part.begin(what, files=files, size=size)
 
     def add(self, size: int) -> None:
-        """See `Progress`."""
-        for one in self.told:
-            one.add(size)
+        for part in self.parts:
+            part.add(size)
 
     def end_file(self) -> None:
-        """See `Progress`."""
-        for one in self.told:
-            one.end_file()
-
-
-# Telling how far a transfer is, in bytes.
-
-
-OnBytes = Callable[[int], object]
-"""Takes the number of bytes that have arrived since the last call; fewer than none when a piece has to come again."""
-
-
-def no_listener(_size: int) -> None:
-    """Nobody is told."""
+        for part in self.parts:
+            part.end_file()

@@ -1,5 +1,6 @@
-"""What a command prints, as lines for people: decoded, cut to a sensible length, without secrets."""
+"""Text for people: the lines that a command prints, without secrets, and numbers of bytes."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
@@ -7,18 +8,19 @@ from urllib.parse import unquote
 LONGEST_LINE_BYTES = 8192
 SHORTEST_SECRET = 8
 SHORTEST_TOKEN = 16
-"""What stands alone before the host of an address is a token when it is as long, else the name of a user."""
+"""A word alone before the host of an address is a token when it is that long, else a user's name."""
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|KEY", re.IGNORECASE)
 SIGN_IN = re.compile(r"(?<=://)[^\s/]+(?=@)")
 """User name and password in a URL, such as those of a package index or a proxy."""
 MASK = "***"
+UNIT_STEP = 1000.0
 
 
 def secrets_in(*environments: Mapping[str, str]) -> tuple[str, ...]:
     """What must not be shown, longest first.
 
-    These are the values of variables whose names look secret, each line of a long one by itself, and what signs in to
-    the addresses in any variable (`https://user:password@host`).
+    These are the values of variables whose names look secret, line by line, and the user names and passwords in the
+    addresses in any variable (`https://user:password@host`).
     """
     values = {
         line.strip()
@@ -33,7 +35,7 @@ def secrets_in(*environments: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _sign_ins(value: str) -> Iterator[str]:
-    """What signs in to the addresses in a value, whole and its password alone; also as it reads when decoded."""
+    """User name and password of each address in a value, together and the password alone; also URL-decoded."""
     for written in SIGN_IN.findall(value):
         for sign_in in {written, unquote(written)}:
             user, colon, password = sign_in.partition(":")
@@ -57,12 +59,6 @@ def masked(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-# Quantities as people read them.
-
-
-UNIT_STEP = 1000.0
-
-
 def human_bytes(count: float) -> str:
     """A number of bytes for people, such as `16.1 GB`, in steps of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -76,3 +72,52 @@ def first_of(texts: Sequence[str], most: int) -> str:
     """The first texts in one line, and how many more there are."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+class LineReader:
+    r"""Makes lines of bytes as they arrive, with secrets masked. A carriage return ends a line too, for progress bars.
+
+    Undecodable bytes are replaced. Only the beginning of a huge line is kept, so memory stays bounded.
+    """
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self.secrets = secrets
+        # A secret at the cut must be complete to be masked.
+        self.keep = LONGEST_LINE_BYTES + max((len(os.fsencode(secret)) for secret in secrets), default=0)
+        self.pending = bytearray()
+        self.dropped = False
+        self.after_return = False
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that `data` completes."""
+        lines = []
+        for piece in re.split(rb"(\r\n|\n|\r)", data):
+            if piece in (b"\n", b"\r", b"\r\n"):
+                lines += self._end(piece)
+            elif piece:
+                self._add(piece)
+        return lines
+
+    def finish(self) -> list[str]:
+        """The last line, when the output does not end with a line end."""
+        return [self._take()] if self.pending else []
+
+    def _add(self, piece: bytes) -> None:
+        self.after_return = False
+        space = self.keep - len(self.pending)
+        self.pending += piece[:space]
+        self.dropped = self.dropped or len(piece) > space
+
+    def _end(self, mark: bytes) -> list[str]:
+        rest_of_mark = self.after_return and mark == b"\n"  # the line end was cut in two between reads
+        self.after_return = mark == b"\r"
+        if not self.pending and (rest_of_mark or self.after_return):
+            return []
+        return [self._take()]
+
+    def _take(self) -> str:
+        text = masked(self.pending.decode(errors="replace"), self.secrets)
+        cut = self.dropped or len(text) > LONGEST_LINE_BYTES
+        self.pending.clear()
+        self.dropped = False
+        return f"{text[:LONGEST_LINE_BYTES]} … (cut)" if cut else text

@@ -1,4 +1,4 @@
-"""Work of one kind on many things, side by side in threads: for waiting on a network and for digesting."""
+"""One call for many items, side by side in threads: for work that waits for a network, and for digesting."""
 
 import threading
 import time
@@ -12,14 +12,25 @@ R = TypeVar("R")
 
 THREADS = 8
 WAKE_SECONDS = 0.5
-"""An exception that another thread raises in one that waits is met when it wakes up."""
+"""A waiting thread wakes up so often, so that an exception that another thread raises in it can reach it."""
 
 _own = threading.local()
-"""`work`: what a thread works on."""
+"""`work`: the `_Work` that this thread takes part in."""
 
 
 class Stopped(BaseException):
-    """The work that this was a part of has failed or was interrupted: nothing more of it is wanted."""
+    """Another item of the same work has failed, or the work was interrupted: its result is no longer needed."""
+
+
+def raise_if_stopped() -> None:
+    """To be called now and then by work that takes long on one item.
+
+    Raises:
+        Stopped: when another item has failed, or the work was interrupted.
+    """
+    work = _own_work()
+    if work and work.is_stopped():
+        raise Stopped
 
 
 def side_by_side(
@@ -32,15 +43,15 @@ def side_by_side(
 ) -> list[R]:
     """`call` of each item, in the order of the items.
 
-    The first failure is raised as it is; what has not begun by then does not begin, nor does it in work of this kind
-    that an item has begun.
+    The first failure is raised as it is. Items that have not begun by then do not begin, also in calls of this function
+    that an item has made.
 
     Args:
         call: the work on one item.
-        items: what is worked on.
+        items: the items.
         threads: how many at once, at most.
-        at_first: how many begin; all of them, when it is left out. Few are the fastest where each item is done quickly.
-        slow: every so many seconds one more joins them, as long as there is an item that has taken longer than that.
+        at_first: how many threads begin; all of them when left out. Few are faster where each item is done quickly.
+        slow: every so many seconds one more thread joins, as long as an item has taken longer than that.
     """
     waiting = list(items)
     if len(waiting) < 2:  # noqa: PLR2004  nothing to do side by side
@@ -65,7 +76,7 @@ class _Work(Generic[T, R]):
     def __init__(self, call: Callable[[T], R], items: list[T]) -> None:
         self.call = call
         self.count = len(items)
-        self.left = iter(enumerate(items))  # taken from by one thread at a time, as Python sees to
+        self.left = iter(enumerate(items))  # safe for several threads, as `next` of it is atomic
         self.results: dict[int, R] = {}
         self.failures: list[BaseException] = []
         self.begun: dict[int, float] = {}
@@ -73,24 +84,25 @@ class _Work(Generic[T, R]):
         self.outer = _own_work()
 
     def is_stopped(self) -> bool:
-        """Whether nothing more of it is wanted, for its own sake or for that of the work it is a part of."""
+        """Whether it has failed or was interrupted, or the work that it is a part of."""
         return self.stopped or (self.outer is not None and self.outer.is_stopped())
 
     def join(self) -> None:
-        """Work until nothing is left, something has failed, or nothing more is wanted."""
+        """Work until no item is left or the work is stopped."""
         _own.work = self
         thread = threading.get_ident()
         try:
-            while not self.is_stopped() and (taken := next(self.left, None)):  # in this order: what is taken is done
+            # In this order, so that an item that is taken is also done.
+            while not self.is_stopped() and (taken := next(self.left, None)):
                 index, item = taken
                 self.begun[thread] = time.monotonic()
                 self.results[index] = self.call(item)
-        except BaseException as error:  # noqa: BLE001  raised where the work was asked for
+        except BaseException as error:  # noqa: BLE001  raised by `side_by_side`
             self.failures.append(error)
             self.stopped = True
 
     def takes_longer(self, seconds: float) -> bool:
-        """Whether an item that is worked on began that long ago."""
+        """Whether some item has been worked on for that long."""
         return min(list(self.begun.values()), default=time.monotonic()) < time.monotonic() - seconds
 
     def outcome(self) -> list[R]:
@@ -109,17 +121,15 @@ def _own_work() -> _Work[Any, Any] | None:
 def in_order(call: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Generator[R, None, None]:
     """`call` of each item, side by side, each result given when its turn has come.
 
-    Items are only taken as results are: what waits in memory is no more than one item a thread, and one more. The first
-    failure is raised as it is; what has not begun by then does not begin. To be closed by who may leave early: then
-    nothing runs any more.
+    Items are taken only as results are: in memory is never more than one item per thread, and one more. The first
+    failure is raised as it is; items that have not begun by then do not begin. A caller that may leave early closes the
+    generator, which waits until nothing runs any more.
     """
-    outer = _own_work()
     with ThreadPoolExecutor(threads) as pool:
         begun: deque[Future[R]] = deque()
         try:
             for item in items:
-                if outer and outer.is_stopped():
-                    raise Stopped  # noqa: TRY301  what has begun is given up below
+                raise_if_stopped()
                 begun.append(pool.submit(call, item))
                 if len(begun) > threads:
                     yield begun.popleft().result()

@@ -1,15 +1,17 @@
-"""What a spec may say of a release: a version, a range, or `latest`."""
+"""Version numbers: what a spec may write for a release (a version, a range or `latest`), and Enginery's own."""
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+__version__ = "0.1.0"
+"""Of Enginery itself."""
 LATEST = "latest"
 PARTS = 3
-"""Numbers in the name of a release."""
+"""The numbers in the name of a release."""
 
 
 def fits(wanted: str, release: str) -> bool:
-    """Whether `release` is what a spec asks for; nothing fits what is no version, no range and not `latest`."""
+    """Whether `release` satisfies what a spec says; False when that is no version, no range and not `latest`."""
     if wanted == LATEST:
         return True
     if is_version(wanted):
@@ -34,7 +36,7 @@ def is_version(wanted: str) -> bool:
 
 
 def full(version: str) -> str:
-    """A version as releases are named: `v0.16` is `0.16.0`, so that one release has one name, and one key."""
+    """A version as releases are named: `v0.16` is `0.16.0`, so that a release has one name and one key."""
     found = Version(version)
     return str(found) + ".0" * max(0, PARTS - len(found.release)) if str(found) == found.base_version else str(found)
 
@@ -52,6 +54,3 @@ def mistake(wanted: str) -> str:
     if wanted == LATEST or is_version(wanted) or is_range(wanted):
         return ""
     return f"{wanted!r} is no version, no range such as '>=0.18,<1' and not '{LATEST}'"
-
-
-__version__ = "0.1.0"

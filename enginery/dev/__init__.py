@@ -1,6 +1,6 @@
 """The local services of `enginery dev` and `make demo`: an S3 server, Prefect's server and a real Triton.
 
-They are reused when they run already:
+Services that run already are reused:
 
     with services.session(log=print) as running:
         print(running.addresses())

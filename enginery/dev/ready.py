@@ -1,4 +1,4 @@
-"""Waiting until a service answers."""
+"""Free ports, and waiting until a service answers."""
 
 import socket
 import threading
@@ -52,16 +52,16 @@ def answers(url: str, path: str) -> bool:
         connection.close()
 
 
-def wait_until_ready(  # noqa: PLR0913, PLR0917  what is waited for, and how it is told
+def wait_until_ready(  # noqa: PLR0913, PLR0917  the service, its address and where to log
     name: str, service: Service, url: str, path: str, log: Log, stopping: threading.Event
 ) -> None:
-    """Wait until a service that was just started answers, saying now and then that it is still starting.
+    """Wait until a service that was just started answers, and log every few seconds that it is still starting.
 
     Raises:
         CommandError: when it dies, with its last lines, or takes longer than three minutes.
-        EngineryError: when the others have failed meanwhile.
+        EngineryError: when `stopping` is set, because another service has failed.
     """
-    started = told = time.monotonic()
+    started = logged = time.monotonic()
     while not answers(url, path):
         if stopping.wait(POLL_SECONDS):
             raise EngineryError(f"{name} is no longer wanted")
@@ -70,8 +70,8 @@ def wait_until_ready(  # noqa: PLR0913, PLR0917  what is waited for, and how it 
             raise _failed(name, "ended while it was starting", service)
         if now - started > LIMIT_SECONDS:
             raise _failed(name, f"did not answer within {LIMIT_SECONDS:.0f} s", service)
-        if now - told > NEWS_SECONDS:
-            told = now
+        if now - logged > NEWS_SECONDS:
+            logged = now
             log(f"{name}: still starting ({now - started:.0f} s)")
     log(f"{name}: ready at {url} ({time.monotonic() - started:.1f} s)")
 

@@ -1,4 +1,4 @@
-"""Starts each of the local services."""
+"""Starting each of the local services: its port, its environment, its log, and what an earlier start has left."""
 
 import json
 import os
@@ -24,84 +24,29 @@ from enginery.dev.ready import LOOPBACK, free_port, wait_until_ready
 from enginery.dev.s3_server import CREDENTIALS, REGION, client
 from enginery.dev.triton import start_triton
 
-# Which ports the local services listen on: those of last time when they are free, so that addresses stay.
-
-
 USUAL_PORTS = {"prefect": 4200, "s3": 9000, "triton": 8000}
-_PORTS = TypeAdapter(dict[str, Annotated[int, Field(ge=1, le=65535)]])
-
-
-def port_for(service: str) -> int:
-    """The service's port of last time when it is free, else its usual one when that is free, else any."""
-    for wanted in filter(None, (_last_ports().get(service), USUAL_PORTS[service])):
-        if free_port(wanted) == wanted:
-            return wanted
-    return free_port()
-
-
-def remember_port(service: str, port: int) -> None:
-    """Note where a service listens, for the next time. Not to be called by two threads at once.
-
-    Raises:
-        StoreError: when it cannot be written.
-    """
-    ports = _last_ports() | {service: port}
-    write_atomic(services_dir() / "ports.json", json.dumps(ports, indent=2))
-
-
-def _last_ports() -> dict[str, int]:
-    """What was noted; nothing when there is no file, or one that cannot be understood."""
-    try:
-        return _PORTS.validate_json((services_dir() / "ports.json").read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return {}
-
-
-# The local Prefect server: with its UI, its own settings and database, and nothing sent home.
-
-
+TITLES = {"prefect": "Prefect", "s3": "S3", "triton": "Triton"}
 HEALTH = "/api/health"
-
-
-def prefect_command(port: int) -> list[str]:
-    """The command that starts it."""
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
-
-
-def prefect_environment(directory: Path, port: int) -> Mapping[str, str]:
-    """Its environment: the user's without its Prefect settings, which are for talking to other servers."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return kept | {
-        "PREFECT_HOME": str(directory),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{directory / 'prefect.db'}",
-        "PREFECT_SERVER_API_HOST": LOOPBACK,
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "DO_NOT_TRACK": "1",
-        "NO_COLOR": "1",
-    }
-
-
 BUCKET = "enginery"
 REGISTRY = f"s3://{BUCKET}/demo"
 SERVING_PREFIX = "demo/serving/tiny-llama"
 LEFTOVER_SECONDS = 30.0
 
 Started = Callable[[str, Service, str], None]
-"""Is told of each service as soon as its process is there: name, process, address."""
+"""Called for each service as soon as its process exists: name, process, address."""
+
+_PORTS = TypeAdapter(dict[str, Annotated[int, Field(ge=1, le=65535)]])
 
 
 @dataclass(frozen=True)
-class Launch:
-    """How services are started.
+class Launcher:
+    """Starts services and waits until they are ready.
 
     Attributes:
-        log: takes news.
+        log: takes a line for each event.
         detach: let them outlive this process.
-        started: told of each process before it is waited for.
-        stopping: set when they are no longer wanted.
+        started: called for each process before it is waited for.
+        stopping: set when they are no longer needed.
     """
 
     log: Log
@@ -113,7 +58,7 @@ class Launch:
         """The Prefect server with its UI; its database stays in Enginery's home."""
         directory = services_dir() / "prefect"
         directory.mkdir(parents=True, exist_ok=True)
-        end_leftovers("prefect")  # they may hold its port
+        end_leftovers("prefect")  # they may hold the port
         port = port_for("prefect")
         self._start("prefect", prefect_command(port), prefect_environment(directory, port), port, HEALTH)
 
@@ -153,16 +98,60 @@ class Launch:
         wait_until_ready(TITLES[name], service, url, path, self.log, self.stopping)
 
 
-TITLES = {"prefect": "Prefect", "s3": "S3", "triton": "Triton"}
+def port_for(service: str) -> int:
+    """The first free port of: the service's last one, so that addresses stay; its usual one; any."""
+    for wanted in filter(None, (_last_ports().get(service), USUAL_PORTS[service])):
+        if free_port(wanted) == wanted:
+            return wanted
+    return free_port()
+
+
+def remember_port(service: str, port: int) -> None:
+    """Note the port of a service for the next time. Not thread-safe.
+
+    Raises:
+        StoreError: when it cannot be written.
+    """
+    ports = _last_ports() | {service: port}
+    write_atomic(services_dir() / "ports.json", json.dumps(ports, indent=2))
+
+
+def _last_ports() -> dict[str, int]:
+    """The noted ports; none when there is no file, or a damaged one."""
+    try:
+        return _PORTS.validate_json((services_dir() / "ports.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return {}
+
+
+def prefect_command(port: int) -> list[str]:
+    """The command that starts it."""
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
+
+
+def prefect_environment(directory: Path, port: int) -> Mapping[str, str]:
+    """Its environment: the user's, without settings of Prefect, which are meant for other servers."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {
+        "PREFECT_HOME": str(directory),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{directory / 'prefect.db'}",
+        "PREFECT_SERVER_API_HOST": LOOPBACK,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+        "NO_COLOR": "1",
+    }
 
 
 def log_file(name: str) -> Path:
-    """What a service prints."""
+    """The file that a service prints to."""
     return services_dir() / "logs" / f"{name}.log"
 
 
 def end_leftovers(name: str) -> None:
-    """End what an earlier start of a service left running when it was killed: whoever still writes to its log."""
+    """End what a killed start of a service has left running: supervisors that still write to its log."""
     path = str(log_file(name))
     for process in psutil.process_iter(["cmdline"]):
         if str(SUPERVISOR) in (process.info["cmdline"] or ()) and path in _open_files(process):

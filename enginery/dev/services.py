@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enginery.core.files import write_atomic
 from enginery.core.home import services_dir
+from enginery.core.locks import file_lock
 from enginery.core.process import Service, running, stop_pid
 from enginery.core.progress import Log
 from enginery.core.threads import side_by_side
@@ -22,7 +22,7 @@ from enginery.dev.servers import (
     HEALTH,
     REGISTRY,
     TITLES,
-    Launch,
+    Launcher,
     aws_environment,
     end_leftovers,
     remember_port,
@@ -30,80 +30,10 @@ from enginery.dev.servers import (
     triton_site,
 )
 
-# What is remembered of the local services: which processes they are and where they listen.
-
-
 STATE_SCHEMA = 1
 STOP_PATIENCE_SECONDS = 30.0
-
-
-class Entry(BaseModel):
-    """One service.
-
-    Attributes:
-        pid: with `created`, names its process.
-        url: where it listens.
-        log_file: what it prints.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    pid: int
-    created: float
-    url: str
-    log_file: Path
-
-    def alive(self) -> bool:
-        """Whether its process still runs."""
-        return running(self.pid, self.created) is not None
-
-    def stop(self, seconds: float = STOP_PATIENCE_SECONDS) -> bool:
-        """End it, kindly for so long; says whether it was still running."""
-        return stop_pid(self.pid, self.created, seconds)
-
-
-class State(BaseModel):
-    """All services, by name."""
-
-    schema_version: int = STATE_SCHEMA
-    services: dict[str, Entry] = {}
-
-    def alive(self) -> dict[str, Entry]:
-        """Those that still run."""
-        return {name: entry for name, entry in self.services.items() if entry.alive()}
-
-
-def state_file() -> Path:
-    """Where it is remembered."""
-    return services_dir() / "services.json"
-
-
-def read_state() -> State:
-    """What is remembered; nothing when there is no file, or one that cannot be understood."""
-    try:
-        return State.model_validate_json(state_file().read_bytes())
-    except FileNotFoundError:
-        return State()
-    except ValidationError:  # of another version; its processes have to be found by hand
-        return State()
-
-
-def write_state(state: State) -> None:
-    """Remember, replacing what was there at once."""
-    write_atomic(state_file(), json.dumps(state.model_dump(mode="json"), indent=2), mode=0o600)
-
-
-@contextmanager
-def exclusive() -> Iterator[None]:
-    """Only one at a time changes the services."""
-    services_dir().mkdir(parents=True, exist_ok=True)
-    with FileLock(services_dir() / "services.lock"):
-        yield
-
-
 STOP_SECONDS = {"prefect": 10.0, "s3": 30.0, "triton": 1.0}
-"""S3 has objects to save; Triton holds nothing, and would take its time to say goodbye to every model."""
-
+"""S3 has objects to save; Triton has nothing to save, and would take long to unload every model."""
 READY_PATHS = {"prefect": HEALTH, "s3": "/", "triton": "/v2/health/live"}
 
 
@@ -129,7 +59,7 @@ class Services:
 
 
 def up(log: Log) -> Services:
-    """Start what does not run yet; it goes on after this process, until `down`.
+    """Start the services that do not run yet; they outlive this process, until `down`.
 
     Raises:
         CommandError: when a service ends while it starts, with its last lines.
@@ -141,7 +71,7 @@ def up(log: Log) -> Services:
 
 @contextmanager
 def session(log: Log) -> Iterator[Services]:
-    """The services for as long as the block lasts. What ran before goes on after it; the rest ends with it.
+    """The services for as long as the block lasts. Those that ran before it stay; the others end with it.
 
     Raises:
         CommandError: when a service ends while it starts, with its last lines.
@@ -157,7 +87,7 @@ def session(log: Log) -> Iterator[Services]:
 
 
 def down(log: Log) -> None:
-    """Stop all of them; what they hold is kept for the next time."""
+    """Stop all of them; their data is kept for the next time."""
     with exclusive():
         alive = read_state().alive()
         if not alive:
@@ -168,7 +98,7 @@ def down(log: Log) -> None:
 
 
 def status() -> Services | None:
-    """Where they are; None unless all of them run and answer."""
+    """The addresses; None unless all services run and answer."""
     found = {name: entry for name, entry in read_state().alive().items() if answers(entry.url, READY_PATHS[name])}
     return _services(found) if set(found) == set(TITLES) else None
 
@@ -182,13 +112,74 @@ def environment(services: Services) -> dict[str, str]:
     }
 
 
+class Entry(BaseModel):
+    """One service.
+
+    Attributes:
+        pid: with `created`, names its process.
+        url: where it listens.
+        log_file: what it prints.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    created: float
+    url: str
+    log_file: Path
+
+    def alive(self) -> bool:
+        """Whether its process still runs."""
+        return running(self.pid, self.created) is not None
+
+    def stop(self, seconds: float = STOP_PATIENCE_SECONDS) -> bool:
+        """End it, by SIGKILL after so many seconds; says whether it was still running."""
+        return stop_pid(self.pid, self.created, seconds)
+
+
+class State(BaseModel):
+    """All services, by name."""
+
+    schema_version: int = STATE_SCHEMA
+    services: dict[str, Entry] = {}
+
+    def alive(self) -> dict[str, Entry]:
+        """The services that still run."""
+        return {name: entry for name, entry in self.services.items() if entry.alive()}
+
+
+def state_file() -> Path:
+    """Where the services are noted."""
+    return services_dir() / "services.json"
+
+
+def read_state() -> State:
+    """The noted services; none when there is no file, or one that cannot be read."""
+    try:
+        return State.model_validate_json(state_file().read_bytes())
+    except (FileNotFoundError, ValidationError):  # one of another version: its processes have to be found by hand
+        return State()
+
+
+def write_state(state: State) -> None:
+    """Note the services, atomically."""
+    write_atomic(state_file(), json.dumps(state.model_dump(mode="json"), indent=2), mode=0o600)
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Let only one process at a time change the services."""
+    with file_lock(services_dir() / "services.lock"):
+        yield
+
+
 def _services(entries: dict[str, Entry]) -> Services:
     ui = entries["prefect"].url
     return Services(prefect_api=f"{ui}/api", prefect_ui=ui, s3_url=entries["s3"].url, triton_url=entries["triton"].url)
 
 
 def _stop(stops: Mapping[str, Callable[[float], object]], log: Log) -> None:
-    """Stop these side by side, each by its function, which takes the seconds of patience; and forget them."""
+    """Stop these side by side, each by its function, which takes the seconds of grace; and forget them."""
     for name in stops:
         log(f"{TITLES[name]}: stopping")
     side_by_side(lambda name: stops[name](STOP_SECONDS[name]), stops)
@@ -197,12 +188,12 @@ def _stop(stops: Mapping[str, Callable[[float], object]], log: Log) -> None:
 
 
 def _bring_up(log: Log, *, detach: bool) -> "_Group":
-    """Start what does not run and answer."""
+    """Start the services that do not run or do not answer."""
     group = _Group(log, detach=detach)
     try:
         group.start()
     except BaseException:
-        group.launch.stopping.set()
+        group.launcher.stopping.set()
         group.stop()
         raise
     return group
@@ -213,21 +204,21 @@ class _Group:
 
     Attributes:
         entries: all that are there.
-        new: the processes of those that were started here.
+        new: the processes that this group has started.
     """
 
     def __init__(self, log: Log, *, detach: bool) -> None:
         self.entries: dict[str, Entry] = {}
         self.new: dict[str, Service] = {}
         self.lock = threading.Lock()
-        self.launch = Launch(log, detach, self._started, threading.Event())
+        self.launcher = Launcher(log, detach, self._started, threading.Event())
         for name, entry in read_state().alive().items():
             if answers(entry.url, READY_PATHS[name]):
                 self.entries[name] = entry
                 log(f"{TITLES[name]}: runs already at {entry.url}")
             else:
                 entry.stop()
-        if "s3" not in self.entries and "triton" in self.entries:  # it reads from the S3 that is gone
+        if "s3" not in self.entries and "triton" in self.entries:  # it reads from an S3 server that is gone
             self.entries.pop("triton").stop()
 
     @property
@@ -236,15 +227,15 @@ class _Group:
         return _services(self.entries)
 
     def stop(self) -> None:
-        """Stop what was started here."""
-        _stop({name: service.stop for name, service in self.new.items()}, self.launch.log)
+        """Stop what this group has started."""
+        _stop({name: service.stop for name, service in self.new.items()}, self.launcher.log)
 
     def start(self) -> None:
-        """Start what is missing: Prefect and S3 beside the making of toolchains, then Triton, which needs S3."""
+        """Start what is missing: Prefect and S3 while the toolchains are made, then Triton, which needs S3."""
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="services") as threads:
             waiting = [
                 threads.submit(self._guarded, start)
-                for name, start in (("s3", self.launch.s3), ("prefect", self.launch.prefect))
+                for name, start in (("s3", self.launcher.s3), ("prefect", self.launcher.prefect))
                 if name not in self.entries
             ]
             try:
@@ -253,21 +244,21 @@ class _Group:
                 for future in waiting:
                     future.result()
             except BaseException:
-                self.launch.stopping.set()
+                self.launcher.stopping.set()
                 raise
 
     def _start_triton(self, s3_is_ready: Callable[[], None]) -> None:
-        triton_site(self.launch.log)
-        serving_python(self.launch.log)
+        triton_site(self.launcher.log)
+        serving_python(self.launcher.log)
         s3_is_ready()
-        self.launch.triton(self.entries["s3"].url)
+        self.launcher.triton(self.entries["s3"].url)
 
     def _guarded(self, start: Callable[[], None]) -> None:
-        """When one fails, the others need not go on."""
+        """Start one service; when it fails, the others stop too."""
         try:
             start()
         except BaseException:
-            self.launch.stopping.set()
+            self.launcher.stopping.set()
             raise
 
     def _started(self, name: str, service: Service, url: str) -> None:

@@ -1,7 +1,7 @@
-"""Starts the Triton Inference Server that the wheel `nvidia-pytriton` carries.
+"""Starting the Triton Inference Server that the wheel `nvidia-pytriton` contains.
 
-The wheel is left as it is: what the server needs besides (the stub for the Python version and Python's shared library,
-in a directory that holds a whole Python backend) is put together from symbolic links beside the server's log.
+The wheel itself is not changed. The server also needs a Python backend with the stub for its Python version and with
+Python's shared library: that is a directory of symbolic links beside the server's log.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from enginery.core import files, process
 from enginery.core.errors import CommandError, ToolchainError, UsageError
 from enginery.core.process import Service
-from enginery.core.progress import Log
+from enginery.core.progress import Log, no_log
 from enginery.dev.ready import LOOPBACK, free_port, free_ports, wait_until_ready
 
 ATTEMPTS = 3
@@ -22,7 +22,7 @@ PORT_TAKEN = "in use"
 READY_PATH = "/v2/health/ready"
 EXIT_SECONDS = 8
 PYTHON_BACKEND = "python"
-ASK_PYTHON = """
+PYTHON_FACTS = """
 import json, sys, sysconfig
 print(json.dumps({
     "version": "%d.%d" % sys.version_info[:2],
@@ -30,7 +30,7 @@ print(json.dumps({
 }))
 """
 ENVIRONMENT = {
-    "AWS_EC2_METADATA_DISABLED": "true",  # without it a missing credential costs seconds of looking for a cloud
+    "AWS_EC2_METADATA_DISABLED": "true",  # else a missing credential costs seconds of looking for a cloud
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -68,14 +68,14 @@ class ServingPython:
 
     @classmethod
     def find(cls, executable: Path) -> "ServingPython":
-        """Ask an interpreter.
+        """Read the facts from an interpreter.
 
         Raises:
             ToolchainError: when it has no shared library, which Triton's stub must load.
             CommandError: when it cannot be run.
         """
         lines: list[str] = []
-        process.run([str(executable), "-c", ASK_PYTHON], log=lines.append)
+        process.run([str(executable), "-c", PYTHON_FACTS], log=lines.append)
         facts = json.loads(lines[-1])
         name = f"libpython{facts['version']}.so.1.0"
         for directory in map(Path, facts["library_directories"]):
@@ -88,7 +88,7 @@ class ServingPython:
         )
 
 
-def start_triton(  # noqa: PLR0913  what is served, with what, and how it is watched
+def start_triton(  # noqa: PLR0913  what is served, with what, and how it is started
     model_repository: str,
     *,
     triton_site: Path,
@@ -97,7 +97,7 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is wat
     load_all: bool = False,
     http_port: int | None = None,
     detach: bool = False,
-    log: Log = lambda _: None,
+    log: Log = no_log,
     stopping: threading.Event | None = None,
 ) -> TritonServer:
     """Start a server on loopback, in explicit model-control mode, and wait until it is ready.
@@ -112,8 +112,8 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is wat
         load_all: load every model there is; one that fails does not stop the server.
         http_port: a free one when left out.
         detach: let the server outlive this process.
-        log: takes news while it starts.
-        stopping: set by someone else to end the waiting.
+        log: takes a line now and then while it starts.
+        stopping: set by another thread to end the waiting.
 
     Raises:
         ToolchainError: when something the server needs is missing.
@@ -144,7 +144,7 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is wat
 
 
 def _check(model_repository: str, http_port: int | None) -> None:
-    """Triton would wait for ever without a repository, and be mistaken for whoever else answers on its port."""
+    """Refuse a missing repository, for which Triton would wait for ever, and a port on which another server answers."""
     if "://" not in model_repository and not Path(model_repository).is_dir():
         raise UsageError("there is no such model repository", subject=model_repository)
     if http_port and free_port(http_port) != http_port:
@@ -179,10 +179,10 @@ def server_command(
 def server_environment(
     base: Mapping[str, str], triton_site: Path, backends: Path, python: ServingPython
 ) -> dict[str, str]:
-    """The server's environment. The Python embedded in the stub ignores `PYTHONPATH`: it finds itself by `PATH`.
+    """The server's environment. The Python embedded in the stub ignores `PYTHONPATH`; it finds itself by `PATH`.
 
-    Python's library is found among the backends, not where it is: that may be the system's library directory, whose
-    cuDNN would then be mixed with the one installed as a wheel.
+    Python's shared library is found through its link among the backends. Its own directory may be the system's, whose
+    cuDNN would then be mixed with the one that is installed as a wheel.
     """
     libraries = [str(triton_site / "nvidia_pytriton.libs"), str((backends / PYTHON_BACKEND).absolute())]
     return {

@@ -42,7 +42,7 @@ class Holder(Frozen):
 
     def may_be_at_work(self) -> bool:
         """Whether the process may still run: known on this machine, assumed for some hours on others."""
-        if self.worker.is_here():
+        if self.worker.is_local():
             return self.worker.is_at_work()
         return datetime.now(UTC) - self.since < LONGEST_PUBLISH
 

@@ -46,13 +46,13 @@ __all__ = [
 
 
 class DownloadParameters(Frozen):
-    """What determines the bytes of a download.
+    """The parameters of the download step: what determines its bytes.
 
     Attributes:
         kind: the kind of source.
-        location: the repository or S3 address; None for local files, which are the same wherever they lie.
-        commit: names the content.
-        files: what to bring.
+        location: the repository or S3 address; None for local files, which are the same in every directory.
+        commit: identifies the content.
+        files: what to download.
     """
 
     kind: SourceKind
@@ -62,73 +62,69 @@ class DownloadParameters(Frozen):
 
 
 def resolve(source: Source) -> ResolvedSource:
-    """Find out what a source stands for now. No weights are downloaded.
+    """Find out which files a source has now. No weights are downloaded.
 
     Raises:
-        SourceError: when it cannot be reached, or with everything that is wrong with it as a model.
+        SourceError: when it cannot be reached, or with everything that is wrong with the model.
     """
-    # Only one of them is needed, and a plan shall start fast.
     if source.huggingface is not None:
         return hub.resolve(source)
     if source.path is not None:
         return local.resolve(source)
-
     return bucket.resolve(source)
 
 
 def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]:
-    """The parameters of the download step's recipe: everything that determines its bytes, and nothing else.
+    """The parameters of the download step's recipe.
 
     Args:
-        resolved: what the source stands for.
-        source: the spec's source; digests it expects are part of the parameters.
+        resolved: the source's files.
+        source: the spec's source; the digests that it expects become part of the parameters.
     """
     files = tuple(
         file.model_copy(update={"sha256": source.sha256.get(file.name, file.sha256)}) for file in resolved.files
     )
     location = None if resolved.kind == "path" else resolved.location
-    wanted = DownloadParameters(kind=resolved.kind, location=location, commit=resolved.commit, files=files)
-    return wanted.model_dump(mode="json", exclude_none=True)
+    planned = DownloadParameters(kind=resolved.kind, location=location, commit=resolved.commit, files=files)
+    return planned.model_dump(mode="json", exclude_none=True)
 
 
 def download(context: StepContext) -> Facts:
     """The download step: fill the output with the files, each checked.
 
     Raises:
-        SourceError: when a file cannot be had, or is not what was planned.
+        SourceError: when a file cannot be downloaded, or is not the planned one.
         StoreError: when the disk is full or cannot be written.
     """
-    wanted = DownloadParameters.model_validate(context.parameters)
-    _bring(wanted, context)
-    for file in wanted.files:
+    planned = DownloadParameters.model_validate(context.parameters)
+    _fetch_files(planned, context)
+    for file in planned.files:
         if file.name.endswith(".safetensors"):
             _check_weights(context.output / file.name)
     return {
-        "source": wanted.kind,
-        "repository": wanted.location,
-        "commit": wanted.commit,
-        "files": len(wanted.files),
-        "bytes": sum(file.size for file in wanted.files),
-        "license_files": [file.name for file in wanted.files if is_license(file.name)],
+        "source": planned.kind,
+        "repository": planned.location,
+        "commit": planned.commit,
+        "files": len(planned.files),
+        "bytes": sum(file.size for file in planned.files),
+        "license_files": [file.name for file in planned.files if is_license(file.name)],
     }
 
 
-def _bring(wanted: DownloadParameters, context: StepContext) -> None:
-
-    if wanted.kind == "path":
-        local.copy(wanted.commit, wanted.files, context.output)
+def _fetch_files(planned: DownloadParameters, context: StepContext) -> None:
+    if planned.kind == "path":
+        local.copy(planned.commit, planned.files, context.output)
         return
-    if wanted.kind == "huggingface":
-        fetch: staging.Fetch = partial(hub.fetch, str(wanted.location), wanted.commit)
+    if planned.kind == "huggingface":
+        fetch: staging.Fetch = partial(hub.fetch, str(planned.location), planned.commit)
     else:
-        prefix = bucket.open_prefix(str(wanted.location))
-        bucket.check_unchanged(prefix, wanted.files)
+        prefix = bucket.open_prefix(str(planned.location))
+        bucket.check_unchanged(prefix, planned.files)
         fetch = partial(bucket.fetch, prefix)
-    staging.stage(wanted.commit, wanted.files, fetch, context.output, context.log)
+    staging.stage(planned.commit, planned.files, fetch, context.output, context.log)
 
 
 def _check_weights(path: Path) -> None:
-
     if problem := safetensors_problem(path):
         remedy = "the source itself holds a damaged file: correct it there, then plan again"
         raise SourceError(f"is damaged: {problem}", subject=path.name, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Weights from a prefix in S3: fixed by the names, sizes and etags of the needed objects."""
+"""Weights from a prefix in S3, identified by the names, sizes and ETags of the needed objects."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from enginery.sources.resolved import ResolvedSource, SourceFile
 from enginery.spec import Source
 
 
-def open_prefix(address: str) -> "Prefix":
+def open_prefix(address: str) -> Prefix:
     """The prefix at an address such as `s3://bucket/models/llama`."""
     return Prefix(Address.parse(address), SourceError)
 
@@ -40,12 +40,12 @@ def resolve(source: Source) -> ResolvedSource:
     )
 
 
-def _source_file(info: "ObjectInfo", source: Source) -> SourceFile:
+def _source_file(info: ObjectInfo, source: Source) -> SourceFile:
     return SourceFile(name=info.path, size=info.size, sha256=source.sha256.get(info.path), etag=info.etag)
 
 
-def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
-    """Check that every object is still the one that was planned.
+def check_unchanged(prefix: Prefix, files: tuple[SourceFile, ...]) -> None:
+    """Check that every object is still the planned one.
 
     Raises:
         SourceError: for the first that is not.
@@ -57,12 +57,12 @@ def check_unchanged(prefix: "Prefix", files: tuple[SourceFile, ...]) -> None:
             raise SourceError(f"{how} since the plan was made", subject=prefix.where(file.name), remedy="plan again")
 
 
-def fetch(prefix: "Prefix", file: SourceFile, part: Path, progress: DownloadProgress) -> None:
-    """Bring an object to `part`, whole.
+def fetch(prefix: Prefix, file: SourceFile, part: Path, progress: DownloadProgress) -> None:
+    """Download an object to `part`.
 
     Raises:
-        SourceError: when it cannot be had, or is not what it should be.
+        SourceError: when that fails, or the object is not the planned one.
     """
-    # Without a SHA-256 the etag alone tells the planned bytes from others, also those that come in the middle.
+    # Without a SHA-256 only the ETag shows that the object was changed, also in the middle of the download.
     download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag)
     progress.at(file.name, file.size)

@@ -1,4 +1,7 @@
-"""Weights from a directory on this machine: named by their digests, found again by a note of where they lie."""
+"""Weights from a directory on this machine, identified by their digests.
+
+The plan notes in Enginery's home which directory has which digest; the download step finds it there.
+"""
 
 import json
 import shutil
@@ -25,7 +28,7 @@ from enginery.spec import Source
 
 
 def resolve(source: Source) -> ResolvedSource:
-    """Digest the needed files of the directory, and note where it is for the download.
+    """Digest the needed files of the directory, and note where it is for the download step.
 
     Raises:
         SourceError: when there is no such directory, or with everything that is wrong with the model.
@@ -85,7 +88,7 @@ def _note(commit: str) -> Path:
 
 
 def remember_location(commit: str, directory: Path) -> None:
-    """Note where the files of this digest lie. It is no part of any key: equal files elsewhere are the same source."""
+    """Note which directory has the files of this digest. No key contains it: equal files are the same source."""
     write_atomic(_note(commit), json.dumps({"path": str(directory)}))
 
 
@@ -106,9 +109,9 @@ def find_location(commit: str) -> Path:
 
 
 def copy(commit: str, files: tuple[SourceFile, ...], output: Path) -> None:
-    """Copy the files to `output` and check that they are still what was planned.
+    """Copy the files to `output` and check that they are still the planned ones.
 
-    They are not linked: the owner may change them in place, and the store's copy must not change with them.
+    They are not linked: their owner may change them in place, and the store's copy must stay as it is.
 
     Raises:
         SourceError: when a file is gone or was changed since.

@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 QUANT_CONFIG = "hf_quant_config.json"
-"""Where ModelOpt says what it has quantized the weights to; not every version says it in `config.json` as well."""
+"""ModelOpt's own note of the quantization; not every version writes it to `config.json` as well."""
 CONFIGS = (CONFIG, "generation_config.json", QUANT_CONFIG, "quantize_config.json", "quantization_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 TOKENIZER_PARTS = (
@@ -37,6 +37,10 @@ LICENSES = ("license*", "licence*", "use_policy*", "notice*", "copying*", "accep
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 CODE = ("modeling_*.py", "configuration_*.py", "tokenization_*.py", "processing_*.py", "modular_*.py")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+LENGTH_BYTES = 8
+"""At the beginning of a safetensors file: the length of its header."""
+LARGEST_HEADER = 100_000_000
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 Reader = Callable[[str], bytes]
 """Gives the content of a small file by its name."""
@@ -44,7 +48,7 @@ Reader = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class WeightsProblem:
-    """Something wrong with a model, and what to do about it."""
+    """Something wrong with a model, and the remedy."""
 
     problem: str
     remedy: str = ""
@@ -89,7 +93,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
     selection.names = {
         name for name in present if name in (*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS) or is_license(name)
     }
-    documents = {name: _document(name, read(name), selection) for name in _telling(present)}
+    documents = {name: _document(name, read(name), selection) for name in _deciding_files(present)}
     selection.config = _with_quantization(documents)
     _check_config(present, selection)
     _check_tokenizer(present, selection)
@@ -113,7 +117,39 @@ def raise_findings(findings: Iterable[WeightsProblem], subject: str) -> None:
         raise SourceError(f"{len(found)} things are wrong with this model:{listed}", subject=subject)
 
 
-def _telling(present: set[str]) -> list[str]:
+def check_expected_digests(known: Mapping[str, str], source: Source, selection: Selection) -> None:
+    """Report each file whose known SHA-256 is another than the spec expects."""
+    for name, expected in sorted(source.sha256.items()):
+        if name in known and known[name] != expected:
+            selection.report(
+                f"{name} has another SHA-256 than source.sha256 expects: expected {expected}, got {known[name]}",
+                "find out which of the two is right before you build from it",
+            )
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file is the small text that Git LFS puts in place of a large file."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def safetensors_problem(path: Path) -> str | None:
+    """What is wrong with a safetensors file, by its header and size; None when they agree. No weights are read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if not 0 < length <= min(LARGEST_HEADER, size):
+            return "it does not begin with a safetensors header"
+        header = file.read(length)
+    try:
+        ends = [tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"]
+        expected = LENGTH_BYTES + length + max(ends, default=0)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+        return "its safetensors header cannot be read"
+    return None if size == expected else f"it is {size} bytes, its header says {expected}"
+
+
+def _deciding_files(present: set[str]) -> list[str]:
     """The small files whose content decides what else is needed."""
     names = [CONFIG, QUANT_CONFIG, "tokenizer_config.json"]
     if WEIGHTS not in present:
@@ -134,11 +170,11 @@ def _document(name: str, content: bytes, selection: Selection) -> Mapping[str, A
 
 
 def _with_quantization(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The model's configuration, with what only ModelOpt's own file says of its quantization."""
-    config, said = documents.get(CONFIG, {}), documents.get(QUANT_CONFIG, {}).get("quantization")
-    if not isinstance(said, Mapping) or not said.get("quant_algo") or config.get("quantization_config"):
+    """The model's configuration, with the quantization from ModelOpt's own file where only that has it."""
+    config, own = documents.get(CONFIG, {}), documents.get(QUANT_CONFIG, {}).get("quantization")
+    if not isinstance(own, Mapping) or not own.get("quant_algo") or config.get("quantization_config"):
         return config
-    return {**config, "quantization_config": {"quant_method": "modelopt", **said}}
+    return {**config, "quantization_config": {"quant_method": "modelopt", **own}}
 
 
 def _check_config(present: set[str], selection: Selection) -> None:
@@ -242,50 +278,9 @@ def _check_expected_names(source: Source, present: set[str], selection: Selectio
 
 
 def _nearest(name: str, present: set[str]) -> str:
-
     near = difflib.get_close_matches(name, sorted(present), n=1)
     return f"did you mean {near[0]}?" if near else "remove it from the spec"
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def check_expected_digests(known: Mapping[str, str], source: Source, selection: Selection) -> None:
-    """Report each file whose known SHA-256 is another than the spec expects."""
-    for name, expected in sorted(source.sha256.items()):
-        if name in known and known[name] != expected:
-            selection.report(
-                f"{name} has another SHA-256 than source.sha256 expects: expected {expected}, got {known[name]}",
-                "find out which of the two is right before you build from it",
-            )
-
-
-# Checks a weights file against its own header: cheap, and it finds truncated files and Git LFS pointers.
-
-
-LENGTH_BYTES = 8
-LARGEST_HEADER = 100_000_000
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether the file is the small text that Git LFS puts in the place of a large one."""
-    with path.open("rb") as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
-
-
-def safetensors_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file, by its header and size; None when they agree. No weights are read."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if not 0 < length <= min(LARGEST_HEADER, size):
-            return "it does not begin with a safetensors header"
-        header = file.read(length)
-    try:
-        ends = [tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"]
-        expected = LENGTH_BYTES + length + max(ends, default=0)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        return "its safetensors header cannot be read"
-    return None if size == expected else f"it is {size} bytes, its header says {expected}"

@@ -1,4 +1,4 @@
-"""How far a download is, said every few seconds, so that nobody wonders whether it still runs."""
+"""How far a download is, logged every few seconds, so that a user sees that it still runs."""
 
 import threading
 import time
@@ -8,17 +8,14 @@ from typing import Self
 
 from enginery.core.progress import Log
 from enginery.core.text import human_bytes
+from enginery.core.threads import raise_if_stopped
 from enginery.sources.resolved import SourceFile
 
 INTERVAL_SECONDS = 5.0
 
 
-class Cancelled(Exception):  # noqa: N818  it is no error, and no user sees it
-    """There is no use in going on with this file: another one has failed."""
-
-
 class DownloadProgress:
-    """Counts the bytes of several files that arrive side by side, and can call them off. Thread-safe."""
+    """Counts the bytes of several files that arrive side by side, each by its position. Thread-safe."""
 
     def __init__(self, files: Sequence[SourceFile], log: Log, interval: float | None = None) -> None:
         self.total = sum(file.size for file in files)
@@ -29,7 +26,6 @@ class DownloadProgress:
         self._found: dict[str, int] = {}
         self._active: set[str] = set()
         self._ended = threading.Event()
-        self._cancelled = threading.Event()
         self._started = time.monotonic()
         self._reporter = threading.Thread(target=self._report, name="download-progress", daemon=True)
 
@@ -43,42 +39,34 @@ class DownloadProgress:
         self._ended.set()
         self._reporter.join()
 
-    def cancel(self) -> None:
-        """Make every file end at its next sign of life."""
-        self._cancelled.set()
-
     def begin(self, name: str, position: int) -> None:
-        """A file is being worked on; `position` bytes of it were here before.
+        """A file begins; `position` bytes of it had arrived before.
 
         Raises:
-            Cancelled: when there is no use in beginning.
+            Stopped: when another file has failed.
         """
-        self._check()
+        raise_if_stopped()
         with self._lock:
             self._active.add(name)
             self._found.setdefault(name, position)
             self._positions[name] = position
 
     def at(self, name: str, position: int) -> None:
-        """That many bytes of a file are here.
+        """So many bytes of a file have arrived.
 
         Raises:
-            Cancelled: when there is no use in going on.
+            Stopped: when another file has failed.
         """
-        self._check()
+        raise_if_stopped()
         with self._lock:
             self._positions[name] = position
-
-    def _check(self) -> None:
-        if self._cancelled.is_set():
-            raise Cancelled
 
     def end(self, name: str) -> None:
         """A file is finished, or given up."""
         with self._lock:
             self._active.discard(name)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Pass a line on to the log, one at a time."""
         with self._lock:
             self._log(line)
@@ -96,4 +84,4 @@ class DownloadProgress:
 
     def _report(self) -> None:
         while not self._ended.wait(self._interval):
-            self.say(self.summary())
+            self.log(self.summary())

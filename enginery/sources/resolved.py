@@ -1,4 +1,4 @@
-"""What a source turned out to be: one fixed state of the weights, file by file."""
+"""A source's files at one moment, each with its size and digest."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -19,8 +19,8 @@ class SourceFile(Frozen):
         name: its name in the source.
         size: bytes.
         sha256: 64 hex digits, where the source or the spec says it; None where only the download can tell.
-        git_blob: Git's name for the content, 40 hex digits, where the Hub says it instead of a SHA-256.
-        etag: S3's name for the content.
+        git_blob: the Git blob id of the content, 40 hex digits, where the Hub gives it instead of a SHA-256.
+        etag: the ETag of an object in S3.
     """
 
     name: str
@@ -31,12 +31,12 @@ class SourceFile(Frozen):
 
 
 class ResolvedSource(Frozen):
-    """A source at one moment: what would be downloaded, byte for byte.
+    """A source at one moment: exactly what would be downloaded.
 
     Attributes:
         kind: the field of the spec it comes from.
         location: repository, absolute directory, or S3 address.
-        commit: names the content: the Hub's commit; elsewhere a digest over the files' names and digests or etags.
+        commit: identifies the content: the Hub's commit; elsewhere a digest over the files' names and digests or etags.
         files: only those that are needed, sorted by name.
         gated: whether the Hub asks for a licence to be accepted.
         license_files: names of the licence texts among `files`.

@@ -1,43 +1,35 @@
-"""Downloads that outlive the process: files arrive in a directory named for the commit, and stay until they are stored.
+"""Downloads that survive the death of the process: files arrive in a directory named after the commit.
 
-A killed download goes on where it stopped. A file gets its name only once its size and digest are right.
+They stay there until they are in the store. A killed download continues where it stopped. A file gets its name only
+once its size and digest are right.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-from filelock import FileLock, Timeout
+from typing import TypeVar
 
 from enginery.core.digests import file_digest, git_blob_name
-from enginery.core.errors import EngineryError, SourceError
+from enginery.core.errors import SourceError
 from enginery.core.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
 from enginery.core.home import home
-from enginery.core.late import late
-from enginery.core.progress import Log
+from enginery.core.locks import file_lock, waiting_lock
+from enginery.core.progress import Log, no_log
+from enginery.core.retry import Waits, retry
 from enginery.core.text import human_bytes
-from enginery.sources.progress import Cancelled, DownloadProgress
+from enginery.core.threads import side_by_side
+from enginery.sources.progress import DownloadProgress
 from enginery.sources.resolved import SourceFile
-
-if TYPE_CHECKING:
-    import tenacity
-else:
-    tenacity = late("tenacity")
-
 
 WORKERS = 4
 ATTEMPTS = 6
-"""Tries without a single new byte before a file is given up."""
+"""Attempts without a single new byte before a file is given up."""
 PLANNING_ATTEMPTS = 4
-"""Tries while a user waits for the plan: some five seconds."""
-FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 10.0
+"""Attempts while a user waits for the plan: they take about five seconds."""
+WAITS = Waits(first=0.5, longest=10.0, random=0.5)
 STORED_MARK = ".handed-over"
 
 Fetch = Callable[[SourceFile, Path, DownloadProgress], None]
-"""Brings a file to the path; what is there already is its beginning. It reports to the progress."""
+"""Downloads a file to the path; what is there already is its beginning. It reports to the progress."""
 
 T = TypeVar("T")
 
@@ -48,10 +40,10 @@ def downloads_dir() -> Path:
 
 
 def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, log: Log) -> None:
-    """Bring the files to `output`, through the commit's directory under `downloads_dir()`.
+    """Download the files to `output`, through the commit's directory under `downloads_dir()`.
 
     Raises:
-        SourceError: when a file cannot be had, or is not what it should be.
+        SourceError: when a file cannot be had, or is not the planned one.
         StoreError: when the disk is full or cannot be written.
     """
     directory = downloads_dir() / commit
@@ -59,11 +51,13 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(directory, error) from error
-    with _locked(directory, log):
+    with waiting_lock(_lock_file(directory), f"waiting: another process is downloading {commit}", log):
+        directory.mkdir(parents=True, exist_ok=True)  # the other process may have removed it
         (directory / STORED_MARK).unlink(missing_ok=True)
         with DownloadProgress(files, log) as progress:
             log(f"downloading {len(files)} files, {human_bytes(progress.total)}")
-            _side_by_side(lambda file: _bring(file, directory, fetch, progress), files, progress)
+            largest_first = sorted(files, key=lambda file: -file.size)
+            side_by_side(lambda file: _bring(file, directory, fetch, progress), largest_first, threads=WORKERS)
             log(f"all files are here and checked: {progress.summary()}")
         for file in files:
             link_or_copy(directory / file.name, output / file.name)
@@ -72,10 +66,9 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
 
 
 def remove_finished(*, keep: str = "") -> int:
-    """Remove the directories of downloads that were handed over, except that of `keep`, and return the bytes in them.
+    """Remove the directories of finished downloads, except that of the commit `keep`, and return the bytes in them.
 
-    A download stays until the next one begins: if the machine dies before its files are in the store, they are
-    still here.
+    A download stays until the next one has finished: the machine may die before the files are in the store.
     """
     removed = 0
     for mark in sorted(downloads_dir().glob(f"*/{STORED_MARK}")):
@@ -83,53 +76,16 @@ def remove_finished(*, keep: str = "") -> int:
         if directory.name == keep:
             continue
         try:
-            with FileLock(_lock_file(directory), timeout=0):
+            with file_lock(_lock_file(directory), 0):
                 removed += sum((directory / path).stat().st_size for path in list_files(directory))
                 remove_tree(directory)
-        except Timeout:
-            continue  # it is being used again
+        except TimeoutError:
+            continue  # it is in use again
     return removed
 
 
 def _lock_file(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.lock")
-
-
-@contextmanager
-def _locked(directory: Path, log: Log) -> Iterator[None]:
-    lock = FileLock(_lock_file(directory))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(f"waiting: another process is downloading {directory.name}")
-        lock.acquire()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)  # the other one may have removed it
-        yield
-    finally:
-        lock.release()
-
-
-def _side_by_side(work: Callable[[SourceFile], None], files: Sequence[SourceFile], progress: DownloadProgress) -> None:
-    """Work on several files at once, largest first; the first failure, or an interrupt, calls the others off."""
-
-    def guarded(file: SourceFile) -> None:
-        try:
-            work(file)
-        except BaseException:
-            progress.cancel()
-            raise
-
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="download") as pool:
-        pending = [pool.submit(guarded, file) for file in sorted(files, key=lambda file: -file.size)]
-        try:
-            wait(pending)
-        except BaseException:
-            progress.cancel()
-            raise
-    failures = [error for each in pending if (error := each.exception()) is not None]
-    for error in sorted(failures, key=lambda error: isinstance(error, Cancelled)):
-        raise error
 
 
 def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: DownloadProgress) -> None:
@@ -148,7 +104,7 @@ def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: DownloadPr
 
 
 def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: DownloadProgress) -> None:
-    """Fetch, and once more from the start when the bytes are wrong: a line may have spoilt them."""
+    """Fetch; when the bytes are wrong, fetch once more from the start: the network may have damaged them."""
     for last in (False, True):
         fetch(file, part, progress)
         wrong = mismatch(part, file)
@@ -159,7 +115,7 @@ def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: Downloa
         if last:
             remedy = "find out whether the source was tampered with; nothing of the file was kept"
             raise SourceError(wrong, subject=file.name, remedy=remedy)
-        progress.say(f"{file.name} {wrong}; downloading it anew")
+        progress.log(f"{file.name} {wrong}; downloading it anew")
 
 
 def _size(path: Path) -> int:
@@ -179,41 +135,22 @@ def mismatch(path: Path, file: SourceFile) -> str | None:
 
 
 def patiently(
-    call: Callable[[], T],
-    *,
-    attempts: int = ATTEMPTS,
-    say: Log | None = None,
-    reached: Callable[[], int] = lambda: 0,
+    call: Callable[[], T], *, attempts: int = ATTEMPTS, log: Log = no_log, reached: Callable[[], int] = lambda: 0
 ) -> T:
-    """Call until it works, with growing waits, as long as failures can pass.
+    """Call again, with growing waits, as long as failures can pass.
 
     Args:
         call: what to do.
-        attempts: how many tries without getting anywhere are enough.
-        say: is told about each failure that is followed by another try.
-        reached: a number that grows while the call gets somewhere; then the tries are counted anew.
+        attempts: how many failures without anything new are enough.
+        log: takes a line for each failure that is followed by another attempt.
+        reached: a number that grows while something arrives; then the failures are counted anew.
     """
-    best, since = reached(), 0
+    best, failures = reached(), 0
 
-    def enough(state: tenacity.RetryCallState) -> bool:
-        nonlocal best, since
-        if reached() > best:
-            best, since = reached(), state.attempt_number - 1
-        return state.attempt_number - since >= attempts
+    def give_up() -> bool:
+        nonlocal best, failures
+        now = reached()
+        best, failures = (now, 1) if now > best else (best, failures + 1)
+        return failures >= attempts
 
-    def tell(state: tenacity.RetryCallState) -> None:
-        if (
-            say is not None
-            and state.outcome is not None
-            and isinstance(error := state.outcome.exception(), EngineryError)
-        ):
-            say(f"{error.problem}; trying again")
-
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient),
-        stop=enough,
-        wait=tenacity.wait_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
-        + tenacity.wait_random(0, FIRST_WAIT_SECONDS),
-        before_sleep=tell,
-        reraise=True,
-    )(call)
+    return retry(call, give_up=give_up, waits=WAITS, log=log)

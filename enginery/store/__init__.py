@@ -1,10 +1,10 @@
-"""Where step outputs live: records over content-addressed blobs, in a directory, in S3, or in both.
+"""Where the outputs of steps are kept: records and content-addressed files, in a directory, in S3, or in both.
 
-A record is written after all its blobs, so a step with a record is whole. Whatever dies before that leaves nothing
-that can be seen.
+A record is written after all its files, so a step with a record is complete. A process that dies earlier leaves no
+record.
 
     store = open_store()                      # or open_store("s3://bucket/prefix")
-    record = store.find(step.key())
+    record = store.find(step.key)
     if record:
         store.fetch(record, Path("engine"))
 """
@@ -18,10 +18,12 @@ from enginery.core.errors import StoreError, UsageError
 from enginery.core.home import store_dir
 from enginery.core.progress import Log, no_log
 from enginery.core.s3 import Address
+from enginery.store.blobs import READ_ONLY, Blobs, digest_output
 from enginery.store.bucket import BucketStore, TieredStore
 from enginery.store.context import StepContext
 from enginery.store.layout import StillLockedError
-from enginery.store.local import READ_ONLY, Blobs, LocalStore, digest_output
+from enginery.store.leases import HeldObject
+from enginery.store.local import LocalStore
 from enginery.store.shelf import Shelf
 from enginery.store.steps import ANY_GPU, Call, Command, FileRecord, Stage, Step, StepRecord
 
@@ -32,6 +34,7 @@ __all__ = [
     "Call",
     "Command",
     "FileRecord",
+    "HeldObject",
     "Shelf",
     "Stage",
     "Step",
@@ -45,7 +48,7 @@ __all__ = [
 
 
 class Store(Protocol):
-    """What runs and plans need of a store. All methods raise StoreError when the store cannot be read or written."""
+    """A store, as runs and plans need it. Methods raise StoreError when it cannot be read or written."""
 
     def find(self, key: str) -> StepRecord | None:
         """The record of a step, if all its files are there with their sizes (they are not digested).
@@ -54,51 +57,50 @@ class Store(Protocol):
         """
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
-        """What `find` finds, for many keys at once: only looks, never writes."""
+        """What `find` finds, for many keys at once. It never writes."""
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """Put the files of `record` under `destination`, read-only; what is there under their names is replaced."""
+        """Put the files of `record` under `destination`, read-only; existing files of these names are replaced."""
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
-        """Keep the files of `record`, which are under `root`, then the record; return the record that is there now.
+        """Keep the files of `record`, which are under `root`, then the record; return the record that is kept.
 
-        The files may end up shared with the store and read-only. Where the store has the whole step already, what it
-        has stays, unless it is to `replace` that: whatever builds on a step must meet one state of it.
+        The files may become read-only links to the store. A complete step that the store has already stays, unless
+        `replace` is given: everything that builds on a step must see the same output.
         """
 
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> AbstractContextManager[None]:
-        """Two at once: one works, the other waits. A store in S3 keeps machines apart too, see `leases`.
+        """A lock that one process at a time holds; with a store in S3, one process of all machines.
 
         Args:
             key: what is locked, such as a step.
             patience: seconds to wait; None for as long as it takes.
-            log: is told when another machine is waited for.
+            log: takes a line when another machine is waited for.
 
         Raises:
             StillLockedError: when it is not free in that time.
         """
 
     def watch(self, key: str) -> Callable[[], bool]:
-        """A function that says whether somebody holds the lock of `key`, to be called again and again.
+        """A function that says whether the lock of `key` is held, to be called repeatedly.
 
-        Of another machine that has died this is seen some seconds later.
+        That another machine has died is noticed some seconds later.
         """
 
     def records(self) -> Iterator[StepRecord]:
         """Every record, whether its files are still there or not."""
 
     def workspace(self, key: str) -> AbstractContextManager[Path]:
-        """A new, empty directory from which finished files can be linked into the store; to be used under `lock`.
+        """A new, empty directory from which finished files can be linked into the store; `lock` must be held.
 
-        What earlier runs that were killed have left, of this step or another, is removed first, and all of it at the
-        end.
+        It is removed at the end. Directories that killed runs have left, of any step, are removed first.
         """
 
     def verify(self, record: StepRecord) -> list[str]:
         """Digest all files of `record` anew: one sentence for each that is missing or differs."""
 
     def shelf(self) -> "Shelf":
-        """The place for files that are replaced as they get better."""
+        """Files beside the steps that are replaced as they get better."""
 
 
 def open_store(address: str | None = None) -> Store:
@@ -125,6 +127,5 @@ def open_store(address: str | None = None) -> Store:
 
 
 def _open_tiered(address: str) -> Store:
-
     near = LocalStore(store_dir())
     return TieredStore(near, BucketStore(Address.parse(address), scratch=near))

@@ -10,9 +10,10 @@ from enginery.core.errors import StoreError
 from enginery.core.progress import Log, no_log
 from enginery.core.s3 import Address, Content, PreconditionFailed, Prefix, download_file, upload_file
 from enginery.core.threads import side_by_side
+from enginery.store.blobs import READ_ONLY
 from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
 from enginery.store.leases import leased, watched
-from enginery.store.local import READ_ONLY, WORTH_A_LISTING, LocalStore
+from enginery.store.local import WORTH_A_LISTING, LocalStore
 from enginery.store.shelf import BucketShelf, TieredShelf
 from enginery.store.steps import FileRecord, StepRecord
 
@@ -20,10 +21,10 @@ REQUESTS = 16
 
 
 class BucketStore:
-    """See `Store`.
+    """A `Store` in S3.
 
-    Workspaces are those of `scratch`, on this machine. Locks are leases in S3 besides; should two machines do one step
-    at once all the same, the first to finish is kept.
+    Workspaces are those of `scratch`, on this machine. Locks are those of `scratch` and a lease in S3. Should two
+    machines do one step at once all the same, the first to finish is kept.
     """
 
     def __init__(self, address: Address, scratch: LocalStore) -> None:
@@ -31,11 +32,9 @@ class BucketStore:
         self.scratch = scratch
 
     def find(self, key: str) -> StepRecord | None:
-        """See `Store.find`."""
         return self._whole(self._read(key))
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
-        """See `Store.find_many`."""
         wanted = list(keys)
         if len(wanted) > WORTH_A_LISTING:  # one request for each thousand records
             there = set(self._keys())
@@ -46,12 +45,12 @@ class BucketStore:
         return {record.key: record for record in found if all(present[file.sha256] for file in record.files)}
 
     def has(self, file: FileRecord) -> bool:
-        """Whether the file's bytes are there, judged by their number."""
+        """Whether the file is there, with its size; it is not digested."""
         found = self.prefix.head(blob_path(file))
         return found is not None and found.size == file.size
 
     def has_record(self, key: str) -> bool:
-        """Whether there is a record, by one request; its files are not looked for."""
+        """Whether there is a record; its files are not looked for."""
         return self.prefix.head(record_path(key)) is not None
 
     def _read(self, key: str) -> StepRecord | None:
@@ -71,7 +70,7 @@ class BucketStore:
             yield entry.path.removeprefix(f"{STEPS}/").removesuffix(".json")
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """See `Store.fetch`. Every file is digested on the way."""
+        """Every file is digested on the way."""
         side_by_side(lambda file: self.bring(file, destination / safe_path(file)), record.files)
 
     def bring(self, file: FileRecord, target: Path) -> None:
@@ -80,7 +79,6 @@ class BucketStore:
         target.chmod(READ_ONLY)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
-        """See `Store.add`."""
         return self.send(record, {file.sha256: root / safe_path(file) for file in record.files}, replace=replace)
 
     def send(self, record: StepRecord, sources: dict[str, Path], *, replace: bool = False) -> StepRecord:
@@ -98,7 +96,7 @@ class BucketStore:
                 write(if_none_match=True)
             else:
                 write(if_match=before.etag)
-        except PreconditionFailed:  # another machine was first, and its record is as good
+        except PreconditionFailed:  # another machine was first; its record is as good
             return self.find(record.key) or record
         return record
 
@@ -111,30 +109,28 @@ class BucketStore:
 
     @contextmanager
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> Iterator[None]:
-        """See `Store.lock`: first on this machine, then between machines."""
+        """First on this machine, then between machines."""
         with self.scratch.lock(key, patience=patience), leased(self.prefix, key, patience=patience, log=log):
             yield
 
     def watch(self, key: str) -> Callable[[], bool]:
-        """See `Store.watch`."""
         return watched(self.prefix, key)
 
     def records(self) -> Iterator[StepRecord]:
-        """See `Store.records`. Sorted by key."""
+        """Sorted by key."""
         for record in side_by_side(self._read, self._keys(), threads=REQUESTS):
             if record:
                 yield record
 
     def workspace(self, key: str) -> AbstractContextManager[Path]:
-        """See `Store.workspace`: in the local store."""
+        """In the local store."""
         return self.scratch.workspace(key)
 
     def shelf(self) -> BucketShelf:
-        """See `Store.shelf`."""
         return BucketShelf(self.prefix)
 
     def verify(self, record: StepRecord) -> list[str]:
-        """See `Store.verify`. Every file is downloaded."""
+        """Every file is downloaded."""
         name = f"verify-{record.key}"
         with self.scratch.lock(name), self.scratch.workspace(name) as directory:
             examine = partial(self._examine, directory)
@@ -150,20 +146,16 @@ class BucketStore:
         return None if digest == file.sha256 else f"{file.path}: sha256 is {digest}, not {file.sha256}"
 
 
-# The local store in front of the one in S3: what has been here once is not downloaded again.
-
-
 class TieredStore:
-    """See `Store`. `near` is the local store, `far` the one in S3."""
+    """The local store, `near`, in front of the one in S3, `far`: what was downloaded once is kept on this machine."""
 
     def __init__(self, near: LocalStore, far: BucketStore) -> None:
         self.near, self.far = near, far
 
     def find(self, key: str) -> StepRecord | None:
-        """See `Store.find`.
+        """Uploads a step that only this machine has, so that other machines find it too.
 
-        A step that is only here (its upload had failed, or it was made for the local store alone) is uploaded now, so
-        that whatever builds on it elsewhere finds it too.
+        Its upload may have failed, or it was made for the local store alone.
         """
         record = self.near.find(key)
         if record is None:
@@ -171,38 +163,37 @@ class TieredStore:
         return record if self.far.has_record(key) else self._send(record)
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
-        """See `Store.find_many`. S3 is only asked for what is not here."""
+        """Only what this machine does not have is looked up in S3."""
         wanted = list(keys)
         found = self.near.find_many(wanted)
         return found | self.far.find_many(key for key in wanted if key not in found)
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """See `Store.fetch`. What comes from S3 is digested on its way, and kept here."""
+        """What is downloaded is digested on the way, and kept on this machine."""
         self.near.receive(record, self.far.bring)
         self.near.fetch(record, destination)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
-        """See `Store.add`. First here, so that a failing upload does not lose the work; then in S3."""
+        """First on this machine, so that a failing upload does not lose the work; then in S3."""
         return self._send(self.near.add(record, root, replace=replace), replace=replace)
 
     def _send(self, record: StepRecord, *, replace: bool = False) -> StepRecord:
-        """Upload; where another machine was first, take what it made: all machines must go on from the same files."""
-        sources = {file.sha256: self.near.blob(file) for file in record.files}
+        """Upload; where another machine was first, take its files: all machines must continue from the same ones."""
+        sources = {file.sha256: self.near.blobs.path(file) for file in record.files}
         kept = self.far.send(record, sources, replace=replace)
         if kept.files != record.files:
             self.near.receive(kept, self.far.bring, replace=True)
         return kept
 
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> AbstractContextManager[None]:
-        """See `Store.lock`: first on this machine, then between machines."""
+        """First on this machine, then between machines."""
         return self.far.lock(key, patience=patience, log=log)
 
     def watch(self, key: str) -> Callable[[], bool]:
-        """See `Store.watch`."""
         return self.far.watch(key)
 
     def records(self) -> Iterator[StepRecord]:
-        """See `Store.records`: those here and those only in S3."""
+        """Those on this machine, then those that are only in S3."""
         seen = set()
         for record in self.near.records():
             seen.add(record.key)
@@ -210,15 +201,14 @@ class TieredStore:
         yield from (record for record in self.far.records() if record.key not in seen)
 
     def workspace(self, key: str) -> AbstractContextManager[Path]:
-        """See `Store.workspace`: in the local store."""
+        """In the local store."""
         return self.near.workspace(key)
 
     def shelf(self) -> TieredShelf:
-        """See `Store.shelf`."""
         return TieredShelf(self.near.shelf(), self.far.shelf())
 
     def verify(self, record: StepRecord) -> list[str]:
-        """See `Store.verify`: in both, as far as it is there."""
-        here = self.near.verify(record) if self.near.find(record.key) else []
-        there = self.far.verify(record) if self.far.has_record(record.key) else []
-        return [f"here: {problem}" for problem in here] + [f"in S3: {problem}" for problem in there]
+        """In each of the two that has it."""
+        near = self.near.verify(record) if self.near.find(record.key) else []
+        far = self.far.verify(record) if self.far.has_record(record.key) else []
+        return [f"here: {problem}" for problem in near] + [f"in S3: {problem}" for problem in far]

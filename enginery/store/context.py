@@ -26,11 +26,11 @@ class StepContext:
         output: an empty directory to fill; what is in it at the end is the step's output.
         chain: the records of every step this one comes from, each after those it needs.
         toolchain: the environment for the step's commands; None where the step needs none.
-        log: takes progress lines.
+        log: takes lines for people.
         timeout: seconds that each command may take; None for no limit.
-        places: placeholders of the step's command -> files and directories of the user's.
+        places: placeholders of the step's command -> files and directories of the user.
         shelf: where the store keeps what makes steps faster; None where there is no store.
-        progress: is told how far a transfer is; None for the log to be told.
+        progress: takes note of a transfer; None for lines in the log.
         completed: the commands that were run, in order.
     """
 

@@ -1,7 +1,7 @@
-"""How a store is laid out, the same in a directory and in a bucket, and how its records are read.
+"""The layout of a store, the same in a directory and in a bucket, and how its records are read.
 
-A record that is damaged counts as absent, with a warning: the step runs again and its record is replaced. One that a
-newer Enginery wrote is an error: it may mean something this one does not know, and must not be replaced.
+A damaged record counts as absent, with a warning: the step runs again and its record is replaced. A record that a newer
+Enginery wrote is an error: this version may not understand it, and must not replace it.
 """
 
 import json

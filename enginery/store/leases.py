@@ -1,7 +1,8 @@
-"""Locks between machines: a lease is an object in S3 that its holder renews, and that another may take once it ends.
+"""Locks between machines: a lease is an object in S3 that its holder renews, and that another may take when it ends.
 
-A lease saves work, it does not guard files: whoever loses one works on, and the store keeps what was finished first.
-Clocks are not compared. Whoever waits measures by its own clock for how long a lease has not been renewed.
+A lease saves work; it does not protect files. A process that loses its lease works on, and the store keeps the output
+that was finished first. Clocks of machines are never compared: a process that waits measures with its own clock how
+long a lease has not been renewed.
 """
 
 import logging
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -28,9 +30,11 @@ RENEWALS = 3
 
 _logger = logging.getLogger(__name__)
 
+H = TypeVar("H", bound=Frozen)
+
 
 def lease_seconds() -> float:
-    """How long the lease of a machine that has died keeps others waiting: `ENGINERY_LEASE_SECONDS`, else 15.
+    """How long others wait for the lease of a machine that has died: `ENGINERY_LEASE_SECONDS`, else 15.
 
     Raises:
         UsageError: when it is not a number above 0.
@@ -46,13 +50,13 @@ def lease_seconds() -> float:
 
 
 class Lease(Frozen):
-    """What the object holds.
+    """The content of the object.
 
     Attributes:
-        worker: the process that has it, or had it last.
-        seconds: how long it is good for after each renewal.
+        worker: the process that holds it, or held it last.
+        seconds: how long it is valid after each renewal.
         renewed: how often it was renewed, so that each renewal changes the object.
-        free: whether it was given back.
+        free: whether it was released.
     """
 
     worker: Worker
@@ -61,66 +65,91 @@ class Lease(Frozen):
     free: bool = False
 
     def ended(self) -> bool:
-        """Whether nobody has it, as far as can be told at once: given back, or its process was here and is gone."""
-        return self.free or (self.worker.is_here() and not self.worker.is_at_work())
+        """Whether it is certainly not held: it was released, or its process was on this machine and has ended."""
+        return self.free or (self.worker.is_local() and not self.worker.is_at_work())
 
 
-class Observed:
-    """A lease as one who waits sees it."""
+class HeldObject(Generic[H]):
+    """A JSON object in S3 that names its holder, and that is replaced only if nobody else has changed it meanwhile.
 
-    def __init__(self, prefix: Prefix, key: str) -> None:
-        self.prefix, self.path = prefix, f"{LEASES}/{key}.json"
-        self.lease: Lease | None = None
+    Leases are such objects. It needs a server that honours conditional writes.
+
+    Attributes:
+        held: what was read or written last; None where there was no object, or one that cannot be understood.
+        etag: the ETag of that; None where there was no object.
+    """
+
+    def __init__(self, prefix: Prefix, path: str, kind: type[H]) -> None:
+        self.prefix, self.path, self.kind = prefix, path, kind
+        self.held: H | None = None
         self.etag: str | None = None
-        self._changed = time.monotonic()
 
-    def look(self) -> bool:
-        """Read it; says whether somebody has it."""
+    def read(self) -> H | None:
+        """What the object holds now."""
         found = self.prefix.get(self.path)
-        etag = found.etag if found else None
-        if etag != self.etag:
-            self.etag, self._changed = etag, time.monotonic()
-            self.lease = _parsed(found.data) if found else None
-        if self.lease is None or self.lease.ended():
-            return False
-        return time.monotonic() - self._changed <= self.lease.seconds
+        self.etag, self.held = (found.etag, self._parsed(found.data)) if found else (None, None)
+        return self.held
 
-    def replace(self, lease: Lease) -> bool:
-        """Write over what was read last; False when it has changed since."""
-        data = lease.model_dump_json().encode()
+    def replace(self, held: H) -> bool:
+        """Write over what was read or written last; False when another has changed it since."""
+        data = held.model_dump_json().encode()
         try:
             self.etag = self.prefix.put_bytes(
                 self.path, data, if_none_match=self.etag is None, if_match=self.etag, content_type="application/json"
             )
         except PreconditionFailed:
             return False
-        self.lease = lease
+        self.held = held
         return True
+
+    def _parsed(self, data: bytes) -> H | None:
+        try:
+            return self.kind.model_validate_json(data)
+        except ValidationError:
+            return None
+
+
+class ObservedLease(HeldObject[Lease]):
+    """A lease, and for how long it has been seen unchanged."""
+
+    def __init__(self, prefix: Prefix, key: str) -> None:
+        super().__init__(prefix, f"{LEASES}/{key}.json", Lease)
+        self._changed = time.monotonic()
+
+    def is_held(self) -> bool:
+        """Read it, and say whether a process holds it."""
+        before = self.etag
+        lease = self.read()
+        if self.etag != before:
+            self._changed = time.monotonic()
+        if lease is None or lease.ended():
+            return False
+        return time.monotonic() - self._changed <= lease.seconds
 
 
 @contextmanager
 def leased(prefix: Prefix, key: str, *, patience: float | None, log: Log) -> Iterator[None]:
-    """Inside, no other machine has the lease of `key`.
+    """Hold the lease of `key`, so that no other machine does.
 
-    Of the threads and processes of this machine only one at a time may ask for it. Where the server does not honour
-    conditional writes there are no leases, and nobody is kept out.
+    On this machine only one thread at a time may call it for one key. Where the server does not honour conditional
+    writes there are no leases, and nobody is kept out.
 
     Args:
         prefix: the store.
         key: what is locked.
         patience: seconds to wait for it; None for as long as it takes.
-        log: is told once whom we wait for.
+        log: takes one line, with the process that is waited for.
 
     Raises:
-        StillLockedError: when another machine has it for longer than that.
+        StillLockedError: when another machine still holds it after that time.
     """
     if not honours_conditional_writes(prefix):
         yield
         return
-    observed = Observed(prefix, key)
-    _take(observed, patience, log)
+    lease = ObservedLease(prefix, key)
+    _take(lease, patience, log)
     stop = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(observed, stop), name=f"lease-{key[:12]}", daemon=True)
+    renewing = threading.Thread(target=_renew, args=(lease, stop), name=f"lease-{key[:12]}", daemon=True)
     try:
         renewing.start()
         yield
@@ -128,57 +157,50 @@ def leased(prefix: Prefix, key: str, *, patience: float | None, log: Log) -> Ite
         stop.set()
         if renewing.is_alive():
             renewing.join()
-        _give_back(observed)
+        _release(lease)
 
 
 def watched(prefix: Prefix, key: str) -> Callable[[], bool]:
-    """A function that says whether somebody has the lease of `key`, to be called again and again.
+    """A function that says whether the lease of `key` is held, to be called repeatedly.
 
-    That a machine has died is seen when its lease has not been renewed from one call to a later one. Where the server
-    does not honour conditional writes there are no leases, and nobody is ever taken for dead.
+    A machine counts as dead when its lease has not been renewed between two calls that are far enough apart. Where the
+    server does not honour conditional writes there are no leases, and every holder counts as alive.
     """
     if not honours_conditional_writes(prefix):
         return lambda: True
-    return Observed(prefix, key).look
+    return ObservedLease(prefix, key).is_held
 
 
-def _take(observed: Observed, patience: float | None, log: Log) -> None:
+def _take(lease: ObservedLease, patience: float | None, log: Log) -> None:
     deadline = None if patience is None else time.monotonic() + patience
-    told = False
-    while observed.look() or not observed.replace(Lease(worker=Worker.this(), seconds=lease_seconds())):
+    logged = False
+    while lease.is_held() or not lease.replace(Lease(worker=Worker.this(), seconds=lease_seconds())):
         if deadline is not None and time.monotonic() >= deadline:
-            raise StillLockedError("another machine works on it", subject=observed.prefix.where(observed.path))
-        if observed.lease and not told:
-            worker = observed.lease.worker
+            raise StillLockedError("another machine works on it", subject=lease.prefix.where(lease.path))
+        if lease.held and not logged:
+            worker = lease.held.worker
             log(f"waiting for process {worker.pid} on {worker.host}, which works on it")
-            told = True
+            logged = True
         time.sleep(POLL_SECONDS)
 
 
-def _renew(observed: Observed, stop: threading.Event) -> None:
-    """Renew it until told to stop, or until another has it."""
-    while (lease := observed.lease) is not None and not stop.wait(lease.seconds / RENEWALS):
+def _renew(lease: ObservedLease, stop: threading.Event) -> None:
+    """Renew it until `stop` is set or another process has taken it."""
+    while (held := lease.held) is not None and not stop.wait(held.seconds / RENEWALS):
         try:
-            kept = observed.replace(lease.model_copy(update={"renewed": lease.renewed + 1}))
-        except EngineryError as error:  # the work matters more than the lease: it goes on
-            _logger.warning("the lease %s could not be renewed: %s", observed.path, error)
+            kept = lease.replace(held.model_copy(update={"renewed": held.renewed + 1}))
+        except EngineryError as error:  # the work matters more than the lease, so it continues
+            _logger.warning("the lease %s could not be renewed: %s", lease.path, error)
             continue
         if not kept:
-            _logger.warning("another machine has taken the lease %s: it was not renewed in time", observed.path)
+            _logger.warning("another machine has taken the lease %s: it was not renewed in time", lease.path)
             return
 
 
-def _give_back(observed: Observed) -> None:
-    """Let the next one have it at once; where that fails it ends by itself."""
-    assert observed.lease is not None  # noqa: S101  it was taken
+def _release(lease: ObservedLease) -> None:
+    """Free it at once for others; where that fails it ends by itself."""
+    assert lease.held is not None  # noqa: S101  it was taken
     try:
-        observed.replace(observed.lease.model_copy(update={"free": True}))
+        lease.replace(lease.held.model_copy(update={"free": True}))
     except EngineryError as error:
-        _logger.warning("the lease %s could not be given back: %s", observed.path, error)
-
-
-def _parsed(data: bytes) -> Lease | None:
-    try:
-        return Lease.model_validate_json(data)
-    except ValidationError:
-        return None  # of nobody that could be waited for
+        _logger.warning("the lease %s could not be given back: %s", lease.path, error)

@@ -1,7 +1,7 @@
-"""A small place beside the steps for files that are replaced as they get better, such as timing caches.
+"""Files beside the steps that are replaced as they get better, such as timing caches.
 
-What is here is never part of a step's output or key. To lose it costs time and nothing else, so readers check what they
-find, and a replacement says what it replaces: two that write at once do not undo each other's work unseen.
+They are never part of a step's output or key, and losing one costs nothing but time. A writer names the content that it
+replaces, so that of two who write at once the second one notices.
 """
 
 import re
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock
-
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError, UsageError
 from enginery.core.files import cannot_write, write_atomic
+from enginery.core.locks import file_lock
 from enginery.core.s3 import PreconditionFailed, Prefix, honours_conditional_writes
 
 SHELF = "shelf"
@@ -26,7 +25,7 @@ class Kept:
 
     Attributes:
         data: its bytes.
-        tag: names this content, to be given when it is replaced.
+        tag: identifies this content; to be given when it is replaced.
     """
 
     data: bytes
@@ -34,32 +33,31 @@ class Kept:
 
 
 class Shelf(Protocol):
-    """All methods raise StoreError when the store cannot be read or written."""
+    """Named files with tags. Methods raise StoreError when the store cannot be read or written."""
 
     def get(self, name: str) -> Kept | None:
         """The file of that name, such as `timing-caches/L4/10.3.0`; None when there is none."""
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
-        """Write a file whole, if what is there is still what the writer has seen.
+        """Write a file, if it still has the content that the writer has seen.
 
         Args:
             name: which file.
             data: its new bytes.
-            after: the tag of what it replaces; None where nothing was there.
+            after: the tag of the content it replaces; None where there was no file.
 
         Returns:
-            Whether it was written: False when another was faster.
+            Whether it was written; False when another writer was first.
         """
 
 
 class LocalShelf:
-    """See `Shelf`: files in a directory."""
+    """A `Shelf` in a directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def get(self, name: str) -> Kept | None:
-        """See `Shelf.get`."""
         path = self._path(name)
         try:
             data = path.read_bytes()
@@ -71,11 +69,9 @@ class LocalShelf:
         return Kept(data, bytes_digest(data))
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
-        """See `Shelf.put`."""
         path = self._path(name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{path.name}.lock")):
+            with file_lock(path.with_name(f".{path.name}.lock")):
                 found = self.get(name)
                 if (found.tag if found else None) != after:
                     return False
@@ -89,7 +85,7 @@ class LocalShelf:
 
 
 class BucketShelf:
-    """See `Shelf`: objects under a prefix.
+    """A `Shelf` under a prefix in S3.
 
     Where the server does not honour conditional writes, the last of two that write at once wins.
     """
@@ -98,12 +94,10 @@ class BucketShelf:
         self.prefix = prefix
 
     def get(self, name: str) -> Kept | None:
-        """See `Shelf.get`."""
         found = self.prefix.get(f"{SHELF}/{_checked(name)}")
         return Kept(found.data, found.etag) if found else None
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
-        """See `Shelf.put`."""
         path = f"{SHELF}/{_checked(name)}"
         found = self.prefix.get(path)
         if (found.etag if found else None) != after:
@@ -119,26 +113,24 @@ class BucketShelf:
 
 
 class TieredShelf:
-    """See `Shelf`: the one in S3, which all machines share; what is only here, from before there was one, counts."""
+    """The shelf in S3, which all machines share; a file that only the local one has, from earlier, is found too."""
 
     def __init__(self, near: Shelf, far: Shelf) -> None:
         self.near, self.far = near, far
 
     def get(self, name: str) -> Kept | None:
-        """See `Shelf.get`."""
         found = self.far.get(name)
         if found is not None:
             return Kept(found.data, f"far:{found.tag}")
-        here = self.near.get(name)
-        return Kept(here.data, f"near:{here.tag}") if here else None
+        local = self.near.get(name)
+        return Kept(local.data, f"near:{local.tag}") if local else None
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
-        """See `Shelf.put`."""
         far_tag = after.removeprefix("far:") if after and after.startswith("far:") else None
         if not self.far.put(name, data, after=far_tag):
             return False
-        here = self.near.get(name)
-        self.near.put(name, data, after=here.tag if here else None)
+        local = self.near.get(name)
+        self.near.put(name, data, after=local.tag if local else None)
         return True
 
 

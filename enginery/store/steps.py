@@ -1,4 +1,8 @@
-"""Steps and their keys: one stage's work for one target, and the digest of everything that determines it."""
+"""Steps, their keys and their records.
+
+A step is the work of one stage for one target. Its key is the digest of everything that determines its output. Its
+record says what was made, from what, how long it took and where.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,11 +16,10 @@ from enginery.core.digests import json_digest
 from enginery.core.model import Frozen
 
 KEY_SCHEMA = 1
-"""Part of every key: raised when the meaning of a key's fields changes, so that old results are not taken for new."""
-
-
+"""Part of every key: raised when the meaning of a key's fields changes, so that no old result is used by mistake."""
+RECORD_SCHEMA = 1
 ANY_GPU = "nvidia"
-"""Where a step runs that needs an NVIDIA GPU, but not a certain one."""
+"""Where a step runs that needs any NVIDIA GPU."""
 
 
 class Stage(StrEnum):
@@ -42,7 +45,7 @@ class Command(Frozen):
         argv: the command.
         environment: variables it is given besides the toolchain's.
         runner: names the function that runs the command and checks what it made; without one it is just run.
-        parameters: what the runner must know besides.
+        parameters: what else the runner must know.
     """
 
     kind: Literal["command"] = "command"
@@ -90,12 +93,6 @@ class Step(Frozen):
         return json_digest({"schema": KEY_SCHEMA, **self.model_dump(mode="json")})
 
 
-# What is remembered of a step that has run: what it made, from what, how long it took and where.
-
-
-RECORD_SCHEMA = 1
-
-
 class FileRecord(Frozen):
     """One file of a step's output.
 
@@ -111,7 +108,7 @@ class FileRecord(Frozen):
 
 
 class StepRecord(Frozen):
-    """A finished step. It is written last, so a step with a record is whole.
+    """A finished step. It is written last, so a step with a record is complete.
 
     Attributes:
         key: the step's key.
@@ -124,7 +121,7 @@ class StepRecord(Frozen):
         toolchain: the probed versions of the toolchain, package -> version; empty for Enginery's own work.
         peak_memory_bytes: highest resident memory of the step's commands; 0 where none was started.
         commands: the commands as they were run, for people; secrets are masked.
-        facts: what the stage wants to be remembered, such as the commit of the weights.
+        facts: what the stage notes, such as the commit of the weights.
         enginery: the version of Enginery that did the work.
     """
 

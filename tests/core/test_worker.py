@@ -10,7 +10,7 @@ from enginery.core.locks import Worker
 
 
 def test_this_process_is_here_and_is_not_another_one_at_work() -> None:
-    assert Worker.this().is_here()
+    assert Worker.this().is_local()
     assert not Worker.this().is_at_work()
 
 
@@ -23,22 +23,22 @@ def test_another_process_of_this_machine_is_at_work_while_it_runs() -> None:
 
 def test_a_process_of_a_machine_with_another_name_is_not_here() -> None:
     other = Worker.this().model_copy(update={"host": "another-machine"})
-    assert not other.is_here()
+    assert not other.is_local()
     assert not other.is_at_work()
 
 
 def test_a_process_of_a_container_with_this_name_is_not_here() -> None:
     """Containers on the host's network share its name."""
     other = Worker.this().model_copy(update={"where": "pid:[1]"})
-    assert not other.is_here()
+    assert not other.is_local()
 
 
 def test_one_that_was_written_down_before_it_said_where_is_not_taken_for_a_process_of_this_machine() -> None:
     written = Worker.this().model_dump_json(exclude={"where"})
-    assert not Worker.model_validate_json(written).is_here()
+    assert not Worker.model_validate_json(written).is_local()
 
 
 def test_where_there_is_no_telling_the_machines_name_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_here", lambda: "")
+    monkeypatch.setattr(module, "_pid_namespace", lambda: "")
     assert Worker.this().where == ""
-    assert Worker.this().is_here()
+    assert Worker.this().is_local()

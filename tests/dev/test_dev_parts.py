@@ -12,7 +12,7 @@ from enginery.cli.demo import BODY, demo_spec
 from enginery.core.errors import StoreError, ToolchainError
 from enginery.dev import servers, services
 from enginery.dev.ready import LOOPBACK, answers, free_port, free_ports
-from enginery.dev.s3_server import ObjectFiles
+from enginery.dev.s3_objects import ObjectFiles
 from enginery.dev.servers import prefect_environment
 from enginery.dev.services import Entry, State, read_state, state_file, write_state
 from tests.support.s3_server import S3Server, running_s3_server

@@ -33,7 +33,7 @@ def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def started_and_stopped() -> str:
     """Start it as `up` does, and stop it as `down` does; where it listened."""
-    services._Group(print, detach=True).launch.prefect()
+    services._Group(print, detach=True).launcher.prefect()
     url = read_state().services["prefect"].url
     services.down(print)
     return url
@@ -49,7 +49,7 @@ def test_a_service_whose_usual_port_is_taken_listens_where_it_did_last_time(take
 @pytest.mark.usefixtures("web")
 def test_what_an_earlier_start_left_running_does_not_keep_the_port(taken: int) -> None:
     group = services._Group(print, detach=True)
-    group.launch.prefect()
+    group.launcher.prefect()
     left = read_state().services["prefect"]
     write_state(State())
     assert taken

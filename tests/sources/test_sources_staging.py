@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from enginery.core.errors import SourceError, StoreError
+from enginery.core.retry import Waits
 from enginery.sources import staging
 from enginery.sources.progress import DownloadProgress
 from enginery.sources.resolved import SourceFile
@@ -15,8 +16,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(staging, "LONGEST_WAIT_SECONDS", 0.002)
+    monkeypatch.setattr(staging, "WAITS", Waits(first=0.001, longest=0.002, random=0.001))
 
 
 def described(name: str, content: bytes) -> SourceFile:
@@ -197,7 +197,7 @@ def test_what_can_pass_is_tried_again_and_told() -> None:
             raise failures.pop(0)
         return "done"
 
-    assert patiently(call, say=said.append) == "done"
+    assert patiently(call, log=said.append) == "done"
     assert said == ["first; trying again", "second; trying again"]
 
 

@@ -108,7 +108,7 @@ def test_adding_the_same_again_changes_nothing(store: LocalStore, added: StepRec
 def test_a_step_without_all_its_blobs_is_absent_until_it_is_added_again(
     store: LocalStore, added: StepRecord, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
-    damage(store.blob(next(file for file in added.files if file.size > 3)))
+    damage(store.blobs.path(next(file for file in added.files if file.size > 3)))
     assert store.find(added.key) is None
     assert store.find_many([added.key]) == {}
     with pytest.raises(StoreError, match="the store has lost"):
@@ -131,13 +131,13 @@ def test_a_damaged_record_is_replaced(store: LocalStore, added: StepRecord, outp
 
 def test_a_flipped_bit_is_noticed_by_verify(store: LocalStore, added: StepRecord) -> None:
     file = added.files[-1]
-    data = bytearray(store.blob(file).read_bytes())
+    data = bytearray(store.blobs.path(file).read_bytes())
     data[17] ^= 1
-    store.blob(file).chmod(0o644)
-    store.blob(file).write_bytes(data)
+    store.blobs.path(file).chmod(0o644)
+    store.blobs.path(file).write_bytes(data)
     (problem,) = store.verify(added)
     assert problem.startswith(f"{file.path}: sha256 is ")
-    store.blob(file).unlink()
+    store.blobs.path(file).unlink()
     (problem,) = store.verify(added)
     assert "missing" in problem
 
@@ -164,7 +164,7 @@ def test_fetching_again_replaces_what_is_there(store: LocalStore, added: StepRec
 def test_a_flipped_bit_is_not_handed_on_and_the_step_is_done_anew(
     store: LocalStore, added: StepRecord, output: Path, tmp_path: Path
 ) -> None:
-    blob = store.blob(added.files[0])
+    blob = store.blobs.path(added.files[0])
     content = bytearray(blob.read_bytes())
     content[0] ^= 1
     blob.chmod(0o644)
@@ -258,7 +258,7 @@ def test_files_from_a_workspace_are_linked(store: LocalStore) -> None:
         inode = (root / "config.json").stat().st_ino
         record = some_record(root)
         store.add(record, root)
-    assert store.blob(record.files[0]).stat().st_ino == inode
+    assert store.blobs.path(record.files[0]).stat().st_ino == inode
 
 
 def test_a_lock_lets_one_in_at_a_time(store: LocalStore) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginery.core.progress import Facts
+from enginery.core.progress import Facts, NoProgress
 from enginery.sources import download, parameters, resolve
 from enginery.spec.spec import Source
 from enginery.store.context import StepContext
@@ -28,3 +28,13 @@ def plan_and_download(source: Source, output: Path, lines: list[str] | None = No
 def contents(directory: Path) -> dict[str, bytes]:
     """Names and bytes of the files in a directory."""
     return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+class RecordedProgress(NoProgress):
+    """Keeps the sizes that were added."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def add(self, size: int) -> None:
+        self.sizes.append(size)

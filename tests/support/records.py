@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginery.store.local import digest_output
+from enginery.store.blobs import digest_output
 from enginery.store.steps import Call, Command, FileRecord, Recipe, Stage, Step, StepRecord
 
 STARTED = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

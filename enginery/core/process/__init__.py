@@ -1,7 +1,7 @@
-"""The one place that starts commands.
+"""Starting commands and servers.
 
-Every command gets a process group of its own and no shell. Its output is passed on line by line; a time limit, a
-cancelled run or a killed Enginery ends the whole group. Known failures are named.
+Every command gets a session of its own and no shell. Its output is passed on line by line. A time limit, a
+cancelled run or the death of Enginery ends it with all its descendants. Known failures are named.
 
     done = run(["trtllm-build", "--help"], log=print, timeout=60)
 """

@@ -1,12 +1,11 @@
-"""The one place that starts a command.
+"""Running a command to its end: `run`.
 
-Every command runs under a supervisor process of its own (`supervisor.py`), which ends the command with all its
-descendants when the time is over, when Enginery is interrupted, and also when Enginery itself is killed.
+Every command runs under a supervisor process of its own (`supervisor.py`). It ends the command with all its descendants
+when the time is over, when Enginery is interrupted, and also when Enginery itself is killed.
 """
 
 import logging
 import os
-import re
 import shlex
 import shutil
 from collections import deque
@@ -22,64 +21,75 @@ from enginery.core.errors import CommandError
 from enginery.core.process.failures import Failure, FailureCause, failure_of, signal_of
 from enginery.core.process.supervised import Launch, Outcome, Supervised
 from enginery.core.progress import Log
-from enginery.core.text import LONGEST_LINE_BYTES, masked, secrets_in
-
-
-class LineReader:
-    r"""Makes lines of bytes as they come. A carriage return ends a line too, as progress bars use it.
-
-    Undecodable bytes are replaced. Of a huge line the beginning is kept, so memory stays bounded.
-    """
-
-    def __init__(self, secrets: tuple[str, ...]) -> None:
-        self.secrets = secrets
-        # A secret that straddles the cut must be seen whole, or its first half would escape the mask.
-        self.keep = LONGEST_LINE_BYTES + max((len(os.fsencode(secret)) for secret in secrets), default=0)
-        self.pending = bytearray()
-        self.dropped = False
-        self.after_return = False
-
-    def feed(self, data: bytes) -> list[str]:
-        """The lines that `data` completes."""
-        lines = []
-        for piece in re.split(rb"(\r\n|\n|\r)", data):
-            if piece in (b"\n", b"\r", b"\r\n"):
-                lines += self._end(piece)
-            elif piece:
-                self._add(piece)
-        return lines
-
-    def finish(self) -> list[str]:
-        """The last line, when the output does not end with a line end."""
-        return [self._take()] if self.pending else []
-
-    def _add(self, piece: bytes) -> None:
-        self.after_return = False
-        room = self.keep - len(self.pending)
-        self.pending += piece[:room]
-        self.dropped = self.dropped or len(piece) > room
-
-    def _end(self, mark: bytes) -> list[str]:
-        rest_of_mark = self.after_return and mark == b"\n"  # of a line end cut in two between reads
-        self.after_return = mark == b"\r"
-        if not self.pending and (rest_of_mark or self.after_return):
-            return []
-        return [self._take()]
-
-    def _take(self) -> str:
-        text = masked(self.pending.decode(errors="replace"), self.secrets)
-        cut = self.dropped or len(text) > LONGEST_LINE_BYTES
-        self.pending.clear()
-        self.dropped = False
-        return f"{text[:LONGEST_LINE_BYTES]} … (cut)" if cut else text
-
-
-# A command to be run: found on its PATH, its secrets known, its failures told in words.
-
+from enginery.core.text import LineReader, masked, secrets_in
 
 LINES_KEPT = 30
+LINES_SEARCHED = 300
+GRACE_SECONDS = 5.0
 OURS_ALONE = frozenset({"ENGINERY_SIGNING_KEY_PASSWORD"})
-"""Variables of this process that no command is given: none of them signs."""
+"""Variables of this process that no command gets: none of them signs."""
+
+_to_logger = logging.getLogger(__name__).info
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended well.
+
+    Attributes:
+        argv: the command as it was run, secrets masked.
+        seconds: from its start to the end of the last process it started.
+        peak_memory_bytes: the largest resident memory that any single one of its processes reached (what the
+            kernel reports for ended children); processes side by side are not added up.
+        last_lines: the last lines it printed, at most 30.
+    """
+
+    argv: tuple[str, ...]
+    seconds: float
+    peak_memory_bytes: int
+    last_lines: tuple[str, ...]
+
+
+def run(  # noqa: PLR0913  options that do not depend on each other
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Log = _to_logger,
+    timeout: float | None = None,
+    log_file: Path | None = None,
+    grace: float = GRACE_SECONDS,
+    afterwards: Sequence[str] = (),
+) -> Completed:
+    """Run a command to its end, without a shell and with nothing on its standard input.
+
+    When this returns or raises, for whatever reason, no process that the command started is alive. Values of
+    environment variables that look secret are masked in all that is logged, kept or raised.
+
+    Args:
+        argv: the command and its arguments.
+        cwd: its working directory; this process's own when left out.
+        env: its whole environment; this process's own when left out.
+        log: called with each line as it comes, standard output and error together; first with the command itself.
+        timeout: seconds it may take.
+        log_file: a file to which the lines are added too.
+        grace: seconds its processes have to end by themselves after SIGTERM.
+        afterwards: a command that removes what the ended processes have left elsewhere. It is run, without output,
+            when the command had to be ended: by its time limit, an interrupt, or the death of Enginery itself.
+
+    Raises:
+        CommandError: when it cannot be started, fails, or takes too long; `cause` tells the known failures apart.
+    """
+    command = Command(argv, cwd=cwd, env=env)
+    with ExitStack() as stack:
+        sink = Sink(log, stack.enter_context(_appending(log_file)) if log_file else None)
+        sink.put(shown(command.argv))
+        launch = command.launch(timeout=timeout, grace=grace, afterwards=afterwards)
+        outcome = _run_supervised(launch, sink, command.secrets)
+    lines = tuple(sink.tail)
+    if outcome["reason"] != "exited" or outcome["code"] != 0 or outcome["left"]:
+        raise command.error(outcome, lines, timeout)
+    return Completed(command.argv, outcome["seconds"], outcome["peak_memory_bytes"], lines[-LINES_KEPT:])
 
 
 def shown(argv: Sequence[str]) -> str:
@@ -88,12 +98,12 @@ def shown(argv: Sequence[str]) -> str:
 
 
 class Command:
-    """What is to be run.
+    """A command that is ready to be run: found on its PATH, its secrets known.
 
     Attributes:
         words: the command and its arguments.
         argv: the same with secrets masked, to be shown.
-        environment: its whole environment; it is not given what is Enginery's alone.
+        environment: its whole environment, without the variables in `OURS_ALONE`.
         secrets: values that must not be shown.
         cwd: its working directory, absolute.
         program: the executable's path.
@@ -126,10 +136,10 @@ class Command:
             raise self.not_started("there is no such command on PATH")
         return str(self.cwd / found)
 
-    def order(
+    def launch(
         self, *, timeout: float | None, grace: float, detached: bool = False, afterwards: Sequence[str] = ()
     ) -> Launch:
-        """What the supervisor is told."""
+        """What the supervisor needs to know."""
         return Launch(
             program=self.program,
             argv=self.words,
@@ -177,72 +187,6 @@ def _how_it_ended(outcome: Outcome, lines: Sequence[str], timeout: float | None)
     return how, failure_of(outcome["code"], lines)
 
 
-LINES_SEARCHED = 300
-GRACE_SECONDS = 5.0
-
-_to_logger = logging.getLogger(__name__).info
-
-
-@dataclass(frozen=True)
-class Completed:
-    """A command that ended well.
-
-    Attributes:
-        argv: the command as it was run, secrets masked.
-        seconds: from its start to the end of the last process it started.
-        peak_memory_bytes: the largest resident memory that any single one of its processes reached (what the
-            kernel reports for ended children); processes side by side are not added up.
-        last_lines: the last lines it printed, at most 30.
-    """
-
-    argv: tuple[str, ...]
-    seconds: float
-    peak_memory_bytes: int
-    last_lines: tuple[str, ...]
-
-
-def run(  # noqa: PLR0913  each is a promise of its own
-    argv: Sequence[str],
-    *,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    log: Log = _to_logger,
-    timeout: float | None = None,
-    log_file: Path | None = None,
-    grace: float = GRACE_SECONDS,
-    afterwards: Sequence[str] = (),
-) -> Completed:
-    """Run a command to its end, without a shell and with nothing on its standard input.
-
-    When this returns or raises, for whatever reason, no process that the command started is alive. Values of
-    environment variables that look secret are masked in all that is logged, kept or raised.
-
-    Args:
-        argv: the command and its arguments.
-        cwd: its working directory; this process's own when left out.
-        env: its whole environment; this process's own when left out.
-        log: called with each line as it comes, standard output and error together; first with the command itself.
-        timeout: seconds it may take.
-        log_file: a file to which the lines are added too.
-        grace: seconds its processes have to end by themselves after SIGTERM.
-        afterwards: a command that undoes what the ended processes have left elsewhere. It is run, with nothing shown of
-            it, when the command had to be ended: for its time, an interrupt, or the death of Enginery itself.
-
-    Raises:
-        CommandError: when it cannot be started, fails, or takes too long; `cause` tells the known failures apart.
-    """
-    command = Command(argv, cwd=cwd, env=env)
-    with ExitStack() as stack:
-        sink = Sink(log, stack.enter_context(_appending(log_file)) if log_file else None)
-        sink.put(shown(command.argv))
-        order = command.order(timeout=timeout, grace=grace, afterwards=afterwards)
-        outcome = _run_supervised(order, sink, command.secrets)
-    lines = tuple(sink.tail)
-    if outcome["reason"] != "exited" or outcome["code"] != 0 or outcome["left"]:
-        raise command.error(outcome, lines, timeout)
-    return Completed(command.argv, outcome["seconds"], outcome["peak_memory_bytes"], lines[-LINES_KEPT:])
-
-
 class Sink:
     """Where the lines of a command go: to the log, to a file, and the last ones into memory."""
 
@@ -252,7 +196,7 @@ class Sink:
         self.tail: deque[str] = deque(maxlen=LINES_SEARCHED)
 
     def put(self, line: str) -> None:
-        """Pass a line on."""
+        """Pass on a line."""
         if self.file is not None:
             try:
                 self.file.write(f"{line}\n".encode(errors="backslashreplace"))
@@ -261,7 +205,7 @@ class Sink:
         self.log(line)
 
     def keep_and_put(self, line: str) -> None:
-        """Pass a line of the command's own on, and remember it."""
+        """Pass on a line that the command printed, and keep it for its error."""
         self.tail.append(line)
         self.put(line)
 
@@ -277,8 +221,8 @@ def _appending(path: Path) -> Iterator[FileIO]:
         yield file
 
 
-def _run_supervised(order: Launch, sink: Sink, secrets: tuple[str, ...]) -> Outcome:
-    supervised = Supervised.start(order, PIPE)
+def _run_supervised(launch: Launch, sink: Sink, secrets: tuple[str, ...]) -> Outcome:
+    supervised = Supervised.start(launch, PIPE)
     try:
         reader = LineReader(secrets)
         for data in supervised.output():
@@ -290,5 +234,5 @@ def _run_supervised(order: Launch, sink: Sink, secrets: tuple[str, ...]) -> Outc
         outcome = supervised.outcome()
     finally:
         supervised.end()
-    # A supervisor that was killed itself could not say anything; the kernel has ended its command with it.
+    # A supervisor that was killed wrote no outcome; the kernel has ended its command with it.
     return outcome or Outcome(reason="stopped", code=0, seconds=0.0, peak_memory_bytes=0, left=[])

@@ -1,4 +1,4 @@
-"""Names for the ways a command fails, told from its exit status and from what it printed last."""
+"""Names for the ways a command fails, recognised by its exit status and its last lines."""
 
 import re
 import signal
@@ -66,7 +66,7 @@ OUT_OF_HOST_MEMORY = Failure(
 )
 
 WARNING = re.compile(r"\[(W|I|V|D|WARNING|INFO|VERBOSE|DEBUG)\]|skipping tactic", re.IGNORECASE)
-"""Lines that no error is looked for in: TensorRT warns of GPU memory for each tactic that it then does without."""
+"""Lines in which no error is looked for: TensorRT warns of GPU memory for each tactic that it then skips."""
 
 SIGNS = (
     _sign(
@@ -200,7 +200,7 @@ def failure_of(code: int, lines: Sequence[str]) -> Failure:
     """
     number = signal_of(code)
     if number == signal.SIGKILL:
-        # We end commands too, but that is another outcome: this was the kernel, or somebody with kill -9.
+        # A command that Enginery ends has another outcome: this was the kernel, or a user with kill -9.
         meaning = "most likely the machine's memory ran out"
         return Failure(FailureCause.HOST_MEMORY, meaning, OUT_OF_HOST_MEMORY.remedy)
     for line in reversed(lines):  # the last error is the one it ended with

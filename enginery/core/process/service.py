@@ -11,8 +11,9 @@ from typing import Self
 import psutil
 
 from enginery.core import files
-from enginery.core.process.command import LINES_KEPT, Command, LineReader, shown
+from enginery.core.process.command import LINES_KEPT, Command, shown
 from enginery.core.process.supervised import Supervised
+from enginery.core.text import LineReader
 
 TAIL_BYTES = 65536
 SAME_START_SECONDS = 2.0
@@ -22,7 +23,7 @@ GRACE_SECONDS = 10.0
 LONGEST_GRACE_SECONDS = 30.0
 
 _left_running: list[Supervised] = []
-"""Detached services stay referenced: the standard library complains of forgotten processes, these are meant to be."""
+"""Detached services stay referenced: the standard library warns of processes that nobody waits for."""
 
 
 class Service:
@@ -55,12 +56,12 @@ class Service:
         cwd: Path | None = None,
         detach: bool = False,
     ) -> Self:
-        """Start a server. It is not waited for: whether it is ready, its own protocol must tell.
+        """Start a server, without waiting until it is ready: only its own protocol can show that.
 
         Args:
             argv: the command and its arguments.
-            log_file: the server writes straight into it (begun anew, readable by its owner only): unlike `run`,
-                nobody reads along to mask secrets there.
+            log_file: the server writes directly to it (truncated, readable by its owner only): unlike with `run`,
+                secrets are not masked there.
             env: its whole environment; this process's own when left out.
             cwd: its working directory; this process's own when left out.
             detach: let it outlive this process, until `stop` or `stop_pid`; otherwise it ends with this process,
@@ -75,12 +76,12 @@ class Service:
         try:
             os.write(output, f"{shown(command.argv)}\n".encode())
             supervised = Supervised.start(
-                command.order(timeout=None, grace=LONGEST_GRACE_SECONDS, detached=detach), output
+                command.launch(timeout=None, grace=LONGEST_GRACE_SECONDS, detached=detach), output
             )
         finally:
             os.close(output)
         if detach:
-            supervised.let_go()
+            supervised.close_input()
             _left_running.append(supervised)
         return cls(command, supervised, log_file)
 
@@ -125,7 +126,7 @@ def stop_pid(pid: int, created: float, grace: float = GRACE_SECONDS) -> bool:
 
     Args:
         pid: its `Service.pid`.
-        created: its `Service.created`. Another process that has got the same id since is left alone.
+        created: its `Service.created`. Another process that has got the same id since then is left alone.
         grace: seconds its processes have to end by themselves, at most 30.
 
     Returns:
@@ -137,7 +138,7 @@ def stop_pid(pid: int, created: float, grace: float = GRACE_SECONDS) -> bool:
     with suppress(psutil.NoSuchProcess):
         service.send_signal(signal.SIGTERM)
         if not _wait(lambda: running(pid, created) is None, grace):
-            service.send_signal(signal.SIGTERM)  # a supervisor that is told twice kills at once
+            service.send_signal(signal.SIGTERM)  # after a second signal a supervisor kills at once
         if not _wait(lambda: running(pid, created) is None, KILL_SECONDS):
             _kill_tree(service)
     return True
@@ -163,8 +164,8 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def _kill_tree(root: psutil.Process) -> None:
-    family = [*root.children(recursive=True), root]
-    for process in family:
+    processes = [*root.children(recursive=True), root]
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(family, timeout=KILL_SECONDS)
+    psutil.wait_procs(processes, timeout=KILL_SECONDS)

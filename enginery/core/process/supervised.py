@@ -1,4 +1,4 @@
-"""Starting a supervisor process, telling it what to run, and hearing from it how that went."""
+"""Enginery's side of a supervisor process: starting it, sending it a `Launch`, and reading its `Outcome`."""
 
 import marshal
 import os
@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self, TypedDict, cast
 
-# What Enginery and its supervisor process say to each other: the order, and the outcome.
+WAKE_SECONDS = 0.2
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class Launch(TypedDict):
@@ -24,7 +25,7 @@ class Launch(TypedDict):
         timeout: seconds it may take; None for no limit.
         grace: seconds between SIGTERM and SIGKILL.
         detached: go on when standard input is closed.
-        afterwards: what to run, quietly, after a command that was ended; its first word is the path of an executable.
+        afterwards: a command to run after one that was ended, without output; its first word is an executable's path.
     """
 
     program: str
@@ -41,7 +42,7 @@ class Outcome(TypedDict):
     """What became of the command.
 
     Attributes:
-        reason: why it ended: `exited`, `timeout`, `stopped` (told to) or `not started`.
+        reason: why it ended: `exited`, `timeout`, `stopped` (from outside) or `not started`.
         code: exit status, or the negative number of the signal that ended it; errno when not started.
         seconds: from start to the end of the last descendant.
         peak_memory_bytes: the largest resident memory of any one of its processes.
@@ -53,10 +54,6 @@ class Outcome(TypedDict):
     seconds: float
     peak_memory_bytes: int
     left: list[int]
-
-
-WAKE_SECONDS = 0.2
-SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class Supervised:
@@ -72,11 +69,11 @@ class Supervised:
         self.report = report
 
     @classmethod
-    def start(cls, order: Launch, output: int | IO[bytes]) -> Self:
-        """Start a supervisor and tell it what to do.
+    def start(cls, launch: Launch, output: int | IO[bytes]) -> Self:
+        """Start a supervisor and its command.
 
         Args:
-            order: what it is to do.
+            launch: the command.
             output: where the command's output goes, as in `subprocess.Popen`.
         """
         report, report_in = os.pipe()
@@ -96,29 +93,29 @@ class Supervised:
             os.close(report_in)
         supervised = cls(process, report)
         try:
-            supervised._tell(order)
+            supervised._send(launch)
         except BaseException:
             supervised.end()
             raise
         return supervised
 
-    def _tell(self, order: Launch) -> None:
-        data = marshal.dumps(dict(order))
+    def _send(self, launch: Launch) -> None:
+        data = marshal.dumps(dict(launch))
         control = cast("IO[bytes]", self.process.stdin)
-        with suppress(BrokenPipeError):  # it has died; what it printed and its missing outcome will tell
+        with suppress(BrokenPipeError):  # it has died, which its missing outcome will show
             control.write(len(data).to_bytes(8, "big") + data)
             control.flush()
 
-    def let_go(self) -> None:
+    def close_input(self) -> None:
         """Close the supervisor's standard input, which ends the command unless it is detached."""
         with suppress(BrokenPipeError):
             cast("IO[bytes]", self.process.stdin).close()
 
     def end(self) -> None:
-        """End the command and wait until its whole family is gone."""
-        self.let_go()
+        """End the command and wait until all its descendants have ended."""
+        self.close_input()
         try:
-            for _ in self.output():  # read on, or a command that still prints could not end
+            for _ in self.output():  # else a command that still prints could not end
                 pass
             self.process.wait()
         finally:
@@ -134,16 +131,16 @@ class Supervised:
         ready.register(self.process.stdout, select.POLLIN | select.POLLHUP)
         while True:
             ended = self.process.poll() is not None
-            # Waking up now and then lets an exception reach a thread that another one cancels.
+            # It wakes up now and then, so that an exception can reach a thread that another one cancels.
             if ready.poll(0 if ended else WAKE_SECONDS * 1000):
                 data = os.read(self.process.stdout.fileno(), 65536)
                 if not data:
                     return
                 yield data
-            elif ended:  # something outside the family still holds the pipe
+            elif ended:  # a process that is no descendant still holds the pipe
                 return
 
     def outcome(self) -> Outcome | None:
-        """What became of the command, once the supervisor has ended; None when it was killed itself."""
+        """The outcome, once the supervisor has ended; None when the supervisor itself was killed."""
         data = os.read(self.report, 65536)
         return cast("Outcome", marshal.loads(data)) if data else None  # noqa: S302  from our own supervisor

@@ -1,14 +1,14 @@
-"""The small process between Enginery and a command, which ends the command's whole family when its time has come.
+"""The small process between Enginery and a command, which ends the command together with all its descendants.
 
-It is run as a script, with the standard library only, and imports little so that it starts fast. It sits in a session
-of its own: a kill of Enginery's process group does not reach it. On Linux every orphan among the command's
-descendants becomes its child, also one that made a session of its own (MPI ranks), so none can escape it.
+It is run as a script, with the standard library only, and imports little so that it starts fast. It has a session of
+its own: a signal to Enginery's process group does not reach it. On Linux it is the subreaper of all descendants of the
+command: also an orphan with a session of its own, such as an MPI rank, becomes its child and cannot escape.
 
-It reads one order from standard input, starts the command, and ends all its descendants (SIGTERM, then SIGKILL after
-a grace period) as soon as one of these happens: the command has ended, its time is over, standard input is closed
-(Enginery has died or wants it), or it is itself told to end by a signal (told twice, it kills at once). A command that
-did not end by itself may have left something with a daemon: then the order says what to run afterwards. The outcome is
-written to a pipe.
+It reads a `Launch` from standard input, starts the command, and ends all descendants (SIGTERM, then SIGKILL after a
+grace period) as soon as one of these happens: the command has ended; its time is over; standard input is closed,
+as Enginery has died or wants the command to end; or it receives a signal itself (after a second one it kills at once).
+A command that was ended may have left something with a daemon; a `Launch` can have a command to run afterwards.
+The `Outcome` is written to a pipe.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ PR_SET_CHILD_SUBREAPER = 36
 LONGEST_WAIT_SECONDS = 1.0
 KILL_ATTEMPT_SECONDS = 30.0
 AFTERWARDS_SECONDS = 60.0
-TOLD_TO_KILL = 2
+SIGNALS_TO_KILL = 2
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
-    """Starts one command and sees to its end."""
+    """Starts one command, and ends it with all its descendants."""
 
-    def __init__(self, order: Launch) -> None:
-        self.order = order
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
         self.parent = os.getppid()
         self.command = 0
         self.status: int | None = None
-        self.told_to_end = 0
+        self.end_signals = 0
         self.alarm, alarm_in = os.pipe()
         os.set_blocking(self.alarm, False)
         os.set_blocking(alarm_in, False)
@@ -54,19 +54,19 @@ class Supervisor:
             signal.signal(number, self._note_end)
 
     def _note_end(self, *_: object) -> None:
-        self.told_to_end += 1
+        self.end_signals += 1
 
     def run(self) -> Outcome:
         """Run the command to its end and the end of all its descendants."""
         started = time.monotonic()
-        self.command, failure = start(self.order)
+        self.command, failure = start(self.launch)
         if failure:
             os.waitpid(self.command, 0)
             return {"reason": "not started", "code": failure, "seconds": 0.0, "peak_memory_bytes": 0, "left": []}
         reason = self.watch(started)
         left = self.end_all()
-        if reason != "exited" and self.order["afterwards"]:
-            self.run_afterwards(self.order["afterwards"])
+        if reason != "exited" and self.launch["afterwards"]:
+            self.run_afterwards(self.launch["afterwards"])
         return {
             "reason": reason,
             "code": os.waitstatus_to_exitcode(self.status) if self.status is not None else -signal.SIGKILL,
@@ -77,7 +77,7 @@ class Supervisor:
 
     def watch(self, started: float) -> str:
         """Wait until there is a reason to end, and say which."""
-        limit = self.order["timeout"]
+        limit = self.launch["timeout"]
         deadline = float("inf") if limit is None else started + limit
         while True:
             self.reap()
@@ -85,14 +85,14 @@ class Supervisor:
                 return "exited"
             if time.monotonic() >= deadline:
                 return "timeout"
-            if self.told_to_end or self.is_abandoned(deadline - time.monotonic()):
+            if self.end_signals or self.is_abandoned(deadline - time.monotonic()):
                 return "stopped"
 
     def is_abandoned(self, wait: float) -> bool:
         """Sleep until something happens, and say whether Enginery is gone or has closed standard input."""
-        control = [] if self.order["detached"] else [0]
+        control = [] if self.launch["detached"] else [0]
         ready = self.sleep(min(wait, LONGEST_WAIT_SECONDS), control)
-        if self.order["detached"]:
+        if self.launch["detached"]:
             return False
         return (0 in ready and not os.read(0, 1)) or os.getppid() != self.parent
 
@@ -105,7 +105,7 @@ class Supervisor:
         return ready
 
     def reap(self) -> bool:
-        """Collect every child that has ended; says whether any child is left."""
+        """Collect every child that has ended, and say whether any child is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -117,11 +117,11 @@ class Supervisor:
                 return True
 
     def end_all(self) -> list[int]:
-        """End every descendant, kindly at first; returns those that would not go."""
+        """End every descendant, with SIGTERM first; return those that could not be ended."""
         if self.reap():
             self.signal_all(signal.SIGTERM)
-        deadline = time.monotonic() + self.order["grace"]
-        while self.reap() and time.monotonic() < deadline and self.told_to_end < TOLD_TO_KILL:
+        deadline = time.monotonic() + self.launch["grace"]
+        while self.reap() and time.monotonic() < deadline and self.end_signals < SIGNALS_TO_KILL:
             self.sleep(deadline - time.monotonic(), [])
         deadline = time.monotonic() + KILL_ATTEMPT_SECONDS
         while self.reap() and time.monotonic() < deadline:
@@ -130,10 +130,10 @@ class Supervisor:
         return descendants(os.getpid()) if self.reap() else []
 
     def run_afterwards(self, words: list[str]) -> None:
-        """Run what the order has for a command that was ended; nobody may be left to read what it prints."""
+        """Run the command for afterwards, without output: Enginery may have died, and nobody would read it."""
         files = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         with suppress(OSError):
-            os.posix_spawn(words[0], words, self.order["environment"], file_actions=files)
+            os.posix_spawn(words[0], words, self.launch["environment"], file_actions=files)
         deadline = time.monotonic() + AFTERWARDS_SECONDS
         while self.reap() and time.monotonic() < deadline:
             self.sleep(LONGEST_WAIT_SECONDS, [])
@@ -176,22 +176,22 @@ def parent_of(pid: str) -> int:
             text = file.read()
     except OSError:
         return 0
-    return int(text[text.rindex(b")") + 1 :].split()[1])  # the name before it may hold spaces and brackets
+    return int(text[text.rindex(b")") + 1 :].split()[1])  # the name before it may contain spaces and brackets
 
 
-def start(order: Launch) -> tuple[int, int]:
-    """Fork and run the command; returns its process id and, when it could not be run, the errno."""
+def start(launch: Launch) -> tuple[int, int]:
+    """Fork and run the command; return its process id and, when it could not be run, the errno."""
     failures, failure_in = os.pipe()
     pid = os.fork()
     if pid == 0:
-        become(order, failure_in)
+        become(launch, failure_in)
     os.close(failure_in)
     failure = os.read(failures, 16)
     os.close(failures)
     return pid, int(failure or 0)
 
 
-def become(order: Launch, failure_in: int) -> None:
+def become(launch: Launch, failure_in: int) -> None:
     """Turn this process, just forked, into the command; never returns."""
     try:
         os.setsid()
@@ -199,8 +199,8 @@ def become(order: Launch, failure_in: int) -> None:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; commands expect the default
             signal.signal(number, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(order["cwd"])
-        os.execve(order["program"], order["argv"], order["environment"])  # noqa: S606  no shell is wanted
+        os.chdir(launch["cwd"])
+        os.execve(launch["program"], launch["argv"], launch["environment"])  # noqa: S606  no shell is wanted
     except OSError as error:
         os.write(failure_in, str(error.errno).encode())
     finally:
@@ -225,13 +225,13 @@ def read_all(descriptor: int, size: int) -> bytes:
 
 
 def main() -> None:
-    """Read the order, carry it out, report to the file descriptor named on the command line."""
+    """Read the `Launch`, run it, write the `Outcome` to the file descriptor named on the command line."""
     report = int(sys.argv[1])
     os.set_inheritable(report, False)  # noqa: FBT003  the standard library's own signature
     size = int.from_bytes(read_all(0, 8), "big")
     data = read_all(0, size)
     if not size or len(data) < size:
-        return  # whoever started this died before it had said what to do
+        return  # Enginery died before it had sent everything
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     outcome = Supervisor(marshal.loads(data)).run()  # noqa: S302  from our own parent, same interpreter
     with suppress(BrokenPipeError):

@@ -1,7 +1,7 @@
-"""The one place that talks to S3.
+"""Everything that talks to S3.
 
-`Prefix` is the objects under an address; files go up and down whole and checked, or not at all. A server that is away
-is waited for.
+A `Prefix` is the objects under an address. Files are uploaded and downloaded complete and checked, or not at all. While
+a server cannot be reached, requests are retried.
 
     prefix = Prefix(Address.parse("s3://engines/prod"))
     prefix.put_bytes("hello.txt", b"hello", if_none_match=True)

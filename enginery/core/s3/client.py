@@ -1,7 +1,7 @@
-"""The clients of S3: one for each set of settings, and patience with a server that is away.
+"""The clients of S3, one for each set of AWS settings, and the retry of what they fail at.
 
-A server that is away for some seconds is waited for: `ENGINERY_S3_PATIENCE` says how many (30). Endpoint, region and
-credentials come from the usual AWS settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config` …).
+A server that does not answer is tried again for `ENGINERY_S3_PATIENCE` seconds (30). Endpoint, region and credentials
+come from the usual AWS settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config` …).
 """
 
 import os
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from enginery.core.errors import EngineryError, StoreError, UsageError
+from enginery.core.errors import StoreError, UsageError
 from enginery.core.late import late
+from enginery.core.retry import Waits, retry
 from enginery.core.text import without_sign_in
 from enginery.core.versions import __version__
 
 if TYPE_CHECKING:
-    import tenacity
     from boto3 import session as boto3_session
     from botocore import config as botocore_config
     from botocore import session as botocore_session
@@ -28,26 +28,26 @@ else:
     boto3_session = late("boto3.session")
     botocore_config = late("botocore.config")
     botocore_session = late("botocore.session")
-    tenacity = late("tenacity")
 
 CONNECTIONS = 32
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 DEFAULT_PATIENCE = 30.0
 LEAST_ATTEMPTS = 3
-"""Before patience ends, for one answer that never comes takes all of its seconds."""
+"""Even when patience has ended: a single answer that never comes takes all of its seconds."""
+WAITS = Waits(first=0.1, longest=3.0, random=0.2)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Connection:
-    """What talks to the server of one set of settings.
+    """The clients of one server, for one set of AWS settings.
 
     Attributes:
         client: for every kind of request.
         session: the AWS settings it was made from.
-        stores: bucket -> what is quick with small objects there; None where it cannot be had.
+        stores: bucket -> a client that is quick with small objects there; None where it cannot be used.
         conditional: bucket -> whether conditional writes are honoured there.
     """
 
@@ -125,12 +125,11 @@ def read_seconds() -> float:
 
 
 def _connect() -> Connection:
-
     config = botocore_config.Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=read_seconds(),
         max_pool_connections=CONNECTIONS,
-        # A part of a large copy can only be tried again in here; all else is what `patiently` does.
+        # Only for the parts of a large copy, which boto3 sends itself; all else is retried by `patiently`.
         retries={"mode": "standard", "total_max_attempts": max(1, min(4, int(patience() // 5)))},
         user_agent_extra=f"enginery/{__version__}",
     )
@@ -149,16 +148,15 @@ def _connect() -> Connection:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call until it works, or fails with what cannot pass, or has failed for `patience()` seconds and three times.
+    """Call until it works, fails with what cannot pass, or has failed for `patience()` seconds and three times.
 
     With a patience of zero it is called once.
     """
-    trouble: list[float] = []
+    failures: list[float] = []
 
-    def enough(_: tenacity.RetryCallState) -> bool:
-        trouble.append(time.monotonic())
-        return trouble[-1] - trouble[0] >= patience() and (len(trouble) >= LEAST_ATTEMPTS or not patience())
+    def give_up() -> bool:
+        failures.append(time.monotonic())
+        seconds = failures[-1] - failures[0]
+        return seconds >= patience() and (len(failures) >= LEAST_ATTEMPTS or not patience())
 
-    can_pass = tenacity.retry_if_exception(lambda error: isinstance(error, EngineryError) and error.transient)
-    waits = tenacity.wait_exponential(multiplier=0.1, max=3.0) + tenacity.wait_random(0, 0.2)
-    return tenacity.Retrying(retry=can_pass, stop=enough, wait=waits, reraise=True)(call)
+    return retry(call, give_up=give_up, waits=WAITS)

@@ -1,7 +1,7 @@
-"""Downloads that survive a server that goes away in the middle, and that are what they should be or not there.
+"""Downloads that survive a server that goes away in the middle; a file is written complete and checked, or not at all.
 
-A large object is read in ranges side by side, each written as it arrives. A range that breaks off goes on from the byte
-it had reached. All is digested while it arrives. The name is given to a whole only.
+A large object is read in ranges side by side, each written as it arrives. A range that breaks off is continued from the
+byte it had reached. Everything is digested while it arrives, and the file gets its name last.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from enginery.core.digests import CHUNK_BYTES, bytes_digest
 from enginery.core.errors import EngineryError
 from enginery.core.late import late
-from enginery.core.progress import OnBytes, no_listener
+from enginery.core.progress import NO_PROGRESS, Progress
 from enginery.core.s3.errors import FAILED_CONDITION, answer_code, translated_errors
 from enginery.core.s3.objects import Prefix
-from enginery.core.s3.partial import GaplessDigest, Part, write_small
+from enginery.core.s3.partial import ContiguousDigest, Part, write_small
 from enginery.core.s3.small import SMALL_BYTES, get_small
 from enginery.core.threads import in_order, side_by_side
 
@@ -29,25 +29,24 @@ if TYPE_CHECKING:
 else:
     botocore_exceptions = late("botocore.exceptions")
 
-
 Take = Callable[[bytes, int], object]
 """Takes bytes, and where in the object they belong."""
 Range = tuple[int, int]
 
 LEAST_RANGE_BYTES = 16 << 20
 RANGE_BYTES = 64 << 20
-"""The most; a request costs as much as a few MB. A smaller file has as many ranges as can come at once."""
+"""The largest range; a request costs as much as a few MB. A smaller file has as many ranges as can come at once."""
 RANGES_AT_ONCE = 4
 RANGES_AT_FIRST = 1
 SLOW_SECONDS = 0.5
-"""For a range: one connection is the cheapest where it brings that much in that time, and several where it does not."""
+"""One connection is the cheapest where it brings a range in that time; where it does not, more are opened."""
 DIGESTED_BYTES = 16 << 20
-"""Of an object that is only digested, its ranges are held in memory."""
+"""The range of an object that is only digested: its ranges are held in memory."""
 ATTEMPTS = 3
 
 
 def download_file(  # noqa: PLR0913  what the bytes must be
-    prefix: "Prefix",
+    prefix: Prefix,
     path: str,
     destination: Path,
     *,
@@ -55,7 +54,7 @@ def download_file(  # noqa: PLR0913  what the bytes must be
     sha256: str | None = None,
     etag: str | None = None,
     resume: bool = False,
-    told: OnBytes = no_listener,
+    progress: Progress = NO_PROGRESS,
 ) -> str:
     """Write an object to `destination`, whole and checked or not at all, and return its SHA-256.
 
@@ -66,21 +65,21 @@ def download_file(  # noqa: PLR0913  what the bytes must be
         size: the bytes it must have.
         sha256: the digest it must have; None to accept any.
         etag: the object it must be, from its first byte to its last; None to accept any.
-        resume: keep what has come of a large object when the download fails or is killed, in a hidden file beside
-            `destination`, and go on there. It needs `sha256`, and no two may do so for one destination at once.
-        told: takes the bytes of each piece that is digested; fewer than none when that has to be done again.
+        resume: when the download of a large object fails or is killed, keep what has arrived in a hidden file beside
+            `destination`, and continue there next time. Needs `sha256`; only one download at a time may do so.
+        progress: is given the bytes that are digested.
 
     Raises:
-        EngineryError: of the prefix's class, also when the object is missing, or stays another than it should be.
+        EngineryError: of the prefix's class, also when the object is missing or is not the right one.
     """
     work = _Reading(prefix, path, size, etag)
     if sha256 is not None and (small := _read_small(work, sha256)) is not None:
         _keep_small(work, destination, small)
-        told(size)
+        progress.add(size)
         return sha256
     with translated_errors(destination, prefix.error_class):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        return _download_large(work, destination, sha256 if resume else None, sha256, told)
+        return _download_large(work, destination, sha256 if resume else None, sha256, progress)
 
 
 def _keep_small(work: "_Reading", destination: Path, data: bytes) -> None:
@@ -91,11 +90,13 @@ def _keep_small(work: "_Reading", destination: Path, data: bytes) -> None:
             raise
 
 
-def _download_large(work: "_Reading", destination: Path, resume: str | None, sha256: str | None, told: OnBytes) -> str:
+def _download_large(
+    work: "_Reading", destination: Path, resume: str | None, sha256: str | None, progress: Progress
+) -> str:
     ranges = _ranges(work.size, min(RANGE_BYTES, max(LEAST_RANGE_BYTES, -(-work.size // RANGES_AT_ONCE))))
     part = Part(destination, work.size, len(ranges), resume)
     try:
-        found = _fill(work, ranges, part, sha256, told)
+        found = _fill(work, ranges, part, sha256, progress)
         part.finish()
         part.path.replace(destination)
     finally:
@@ -103,7 +104,7 @@ def _download_large(work: "_Reading", destination: Path, resume: str | None, sha
     return found
 
 
-def digest_object(prefix: "Prefix", path: str, *, size: int) -> str:
+def digest_object(prefix: Prefix, path: str, *, size: int) -> str:
     """Read an object of `size` bytes to its end, keep nothing of it, and return its SHA-256.
 
     Raises:
@@ -127,7 +128,7 @@ def digest_object(prefix: "Prefix", path: str, *, size: int) -> str:
 
 
 def _read_small(work: "_Reading", sha256: str) -> bytes | None:
-    """A small object with this digest; None when it needs the long way."""
+    """A small object with this digest; None when only the patient way can get it."""
     if work.size > SMALL_BYTES:
         return None
     data = get_small(work.prefix, work.path, work.etag)
@@ -135,11 +136,11 @@ def _read_small(work: "_Reading", sha256: str) -> bytes | None:
 
 
 def _ranges(size: int, longest: int) -> list[Range]:
-    """First byte and end of each piece; an empty object is asked for as well."""
+    """First byte and end of each range; an empty object has one empty range, so that it is requested too."""
     return [(start, min(start + longest, size)) for start in range(0, size, longest)] or [(0, 0)]
 
 
-def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None, told: OnBytes) -> str:
+def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None, progress: Progress) -> str:
     def fill(index: int) -> None:
         work.read_range(ranges[index], partial(take, index))
         part.note(index, *ranges[index])
@@ -150,21 +151,21 @@ def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None,
 
     for _ in range(ATTEMPTS):
         missing = part.missing()
-        digest = GaplessDigest(ranges, set(range(len(ranges))) - set(missing), part.read, told)
+        digest = ContiguousDigest(ranges, set(range(len(ranges))) - set(missing), part.read, progress)
         side_by_side(fill, missing, threads=RANGES_AT_ONCE, at_first=RANGES_AT_FIRST, slow=SLOW_SECONDS)
         found = digest.hexdigest()
         if sha256 in {None, found}:
             return found
         part.restart()
-        told(-work.size)
+        progress.add(-work.size)
     raise work.unlike(f"holds other bytes than were recorded: sha256 is {found}, not {sha256}")
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """An object that is read; it must have `size` bytes, and stay the one with this etag."""
+    """An object that is read; it must have `size` bytes and, if given, this ETag until the end."""
 
-    prefix: "Prefix"
+    prefix: Prefix
     path: str
     size: int
     etag: str | None
@@ -178,7 +179,7 @@ class _Reading:
                 return
 
     def read_some(self, take: Take, start: int, end: int, s3: "S3Client") -> int:
-        """Read on as far as the connection lasts, and give the position that was reached.
+        """Read as far as the connection lasts, and return the position that was reached.
 
         A failure before the first byte is raised, as is that of a checksum; another one only ends this request.
         """

@@ -1,7 +1,7 @@
-"""What went wrong with S3, in the words of a user who can do something about it.
+"""The errors of S3's clients, turned into errors with a remedy.
 
-A missing bucket, refused credentials, a missing permission and a server that is away need four different remedies;
-S3's client gives all of them as one kind of exception.
+A missing bucket, refused credentials, a missing permission and a server that cannot be reached need four different
+remedies; boto3 raises all of them as one kind of exception.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from enginery.core.errors import EngineryError, StoreError
-from enginery.core.files import NO_ROOM
+from enginery.core.files import DISK_FULL
 from enginery.core.late import late
 from enginery.core.text import without_sign_in
 
@@ -46,7 +46,7 @@ class PreconditionFailed(EngineryError):  # noqa: N818  the name S3 gives it
 
 
 class Gone(EngineryError):  # noqa: N818  what it is, not that it is wrong
-    """An object that was found is not there any more, or is another one."""
+    """An object that was found is not there any more, or was replaced by another one."""
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def translated_errors(
         with translated_answers(subject, error_class, endpoint=endpoint):
             yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
         remedy = "free some space on the disk, or set ENGINERY_HOME to another one"
         raise error_class("the disk is full", subject=str(subject), remedy=remedy) from error
@@ -78,19 +78,17 @@ def translated_errors(
 def translated_answers(
     subject: object, error_class: type[EngineryError] = StoreError, *, endpoint: str = ""
 ) -> Iterator[None]:
-    """Like `translated_errors`, but for errors of this machine's files, which are of another subject."""
+    """Like `translated_errors`, without errors of this machine's files, which have another subject."""
     at = f" at {endpoint}" if endpoint else ""
     try:
         yield
-    except boto3_exceptions.Boto3Error as error:  # a managed transfer hides the error it met in the context of its own
+    except boto3_exceptions.Boto3Error as error:  # of a managed transfer; its context is the original error
         raise _from_transfer(error, str(subject), error_class, at) from error
     except botocore_exceptions.ClientError as error:
         raise _from_answer(error, str(subject), error_class, at) from error
     except botocore_exceptions.BotoCoreError as error:
         raise _from_client(error, str(subject), error_class, at) from error
-    except (
-        urllib3_exceptions.HTTPError
-    ) as error:  # what S3's client lets through when an answer breaks off that is no object
+    except urllib3_exceptions.HTTPError as error:  # boto3 lets it through when a listing breaks off
         raise _broken_off(error, str(subject), error_class, at) from error
 
 
@@ -100,7 +98,7 @@ def answer_code(error: "ClientError") -> str:
 
 
 def is_denied(error: EngineryError) -> bool:
-    """Whether S3 refused it for want of permission; so it also answers for what is not there to who may not list."""
+    """Whether S3 refused permission; without permission to list, also for an object that does not exist."""
     return (
         isinstance(error.__cause__, botocore_exceptions.ClientError) and answer_code(error.__cause__) in NO_PERMISSION
     )
@@ -113,7 +111,6 @@ def failed_condition(subject: str) -> PreconditionFailed:
 
 
 def _from_transfer(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
-
     if isinstance(error.__context__, botocore_exceptions.ClientError):
         return _from_answer(error.__context__, subject, error_class, at)
     if isinstance(error.__context__, botocore_exceptions.BotoCoreError):
@@ -129,7 +126,7 @@ def _from_answer(error: "ClientError", subject: str, error_class: type[EngineryE
         problem = f"S3{at} cannot answer just now ({code})"
         remedy = "try again later; should it go on, ask who runs it"
         return error_class(problem, subject=subject, remedy=remedy, transient=True)
-    if code == "404" and not error.operation_name.startswith("Head"):  # S3 says what is not there, if it says it whole
+    if code == "404" and not error.operation_name.startswith("Head"):  # a complete answer would name what is missing
         return _broken_off(error, subject, error_class, at)
     if code in ALTERED:
         return error_class(
@@ -160,7 +157,6 @@ def _refusal(code: str, error: "ClientError", subject: str, at: str) -> tuple[st
 
 
 def _from_client(error: "BotoCoreError", subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
-
     if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         return error_class(f"there are no credentials for S3{at}", subject=subject, remedy=remedy)

@@ -1,4 +1,4 @@
-"""The one place that talks to S3: addresses, and objects under an address, read and written patiently."""
+"""Addresses in S3, and the objects under an address: read, written, listed, copied; each request is retried."""
 
 import os
 import re
@@ -38,9 +38,16 @@ else:
 
 PAGE = 1000
 READINGS = 3
-"""What is still not as its writer noted by then is so in the bucket, and for the reader to judge."""
+"""Attempts to read an object whose digest is not the one in its metadata; after them it is taken as it is."""
 PROBE = ".probe-"
-"""How the names of the objects begin with which a server is tried."""
+"""Begins the names of the objects with which conditional writes are tried."""
+LARGEST_SINGLE_COPY = 5 << 30
+COPY_PART_BYTES = 512 << 20
+CHECKSUM_UNKNOWN = {"501", "NotImplemented"}
+"""Answers of servers that cannot make a checksum of a whole object while they copy it. It is requested because the
+checksum of an object that was sent in parts covers the parts. Cloudflare's R2 refuses it:
+https://github.com/cloudflare/cloudflare-docs/issues/4508."""
+MISSING = {"404", "NoSuchKey"} | FAILED_CONDITION
 
 T = TypeVar("T")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -79,11 +86,11 @@ class ObjectInfo:
     """An object without its bytes.
 
     Attributes:
-        path: the key, relative to the prefix that was asked.
+        path: the key, relative to the prefix.
         size: bytes.
-        etag: S3's name for this content, with its quotes.
-        sha256: 64 hex digits, where the writer left it; a listing does not say it.
-        metadata: what the writer noted; a listing does not say it.
+        etag: its ETag, with the quotes.
+        sha256: 64 hex digits, from the metadata, where the writer put it there; None in a listing.
+        metadata: the user metadata; empty in a listing.
         modified: when it was written, UTC.
     """
 
@@ -97,9 +104,9 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Content:
-    """An object's bytes, and the etag to replace just these with `put_bytes(…, if_match=etag)`.
+    """An object's bytes, and the ETag to replace just these with `put_bytes(…, if_match=etag)`.
 
-    `sha256` is what their writer noted, 64 hex digits; None where it did not.
+    `sha256` is from the metadata, 64 hex digits; None where the writer did not put it there.
     """
 
     data: bytes
@@ -110,7 +117,7 @@ class Content:
 class Prefix:
     """The objects under an address. Paths are relative to it, with forward slashes.
 
-    Every method waits for a server that is away, and raises `error_class` when it cannot do its work.
+    Every method retries while the server cannot be reached, and raises `error_class` when it fails.
     """
 
     def __init__(self, address: Address, error_class: type[EngineryError] = StoreError) -> None:
@@ -119,20 +126,20 @@ class Prefix:
         self._settled: Connection | None = None
 
     def settled(self) -> Self:
-        """The same for many requests: the AWS settings are looked at now, and not again for each of them.
+        """The same prefix for many requests: the AWS settings are read once, and not for each of them.
 
         Raises:
-            EngineryError: of `error_class`, when they do not make sense.
+            EngineryError: of `error_class`, when the settings are wrong.
         """
         made = copy(self)
-        made._settled = self.connection()  # noqa: SLF001  it is one of us
+        made._settled = self.connection()  # noqa: SLF001  the same class
         return made
 
     def connection(self) -> Connection:
-        """What talks to the server.
+        """The clients of the server.
 
         Raises:
-            EngineryError: of `error_class`, when the AWS settings do not make sense.
+            EngineryError: of `error_class`, when the AWS settings are wrong.
         """
         if self._settled is not None:
             return self._settled
@@ -150,7 +157,7 @@ class Prefix:
             return call(used.client)
 
     def patiently(self, path: str, call: Callable[["S3Client"], T]) -> T:
-        """Like `attempt`, and again while the server is away."""
+        """Like `attempt`, and again while the server cannot be reached."""
         return patiently(lambda: self.attempt(path, call))
 
     def get(self, path: str) -> Content | None:
@@ -159,7 +166,7 @@ class Prefix:
         for _ in range(READINGS):
             content = self.patiently(path, lambda s3: self._get(s3, path))
             if content is None or content.sha256 in {None, bytes_digest(content.data)}:
-                break  # else once more, as a network alters bytes too
+                break  # else the network may have altered the bytes
         return content
 
     def get_bytes(self, path: str) -> bytes | None:
@@ -168,7 +175,6 @@ class Prefix:
         return content.data if content else None
 
     def _get(self, s3: "S3Client", path: str) -> Content | None:
-
         try:
             answer = s3.get_object(Bucket=self.address.bucket, Key=self.address.key(path))
         except botocore_exceptions.ClientError as error:
@@ -194,10 +200,11 @@ class Prefix:
             data: the content.
             if_none_match: write only when there is no object yet.
             if_match: write only over the object with this etag.
-            content_type: what browsers are told.
+            content_type: the media type.
 
         Raises:
-            PreconditionFailed: when the condition does not hold. A write of ours whose answer was lost counts as done.
+            PreconditionFailed: when the condition does not hold. If it fails only because of an earlier attempt of this
+                call, whose answer was lost, that is a success.
         """
         conditions: dict[str, Any] = {"IfNoneMatch": "*"} if if_none_match else {}
         conditions |= {"IfMatch": if_match} if if_match is not None else {}
@@ -211,7 +218,6 @@ class Prefix:
         return self.patiently(path, put)
 
     def _put(self, s3: "S3Client", path: str, data: bytes, options: dict[str, Any], *, again: bool) -> str:
-
         digest = bytes_digest(data)
         try:
             answer = s3.put_object(
@@ -227,17 +233,16 @@ class Prefix:
         return answer["ETag"]
 
     def head(self, path: str) -> ObjectInfo | None:
-        """What is known of an object, or None when there is none."""
+        """Size, ETag and metadata of an object, or None when there is none."""
         return self.patiently(path, lambda s3: self._head(s3, path))
 
     def _head(self, s3: "S3Client", path: str) -> ObjectInfo | None:
-
         try:
             answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))
         except botocore_exceptions.ClientError as error:
             if answer_code(error) not in {"404", "403"}:
                 raise
-            # An answer to HEAD has no body, so it does not say whether key, bucket or permission is missing.
+            # The answer to HEAD has no body: it does not say whether the key, the bucket or a permission is missing.
             if self._get(s3, path) is None:
                 return None
             if answer_code(error) == "403":
@@ -248,7 +253,7 @@ class Prefix:
         return ObjectInfo(path, size, etag, metadata.get("sha256"), metadata, modified)
 
     def list(self, path: str = "") -> Iterator[ObjectInfo]:
-        """Every object under `path`, taken as a directory; sorted by path."""
+        """Every object in the directory `path`, sorted by path."""
         under = self.address.key(path)
         options: dict[str, Any] = {
             "Bucket": self.address.bucket,
@@ -276,36 +281,28 @@ class Prefix:
         self.copy_found(self, found, path)
 
     def copy_found(self, origin: "Prefix", source: ObjectInfo, path: str) -> None:
-        """Copy what was found under another prefix, with its notes; the bytes stay on the server.
+        """Copy an object that was found under another prefix, with its metadata; the bytes stay on the server.
 
         Raises:
-            Gone: when it is not there any more, or another object has taken its place.
+            Gone: when it is not there any more, or was replaced by another object.
             EngineryError: of `error_class`, when it cannot be copied.
         """
-        copy_object(self, origin, source, path)
+        self.patiently(path, partial(_copy, self, origin, source, path))
 
     def delete(self, path: str) -> None:
-        """Remove an object; none there is fine."""
+        """Remove an object, if there is one."""
         self.patiently(path, lambda s3: s3.delete_object(Bucket=self.address.bucket, Key=self.address.key(path)))
 
 
 def digested(sha256: str) -> dict[str, Any]:
-    """The options of a put of bytes with this digest: the server checks it, and a HEAD tells it later."""
+    """The options to put bytes with this digest: the server checks it, and keeps it in the metadata."""
     return {"ChecksumSHA256": b64encode(bytes.fromhex(sha256)).decode(), "Metadata": {"sha256": sha256}}
 
 
-def _condition_failed(error: "ClientError", options: Mapping[str, Any]) -> bool:
-    code = answer_code(error)
-    return code in {"412", "PreconditionFailed"} or (code == "NoSuchKey" and "IfMatch" in options)
-
-
-# Whether an S3 endpoint honours conditional writes: found out by trying, as some ignore them without a word.
-
-
 def honours_conditional_writes(prefix: Prefix) -> bool:
-    """Whether the server keeps to If-None-Match and If-Match; tried once per server and bucket, with a small object.
+    """Whether the server honours If-None-Match and If-Match; tried once per server and bucket, with a small object.
 
-    Some servers ignore both without a word, so the only way to know is to try.
+    Some servers ignore both without an error, so the only way to know is to try.
 
     Raises:
         EngineryError: of the prefix's class, when nothing can be written there.
@@ -316,15 +313,20 @@ def honours_conditional_writes(prefix: Prefix) -> bool:
     return known[bucket]
 
 
+def _condition_failed(error: "ClientError", options: Mapping[str, Any]) -> bool:
+    code = answer_code(error)
+    return code in FAILED_CONDITION or (code == "NoSuchKey" and "IfMatch" in options)
+
+
 class _Probed(Prefix):
-    """What is wrong with a probe is wrong with the prefix: nobody asked for the probe's own object."""
+    """The prefix of a probe. Its errors name the prefix, as the user does not know the probe's own object."""
 
     def where(self, path: str) -> str:  # noqa: ARG002  the same for every object
         return str(self.address)
 
 
-def _probe(asked: Prefix) -> bool:
-    prefix = _Probed(asked.address, asked.error_class)
+def _probe(probed: Prefix) -> bool:
+    prefix = _Probed(probed.address, probed.error_class)
     path = f"{PROBE}{os.getpid()}-{time.time_ns()}"
     prefix.put_bytes(path, b"first")
     try:
@@ -341,53 +343,35 @@ def _refuses(prefix: Prefix, path: str, **condition: Any) -> bool:
     return False
 
 
-# Copies that the server makes by itself, in parts where the object is too large for one request.
-
-
-LARGEST_SINGLE_COPY = 5 << 30
-COPY_PART_BYTES = 512 << 20
-UNKNOWN = {"501", "NotImplemented"}
-"""Of a checksum of the whole. It is asked for, since that of an object sent in parts is of the parts, and not every
-server says so; Cloudflare's R2 refuses to be asked: https://github.com/cloudflare/cloudflare-docs/issues/4508."""
-MISSING = {"404", "NoSuchKey"} | FAILED_CONDITION
-
-
-def copy_object(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str) -> None:
-    """The work of `Prefix.copy_found`."""
-    prefix.patiently(path, partial(_copy, prefix, origin, source, path))
-
-
-def _copy(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client") -> None:
-
+def _copy(prefix: Prefix, origin: Prefix, source: ObjectInfo, path: str, s3: "S3Client") -> None:
     try:
-        _with_checksum(partial(_ask, prefix, origin, source, path, s3))
+        _with_checksum(partial(_request_copy, prefix, origin, source, path, s3))
     except botocore_exceptions.ClientError as error:
         if answer_code(error) in MISSING:
             raise Gone("the object to copy is not there any more", subject=origin.where(source.path)) from error
         raise
 
 
-def _with_checksum(ask: Callable[..., None]) -> None:
-
+def _with_checksum(request: Callable[..., None]) -> None:
     try:
-        ask(ChecksumAlgorithm="SHA256")
+        request(ChecksumAlgorithm="SHA256")
     except botocore_exceptions.ClientError as error:
-        if answer_code(error) not in UNKNOWN:
+        if answer_code(error) not in CHECKSUM_UNKNOWN:
             raise
-        ask()
+        request()
 
 
-def _ask(prefix: "Prefix", origin: "Prefix", source: "ObjectInfo", path: str, s3: "S3Client", **options: Any) -> None:
+def _request_copy(
+    prefix: Prefix, origin: Prefix, source: ObjectInfo, path: str, s3: "S3Client", **options: Any
+) -> None:
     bucket, key = prefix.address.bucket, prefix.address.key(path)
     place: Any = {"Bucket": origin.address.bucket, "Key": origin.address.key(source.path)}
     options["CopySourceIfMatch"] = source.etag
     if source.size <= LARGEST_SINGLE_COPY:
         s3.copy_object(Bucket=bucket, Key=key, CopySource=place, **options)
     else:
-        notes = {"Metadata": dict(source.metadata), "MetadataDirective": "REPLACE"}
-        s3.copy(place, bucket, key, ExtraArgs={**notes, **options}, Config=_parts())
-
-
-def _parts() -> Any:
-
-    return boto3_s3_transfer.TransferConfig(multipart_threshold=COPY_PART_BYTES, multipart_chunksize=COPY_PART_BYTES)
+        metadata = {"Metadata": dict(source.metadata), "MetadataDirective": "REPLACE"}
+        parts = boto3_s3_transfer.TransferConfig(
+            multipart_threshold=COPY_PART_BYTES, multipart_chunksize=COPY_PART_BYTES
+        )
+        s3.copy(place, bucket, key, ExtraArgs={**metadata, **options}, Config=parts)

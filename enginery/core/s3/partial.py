@@ -1,4 +1,7 @@
-"""The file that a download fills, and what it has already: it goes on where a killed one broke off."""
+"""The file that a download fills, range by range, and its digest while it is filled.
+
+A killed download is continued from the ranges that its file already has.
+"""
 
 import hashlib
 import os
@@ -11,18 +14,21 @@ from secrets import token_hex
 
 from enginery.core.digests import CHUNK_BYTES
 from enginery.core.files import begin_to_sync
-from enginery.core.progress import OnBytes
+from enginery.core.progress import Progress
 
 PART = ".download-"
 LONGEST_NAME = 100
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 WRITE_BYTES = 256 << 10
-"""At once: for more, ext4 takes larger blocks of memory, which can take twice as long to be had as all the rest."""
-_THERE = b"\1"
+"""For one write: for a larger one ext4 allocates larger blocks of memory, which can double the time of a download."""
+_PRESENT = b"\1"
+
+Read = Callable[[int, int], Iterator[bytes]]
+"""Gives the bytes of the file from one position to another, in pieces."""
 
 
 def write_small(destination: Path, data: bytes) -> None:
-    """Put these bytes there, whole or not at all; nobody goes on with so little. Missing directories are made."""
+    """Write a small file whole or not at all; missing directories are made. It is never resumed."""
     directory = str(destination.parent)
     part = f"{directory}/{PART}{token_hex(8)}"  # as text: there are thousands of these
     try:
@@ -47,10 +53,10 @@ def _write_all(descriptor: int, data: bytes, position: int) -> None:
 
 
 class Part:
-    """A file on its way, beside its destination and under a name of its own.
+    """The file while it arrives, beside its destination and under a name of its own.
 
-    Behind the bytes of the file itself lies one for each of its ranges, which says whether the range is there. They are
-    cut off once all are. What a power failure makes of it is found out by the digest of the whole.
+    After the bytes of the file comes one byte for each range, which says whether that range is complete. These are cut
+    off at the end. Damage by a power failure is found by the digest of the whole file.
 
     Attributes:
         path: where it is.
@@ -63,8 +69,8 @@ class Part:
             destination: the file it is to become; its directory is there.
             size: bytes of that file.
             ranges: in how many pieces it comes.
-            resume: the SHA-256 of what it is to hold, for a part that is kept when it fails and found again by the
-                next one of the same digest; None for a part of this download alone. No two may use one at once.
+            resume: the SHA-256 of the complete file, for a part that is kept after a failure and found again by the
+                next download of that digest; None for a part of this download alone. Only one may use it at a time.
         """
         self.size, self.ranges, self.keep = size, ranges, resume is not None
         if resume is None:
@@ -77,67 +83,62 @@ class Part:
             self.restart()
 
     def restart(self) -> None:
-        """Hold nothing."""
+        """Forget every range."""
         os.ftruncate(self._descriptor, 0)
         os.ftruncate(self._descriptor, self.size + self.ranges)
 
     def missing(self) -> list[int]:
-        """The ranges that are not there."""
+        """The ranges that are not complete."""
         if os.fstat(self._descriptor).st_size == self.size:
-            return []  # it was cut off before: all were there
+            return []  # already finished once
         notes = os.pread(self._descriptor, self.ranges, self.size)
-        return [index for index in range(self.ranges) if notes[index : index + 1] != _THERE]
+        return [index for index in range(self.ranges) if notes[index : index + 1] != _PRESENT]
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """Bytes that were written before, in pieces."""
+        """The bytes from `start` to `end`, in pieces; they must have been written."""
         for position in range(start, end, CHUNK_BYTES):
             yield os.pread(self._descriptor, min(CHUNK_BYTES, end - position), position)
 
     def write(self, data: bytes, position: int) -> None:
-        """Put bytes where they belong."""
+        """Write bytes at their position in the file."""
         _write_all(self._descriptor, data, position)
 
     def note(self, index: int, start: int, end: int) -> None:
-        """Remember that a range is there; the disk begins with it while others come."""
-        os.pwrite(self._descriptor, _THERE, self.size + index)
+        """Note that a range is complete; the disk begins to write it while others arrive."""
+        os.pwrite(self._descriptor, _PRESENT, self.size + index)
         begin_to_sync(self._descriptor, start, end - start)
 
     def finish(self) -> None:
-        """Be the file itself and nothing more."""
+        """Cut off the notes, so that only the file itself is left."""
         os.ftruncate(self._descriptor, self.size)
 
     def close(self) -> None:
-        """Let go of it; unless it may be resumed, what has not become the destination is removed."""
+        """Close the file, and remove it unless it has been renamed to its destination or may be resumed."""
         os.close(self._descriptor)
         if not self.keep:
             with suppress(FileNotFoundError):
                 self.path.unlink()
 
 
-# The digest of a file whose ranges arrive side by side.
+class ContiguousDigest:
+    """SHA-256 of a file whose ranges arrive side by side, taken as far as there is no gap.
 
-
-Read = Callable[[int, int], Iterator[bytes]]
-"""Gives the bytes of the file from one position to another, in pieces."""
-
-
-class GaplessDigest:
-    """SHA-256 of a file, taken as far as there is no gap, while more of it arrives.
-
-    Whoever has brought bytes digests what they make gapless, unless another does so just then: while they are still in
-    the processor's cache, and without a thread of its own.
+    The thread that has written bytes also digests them, and what follows them without a gap, unless another thread is
+    digesting just then. So the bytes are still in the processor's cache, and no thread is needed for it.
     """
 
-    def __init__(self, ranges: Sequence[tuple[int, int]], present: Collection[int], read: Read, told: OnBytes) -> None:
+    def __init__(
+        self, ranges: Sequence[tuple[int, int]], present: Collection[int], read: Read, progress: Progress
+    ) -> None:
         """Begin.
 
         Args:
-            ranges: first byte and end of each range, which follow upon each other.
-            present: which of them have arrived before.
-            read: gives what has arrived before.
-            told: takes the bytes of each piece that is digested; fewer than none when that has to be done again.
+            ranges: first byte and end of each range, without a gap between them.
+            present: the indexes of those that are complete already.
+            read: reads back what has arrived.
+            progress: is given the bytes that are digested; a negative number when they have to be digested again.
         """
-        self._ranges, self._read, self._told = ranges, read, told
+        self._ranges, self._read, self._progress = ranges, read, progress
         self._reached = [end if index in present else start for index, (start, end) in enumerate(ranges)]
         self._working = threading.Lock()
         self._begin()
@@ -147,7 +148,7 @@ class GaplessDigest:
         self._range = self._position = 0
 
     def arrived(self, index: int, data: bytes, position: int) -> None:
-        """More bytes of a range are where they belong: the next ones, or again some that were there."""
+        """Bytes of a range have been written: the next ones, or some of before once more."""
         if position < self._reached[index]:
             self._again(index, position)
         self._reached[index] = position + len(data)
@@ -175,7 +176,7 @@ class GaplessDigest:
         with self._working:
             self._reached[index] = position
             if position < self._position:
-                self._told(-self._position)
+                self._progress.add(-self._position)
                 self._begin()
 
     def _follow(self) -> None:
@@ -190,4 +191,4 @@ class GaplessDigest:
     def _take(self, data: bytes) -> None:
         self._digest.update(data)
         self._position += len(data)
-        self._told(len(data))
+        self._progress.add(len(data))

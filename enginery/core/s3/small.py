@@ -1,7 +1,7 @@
-"""Small objects, quickly: a request by the general client costs more time than the bytes of a small file.
+"""Small objects, quickly: for a small file, boto3's own work costs more time than its bytes.
 
-This is the short way of `Prefix.upload` and `Prefix.download`, by a client in Rust. It tries once; whatever it cannot
-do is left to the long way, which is patient and says what is wrong.
+This is the first attempt of `upload_file` and `download_file`, with a client written in Rust. It tries once. Whatever
+fails is done again with boto3, which is retried and says what is wrong.
 """
 
 from datetime import timedelta
@@ -27,28 +27,27 @@ else:
 SMALL_BYTES = 1 << 20
 
 
-def put_small(prefix: "Prefix", path: str, data: bytes, sha256: str) -> bool:
-    """Write an object with its SHA-256, for the server to check and in its metadata; False when it could not be."""
+def put_small(prefix: Prefix, path: str, data: bytes, sha256: str) -> bool:
+    """Write an object with its SHA-256, for the server to check and in its metadata; False when that failed."""
     store = _store(prefix.connection(), prefix.address.bucket)
     if store is None:
         return False
     try:
         obstore.put(store, prefix.address.key(path), data, attributes={"sha256": sha256}, use_multipart=False)
-    except (obstore_exceptions.BaseError, FileNotFoundError):  # as it has it for a bucket that is not there
+    except (obstore_exceptions.BaseError, FileNotFoundError):  # raised when there is no such bucket
         return False
     return True
 
 
-def get_small(prefix: "Prefix", path: str, etag: str | None) -> bytes | None:
-    """An object's bytes, unchecked; None when they could not be had."""
+def get_small(prefix: Prefix, path: str, etag: str | None) -> bytes | None:
+    """An object's bytes, not checked; None when the request failed."""
     store = _store(prefix.connection(), prefix.address.bucket)
     if store is None:
         return None
+    options: Any = {"if_match": etag} if etag else {}
     try:
-        return (
-            obstore.get(store, prefix.address.key(path), options={"if_match": etag} if etag else {}).bytes().to_bytes()
-        )
-    except (obstore_exceptions.BaseError, FileNotFoundError):  # as it has it for an object that is not there
+        return obstore.get(store, prefix.address.key(path), options=options).bytes().to_bytes()
+    except (obstore_exceptions.BaseError, FileNotFoundError):  # raised when there is no such object
         return None
 
 
@@ -59,10 +58,10 @@ def _store(used: Connection, bucket: str) -> "S3Store | None":
 
 
 def _open(used: Connection, bucket: str) -> "S3Store | None":
-    """None without credentials, and where the user trusts authorities of their own, which it does not know."""
+    """The Rust client; None without credentials, or with a CA bundle of the user's own, which it does not read."""
     endpoint = used.client.meta.endpoint_url
-    own_authorities = used.session.get_config_variable("ca_bundle") and endpoint.startswith("https:")
-    if own_authorities or used.session.get_credentials() is None:
+    own_ca_bundle = used.session.get_config_variable("ca_bundle") and endpoint.startswith("https:")
+    if own_ca_bundle or used.session.get_credentials() is None:
         return None
     return obstore_store.S3Store(
         bucket,
@@ -80,7 +79,7 @@ def _open(used: Connection, bucket: str) -> "S3Store | None":
 
 
 def _place(endpoint: str, bucket: str) -> Any:
-    """Where the bucket is: Amazon's have hosts of their own, but for dots in names, which certificates do not cover."""
+    """The bucket's address: at Amazon a host of its own, unless its name has dots, which certificates do not cover."""
     if not is_aws(endpoint) or "." in bucket:
         return {"endpoint": endpoint, "virtual_hosted_style_request": False}
     scheme, _, host = endpoint.partition("://")

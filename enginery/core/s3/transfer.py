@@ -1,4 +1,4 @@
-"""Many files to and from S3 at once, each whole and checked or not there at all."""
+"""Many files to and from S3 at once, each written complete and checked, or not at all."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,22 +16,22 @@ from enginery.core.threads import side_by_side
 SMALL_AT_ONCE = 32
 SMALL_AT_FIRST = 4
 SLOW_SECONDS = 0.01
-"""For a small file: longer than that it is the network that is waited for, and more of them can wait at once."""
+"""A small file that takes longer is waiting for the network, so that more of them can wait at once."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 LARGE_AT_ONCE = max(4, min(8, CORES // 2))
-"""Each is sent and brought in several parts at once; those that are sent are held in memory, 80 MB for each file."""
+"""Each goes in several parts at once; the parts of an upload are held in memory, 80 MB for each file."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file to bring.
+    """A file to download.
 
     Attributes:
         path: the object, relative to the prefix.
         destination: where it goes; missing directories are made.
         size: the bytes it must have.
         sha256: the digest it must have, 64 hex digits.
-        resume: as in `Prefix.download`.
+        resume: as in `download_file`.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file to send.
+    """A file to upload.
 
     Attributes:
         source: the file; read once.
@@ -62,37 +62,37 @@ F = TypeVar("F", Download, Upload)
 
 
 def download_all(prefix: Prefix, downloads: Sequence[Download], progress: Progress) -> None:
-    """Bring every file, side by side; what has been brought when one fails stays.
+    """Download every file, side by side; after a failure, those that are complete stay.
 
     Raises:
-        EngineryError: of the prefix's class, when a file is missing, stays another than it should be, or has no room.
+        EngineryError: of the prefix's class, when a file is missing, is not the right one, or does not fit on the disk.
     """
     settled = prefix.settled()
 
     def bring(file: Download) -> None:
         checks: Any = {"size": file.size, "sha256": file.sha256, "resume": file.resume}
-        download_file(settled, file.path, file.destination, **checks, told=progress.add)
+        download_file(settled, file.path, file.destination, **checks, progress=progress)
         progress.end_file()
 
-    many(bring, downloads)
+    _many(bring, downloads)
 
 
 def upload_all(prefix: Prefix, uploads: Sequence[Upload], progress: Progress) -> None:
-    """Send every file, side by side; what has been sent when one fails stays.
+    """Upload every file, side by side; after a failure, those that are complete stay.
 
     Raises:
-        EngineryError: of the prefix's class, when a file is another than it should be, or S3 does not take it.
+        EngineryError: of the prefix's class, when a file has another digest, or S3 refuses it.
     """
     settled = prefix.settled()
 
     def send(file: Upload) -> None:
-        upload_file(settled, file.path, file.source, file.sha256, told=progress.add)
+        upload_file(settled, file.path, file.source, file.sha256, progress)
         progress.end_file()
 
-    many(send, uploads)
+    _many(send, uploads)
 
 
-def many(call: Callable[[F], object], files: Sequence[F]) -> None:
+def _many(call: Callable[[F], object], files: Sequence[F]) -> None:
     """`call` of each file, the large ones first and few at once, then the small ones, many at once."""
     large = sorted((file for file in files if file.size > SMALL_BYTES), key=lambda file: -file.size)
     side_by_side(call, large, threads=LARGE_AT_ONCE)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import EngineryError
 from enginery.core.late import late
-from enginery.core.progress import OnBytes, no_listener
+from enginery.core.progress import NO_PROGRESS, Progress
 from enginery.core.s3.errors import ALTERED, answer_code
 from enginery.core.s3.objects import PROBE, ObjectInfo, Prefix, digested
 from enginery.core.s3.small import SMALL_BYTES, put_small
@@ -32,19 +32,15 @@ if TYPE_CHECKING:
 else:
     botocore_exceptions = late("botocore.exceptions")
 
-
-T = TypeVar("T")
 PART_BYTES = 16 << 20
 MOST_PARTS = 10_000
 PARTS_AT_ONCE = 4
 ATTEMPTS = 3
 
-
-class _Aborted(Exception):  # noqa: N818  nobody else sees it
-    """Somebody took the upload for one that was left behind, and ended it."""
+T = TypeVar("T")
 
 
-def upload_file(prefix: "Prefix", path: str, file: Path, sha256: str, told: OnBytes = no_listener) -> None:
+def upload_file(prefix: Prefix, path: str, file: Path, sha256: str, progress: Progress = NO_PROGRESS) -> None:
     """Write a file whose digest is `sha256`; each request carries the digest of its bytes, for the server to check.
 
     Args:
@@ -52,18 +48,18 @@ def upload_file(prefix: "Prefix", path: str, file: Path, sha256: str, told: OnBy
         path: the object, relative to the prefix.
         file: what is read, once.
         sha256: the digest it must have; also noted in the object's metadata.
-        told: takes the bytes of each piece that has arrived; fewer than none when a piece has to be sent again.
+        progress: is given the bytes that have arrived.
 
     Raises:
-        EngineryError: of the prefix's class, also when the file is another than it should be; then nothing is written.
+        EngineryError: of the prefix's class, also when the file has another digest; then nothing is written.
     """
     if file.stat().st_size <= PART_BYTES:
         _upload_whole(prefix, path, file, sha256)
-        told(file.stat().st_size)
+        progress.add(file.stat().st_size)
         return
     for left in reversed(range(ATTEMPTS)):
         try:
-            _Parts(prefix, path, file, told).send(sha256)
+            _Parts(prefix, path, file, progress).send(sha256)
         except _Aborted as error:
             if not left:
                 remedy = "find out what aborts uploads there, such as a rule of the bucket"
@@ -74,7 +70,7 @@ def upload_file(prefix: "Prefix", path: str, file: Path, sha256: str, told: OnBy
             return
 
 
-def _upload_whole(prefix: "Prefix", path: str, file: Path, sha256: str) -> None:
+def _upload_whole(prefix: Prefix, path: str, file: Path, sha256: str) -> None:
     data = file.read_bytes()
     if (found := bytes_digest(data)) != sha256:
         raise _changed(prefix, file, found, sha256)
@@ -82,8 +78,7 @@ def _upload_whole(prefix: "Prefix", path: str, file: Path, sha256: str) -> None:
         prefix.patiently(path, partial(_put, prefix, path, data, sha256))
 
 
-def _put(prefix: "Prefix", path: str, data: bytes, sha256: str, s3: "S3Client") -> None:
-
+def _put(prefix: Prefix, path: str, data: bytes, sha256: str, s3: "S3Client") -> None:
     try:
         s3.put_object(Bucket=prefix.address.bucket, Key=prefix.address.key(path), Body=data, **digested(sha256))
     except botocore_exceptions.ClientError as error:
@@ -91,24 +86,28 @@ def _put(prefix: "Prefix", path: str, data: bytes, sha256: str, s3: "S3Client") 
         raise
 
 
-def _raise_altered(prefix: "Prefix", path: str, error: "ClientError") -> None:
-    """What was sent had the right digest, so another try may arrive as it was sent."""
+def _raise_altered(prefix: Prefix, path: str, error: "ClientError") -> None:
+    """Raise a transient error when the server received other bytes than were sent: the file itself was right."""
     if answer_code(error) in ALTERED:
         problem = "was altered on its way to S3"
         raise prefix.error_class(problem, subject=prefix.where(path), remedy="try again", transient=True) from error
 
 
-def _changed(prefix: "Prefix", file: Path, found: str, sha256: str) -> EngineryError:
+def _changed(prefix: Prefix, file: Path, found: str, sha256: str) -> EngineryError:
     problem = f"holds other bytes than were recorded: sha256 is {found}, not {sha256}"
     remedy = "see what changed it, then run the step that made it again; nothing of it was kept in S3"
     return prefix.error_class(problem, subject=str(file), remedy=remedy)
 
 
-class _Parts:
-    """A large file on its way."""
+class _Aborted(Exception):  # noqa: N818  nobody else sees it
+    """Another process has aborted the upload, as one that was left behind."""
 
-    def __init__(self, prefix: "Prefix", path: str, file: Path, told: OnBytes) -> None:
-        self.prefix, self.path, self.file, self.told = prefix, path, file, told
+
+class _Parts:
+    """The multipart upload of a large file."""
+
+    def __init__(self, prefix: Prefix, path: str, file: Path, progress: Progress) -> None:
+        self.prefix, self.path, self.file, self.progress = prefix, path, file, progress
         self.object: Any = {"Bucket": prefix.address.bucket, "Key": prefix.address.key(path)}
         self.part_bytes = part_bytes(file.stat().st_size)
         self.digest = hashlib.sha256()
@@ -122,7 +121,7 @@ class _Parts:
             self._require(sha256)
             self._patiently(partial(self._complete, upload, parts, sha256))
         except BaseException:
-            self.told(-self.sent)
+            self.progress.add(-self.sent)
             with suppress(EngineryError):  # a later publish aborts what is left
                 self.prefix.attempt(self.path, lambda s3: s3.abort_multipart_upload(**upload))
             raise
@@ -135,7 +134,6 @@ class _Parts:
         return self.prefix.patiently(self.path, partial(self._translated, call))
 
     def _translated(self, call: "Callable[[S3Client], T]", s3: "S3Client") -> "T":
-
         try:
             return call(s3)
         except botocore_exceptions.ClientError as error:
@@ -149,7 +147,7 @@ class _Parts:
         return begun["UploadId"]
 
     def _pieces(self) -> Iterator[tuple[int, bytes]]:
-        """The parts with their numbers, each digested as part of the whole when it is read."""
+        """The parts with their numbers; the digest of the whole file is taken while they are read."""
         with self.file.open("rb") as opened:
             for number in count(1):
                 if not (data := opened.read(self.part_bytes)):
@@ -165,11 +163,11 @@ class _Parts:
         )
         with self.lock:
             self.sent += len(data)
-        self.told(len(data))
+        self.progress.add(len(data))
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _complete(self, upload: Any, parts: "list[CompletedPartTypeDef]", sha256: str, s3: "S3Client") -> None:
-        """An upload that is gone has become the object when the answer to that was lost."""
+        """Complete the upload; one that is gone may have been completed by a request whose answer was lost."""
         try:
             s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except s3.exceptions.NoSuchUpload:
@@ -179,19 +177,16 @@ class _Parts:
 
 
 def part_bytes(size: int) -> int:
-    """How large the parts of a file of `size` bytes are, so that there are not more than S3 takes."""
+    """The size of a part, so that a file of `size` bytes has no more parts than S3 accepts."""
     return max(PART_BYTES, -(-size // MOST_PARTS))
-
-
-# What writers that died leave in S3: multipart uploads never completed, and objects that tried the server.
 
 
 @dataclass(frozen=True)
 class UnfinishedUpload:
-    """A multipart upload that was begun and neither completed nor aborted. Its parts are paid for, and in no listing.
+    """A multipart upload that was neither completed nor aborted. Its parts cost money and are in no listing of objects.
 
     Attributes:
-        path: the object it would become, relative to the prefix that was asked.
+        path: the object it would become, relative to the prefix.
         upload_id: S3's name for it.
         begun: when, UTC.
     """
@@ -202,35 +197,33 @@ class UnfinishedUpload:
 
 
 def unfinished_uploads(prefix: Prefix, path: str = "") -> Iterator[UnfinishedUpload]:
-    """Every multipart upload under way or abandoned under `path`, taken as a directory."""
+    """Every multipart upload in the directory `path`, whether its writer is still at work or not."""
     under = prefix.address.key(path)
     for entry in _pages(prefix, "list_multipart_uploads", "Uploads", f"{under}/" if under else ""):
         yield UnfinishedUpload(_relative(prefix, entry["Key"]), entry["UploadId"], entry["Initiated"])
 
 
 def abort_upload(prefix: Prefix, upload: UnfinishedUpload) -> None:
-    """Give up an upload and free its parts; one that has ended is fine."""
+    """Abort an upload and free its parts; one that has ended already is no error."""
     address = prefix.address
     names: Any = {"Bucket": address.bucket, "Key": address.key(upload.path), "UploadId": upload.upload_id}
     try:
         prefix.patiently(upload.path, lambda s3: s3.abort_multipart_upload(**names))
     except prefix.error_class as error:
-        if (
-            not isinstance(error.__cause__, botocore_exceptions.ClientError)
-            or error.__cause__.response["Error"]["Code"] != "NoSuchUpload"
-        ):
+        cause = error.__cause__
+        if not isinstance(cause, botocore_exceptions.ClientError) or answer_code(cause) != "NoSuchUpload":
             raise
 
 
 def probes(prefix: Prefix) -> Iterator[ObjectInfo]:
-    """The objects with which the server was tried and that are still there."""
+    """The objects with which conditional writes were probed, where a writer died before it removed them."""
     for entry in _pages(prefix, "list_objects_v2", "Contents", prefix.address.key(PROBE)):
         path = _relative(prefix, entry["Key"])
         yield ObjectInfo(path, entry["Size"], entry["ETag"], modified=entry["LastModified"])
 
 
 def _pages(prefix: Prefix, operation: str, what: str, under: str) -> Iterator[Any]:
-    """The entries of a listing, page by page; a page that does not come is asked for again."""
+    """The entries of a listing, page by page; each page is retried."""
     options: dict[str, Any] = {"Bucket": prefix.address.bucket, "Prefix": under}
     while True:
         page = prefix.patiently("", partial(_page, operation, options))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginery.builds import LocalBuild, Manifest, require_free_space, writing
-from enginery.core.digests import MEMORY, SOONER_DIGESTED_BYTES, json_digest, quick_digest, remember_digest
+from enginery.core.digests import MEMORY, SMALL_FILE_BYTES, json_digest, quick_digest, remember_digest
 from enginery.core.errors import RegistryError
 from enginery.core.files import copy_file, link_or_copy, list_files, remove_tree
 from enginery.core.locks import waiting_lock
@@ -216,7 +216,7 @@ def _expected(directory: Path) -> dict[str, FileRecord]:
 def _put(source: Path, target: Path) -> None:
     """Put a local file there, read-only: a large one as a link, a small one as a copy, because those get edited."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_size > SOONER_DIGESTED_BYTES:
+    if source.stat().st_size > SMALL_FILE_BYTES:
         link_or_copy(source, target)
     else:
         copy_file(source, target)

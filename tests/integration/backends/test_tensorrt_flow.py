@@ -98,7 +98,7 @@ class Flow:
         """Have the steps up to the checkpoint from the shared store, where the first that needs them runs them."""
 
         def bring(file: FileRecord, part: Path) -> None:
-            shutil.copyfile(shared.blob(file), part)
+            shutil.copyfile(shared.blobs.path(file), part)
 
         for step in plan.steps:
             if step.step.stage in {Stage.DOWNLOAD, Stage.CONVERT}:

@@ -21,6 +21,7 @@ from enginery.core.s3.objects import Address, Prefix
 from enginery.core.s3.partial import Part
 from enginery.core.s3.transfer import Download, Upload, download_all, upload_all
 from enginery.core.s3.upload import upload_file
+from tests.support.downloads import RecordedProgress
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_fixtures import bucket, prefix, proxy, server  # noqa: F401
 from tests.support.s3_server import S3Server
@@ -62,11 +63,11 @@ def uploads(server: S3Server, bucket: str) -> list[str]:
 @pytest.mark.parametrize("data", [b"", b"x", os.urandom(100_000), os.urandom(2_000_000), LARGE])
 def test_a_file_arrives_as_it_is_and_its_digest_is_noted(prefix: Prefix, tmp_path: Path, data: bytes) -> None:
     path, digest = a_file(tmp_path, data)
-    told: list[int] = []
-    upload_file(prefix, "x", path, digest, told.append)
+    progress = RecordedProgress()
+    upload_file(prefix, "x", path, digest, progress)
     found = prefix.head("x")
     assert found
-    assert (found.size, found.sha256, sum(told)) == (len(data), digest, len(data))
+    assert (found.size, found.sha256, sum(progress.sizes)) == (len(data), digest, len(data))
     assert digest_object(prefix, "x", size=len(data)) == digest
 
 
@@ -120,14 +121,14 @@ def test_a_file_that_is_another_than_was_recorded_never_becomes_an_object(
 ) -> None:
     path, digest = a_file(tmp_path, LARGE[:size])
     path.write_bytes(LARGE[: size - 1] + bytes([LARGE[size - 1] ^ 1]))
-    told: list[int] = []
+    progress = RecordedProgress()
     with pytest.raises(StoreError, match="holds other bytes than were recorded") as caught:
-        upload_file(prefix, "x", path, digest, told.append)
+        upload_file(prefix, "x", path, digest, progress)
     assert caught.value.subject == str(path)
     assert not caught.value.transient
     assert prefix.head("x") is None
     assert uploads(server, prefix.address.bucket) == []
-    assert sum(told) == 0
+    assert sum(progress.sizes) == 0
 
 
 @pytest.mark.parametrize(
@@ -179,10 +180,10 @@ def test_an_upload_that_somebody_aborts_begins_again(
 
     proxy.watch = abort
     path, digest = a_file(tmp_path, LARGE)
-    told: list[int] = []
-    upload_file(prefix, "x", path, digest, told.append)
+    progress = RecordedProgress()
+    upload_file(prefix, "x", path, digest, progress)
     assert len(aborted) == 1
-    assert sum(told) == len(LARGE)
+    assert sum(progress.sizes) == len(LARGE)
     assert digest_object(prefix, "x", size=len(LARGE)) == digest
 
 
@@ -236,11 +237,11 @@ def test_a_large_file_is_digested_while_it_comes_and_not_read_again(
             yield data
 
     monkeypatch.setattr(Part, "read", read)
-    told: list[int] = []
-    assert download_file(prefix, "x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append) == digest
+    progress = RecordedProgress()
+    assert download_file(prefix, "x", tmp_path / "back", size=len(LARGE), sha256=digest, progress=progress) == digest
     assert proxy.count("GET", "/x") == 4
     assert again == []
-    assert sum(told) == len(LARGE)
+    assert sum(progress.sizes) == len(LARGE)
 
 
 def test_a_large_file_with_a_flipped_bit_is_found_out_and_brought_again(
@@ -250,11 +251,11 @@ def test_a_large_file_with_a_flipped_bit_is_found_out_and_brought_again(
     upload_file(prefix, "x", path, digest)
     monkeypatch.setattr(download, "RANGE_BYTES", 3 << 20)
     proxy.fail(Fault("flip", matches=lambda method, _: method == "GET"))
-    told: list[int] = []
-    download_file(prefix, "x", tmp_path / "back", size=len(LARGE), sha256=digest, told=told.append)
+    progress = RecordedProgress()
+    download_file(prefix, "x", tmp_path / "back", size=len(LARGE), sha256=digest, progress=progress)
     assert hashlib.sha256((tmp_path / "back").read_bytes()).hexdigest() == digest
     assert proxy.count("GET", "/x") == 8
-    assert sum(told) == len(LARGE)
+    assert sum(progress.sizes) == len(LARGE)
 
 
 # Copies

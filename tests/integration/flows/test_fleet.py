@@ -121,7 +121,8 @@ def assert_engines_are_where_they_were_needed(fleet: Fleet, plan: Plan) -> None:
         record = there.find(plan.find(f"build/{target}").key)
         assert record is not None
         largest = max(record.files, key=lambda file: file.size)
-        has = {name for name, machine in fleet.machines.items() if LocalStore(machine.home / "store").has(largest)}
+        stores = {name: LocalStore(machine.home / "store") for name, machine in fleet.machines.items()}
+        has = {name for name, store in stores.items() if store.blobs.has(largest)}
         assert has == {owner}
 
 

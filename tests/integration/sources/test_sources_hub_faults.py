@@ -14,6 +14,7 @@ from huggingface_hub import close_session, constants
 
 from enginery.core.digests import canonical_json
 from enginery.core.errors import SourceError
+from enginery.core.retry import Waits
 from enginery.sources import parameters, progress, resolve, staging
 from enginery.spec.spec import Source
 from tests.support.downloads import plan_and_download, run_download
@@ -30,8 +31,7 @@ VALUES = 100_000
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(staging, "FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(staging, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(staging, "WAITS", Waits(first=0.01, longest=0.02, random=0.01))
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
     with running_hub(tmp_path / "hub") as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)

@@ -17,7 +17,7 @@ from enginery.core.progress import no_log
 from enginery.core.s3.objects import Address, Prefix
 from enginery.store import open_store
 from enginery.store.layout import StillLockedError
-from enginery.store.leases import Lease, Observed, lease_seconds, leased, watched
+from enginery.store.leases import Lease, ObservedLease, lease_seconds, leased, watched
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_fixtures import bucket, prefix, proxy, server
 from tests.support.waiting import wait_until
@@ -113,11 +113,11 @@ def test_a_lease_that_is_renewed_is_not_taken(machines: Machines, monkeypatch: p
     first = machines.start("one")
     assert line_of(first) == "held"
     prefix = Prefix(Address.parse(machines.address))
-    held = Observed(prefix, KEY)
+    held = ObservedLease(prefix, KEY)
     while there(prefix).renewed < 4:
-        assert held.look()
+        assert held.is_held()
     let_go(first)
-    assert not held.look()
+    assert not held.is_held()
 
 
 def test_a_machine_that_waits_too_long_is_told_so(prefix: Prefix) -> None:
@@ -158,9 +158,9 @@ def test_one_who_has_lost_the_lease_works_on_and_leaves_it_to_the_other(
 
 def test_of_many_that_come_at_once_one_works_at_a_time(prefix: Prefix) -> None:
     """Each as a process elsewhere would: whoever writes first has it."""
-    seen = [Observed(prefix, KEY) for _ in range(8)]
+    seen = [ObservedLease(prefix, KEY) for _ in range(8)]
     for observed in seen:
-        assert not observed.look()
+        assert not observed.is_held()
     won: list[bool] = []
     threads = [
         threading.Thread(target=lambda one=one: won.append(one.replace(Lease(worker=ELSEWHERE, seconds=15))))

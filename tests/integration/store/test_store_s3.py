@@ -246,7 +246,7 @@ def test_a_step_whose_files_are_gone_here_is_fetched_from_the_bucket(far: Bucket
     root = write_output(tmp_path / "output")
     record = some_record(root)
     one.add(record, root)
-    one.near.blob(record.files[-1]).unlink()
+    one.near.blobs.path(record.files[-1]).unlink()
     assert one.find(record.key) == record
     one.fetch(record, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == FILES

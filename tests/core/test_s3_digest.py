@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 import pytest
 
 from enginery.core.digests import bytes_digest
-from enginery.core.progress import no_listener
-from enginery.core.s3.partial import GaplessDigest
+from enginery.core.progress import NO_PROGRESS
+from enginery.core.s3.partial import ContiguousDigest
+from tests.support.downloads import RecordedProgress
 from tests.support.pulls import some_bytes
 from tests.support.switching import often_switching
 
@@ -26,9 +27,9 @@ class Arriving:
         for index in present:
             start, end = RANGES[index]
             self.there[start:end] = DATA[start:end]
-        self.told: list[int] = []
+        self.progress = RecordedProgress()
         self.read = 0
-        self.digest = GaplessDigest(RANGES, present, self.reads, self.told.append)
+        self.digest = ContiguousDigest(RANGES, present, self.reads, self.progress)
 
     def reads(self, start: int, end: int) -> Iterator[bytes]:
         self.read += end - start
@@ -51,7 +52,7 @@ def test_what_arrives_in_order_is_digested_without_being_read_again() -> None:
         file.range_arrives(index)
     assert file.digest.hexdigest() == bytes_digest(DATA)
     assert file.read == 0
-    assert sum(file.told) == len(DATA)
+    assert sum(file.progress.sizes) == len(DATA)
 
 
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)])
@@ -60,15 +61,15 @@ def test_ranges_may_arrive_in_any_order(order: tuple[int, ...]) -> None:
     for index in order:
         file.range_arrives(index)
     assert file.digest.hexdigest() == bytes_digest(DATA)
-    assert sum(file.told) == len(DATA)
+    assert sum(file.progress.sizes) == len(DATA)
 
 
 def test_nothing_behind_a_gap_is_told_of() -> None:
     file = Arriving()
     file.range_arrives(1)
-    assert sum(file.told) == 0
+    assert sum(file.progress.sizes) == 0
     file.range_arrives(0)
-    assert sum(file.told) == 600
+    assert sum(file.progress.sizes) == 600
 
 
 def test_ranges_that_were_there_are_read() -> None:
@@ -93,7 +94,7 @@ def test_bytes_that_come_again_and_differ_count_as_they_came_last() -> None:
     for index in (1, 2, 3):
         file.range_arrives(index)
     assert file.digest.hexdigest() == bytes_digest(DATA)
-    assert sum(file.told) == len(DATA)
+    assert sum(file.progress.sizes) == len(DATA)
 
 
 def test_bytes_that_come_again_before_they_were_digested_are_digested_once() -> None:
@@ -102,11 +103,11 @@ def test_bytes_that_come_again_before_they_were_digested_are_digested_once() -> 
     for index in (1, 0, 2, 3):
         file.range_arrives(index)
     assert file.digest.hexdigest() == bytes_digest(DATA)
-    assert all(size > 0 for size in file.told)
+    assert all(size > 0 for size in file.progress.sizes)
 
 
 def test_an_empty_file_has_the_digest_of_no_bytes() -> None:
-    digest = GaplessDigest([(0, 0)], (), lambda *_: iter(()), no_listener)
+    digest = ContiguousDigest([(0, 0)], (), lambda *_: iter(()), NO_PROGRESS)
     assert digest.hexdigest() == bytes_digest(b"")
 
 
@@ -136,4 +137,4 @@ def test_many_threads_may_bring_bytes_at_once_and_some_of_them_again(seed: int) 
     for thread in threads:
         thread.join()
     assert file.digest.hexdigest() == bytes_digest(DATA)
-    assert sum(file.told) == len(DATA)
+    assert sum(file.progress.sizes) == len(DATA)
