@@ -1,4 +1,4 @@
-"""What a backend is asked for, and what it answers: the steps that make one target's engine."""
+"""What a backend is given and what it returns: one target, and the steps that make its engine."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Request:
         spec: the whole spec.
         target: the target.
         gpu: the GPU it comes to.
-        model: the model's shape; None where the source could not be asked.
+        model: the model's shape; None where the source could not be read.
     """
 
     spec: Spec
@@ -70,14 +70,14 @@ class Request:
 
 
 def image_findings(target: Target) -> Iterator[Finding]:
-    """Whether the image that a target names would be used at all."""
+    """An image that would not be used."""
     if target.image and target.toolchain != "container":
         problem = f"an image is named, and the toolchain is {target.toolchain}"
         yield Finding("E181", "image", problem, "set toolchain: container, or leave image out")
 
 
 class BackendStep(NamedTuple):
-    """A step with what it needs besides, none of which is part of its key.
+    """A step, and what it needs to run that is no part of its key.
 
     Attributes:
         step: the step.
@@ -94,8 +94,8 @@ class Chain(NamedTuple):
     """The steps from the weights to a checked engine in a model repository.
 
     Attributes:
-        making: those that make the engine, each after those it needs; may be none.
-        validate: asks the engine the prompts.
+        making: those that make the engine, in order; may be none.
+        validate: runs the prompts and judges the answers.
         package: writes the model repository.
     """
 
@@ -109,14 +109,14 @@ class Chain(NamedTuple):
         return (*self.making, self.validate, self.package)
 
 
-def asking(
+def validation_step(
     request: Request,
     inputs: Mapping[str, str],
     recipe: Call,
     toolchain: ToolchainIdentity,
     places: Mapping[str, str] = MappingProxyType({}),
 ) -> BackendStep:
-    """The step that asks what was made the target's prompts, on the target's own GPU."""
+    """The step that validates what was made, on the target's own GPU."""
     step = Step(
         stage=Stage.VALIDATE, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=request.gpu.name
     )

@@ -1,17 +1,19 @@
-"""What the plan asks of the backend `tensorrt`: findings, notes, and the chain of steps."""
+"""The backend `tensorrt`: findings, notes, and the chain of steps for a target."""
 
-import dataclasses
 from collections.abc import Iterator
 
 from pydantic import JsonValue
+from typing_extensions import override
 
-from enginery import toolchains
+from enginery.backends.answers import TENSORRT_LLM
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import MODELOPT, OFFLINE, QUIET, toolchain_findings
-from enginery.backends.request import BackendStep, Chain, Request, asking
+from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
+from enginery.backends.quantizing import MODELOPT
+from enginery.backends.request import BackendStep, Chain, Request, validation_step
 from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.checks import chain_findings
-from enginery.backends.tensorrt.converters import Script, conversion, converting_step, user_places
+from enginery.backends.tensorrt.convert import converting_step, user_places
+from enginery.backends.tensorrt.converters import conversion
 from enginery.backends.tensorrt.release import (
     FLOATS,
     activation_dtype,
@@ -22,145 +24,54 @@ from enginery.backends.tensorrt.release import (
     refusal,
     table_remark,
 )
-from enginery.backends.validate import TENSORRT_LLM, validate_call
-from enginery.core.errors import PlanError
+from enginery.backends.tensorrt.script_arguments import Script
+from enginery.backends.validate import validate_call
 from enginery.core.versions import is_version
 from enginery.releases import Certainty, Provenance, capabilities, flags_of
-from enginery.spec import BackendName, Finding, Target
+from enginery.spec import BackendName, Finding
 from enginery.store import Call, Command, Stage, Step
-from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_examples
+from enginery.toolchains import SETTING, ToolchainIdentity, checkout_examples
 from enginery.triton import served_models_digest, serving_notes
-
-# What a reader of the plan should know: what was decided for them, and what is known less surely.
-
-
-def remarks(request: Request, release: str) -> Iterator[str]:
-    """All of them for one target."""
-    yield from _choices(request, release)
-    yield from _certainty(request, release)
-    yield from _conversion(request, release)
-    if request.model is not None:
-        yield from table_remark(release, request.model, request.target.precision)
-    yield from _examples(request)
-    yield from rendered(request, release).notes
-    yield from serving_notes(request.serving, release)
-    yield from (f"llm.{name} is ignored: it is for backend pytorch" for name in request.llm)
-    if not request.validation.prompts:
-        yield "no validation prompts: nothing checks what this engine says"
-
-
-def _choices(request: Request, release: str) -> Iterator[str]:
-    yield from choice_notes(request, BackendName.TENSORRT)
-    if not is_version(request.target.release):
-        yield f"release {request.target.release} is {release}, the newest one known that builds engines and fits"
-
-
-def _certainty(request: Request, release: str) -> Iterator[str]:
-    if not is_known(release):
-        yield from _nearest(f"flags of {release}'s trtllm-build", flags_of(release).provenance)
-    yield from _nearest(f"GPUs and precisions of {release}", capabilities(release).provenance)
-    if request.model is None:
-        yield "the model is not known: what depends on its shape was not checked"
-    elif family_for(release, request.model.architecture).indirect:
-        yield f"{request.model.architecture} goes through the converter of a model that {release} treats as the same"
-
-
-def _nearest(what: str, provenance: Provenance) -> Iterator[str]:
-    if provenance.certainty is Certainty.NEAREST:
-        yield f"{what}: {provenance.note}"
-
-
-def _conversion(request: Request, release: str) -> Iterator[str]:
-    if request.target.precision not in FLOATS:
-        dtype = activation_dtype(request.target.precision, request.model, request.gpu)
-        yield f"{request.target.precision} weights are computed with in {dtype}"
-    if not calibrates(request):
-        asked = request.convert.calibration.model_dump(exclude_none=True)
-        yield from (f"convert.calibration.{field} is ignored: {request.target.precision} needs none" for field in asked)
-    elif request.convert.calibration.dataset is None:
-        yield f"calibrated with {_default_texts(request, release)}"
-    if request.convert.converter == MODELOPT:
-        yield f"the checkpoint is made by ModelOpt, not by the scripts of {release}"
-    elif script := _script(request, release):
-        yield from _nearest(f"flags of {script.short_title}", script.known.provenance)
-
-
-def _examples(request: Request) -> Iterator[str]:
-    """Where the release's scripts are to come from, where nobody has said so."""
-    of_release = request.convert.converter != MODELOPT or request.validation.run_script
-    if not of_release or request.target.toolchain == "container":
-        return
-    place = checkout_examples(request.convert.examples or "")
-    if place is None:
-        yield f"the release's examples are needed where this runs: name a checkout's in {SETTING} or convert.examples"
-    elif not place.is_dir():
-        yield f"there is no {place} on this machine: the release's examples must be there where this runs"
-
-
-def _default_texts(request: Request, release: str) -> str:
-    if request.convert.converter == MODELOPT:
-        return "a few built-in texts: enough to try it, too few to judge the answers by"
-    script = _script(request, release)
-    flag = script.find("--calib_dataset") if script else None
-    name = f" {flag.default}" if flag and flag.default else ""
-    return f"the converter's own data set{name}, which it takes from the Hugging Face Hub"
-
-
-def _script(request: Request, release: str) -> Script | None:
-    family = family_for(release, request.model.architecture).family if request.model else None
-    return conversion(request, release, family).script if family else None
-
 
 ENVIRONMENT = {**QUIET, **OFFLINE}
 
 HOST_MEMORY = "W202"
-"""The warning about host memory: who accepts it also wants the build to be tried."""
+"""The warning about host memory. A spec that accepts it also wants the build to be tried."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorRT:
-    """The backend that builds engines with TensorRT-LLM.
-
-    Attributes:
-        identify: says what a toolchain is.
-    """
-
-    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
+class TensorRT(TensorRTLLMBackend):
+    """The backend that builds engines with TensorRT-LLM."""
 
     @property
     def name(self) -> BackendName:
         """`tensorrt`."""
         return BackendName.TENSORRT
 
+    @override
+    def refusal(self, wanted: str) -> Finding | None:
+        return refusal(wanted)
+
+    @override
+    def chosen_release(self, wanted: str) -> str:
+        return chosen_release(wanted)
+
     def findings(self, request: Request) -> list[Finding]:
         """Every reason this target cannot be built or may go wrong; paths are those within the target."""
-        release = chosen_release(request.target.release)
-        modelopt = bool(release) and request.convert.converter == MODELOPT
-        return [*chain_findings(request), *toolchain_findings(request, release, self.identify, modelopt=modelopt)]
+        modelopt = request.convert.converter == MODELOPT and bool(chosen_release(request.target.release))
+        return [*chain_findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
 
     def notes(self, request: Request) -> list[str]:
         """What was decided for the user, and what is known less surely."""
-        return list(remarks(request, self.release(request.target)))
-
-    def release(self, target: Target) -> str:
-        """The release that `latest` or a range comes to.
-
-        Raises:
-            PlanError: when there is none.
-        """
-        refused = refusal(target.release)
-        if refused is not None:
-            raise PlanError([str(refused)], subject=target.name)
-        return chosen_release(target.release)
+        return list(_notes(request, self.release(request.target)))
 
     def chain(self, request: Request, weights: str) -> Chain:
-        """Convert the weights, build the engine, ask it the prompts, write the model repository."""
+        """Convert the weights, build the engine, validate it, write the model repository."""
         release = self.release(request.target)
         toolchain = request.toolchain(release, self.identify)
         converting = converting_step(request, release, weights, toolchain, self.identify)
         building = self._building(request, release, converting.step.key, toolchain)
         inputs = {"engine": building.step.key, "weights": weights}
-        validate = asking(request, inputs, _validation(request, release), toolchain, user_places(request))
+        validate = validation_step(request, inputs, _validation(request, release), toolchain, user_places(request))
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
         return Chain((converting, building), validate, BackendStep(package))
 
@@ -211,3 +122,79 @@ def _package(request: Request, release: str) -> Call:
         "served_models_sha256": served_models_digest(),
     }
     return Call(function="package_inflight", version=1, parameters=details)
+
+
+def _notes(request: Request, release: str) -> Iterator[str]:
+    yield from _choices(request, release)
+    yield from _certainty(request, release)
+    yield from _conversion(request, release)
+    if request.model is not None:
+        yield from table_remark(release, request.model, request.target.precision)
+    yield from _examples(request)
+    yield from rendered(request, release).notes
+    yield from serving_notes(request.serving, release)
+    yield from (f"llm.{name} is ignored: it is for backend pytorch" for name in request.llm)
+    if not request.validation.prompts:
+        yield "no validation prompts: nothing checks what this engine says"
+
+
+def _choices(request: Request, release: str) -> Iterator[str]:
+    yield from choice_notes(request, BackendName.TENSORRT)
+    if not is_version(request.target.release):
+        yield f"release {request.target.release} is {release}, the newest one known that builds engines and fits"
+
+
+def _certainty(request: Request, release: str) -> Iterator[str]:
+    if not is_known(release):
+        yield from _nearest(f"flags of {release}'s trtllm-build", flags_of(release).provenance)
+    yield from _nearest(f"GPUs and precisions of {release}", capabilities(release).provenance)
+    if request.model is None:
+        yield "the model is not known: what depends on its shape was not checked"
+    elif family_for(release, request.model.architecture).indirect:
+        yield f"{request.model.architecture} goes through the converter of a model that {release} treats as the same"
+
+
+def _nearest(what: str, provenance: Provenance) -> Iterator[str]:
+    if provenance.certainty is Certainty.NEAREST:
+        yield f"{what}: {provenance.note}"
+
+
+def _conversion(request: Request, release: str) -> Iterator[str]:
+    if request.target.precision not in FLOATS:
+        dtype = activation_dtype(request.target.precision, request.model, request.gpu)
+        yield f"{request.target.precision} weights are computed with in {dtype}"
+    if not calibrates(request):
+        given = request.convert.calibration.model_dump(exclude_none=True)
+        yield from (f"convert.calibration.{field} is ignored: {request.target.precision} needs none" for field in given)
+    elif request.convert.calibration.dataset is None:
+        yield f"calibrated with {_default_texts(request, release)}"
+    if request.convert.converter == MODELOPT:
+        yield f"the checkpoint is made by ModelOpt, not by the scripts of {release}"
+    elif script := _script(request, release):
+        yield from _nearest(f"flags of {script.short_title}", script.known.provenance)
+
+
+def _examples(request: Request) -> Iterator[str]:
+    """Where the release's scripts must be, if the spec does not say it or the directory is missing."""
+    needed = request.convert.converter != MODELOPT or request.validation.run_script
+    if not needed or request.target.toolchain == "container":
+        return
+    place = checkout_examples(request.convert.examples or "")
+    if place is None:
+        yield f"the release's examples are needed where this runs: name a checkout's in {SETTING} or convert.examples"
+    elif not place.is_dir():
+        yield f"there is no {place} on this machine: the release's examples must be there where this runs"
+
+
+def _default_texts(request: Request, release: str) -> str:
+    if request.convert.converter == MODELOPT:
+        return "a few built-in texts: enough to try it, too few to judge the answers by"
+    script = _script(request, release)
+    flag = script.find("--calib_dataset") if script else None
+    name = f" {flag.default}" if flag and flag.default else ""
+    return f"the converter's own data set{name}, which it takes from the Hugging Face Hub"
+
+
+def _script(request: Request, release: str) -> Script | None:
+    family = family_for(release, request.model.architecture).family if request.model else None
+    return conversion(request, release, family).script if family else None

@@ -156,7 +156,7 @@ def test_a_checkpoint_for_other_gpus_than_the_target_is_refused(wide: Site) -> N
 
 
 def test_an_engine_of_another_release_is_refused(site: Site) -> None:
-    with pytest.raises(CommandError, match=r"built by TensorRT-LLM 0\.16\.0, asked for was 0\.15\.0") as caught:
+    with pytest.raises(CommandError, match=r"built by TensorRT-LLM 0\.16\.0, expected 0\.15\.0") as caught:
         site.build(release="0.15.0")
     assert "enginery toolchain check" in caught.value.remedy
 
