@@ -8,18 +8,16 @@
 NVIDIA GPU at all.
 """
 
-from typing import Protocol
-
 from enginery.backends.answers import OFFLINE
 from enginery.backends.choose import choose
 from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES, OnnxRuntime
 from enginery.backends.pytorch.backend import PyTorch
-from enginery.backends.request import BackendStep, Chain, Request, image_findings
+from enginery.backends.request import Backend, BackendStep, Chain, Request, image_findings
 from enginery.backends.tensorrt.backend import TensorRT
 from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length
 from enginery.backends.tensorrt.build_options import OPTIONS, RenderedOption, render_option, unset_changes
 from enginery.backends.tensorrt.release import chosen_release
-from enginery.spec import BackendName, Finding, Target
+from enginery.spec import BackendName
 from enginery.toolchains import Identify, identify
 
 __all__ = [
@@ -39,30 +37,6 @@ __all__ = [
     "render_option",
     "unset_changes",
 ]
-
-
-class Backend(Protocol):
-    """What a plan needs of a backend. No method starts a process or uses the network."""
-
-    @property
-    def name(self) -> BackendName:
-        """The backend's name; never `auto`."""
-
-    def findings(self, request: Request) -> list[Finding]:
-        """Everything that stops this target from being built or may go wrong; paths are those within the target."""
-
-    def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, and settings that have no effect in this backend."""
-
-    def release(self, target: Target) -> str:
-        """The release that `latest` or a range comes to.
-
-        Raises:
-            PlanError: when there is none; `findings` says the same.
-        """
-
-    def chain(self, request: Request, weights: str) -> Chain:
-        """The steps that make and check the engine from the weights with the key `weights`."""
 
 
 def backend_for(request: Request, identify: Identify = identify) -> Backend:

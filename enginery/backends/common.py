@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from packaging.version import Version
+from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.quantizing import modelopt_toolchain
-from enginery.backends.request import Request
+from enginery.backends.request import Backend, Request
 from enginery.core.errors import PlanError, ToolchainError, UsageError
 from enginery.core.versions import fits
 from enginery.sources import ModelFacts
@@ -33,7 +34,7 @@ NOT_MULTIPLIED = frozenset({"su", "longrope", "llama3"})
 
 
 @dataclasses.dataclass(frozen=True)
-class TensorRTLLMBackend:
+class TensorRTLLMBackend(Backend):
     """The common part of the two backends that run a release of TensorRT-LLM.
 
     Attributes:
@@ -50,12 +51,8 @@ class TensorRTLLMBackend:
         """The release that `latest`, a range or a version comes to; empty for none."""
         raise NotImplementedError
 
+    @override
     def release(self, target: Target) -> str:
-        """The release that `latest` or a range comes to.
-
-        Raises:
-            PlanError: when there is none.
-        """
         refused = self.refusal(target.release)
         if refused is not None:
             raise PlanError([str(refused)], subject=target.name)

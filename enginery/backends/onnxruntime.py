@@ -11,11 +11,12 @@ from typing import Literal
 
 from packaging.version import Version
 from pydantic import JsonValue
+from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.choose import choose
 from enginery.backends.common import OFFLINE, QUIET
-from enginery.backends.request import BackendStep, Chain, Request, validation_step
+from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.validate import validate_call
 from enginery.core.errors import PlanError
 from enginery.core.versions import fits, mistake
@@ -88,7 +89,7 @@ ENVIRONMENT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxRuntime:
+class OnnxRuntime(Backend):
     """The backend for one kind of hardware, which has toolchains of its own.
 
     The pin files are read once, so an object is for one plan.
@@ -107,50 +108,39 @@ class OnnxRuntime:
         return cls("cpu" if gpu == gpus.CPU else "cuda", identify)
 
     @property
+    @override
     def name(self) -> BackendName:
-        """`onnxruntime`."""
         return BackendName.ONNXRUNTIME
 
+    @override
     def findings(self, request: Request) -> list[Finding]:
-        """Every reason this target cannot be built; paths are those within the target."""
         target, gpu = request.target, request.gpu
         return [*self._release_findings(request), *self._precision_findings(target, gpu), *_other_findings(target)]
 
+    @override
     def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, and settings that have no effect in this backend."""
         spec, target = request.spec, request.target
         choices = self._choices(request)
         return [*choices, *self._defaults(spec, target), *_ignored(spec, target)]
 
+    @override
     def release(self, target: Target) -> str:
-        """The newest release that fits and has a toolchain.
-
-        Raises:
-            PlanError: when there is none, or `release` is no version, range or `latest`.
-        """
         usable = self._usable_releases(target)
         if not usable:
             known = ", ".join(self._pinned)
             raise PlanError([f"release: no toolchain for {target.release!r}; there are {known}"], subject=target.name)
         return usable[-1]
 
+    @override
     def chain(self, request: Request, weights: str) -> Chain:
         """Run the model builder, validate the engine, write the model repository."""
         toolchain = self._toolchain(request.target)
-        build = self._build_step(request, weights, toolchain)
-        inputs = {"engine": build.key, "weights": weights}
-        validate = validation_step(request, inputs, validate_call(request.validation), toolchain)
+        recipe = Command(argv=self._argv(request.spec, request.target), environment=ENVIRONMENT)
+        build = command_step(Stage.BUILD, {"weights": weights}, recipe, toolchain, request.gpu.name)
+        inputs = {"engine": build.step.key, "weights": weights}
+        validate = command_step(Stage.VALIDATE, inputs, validate_call(request.validation), toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=self._package(request))
-        return Chain((BackendStep(build, toolchain),), validate, BackendStep(package))
-
-    def _build_step(self, request: Request, weights: str, toolchain: ToolchainIdentity) -> Step:
-        return Step(
-            stage=Stage.BUILD,
-            inputs={"weights": weights},
-            recipe=Command(argv=self._argv(request.spec, request.target), environment=ENVIRONMENT),
-            toolchain=toolchain.digest(),
-            runs_on=request.gpu.name,
-        )
+        return Chain((build,), validate, BackendStep(package))
 
     def _package(self, request: Request) -> Call:
         details: dict[str, JsonValue] = {

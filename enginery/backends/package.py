@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from enginery.backends.pytorch.quantize import PLAIN, quantized_to, read_quantization, said_algorithm
+from enginery.backends.pytorch.quantize import PLAIN, algorithm_name, quantized_to, read_quantization
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
@@ -120,7 +120,7 @@ def _require_precision(wanted: str, quantization: Mapping[str, object]) -> None:
     found = quantized_to(quantization) if quantization else None
     if found == wanted or (not quantization and wanted in set(PLAIN)):
         return
-    described = said_algorithm(quantization) if quantization else "not quantized"
+    described = algorithm_name(quantization) if quantization else "not quantized"
     raise SourceError(
         f"the checkpoint is {described}; the target's precision is {wanted}",
         subject="source",

@@ -3,13 +3,23 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pydantic import JsonValue
 
 from enginery.sources import ModelFacts
-from enginery.spec import BuildOptions, ConvertOptions, Finding, Gpu, ServingOptions, Spec, Target, ValidationOptions
-from enginery.store import Call, Stage, Step
+from enginery.spec import (
+    BackendName,
+    BuildOptions,
+    ConvertOptions,
+    Finding,
+    Gpu,
+    ServingOptions,
+    Spec,
+    Target,
+    ValidationOptions,
+)
+from enginery.store import Call, Command, Stage, Step
 from enginery.toolchains import Identify, ToolchainIdentity, toolchain_name
 
 
@@ -109,15 +119,37 @@ class Chain(NamedTuple):
         return (*self.making, self.validate, self.package)
 
 
-def validation_step(
-    request: Request,
+class Backend(Protocol):
+    """What a plan needs of a backend. No method starts a process or uses the network."""
+
+    @property
+    def name(self) -> BackendName:
+        """The backend's name; never `auto`."""
+
+    def findings(self, request: Request) -> list[Finding]:
+        """Everything that stops this target from being built or may go wrong; paths are those within the target."""
+
+    def notes(self, request: Request) -> list[str]:
+        """What was decided for the user, and settings that have no effect in this backend."""
+
+    def release(self, target: Target) -> str:
+        """The release that `latest` or a range comes to.
+
+        Raises:
+            PlanError: when there is none; `findings` says the same.
+        """
+
+    def chain(self, request: Request, weights: str) -> Chain:
+        """The steps that make and check the engine from the weights with the key `weights`."""
+
+
+def command_step(
+    stage: Stage,
     inputs: Mapping[str, str],
-    recipe: Call,
+    recipe: Command | Call,
     toolchain: ToolchainIdentity,
-    places: Mapping[str, str] = MappingProxyType({}),
+    runs_on: str,
 ) -> BackendStep:
-    """The step that validates what was made, on the target's own GPU."""
-    step = Step(
-        stage=Stage.VALIDATE, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=request.gpu.name
-    )
-    return BackendStep(step, toolchain, places)
+    """A step whose commands run in a toolchain, on a GPU by its name, on `ANY_GPU` or on `any` machine."""
+    step = Step(stage=stage, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=runs_on)
+    return BackendStep(step, toolchain)

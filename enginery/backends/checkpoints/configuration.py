@@ -52,20 +52,29 @@ class CheckpointError(EngineryError):
 
 
 @dataclass(frozen=True)
-class CheckpointExpectation:
-    """What a checkpoint for `trtllm-build` is expected to be.
+class HfExpectation:
+    """What an exported Hugging Face checkpoint is expected to be.
 
     Attributes:
         dtype: number format of what is not quantized, as TensorRT-LLM names it, such as `bfloat16`; empty for any.
         quant_algo: TensorRT-LLM's name of the algorithm the weights are quantized with; None for none.
         kv_cache_quant_algo: the same for the KV cache.
+    """
+
+    dtype: str = ""
+    quant_algo: str | None = None
+    kv_cache_quant_algo: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointExpectation(HfExpectation):
+    """What a checkpoint for `trtllm-build` is expected to be.
+
+    Attributes:
         tensor_parallel: GPUs that share each layer.
         pipeline_parallel: groups of GPUs that share the layers.
     """
 
-    dtype: str
-    quant_algo: str | None = None
-    kv_cache_quant_algo: str | None = None
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
 
@@ -73,21 +82,6 @@ class CheckpointExpectation:
     def world_size(self) -> int:
         """How many ranks it has."""
         return self.tensor_parallel * self.pipeline_parallel
-
-
-@dataclass(frozen=True)
-class HfExpectation:
-    """What an exported Hugging Face checkpoint is expected to be.
-
-    Attributes:
-        dtype: number format of what is not quantized; empty for any.
-        quant_algo: the algorithm that `hf_quant_config.json` names; None for none.
-        kv_cache_quant_algo: the same for the KV cache.
-    """
-
-    dtype: str = ""
-    quant_algo: str | None = None
-    kv_cache_quant_algo: str | None = None
 
 
 def config_differences(

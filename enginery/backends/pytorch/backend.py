@@ -23,16 +23,16 @@ from enginery.backends.pytorch.keys import Layout, is_certain, keys, layout
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     activation_dtype,
+    algorithm_name,
     dataset,
     device,
     kv_cache,
     must_quantize,
     quantizing_argv,
-    said_algorithm,
 )
 from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.quantizing import DRIVER, modelopt_toolchain
-from enginery.backends.request import BackendStep, Chain, Request, validation_step
+from enginery.backends.request import BackendStep, Chain, Request, command_step
 from enginery.backends.runtimes import runtime_for
 from enginery.backends.validate import validate_call
 from enginery.core.digests import remembered_digest
@@ -50,8 +50,8 @@ class PyTorch(TensorRTLLMBackend):
     """The backend that runs Hugging Face checkpoints with TensorRT-LLM's LLM API."""
 
     @property
+    @override
     def name(self) -> BackendName:
-        """`pytorch`."""
         return BackendName.PYTORCH
 
     @override
@@ -62,22 +62,23 @@ class PyTorch(TensorRTLLMBackend):
     def chosen_release(self, wanted: str) -> str:
         return chosen_release(wanted)
 
+    @override
     def findings(self, request: Request) -> list[Finding]:
-        """Every reason this target cannot be built or may go wrong; paths are those within the target."""
         modelopt = must_quantize(request.target.precision, request.model)
         return [*findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
 
+    @override
     def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, what has no effect, and what is known less surely."""
         return list(_notes(request, self.release(request.target)))
 
+    @override
     def chain(self, request: Request, weights: str) -> Chain:
         """Quantize the weights where that is wanted, validate the model, write the model repository."""
         making = tuple(self._quantizing(request, weights))
         inputs = {"engine": making[-1].step.key if making else weights, "weights": weights}
         release = self.release(request.target)
         toolchain = request.toolchain(release, self.identify)
-        validate = validation_step(request, inputs, _validation(request, release), toolchain)
+        validate = command_step(Stage.VALIDATE, inputs, _validation(request, release), toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
         return Chain(making, validate, BackendStep(package))
 
@@ -88,15 +89,11 @@ class PyTorch(TensorRTLLMBackend):
         recipe = Command(
             argv=quantizing_argv(request), environment=ENVIRONMENT, runner=RUNNER, parameters=_expected(request)
         )
-        step = Step(
-            stage=Stage.CONVERT,
-            inputs={"weights": weights},
-            recipe=recipe,
-            toolchain=toolchain.digest(),
-            runs_on="any" if device(request) == "cpu" else ANY_GPU,
-        )
         texts = dataset(request)
-        yield BackendStep(step, toolchain, {"dataset": str(texts)} if texts else {})
+        places = {"dataset": str(texts)} if texts else {}
+        runs_on = "any" if device(request) == "cpu" else ANY_GPU
+        step = command_step(Stage.CONVERT, {"weights": weights}, recipe, toolchain, runs_on)
+        yield step._replace(places=places)
 
 
 def _expected(request: Request) -> dict[str, JsonValue]:
@@ -173,7 +170,7 @@ def _conversion(request: Request) -> Iterator[str]:
     if must_quantize(precision, model):
         yield f"ModelOpt quantizes the weights to {precision}, on the {device(request)} device"
     elif precision in QUANTIZED and model and model.quantization:
-        yield f"the source is quantized already ({said_algorithm(model.quantization)}) and is used as it is"
+        yield f"the source is quantized already ({algorithm_name(model.quantization)}) and is used as it is"
 
 
 def _first_use(request: Request, release: str) -> Iterator[str]:

@@ -38,10 +38,10 @@ from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     READ,
     UNDERSTOOD,
+    algorithm_name,
     dataset,
     must_quantize,
     quantized_to,
-    said_algorithm,
 )
 from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.pytorch.schema import Mistake, mistakes
@@ -243,7 +243,7 @@ def _conversion(request: Request) -> Iterator[Finding]:
 
 
 def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
-    algorithm, found = said_algorithm(quantization), quantized_to(quantization)
+    algorithm, found = algorithm_name(quantization), quantized_to(quantization)
     if found is None:
         problem = f"the source is quantized as {algorithm}, which is not read; {UNDERSTOOD} are"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")

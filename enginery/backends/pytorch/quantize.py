@@ -37,17 +37,17 @@ QUANT_CONFIG = "hf_quant_config.json"
 CONFIG = "config.json"
 
 
-def said_algorithm(quantization: Mapping[str, Any]) -> str:
+def algorithm_name(quantization: Mapping[str, Any]) -> str:
     """The name that a checkpoint gives to its quantization."""
     inner = quantization.get("quantization")
-    said = {**quantization, **(inner if isinstance(inner, Mapping) else {})}
-    return str(said.get("quant_algo") or said.get("quant_method") or "an unnamed format")
+    merged = {**quantization, **(inner if isinstance(inner, Mapping) else {})}
+    return str(merged.get("quant_algo") or merged.get("quant_method") or "an unnamed format")
 
 
 def quantized_to(quantization: Mapping[str, Any]) -> Precision | None:
     """The precision a checkpoint is quantized to; None for one that the PyTorch backend does not read."""
-    said = said_algorithm(quantization)
-    return Precision.FP8 if said == BLOCK_FP8 else ALGORITHMS.get(said.upper())
+    name = algorithm_name(quantization)
+    return Precision.FP8 if name == BLOCK_FP8 else ALGORITHMS.get(name.upper())
 
 
 def must_quantize(precision: Precision, model: ModelFacts | None) -> bool:

@@ -9,7 +9,7 @@ from enginery.backends.answers import TENSORRT_LLM
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
 from enginery.backends.quantizing import MODELOPT
-from enginery.backends.request import BackendStep, Chain, Request, validation_step
+from enginery.backends.request import BackendStep, Chain, Request, command_step
 from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.checks import chain_findings
 from enginery.backends.tensorrt.convert import converting_step, user_places
@@ -43,8 +43,8 @@ class TensorRT(TensorRTLLMBackend):
     """The backend that builds engines with TensorRT-LLM."""
 
     @property
+    @override
     def name(self) -> BackendName:
-        """`tensorrt`."""
         return BackendName.TENSORRT
 
     @override
@@ -55,15 +55,16 @@ class TensorRT(TensorRTLLMBackend):
     def chosen_release(self, wanted: str) -> str:
         return chosen_release(wanted)
 
+    @override
     def findings(self, request: Request) -> list[Finding]:
-        """Every reason this target cannot be built or may go wrong; paths are those within the target."""
         modelopt = request.convert.converter == MODELOPT and bool(chosen_release(request.target.release))
         return [*chain_findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
 
+    @override
     def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, and what is known less surely."""
         return list(_notes(request, self.release(request.target)))
 
+    @override
     def chain(self, request: Request, weights: str) -> Chain:
         """Convert the weights, build the engine, validate it, write the model repository."""
         release = self.release(request.target)
@@ -71,25 +72,23 @@ class TensorRT(TensorRTLLMBackend):
         converting = converting_step(request, release, weights, toolchain, self.identify)
         building = self._building(request, release, converting.step.key, toolchain)
         inputs = {"engine": building.step.key, "weights": weights}
-        validate = validation_step(request, inputs, _validation(request, release), toolchain, user_places(request))
+        validation = _validation(request, release)
+        validate = command_step(Stage.VALIDATE, inputs, validation, toolchain, request.gpu.name)
+        validate = validate._replace(places=user_places(request))
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
         return Chain((converting, building), validate, BackendStep(package))
 
     def _building(self, request: Request, release: str, checkpoint: str, toolchain: ToolchainIdentity) -> BackendStep:
         dtype = activation_dtype(request.target.precision, request.model, request.gpu)
         made = rendered(request, release)
-        places = ("--checkpoint_dir", "{checkpoint}", "--output_dir", "{output}")
+        paths = ("--checkpoint_dir", "{checkpoint}", "--output_dir", "{output}")
         recipe = Command(
-            argv=("trtllm-build", *places, *made.flags),
+            argv=("trtllm-build", *paths, *made.flags),
             environment={**ENVIRONMENT, **made.environment},
             runner="build_engine",
             parameters={**dict(_engine(request, release)), "gpu": request.gpu.name, "dtype": dtype},
         )
-        inputs = {"checkpoint": checkpoint}
-        step = Step(
-            stage=Stage.BUILD, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=request.gpu.name
-        )
-        return BackendStep(step, toolchain)
+        return command_step(Stage.BUILD, {"checkpoint": checkpoint}, recipe, toolchain, request.gpu.name)
 
 
 def _engine(request: Request, release: str) -> Iterator[tuple[str, JsonValue]]:

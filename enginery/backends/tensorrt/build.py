@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from enginery import toolchains
 from enginery.backends.tensorrt.engine import (
     Engine,
-    Wanted,
+    WantedEngine,
     blames_timing_cache,
     explain,
     read_engine,
@@ -50,31 +50,18 @@ MADE = "model.cache"
 `config.json`. `model.cache` is their own default."""
 
 
-class BuildParameters(BaseModel):
-    """The recipe's parameters.
+class BuildParameters(WantedEngine):
+    """The recipe's parameters: the engine to build, and how.
 
     Attributes:
-        release: the TensorRT-LLM that builds.
         gpu: the GPU that it builds for and on.
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: groups of layers.
         workers: ranks to build side by side; None for all of them.
         accept_host_memory: whether to try one worker where even that seems too much for the memory.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    release: str
     gpu: str
-    tensor_parallel: int = Field(default=1, ge=1)
-    pipeline_parallel: int = Field(default=1, ge=1)
     workers: int | None = Field(default=None, ge=1)
     accept_host_memory: bool = False
-
-    @property
-    def wanted(self) -> Wanted:
-        """The engine that is to be built."""
-        return Wanted(self.release, self.tensor_parallel, self.pipeline_parallel)
 
 
 @dataclass(frozen=True)
@@ -177,7 +164,7 @@ def available_memory(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
 
 def choose_workers(context: StepContext, argv: tuple[str, ...], parameters: BuildParameters) -> Workers:
     """How many ranks to build side by side on this machine."""
-    world_size = parameters.wanted.world_size
+    world_size = parameters.world_size
     given = argv[argv.index("--workers") + 1] if "--workers" in argv[:-1] else ""
     wanted = int(given) if given.isdigit() else parameters.workers or world_size
     rank_bytes = largest_rank_bytes(context.inputs["checkpoint"])
@@ -190,7 +177,7 @@ def with_workers(argv: tuple[str, ...], count: int, parameters: BuildParameters)
     if "--workers" in argv[:-1]:
         place = argv.index("--workers") + 1
         return (*argv[:place], str(count), *argv[place + 1 :])
-    return argv if parameters.wanted.world_size == 1 else (*argv, "--workers", str(count))
+    return argv if parameters.world_size == 1 else (*argv, "--workers", str(count))
 
 
 def open_caches(context: StepContext, parameters: BuildParameters) -> TimingCaches | None:
@@ -249,7 +236,7 @@ class Builder:
         lines: list[str] = []
         done = self._collecting(lines).run((*self.argv, *self._cache_flags(used)), self.environment, cwd=self.scratch)
         self.context.completed.append(done)
-        engine = read_engine(self.context.output, self.parameters.wanted, done.last_lines)
+        engine = read_engine(self.context.output, self.parameters, done.last_lines)
         made = self.scratch / MADE
         refused = used.cache is not None and refused_timing_cache(lines)
         if refused:

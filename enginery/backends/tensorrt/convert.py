@@ -23,7 +23,7 @@ from enginery.backends.quantizing import (
     modelopt_toolchain,
     require_same_texts,
 )
-from enginery.backends.request import BackendStep, Request
+from enginery.backends.request import BackendStep, Request, command_step
 from enginery.backends.tensorrt.converters import (
     Conversion,
     accepts_lost_base,
@@ -46,7 +46,7 @@ from enginery.core.process import FailureCause
 from enginery.core.progress import Facts
 from enginery.sources import DEFAULT_ROPE_THETA
 from enginery.spec import Precision
-from enginery.store import ANY_GPU, Command, Stage, Step, StepContext
+from enginery.store import ANY_GPU, Command, Stage, StepContext
 from enginery.toolchains import Identify, ToolchainIdentity, driver_sha256
 
 RUNNER = "convert_checkpoint"
@@ -85,11 +85,7 @@ class ConvertParameters(BaseModel):
     def expectation(self) -> CheckpointExpectation:
         """The checkpoint that is to come out."""
         return CheckpointExpectation(
-            dtype=self.dtype,
-            quant_algo=self.quant_algo,
-            kv_cache_quant_algo=self.kv_cache_quant_algo,
-            tensor_parallel=self.tensor_parallel,
-            pipeline_parallel=self.pipeline_parallel,
+            self.dtype, self.quant_algo, self.kv_cache_quant_algo, self.tensor_parallel, self.pipeline_parallel
         )
 
 
@@ -108,14 +104,9 @@ def converting_step(
     else:
         made = conversion(request, release, _family(request, release))
         recipe, on_gpu = _script_recipe(request, release, made), made.on_gpu
-    step = Step(
-        stage=Stage.CONVERT,
-        inputs={"weights": weights},
-        recipe=recipe,
-        toolchain=toolchain.digest(),
-        runs_on=ANY_GPU if on_gpu else "any",
-    )
-    return BackendStep(step, toolchain, user_places(request))
+    runs_on = ANY_GPU if on_gpu else "any"
+    step = command_step(Stage.CONVERT, {"weights": weights}, recipe, toolchain, runs_on)
+    return step._replace(places=user_places(request))
 
 
 def user_places(request: Request) -> dict[str, str]:

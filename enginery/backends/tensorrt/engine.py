@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from enginery.core.digests import json_digest
 from enginery.core.errors import CommandError
@@ -66,8 +66,7 @@ REFUSED = re.compile(
 LONG_FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 
 
-@dataclass(frozen=True)
-class Wanted:
+class WantedEngine(BaseModel):
     """The engine that is to be built.
 
     Attributes:
@@ -76,9 +75,11 @@ class Wanted:
         pipeline_parallel: groups of layers.
     """
 
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
     release: str
-    tensor_parallel: int
-    pipeline_parallel: int
+    tensor_parallel: int = Field(default=1, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
 
     @property
     def world_size(self) -> int:
@@ -110,7 +111,7 @@ class Engine:
         return json_digest([self.config["version"], self.config["pretrained_config"], build])
 
 
-def read_engine(directory: Path, wanted: Wanted, last_lines: Sequence[str] = ()) -> Engine:
+def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str] = ()) -> Engine:
     """The engine in a directory, checked.
 
     Args:
@@ -191,7 +192,7 @@ def _require_release(found: str, wanted: str) -> None:
     )
 
 
-def _require_mapping(pretrained: Mapping[str, Any], wanted: Wanted) -> None:
+def _require_mapping(pretrained: Mapping[str, Any], wanted: WantedEngine) -> None:
     mapping = pretrained.get("mapping", {})
     expected = {
         "world_size": wanted.world_size,
