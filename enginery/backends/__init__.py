@@ -1,4 +1,4 @@
-"""What can build and check an engine: one backend for each runtime, all asked the same questions by the plan.
+"""What can build and check an engine: one backend for each runtime, all with the same methods for the plan.
 
     backend = backend_for(request)
     for finding in backend.findings(request): ...
@@ -8,30 +8,27 @@
 NVIDIA GPU at all.
 """
 
-from typing import Protocol
-
+from enginery.backends.answers import OFFLINE
 from enginery.backends.choose import choose
 from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES, OnnxRuntime
 from enginery.backends.pytorch.backend import PyTorch
-from enginery.backends.request import BackendStep, Chain, Request, image_findings
+from enginery.backends.request import Backend, BackendStep, Chain, Request, image_findings
 from enginery.backends.tensorrt.backend import TensorRT
-from enginery.backends.tensorrt.build_defaults import own_length
-from enginery.backends.tensorrt.build_options import OPTIONS, render_option, unset_changes
-from enginery.backends.tensorrt.build_terms import Asked, Piece
+from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length
+from enginery.backends.tensorrt.build_options import OPTIONS, RenderedOption, render_option, unset_changes
 from enginery.backends.tensorrt.release import chosen_release
-from enginery.backends.validate import OFFLINE
-from enginery.spec import BackendName, Finding, Target
+from enginery.spec import BackendName
 from enginery.toolchains import Identify, identify
 
 __all__ = [
     "OFFLINE",
     "ONNXRUNTIME_PACKAGES",
     "OPTIONS",
-    "Asked",
     "Backend",
     "BackendStep",
     "Chain",
-    "Piece",
+    "EngineOptions",
+    "RenderedOption",
     "Request",
     "backend_for",
     "chosen_release",
@@ -42,38 +39,13 @@ __all__ = [
 ]
 
 
-class Backend(Protocol):
-    """What the plan asks of a backend. Nothing here starts a process or touches the network."""
-
-    @property
-    def name(self) -> BackendName:
-        """The backend's name; never `auto`."""
-
-    def findings(self, request: Request) -> list[Finding]:
-        """Everything that stops this target from being built or may go wrong; paths are those within the target."""
-
-    def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, and settings that mean nothing here."""
-
-    def release(self, target: Target) -> str:
-        """The release that `latest` or a range comes to.
-
-        Raises:
-            PlanError: when there is none; `findings` says the same.
-        """
-
-    def chain(self, request: Request, weights: str) -> Chain:
-        """The steps that make and check the engine from the weights with the key `weights`."""
-
-
 def backend_for(request: Request, identify: Identify = identify) -> Backend:
-    """The backend that a target asks for; `auto` takes one that can build for the GPU.
+    """The backend that a target names; `auto` takes one that can build for the GPU.
 
     Args:
         request: the target, its GPU and the model.
         identify: says what a toolchain is; a plan gives one that looks into each only once.
     """
-    # A plan loads only the backends it needs.
     name = request.target.backend
     if name is BackendName.AUTO:
         name = choose(request).backend
@@ -81,5 +53,4 @@ def backend_for(request: Request, identify: Identify = identify) -> Backend:
         return TensorRT(identify)
     if name is BackendName.PYTORCH:
         return PyTorch(identify)
-
     return OnnxRuntime.for_gpu(request.gpu, identify)

@@ -1,8 +1,8 @@
-"""What `backend: auto` comes to, and why.
+"""Which backend `backend: auto` stands for, and why.
 
-An engine is preferred wherever the release can build one: it is what a spec that says nothing has always got. A release
-from before the PyTorch backend leaves only the engine, whose findings say what is wrong with it. Without an NVIDIA GPU,
-and for precisions that only it has, there is ONNX Runtime.
+An engine is preferred wherever the release can build one: it has always been the default. For a release from before the
+PyTorch backend it is the only choice, and its findings say what is wrong. ONNX Runtime is chosen without an NVIDIA GPU,
+and for precisions that only it has.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ ONNX_PRECISIONS = frozenset({Precision.INT8, Precision.INT4})
 
 NO_BUILDER = "E103"
 NO_ENGINE = frozenset({NO_BUILDER, "E120", "E121", "E122", "E123", "E130", "E131", "E132"})
-"""Findings that say the release cannot build such an engine at all, rather than that the spec asks for it wrongly."""
+"""Findings after which the release cannot build such an engine at all; others can be corrected in the spec."""
 
 OWN_MISTAKES = ("convert.extra_args", "convert.calibration", "convert.device")
-"""Fields that the spec can correct without giving the engine up."""
+"""Fields whose findings the spec can correct, so that an engine can still be built."""
 
 
 class Choice(NamedTuple):
@@ -38,8 +38,6 @@ def choose(request: Request) -> Choice:
         return Choice(BackendName.ONNXRUNTIME, "TensorRT-LLM needs an NVIDIA GPU")
     if precision in ONNX_PRECISIONS:
         return Choice(BackendName.ONNXRUNTIME, f"{precision} is ONNX Runtime's, and TensorRT-LLM has others")
-    # A plan for CPUs needs none of it.
-
     found = (finding for finding in chain_findings(request) if finding.code in NO_ENGINE)
     obstacles = [finding for finding in found if not finding.path.startswith(OWN_MISTAKES)]
     if obstacles and (obstacles[0].code == NO_BUILDER or pytorch_refusal(request.target.release) is None):
@@ -49,7 +47,7 @@ def choose(request: Request) -> Choice:
 
 
 def choice_notes(request: Request, backend: BackendName) -> Iterator[str]:
-    """What `auto` was taken for, where a target of this backend says it."""
+    """What `auto` stands for in the target's `gpu` and `backend`."""
     if request.target.gpu == "auto":
         yield f"gpu auto is {request.gpu.name}"
     if request.target.backend is BackendName.AUTO:

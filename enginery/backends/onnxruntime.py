@@ -1,7 +1,7 @@
 """The backend `onnxruntime`: engines made by ONNX Runtime GenAI's model builder, for CPUs and NVIDIA GPUs.
 
-What it can build was found out with release 0.18.0: every precision of the builder was built and asked questions, on
-a CPU and on an H200 (see docs/where-it-ran.md).
+What it can build was tried with release 0.18.0: an engine in every precision of the builder was built and run, on a CPU
+and on an H200 (see docs/where-it-ran.md).
 """
 
 import dataclasses
@@ -11,11 +11,12 @@ from typing import Literal
 
 from packaging.version import Version
 from pydantic import JsonValue
+from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.choose import choose
 from enginery.backends.common import OFFLINE, QUIET
-from enginery.backends.request import BackendStep, Chain, Request, asking
+from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.validate import validate_call
 from enginery.core.errors import PlanError
 from enginery.core.versions import fits, mistake
@@ -27,7 +28,7 @@ from enginery.triton import served_models_digest
 Provider = Literal["cpu", "cuda"]
 
 ONNXRUNTIME_PACKAGES: dict[Provider, str] = {"cpu": "onnxruntime-genai", "cuda": "onnxruntime-genai-cuda"}
-"""What a toolchain must have to be of use for a kind of hardware."""
+"""The package that a toolchain must have for a kind of hardware."""
 
 BUILDER_NAMES = {
     Precision.FLOAT32: "fp32",
@@ -51,7 +52,7 @@ REFUSED_ON: dict[Provider, dict[Precision, str]] = {
         Precision.FLOAT32: "the builder writes a graph without a key-value cache, which ONNX Runtime refuses to load",
     },
 }
-"""What the builder makes without complaint and nothing can run."""
+"""Precisions that the builder makes without an error and that do not run, and why."""
 
 REFUSED = {
     Precision.FP8: "the builder keeps fp8 weights but does not make them",
@@ -62,7 +63,7 @@ INT4_OPTIONS = {"int4_block_size": "block_size", "int4_accuracy_level": "accurac
 """Field of the spec -> name among the builder's extra options."""
 
 ONLY_TENSORRT_LLM = ("convert", "llm")
-"""Parts of a spec that mean nothing here."""
+"""Parts of a spec that have no effect in this backend."""
 
 SERVING = frozenset(
     {
@@ -75,23 +76,23 @@ SERVING = frozenset(
         "exclude_input_in_output",
     }
 )
-"""What of `serving` means something here."""
+"""The fields of `serving` that have an effect in this backend."""
 
 ENVIRONMENT = {
     **QUIET,
     **OFFLINE,
-    # ONNX Runtime's wheels report their use to their maker, and leave an identifier in HOME, unless told not to.
+    # ONNX Runtime's wheels send usage reports, and write an identifier into HOME, unless this is set.
     "ORT_DISABLE_TELEMETRY": "1",
-    # The builder stamps the engine with the commit of whatever Git repository the toolchain may lie in.
+    # The builder writes into the engine the commit of any Git repository that contains the toolchain.
     "GIT_DIR": "/dev/null",
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxRuntime:
+class OnnxRuntime(Backend):
     """The backend for one kind of hardware, which has toolchains of its own.
 
-    The pin files are read once: one of these is for one plan.
+    The pin files are read once, so an object is for one plan.
 
     Attributes:
         provider: ONNX Runtime's execution provider.
@@ -107,50 +108,39 @@ class OnnxRuntime:
         return cls("cpu" if gpu == gpus.CPU else "cuda", identify)
 
     @property
+    @override
     def name(self) -> BackendName:
-        """`onnxruntime`."""
         return BackendName.ONNXRUNTIME
 
+    @override
     def findings(self, request: Request) -> list[Finding]:
-        """Every reason this target cannot be built; paths are those within the target."""
         target, gpu = request.target, request.gpu
         return [*self._release_findings(request), *self._precision_findings(target, gpu), *_other_findings(target)]
 
+    @override
     def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, and settings that mean nothing here."""
         spec, target = request.spec, request.target
         choices = self._choices(request)
-        return [*choices, *self._defaults(spec, target), *_without_meaning_here(spec, target)]
+        return [*choices, *self._defaults(spec, target), *_ignored(spec, target)]
 
+    @override
     def release(self, target: Target) -> str:
-        """The newest release that fits and has a toolchain.
-
-        Raises:
-            PlanError: when there is none, or what is asked for is no version, range or `latest`.
-        """
-        fitting = self._fitting(target)
-        if not fitting:
+        usable = self._usable_releases(target)
+        if not usable:
             known = ", ".join(self._pinned)
             raise PlanError([f"release: no toolchain for {target.release!r}; there are {known}"], subject=target.name)
-        return fitting[-1]
+        return usable[-1]
 
+    @override
     def chain(self, request: Request, weights: str) -> Chain:
-        """Run the model builder, ask the engine the prompts, write the model repository."""
+        """Run the model builder, validate the engine, write the model repository."""
         toolchain = self._toolchain(request.target)
-        build = self._build_step(request, weights, toolchain)
-        inputs = {"engine": build.key, "weights": weights}
-        validate = asking(request, inputs, validate_call(request.validation), toolchain)
+        recipe = Command(argv=self._argv(request.spec, request.target), environment=ENVIRONMENT)
+        build = command_step(Stage.BUILD, {"weights": weights}, recipe, toolchain, request.gpu.name)
+        inputs = {"engine": build.step.key, "weights": weights}
+        validate = command_step(Stage.VALIDATE, inputs, validate_call(request.validation), toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=self._package(request))
-        return Chain((BackendStep(build, toolchain),), validate, BackendStep(package))
-
-    def _build_step(self, request: Request, weights: str, toolchain: ToolchainIdentity) -> Step:
-        return Step(
-            stage=Stage.BUILD,
-            inputs={"weights": weights},
-            recipe=Command(argv=self._argv(request.spec, request.target), environment=ENVIRONMENT),
-            toolchain=toolchain.digest(),
-            runs_on=request.gpu.name,
-        )
+        return Chain((build,), validate, BackendStep(package))
 
     def _package(self, request: Request) -> Call:
         details: dict[str, JsonValue] = {
@@ -165,18 +155,18 @@ class OnnxRuntime:
     def _argv(self, spec: Spec, target: Target) -> tuple[str, ...]:
         """The builder's command. It makes its cache directory beside the output, and removes it when it is done."""
         builder = ("{python}", "-m", "onnxruntime_genai.models.builder")
-        places = ("-i", "{weights}", "-o", "{output}", "-c", "{output}.cache")
+        paths = ("-i", "{weights}", "-o", "{output}", "-c", "{output}.cache")
         what = ("-p", BUILDER_NAMES[target.precision], "-e", self.provider)
         options = ("hf_token=false", "hf_remote=false", *_int4_options(spec.build_for(target), target.precision))
-        return (*builder, *places, *what, "--extra_options", *options)
+        return (*builder, *paths, *what, "--extra_options", *options)
 
     def _toolchain(self, target: Target) -> ToolchainIdentity:
         return self.identify(self._pinned[self.release(target)], target.toolchain)
 
-    def _fitting(self, target: Target) -> list[str]:
+    def _usable_releases(self, target: Target) -> list[str]:
         return [release for release in self._pinned if fits(target.release, release)]
 
-    @cached_property  # a plan for a thousand targets asks for them thousands of times
+    @cached_property  # a plan for a thousand targets needs them thousands of times
     def _pinned(self) -> Mapping[str, str]:
         """The releases that have a toolchain for this hardware, oldest first: release -> toolchain."""
         return _pinned(ONNXRUNTIME_PACKAGES[self.provider])
@@ -194,7 +184,7 @@ class OnnxRuntime:
             yield Finding(
                 "E101", "release", problem, f"write one that there is a toolchain for: {', '.join(self._pinned)}"
             )
-        elif not self._fitting(target):
+        elif not self._usable_releases(target):
             known = ", ".join(self._pinned)
             why = f": backend auto is {self.name}, since {choose(request).reason}" if _is_auto(target) else ""
             yield Finding("E302", "release", f"no toolchain for {target.release!r}{why}", f"there are {known}")
@@ -260,8 +250,8 @@ def _other_findings(target: Target) -> Iterator[Finding]:
             yield Finding("E306", f"build.{field}", reason, "remove it from this target")
 
 
-def _without_meaning_here(spec: Spec, target: Target) -> Iterator[str]:
-    """Settings for every target of the spec that do nothing for this one."""
+def _ignored(spec: Spec, target: Target) -> Iterator[str]:
+    """Settings for all targets of the spec that have no effect for this one."""
     own = target.build.model_fields_set if target.build else set()
     for field, reason in _without_meaning(spec.build, target.precision):
         if field not in own:

@@ -1,15 +1,25 @@
-"""What a backend is asked for, and what it answers: the steps that make one target's engine."""
+"""What a backend is given and what it returns: one target, and the steps that make its engine."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pydantic import JsonValue
 
 from enginery.sources import ModelFacts
-from enginery.spec import BuildOptions, ConvertOptions, Finding, Gpu, ServingOptions, Spec, Target, ValidationOptions
-from enginery.store import Call, Stage, Step
+from enginery.spec import (
+    BackendName,
+    BuildOptions,
+    ConvertOptions,
+    Finding,
+    Gpu,
+    ServingOptions,
+    Spec,
+    Target,
+    ValidationOptions,
+)
+from enginery.store import Call, Command, Stage, Step
 from enginery.toolchains import Identify, ToolchainIdentity, toolchain_name
 
 
@@ -21,7 +31,7 @@ class Request:
         spec: the whole spec.
         target: the target.
         gpu: the GPU it comes to.
-        model: the model's shape; None where the source could not be asked.
+        model: the model's shape; None where the source could not be read.
     """
 
     spec: Spec
@@ -70,14 +80,14 @@ class Request:
 
 
 def image_findings(target: Target) -> Iterator[Finding]:
-    """Whether the image that a target names would be used at all."""
+    """An image that would not be used."""
     if target.image and target.toolchain != "container":
         problem = f"an image is named, and the toolchain is {target.toolchain}"
         yield Finding("E181", "image", problem, "set toolchain: container, or leave image out")
 
 
 class BackendStep(NamedTuple):
-    """A step with what it needs besides, none of which is part of its key.
+    """A step, and what it needs to run that is no part of its key.
 
     Attributes:
         step: the step.
@@ -94,8 +104,8 @@ class Chain(NamedTuple):
     """The steps from the weights to a checked engine in a model repository.
 
     Attributes:
-        making: those that make the engine, each after those it needs; may be none.
-        validate: asks the engine the prompts.
+        making: those that make the engine, in order; may be none.
+        validate: runs the prompts and judges the answers.
         package: writes the model repository.
     """
 
@@ -109,15 +119,37 @@ class Chain(NamedTuple):
         return (*self.making, self.validate, self.package)
 
 
-def asking(
-    request: Request,
+class Backend(Protocol):
+    """What a plan needs of a backend. No method starts a process or uses the network."""
+
+    @property
+    def name(self) -> BackendName:
+        """The backend's name; never `auto`."""
+
+    def findings(self, request: Request) -> list[Finding]:
+        """Everything that stops this target from being built or may go wrong; paths are those within the target."""
+
+    def notes(self, request: Request) -> list[str]:
+        """What was decided for the user, and settings that have no effect in this backend."""
+
+    def release(self, target: Target) -> str:
+        """The release that `latest` or a range comes to.
+
+        Raises:
+            PlanError: when there is none; `findings` says the same.
+        """
+
+    def chain(self, request: Request, weights: str) -> Chain:
+        """The steps that make and check the engine from the weights with the key `weights`."""
+
+
+def command_step(
+    stage: Stage,
     inputs: Mapping[str, str],
-    recipe: Call,
+    recipe: Command | Call,
     toolchain: ToolchainIdentity,
-    places: Mapping[str, str] = MappingProxyType({}),
+    runs_on: str,
 ) -> BackendStep:
-    """The step that asks what was made the target's prompts, on the target's own GPU."""
-    step = Step(
-        stage=Stage.VALIDATE, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=request.gpu.name
-    )
-    return BackendStep(step, toolchain, places)
+    """A step whose commands run in a toolchain, on a GPU by its name, on `ANY_GPU` or on `any` machine."""
+    step = Step(stage=stage, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=runs_on)
+    return BackendStep(step, toolchain)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from enginery.backends import OPTIONS, Asked, Piece, render_option, unset_changes
+from enginery.backends import OPTIONS, EngineOptions, RenderedOption, render_option, unset_changes
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
-from enginery.releases import BUILD, builds_engines, flags_of
+from enginery.releases import BUILD, builds_engines
 from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
 from enginery.store import Stage, Step, StepRecord, Store
 
@@ -193,13 +193,13 @@ def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[F
             yield FieldChange(target.name, field, value, *_effect(*pieces, new))
 
 
-def _rendering(options: BuildOptions, target: Target, release: str) -> Asked:
+def _rendering(options: BuildOptions, target: Target, release: str) -> EngineOptions:
     """The options for a release, with any data type for `auto`: some releases need one, and it changes nothing."""
     dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
-    return Asked(options, release, flags_of(release).value, dtype)
+    return EngineOptions(options, release, dtype)
 
 
-def _effect(before: Piece, after: Piece, new: str) -> tuple[Effect, str]:
+def _effect(before: RenderedOption, after: RenderedOption, new: str) -> tuple[Effect, str]:
     if after.findings:
         finding = after.findings[0]
         return ("gone" if finding.code == "E160" else "refused"), f"{finding.problem}; {finding.remedy}"

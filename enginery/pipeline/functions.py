@@ -22,8 +22,8 @@ FUNCTIONS = {
     "download": "enginery.sources:download",
     "validate": "enginery.backends.validate:validate",
     "package": "enginery.triton.repository:package",
-    "package_inflight": "enginery.backends.tensorrt.package:package",
-    "package_llmapi": "enginery.backends.pytorch.package:package",
+    "package_inflight": "enginery.backends.package:package_inflight",
+    "package_llmapi": "enginery.backends.package:package_llmapi",
     "publish": "enginery.registry:publish",
     "rollout": "enginery.triton.rollout:rollout",
 }

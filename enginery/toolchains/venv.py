@@ -71,7 +71,9 @@ class Venv(Toolchain):
         if not cls.is_ready(identity):
             directory = toolchain.directory
             lock = directory.with_name(f"{directory.name}.lock")
-            with waiting_lock(lock, f"waiting for another process that is making toolchain {identity.name}", log):
+            with waiting_lock(
+                lock, f"waiting for another process that is making toolchain {identity.name}", log, every=20.0
+            ):
                 if not cls.is_ready(identity):
                     _create(toolchain, log)
         return toolchain

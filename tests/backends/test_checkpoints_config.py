@@ -52,11 +52,11 @@ def test_a_faithful_checkpoint_is_taken_with_what_it_holds(tmp_path: Path, sourc
         ("vocab_size", 512, "vocab_size is 512, the model has 450"),
         ("max_position_embeddings", 2048, "max_position_embeddings is 2048, the model has 8192"),
         ("share_embedding_table", True, "share_embedding_table is true"),
-        ("dtype", "float16", "dtype is float16, asked was bfloat16"),
-        ("mapping", {"world_size": 2, "tp_size": 2, "pp_size": 1}, "mapping.tp_size is 2, asked was 1"),
-        ("mapping", {"world_size": 2, "tp_size": 1, "pp_size": 2}, "mapping.pp_size is 2, asked was 1"),
-        ("quantization", {"quant_algo": "FP8"}, "quantization.quant_algo is FP8, asked was none"),
-        ("quantization", {"kv_cache_quant_algo": "INT8"}, "quantization.kv_cache_quant_algo is INT8, asked was none"),
+        ("dtype", "float16", "dtype is float16, expected bfloat16"),
+        ("mapping", {"world_size": 2, "tp_size": 2, "pp_size": 1}, "mapping.tp_size is 2, expected 1"),
+        ("mapping", {"world_size": 2, "tp_size": 1, "pp_size": 2}, "mapping.pp_size is 2, expected 1"),
+        ("quantization", {"quant_algo": "FP8"}, "quantization.quant_algo is FP8, expected none"),
+        ("quantization", {"kv_cache_quant_algo": "INT8"}, "quantization.kv_cache_quant_algo is INT8, expected none"),
     ],
 )
 def test_a_field_that_a_converter_loses_or_changes_is_named(
@@ -81,13 +81,13 @@ def test_all_differences_are_listed_at_once_with_what_to_do(tmp_path: Path, sour
 
 def test_a_quantization_that_was_not_done_is_named(tmp_path: Path, source: Path) -> None:
     found = differences(write_checkpoint(tmp_path / "made"), source, FP8)
-    assert "config.json: quantization.quant_algo is none, asked was FP8" in found
+    assert "config.json: quantization.quant_algo is none, expected FP8" in found
 
 
 def test_a_checkpoint_for_fewer_gpus_than_asked_is_named(tmp_path: Path, source: Path) -> None:
     expected = CheckpointExpectation("bfloat16", tensor_parallel=2)
     found = differences(write_checkpoint(tmp_path / "made"), source, expected)
-    assert "config.json: mapping.world_size is 1, asked was 2" in found
+    assert "config.json: mapping.world_size is 1, expected 2" in found
     assert "rank1.safetensors: it is missing" in found
 
 

@@ -58,7 +58,7 @@ def test_an_unquantized_copy_is_taken_when_nothing_else_was_asked_for(tmp_path: 
         ({"rms_norm_eps": 1e-6}, "norm_eps is 1e-06"),
         ({"tie_word_embeddings": True}, "tied_embeddings is True"),
         ({"architectures": ["MistralForCausalLM"]}, "architecture is MistralForCausalLM"),
-        ({"torch_dtype": "float16"}, "dtype is float16, asked was bfloat16"),
+        ({"torch_dtype": "float16"}, "dtype is float16, expected bfloat16"),
     ],
 )
 def test_a_configuration_that_became_another_models_is_named(
@@ -80,9 +80,9 @@ def test_settings_moved_as_transformers_5_has_them_are_the_same(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("quantization", "said"),
     [
-        ({"quant_algo": None}, "quant_algo is none, asked was FP8"),
-        ({"quant_algo": "NVFP4"}, "quant_algo is NVFP4, asked was FP8"),
-        ({"kv_cache_quant_algo": "FP8"}, "kv_cache_quant_algo is FP8, asked was none"),
+        ({"quant_algo": None}, "quant_algo is none, expected FP8"),
+        ({"quant_algo": "NVFP4"}, "quant_algo is NVFP4, expected FP8"),
+        ({"kv_cache_quant_algo": "FP8"}, "kv_cache_quant_algo is FP8, expected none"),
     ],
 )
 def test_another_quantization_than_asked_is_named(
@@ -95,7 +95,7 @@ def test_another_quantization_than_asked_is_named(
 def test_a_missing_description_of_the_quantization_is_named(tmp_path: Path, source: Path) -> None:
     made = export(tmp_path / "made")
     (made / "hf_quant_config.json").unlink()
-    assert "hf_quant_config.json: quant_algo is none, asked was FP8" in differences(made, source)
+    assert "hf_quant_config.json: quant_algo is none, expected FP8" in differences(made, source)
 
 
 def test_a_description_that_cannot_be_read_is_named(tmp_path: Path, source: Path) -> None:

@@ -9,8 +9,8 @@ from enginery.backends.tensorrt.build import (
     COPIES,
     WORKER_BYTES,
     Workers,
+    affordable_workers,
     available_memory,
-    fitting_workers,
     largest_rank_bytes,
     needed_bytes,
 )
@@ -26,11 +26,11 @@ def test_a_worker_needs_its_weights_several_times_and_something_besides() -> Non
 
 
 def test_all_workers_that_fit_are_started() -> None:
-    assert fitting_workers(4, 10 * GB, 4 * needed_bytes(10 * GB)) == Workers(4)
+    assert affordable_workers(4, 10 * GB, 4 * needed_bytes(10 * GB)) == Workers(4)
 
 
 def test_no_more_are_started_than_fit_and_the_figures_are_told() -> None:
-    workers = fitting_workers(4, 10 * GB, 2 * needed_bytes(10 * GB) + 1)
+    workers = affordable_workers(4, 10 * GB, 2 * needed_bytes(10 * GB) + 1)
     assert workers.count == 2
     assert workers.note == (
         "2 instead of 4 workers: each needs about 38.7 GB of the machine's memory (3 x 10.7 GB of weights and 6.4 GB),"
@@ -40,13 +40,13 @@ def test_no_more_are_started_than_fit_and_the_figures_are_told() -> None:
 
 def test_where_not_even_one_fits_the_build_is_refused_with_a_remedy() -> None:
     with pytest.raises(UsageError, match=r"does not fit.*about 38\.7 GB.*1\.1 GB are free") as caught:
-        fitting_workers(4, 10 * GB, GB)
+        affordable_workers(4, 10 * GB, GB)
     assert "tensor_parallel" in caught.value.remedy
     assert "`force`" in caught.value.remedy
 
 
 def test_one_is_tried_where_that_is_accepted() -> None:
-    workers = fitting_workers(4, 10 * GB, GB, accepted=True)
+    workers = affordable_workers(4, 10 * GB, GB, accepted=True)
     assert workers.count == 1
     assert "although it may not fit" in workers.note
 

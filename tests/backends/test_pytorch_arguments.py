@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from enginery.backends.pytorch.arguments import ELSEWHERE, PLAIN, arguments_of
-from enginery.backends.pytorch.keys import NESTED, NESTED_CLASS, Layout, class_keys, keys, layout, mistakes
-from enginery.backends.pytorch.package import PackageParameters
+from enginery.backends.package import LlmApiParameters
+from enginery.backends.pytorch.arguments import ELSEWHERE, arguments_of
+from enginery.backends.pytorch.keys import NESTED, NESTED_CLASS, Layout, class_keys, keys, layout
+from enginery.backends.pytorch.quantize import PLAIN
+from enginery.backends.pytorch.schema import mistakes
 from enginery.backends.request import Request
 from enginery.core.files import write_atomic
 from enginery.releases.facts import releases
@@ -67,8 +69,8 @@ def written(release: str, name: str) -> str:
     assert BACKEND.findings(request) == []
     recipe = BACKEND.chain(request, WEIGHTS).package.step.recipe
     assert isinstance(recipe, Call)
-    order = PackageParameters.model_validate(dict(recipe.parameters))
-    served = order.model_dump(include={"release", "arguments", "llm_class", "serving", "warm_up", "world_size"})
+    parameters = LlmApiParameters.model_validate(dict(recipe.parameters))
+    served = parameters.model_dump(include={"release", "arguments", "llm_class", "serving", "warm_up", "world_size"})
     return model_yaml(LlmApiOptions.model_validate(served))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from enginery.backends.checkpoints import CheckpointError
-from enginery.backends.common import DRIVER
 from enginery.backends.pytorch.quantize import export_checkpoint, read_quantization
+from enginery.backends.quantizing import DRIVER
 from enginery.core.digests import file_digest
 from enginery.core.errors import CommandError, SourceError, StoreError, UsageError
 from enginery.pipeline.functions import find_command_runner
@@ -95,7 +95,7 @@ def test_a_last_line_that_says_nothing_is_no_failure(export: Export, last: str) 
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        ("os.remove('hf_quant_config.json')", "quant_algo is none, asked was FP8"),
+        ("os.remove('hf_quant_config.json')", "quant_algo is none, expected FP8"),
         ("os.remove('model.safetensors')", "no file with weights"),
         ("open('hf_quant_config.json', 'w').write('{')", "cannot be read"),
         ("open('model.safetensors', 'r+b').truncate(100)", "model.safetensors"),
@@ -110,9 +110,9 @@ def test_a_checkpoint_that_is_not_whole_is_refused(export: Export, spoil: str, p
 @pytest.mark.parametrize(
     ("parameters", "problem"),
     [
-        ({"precision": "nvfp4"}, "quant_algo is FP8, asked was NVFP4"),
-        ({"kv_cache": "fp8"}, "kv_cache_quant_algo is none, asked was FP8"),
-        ({"dtype": "float16"}, "dtype is bfloat16, asked was float16"),
+        ({"precision": "nvfp4"}, "quant_algo is FP8, expected NVFP4"),
+        ({"kv_cache": "fp8"}, "kv_cache_quant_algo is none, expected FP8"),
+        ({"dtype": "float16"}, "dtype is bfloat16, expected float16"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(export: Export, parameters: dict[str, Any], problem: str) -> None:

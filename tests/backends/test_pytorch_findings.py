@@ -208,7 +208,7 @@ def test_blocks_of_scales_must_fit_each_gpus_part_of_the_model() -> None:
     assert codes({"precision": "int4_awq"}, model=model) == set()
     found = only({"precision": "int4_awq", "tensor_parallel": 2}, model=model)
     assert (found.code, found.path) == ("E409", "precision")
-    assert "the feed-forward size 640 over 2 GPUs is no multiple of 128" in found.problem
+    assert "the intermediate size 640 over 2 GPUs is no multiple of 128" in found.problem
     assert codes({"precision": "fp8", "tensor_parallel": 2}, model=model) == set()
 
 

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from enginery.backends.request import Request
-from enginery.backends.tensorrt.converters import conversion, problems
+from enginery.backends.tensorrt.converters import conversion
 from enginery.backends.tensorrt.release import architectures, family_for, first_release
+from enginery.backends.tensorrt.script_arguments import argument_problems
 from enginery.releases.facts import builds_engines, releases
 from enginery.releases.flags import flags_of
 from enginery.store.steps import Stage
@@ -291,7 +292,7 @@ def test_arguments_are_read_as_argparse_reads_them() -> None:
         "attn_q",
         "attn_k",
     )
-    assert problems(known, good) == []
-    assert problems(known, ["--lora_target_modules", "attn_q", "nothing"]) != []
+    assert argument_problems(known, good) == []
+    assert argument_problems(known, ["--lora_target_modules", "attn_q", "nothing"]) != []
     too_few = ["--rotary_scaling", "linear", "-sq", "0.5"]
-    assert problems(known, too_few) == ["takes 2 values for --rotary_scaling, not 1"]
+    assert argument_problems(known, too_few) == ["takes 2 values for --rotary_scaling, not 1"]

@@ -187,12 +187,12 @@ def test_modelopt_works_on_a_cpu_where_that_will_do_or_is_asked_for() -> None:
 
 
 def test_the_package_has_the_parameters_of_its_function() -> None:
-    from enginery.backends.tensorrt.package import PackageParameters
+    from enginery.backends.package import InflightParameters
 
     recipe = step(request_of(release="0.16.0", tensor_parallel=2), Stage.PACKAGE).recipe
     assert isinstance(recipe, Call)
     assert recipe.function == "package_inflight"
-    order = PackageParameters.model_validate(dict(recipe.parameters))
+    order = InflightParameters.model_validate(dict(recipe.parameters))
     assert (order.release, order.tensor_parallel, order.pipeline_parallel) == ("0.16.0", 2, 1)
 
 

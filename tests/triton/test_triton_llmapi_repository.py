@@ -13,7 +13,7 @@ import yaml
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from enginery.backends.pytorch.package import package as package_llmapi
+from enginery.backends.package import package_llmapi
 from enginery.builds.model_config import LAUNCH_NOTE
 from enginery.core.errors import SourceError
 from enginery.core.files import list_files

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from enginery.backends.checkpoints.configuration import CheckpointError, HfExpectation, rope_scaling, section
-from enginery.backends.checkpoints.quantized import (
+from enginery.backends.checkpoints.tensors import (
     AWQ_GROUP,
     BYTES,
     FLOATS,
@@ -40,12 +40,12 @@ HAVE_INPUT_SCALE = ("FP8", "NVFP4", "W4A8_AWQ", "W8A8_SQ_PER_CHANNEL")
 
 
 def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectation) -> Facts:
-    """Make sure that an exported checkpoint is whole, is still the same model, and is quantized as asked.
+    """Make sure that an exported checkpoint is whole, is still the same model, and is quantized as expected.
 
     Args:
         checkpoint: the exported Hugging Face directory.
         weights: the Hugging Face model it was made from.
-        expected: what was asked for.
+        expected: what the checkpoint is to be.
 
     Raises:
         CheckpointError: when it is not; all differences are listed.
@@ -93,15 +93,15 @@ def _config_differences(config: Mapping[str, Any], source: Mapping[str, Any], ex
     if scaling != original:
         yield f"config.json: rope_scaling is {scaling or 'none'}, the model has {original or 'none'}"
     if expected.dtype and found["dtype"] != expected.dtype:
-        yield f"config.json: dtype is {found['dtype'] or 'missing'}, asked was {expected.dtype}"
+        yield f"config.json: dtype is {found['dtype'] or 'missing'}, expected {expected.dtype}"
 
 
 def _quantization_differences(quantization: Mapping[str, Any], expected: HfExpectation) -> Iterator[str]:
-    asked = {"quant_algo": expected.quant_algo, "kv_cache_quant_algo": expected.kv_cache_quant_algo}
-    for name, wanted in asked.items():
+    wanted_algorithms = {"quant_algo": expected.quant_algo, "kv_cache_quant_algo": expected.kv_cache_quant_algo}
+    for name, wanted in wanted_algorithms.items():
         found = quantization.get(name)
         if found != wanted:
-            yield f"{QUANT_CONFIG}: {name} is {found or 'none'}, asked was {wanted or 'none'}"
+            yield f"{QUANT_CONFIG}: {name} is {found or 'none'}, expected {wanted or 'none'}"
 
 
 def _tensor_differences(
@@ -138,7 +138,7 @@ def _wanted(
 
 
 def _is_quantized(name: str, original: Tensor, found: Tensor | None, quantization: Mapping[str, Any]) -> bool:
-    """Whether a tensor must be, or, where its name tells nothing, is quantized."""
+    """Whether a tensor must be quantized by its name, or is so by its own format."""
     excluded = quantization.get("exclude_modules") or ()
     if any(fnmatchcase(name.removesuffix(".weight"), pattern) for pattern in excluded):
         return False

@@ -13,12 +13,10 @@ from typing import Any
 from enginery.backends.checkpoints.configuration import (
     CheckpointError,
     CheckpointExpectation,
-    Decoder,
     config_differences,
-    is_known,
     section,
 )
-from enginery.backends.checkpoints.quantized import Tensor, read_all, read_tensors
+from enginery.backends.checkpoints.tensors import Decoder, Tensor, is_known, read_all, read_tensors
 from enginery.core.progress import Facts
 from enginery.sources import ModelFacts
 
@@ -27,12 +25,12 @@ REMEDY = "convert again; if it comes out the same, the converter does not fit th
 
 
 def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpectation) -> Facts:
-    """Make sure that a checkpoint is whole, says what its model says, and is what was asked for.
+    """Make sure that a checkpoint is whole, fits its model, and is what is expected.
 
     Args:
         checkpoint: the directory with `config.json` and `rank<N>.safetensors`.
         weights: the Hugging Face model it was made from.
-        expected: what was asked for.
+        expected: what the checkpoint is to be.
 
     Returns:
         What was found: ranks, tensors, bytes, algorithms, and how much could be checked.
@@ -75,7 +73,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _is_tied(source: Mapping[str, Any], weights: Path) -> bool:
-    """Whether the model's last layer is its first one; some families do not say so, and have no last layer."""
+    """Whether the last layer shares the first one's weights. Some families only show it by having no last layer."""
     if "tie_word_embeddings" in source:
         return bool(source["tie_word_embeddings"])
     tensors, _ = read_all(weights)
@@ -97,7 +95,7 @@ def _read_ranks(checkpoint: Path, world_size: int) -> tuple[dict[int, dict[str, 
 
 
 def _dividable(model: ModelFacts, expected: CheckpointExpectation) -> bool:
-    """Whether shapes can be foretold: not for a model whose configuration leaves them open."""
+    """Whether all shapes are known: not where the model's configuration leaves sizes out."""
     sizes = (model.layers, model.heads, model.head_size, model.hidden_size, model.intermediate_size, model.vocab_size)
     return all(sizes) and not model.layers % expected.pipeline_parallel and not model.heads % expected.tensor_parallel
 

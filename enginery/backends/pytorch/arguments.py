@@ -1,54 +1,23 @@
-"""The arguments of the LLM API for a target: what `llm` says, and what follows from the rest of the spec."""
+"""The arguments of the LLM API for a target: those in `llm`, and those that follow from the rest of the spec.
+
+Keys are written under their names from 1.0 on, and moved to the names of older releases at the end.
+"""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
 
-from enginery.backends.pytorch.keys import NESTED, Layout, Path, Setting, Settings, keys, layout, own_keys
+from enginery.backends.pytorch.keys import NESTED, Layout, Path, keys, layout, own_keys
+from enginery.backends.pytorch.quantize import PLAIN
 from enginery.backends.request import Request
-from enginery.spec import DEFAULT_BATCH, Precision
-
-# Which batch sizes CUDA graphs are captured for, and which the server warms up with.
-#
-# A graph is captured when the model is loaded, so the first user does not wait for it; a batch without one runs
-# without,
-# slower. Batches are filled up to the next size that has a graph, so powers of two and the largest are enough.
-
+from enginery.spec import DEFAULT_BATCH
 
 GRAPHS = "cuda_graph_config"
+
 MOST_WARMED = 64
-"""Larger batches only cost time at the start: what is compiled at first use does not depend on the size any more."""
-
-
-def graph_sizes(largest: int) -> list[int]:
-    """Powers of two up to the largest batch, and that."""
-    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
-    return [*powers, largest]
-
-
-def graph_arguments(given: Settings, largest: int) -> Iterator[tuple[Path, Setting]]:
-    """The arguments that follow from the largest batch, where the user has not decided otherwise."""
-    if (GRAPHS,) in given and given[GRAPHS,].value is None:
-        return
-    chosen = {(GRAPHS, "batch_sizes"), (GRAPHS, "max_batch_size")} & set(given)
-    field = "serving.max_batch_size"
-    if not chosen:
-        yield (GRAPHS, "batch_sizes"), Setting(graph_sizes(largest), field, given=False)
-    if (GRAPHS, "enable_padding") not in given:
-        yield (GRAPHS, "enable_padding"), Setting(value=True, field=field, given=False)
-
-
-def warm_up_sizes(triton: Mapping[str, Any], largest: int) -> list[int]:
-    """The batch sizes to warm up with; none where the user says `warm_up: false`."""
-    wanted = triton.get("warm_up", True)
-    if isinstance(wanted, list):
-        return sorted(set(wanted))
-    return [size for size in graph_sizes(largest) if size <= MOST_WARMED] if wanted else []
-
-
-# Keys of the LLM API that have other names in other releases: the newest name is the one to write.
-
+"""The largest batch to warm up with. What is compiled at first use is the same for all larger ones."""
 
 RENAMED: Mapping[Path, str] = {
     ("cuda_graph_config", "batch_sizes"): "cuda_graph_batch_sizes",
@@ -78,35 +47,8 @@ GONE: Mapping[str, str] = {
     "use_kv_cache": "there always is a KV cache",
     NESTED: "its keys stand at the top from 0.21 on",
 }
+
 PADDING = {("cuda_graph_config", "padding_enabled"): "cuda_graph_config.enable_padding"}
-
-
-def path_in(path: Path, release: str, where: Layout) -> Path:
-    """Where a key, written as from 1.0 on, stands in a release."""
-    if where is Layout.OBJECTS:
-        return path
-    name = RENAMED.get(path) or (SWITCHES.get(path[0]) if len(path) == 1 else None)
-    if name is None and len(path) == 1 and path[0] in own_keys(release) and path[0] != "load_format":
-        name = path[0]
-    if name is None:
-        return path
-    return (NESTED, name) if where is Layout.NESTED else (name,)
-
-
-def newer_name(path: Path) -> str:
-    """What a key of before 1.0 is called from then on; empty where it has not changed, or nothing is known of it."""
-    own = path[1:] if path[0] == NESTED and len(path) > 1 else path
-    if own in PADDING:
-        return f"it is {PADDING[own]}"
-    if len(own) != 1:
-        return ""
-    names = {old: ".".join(new) for new, old in RENAMED.items()} | {old: new for new, old in SWITCHES.items()}
-    return f"it is {names[own[0]]}" if own[0] in names else GONE.get(own[0], "")
-
-
-# Which fields of a spec say what an argument of the LLM API says, as the page on TensorRT-LLM's migration has it.
-
-
 KV_CACHE = "kv_cache_config"
 
 FROM_BUILD: Mapping[str, Path] = {
@@ -118,6 +60,7 @@ FROM_BUILD: Mapping[str, Path] = {
     "tokens_per_block": (KV_CACHE, "tokens_per_block"),
     "gather_generation_logits": ("gather_generation_logits",),
 }
+
 FROM_SERVING: Mapping[str, Path] = {
     "max_beam_width": ("max_beam_width",),
     "kv_cache_free_gpu_mem_fraction": (KV_CACHE, "free_gpu_memory_fraction"),
@@ -134,8 +77,9 @@ FROM_SERVING: Mapping[str, Path] = {
     "iter_stats_max_iterations": ("iter_stats_max_iterations",),
     "request_stats_max_iterations": ("request_stats_max_iterations",),
 }
+
 SERVED: frozenset[str] = frozenset({"max_batch_size", "decoupled", "exclude_input_in_output"})
-"""Fields of `serving` that the served model reads, or that are looked at in another way."""
+"""Fields of `serving` that the served model reads, or that are handled separately."""
 
 ELSEWHERE: Mapping[str, str] = {
     "model": "it follows from the source",
@@ -166,46 +110,67 @@ BY_HAND: Mapping[str, str] = {
 }
 """Build options that change what is served, not only how fast, and have no plain counterpart -> what to do."""
 
-
 TRITON = "triton_config"
-"""Not the LLM API's: what the served model itself reads, in `llm` as in NVIDIA's `model.yaml`."""
-PLAIN = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
+"""A key of `llm` for the served model, not for the LLM API, as in NVIDIA's `model.yaml`."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One argument.
+
+    Attributes:
+        value: its value.
+        field: the field of the spec that it comes from, within the target.
+        given: whether the user wrote it; otherwise it follows from a default of ours.
+    """
+
+    value: Any
+    field: str
+    given: bool = True
+
+
+Settings = Mapping[Path, Setting]
 
 
 def settings(request: Request, release: str) -> Settings:
-    """Every argument but the model's place, by its path from 1.0 on; `llm` wins over the rest."""
+    """Every argument except the model's path, under its name from 1.0 on. `llm` has precedence over other fields."""
     given = {path: Setting(value, f"llm.{'.'.join(path)}") for path, value in _flat(request.llm)}
-    found = dict(_elsewhere(request))
+    found = dict(_from_spec(request))
     graphs = any(path[0] == GRAPHS for path in given)
     if graphs or layout(release) is Layout.OBJECTS:  # before 1.0 they are off unless asked for
-        found |= dict(graph_arguments(given, _batch(given, found)))
+        found |= dict(_graph_arguments(given, _batch(given, found)))
     switched_off = {path[:1] for path, setting in given.items() if len(path) == 1 and setting.value is None}
     kept = {path: setting for path, setting in found.items() if path[:1] not in switched_off or setting.given}
     return {**kept, **given}
 
 
 def clashes(request: Request) -> Iterator[tuple[Setting, Setting]]:
-    """Arguments that `llm` and another field of the spec say differently."""
-    elsewhere = dict(_elsewhere(request))
+    """Arguments to which `llm` and another field of the spec give different values."""
+    others = dict(_from_spec(request))
     for path, value in _flat(request.llm):
-        other = elsewhere.get(path)
+        other = others.get(path)
         if other is not None and other.given and other.value != value:
             yield Setting(value, f"llm.{'.'.join(path)}"), other
 
 
+def arguments_of(request: Request, release: str) -> dict[str, JsonValue]:
+    """All arguments except the model's path, under the release's names."""
+    return nested(placed(release, settings(request, release)))
+
+
 def placed(release: str, found: Settings) -> dict[Path, Setting]:
-    """The settings by their paths in the release; those of ours that it has no key for are left out."""
-    where = layout(release)
+    """The settings by their paths in the release. Our own defaults are left out where the release has no such key."""
+    place = layout(release)
     moved: dict[Path, Setting] = {}
     for path, setting in found.items():
-        here = path_in(path, release, where)
-        if here != path and path[0] in SWITCHES:
-            switch = path_in(path[:1], release, where)
+        moved_path = _path_in(path, release, place)
+        if moved_path != path and path[0] in SWITCHES:
+            switch = _path_in(path[:1], release, place)
             moved[switch] = Setting(setting.value is not None, setting.field, setting.given)
             if len(path) == 1:
                 continue
-        if setting.given or here[0] in keys(release).value:
-            moved[here] = Setting(setting.value, setting.field, setting.given)
+        if setting.given or moved_path[0] in keys(release).value:
+            moved[moved_path] = Setting(setting.value, setting.field, setting.given)
     return moved
 
 
@@ -216,20 +181,68 @@ def nested(found: Mapping[Path, Setting]) -> dict[str, JsonValue]:
         if len(path) == 1:
             made.setdefault(path[0], setting.value)
         else:
-            there = made.get(path[0])
-            made[path[0]] = {**(there if isinstance(there, dict) else {}), path[1]: setting.value}
+            known = made.get(path[0])
+            made[path[0]] = {**(known if isinstance(known, dict) else {}), path[1]: setting.value}
     return made
-
-
-def arguments_of(request: Request, release: str) -> dict[str, JsonValue]:
-    """All arguments but the model's place, under the release's names."""
-    return nested(placed(release, settings(request, release)))
 
 
 def max_batch_size(request: Request) -> int:
     """Most requests that run together."""
     given = {path: Setting(value, "") for path, value in _flat(request.llm)}
-    return _batch(given, dict(_elsewhere(request)))
+    return _batch(given, dict(_from_spec(request)))
+
+
+def warm_up_sizes(triton: Mapping[str, Any], largest: int) -> list[int]:
+    """The batch sizes to warm up with; none where the user says `warm_up: false`."""
+    wanted = triton.get("warm_up", True)
+    if isinstance(wanted, list):
+        return sorted(set(wanted))
+    return [size for size in _graph_sizes(largest) if size <= MOST_WARMED] if wanted else []
+
+
+def newer_name(path: Path) -> str:
+    """What a key of before 1.0 is called from then on; empty where it has not changed, or nothing is known of it."""
+    own = path[1:] if path[0] == NESTED and len(path) > 1 else path
+    if own in PADDING:
+        return f"it is {PADDING[own]}"
+    if len(own) != 1:
+        return ""
+    names = {old: ".".join(new) for new, old in RENAMED.items()} | {old: new for new, old in SWITCHES.items()}
+    return f"it is {names[own[0]]}" if own[0] in names else GONE.get(own[0], "")
+
+
+def _graph_sizes(largest: int) -> list[int]:
+    """The batch sizes to capture CUDA graphs for: powers of two, and the largest batch.
+
+    Graphs are captured when the model is loaded, so the first user does not wait for that. A batch is filled up to the
+    next size that has a graph; a batch without a graph runs more slowly.
+    """
+    powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
+    return [*powers, largest]
+
+
+def _graph_arguments(given: Settings, largest: int) -> Iterator[tuple[Path, Setting]]:
+    """The arguments that follow from the largest batch, where the user has not decided otherwise."""
+    if (GRAPHS,) in given and given[GRAPHS,].value is None:
+        return
+    chosen = {(GRAPHS, "batch_sizes"), (GRAPHS, "max_batch_size")} & set(given)
+    field = "serving.max_batch_size"
+    if not chosen:
+        yield (GRAPHS, "batch_sizes"), Setting(_graph_sizes(largest), field, given=False)
+    if (GRAPHS, "enable_padding") not in given:
+        yield (GRAPHS, "enable_padding"), Setting(value=True, field=field, given=False)
+
+
+def _path_in(path: Path, release: str, place: Layout) -> Path:
+    """The path in a release of a key that is written as from 1.0 on."""
+    if place is Layout.OBJECTS:
+        return path
+    name = RENAMED.get(path) or (SWITCHES.get(path[0]) if len(path) == 1 else None)
+    if name is None and len(path) == 1 and path[0] in own_keys(release) and path[0] != "load_format":
+        name = path[0]
+    if name is None:
+        return path
+    return (NESTED, name) if place is Layout.NESTED else (name,)
 
 
 def _batch(given: Settings, found: Settings) -> int:
@@ -248,7 +261,7 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
             yield (name,), value
 
 
-def _elsewhere(request: Request) -> Iterator[tuple[Path, Setting]]:
+def _from_spec(request: Request) -> Iterator[tuple[Path, Setting]]:
     target = request.target
     yield ("tensor_parallel_size",), Setting(target.tensor_parallel, "tensor_parallel")
     yield ("pipeline_parallel_size",), Setting(target.pipeline_parallel, "pipeline_parallel")
@@ -262,14 +275,14 @@ def _elsewhere(request: Request) -> Iterator[tuple[Path, Setting]]:
 
 
 def _dtype(request: Request) -> str:
-    """Of quantized weights the checkpoint says it."""
+    """The precision; for quantized weights the checkpoint decides."""
     return str(request.target.precision) if request.target.precision in PLAIN else "auto"
 
 
 def _largest_batch(request: Request) -> Setting:
-    """The smaller of what the server and the engine may take, as where the two are apart; ours where none is said."""
-    said = {"serving": request.serving.max_batch_size, "build": request.build.max_batch_size}
-    given = [Setting(value, f"{section}.max_batch_size") for section, value in said.items() if value is not None]
+    """The smaller of the server's and the engine's limit, as with an engine; our default where neither is given."""
+    sizes = {"serving": request.serving.max_batch_size, "build": request.build.max_batch_size}
+    given = [Setting(value, f"{section}.max_batch_size") for section, value in sizes.items() if value is not None]
     ours = Setting(DEFAULT_BATCH, "serving.max_batch_size", given=False)
     return min(given, key=lambda setting: int(setting.value), default=ours)
 
@@ -278,10 +291,10 @@ def _from_fields(options: Any, section: str, paths: Mapping[str, Path]) -> Itera
     for field, path in paths.items():
         value = getattr(options, field, None)
         if value is not None:
-            yield path, Setting(_said(field, value), f"{section}.{field}")
+            yield path, Setting(_value(field, value), f"{section}.{field}")
 
 
-def _said(field: str, value: Any) -> Any:
+def _value(field: str, value: Any) -> Any:
     if field == "scheduler_policy":
         return value.upper()
     if field == "max_attention_window_size":
@@ -290,7 +303,7 @@ def _said(field: str, value: Any) -> Any:
 
 
 def _lengths(request: Request) -> Iterator[tuple[Path, Setting]]:
-    """Up to 0.11 lengths are those of prompt and answer; the LLM API knows that of both together."""
+    """The LLM API limits prompt and answer together; specs for TensorRT-LLM up to 0.11 limit each of them."""
     build = request.build
     prompt, answer = build.max_input_len, build.max_output_len
     if build.max_seq_len is None and prompt is not None and answer is not None:

@@ -1,13 +1,13 @@
-"""What the plan asks of the backend `pytorch`: findings, notes, and the chain of steps."""
+"""The backend `pytorch`: findings, notes, and the chain of steps for a target."""
 
-import dataclasses
 from collections.abc import Iterator
 
 from pydantic import JsonValue
+from typing_extensions import override
 
-from enginery import toolchains
+from enginery.backends.answers import TENSORRT_LLM
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import DRIVER, OFFLINE, QUIET, modelopt_toolchain, toolchain_findings
+from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
 from enginery.backends.pytorch.arguments import (
     BY_HAND,
     FROM_SERVING,
@@ -23,132 +23,62 @@ from enginery.backends.pytorch.keys import Layout, is_certain, keys, layout
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     activation_dtype,
+    algorithm_name,
     dataset,
     device,
     kv_cache,
     must_quantize,
     quantizing_argv,
-    said_algorithm,
 )
 from enginery.backends.pytorch.release import chosen_release, refusal
-from enginery.backends.request import BackendStep, Chain, Request, asking
-from enginery.backends.validate import TENSORRT_LLM, runtime_for, validate_call
+from enginery.backends.quantizing import DRIVER, modelopt_toolchain
+from enginery.backends.request import BackendStep, Chain, Request, command_step
+from enginery.backends.runtimes import runtime_for
+from enginery.backends.validate import validate_call
 from enginery.core.digests import remembered_digest
-from enginery.core.errors import PlanError
 from enginery.core.versions import is_version
-from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Target
+from enginery.spec import DEFAULT_BATCH, BackendName, Finding
 from enginery.store import ANY_GPU, Call, Command, Stage, Step
-from enginery.toolchains import Identify, driver_sha256
+from enginery.toolchains import driver_sha256
 from enginery.triton import keeps_measurements, served_llm_digest
-
-# What a plan tells of a target for the PyTorch backend: choices, ignored settings, and how sure the facts are.
-
-
-def notes(request: Request, release: str) -> Iterator[str]:
-    """One sentence each."""
-    yield from _choices(request, release)
-    yield from _conversion(request)
-    yield from _first_use(request, release)
-    if request.spec.rollout_target() == request.target:
-        fraction = "serving.kv_cache_free_gpu_mem_fraction"
-        yield f"a rollout loads the new model beside the old one, which frees its GPU memory after that: see {fraction}"
-    yield from _ignored(request)
-
-
-def _choices(request: Request, release: str) -> Iterator[str]:
-    yield from choice_notes(request, BackendName.PYTORCH)
-    if not is_version(request.target.release):
-        yield f"release {request.target.release} is {release}"
-    if not is_certain(release):
-        yield f"llm is checked against facts of another release: {keys(release).provenance.note}"
-    if "max_batch_size" not in request.serving.model_fields_set and max_batch_size(request) == DEFAULT_BATCH:
-        yield f"max_batch_size is {DEFAULT_BATCH}, as for TensorRT engines; the release's own default is higher"
-
-
-def _conversion(request: Request) -> Iterator[str]:
-    model, precision = request.model, request.target.precision
-    if must_quantize(precision, model):
-        yield f"ModelOpt quantizes the weights to {precision}, on the {device(request)} device"
-    elif precision in QUANTIZED and model and model.quantization:
-        yield f"the source is quantized already ({said_algorithm(model.quantization)}) and is used as it is"
-
-
-def _first_use(request: Request, release: str) -> Iterator[str]:
-    """What the server does before the first request, so that nobody waits for it."""
-    graphs = arguments_of(request, release).get(GRAPHS)
-    captured = graphs.get("batch_sizes") if isinstance(graphs, dict) else None
-    if isinstance(graphs, dict) and isinstance(captured, list):
-        others = "are filled up to the next" if graphs.get("enable_padding") else "run without"
-        sizes = ", ".join(map(str, captured))
-        yield f"CUDA graphs are captured at the start for batches of {sizes}; others {others}"
-    config = request.llm.get(TRITON)
-    warm = warm_up_sizes(config if isinstance(config, dict) else {}, max_batch_size(request))
-    if warm:
-        yield f"the server warms up with batches of {', '.join(map(str, warm))} (llm.{TRITON}.warm_up: false: not)"
-    if layout(release) is Layout.OBJECTS and request.llm.get("enable_autotuner") is not False:
-        kept = "; launch.md says how to keep what it found" if keeps_measurements(release) else ""
-        yield f"the autotuner measures kernels at each start (enable_autotuner, the release's default){kept}"
-
-
-def _ignored(request: Request) -> Iterator[str]:
-    own = request.target.build.model_fields_set if request.target.build else set()
-    for field in without_meaning(request.spec.build):
-        if field not in own and field not in BY_HAND:
-            yield f"build.{field} is ignored: there is no engine to build"
-    serving = request.serving
-    meant = {*FROM_SERVING, *SERVED}
-    for field in sorted(serving.model_fields_set - meant):
-        if getattr(serving, field) is not None:
-            yield f"serving.{field} is ignored: it is not for the LLM API"
-
 
 RUNNER = "export_checkpoint"
 ENVIRONMENT = {**QUIET, **OFFLINE}
 
 
-@dataclasses.dataclass(frozen=True)
-class PyTorch:
-    """The backend that runs Hugging Face checkpoints with TensorRT-LLM's LLM API.
-
-    Attributes:
-        identify: says what a toolchain is.
-    """
-
-    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
+class PyTorch(TensorRTLLMBackend):
+    """The backend that runs Hugging Face checkpoints with TensorRT-LLM's LLM API."""
 
     @property
+    @override
     def name(self) -> BackendName:
-        """`pytorch`."""
         return BackendName.PYTORCH
 
+    @override
+    def refusal(self, wanted: str) -> Finding | None:
+        return refusal(wanted)
+
+    @override
+    def chosen_release(self, wanted: str) -> str:
+        return chosen_release(wanted)
+
+    @override
     def findings(self, request: Request) -> list[Finding]:
-        """Every reason this target cannot be built or may go wrong; paths are those within the target."""
-        release = chosen_release(request.target.release)
         modelopt = must_quantize(request.target.precision, request.model)
-        return [*findings(request), *toolchain_findings(request, release, self.identify, modelopt=modelopt)]
+        return [*findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
 
+    @override
     def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, what means nothing here, and what is known less surely."""
-        return list(notes(request, self.release(request.target)))
+        return list(_notes(request, self.release(request.target)))
 
-    def release(self, target: Target) -> str:
-        """The release that `latest` or a range comes to.
-
-        Raises:
-            PlanError: when there is none.
-        """
-        refused = refusal(target.release)
-        if refused is not None:
-            raise PlanError([str(refused)], subject=target.name)
-        return chosen_release(target.release)
-
+    @override
     def chain(self, request: Request, weights: str) -> Chain:
-        """Quantize the weights where that is wanted, ask the model the prompts, write the model repository."""
+        """Quantize the weights where that is wanted, validate the model, write the model repository."""
         making = tuple(self._quantizing(request, weights))
         inputs = {"engine": making[-1].step.key if making else weights, "weights": weights}
         release = self.release(request.target)
         toolchain = request.toolchain(release, self.identify)
-        validate = asking(request, inputs, _validation(request, release), toolchain)
+        validate = command_step(Stage.VALIDATE, inputs, _validation(request, release), toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
         return Chain(making, validate, BackendStep(package))
 
@@ -159,19 +89,15 @@ class PyTorch:
         recipe = Command(
             argv=quantizing_argv(request), environment=ENVIRONMENT, runner=RUNNER, parameters=_expected(request)
         )
-        step = Step(
-            stage=Stage.CONVERT,
-            inputs={"weights": weights},
-            recipe=recipe,
-            toolchain=toolchain.digest(),
-            runs_on="any" if device(request) == "cpu" else ANY_GPU,
-        )
         texts = dataset(request)
-        yield BackendStep(step, toolchain, {"dataset": str(texts)} if texts else {})
+        places = {"dataset": str(texts)} if texts else {}
+        runs_on = "any" if device(request) == "cpu" else ANY_GPU
+        step = command_step(Stage.CONVERT, {"weights": weights}, recipe, toolchain, runs_on)
+        yield step._replace(places=places)
 
 
 def _expected(request: Request) -> dict[str, JsonValue]:
-    """What the checkpoint must turn out to be. Nothing of the target's name or GPU: others may share it."""
+    """What the checkpoint must turn out to be. Neither the target's name nor its GPU: other targets may share it."""
     expected: dict[str, JsonValue] = {
         "precision": str(request.target.precision),
         "kv_cache": kv_cache(request),
@@ -183,7 +109,7 @@ def _expected(request: Request) -> dict[str, JsonValue]:
 
 
 def _validation(request: Request, release: str) -> Call:
-    """The prompts, and the arguments that the model is asked with: those it will be served with."""
+    """The prompts, and the arguments to load the model with: the same that it will be served with."""
     how: dict[str, JsonValue] = {
         "backend": str(BackendName.PYTORCH),
         "release": release,
@@ -217,3 +143,57 @@ def _package(request: Request, release: str) -> Call:
 def _triton_config(request: Request) -> dict[str, JsonValue]:
     config = request.llm.get(TRITON)
     return dict(config) if isinstance(config, dict) else {}
+
+
+def _notes(request: Request, release: str) -> Iterator[str]:
+    yield from _choices(request, release)
+    yield from _conversion(request)
+    yield from _first_use(request, release)
+    if request.spec.rollout_target() == request.target:
+        fraction = "serving.kv_cache_free_gpu_mem_fraction"
+        yield f"a rollout loads the new model beside the old one, which frees its GPU memory after that: see {fraction}"
+    yield from _ignored(request)
+
+
+def _choices(request: Request, release: str) -> Iterator[str]:
+    yield from choice_notes(request, BackendName.PYTORCH)
+    if not is_version(request.target.release):
+        yield f"release {request.target.release} is {release}"
+    if not is_certain(release):
+        yield f"llm is checked against facts of another release: {keys(release).provenance.note}"
+    if "max_batch_size" not in request.serving.model_fields_set and max_batch_size(request) == DEFAULT_BATCH:
+        yield f"max_batch_size is {DEFAULT_BATCH}, as for TensorRT engines; the release's own default is higher"
+
+
+def _conversion(request: Request) -> Iterator[str]:
+    model, precision = request.model, request.target.precision
+    if must_quantize(precision, model):
+        yield f"ModelOpt quantizes the weights to {precision}, on the {device(request)} device"
+    elif precision in QUANTIZED and model and model.quantization:
+        yield f"the source is quantized already ({algorithm_name(model.quantization)}) and is used as it is"
+
+
+def _first_use(request: Request, release: str) -> Iterator[str]:
+    """What the server does when it starts, so that the first request need not wait for it."""
+    graphs = arguments_of(request, release).get(GRAPHS)
+    captured = graphs.get("batch_sizes") if isinstance(graphs, dict) else None
+    if isinstance(graphs, dict) and isinstance(captured, list):
+        others = "are filled up to the next" if graphs.get("enable_padding") else "run without"
+        sizes = ", ".join(map(str, captured))
+        yield f"CUDA graphs are captured at the start for batches of {sizes}; others {others}"
+    warm = warm_up_sizes(_triton_config(request), max_batch_size(request))
+    if warm:
+        yield f"the server warms up with batches of {', '.join(map(str, warm))} (llm.{TRITON}.warm_up: false: not)"
+    if layout(release) is Layout.OBJECTS and request.llm.get("enable_autotuner") is not False:
+        kept = "; launch.md says how to keep what it found" if keeps_measurements(release) else ""
+        yield f"the autotuner measures kernels at each start (enable_autotuner, the release's default){kept}"
+
+
+def _ignored(request: Request) -> Iterator[str]:
+    own = request.target.build.model_fields_set if request.target.build else set()
+    for field in without_meaning(request.spec.build):
+        if field not in own and field not in BY_HAND:
+            yield f"build.{field} is ignored: there is no engine to build"
+    for field in sorted(request.serving.model_fields_set - {*FROM_SERVING, *SERVED}):
+        if getattr(request.serving, field) is not None:
+            yield f"serving.{field} is ignored: it is not for the LLM API"

@@ -7,11 +7,11 @@
 | E403 | an unknown key of `llm` |
 | E404 | a value that a key does not take |
 | E405 | a key that is set elsewhere, or twice |
-| E406 | a build option without meaning here |
+| E406 | a build option that has no effect in this backend |
 | E407 | a source that is quantized to something else |
 | E408 | no NVIDIA GPU |
 | E409 | a conversion that ModelOpt's driver does not do |
-| E410 | a validation by a script that there is none of |
+| E410 | a validation by a script of the release: there is none |
 | E140, E142, E143 | a model that its GPUs cannot share |
 | E153, W151 | lengths that leave no room, or are beyond the model |
 | W401 | a GPU that the release's support matrix does not list |
@@ -26,33 +26,61 @@ from enginery.backends.pytorch.arguments import (
     ELSEWHERE,
     FROM_BUILD,
     TRITON,
+    Setting,
     clashes,
     nested,
     newer_name,
     placed,
     settings,
 )
-from enginery.backends.pytorch.keys import NESTED, Mistake, Path, Setting, is_certain, keys, mistakes
+from enginery.backends.pytorch.keys import NESTED, Path, is_certain, keys
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     READ,
     UNDERSTOOD,
+    algorithm_name,
     dataset,
     must_quantize,
     quantized_to,
-    said_algorithm,
-    uneven_sizes,
 )
 from enginery.backends.pytorch.release import chosen_release, refusal
+from enginery.backends.pytorch.schema import Mistake, mistakes
+from enginery.backends.quantizing import uneven_sizes
 from enginery.backends.request import Request
 from enginery.releases import capabilities, precisions
 from enginery.sources import ModelFacts
 from enginery.spec import BuildOptions, Finding, Precision, gpus, warning
 
-# Whether the GPUs of a target can share the model: what the LLM API finds out only once it has loaded.
-#
-# Its attention and its linear layers assert that heads and feed-forward sizes are divided evenly. Key-value heads are
-# copied where there are too few, experts have their own ways, and stages of a pipeline need not be alike.
+WARM_UP = {"warm_up"}
+
+
+def findings(request: Request) -> Iterator[Finding]:
+    """Everything that stops the target, or may go wrong."""
+    yield from _conversion(request)
+    yield from _build_options(request)
+    if request.validation.run_script:
+        problem = "only engines of the backend tensorrt can be run by a script of the release"
+        yield Finding("E410", "validation.run_script", problem, "leave it out")
+    yield from _triton(request.llm.get(TRITON))
+    yield from _split_findings(request)
+    refused = refusal(request.target.release)
+    if refused is not None:
+        yield refused
+        return
+    release = chosen_release(request.target.release)
+    yield from _hardware(request, release)
+    yield from _arguments(request, release)
+    yield from _lengths(request, release)
+
+
+def without_meaning(options: BuildOptions) -> Iterator[str]:
+    """Build options that are set, and that the LLM API has no argument for."""
+    meant = {*FROM_BUILD, *(("max_output_len",) if options.max_input_len is not None else ())}
+    for field in BuildOptions.model_fields:
+        value = getattr(options, field)
+        harmless = value is None or value == () or (field in BY_HAND and not value)
+        if field in options.model_fields_set and field not in meant and not harmless:
+            yield field
 
 
 class Shared(NamedTuple):
@@ -69,17 +97,22 @@ class Shared(NamedTuple):
     what: str
 
 
-def split_findings(request: Request) -> Iterator[Finding]:
-    """What does not come out even; nothing where the model's shape is not known."""
+def _split_findings(request: Request) -> Iterator[Finding]:
+    """What the GPUs cannot share evenly; nothing where the model's shape is not known.
+
+    The LLM API asserts that heads and feed-forward sizes divide evenly, but only once it has loaded the model.
+    Key-value heads are copied where there are too few, experts are shared in another way, and pipeline stages may
+    differ in size.
+    """
     model, gpus, stages = request.model, request.target.tensor_parallel, request.target.pipeline_parallel
     if model is None:
         return
     parts = list(_shared(request, model))
-    fitting = [number for number in range(1, 2 * gpus + 1) if not any(part.size % number for part in parts)]
+    even = [number for number in range(1, 2 * gpus + 1) if not any(part.size % number for part in parts)]
     for part in parts:
         if part.size % gpus:
             problem = f"{part.what} cannot be split evenly over {gpus} GPUs"
-            yield Finding(part.code, "tensor_parallel", problem, f"use one of {', '.join(map(str, fitting))}")
+            yield Finding(part.code, "tensor_parallel", problem, f"use one of {', '.join(map(str, even))}")
     if 0 < model.layers < stages:
         problem = f"{model.layers} layers are too few for {stages} stages of a pipeline"
         yield Finding("E143", "pipeline_parallel", problem, f"use at most {model.layers}")
@@ -90,28 +123,6 @@ def _shared(request: Request, model: ModelFacts) -> Iterator[Shared]:
         yield Shared("E140", model.heads, f"{model.heads} attention heads")
     if not model.experts:
         yield Shared("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}")
-
-
-WARM_UP = {"warm_up"}
-
-
-def findings(request: Request) -> Iterator[Finding]:
-    """Everything that stops the target, or may go wrong."""
-    yield from _conversion(request)
-    yield from _build_options(request)
-    if request.validation.run_script:
-        problem = "only engines of the backend tensorrt are asked by a script of the release"
-        yield Finding("E410", "validation.run_script", problem, "leave it out")
-    yield from _triton(request.llm.get(TRITON))
-    yield from split_findings(request)
-    refused = refusal(request.target.release)
-    if refused is not None:
-        yield refused
-        return
-    release = chosen_release(request.target.release)
-    yield from _hardware(request, release)
-    yield from _arguments(request, release)
-    yield from _lengths(request, release)
 
 
 def _hardware(request: Request, release: str) -> Iterator[Finding]:
@@ -164,16 +175,16 @@ def _arguments(request: Request, release: str) -> Iterator[Finding]:
     kept = {path: setting for path, setting in settings(request, release).items() if _is_free(path, setting)}
     moved = placed(release, kept)
     for mistake in mistakes(release, nested(moved)):
-        yield _said(mistake, moved, release)
+        yield _mistake_finding(mistake, moved, release)
 
 
 def _lengths(request: Request, release: str) -> Iterator[Finding]:
-    asked = settings(request, release).get(("max_seq_len",))
-    if asked is None or type(asked.value) is not int:
+    length = settings(request, release).get(("max_seq_len",))
+    if length is None or type(length.value) is not int:
         return
-    yield from answer_findings(request, asked.value, asked.field)
+    yield from answer_findings(request, length.value, length.field)
     if request.model is not None:
-        yield from position_findings(request.model, asked.value, asked.field)
+        yield from position_findings(request.model, length.value, length.field)
 
 
 def _is_free(path: Path, setting: Setting) -> bool:
@@ -181,25 +192,20 @@ def _is_free(path: Path, setting: Setting) -> bool:
     return not setting.field.startswith("llm.") or path[0] not in ELSEWHERE
 
 
-def _said(mistake: Mistake, moved: dict[Path, Setting], release: str) -> Finding:
+def _mistake_finding(mistake: Mistake, moved: dict[Path, Setting], release: str) -> Finding:
     """The finding, at the field of the spec that the argument comes from."""
     setting = moved.get(mistake.path[:2]) or moved.get(mistake.path[:1])
     named = ".".join(mistake.path)
     field = setting.field if setting else f"llm.{named}"
     ours = bool(setting) and not field.startswith("llm.")
     if not mistake.unknown:
-        said = f"{named}: {mistake.problem}" if ours or not field.endswith(named) else mistake.problem
-        return Finding("E404", field, said, f"correct it for release {release}")
+        problem = f"{named}: {mistake.problem}" if ours or not field.endswith(named) else mistake.problem
+        return Finding("E404", field, problem, f"correct it for release {release}")
     if ours:
         problem = f"the LLM API of {release} has no {named}{_whose(release)}"
         return Finding("E403", field, problem, "remove it, or use another release")
-    newer = newer_name(mistake.path)
     problem = f"the LLM API of {release} has no such key{_whose(release)}"
-    return Finding("E403", f"llm.{_written(mistake)}", problem, _remedy(mistake, newer))
-
-
-def _written(mistake: Mistake) -> str:
-    return ".".join(mistake.path)
+    return Finding("E403", f"llm.{named}", problem, _remedy(mistake, newer_name(mistake.path)))
 
 
 def _remedy(mistake: Mistake, newer: str) -> str:
@@ -224,24 +230,26 @@ def _conversion(request: Request) -> Iterator[Finding]:
         yield Finding("E409", "convert.kv_cache", "the PyTorch backend has no int8 KV cache", "use auto or fp8")
     if convert.extra_args:
         yield Finding("E409", "convert.extra_args", "ModelOpt's driver takes no more arguments", "remove them")
-    for name, size, block in uneven_sizes(request):
-        problem = f"the {name} size {size} over {request.target.tensor_parallel} GPUs is no multiple of {block}"
+    quantizes = must_quantize(precision, model)
+    gpus = request.target.tensor_parallel
+    for name, size, block in uneven_sizes(model, precision, gpus) if model and quantizes else ():
+        problem = f"the {name} size {size} over {gpus} GPUs is no multiple of {block}"
         yield Finding("E409", "precision", f"{problem}, the block size of {precision}", "use another precision")
     texts = dataset(request)
-    if must_quantize(precision, model) and texts is not None and not texts.is_file():
+    if quantizes and texts is not None and not texts.is_file():
         problem = f"there is no file {texts}, and ModelOpt's driver fetches no data set by its name"
         remedy = "give a .jsonl or .txt file, or leave it out for built-in texts"
         yield Finding("E409", "convert.calibration.dataset", problem, remedy)
 
 
 def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
-    said, found = said_algorithm(quantization), quantized_to(quantization)
+    algorithm, found = algorithm_name(quantization), quantized_to(quantization)
     if found is None:
-        problem = f"the source is quantized as {said}, which is not read; {UNDERSTOOD} are"
+        problem = f"the source is quantized as {algorithm}, which is not read; {UNDERSTOOD} are"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")
     elif found is not precision:
         undo = "cannot be undone" if precision not in QUANTIZED else "cannot be quantized again"
-        problem = f"the source is quantized to {found} ({said}) and {undo}"
+        problem = f"the source is quantized to {found} ({algorithm}) and {undo}"
         yield Finding("E407", "precision", problem, f"use precision: {found}, or a source that is not quantized")
 
 
@@ -255,18 +263,8 @@ def _build_options(request: Request) -> Iterator[Finding]:
             yield Finding("E406", path, reason, "remove it from this target")
 
 
-def without_meaning(options: BuildOptions) -> Iterator[str]:
-    """Build options that are set and say nothing to the LLM API."""
-    meant = {*FROM_BUILD, *(("max_output_len",) if options.max_input_len is not None else ())}
-    for field in BuildOptions.model_fields:
-        value = getattr(options, field)
-        harmless = value is None or value == () or (field in BY_HAND and not value)
-        if field in options.model_fields_set and field not in meant and not harmless:
-            yield field
-
-
 def _triton(config: object) -> Iterator[Finding]:
-    """What the served model reads: only whether and how to warm up."""
+    """What is wrong with the served model's own settings: it has only `warm_up`."""
     if config is None:
         return
     path = f"llm.{TRITON}"

@@ -1,21 +1,18 @@
-"""Which precisions the PyTorch backend reads, what a source is quantized to already, and ModelOpt's command."""
+"""Quantized checkpoints for the PyTorch backend: what it reads, and the step that makes one with ModelOpt."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
-
 from enginery.backends.checkpoints import HF_ALGORITHMS, KV_CACHE_ALGORITHMS, HfExpectation, verify_hf_checkpoint
-from enginery.backends.common import BLOCKS, DRIVER
+from enginery.backends.quantizing import DRIVER, calibration_arguments, driver_facts, require_same_texts
 from enginery.backends.request import Request
-from enginery.core.digests import file_digest
 from enginery.core.errors import SourceError, StoreError, UsageError
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.sources import ModelFacts
-from enginery.spec import Calibration, Precision
+from enginery.spec import Precision
 from enginery.store import StepContext
 from enginery.toolchains import driver_sha256
 
@@ -32,23 +29,25 @@ ALGORITHMS: Mapping[str, Precision] = {
     "W4A8_AWQ": Precision.W4A8_AWQ,
 }
 """TensorRT-LLM's names, as ModelOpt writes them into `hf_quant_config.json` and `quantization_config`."""
+
 BLOCK_FP8 = "fp8"
 """`quant_method` of checkpoints with scales for blocks of fp8, such as DeepSeek's."""
-
 UNDERSTOOD = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with block scales"
+QUANT_CONFIG = "hf_quant_config.json"
+CONFIG = "config.json"
 
 
-def said_algorithm(quantization: Mapping[str, Any]) -> str:
-    """What a checkpoint says its weights are, in its own words."""
+def algorithm_name(quantization: Mapping[str, Any]) -> str:
+    """The name that a checkpoint gives to its quantization."""
     inner = quantization.get("quantization")
-    said = {**quantization, **(inner if isinstance(inner, Mapping) else {})}
-    return str(said.get("quant_algo") or said.get("quant_method") or "an unnamed format")
+    merged = {**quantization, **(inner if isinstance(inner, Mapping) else {})}
+    return str(merged.get("quant_algo") or merged.get("quant_method") or "an unnamed format")
 
 
 def quantized_to(quantization: Mapping[str, Any]) -> Precision | None:
     """The precision a checkpoint is quantized to; None for one that the PyTorch backend does not read."""
-    said = said_algorithm(quantization)
-    return Precision.FP8 if said == BLOCK_FP8 else ALGORITHMS.get(said.upper())
+    name = algorithm_name(quantization)
+    return Precision.FP8 if name == BLOCK_FP8 else ALGORITHMS.get(name.upper())
 
 
 def must_quantize(precision: Precision, model: ModelFacts | None) -> bool:
@@ -56,77 +55,8 @@ def must_quantize(precision: Precision, model: ModelFacts | None) -> bool:
     return precision in QUANTIZED and not (model and model.quantization)
 
 
-def uneven_sizes(request: Request) -> Iterator[tuple[str, int, int]]:
-    """The model's sizes that cannot be cut into whole blocks with one scale each: name, size, block."""
-    model, block = request.model, BLOCKS.get(request.target.precision, 1)
-    if model is None or not must_quantize(request.target.precision, model):
-        return
-    rows = {
-        "hidden": model.hidden_size,
-        "attention": model.heads * model.head_size,
-        "feed-forward": model.intermediate_size,
-    }
-    for name, size in rows.items():
-        if size % (block * request.target.tensor_parallel):
-            yield name, size, block
-
-
-def quantizing_argv(request: Request) -> tuple[str, ...]:
-    """The driver's command: from the weights to a Hugging Face checkpoint in the target's precision."""
-    places = ("--model_dir", "{weights}", "--output_dir", "{output}", "--format", "hf")
-    precision = str(request.target.precision)
-    what = ("--dtype", activation_dtype(request.model), "--qformat", precision, "--kv_cache_dtype", kv_cache(request))
-    calibration = (*_calibration(request.convert.calibration), "--device", device(request))
-    return ("{python}", f"{{drivers}}/{DRIVER.name}", *places, *what, *calibration)
-
-
-def activation_dtype(model: ModelFacts | None) -> str:
-    """What a quantized model computes in: the format of its source where that is one of 16 bits."""
-    own = model.dtype if model else ""
-    return own if own in {Precision.FLOAT16, Precision.BFLOAT16} else str(Precision.BFLOAT16)
-
-
-def kv_cache(request: Request) -> str:
-    """The number format of the KV cache, as the checkpoint is to say it; `auto` for that of the activations."""
-    asked = request.convert.kv_cache
-    if asked == "auto" and request.target.precision in {Precision.FP8, Precision.NVFP4}:
-        return "fp8"
-    return asked
-
-
-def device(request: Request) -> str:
-    """Where to quantize."""
-    return request.convert.device or "cuda"
-
-
-def dataset(request: Request) -> Path | None:
-    """The file of the user's with texts to calibrate with."""
-    named = request.convert.calibration.dataset
-    return Path(named).expanduser() if named else None
-
-
-def _calibration(options: Calibration) -> Iterator[str]:
-    flags = {
-        "--calib_dataset": "{dataset}" if options.dataset else None,
-        "--calib_size": options.size,
-        "--calib_max_length": options.max_length,
-        "--calib_batch_size": options.batch_size,
-        "--seed": options.seed,
-    }
-    for flag, value in flags.items():
-        if value is not None:
-            yield from (flag, str(value))
-
-
-# What a Hugging Face checkpoint says of its own quantization.
-
-
-QUANT_CONFIG = "hf_quant_config.json"
-CONFIG = "config.json"
-
-
 def read_quantization(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of its quantization: its `hf_quant_config.json`, else `config.json`; empty for none.
+    """How a checkpoint is quantized: from its `hf_quant_config.json`, else `config.json`; empty for none.
 
     Raises:
         StoreError: when one of them is no JSON object.
@@ -136,18 +66,36 @@ def read_quantization(checkpoint: Path) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    remedy = "see the log of the step that made it"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise StoreError(f"is not JSON: {error}", subject=str(path), remedy=remedy) from error
-    if not isinstance(content, dict):
-        raise StoreError("is no JSON object", subject=str(path), remedy=remedy)
-    return content
+def quantizing_argv(request: Request) -> tuple[str, ...]:
+    """The driver's command: from the weights to a Hugging Face checkpoint in the target's precision."""
+    places = ("--model_dir", "{weights}", "--output_dir", "{output}", "--format", "hf")
+    precision = str(request.target.precision)
+    what = ("--dtype", activation_dtype(request.model), "--qformat", precision, "--kv_cache_dtype", kv_cache(request))
+    calibration = (*calibration_arguments(request.convert.calibration), "--device", device(request))
+    return ("{python}", f"{{drivers}}/{DRIVER.name}", *places, *what, *calibration)
 
 
-# Runs ModelOpt's export, and takes the checkpoint only when it is what was asked for.
+def activation_dtype(model: ModelFacts | None) -> str:
+    """The number format of the activations: that of the source where it has 16 bits, else bfloat16."""
+    own = model.dtype if model else ""
+    return own if own in {Precision.FLOAT16, Precision.BFLOAT16} else str(Precision.BFLOAT16)
+
+
+def kv_cache(request: Request) -> str:
+    """The number format of the KV cache; `auto` for that of the activations."""
+    kind = request.convert.kv_cache
+    return "fp8" if kind == "auto" and request.target.precision in {Precision.FP8, Precision.NVFP4} else kind
+
+
+def device(request: Request) -> str:
+    """Where to quantize."""
+    return request.convert.device or "cuda"
+
+
+def dataset(request: Request) -> Path | None:
+    """The user's file with texts to calibrate with; None where the spec names none."""
+    named = request.convert.calibration.dataset
+    return Path(named).expanduser() if named else None
 
 
 class ExportParameters(Frozen):
@@ -174,48 +122,38 @@ class ExportParameters(Frozen):
 
 
 def export_checkpoint(context: StepContext, argv: tuple[str, ...], environment: Mapping[str, str]) -> Facts:
-    """Quantize the weights and check what came out. The command runner `export_checkpoint`.
+    """Quantize the weights and check the result. The command runner `export_checkpoint`.
 
     Raises:
         UsageError: when the plan was made with another driver.
         SourceError: when the texts are not those of the plan, or the weights are quantized already.
         CommandError: when ModelOpt fails.
-        CheckpointError: when the checkpoint is not whole, not what was asked for, or not the model any more.
+        CheckpointError: when the checkpoint is not whole, is quantized otherwise, or is not the same model any more.
     """
-    order = ExportParameters.model_validate(dict(context.parameters))
-    _require_as_planned(context, order)
+    parameters = ExportParameters.model_validate(dict(context.parameters))
+    _require_as_planned(context, parameters)
     done = context.run(argv, environment)
-    found = verify_hf_checkpoint(context.output, context.inputs["weights"], order.expectation)
-    return {**_own_facts(done.last_lines), **found}
+    found = verify_hf_checkpoint(context.output, context.inputs["weights"], parameters.expectation)
+    return {**driver_facts(done.last_lines), **found}
 
 
-def _require_as_planned(context: StepContext, order: ExportParameters) -> None:
-    if order.driver_sha256 != driver_sha256(DRIVER):
+def _read(path: Path) -> dict[str, Any]:
+    remedy = "see the log of the step that made it"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise StoreError(f"is not JSON: {error}", subject=str(path), remedy=remedy) from error
+    if not isinstance(content, dict):
+        raise StoreError("is no JSON object", subject=str(path), remedy=remedy)
+    return content
+
+
+def _require_as_planned(context: StepContext, parameters: ExportParameters) -> None:
+    if parameters.driver_sha256 != driver_sha256(DRIVER):
         problem = "the plan was made with another version of Enginery's driver"
         raise UsageError(problem, remedy="make the plan again with this version")
-    if order.dataset_sha256:
-        _require_same_texts(Path(context.places.get("dataset", "")), order.dataset_sha256)
+    if parameters.dataset_sha256:
+        require_same_texts(Path(context.places.get("dataset", "")), parameters.dataset_sha256)
     if (context.inputs["weights"] / QUANT_CONFIG).is_file():
         problem = f"the weights are quantized already: they have a {QUANT_CONFIG}"
         raise SourceError(problem, subject="source", remedy="use the model they were made from")
-
-
-def _require_same_texts(texts: Path, expected: str) -> None:
-    """The key says which texts the plan meant; where they lie now is not part of it."""
-    try:
-        found = file_digest(texts)
-    except OSError as error:
-        remedy = "put the data set where the spec says on this machine, too"
-        raise SourceError(f"cannot be read to calibrate with: {error}", subject=str(texts), remedy=remedy) from error
-    if found != expected:
-        problem = "these are not the texts that the plan was made for"
-        raise SourceError(problem, subject=str(texts), remedy="plan again, or put the same texts there")
-
-
-def _own_facts(last_lines: Sequence[str]) -> dict[str, JsonValue]:
-    """What the driver says of its work in its last line."""
-    try:
-        said = json.loads(last_lines[-1]) if last_lines else {}
-    except ValueError:  # a driver may end with a warning of a library's
-        return {}
-    return said if isinstance(said, dict) else {}

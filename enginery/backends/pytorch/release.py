@@ -1,8 +1,9 @@
-"""Which release a target comes to; there is no upper end, and `latest` is the newest stable one that is known."""
+"""The release that a target comes to. `latest` is the newest stable one that is known; there is no upper limit."""
 
 from packaging.version import Version
 
-from enginery.core.versions import LATEST, fits, full, is_version, mistake
+from enginery.backends.common import newest_release
+from enginery.core.versions import LATEST, full, is_version, mistake
 from enginery.releases import releases, was_never_made
 from enginery.spec import Finding
 
@@ -13,7 +14,7 @@ FIRST = "0.17.0"
 def chosen_release(wanted: str) -> str:
     """The release that `latest`, a range or a version comes to; empty for none.
 
-    A version need not be one that there are facts of: those of the nearest one are used then.
+    There need not be facts of a version: those of the nearest release are used then.
     """
     if refusal(wanted) is not None:
         return ""
@@ -40,15 +41,12 @@ def refusal(wanted: str) -> Finding | None:
 
 
 def instead(release: str) -> str:
-    """How to take this backend in place of another one that `release` was wanted for."""
+    """The remedy that names this backend, for a target that wants `release`."""
     return "backend: pytorch" if _has_backend(release) else f"backend: pytorch with release {FIRST} or a later one"
 
 
 def _newest(wanted: str) -> str:
-    """The newest known one that fits, a preview only where nothing else does; empty for none."""
-    fitting = [one for one in _with_backend() if fits(wanted, one)]
-    stable = [one for one in fitting if not Version(one).is_prerelease]
-    return (stable or fitting or [""])[-1]
+    return newest_release(wanted, _with_backend())
 
 
 def _with_backend() -> list[str]:

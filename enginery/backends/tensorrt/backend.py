@@ -1,17 +1,19 @@
-"""What the plan asks of the backend `tensorrt`: findings, notes, and the chain of steps."""
+"""The backend `tensorrt`: findings, notes, and the chain of steps for a target."""
 
-import dataclasses
 from collections.abc import Iterator
 
 from pydantic import JsonValue
+from typing_extensions import override
 
-from enginery import toolchains
+from enginery.backends.answers import TENSORRT_LLM
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import MODELOPT, OFFLINE, QUIET, toolchain_findings
-from enginery.backends.request import BackendStep, Chain, Request, asking
+from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
+from enginery.backends.quantizing import MODELOPT
+from enginery.backends.request import BackendStep, Chain, Request, command_step
 from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.checks import chain_findings
-from enginery.backends.tensorrt.converters import Script, conversion, converting_step, user_places
+from enginery.backends.tensorrt.convert import converting_step, user_places
+from enginery.backends.tensorrt.converters import conversion
 from enginery.backends.tensorrt.release import (
     FLOATS,
     activation_dtype,
@@ -22,20 +24,106 @@ from enginery.backends.tensorrt.release import (
     refusal,
     table_remark,
 )
-from enginery.backends.validate import TENSORRT_LLM, validate_call
-from enginery.core.errors import PlanError
+from enginery.backends.tensorrt.script_arguments import Script
+from enginery.backends.validate import validate_call
 from enginery.core.versions import is_version
 from enginery.releases import Certainty, Provenance, capabilities, flags_of
-from enginery.spec import BackendName, Finding, Target
+from enginery.spec import BackendName, Finding
 from enginery.store import Call, Command, Stage, Step
-from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_examples
+from enginery.toolchains import SETTING, ToolchainIdentity, checkout_examples
 from enginery.triton import served_models_digest, serving_notes
 
-# What a reader of the plan should know: what was decided for them, and what is known less surely.
+ENVIRONMENT = {**QUIET, **OFFLINE}
+
+HOST_MEMORY = "W202"
+"""The warning about host memory. A spec that accepts it also wants the build to be tried."""
 
 
-def remarks(request: Request, release: str) -> Iterator[str]:
-    """All of them for one target."""
+class TensorRT(TensorRTLLMBackend):
+    """The backend that builds engines with TensorRT-LLM."""
+
+    @property
+    @override
+    def name(self) -> BackendName:
+        return BackendName.TENSORRT
+
+    @override
+    def refusal(self, wanted: str) -> Finding | None:
+        return refusal(wanted)
+
+    @override
+    def chosen_release(self, wanted: str) -> str:
+        return chosen_release(wanted)
+
+    @override
+    def findings(self, request: Request) -> list[Finding]:
+        modelopt = request.convert.converter == MODELOPT and bool(chosen_release(request.target.release))
+        return [*chain_findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
+
+    @override
+    def notes(self, request: Request) -> list[str]:
+        return list(_notes(request, self.release(request.target)))
+
+    @override
+    def chain(self, request: Request, weights: str) -> Chain:
+        """Convert the weights, build the engine, validate it, write the model repository."""
+        release = self.release(request.target)
+        toolchain = request.toolchain(release, self.identify)
+        converting = converting_step(request, release, weights, toolchain, self.identify)
+        building = self._building(request, release, converting.step.key, toolchain)
+        inputs = {"engine": building.step.key, "weights": weights}
+        validation = _validation(request, release)
+        validate = command_step(Stage.VALIDATE, inputs, validation, toolchain, request.gpu.name)
+        validate = validate._replace(places=user_places(request))
+        package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
+        return Chain((converting, building), validate, BackendStep(package))
+
+    def _building(self, request: Request, release: str, checkpoint: str, toolchain: ToolchainIdentity) -> BackendStep:
+        dtype = activation_dtype(request.target.precision, request.model, request.gpu)
+        made = rendered(request, release)
+        paths = ("--checkpoint_dir", "{checkpoint}", "--output_dir", "{output}")
+        recipe = Command(
+            argv=("trtllm-build", *paths, *made.flags),
+            environment={**ENVIRONMENT, **made.environment},
+            runner="build_engine",
+            parameters={**dict(_engine(request, release)), "gpu": request.gpu.name, "dtype": dtype},
+        )
+        return command_step(Stage.BUILD, {"checkpoint": checkpoint}, recipe, toolchain, request.gpu.name)
+
+
+def _engine(request: Request, release: str) -> Iterator[tuple[str, JsonValue]]:
+    """What the engine must turn out to be."""
+    target = request.target
+    yield "release", release
+    yield "precision", str(target.precision)
+    yield "world_size", request.world_size
+    yield "tensor_parallel", target.tensor_parallel
+    yield "pipeline_parallel", target.pipeline_parallel
+    if request.model is not None:
+        yield "architecture", request.model.architecture
+    if HOST_MEMORY in request.spec.force:
+        yield "accept_host_memory", True
+
+
+def _validation(request: Request, release: str) -> Call:
+    details: dict[str, JsonValue] = {"release": release, "world_size": request.world_size}
+    return validate_call(request.validation, driver=TENSORRT_LLM, parameters=details)
+
+
+def _package(request: Request, release: str) -> Call:
+    details: dict[str, JsonValue] = {
+        "model": request.spec.name,
+        "target": request.target.name,
+        "release": release,
+        "serving": request.serving.model_dump(mode="json"),
+        "tensor_parallel": request.target.tensor_parallel,
+        "pipeline_parallel": request.target.pipeline_parallel,
+        "served_models_sha256": served_models_digest(),
+    }
+    return Call(function="package_inflight", version=1, parameters=details)
+
+
+def _notes(request: Request, release: str) -> Iterator[str]:
     yield from _choices(request, release)
     yield from _certainty(request, release)
     yield from _conversion(request, release)
@@ -75,8 +163,8 @@ def _conversion(request: Request, release: str) -> Iterator[str]:
         dtype = activation_dtype(request.target.precision, request.model, request.gpu)
         yield f"{request.target.precision} weights are computed with in {dtype}"
     if not calibrates(request):
-        asked = request.convert.calibration.model_dump(exclude_none=True)
-        yield from (f"convert.calibration.{field} is ignored: {request.target.precision} needs none" for field in asked)
+        given = request.convert.calibration.model_dump(exclude_none=True)
+        yield from (f"convert.calibration.{field} is ignored: {request.target.precision} needs none" for field in given)
     elif request.convert.calibration.dataset is None:
         yield f"calibrated with {_default_texts(request, release)}"
     if request.convert.converter == MODELOPT:
@@ -86,9 +174,9 @@ def _conversion(request: Request, release: str) -> Iterator[str]:
 
 
 def _examples(request: Request) -> Iterator[str]:
-    """Where the release's scripts are to come from, where nobody has said so."""
-    of_release = request.convert.converter != MODELOPT or request.validation.run_script
-    if not of_release or request.target.toolchain == "container":
+    """Where the release's scripts must be, if the spec does not say it or the directory is missing."""
+    needed = request.convert.converter != MODELOPT or request.validation.run_script
+    if not needed or request.target.toolchain == "container":
         return
     place = checkout_examples(request.convert.examples or "")
     if place is None:
@@ -109,105 +197,3 @@ def _default_texts(request: Request, release: str) -> str:
 def _script(request: Request, release: str) -> Script | None:
     family = family_for(release, request.model.architecture).family if request.model else None
     return conversion(request, release, family).script if family else None
-
-
-ENVIRONMENT = {**QUIET, **OFFLINE}
-
-HOST_MEMORY = "W202"
-"""The warning about host memory: who accepts it also wants the build to be tried."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorRT:
-    """The backend that builds engines with TensorRT-LLM.
-
-    Attributes:
-        identify: says what a toolchain is.
-    """
-
-    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
-
-    @property
-    def name(self) -> BackendName:
-        """`tensorrt`."""
-        return BackendName.TENSORRT
-
-    def findings(self, request: Request) -> list[Finding]:
-        """Every reason this target cannot be built or may go wrong; paths are those within the target."""
-        release = chosen_release(request.target.release)
-        modelopt = bool(release) and request.convert.converter == MODELOPT
-        return [*chain_findings(request), *toolchain_findings(request, release, self.identify, modelopt=modelopt)]
-
-    def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, and what is known less surely."""
-        return list(remarks(request, self.release(request.target)))
-
-    def release(self, target: Target) -> str:
-        """The release that `latest` or a range comes to.
-
-        Raises:
-            PlanError: when there is none.
-        """
-        refused = refusal(target.release)
-        if refused is not None:
-            raise PlanError([str(refused)], subject=target.name)
-        return chosen_release(target.release)
-
-    def chain(self, request: Request, weights: str) -> Chain:
-        """Convert the weights, build the engine, ask it the prompts, write the model repository."""
-        release = self.release(request.target)
-        toolchain = request.toolchain(release, self.identify)
-        converting = converting_step(request, release, weights, toolchain, self.identify)
-        building = self._building(request, release, converting.step.key, toolchain)
-        inputs = {"engine": building.step.key, "weights": weights}
-        validate = asking(request, inputs, _validation(request, release), toolchain, user_places(request))
-        package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
-        return Chain((converting, building), validate, BackendStep(package))
-
-    def _building(self, request: Request, release: str, checkpoint: str, toolchain: ToolchainIdentity) -> BackendStep:
-        dtype = activation_dtype(request.target.precision, request.model, request.gpu)
-        made = rendered(request, release)
-        places = ("--checkpoint_dir", "{checkpoint}", "--output_dir", "{output}")
-        recipe = Command(
-            argv=("trtllm-build", *places, *made.flags),
-            environment={**ENVIRONMENT, **made.environment},
-            runner="build_engine",
-            parameters={**dict(_engine(request, release)), "gpu": request.gpu.name, "dtype": dtype},
-        )
-        inputs = {"checkpoint": checkpoint}
-        step = Step(
-            stage=Stage.BUILD, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=request.gpu.name
-        )
-        return BackendStep(step, toolchain)
-
-
-def _engine(request: Request, release: str) -> Iterator[tuple[str, JsonValue]]:
-    """What the engine must turn out to be."""
-    target = request.target
-    yield "release", release
-    yield "precision", str(target.precision)
-    yield "world_size", request.world_size
-    yield "tensor_parallel", target.tensor_parallel
-    yield "pipeline_parallel", target.pipeline_parallel
-    if request.model is not None:
-        yield "architecture", request.model.architecture
-    if HOST_MEMORY in request.spec.force:
-        yield "accept_host_memory", True
-
-
-def _validation(request: Request, release: str) -> Call:
-    details: dict[str, JsonValue] = {"release": release, "world_size": request.world_size}
-    return validate_call(request.validation, driver=TENSORRT_LLM, parameters=details)
-
-
-def _package(request: Request, release: str) -> Call:
-    details: dict[str, JsonValue] = {
-        "model": request.spec.name,
-        "target": request.target.name,
-        "release": release,
-        "serving": request.serving.model_dump(mode="json"),
-        "tensor_parallel": request.target.tensor_parallel,
-        "pipeline_parallel": request.target.pipeline_parallel,
-        "served_models_sha256": served_models_digest(),
-    }
-    return Call(function="package_inflight", version=1, parameters=details)

@@ -1,6 +1,7 @@
-"""Runs `trtllm-build`: with a timing cache and as many workers as fit, and only what is whole counts.
+"""Runs `trtllm-build`, with a timing cache and with as many workers as the machine's memory allows.
 
-Cache and workers decide how long a build takes and not what it makes, so they are no part of the step's recipe.
+Cache and workers decide how long a build takes and not what it makes, so they are no part of the step's recipe. Only a
+complete engine counts.
 """
 
 import dataclasses
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from enginery import toolchains
 from enginery.backends.tensorrt.engine import (
     Engine,
-    Wanted,
+    WantedEngine,
     blames_timing_cache,
     explain,
     read_engine,
@@ -29,155 +30,42 @@ from enginery.releases import flag
 from enginery.store import StepContext
 from enginery.toolchains import DRIVERS, TENSORRT_PACKAGES, Toolchain
 
-# How many workers of a build fit into the host's memory, so that the kernel does not have to kill one of them.
-
-
 COPIES = 3.0
-"""How often a worker holds its rank's weights at once: as it read them from the checkpoint, as constants of TensorRT's
-network, and inside the serialized engine until that is written. An estimate: it was not measured here, but agrees with
-NVIDIA/TensorRT-LLM issue 577, where 32 GB were not enough for 7 billion parameters in float16."""
+"""How many copies of its rank's weights a worker holds: from the checkpoint, as constants of TensorRT's network,
+and in the serialized engine until that is written. An estimate, not measured; it agrees with NVIDIA/TensorRT-LLM issue
+577, where 32 GB were not enough for 7 billion parameters in float16."""
 
 WORKER_BYTES = 6 << 30
-"""What a worker takes besides: PyTorch, CUDA's context, and TensorRT's builder with its kernels (NVIDIA/TensorRT-LLM
+"""What a worker needs besides: PyTorch, CUDA's context, and TensorRT's builder with its kernels (NVIDIA/TensorRT-LLM
 issues 489 and 743 show 1.8 to 2 GB for the kernels alone)."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How many ranks are built side by side.
-
-    Attributes:
-        count: so many.
-        note: why not as many as were asked for; empty where they are.
-    """
-
-    count: int
-    note: str = ""
-
-
-def needed_bytes(rank_bytes: int) -> int:
-    """Estimate what one worker needs for a rank whose part of the checkpoint has so many bytes."""
-    return int(COPIES * rank_bytes) + WORKER_BYTES
-
-
-def largest_rank_bytes(checkpoint: Path) -> int:
-    """The size of the largest rank's weights in a checkpoint; 0 where there are none."""
-    return max((path.stat().st_size for path in checkpoint.glob("rank*.safetensors")), default=0)
-
-
-def fitting_workers(asked: int, rank_bytes: int, available: int, *, accepted: bool = False) -> Workers:
-    """As many of the workers that were asked for as fit into the memory that is available, in bytes.
-
-    Args:
-        asked: how many ranks are to be built side by side.
-        rank_bytes: the size of the largest rank's weights.
-        available: what can be used without the kernel killing something.
-        accepted: whether one worker may be tried although it does not fit.
-
-    Raises:
-        UsageError: when not even one fits, unless that is accepted.
-    """
-    each = needed_bytes(rank_bytes)
-    fits = available // each
-    if fits >= asked:
-        return Workers(asked)
-    figures = (
-        f"each needs about {human_bytes(each)} of the machine's memory ({COPIES:g} x {human_bytes(rank_bytes)} of"
-        f" weights and {human_bytes(WORKER_BYTES)}), and {human_bytes(available)} are free"
-    )
-    if fits >= 1:
-        return Workers(fits, f"{fits} instead of {asked} workers: {figures}")
-    if accepted:
-        return Workers(1, f"one worker although it may not fit: {figures}")
-    raise UsageError(
-        f"the build does not fit into this machine's memory: of its workers {figures}",
-        subject="trtllm-build",
-        remedy="use a machine with more memory, end what else uses it, or cut the model into more ranks"
-        " (tensor_parallel, pipeline_parallel); accept the warning on host memory in `force` to try it all the same",
-    )
-
-
-def available_memory(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
-    """Bytes that can still be used: of the machine, and of every control group this process is in."""
-    return min([psutil.virtual_memory().available, *_left_in_groups(cgroups, own)])
-
-
-def _left_in_groups(cgroups: Path, own: Path) -> Iterator[int]:
-    """What each limited control group above this process leaves, of version 1 and 2."""
-    lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers in {"", "memory"}:
-            root = cgroups / controllers
-            group = root / path.strip("/")
-            yield from _left_above(group, root)
-
-
-def _left_above(group: Path, root: Path) -> Iterator[int]:
-    for directory in (group, *group.parents):
-        limit = _number(directory / "memory.max", directory / "memory.limit_in_bytes")
-        used = _number(directory / "memory.current", directory / "memory.usage_in_bytes")
-        if limit is not None and used is not None:
-            yield max(0, limit - used + _reclaimable(directory / "memory.stat"))
-        if directory == root:
-            return
-
-
-def _number(*paths: Path) -> int | None:
-    """The number in the first of these files that is there; None where none is, or there is no limit (`max`)."""
-    for path in paths:
-        if path.is_file():
-            text = path.read_text(encoding="utf-8").strip()
-            return int(text) if text.isdigit() else None
-    return None
-
-
-def _reclaimable(statistics: Path) -> int:
-    """Bytes of files that the kernel keeps in memory only while nobody else wants it."""
-    lines = statistics.read_text(encoding="utf-8").splitlines() if statistics.is_file() else []
-    found = dict(line.split(" ", 1) for line in lines)
-    return int(found.get("inactive_file", found.get("total_inactive_file", "0")))
-
-
 MERGE_TIMING_CACHES = DRIVERS / "merge_timing_caches.py"
 GIVEN = "given.cache"
+
 MADE = "model.cache"
-"""Names in the command's working directory: releases write the cache's path into the engine's `config.json`, where no
-machine's directories belong. This one is their own default."""
+"""File names in the command's working directory, not absolute paths: releases write the cache's path into the engine's
+`config.json`. `model.cache` is their own default."""
 
 
-class BuildParameters(BaseModel):
-    """What the recipe says besides the command.
+class BuildParameters(WantedEngine):
+    """The recipe's parameters: the engine to build, and how.
 
     Attributes:
-        release: the TensorRT-LLM that builds.
-        gpu: the GPU it builds for, and so on.
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: groups of layers.
-        workers: ranks to be built side by side; None for all of them.
-        accept_host_memory: whether to try it with one worker although even that does not seem to fit.
+        gpu: the GPU that it builds for and on.
+        workers: ranks to build side by side; None for all of them.
+        accept_host_memory: whether to try one worker where even that seems too much for the memory.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    release: str
     gpu: str
-    tensor_parallel: int = Field(default=1, ge=1)
-    pipeline_parallel: int = Field(default=1, ge=1)
     workers: int | None = Field(default=None, ge=1)
     accept_host_memory: bool = False
-
-    @property
-    def wanted(self) -> Wanted:
-        """The engine that is to come out."""
-        return Wanted(self.release, self.tensor_parallel, self.pipeline_parallel)
 
 
 @dataclass(frozen=True)
 class Build:
-    """A build that went well.
+    """A successful build.
 
     Attributes:
         engine: what it made.
@@ -192,12 +80,25 @@ class Build:
     made: bytes
 
 
+@dataclass(frozen=True)
+class Workers:
+    """How many ranks are built side by side.
+
+    Attributes:
+        count: the number.
+        note: why there are fewer than wanted; empty where there are not.
+    """
+
+    count: int
+    note: str = ""
+
+
 def build_engine(context: StepContext, argv: tuple[str, ...], environment: Mapping[str, str]) -> Facts:
     """Build the engine and check it. The command runner `build_engine`.
 
     Raises:
         UsageError: when the machine's memory is too small for even one worker.
-        CommandError: when the command fails or leaves something else than the engine that was asked for.
+        CommandError: when the command fails, or does not write the engine that is wanted.
     """
     parameters = BuildParameters.model_validate(dict(context.parameters))
     workers = choose_workers(context, argv, parameters)
@@ -213,22 +114,69 @@ def build_engine(context: StepContext, argv: tuple[str, ...], environment: Mappi
     return facts_of(build, timed, workers, kept)
 
 
+def affordable_workers(wanted: int, rank_bytes: int, available: int, *, accepted: bool = False) -> Workers:
+    """As many of the wanted workers as there is memory for.
+
+    Args:
+        wanted: how many ranks are to be built side by side.
+        rank_bytes: the size of the largest rank's weights.
+        available: bytes of memory that can be used before the kernel kills a process.
+        accepted: whether one worker may be tried although it does not fit.
+
+    Raises:
+        UsageError: when there is not enough for one, unless that is accepted.
+    """
+    each = needed_bytes(rank_bytes)
+    fits = available // each
+    if fits >= wanted:
+        return Workers(wanted)
+    figures = (
+        f"each needs about {human_bytes(each)} of the machine's memory ({COPIES:g} x {human_bytes(rank_bytes)} of"
+        f" weights and {human_bytes(WORKER_BYTES)}), and {human_bytes(available)} are free"
+    )
+    if fits >= 1:
+        return Workers(fits, f"{fits} instead of {wanted} workers: {figures}")
+    if accepted:
+        return Workers(1, f"one worker although it may not fit: {figures}")
+    raise UsageError(
+        f"the build does not fit into this machine's memory: of its workers {figures}",
+        subject="trtllm-build",
+        remedy="use a machine with more memory, end what else uses it, or cut the model into more ranks"
+        " (tensor_parallel, pipeline_parallel); accept the warning on host memory in `force` to try it all the same",
+    )
+
+
+def needed_bytes(rank_bytes: int) -> int:
+    """Estimate the memory of one worker for a rank with so many bytes of weights."""
+    return int(COPIES * rank_bytes) + WORKER_BYTES
+
+
+def largest_rank_bytes(checkpoint: Path) -> int:
+    """The size of the largest rank's weights in a checkpoint; 0 where there are none."""
+    return max((path.stat().st_size for path in checkpoint.glob("rank*.safetensors")), default=0)
+
+
+def available_memory(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
+    """Free bytes: the least of the machine's, and of every cgroup's that this process is in."""
+    return min([psutil.virtual_memory().available, *_left_in_groups(cgroups, own)])
+
+
 def choose_workers(context: StepContext, argv: tuple[str, ...], parameters: BuildParameters) -> Workers:
     """How many ranks to build side by side on this machine."""
-    world_size = parameters.wanted.world_size
+    world_size = parameters.world_size
     given = argv[argv.index("--workers") + 1] if "--workers" in argv[:-1] else ""
-    asked = int(given) if given.isdigit() else parameters.workers or world_size
+    wanted = int(given) if given.isdigit() else parameters.workers or world_size
     rank_bytes = largest_rank_bytes(context.inputs["checkpoint"])
     accepted = parameters.accept_host_memory
-    return fitting_workers(min(max(asked, 1), world_size), rank_bytes, available_memory(), accepted=accepted)
+    return affordable_workers(min(max(wanted, 1), world_size), rank_bytes, available_memory(), accepted=accepted)
 
 
 def with_workers(argv: tuple[str, ...], count: int, parameters: BuildParameters) -> tuple[str, ...]:
-    """The command with so many workers; as it is where there is one rank, which one worker builds anyway."""
+    """The command with a number of workers. With one rank it needs none: one worker builds that anyway."""
     if "--workers" in argv[:-1]:
         place = argv.index("--workers") + 1
         return (*argv[:place], str(count), *argv[place + 1 :])
-    return argv if parameters.wanted.world_size == 1 else (*argv, "--workers", str(count))
+    return argv if parameters.world_size == 1 else (*argv, "--workers", str(count))
 
 
 def open_caches(context: StepContext, parameters: BuildParameters) -> TimingCaches | None:
@@ -261,10 +209,10 @@ class Builder:
         return self.context.output.parent / "scratch"
 
     def build(self, found: Fetched) -> Build:
-        """Build, and once more without the timing cache if the failure is said to be its fault.
+        """Build, and a second time without the timing cache if that may have been the cause of a failure.
 
         Raises:
-            CommandError: when it does not succeed.
+            CommandError: when the build fails.
         """
         takes_one = self._has_flag("--input_timing_cache") or self._has_flag("--timing_cache")
         used = found if takes_one else Fetched()
@@ -285,9 +233,9 @@ class Builder:
             remove_tree(directory)
             directory.mkdir()
         lines: list[str] = []
-        done = self._listening(lines).run((*self.argv, *self._cache_flags(used)), self.environment, cwd=self.scratch)
+        done = self._collecting(lines).run((*self.argv, *self._cache_flags(used)), self.environment, cwd=self.scratch)
         self.context.completed.append(done)
-        engine = read_engine(self.context.output, self.parameters.wanted, done.last_lines)
+        engine = read_engine(self.context.output, self.parameters, done.last_lines)
         made = self.scratch / MADE
         refused = used.cache is not None and refused_timing_cache(lines)
         if refused:
@@ -296,8 +244,8 @@ class Builder:
             engine, used.refused if refused else used, done.seconds, made.read_bytes() if made.exists() else b""
         )
 
-    def _listening(self, lines: list[str]) -> StepContext:
-        """The step's context, whose lines are also kept if they speak of a timing cache."""
+    def _collecting(self, lines: list[str]) -> StepContext:
+        """The step's context, with a log that also collects the lines about a timing cache."""
 
         def log(line: str) -> None:
             if "timing cache" in line.lower():
@@ -307,7 +255,7 @@ class Builder:
         return dataclasses.replace(self.context, log=log, completed=[])
 
     def _cache_flags(self, used: Fetched) -> tuple[str, ...]:
-        """The flags for the cache to begin with, which is written first, and for the one to write."""
+        """The flags for the cache to read, which is written to a file first, and for the one to write."""
         flags: tuple[str, ...] = ()
         if used.cache is not None:
             (self.scratch / GIVEN).write_bytes(used.cache)
@@ -319,7 +267,7 @@ class Builder:
         return flag(self.parameters.release, name).value is not None
 
     def merge(self, first: bytes, second: bytes) -> bytes | None:
-        """Put two timing caches together with TensorRT's own means; None when it does not want to."""
+        """Merge two timing caches with TensorRT; None when it refuses."""
         toolchain = self.context.toolchain
         if toolchain is None:
             return None
@@ -339,7 +287,7 @@ class Builder:
 
 
 def facts_of(build: Build, timed: Timed, workers: Workers, kept: Kept | None) -> Facts:
-    """What is remembered of a build."""
+    """The facts that are recorded of a build."""
     seconds = round(build.seconds, 3)
     before = build.used.seconds_without.get(timed.shape) if timed.with_cache else None
     cache: dict[str, JsonValue] = {"used": timed.with_cache, "kept": kept or "not saved"}
@@ -356,3 +304,39 @@ def facts_of(build: Build, timed: Timed, workers: Workers, kept: Kept | None) ->
         "workers_note": workers.note,
         "timing_cache": cache,
     }
+
+
+def _left_in_groups(cgroups: Path, own: Path) -> Iterator[int]:
+    """What is left in each cgroup with a limit above this process, of version 1 and 2."""
+    lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers in {"", "memory"}:
+            root = cgroups / controllers
+            group = root / path.strip("/")
+            yield from _left_above(group, root)
+
+
+def _left_above(group: Path, root: Path) -> Iterator[int]:
+    for directory in (group, *group.parents):
+        limit = _number(directory / "memory.max", directory / "memory.limit_in_bytes")
+        used = _number(directory / "memory.current", directory / "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            yield max(0, limit - used + _reclaimable(directory / "memory.stat"))
+        if directory == root:
+            return
+
+
+def _number(*paths: Path) -> int | None:
+    """The number in the first of these files that is there; None where none is, or there is no limit (`max`)."""
+    for path in paths:
+        if path.is_file():
+            text = path.read_text(encoding="utf-8").strip()
+            return int(text) if text.isdigit() else None
+    return None
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes of the page cache, which the kernel frees when a process needs memory."""
+    lines = statistics.read_text(encoding="utf-8").splitlines() if statistics.is_file() else []
+    found = dict(line.split(" ", 1) for line in lines)
+    return int(found.get("inactive_file", found.get("total_inactive_file", "0")))

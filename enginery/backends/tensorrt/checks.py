@@ -1,4 +1,4 @@
-"""All that stops an engine from being built or may go wrong, found before anything runs."""
+"""Everything that stops an engine from being built or may go wrong, found before anything runs."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -6,14 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from enginery.backends.common import MODELOPT, answer_findings, position_findings
+from enginery.backends.common import answer_findings, position_findings
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.pytorch.release import instead
+from enginery.backends.quantizing import MODELOPT, is_path
 from enginery.backends.request import Request
-from enginery.backends.tensorrt.build_defaults import own_length, unset_value
+from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length, unset_value, written
 from enginery.backends.tensorrt.build_options import rendered
-from enginery.backends.tensorrt.build_terms import Asked, written
-from enginery.backends.tensorrt.converters import conversion, is_path, modelopt_findings
+from enginery.backends.tensorrt.converters import conversion, modelopt_findings, rope_findings
 from enginery.backends.tensorrt.release import (
     FamilyChoice,
     architectures,
@@ -23,17 +23,47 @@ from enginery.backends.tensorrt.release import (
     first_release,
     refusal,
 )
-from enginery.backends.tensorrt.rope import rope_findings
-from enginery.releases import builds_engines, capabilities, flags_of, precisions, releases
+from enginery.releases import builds_engines, capabilities, precisions, releases
 from enginery.sources import ModelFacts
 from enginery.spec import BuildOptions, Finding, Gpu, Precision, ServingOptions, gpus, warning
 from enginery.triton import serving_problems
 
-# Whether an engine is built for what `serving` asks of it.
+OF_ACTIVATIONS = frozenset({"E164", "W164"})
+"""Findings that follow from a precision, and mean nothing where that or the GPU is refused."""
+
+OTHER_NAMES = {
+    Precision.INT8: "int8_wo (weights only) or int8_sq (SmoothQuant)",
+    Precision.INT4: "int4_awq, or int4_wo (weights only, without calibration)",
+}
+"""Precisions of ONNX Runtime -> what TensorRT-LLM has instead."""
+
+NEAR = 3
+SIMILAR = 0.8
+"""How many architectures to suggest, and how similar their names must be."""
+PATH = "convert.calibration.dataset"
+
+
+def chain_findings(request: Request) -> list[Finding]:
+    """What is wrong with a target according to the spec, the release's facts, the GPU and the model."""
+    refused = refusal(request.target.release)
+    if refused is not None:
+        return [refused]
+    release = chosen_release(request.target.release)
+    hardware = list(hardware_findings(request, release))
+    options = rendered(request, release).findings
+    return [
+        *hardware,
+        *model_findings(request, release),
+        *_conversion_findings(request, release, hardware),
+        *(one for one in options if not hardware or one.code not in OF_ACTIVATIONS),
+        *length_findings(request, release),
+        *serving_problems(request.serving, release),
+        *serving_findings(request.build, request.serving, release),
+    ]
 
 
 class Need(NamedTuple):
-    """What a serving option asks of the engine.
+    """What a serving option needs of the engine.
 
     Attributes:
         serving: the serving option.
@@ -49,10 +79,10 @@ class Need(NamedTuple):
 
 
 NEEDS = (
-    Need("enable_kv_cache_reuse", "use_paged_context_fmha", lambda asked, has: has or not asked, lambda _: True),
-    Need("enable_chunked_context", "use_paged_context_fmha", lambda asked, has: has or not asked, lambda _: True),
-    Need("max_beam_width", "max_beam_width", lambda asked, has: has >= asked, lambda asked: asked),
-    Need("gpu_weights_percent", "weight_streaming", lambda asked, has: has or asked == 1, lambda _: True),
+    Need("enable_kv_cache_reuse", "use_paged_context_fmha", lambda value, has: has or not value, lambda _: True),
+    Need("enable_chunked_context", "use_paged_context_fmha", lambda value, has: has or not value, lambda _: True),
+    Need("max_beam_width", "max_beam_width", lambda value, has: has >= value, lambda value: value),
+    Need("gpu_weights_percent", "weight_streaming", lambda value, has: has or value == 1, lambda _: True),
 )
 
 
@@ -62,61 +92,24 @@ def serving_findings(options: BuildOptions, serving: ServingOptions, release: st
     Raises:
         UsageError: nothing is known of so old a release.
     """
-    asked = Asked(options, release, flags_of(release).value)
-    found = (_unmet(asked, need, getattr(serving, need.serving)) for need in NEEDS) if asked.flags else ()
+    engine = EngineOptions(options, release)
+    found = (_unmet(engine, need, getattr(serving, need.serving)) for need in NEEDS) if engine.flags else ()
     return tuple(finding for finding in found if finding)
 
 
-def _unmet(asked: Asked, need: Need, value: Any) -> Finding | None:
-    given = getattr(asked.options, need.build)
-    has = unset_value(asked, need.build) if given is None else given
+def _unmet(engine: EngineOptions, need: Need, value: Any) -> Finding | None:
+    given = getattr(engine.options, need.build)
+    has = unset_value(engine, need.build) if given is None else given
     if value is None or has is None or need.met(value, has):
         return None
-    origin = f", the default of {asked.release}" if given is None else ""
+    origin = f", the default of {engine.release}" if given is None else ""
     problem = f"is {written(value)}, and the engine is built with {need.build} {written(has)}{origin}"
     remedy = f"set build.{need.build} to {written(need.wanted(value))}"
     return warning("W165", f"serving.{need.serving}", problem, remedy)
 
 
-# Whether the texts for a calibration are there, and of a kind that the converter reads.
-
-
-PATH = "convert.calibration.dataset"
-
-
-def calibration_findings(request: Request, *, reads_files: bool) -> Iterator[Finding]:
-    """What is wrong with the data set.
-
-    Args:
-        request: the target, which is calibrated.
-        reads_files: whether its converter reads a file of texts; the releases' own scripts read a directory or know
-            a name.
-    """
-    dataset = request.convert.calibration.dataset
-    if dataset is None or not is_path(dataset):
-        return
-    place = Path(dataset).expanduser()
-    if not place.exists():
-        yield Finding("E155", PATH, f"there is no {place} to calibrate with", "correct the path, or give a name")
-    elif place.is_dir() and not any(place.iterdir()):
-        yield Finding("E155", PATH, f"{place} is empty: nothing to calibrate with", "put the texts there")
-    elif place.is_file() and not reads_files:
-        remedy = f"give a directory with only {place.name} in it, or use convert.converter: modelopt"
-        yield Finding("E156", PATH, f"the release's scripts read a directory of texts; {place.name} is a file", remedy)
-
-
-# Whether the release runs on the GPU, and computes in the precision there.
-
-
-OTHER_NAMES = {
-    Precision.INT8: "int8_wo (weights only) or int8_sq (SmoothQuant)",
-    Precision.INT4: "int4_awq, or int4_wo (weights only, without calibration)",
-}
-"""Precisions of ONNX Runtime -> what TensorRT-LLM has instead."""
-
-
 def hardware_findings(request: Request, release: str) -> Iterator[Finding]:
-    """What GPU and precision the release cannot do."""
+    """A GPU that the release does not list, or a precision that it does not compute in there."""
     gpu, precision = request.gpu, request.target.precision
     if gpu == gpus.CPU:
         found = ", and this machine has none" if request.target.gpu == "auto" else ""
@@ -127,7 +120,7 @@ def hardware_findings(request: Request, release: str) -> Iterator[Finding]:
     if precision in OTHER_NAMES:
         problem = f"{precision} is onnxruntime's; TensorRT-LLM calls its own otherwise"
         yield Finding("E121", "precision", problem, f"use {OTHER_NAMES[precision]}")
-    elif precision not in _anywhere(release):
+    elif precision not in _precisions_of(release):
         yield _unknown_precision(precision, release)
     elif gpu.capability in _listed(release):
         yield from _precision_findings(gpu, precision, release)
@@ -143,39 +136,39 @@ def _unknown_gpu(gpu: Gpu, release: str) -> Finding:
 
 
 def _unknown_precision(precision: Precision, release: str) -> Finding:
-    having = [one for one in _engine_releases() if precision in _anywhere(one)]
-    remedy = f"use {_span(having)}, or one of {', '.join(sorted(_anywhere(release)))}"
+    having = [one for one in _engine_releases() if precision in _precisions_of(one)]
+    remedy = f"use {_span(having)}, or one of {', '.join(sorted(_precisions_of(release)))}"
     return Finding("E121", "precision", f"{release} computes in {precision} on no GPU", remedy)
 
 
 def _precision_findings(gpu: Gpu, precision: Precision, release: str) -> Iterator[Finding]:
-    able = _able(release, gpu.capability)
+    able = _precisions_on(release, gpu.capability)
     if precision in able:
         return
-    fitting = [one for one in _listed(release) if precision in _able(release, one)]
-    listed = ", ".join(f"{major}.{minor}" for major, minor in fitting)
+    capable = [one for one in _listed(release) if precision in _precisions_on(release, one)]
+    listed = ", ".join(f"{major}.{minor}" for major, minor in capable)
     problem = (
         f"{release} computes in {precision} on compute capability {listed}; {gpu.name} has {gpu.compute_capability}"
     )
     yield Finding("E120", "precision", problem, f"use one of {', '.join(sorted(able))}, or another GPU")
 
 
-@cache  # every target of a plan asks the same
+@cache  # the same for every target of a plan
 def _listed(release: str) -> tuple[tuple[int, int], ...]:
     """The compute capabilities that a release lists."""
     return capabilities(release).value
 
 
 @cache
-def _able(release: str, capability: tuple[int, int]) -> frozenset[Precision]:
+def _precisions_on(release: str, capability: tuple[int, int]) -> frozenset[Precision]:
     """The precisions that a release computes in on a compute capability."""
     return precisions(release, capability).value
 
 
 @cache
-def _anywhere(release: str) -> frozenset[Precision]:
+def _precisions_of(release: str) -> frozenset[Precision]:
     """The precisions that a release computes in on some GPU."""
-    return frozenset[Precision]().union(*(_able(release, one) for one in _listed(release)))
+    return frozenset[Precision]().union(*(_precisions_on(release, one) for one in _listed(release)))
 
 
 def _engine_releases() -> list[str]:
@@ -186,43 +179,11 @@ def _span(having: list[str]) -> str:
     return f"a release from {having[0]} to {having[-1]}" if len(having) > 1 else f"release {having[0]}"
 
 
-# Whether the lengths an engine is built for agree with each other and with the model.
-
-
-def length_findings(request: Request, release: str) -> Iterator[Finding]:
-    """What is wrong with them."""
-    build = request.build
-    longest = longest_sequence(build)
-    if longest and build.max_input_len and build.max_input_len > longest:
-        problem = f"prompts of {build.max_input_len} tokens do not fit in sequences of {longest}"
-        yield Finding("E150", "build.max_input_len", problem, "use fewer, or a larger max_seq_len")
-    if build.opt_num_tokens and build.max_num_tokens and build.opt_num_tokens > build.max_num_tokens:
-        problem = f"it is tuned for {build.opt_num_tokens} tokens at once, but takes {build.max_num_tokens} at most"
-        yield Finding("E152", "build.opt_num_tokens", problem, "use at most max_num_tokens")
-    yield from answer_findings(request, longest or own_length(build, release), "build.max_seq_len")
-    if request.model is not None:
-        field = "max_seq_len" if build.max_seq_len else "max_output_len" if build.max_output_len else "max_input_len"
-        yield from position_findings(request.model, longest or build.max_input_len or 0, f"build.{field}")
-
-
-def longest_sequence(build: BuildOptions) -> int:
-    """Prompt and answer together, in tokens; 0 where the spec leaves that to the release."""
-    if build.max_seq_len:
-        return build.max_seq_len
-    return build.max_input_len + build.max_output_len if build.max_input_len and build.max_output_len else 0
-
-
-# Whether the release knows the model, and whether it can be split as asked.
-#
-# Vocabulary: not checked, since the converters pad it to a multiple of the GPUs.
-
-
-NEAR = 3
-SIMILAR = 0.8
-
-
 def model_findings(request: Request, release: str) -> Iterator[Finding]:
-    """What keeps the release from converting this model; nothing where its shape is not known."""
+    """What keeps the release from converting this model, or from splitting it over the GPUs.
+
+    Nothing where the model is not known. The vocabulary is not checked: converters pad it to a multiple of the GPUs.
+    """
     model = request.model
     if model is None:
         return
@@ -277,36 +238,13 @@ def _one_of(numbers: Iterable[int]) -> str:
     return f"use one of {', '.join(map(str, numbers))}"
 
 
-OF_ACTIVATIONS = frozenset({"E164", "W164"})
-"""Findings that follow from a precision, and mean nothing where that or the GPU is refused."""
-
-
-def chain_findings(request: Request) -> list[Finding]:
-    """What the spec, the release's facts, the GPU and the model say; no toolchain is asked."""
-    refused = refusal(request.target.release)
-    if refused is not None:
-        return [refused]
-    release = chosen_release(request.target.release)
-    hardware = list(hardware_findings(request, release))
-    options = rendered(request, release).findings
-    return [
-        *hardware,
-        *model_findings(request, release),
-        *_conversion_findings(request, release, hardware),
-        *(one for one in options if not hardware or one.code not in OF_ACTIVATIONS),
-        *length_findings(request, release),
-        *serving_problems(request.serving, release),
-        *serving_findings(request.build, request.serving, release),
-    ]
-
-
 def _conversion_findings(request: Request, release: str, hardware: list[Finding]) -> list[Finding]:
-    """What the converter does not take; nothing of the precision where that is refused already."""
-    told = {finding.path for finding in hardware}
+    """What the converter does not take; a field that is refused already is left out."""
+    known = {finding.path for finding in hardware}
     by_modelopt = request.convert.converter == MODELOPT
     refused = _modelopt_findings(request, release) if by_modelopt else _script_findings(request, release)
     data = calibration_findings(request, reads_files=by_modelopt) if calibrates(request) else ()
-    return [*(finding for finding in refused if finding.path not in told), *data]
+    return [*(finding for finding in refused if finding.path not in known), *data]
 
 
 def _modelopt_findings(request: Request, release: str) -> tuple[Finding, ...]:
@@ -319,3 +257,47 @@ def _script_findings(request: Request, release: str) -> tuple[Finding, ...]:
         return ()
     made = conversion(request, release, family)
     return (*made.refused, *rope_findings(request, release, made.script.command))
+
+
+def calibration_findings(request: Request, *, reads_files: bool) -> Iterator[Finding]:
+    """What is wrong with the texts for the calibration.
+
+    Args:
+        request: the target, which is calibrated.
+        reads_files: whether its converter reads a file of texts; the releases' own scripts read a directory or know
+            a name.
+    """
+    dataset = request.convert.calibration.dataset
+    if dataset is None or not is_path(dataset):
+        return
+    place = Path(dataset).expanduser()
+    if not place.exists():
+        yield Finding("E155", PATH, f"there is no {place} to calibrate with", "correct the path, or give a name")
+    elif place.is_dir() and not any(place.iterdir()):
+        yield Finding("E155", PATH, f"{place} is empty: nothing to calibrate with", "put the texts there")
+    elif place.is_file() and not reads_files:
+        remedy = f"give a directory with only {place.name} in it, or use convert.converter: modelopt"
+        yield Finding("E156", PATH, f"the release's scripts read a directory of texts; {place.name} is a file", remedy)
+
+
+def length_findings(request: Request, release: str) -> Iterator[Finding]:
+    """Lengths that do not agree with each other, with the validation or with the model."""
+    build = request.build
+    longest = _longest_sequence(build)
+    if longest and build.max_input_len and build.max_input_len > longest:
+        problem = f"prompts of {build.max_input_len} tokens do not fit in sequences of {longest}"
+        yield Finding("E150", "build.max_input_len", problem, "use fewer, or a larger max_seq_len")
+    if build.opt_num_tokens and build.max_num_tokens and build.opt_num_tokens > build.max_num_tokens:
+        problem = f"it is tuned for {build.opt_num_tokens} tokens at once, but takes {build.max_num_tokens} at most"
+        yield Finding("E152", "build.opt_num_tokens", problem, "use at most max_num_tokens")
+    yield from answer_findings(request, longest or own_length(build, release), "build.max_seq_len")
+    if request.model is not None:
+        field = "max_seq_len" if build.max_seq_len else "max_output_len" if build.max_output_len else "max_input_len"
+        yield from position_findings(request.model, longest or build.max_input_len or 0, f"build.{field}")
+
+
+def _longest_sequence(build: BuildOptions) -> int:
+    """Prompt and answer together, in tokens; 0 where the spec leaves that to the release."""
+    if build.max_seq_len:
+        return build.max_seq_len
+    return build.max_input_len + build.max_output_len if build.max_input_len and build.max_output_len else 0

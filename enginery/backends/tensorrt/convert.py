@@ -1,7 +1,11 @@
-"""Runs a converter, and lets only a checkpoint count that is whole and faithful to its model."""
+"""The step that makes a checkpoint: its place in the plan, and how it runs.
+
+All targets that agree on precision, parallelism and release share one such step. Only a checkpoint that is whole and
+faithful to its model counts.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,20 +13,49 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from enginery.backends.checkpoints import CheckpointExpectation, verify_checkpoint
-from enginery.backends.tensorrt.converters import dataset_digest
+from enginery.backends.common import OFFLINE, QUIET
+from enginery.backends.quantizing import (
+    DRIVER,
+    MODELOPT,
+    dataset_digest,
+    driver_facts,
+    is_path,
+    modelopt_toolchain,
+    require_same_texts,
+)
+from enginery.backends.request import BackendStep, Request, command_step
+from enginery.backends.tensorrt.converters import (
+    Conversion,
+    accepts_lost_base,
+    conversion,
+    modelopt_argv,
+    modelopt_device,
+)
+from enginery.backends.tensorrt.release import (
+    ALGORITHMS,
+    SCRIPT_SMOOTHQUANT,
+    activation_dtype,
+    calibrates,
+    family_for,
+    kv_cache,
+)
 from enginery.core.digests import file_digest
-from enginery.core.errors import CommandError, SourceError, UsageError
+from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.files import write_atomic
 from enginery.core.process import FailureCause
 from enginery.core.progress import Facts
-from enginery.store import StepContext
+from enginery.sources import DEFAULT_ROPE_THETA
+from enginery.spec import Precision
+from enginery.store import ANY_GPU, Command, Stage, StepContext
+from enginery.toolchains import Identify, ToolchainIdentity, driver_sha256
 
+RUNNER = "convert_checkpoint"
 SCRIPT = 1
-"""Where the script stands in a command, behind its interpreter."""
+"""The script's place in a command, behind its interpreter."""
 
 
 class ConvertParameters(BaseModel):
-    """What the recipe says besides the command.
+    """The recipe's parameters.
 
     Attributes:
         release: the TensorRT-LLM that the checkpoint is for.
@@ -52,39 +85,68 @@ class ConvertParameters(BaseModel):
     def expectation(self) -> CheckpointExpectation:
         """The checkpoint that is to come out."""
         return CheckpointExpectation(
-            dtype=self.dtype,
-            quant_algo=self.quant_algo,
-            kv_cache_quant_algo=self.kv_cache_quant_algo,
-            tensor_parallel=self.tensor_parallel,
-            pipeline_parallel=self.pipeline_parallel,
+            self.dtype, self.quant_algo, self.kv_cache_quant_algo, self.tensor_parallel, self.pipeline_parallel
         )
 
 
+def converting_step(
+    request: Request, release: str, weights: str, toolchain: ToolchainIdentity, identify: Identify
+) -> BackendStep:
+    """The step for a target.
+
+    Raises:
+        PlanError: when the release has no converter for the model.
+        ToolchainError: when the spec asks for ModelOpt, and there is no toolchain with it.
+    """
+    if request.convert.converter == MODELOPT:
+        recipe, on_gpu = _modelopt_recipe(request, release), modelopt_device(request) == "cuda"
+        toolchain = identify(modelopt_toolchain(), "venv")
+    else:
+        made = conversion(request, release, _family(request, release))
+        recipe, on_gpu = _script_recipe(request, release, made), made.on_gpu
+    runs_on = ANY_GPU if on_gpu else "any"
+    step = command_step(Stage.CONVERT, {"weights": weights}, recipe, toolchain, runs_on)
+    return step._replace(places=user_places(request))
+
+
+def user_places(request: Request) -> dict[str, str]:
+    """The user's own files that commands read; where they lie is no part of a key."""
+    convert = request.convert
+    found = {"examples": convert.examples} if convert.examples is not None else {}
+    dataset = convert.calibration.dataset
+    if dataset is not None and is_path(dataset):
+        found["dataset"] = str(Path(dataset).expanduser())
+    return found
+
+
 def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment: Mapping[str, str]) -> Facts:
-    """Convert the weights and check what came out. The command runner `convert_checkpoint`.
+    """Convert the weights and check the result. The command runner `convert_checkpoint`.
 
     Raises:
         UsageError: when the script is not where the release is known to have it.
         SourceError: when the texts to calibrate with are not those of the plan.
-        CommandError: when the converter fails, or ends well and has written nothing.
-        CheckpointError: when the checkpoint is not whole, or not what its model is.
+        CommandError: when the converter fails, or ends without an error and has written nothing.
+        CheckpointError: when the checkpoint is not whole, or does not fit its model.
     """
-    order = ConvertParameters.model_validate(dict(context.parameters))
-    _require_same_texts(context, order)
-    found = located(argv, order.converter) if _is_here(context) else argv
+    parameters = ConvertParameters.model_validate(dict(context.parameters))
+    if parameters.dataset_sha256:
+        require_same_texts(Path(context.places.get("dataset", "")), parameters.dataset_sha256)
+    in_container = context.toolchain is not None and context.toolchain.identity.kind == "container"
+    found = argv if in_container else located(argv, parameters.converter)
     if found != argv:
         context.log(f"the script is not at {argv[SCRIPT]}, but at {found[SCRIPT]}")
     done = context.run(found, environment)
     if not any(context.output.iterdir()):
         raise _nothing_written(found, done.last_lines)
-    facts = dict(_verified(context, order))
+    facts = dict(_verified(context, parameters))
     script = Path(found[SCRIPT])
     facts["script_sha256"] = file_digest(script) if script.is_file() else None
-    return {**facts, **_own_facts(done.last_lines)}
+    own = driver_facts(done.last_lines)
+    return {**facts, "converter": own} if own else facts
 
 
 def located(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:
-    """The command with its script where it really is: between 0.17 and 1.3 the converters moved, nobody says when.
+    """The command with its script where it really is: the converters moved between 0.17 and 1.3, it is not known when.
 
     Raises:
         UsageError: when it is nowhere, or there are several.
@@ -102,24 +164,52 @@ def located(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:
     return (*argv[:SCRIPT], str(found[0]), *argv[SCRIPT + 1 :])
 
 
-def _is_here(context: StepContext) -> bool:
-    """Whether the script is on this machine, not in a container's image."""
-    return context.toolchain is None or context.toolchain.identity.kind != "container"
+def _script_recipe(request: Request, release: str, made: Conversion) -> Command:
+    converter = made.script.command
+    dataset = request.convert.calibration.dataset
+    from_hub = made.calibrates and (dataset is None or not is_path(dataset))
+    accepted = {"accepted_rope_theta": DEFAULT_ROPE_THETA} if accepts_lost_base(request, release, converter) else {}
+    return Command(
+        argv=made.argv,
+        environment=QUIET if from_hub else {**QUIET, **OFFLINE},
+        runner=RUNNER,
+        parameters={**dict(_expected(request, release, converter)), **accepted},
+    )
 
 
-def _require_same_texts(context: StepContext, order: ConvertParameters) -> None:
-    """The key says which texts the plan meant; where they lie now is not part of it."""
-    if not order.dataset_sha256:
-        return
-    place = Path(context.places.get("dataset", ""))
-    try:
-        found = dataset_digest(place)
-    except OSError as error:
-        remedy = "put the data set where the spec says on this machine, too"
-        raise SourceError(f"cannot be read to calibrate with: {error}", subject=str(place), remedy=remedy) from error
-    if found != order.dataset_sha256:
-        problem = "these are not the texts that the plan was made for"
-        raise SourceError(problem, subject=str(place), remedy="plan again, or put the same texts there")
+def _modelopt_recipe(request: Request, release: str) -> Command:
+    return Command(
+        argv=modelopt_argv(request),
+        environment={**QUIET, **OFFLINE},
+        runner=RUNNER,
+        parameters={**dict(_expected(request, release, MODELOPT)), "driver_sha256": driver_sha256(DRIVER)},
+    )
+
+
+def _family(request: Request, release: str) -> str:
+    architecture = request.model.architecture if request.model else ""
+    family = family_for(release, architecture).family
+    if family is None:
+        raise PlanError([f"release: {release} has no converter for {architecture!r}"], subject=request.target.name)
+    return family
+
+
+def _expected(request: Request, release: str, converter: str) -> Iterator[tuple[str, JsonValue]]:
+    """What the checkpoint must turn out to be. Neither the target's name nor its GPU: other targets may share it."""
+    target = request.target
+    yield "release", release
+    yield "precision", str(target.precision)
+    yield "dtype", activation_dtype(target.precision, request.model, request.gpu)
+    yield "kv_cache_quant_algo", kv_cache(request).upper() or None
+    yield "tensor_parallel", target.tensor_parallel
+    yield "pipeline_parallel", target.pipeline_parallel
+    dataset = request.convert.calibration.dataset
+    if calibrates(request) and dataset is not None and is_path(dataset):
+        yield "dataset_sha256", dataset_digest(Path(dataset).expanduser())
+    yield "converter", converter
+    own = converter.startswith("convert_checkpoint.py")
+    smooth = own and target.precision is Precision.INT8_SMOOTHQUANT
+    yield "quant_algo", SCRIPT_SMOOTHQUANT if smooth else ALGORITHMS.get(target.precision)
 
 
 def _nothing_written(argv: tuple[str, ...], last_lines: tuple[str, ...]) -> CommandError:
@@ -132,18 +222,18 @@ def _nothing_written(argv: tuple[str, ...], last_lines: tuple[str, ...]) -> Comm
     )
 
 
-def _verified(context: StepContext, order: ConvertParameters) -> Facts:
+def _verified(context: StepContext, parameters: ConvertParameters) -> Facts:
     weights = context.inputs["weights"]
-    if order.accepted_rope_theta is None:
-        return verify_checkpoint(context.output, weights, order.expectation)
-    context.log(f"a rotary base of {order.accepted_rope_theta:g} is accepted, whatever the model's is")
+    if parameters.accepted_rope_theta is None:
+        return verify_checkpoint(context.output, weights, parameters.expectation)
+    context.log(f"a rotary base of {parameters.accepted_rope_theta:g} is accepted, whatever the model's is")
     with TemporaryDirectory(prefix="accepted-", dir=context.scratch) as model:
         config = _with_base(
-            json.loads((weights / "config.json").read_text(encoding="utf-8")), order.accepted_rope_theta
+            json.loads((weights / "config.json").read_text(encoding="utf-8")), parameters.accepted_rope_theta
         )
         write_atomic(Path(model) / "config.json", json.dumps(config))
-        found = verify_checkpoint(context.output, Path(model), order.expectation)
-    return {**found, "accepted_rope_theta": order.accepted_rope_theta}
+        found = verify_checkpoint(context.output, Path(model), parameters.expectation)
+    return {**found, "accepted_rope_theta": parameters.accepted_rope_theta}
 
 
 def _with_base(config: dict[str, Any], theta: float) -> dict[str, Any]:
@@ -152,14 +242,3 @@ def _with_base(config: dict[str, Any], theta: float) -> dict[str, Any]:
     if isinstance(config.get("rope_parameters"), dict):
         changed["rope_parameters"] = {**config["rope_parameters"], "rope_theta": theta}
     return changed
-
-
-def _own_facts(last_lines: tuple[str, ...]) -> dict[str, JsonValue]:
-    """What our ModelOpt driver says of its work in its last line; nothing for the releases' scripts."""
-    if not last_lines or not last_lines[-1].startswith("{"):
-        return {}
-    try:
-        said = json.loads(last_lines[-1])
-    except ValueError:
-        return {}
-    return {"converter": said} if isinstance(said, dict) else {}

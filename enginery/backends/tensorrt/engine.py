@@ -1,4 +1,4 @@
-"""What `trtllm-build` left behind: whether it is the whole engine that was asked for, and what it says of itself."""
+"""Checks the engine that `trtllm-build` wrote, and explains its failures."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from enginery.core.digests import json_digest
 from enginery.core.errors import CommandError
@@ -18,6 +18,7 @@ from enginery.store import StepContext
 
 CONFIG = "config.json"
 SECTIONS = ("version", "pretrained_config", "build_config")
+
 LIMITS = (
     "max_batch_size",
     "max_input_len",
@@ -28,18 +29,45 @@ LIMITS = (
     "max_beam_width",
     "max_prompt_embedding_table_size",
 )
-"""What a running engine can take at most; the release has filled in what the command left open."""
+"""Limits of a running engine; the release has filled in those that the command left out."""
 
-OF_THE_RUN = ("input_timing_cache", "output_timing_cache", "dry_run", "visualize_network")
-"""What releases write into `build_config` although it says nothing of the engine."""
-
+NOT_OF_THE_ENGINE = ("input_timing_cache", "output_timing_cache", "dry_run", "visualize_network")
+"""Keys of `build_config` that describe the build and not the engine."""
 RANK_FILE = re.compile(r"rank(\d+)\.engine")
 AGAIN = "; nothing was kept"
 
+REMEDIES = {
+    FailureCause.GPU_MEMORY: "end what else uses the GPU (nvidia-smi), lower build.max_batch_size, build.max_num_tokens"
+    " or build.max_seq_len, or raise the target's tensor_parallel; nothing was kept",
+    FailureCause.HOST_MEMORY: "lower build.workers, end what else uses this machine's memory, or build on one with"
+    " more; nothing was kept",
+    FailureCause.GPU_NOT_VISIBLE: "trtllm-build needs the target's GPU: check with nvidia-smi that it is there, that"
+    " CUDA_VISIBLE_DEVICES names it, and that a container was started with it",
+    FailureCause.TIMEOUT: "look at its last lines for where it hangs (ranks that wait for each other, a full disk);"
+    " nothing it had started is left running, and nothing was kept",
+    FailureCause.KILLED: "build again; if it crashes at the same place, leave out plugins and options until it does"
+    " not, and report that to TensorRT-LLM; nothing was kept",
+}
+"""What to do about a failed build, where a better remedy exists than the one for any command."""
 
-@dataclass(frozen=True)
-class Wanted:
-    """The engine that was asked for.
+BLAMED = re.compile(
+    r"timing.?cache|"
+    # What TensorRT says when it trips over one: NVIDIA/TensorRT issues 3566 and 2144.
+    r"Assertion cache|StdArchiveReader|magicTagRead",
+    re.IGNORECASE,
+)
+
+REFUSED = re.compile(
+    r"timing cache will not be used|invalid timing cache|deserialize the timing cache|different TensorRT version"
+    r"|timing cache.*(mismatch|ignor|not compatible|corrupt)",
+    re.IGNORECASE,
+)
+
+LONG_FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
+
+
+class WantedEngine(BaseModel):
+    """The engine that is to be built.
 
     Attributes:
         release: the TensorRT-LLM that builds it.
@@ -47,9 +75,11 @@ class Wanted:
         pipeline_parallel: groups of layers.
     """
 
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
     release: str
-    tensor_parallel: int
-    pipeline_parallel: int
+    tensor_parallel: int = Field(default=1, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
 
     @property
     def world_size(self) -> int:
@@ -59,7 +89,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that is whole.
+    """A complete engine.
 
     Attributes:
         config: what is in its `config.json`.
@@ -71,26 +101,26 @@ class Engine:
 
     @property
     def limits(self) -> dict[str, JsonValue]:
-        """The numbers a user of the engine must keep to, as far as this release has them."""
+        """The engine's limits, as far as this release has them."""
         return {name: self.config["build_config"][name] for name in LIMITS if name in self.config["build_config"]}
 
     @property
     def shape(self) -> str:
-        """A digest of all that decides how long a build takes."""
-        build = {name: value for name, value in self.config["build_config"].items() if name not in OF_THE_RUN}
+        """A digest of everything that decides how long the build takes."""
+        build = {name: value for name, value in self.config["build_config"].items() if name not in NOT_OF_THE_ENGINE}
         return json_digest([self.config["version"], self.config["pretrained_config"], build])
 
 
-def read_engine(directory: Path, wanted: Wanted, last_lines: Sequence[str] = ()) -> Engine:
+def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str] = ()) -> Engine:
     """The engine in a directory, checked.
 
     Args:
         directory: where `trtllm-build` wrote.
-        wanted: what was asked for.
-        last_lines: what the command printed last, to say why something is not there.
+        wanted: the engine that is to be built.
+        last_lines: the command's last lines, which may explain a missing file.
 
     Raises:
-        CommandError: when it is not the whole engine that was asked for.
+        CommandError: when it is not whole, or not the engine that is wanted.
     """
     if not any(directory.glob("rank*.engine")):
         raise _no_engine(directory, last_lines)
@@ -100,8 +130,33 @@ def read_engine(directory: Path, wanted: Wanted, last_lines: Sequence[str] = ())
     return Engine(config, _read_sizes(directory, wanted.world_size, last_lines))
 
 
+def blames_timing_cache(error: CommandError) -> bool:
+    """Whether a build may have failed because of its timing cache."""
+    possible = {FailureCause.UNKNOWN, FailureCause.KILLED}
+    return error.cause in possible and any(BLAMED.search(line) for line in error.last_lines if _is_error(line))
+
+
+def refused_timing_cache(lines: Iterable[str]) -> bool:
+    """Whether a successful build printed that it did not use its timing cache."""
+    return any(REFUSED.search(line) for line in lines)
+
+
+def explain(error: CommandError, context: StepContext, argv: Sequence[str], release: str) -> CommandError:
+    """The same failure, with what to do about it in a build."""
+    problem, remedy = error.problem, REMEDIES.get(FailureCause(error.cause), error.remedy)
+    if error.cause == FailureCause.UNKNOWN_FLAG:
+        unknown = _unknown_flags(context, argv)
+        if unknown:
+            problem = f"trtllm-build of this toolchain has no {', '.join(unknown)}, which release {release} is to have"
+            remedy = (
+                f"make sure that the toolchain is {release} (enginery toolchain check), or take the release that it is;"
+                " leave out what was given in build.extra_args"
+            )
+    return CommandError(problem, subject=error.subject, remedy=remedy, cause=error.cause, last_lines=error.last_lines)
+
+
 def _no_engine(directory: Path, last_lines: Sequence[str]) -> CommandError:
-    """The command ended well and wrote nothing: what it printed may say why."""
+    """The command reported success and wrote no engine: its last lines may explain that."""
     failure = failure_of(0, last_lines)
     left = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
     why = f": {failure.meaning}" if failure.cause is not FailureCause.UNKNOWN else ""
@@ -132,12 +187,12 @@ def _require_release(found: str, wanted: str) -> None:
     if same(found, wanted):
         return
     raise _error(
-        f"the engine was built by TensorRT-LLM {found}, asked for was {wanted}",
+        f"the engine was built by TensorRT-LLM {found}, expected {wanted}",
         f"correct the toolchain (enginery toolchain check), or set the target's release to {found}{AGAIN}",
     )
 
 
-def _require_mapping(pretrained: Mapping[str, Any], wanted: Wanted) -> None:
+def _require_mapping(pretrained: Mapping[str, Any], wanted: WantedEngine) -> None:
     mapping = pretrained.get("mapping", {})
     expected = {
         "world_size": wanted.world_size,
@@ -145,13 +200,13 @@ def _require_mapping(pretrained: Mapping[str, Any], wanted: Wanted) -> None:
         "pp_size": wanted.pipeline_parallel,
     }
     wrong = [
-        f"{name} is {mapping.get(name, 'not there')} and not {value}"
+        f"{name} is {mapping.get(name, 'missing')} and not {value}"
         for name, value in expected.items()
         if mapping.get(name) != value
     ]
     if wrong:
         raise _error(
-            f"the engine is cut otherwise than asked for: {', '.join(wrong)}",
+            f"the engine is split otherwise than expected: {', '.join(wrong)}",
             "the checkpoint decides this: convert it again with the spec's tensor_parallel and pipeline_parallel"
             f" (remove that step from the store if it was damaged){AGAIN}",
         )
@@ -189,65 +244,9 @@ def _error(
     return CommandError(problem, subject="trtllm-build", remedy=remedy, cause=named, last_lines=last_lines)
 
 
-# Failures of `trtllm-build` in words that help with a build.
-
-
-REMEDIES = {
-    FailureCause.GPU_MEMORY: "end what else uses the GPU (nvidia-smi), lower build.max_batch_size, build.max_num_tokens"
-    " or build.max_seq_len, or raise the target's tensor_parallel; nothing was kept",
-    FailureCause.HOST_MEMORY: "lower build.workers, end what else uses this machine's memory, or build on one with"
-    " more; nothing was kept",
-    FailureCause.GPU_NOT_VISIBLE: "trtllm-build needs the target's GPU: check with nvidia-smi that it is there, that"
-    " CUDA_VISIBLE_DEVICES names it, and that a container was started with it",
-    FailureCause.TIMEOUT: "look at its last lines for where it hangs (ranks that wait for each other, a full disk);"
-    " nothing it had started is left running, and nothing was kept",
-    FailureCause.KILLED: "build again; if it crashes at the same place, leave out plugins and options until it does"
-    " not, and report that to TensorRT-LLM; nothing was kept",
-}
-"""What to do about a failure of a build, where there is more to say than for any command."""
-
-BLAMED = re.compile(
-    r"timing.?cache|"
-    # What TensorRT says when it trips over one: NVIDIA/TensorRT issues 3566 and 2144.
-    r"Assertion cache|StdArchiveReader|magicTagRead",
-    re.IGNORECASE,
-)
-REFUSED = re.compile(
-    r"timing cache will not be used|invalid timing cache|deserialize the timing cache|different TensorRT version"
-    r"|timing cache.*(mismatch|ignor|not compatible|corrupt)",
-    re.IGNORECASE,
-)
-LONG_FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
-
-
-def blames_timing_cache(error: CommandError) -> bool:
-    """Whether a build that was given a timing cache may have failed because of it."""
-    known = {FailureCause.UNKNOWN, FailureCause.KILLED}
-    return error.cause in known and any(BLAMED.search(line) for line in error.last_lines if _is_error(line))
-
-
 def _is_error(line: str) -> bool:
-    """Whether a line is no mere warning, as builds print them about caches that they do well without."""
+    """Whether a line is more than a warning; builds also warn about caches that they can do without."""
     return not WARNING.search(line)
-
-
-def refused_timing_cache(lines: Iterable[str]) -> bool:
-    """Whether a build that went well has said that it began without the timing cache it was given."""
-    return any(REFUSED.search(line) for line in lines)
-
-
-def explain(error: CommandError, context: StepContext, argv: Sequence[str], release: str) -> CommandError:
-    """The same failure, with what to do about it in a build."""
-    problem, remedy = error.problem, REMEDIES.get(FailureCause(error.cause), error.remedy)
-    if error.cause == FailureCause.UNKNOWN_FLAG:
-        unknown = _unknown_flags(context, argv)
-        if unknown:
-            problem = f"trtllm-build of this toolchain has no {', '.join(unknown)}, which release {release} is to have"
-            remedy = (
-                f"make sure that the toolchain is {release} (enginery toolchain check), or take the release that it is;"
-                " leave out what was given in build.extra_args"
-            )
-    return CommandError(problem, subject=error.subject, remedy=remedy, cause=error.cause, last_lines=error.last_lines)
 
 
 def _unknown_flags(context: StepContext, argv: Sequence[str]) -> list[str]:

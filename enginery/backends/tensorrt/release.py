@@ -1,4 +1,4 @@
-"""Which release of TensorRT-LLM a target comes to, and what is wrong with one that it cannot be."""
+"""What is chosen for a target of the backend `tensorrt`: its release, the model's converter, the number formats."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from typing import Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from enginery.backends.common import newest_release
 from enginery.backends.request import Request
 from enginery.core.errors import UsageError
-from enginery.core.versions import LATEST, fits, full, is_range, is_version, mistake
+from enginery.core.versions import LATEST, full, is_range, is_version, mistake
 from enginery.releases import (
     ENGINES_UNTIL,
     Family,
@@ -25,74 +26,7 @@ from enginery.sources import ModelFacts
 from enginery.spec import Finding, Gpu, Precision
 
 FAR = "9999"
-"""A release later than any there will be: a range that holds it asks for new releases."""
-
-
-@cache  # every target of a plan asks the same
-def chosen_release(wanted: str) -> str:
-    """The release that `latest`, a range or a version comes to; empty for none.
-
-    A version need not be one that there are facts of: those of the nearest one are used then.
-    """
-    if refusal(wanted) is not None:
-        return ""
-    return full(wanted) if is_version(wanted) else _newest(wanted)
-
-
-@cache
-def refusal(wanted: str) -> Finding | None:
-    """Why there is no such release to build engines with; None where there is one."""
-    if problem := mistake(wanted):
-        return _finding("E101", problem, f"write a release, such as {_newest(LATEST)}")
-    if is_version(wanted):
-        return _version_refusal(wanted)
-    if _newest(wanted):
-        return None
-    if is_range(wanted) and SpecifierSet(wanted).contains(FAR):
-        return _no_engines(wanted)
-    return _finding("E102", f"no known release fits {wanted!r}", _known_ones())
-
-
-def is_known(release: str) -> bool:
-    """Whether there are facts of exactly this release."""
-    return Version(release) in {Version(one) for one in releases()}
-
-
-def _version_refusal(wanted: str) -> Finding | None:
-    asked, first = Version(wanted), releases()[0]
-    if asked < Version(first):
-        return _finding("E101", f"{wanted} is older than {first}, the first one known", _known_ones())
-    if not builds_engines(wanted):
-        return _no_engines(wanted)
-    if was_never_made(wanted):
-        return _finding("E102", f"no release {wanted} of TensorRT-LLM is known, though later ones are", _known_ones())
-    return None
-
-
-def _no_engines(wanted: str) -> Finding:
-    problem = f"{wanted} builds no TensorRT engines: {ENGINES_UNTIL} is the last release with an engine builder"
-    pytorch = "backend: pytorch" if is_version(wanted) else "backend: pytorch with one release"
-    return _finding("E103", problem, f"use {pytorch}, or release {_newest(LATEST)} or {ENGINES_UNTIL}")
-
-
-def _finding(code: str, problem: str, remedy: str) -> Finding:
-    return Finding(code, "release", problem, remedy)
-
-
-def _known_ones() -> str:
-    return f"use one of {', '.join(stable_releases())}"
-
-
-@cache
-def _newest(wanted: str) -> str:
-    """The newest known one that fits, a preview only where nothing else does; empty for none."""
-    fitting = [one for one in releases() if builds_engines(one) and fits(wanted, one)]
-    stable = [one for one in fitting if not Version(one).is_prerelease]
-    return (stable or fitting or [""])[-1]
-
-
-# Which of a release's converters makes a checkpoint of a model.
-
+"""A version later than any release: a range that contains it has no upper limit."""
 
 NEEDS_MORE = {
     "medusa": "it needs a model's Medusa heads besides",
@@ -109,7 +43,7 @@ NEEDS_MORE = {
     "vit": "its engines take images",
     "whisper": "it has an engine for the encoder and one for the decoder",
 }
-"""Families that are not made from a model's directory alone into one engine that writes text, and why."""
+"""Families that do not make one engine that writes text from a model's directory alone, and why."""
 
 SERVED_SINCE = {
     "baichuan": {"BaiChuanForCausalLM": "0.8.0"},
@@ -120,74 +54,6 @@ SERVED_SINCE = {
 }
 """Family -> architectures that its script serves without naming them, and since when: read from the choices of its
 flags (`--qwen_type qwen2`, `--gpt_variant starcoder2`, `--model_version v1_7b`, …) and its README."""
-
-
-@dataclass(frozen=True)
-class FamilyChoice:
-    """The converter for an architecture.
-
-    Attributes:
-        family: its family; None where the release has none, or none that makes one engine of the model alone.
-        obstacle: the family there is, and why it is of no use here; empty otherwise.
-        indirect: whether the facts say so only of another architecture that the release treats as the same.
-    """
-
-    family: str | None
-    obstacle: str = ""
-    indirect: bool = False
-
-
-@cache  # every target of a plan asks the same
-def family_for(release: str, architecture: str) -> FamilyChoice:
-    """The plainest converter of a release that serves an architecture."""
-    direct = facts.families_of(release, architecture).value or _serving_unnamed(release, architecture)
-    found = direct or _of_the_same_class(release, architecture)
-    plain = [family.name for family in found if family.name not in NEEDS_MORE]
-    if plain:
-        return FamilyChoice(_nearest_name(plain, architecture), indirect=not direct)
-    if found:
-        return FamilyChoice(None, f"{found[0].name}: {NEEDS_MORE[found[0].name]}")
-    return FamilyChoice(None)
-
-
-@cache
-def first_release(architecture: str) -> str:
-    """The first known release with a converter for an architecture; empty for none."""
-    having = (one for one in releases() if builds_engines(one) and family_for(one, architecture).family)
-    return next(having, "")
-
-
-def architectures(release: str) -> list[str]:
-    """The architectures that a release has a converter for, sorted."""
-    served = {name for family in facts.families(release).value.values() for name in family.architectures}
-    unnamed = {name for served_since in SERVED_SINCE.values() for name in served_since}
-    every = served | unnamed | set(facts.architectures(release).value)
-    return sorted(name for name in every if family_for(release, name).family)
-
-
-def _serving_unnamed(release: str, architecture: str) -> tuple[Family, ...]:
-    """The families whose script serves an architecture without naming it."""
-    since = {name: served[architecture] for name, served in SERVED_SINCE.items() if architecture in served}
-    every = facts.families(release).value
-    return tuple(every[name] for name, first in since.items() if name in every and Version(release) >= Version(first))
-
-
-def _of_the_same_class(release: str, architecture: str) -> tuple[Family, ...]:
-    """Families of other architectures for which the release has the same class, as Mistral's is Llama's."""
-    classes = facts.architectures(release).value
-    same = {name for name, made in classes.items() if made == classes.get(architecture)}
-    every = facts.families(release).value.values()
-    return tuple(family for family in every if same & set(family.architectures))
-
-
-def _nearest_name(names: list[str], architecture: str) -> str:
-    """The longest name that is part of the architecture's, as `qwen` is of Qwen2ForCausalLM; else the first, surest."""
-    within = [name for name in names if name in architecture.casefold()]
-    return max(within, key=len) if within else "llama" if "llama" in names else names[0]
-
-
-# What the release's own table says of a precision for a model: it is coarse and late, so that it only makes a note.
-
 
 ROWS = {
     "Baichuan": "Baichuan",
@@ -217,6 +83,7 @@ ROWS = {
     "Starcoder2": "StarCoder2",
 }
 """How architectures begin -> the table's name for the model."""
+
 FORMATS = {
     Precision.FP8: "FP8",
     Precision.INT8_SMOOTHQUANT: "W8A8 SQ",
@@ -226,26 +93,8 @@ FORMATS = {
     Precision.NVFP4: "NVFP4",
 }
 """Quantized precisions -> the table's columns; it has none for the others."""
-
-
-def table_remark(release: str, model: ModelFacts, precision: Precision) -> Iterator[str]:
-    """That the table does not name the precision for the model; nothing where it does, or names no such model."""
-    row = next((name for start, name in ROWS.items() if model.architecture.startswith(start)), None)
-    if row is None or precision not in FORMATS:
-        return
-    try:
-        named = model_formats(release, row)
-    except UsageError:  # the table of an older release has no such model
-        return
-    if FORMATS[precision] not in named.value:
-        of = named.provenance.release
-        yield f"the precision table of {of} does not name {precision} for {row}: it may not have been tried there"
-
-
-# What a precision means for a conversion: what is computed in, what the KV cache is, whether it needs calibration.
-
-
 FLOATS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
+
 WEIGHT_ONLY = {Precision.INT8_WEIGHT_ONLY: "int8", Precision.INT4_WEIGHT_ONLY: "int4"}
 """Precisions that need no calibration -> TensorRT-LLM's names for their weights."""
 
@@ -259,14 +108,104 @@ ALGORITHMS = {
     Precision.NVFP4: "NVFP4",
 }
 """Precision -> the algorithm that a quantized checkpoint names."""
-SCRIPT_SMOOTHQUANT = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
-"""The same for SmoothQuant made by a family's own converter with the options that we give it."""
 
+SCRIPT_SMOOTHQUANT = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
+"""The algorithm for SmoothQuant from a family's own converter, with the options that we give it."""
 KvCache = Literal["", "fp8", "int8", "nvfp4"]
 
 
+@cache  # the same for every target of a plan
+def chosen_release(wanted: str) -> str:
+    """The release that `latest`, a range or a version comes to; empty for none.
+
+    There need not be facts of a version: those of the nearest release are used then.
+    """
+    if refusal(wanted) is not None:
+        return ""
+    return full(wanted) if is_version(wanted) else _newest(wanted)
+
+
+@cache
+def refusal(wanted: str) -> Finding | None:
+    """Why there is no such release to build engines with; None where there is one."""
+    if problem := mistake(wanted):
+        return _finding("E101", problem, f"write a release, such as {_newest(LATEST)}")
+    if is_version(wanted):
+        return _version_refusal(wanted)
+    if _newest(wanted):
+        return None
+    if is_range(wanted) and SpecifierSet(wanted).contains(FAR):
+        return _no_engines(wanted)
+    return _finding("E102", f"no known release fits {wanted!r}", _known_ones())
+
+
+def is_known(release: str) -> bool:
+    """Whether there are facts of exactly this release."""
+    return Version(release) in {Version(one) for one in releases()}
+
+
+@dataclass(frozen=True)
+class FamilyChoice:
+    """The converter for an architecture.
+
+    Attributes:
+        family: its family; None where the release has none that makes one engine from the model alone.
+        obstacle: a family that the release has, and why it cannot be used; empty otherwise.
+        indirect: whether the facts name another architecture, which the release treats as the same.
+    """
+
+    family: str | None
+    obstacle: str = ""
+    indirect: bool = False
+
+
+@cache  # the same for every target of a plan
+def family_for(release: str, architecture: str) -> FamilyChoice:
+    """The plainest converter of a release that serves an architecture."""
+    direct = facts.families_of(release, architecture).value or _serving_unnamed(release, architecture)
+    found = direct or _of_the_same_class(release, architecture)
+    plain = [family.name for family in found if family.name not in NEEDS_MORE]
+    if plain:
+        return FamilyChoice(_nearest_name(plain, architecture), indirect=not direct)
+    if found:
+        return FamilyChoice(None, f"{found[0].name}: {NEEDS_MORE[found[0].name]}")
+    return FamilyChoice(None)
+
+
+@cache
+def first_release(architecture: str) -> str:
+    """The first known release with a converter for an architecture; empty for none."""
+    having = (one for one in releases() if builds_engines(one) and family_for(one, architecture).family)
+    return next(having, "")
+
+
+def architectures(release: str) -> list[str]:
+    """The architectures that a release has a converter for, sorted."""
+    served = {name for family in facts.families(release).value.values() for name in family.architectures}
+    unnamed = {name for served_since in SERVED_SINCE.values() for name in served_since}
+    every = served | unnamed | set(facts.architectures(release).value)
+    return sorted(name for name in every if family_for(release, name).family)
+
+
+def table_remark(release: str, model: ModelFacts, precision: Precision) -> Iterator[str]:
+    """A remark where the release's precision table has the model but not this precision for it.
+
+    The table is coarse and often behind, so this is no finding.
+    """
+    row = next((name for start, name in ROWS.items() if model.architecture.startswith(start)), None)
+    if row is None or precision not in FORMATS:
+        return
+    try:
+        named = model_formats(release, row)
+    except UsageError:  # the table of an older release has no such model
+        return
+    if FORMATS[precision] not in named.value:
+        of = named.provenance.release
+        yield f"the precision table of {of} does not name {precision} for {row}: it may not have been tried there"
+
+
 def activation_dtype(precision: Precision, model: ModelFacts | None, gpu: Gpu) -> str:
-    """The number format that a checkpoint computes in: its own, or for quantized weights that of the model."""
+    """The number format of the activations: the precision itself, or for quantized weights the model's format."""
     if precision in FLOATS:
         return str(precision)
     own = model.dtype if model else ""
@@ -277,12 +216,62 @@ def activation_dtype(precision: Precision, model: ModelFacts | None, gpu: Gpu) -
 
 def kv_cache(request: Request) -> KvCache:
     """The number format of the KV cache; empty for that of the activations."""
-    asked = request.convert.kv_cache
-    if asked != "auto":
-        return asked
+    if request.convert.kv_cache != "auto":
+        return request.convert.kv_cache
     return "fp8" if request.target.precision in {Precision.FP8, Precision.NVFP4} else ""
 
 
 def calibrates(request: Request) -> bool:
-    """Whether the model is measured with texts: not where only weights are quantized."""
+    """Whether the conversion measures the model with texts; quantizing only weights needs none."""
     return bool(kv_cache(request)) or request.target.precision not in {*FLOATS, *WEIGHT_ONLY}
+
+
+def _version_refusal(wanted: str) -> Finding | None:
+    first = releases()[0]
+    if Version(wanted) < Version(first):
+        return _finding("E101", f"{wanted} is older than {first}, the first one known", _known_ones())
+    if not builds_engines(wanted):
+        return _no_engines(wanted)
+    if was_never_made(wanted):
+        return _finding("E102", f"no release {wanted} of TensorRT-LLM is known, though later ones are", _known_ones())
+    return None
+
+
+def _no_engines(wanted: str) -> Finding:
+    problem = f"{wanted} builds no TensorRT engines: {ENGINES_UNTIL} is the last release with an engine builder"
+    pytorch = "backend: pytorch" if is_version(wanted) else "backend: pytorch with one release"
+    return _finding("E103", problem, f"use {pytorch}, or release {_newest(LATEST)} or {ENGINES_UNTIL}")
+
+
+def _finding(code: str, problem: str, remedy: str) -> Finding:
+    return Finding(code, "release", problem, remedy)
+
+
+def _known_ones() -> str:
+    return f"use one of {', '.join(stable_releases())}"
+
+
+@cache
+def _newest(wanted: str) -> str:
+    return newest_release(wanted, [release for release in releases() if builds_engines(release)])
+
+
+def _serving_unnamed(release: str, architecture: str) -> tuple[Family, ...]:
+    """The families whose script serves an architecture without naming it, see `SERVED_SINCE`."""
+    since = {name: served[architecture] for name, served in SERVED_SINCE.items() if architecture in served}
+    every = facts.families(release).value
+    return tuple(every[name] for name, first in since.items() if name in every and Version(release) >= Version(first))
+
+
+def _of_the_same_class(release: str, architecture: str) -> tuple[Family, ...]:
+    """Families of other architectures for which the release has the same class, as Mistral's is Llama's."""
+    classes = facts.architectures(release).value
+    same = {name for name, made in classes.items() if made == classes.get(architecture)}
+    every = facts.families(release).value.values()
+    return tuple(family for family in every if same & set(family.architectures))
+
+
+def _nearest_name(names: list[str], architecture: str) -> str:
+    """The longest name that is part of the architecture's, as `qwen` is; else `llama`, or the first."""
+    within = [name for name in names if name in architecture.casefold()]
+    return max(within, key=len) if within else "llama" if "llama" in names else names[0]

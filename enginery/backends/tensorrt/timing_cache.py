@@ -1,7 +1,7 @@
-"""TensorRT's timing caches: what was measured on one GPU by one TensorRT, kept for the next build there.
+"""TensorRT's timing caches: measurements of one TensorRT on one GPU, kept for the next build there.
 
-A cache is kept together with what describes it, in one file, so that both are always of the same build. It is looked at
-before use; what is wrong with it costs its timings and never a build.
+A cache and its description are kept in one file, so that they always belong together. A cache is checked before use; a
+bad one costs its timings and never a build.
 """
 
 import hashlib
@@ -17,23 +17,24 @@ from enginery.core.text import human_bytes
 from enginery.store import Shelf
 
 ATTEMPTS = 5
-"""So often a cache is merged anew because another build has just replaced it."""
+"""How often to merge a cache again because another build has replaced it meanwhile."""
+
 REMEMBERED = 200
-"""So many builds' times are remembered with a cache."""
+"""How many builds' times are kept with a cache."""
 
 Merge = Callable[[bytes, bytes], bytes | None]
-"""Puts two caches together; None when that does not work."""
+"""Merges two caches; None when that fails."""
 Kept = Literal["saved", "unchanged", "not saved"]
 
 
 class Description(BaseModel):
-    """What a cache is of; the line before its bytes.
+    """The description of a cache: the line before its bytes.
 
     Attributes:
         gpu: the GPU that was measured on.
         tensorrt: the TensorRT that measured.
         sha256: digest of the cache.
-        seconds_without: what a build of some shape took without a cache: digest of the shape -> seconds.
+        seconds_without: how long builds took without a cache: digest of the engine's shape -> seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -46,11 +47,11 @@ class Description(BaseModel):
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was found on the shelf.
+    """The cache on the shelf.
 
     Attributes:
-        cache: TensorRT's bytes; None where there are none that can be used.
-        tag: names what lies there, also where it cannot be used, to be replaced.
+        cache: TensorRT's bytes; None where there is no usable cache.
+        tag: identifies the stored version, usable or not, for a replacement; None where there is none.
         seconds_without: see `Description`.
     """
 
@@ -60,7 +61,7 @@ class Fetched:
 
     @property
     def refused(self) -> "Fetched":
-        """The same, after TensorRT would not have it: to be replaced, not to be merged."""
+        """The same after TensorRT refused the cache: it is to be replaced, not merged."""
         return replace(self, cache=None)
 
 
@@ -69,7 +70,7 @@ class Timed:
     """A build that has ended.
 
     Attributes:
-        shape: digest of all that decides how long it takes, apart from the cache.
+        shape: digest of everything that decides how long it takes, apart from the cache.
         seconds: how long it took.
         with_cache: whether it began with timings.
     """
@@ -87,7 +88,7 @@ class TimingCaches:
         shelf: where it is kept.
         gpu: the GPU's name.
         tensorrt: TensorRT's version.
-        log: told what is done, and what is wrong with a cache.
+        log: gets what is done, and what is wrong with a cache.
     """
 
     shelf: Shelf
@@ -110,13 +111,13 @@ class TimingCaches:
         if kept is None:
             return Fetched()
         described, cache = unpacked(kept.data)
-        wrong = self._wrong(described, cache)
-        if described is None or wrong:
-            self.log(f"timing cache {self.name} is discarded: {wrong}")
+        problem = self._problem(described, cache)
+        if described is None or problem:
+            self.log(f"timing cache {self.name} is discarded: {problem}")
             return Fetched(tag=kept.tag)
         return Fetched(cache or None, kept.tag, described.seconds_without)
 
-    def _wrong(self, described: Description | None, cache: bytes) -> str:
+    def _problem(self, described: Description | None, cache: bytes) -> str:
         if described is None:
             return "it does not begin with its description"
         if described.tensorrt != self.tensorrt:
@@ -128,21 +129,21 @@ class TimingCaches:
         return ""
 
     def keep(self, made: bytes, used: Fetched, timed: Timed, merge: Merge) -> Kept:
-        """Keep what a build has measured, together with what others have kept meanwhile.
+        """Keep what a build has measured, merged with what other builds have kept meanwhile.
 
         Args:
             made: the cache that the build wrote; empty where it wrote none.
-            used: what the build began with; without a cache when it was told none, or refused what it was given.
+            used: what the build began with; without a cache where it had none, or TensorRT refused it.
             timed: how long it took.
-            merge: puts two caches together.
+            merge: merges two caches.
         """
         try:
             for _ in range(ATTEMPTS):
-                there = self.fetch()
-                data = self._packed(_better(made, used, there, merge), there, timed)
+                stored = self.fetch()
+                data = self._packed(_better(made, used, stored, merge), stored, timed)
                 if data is None:
                     return "unchanged"
-                if self.shelf.put(self.name, data, after=there.tag):
+                if self.shelf.put(self.name, data, after=stored.tag):
                     self.log(f"timing cache {self.name} kept: {human_bytes(len(data))}")
                     return "saved"
         except EngineryError as error:
@@ -151,31 +152,17 @@ class TimingCaches:
         self.log(f"timing cache not kept: other builds replaced {self.name} {ATTEMPTS} times meanwhile")
         return "not saved"
 
-    def _packed(self, cache: bytes | None, there: Fetched, timed: Timed) -> bytes | None:
-        """What is to be written; None where it is what is there."""
+    def _packed(self, cache: bytes | None, stored: Fetched, timed: Timed) -> bytes | None:
+        """The bytes to store; None where they are stored already."""
         if cache is None:
             return None
-        seconds = dict(there.seconds_without)
+        seconds = dict(stored.seconds_without)
         if not timed.with_cache:
             seconds.pop(timed.shape, None)
             seconds[timed.shape] = timed.seconds
-        if cache == (there.cache or b"") and seconds == dict(there.seconds_without):
+        if cache == (stored.cache or b"") and seconds == dict(stored.seconds_without):
             return None
         return packed(self.gpu, self.tensorrt, cache, dict(list(seconds.items())[-REMEMBERED:]))
-
-
-def _better(made: bytes, used: Fetched, there: Fetched, merge: Merge) -> bytes | None:
-    """The cache to keep, of what a build made and what is there now; None to leave what is there as it is."""
-    nobody_else = used.tag == there.tag
-    if nobody_else and used.cache is None and used.tag is not None:
-        return made  # what is there could not be used, and is discarded even for nothing
-    if not made:
-        return None
-    if there.cache is None or made == there.cache:
-        return made
-    if nobody_else and len(made) >= len(there.cache):
-        return made  # TensorRT adds to the cache it is given
-    return merge(made, there.cache) or (None if nobody_else else made)
 
 
 def packed(gpu: str, tensorrt: str, cache: bytes, seconds_without: Mapping[str, float]) -> bytes:
@@ -192,3 +179,17 @@ def unpacked(data: bytes) -> tuple[Description | None, bytes]:
         return Description.model_validate_json(line), cache
     except ValidationError:
         return None, cache
+
+
+def _better(made: bytes, used: Fetched, stored: Fetched, merge: Merge) -> bytes | None:
+    """The cache to store, from the one that a build made and the stored one; None to leave that as it is."""
+    unchanged = used.tag == stored.tag
+    if unchanged and used.cache is None and used.tag is not None:
+        return made  # the stored cache is unusable: discard it, even without another one
+    if not made:
+        return None
+    if stored.cache is None or made == stored.cache:
+        return made
+    if unchanged and len(made) >= len(stored.cache):
+        return made  # TensorRT adds to the cache it is given
+    return merge(made, stored.cache) or (None if unchanged else made)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enginery.backends.tensorrt import build
-from enginery.backends.tensorrt.engine import Wanted, read_engine
+from enginery.backends.tensorrt.engine import WantedEngine, read_engine
 from enginery.core.errors import CommandError, UsageError
 from enginery.core.process.failures import FailureCause
 from tests.support.engine_builds import Site, make_site
@@ -156,7 +156,7 @@ def test_a_checkpoint_for_other_gpus_than_the_target_is_refused(wide: Site) -> N
 
 
 def test_an_engine_of_another_release_is_refused(site: Site) -> None:
-    with pytest.raises(CommandError, match=r"built by TensorRT-LLM 0\.16\.0, asked for was 0\.15\.0") as caught:
+    with pytest.raises(CommandError, match=r"built by TensorRT-LLM 0\.16\.0, expected 0\.15\.0") as caught:
         site.build(release="0.15.0")
     assert "enginery toolchain check" in caught.value.remedy
 
@@ -214,4 +214,4 @@ def test_an_old_builders_config_is_not_taken_for_an_engines(site: Site, tmp_path
     (directory / "rank0.engine").write_bytes(b"engine")
     (directory / "config.json").write_text(json.dumps({"builder_config": {}, "plugin_config": {}}))
     with pytest.raises(CommandError, match="has no version and no pretrained_config and no build_config"):
-        read_engine(directory, Wanted("0.16.0", 1, 1))
+        read_engine(directory, WantedEngine(release="0.16.0"))

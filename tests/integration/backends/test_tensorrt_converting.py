@@ -163,7 +163,7 @@ def test_no_other_rotary_base_is_accepted_than_was_said(new_site: NewSite) -> No
 def test_a_converter_for_another_world_is_refused(new_site: NewSite) -> None:
     site = new_site()
     site.stand_in.misbehave("convert_checkpoint.py", "world_size_mismatch")
-    site.refuses(CheckpointError, "mapping.world_size is 4, asked was 2", tensor_parallel=2)
+    site.refuses(CheckpointError, "mapping.world_size is 4, expected 2", tensor_parallel=2)
 
 
 def test_a_converter_that_ends_well_and_writes_nothing_is_refused(new_site: NewSite) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from enginery.backends import validate
-from enginery.backends.validate import RUNTIMES, mpirun, printed_answer, runtime_for, without_special_tokens
+from enginery.backends import answers, validate
+from enginery.backends.answers import printed_answer, without_special_tokens
+from enginery.backends.runtimes import RUNTIMES, mpirun, runtime_for
 from enginery.builds import validation
 from enginery.builds.validation import ValidationReport
 from enginery.core.errors import CommandError, PlanError, UsageError
@@ -326,20 +327,20 @@ def test_the_releases_script_asks_engines_only(driver: str, parameters: dict[str
 
 
 def test_a_release_without_the_script_is_refused_by_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginery.backends.validate.FLAGS", ("--engine_directory", "{engine}"))
-    with pytest.raises(PlanError, match=r"release 0\.16\.0 cannot be asked so: its run\.py has no --engine_directory"):
+    monkeypatch.setattr("enginery.backends.answers.FLAGS", ("--engine_directory", "{engine}"))
+    with pytest.raises(PlanError, match=r"release 0\.16\.0 cannot run it: its run\.py has no --engine_directory"):
         validate.validate_call(options(run_script=True), driver=DRIVER, parameters={"release": "0.16.0"})
 
 
 def test_a_plan_of_another_version_is_refused_before_anything_runs(tmp_path: Path) -> None:
     parameters = call(release="0.16.0") | {"driver_sha256": "0" * 64}
     with pytest.raises(UsageError, match="another version"):
-        validate.ask(empty_context(tmp_path, parameters), options())
+        answers.answers_to(empty_context(tmp_path, parameters), options())
 
 
 def test_a_driver_that_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no driver 'telepathy'"):
-        validate.ask(empty_context(tmp_path, {"driver": "telepathy"}), options())
+        answers.answers_to(empty_context(tmp_path, {"driver": "telepathy"}), options())
 
 
 def empty_context(tmp_path: Path, parameters: Mapping[str, JsonValue]) -> StepContext:

@@ -1,0 +1,198 @@
+"""Checks arguments of the LLM API against what is known of a release: unknown keys, wrong types and choices.
+
+The release's classes of arguments become typed dictionaries for pydantic. A type that YAML cannot express, such as a
+tokenizer's class, is not checked.
+"""
+
+import ast
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal, NotRequired, Required, Union
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from enginery.backends.pytorch.keys import Keys, Path, class_keys, keys
+from enginery.releases import Argument, classes
+
+PLAIN: Mapping[str, Any] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "str": str,
+    "Path": str,
+    "None": None,
+    "dict": dict[str, Any],
+}
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "CapacitySchedulerPolicy": ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"),
+    "ContextChunkingPolicy": ("FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"),
+}
+"""Enumerations of the runtime -> the names of their members."""
+
+KINDS: Mapping[str, tuple[str, str]] = {
+    "SpeculativeConfig": ("decoding_type", "DecodingConfig"),
+    "SparseAttentionConfig": ("algorithm", "SparseAttentionConfig"),
+}
+"""Type that is one of several classes -> the key that says which, and how their names end."""
+CONSTANT = "ClassVar"
+UNKNOWN = "extra_forbidden"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Something a release's LLM API would refuse.
+
+    Attributes:
+        path: the key, within the arguments.
+        problem: what is wrong with it.
+        near: keys that look like it.
+        unknown: whether there is no such key.
+    """
+
+    path: Path
+    problem: str
+    near: tuple[str, ...] = ()
+    unknown: bool = False
+
+
+def mistakes(release: str, values: Mapping[str, Any]) -> list[Mistake]:
+    """Everything in the arguments that the release would refuse."""
+    try:
+        _adapter(release).validate_python(dict(values))
+    except ValidationError as error:
+        return [_mistake(release, values, found) for found in error.errors(include_url=False)]
+    return []
+
+
+def _mistake(release: str, values: Mapping[str, Any], found: Any) -> Mistake:
+    path = tuple(_without_tags(values, found["loc"]))
+    if found["type"] == UNKNOWN:
+        known = tuple(_keys_at(release, path[:-1]))
+        near = tuple(difflib.get_close_matches(path[-1], known, n=3))
+        return Mistake(path, "there is no such key", near, unknown=True)
+    text = str(found["msg"]).removeprefix("Input ").replace("should", "must")
+    value = "" if found["type"] == "missing" else f"{found['input']!r} "
+    return Mistake(path, f"{value}{text[0].lower()}{text[1:]}")
+
+
+def _without_tags(values: Any, place: tuple[int | str, ...]) -> Iterator[str]:
+    """The path of a mistake, without the names that pydantic gives to the branches of a union."""
+    value = values
+    for number, part in enumerate(place):
+        inside = isinstance(value, dict) and part in value
+        listed = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if inside or listed:
+            value = value[part]
+        if inside or listed or number == len(place) - 1:
+            yield str(part)
+
+
+def _keys_at(release: str, path: Path) -> Keys:
+    """The keys of the object at a path, for suggestions."""
+    known: Keys = keys(release).value
+    for part in path:
+        if part not in known:
+            break
+        known = _named_class(release, known[part]) or known
+    return known
+
+
+def _named_class(release: str, argument: Argument) -> Keys:
+    text = f"{argument.annotation} {argument.default_factory}"
+    found = [name for name in sorted(classes(), key=len, reverse=True) if name in text]
+    return class_keys(release, found[0]) if found else {}
+
+
+@lru_cache
+def _adapter(release: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_dictionary(release, "LLM", keys(release).value, required=False))
+
+
+def _dictionary(release: str, name: str, known: Keys, *, required: bool = True) -> Any:
+    fields = {key: _field(release, argument, required=required) for key, argument in known.items()}
+    make: Any = TypedDict  # its fields are known only now
+    made = make(name, fields, total=False)
+    return with_config(ConfigDict(extra="forbid", strict=True))(made)
+
+
+def _field(release: str, argument: Argument, *, required: bool) -> Any:
+    kind = _type(release, argument)
+    return Required[kind] if required and argument.required else NotRequired[kind]
+
+
+def _type(release: str, argument: Argument) -> Any:
+    if argument.annotation.startswith(CONSTANT):
+        return Literal[argument.default]
+    if argument.choices:
+        choices = Literal[tuple(argument.choices)]  # type: ignore[valid-type]
+        return choices if argument.default is not None else choices | None
+    text = argument.annotation or argument.default_factory
+    return _parsed(release, ast.parse(text, mode="eval").body) if text else Any
+
+
+def _parsed(release: str, node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and node.value is None:
+        return None
+    if isinstance(node, ast.Name):
+        return _named(release, node.id)
+    if isinstance(node, ast.BinOp):
+        return _union(release, [node.left, node.right])
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return _generic(release, node.value.id, list(inner))
+    return Any
+
+
+def _generic(release: str, outer: str, inner: list[ast.expr]) -> Any:
+    if outer == "Literal":
+        return Literal[tuple(ast.literal_eval(each) for each in inner)]
+    if outer == "Optional":
+        return _or_none(_parsed(release, inner[0]))
+    if outer == "Union":
+        return _union(release, inner)
+    if outer in {"List", "list", "Set"}:  # YAML has no sets
+        return list[_parsed(release, inner[0])]  # type: ignore[misc]
+    if outer in {"Dict", "dict"}:
+        return dict[_parsed(release, inner[0]), _parsed(release, inner[1])]  # type: ignore[misc]
+    return Any
+
+
+def _or_none(kind: Any) -> Any:
+    return Any if kind is Any else Union[kind, None]  # noqa: UP007  `|` does not take a typed dictionary
+
+
+def _union(release: str, nodes: list[ast.expr]) -> Any:
+    """One of several types; those that YAML cannot express are left out."""
+    if any(isinstance(node, ast.Name) and node.id in {"object", "Any"} for node in nodes):
+        return Any
+    kinds = [kind for node in nodes if (kind := _parsed(release, node)) is not Any]
+    return Union[tuple(kinds)] if kinds else Any  # noqa: UP007
+
+
+def _named(release: str, name: str) -> Any:
+    if name in PLAIN:
+        return PLAIN[name]
+    if name in CHOICES:
+        return Literal[CHOICES[name]]
+    if name in KINDS:
+        return _one_of(release, *KINDS[name])
+    known = class_keys(release, name)
+    return _dictionary(release, name, known) if known else Any
+
+
+def _one_of(release: str, key: str, ending: str) -> Any:
+    """One of several classes, told apart by a constant; null as well."""
+    found = []
+    for name in classes():
+        known = class_keys(release, name)
+        if name.endswith(ending) and key in known and known[key].default:
+            constant = Argument(key, f"{CONSTANT}[str]", known[key].default, required=True)
+            found.append(_dictionary(release, name, {**known, key: constant}))
+    if not found:
+        return Any
+    kinds: Any = Union[tuple(found)]  # noqa: UP007
+    return _or_none(Annotated[kinds, Field(discriminator=key)] if len(found) > 1 else kinds)

@@ -1,0 +1,111 @@
+"""What both backends of TensorRT-LLM share of quantizing: NVIDIA ModelOpt, and the texts to calibrate with.
+
+ModelOpt runs in a toolchain of its own, with Enginery's driver. Texts are a name that a converter knows, or files of
+the user's; where files lie is no part of a step's key, only their content is.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from packaging.version import Version
+from pydantic import JsonValue
+
+from enginery import toolchains
+from enginery.core.digests import json_digest, remembered_digest
+from enginery.core.errors import SourceError, ToolchainError
+from enginery.sources import ModelFacts
+from enginery.spec import Calibration, Precision
+from enginery.toolchains import DRIVERS
+
+DRIVER = DRIVERS / "convert_modelopt.py"
+MODELOPT = "modelopt"
+PREFIX = f"{MODELOPT}-"
+
+BLOCKS = {Precision.INT4_AWQ: 128, Precision.W4A8_AWQ: 128, Precision.NVFP4: 16}
+"""How many weights in a row share one scale: each GPU's part of a row must be whole blocks."""
+
+PLACEHOLDER = "{dataset}"
+SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".parquet")
+
+
+def modelopt_toolchain() -> str:
+    """The newest toolchain with ModelOpt.
+
+    Raises:
+        ToolchainError: when there is none.
+    """
+    found = [name for name in toolchains.names() if name.startswith(PREFIX)]
+    if not found:
+        remedy = "pin one (see infra/toolchains/README.md)"
+        raise ToolchainError("there is no toolchain with ModelOpt", subject=MODELOPT, remedy=remedy)
+    return max(found, key=lambda name: Version(name.removeprefix(PREFIX)))
+
+
+def calibration_arguments(options: Calibration) -> Iterator[str]:
+    """The driver's arguments for a calibration; what the spec leaves out is the driver's default."""
+    flags = {
+        "--calib_dataset": PLACEHOLDER if options.dataset else None,
+        "--calib_size": options.size,
+        "--calib_max_length": options.max_length,
+        "--calib_batch_size": options.batch_size,
+        "--seed": options.seed,
+    }
+    for flag, value in flags.items():
+        if value is not None:
+            yield from (flag, str(value))
+
+
+def driver_facts(last_lines: Sequence[str]) -> dict[str, JsonValue]:
+    """The JSON object in the driver's last line, which describes its work; empty where there is none."""
+    try:
+        found = json.loads(last_lines[-1]) if last_lines else {}
+    except ValueError:  # a library may print a warning at the very end
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def uneven_sizes(model: ModelFacts, precision: Precision, gpus: int) -> Iterator[tuple[str, int, int]]:
+    """The model's sizes that cannot be split into whole blocks on each GPU: name, size, block."""
+    block = BLOCKS.get(precision, 1)
+    rows = {
+        "hidden": model.hidden_size,
+        "attention": model.heads * model.head_size,
+        "intermediate": model.intermediate_size,
+    }
+    for name, size in rows.items():
+        if size % (block * gpus):
+            yield name, size, block
+
+
+def is_path(dataset: str) -> bool:
+    """Whether texts are named by a path; reading a spec makes the paths that exist absolute."""
+    return Path(dataset).is_absolute() or dataset.startswith((".", "~")) or dataset.endswith(SUFFIXES)
+
+
+def dataset_digest(dataset: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of all files in a directory.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    if not dataset.is_dir():
+        return remembered_digest(dataset)
+    found = sorted(path for path in dataset.rglob("*") if path.is_file())
+    return json_digest({str(path.relative_to(dataset)): remembered_digest(path) for path in found})
+
+
+def require_same_texts(dataset: Path, expected: str) -> None:
+    """Make sure that the texts are those of the plan, since only their digest is part of the step's key.
+
+    Raises:
+        SourceError: when they cannot be read, or are others.
+    """
+    try:
+        found = dataset_digest(dataset)
+    except OSError as error:
+        remedy = "put the data set where the spec says on this machine, too"
+        raise SourceError(f"cannot be read to calibrate with: {error}", subject=str(dataset), remedy=remedy) from error
+    if found != expected:
+        problem = "these are not the texts that the plan was made for"
+        raise SourceError(problem, subject=str(dataset), remedy="plan again, or put the same texts there")

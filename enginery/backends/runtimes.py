@@ -1,0 +1,93 @@
+"""Which class of TensorRT-LLM runs a model in a release, and how it is started on several GPUs."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from packaging.version import Version
+from pydantic import JsonValue
+
+from enginery.core.errors import UsageError
+
+Kind = Literal["tensorrt", "pytorch"]
+"""What is run: an engine, or a checkpoint with the PyTorch backend."""
+
+
+class Runtime(NamedTuple):
+    """A class that runs a model.
+
+    Attributes:
+        since: the first release it is used for.
+        name: the class, as module:class.
+        source: where this was read.
+        by_rank: whether `mpirun` starts one process for each rank; otherwise one process starts all its ranks.
+        arguments: what the class is always given besides the model.
+    """
+
+    since: str
+    name: str
+    source: str
+    by_rank: bool = False
+    arguments: Mapping[str, JsonValue] = MappingProxyType({})
+
+
+RUNTIMES: Mapping[Kind, tuple[Runtime, ...]] = {
+    "tensorrt": (
+        Runtime(
+            "0.8.0",
+            "tensorrt_llm.runtime:ModelRunnerCpp",
+            "examples/run.py and tensorrt_llm/runtime/model_runner_cpp.py of v0.8.0 to v0.15.0; mpirun in"
+            " examples/llama/README.md",
+            by_rank=True,
+        ),
+        Runtime(
+            "0.16.0",
+            "tensorrt_llm:LLM",
+            "tensorrt_llm/llmapi/llm.py and llm_utils.py of v0.16.0 (an engine directory gives its own parallel"
+            " sizes); docs/source/llm-api/index.md: no mpirun on a single node",
+        ),
+        Runtime(
+            "1.0.0",
+            "tensorrt_llm._tensorrt_engine:LLM",
+            "docs legacy/tensorrt_quickstart; tensorrt_llm/_tensorrt_engine of 1.3.0rc3",
+        ),
+    ),
+    "pytorch": (
+        Runtime(
+            "0.17.0",
+            "tensorrt_llm._torch:LLM",
+            "programs of that time import LLM from tensorrt_llm._torch; not read in the release itself",
+        ),
+        Runtime(
+            "0.19.0",
+            "tensorrt_llm:LLM",
+            "release notes of 0.19 and 1.0: the backend is named until it becomes the default",
+            arguments={"backend": "pytorch"},
+        ),
+        Runtime("1.0.0", "tensorrt_llm:LLM", "examples/pytorch/quickstart.py; tensorrt_llm/llmapi/llm.py of 1.3.0rc3"),
+    ),
+}
+"""The classes for each kind of model, oldest first."""
+
+
+def runtime_for(kind: Kind, release: str) -> Runtime:
+    """The runtime of a release. A preview counts as the release that it leads to, since it was taken from its branch.
+
+    Raises:
+        UsageError: when the release has none for this kind of model.
+    """
+    version = Version(Version(release).base_version)
+    usable = [runtime for runtime in RUNTIMES[kind] if version >= Version(runtime.since)]
+    if not usable:
+        remedy = f"take a release from {RUNTIMES[kind][0].since} on"
+        raise UsageError(f"TensorRT-LLM {release} cannot run a model this way", subject=kind, remedy=remedy)
+    return usable[-1]
+
+
+def mpirun(world_size: int) -> tuple[str, ...]:
+    """The start of a command that is to run once for each rank.
+
+    The two options are those of the release's own examples. Without them Open MPI refuses to run as root, which is the
+    user in a container, and starts no more ranks than the machine has cores.
+    """
+    return ("mpirun", "-n", str(world_size), "--allow-run-as-root", "--oversubscribe")

@@ -1,0 +1,219 @@
+"""What is wrong with an engine's options: contradictions, data types of plugins, and `extra_args`.
+
+The release's own flags are checked where they are rendered, in `build_options`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from enginery.backends.tensorrt.build_defaults import EngineOptions
+from enginery.backends.tensorrt.script_arguments import has_type
+from enginery.releases import Flag
+from enginery.spec import BuildOptions, Finding, warning
+
+LORA_FIELDS = ("lora_dir", "lora_ckpt_source", "lora_target_modules", "max_lora_rank", "dora_plugin")
+WITHOUT_PAGES = ("continuous", "disabled")
+FLOATS = frozenset({"float16", "float32", "bfloat16"})
+ATTENTION = "gpt_attention_plugin"
+
+FIELDS: Mapping[str, str] = {
+    **{f"--{field}": field for field in BuildOptions.model_fields},
+    "--paged_kv_cache": "kv_cache_type",
+    "--max_multimodal_len": "max_prompt_embedding_table_size",
+    "--max_decoder_seq_len": "max_seq_len",
+}
+"""Flag -> the field to write in its place."""
+
+OWN: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("--checkpoint_dir", "--output_dir", "--model_config", "--build_config"), "Enginery sets what is built"
+    ),
+    **dict.fromkeys(
+        ("--timing_cache", "--input_timing_cache", "--output_timing_cache"), "Enginery keeps timing caches"
+    ),
+    **dict.fromkeys(
+        ("--tp_size", "--pp_size", "--auto_parallel"), "the target's tensor_parallel and pipeline_parallel say so"
+    ),
+    "--dry_run": "it makes no engine",
+}
+"""Flag -> why it cannot be given."""
+NUMBER = re.compile(r"-\d+|-\d*\.\d+")
+
+
+class Contradiction(NamedTuple):
+    """A pair of options that cannot both be meant.
+
+    Attributes:
+        field: the field to point at.
+        found: whether the options have it.
+        problem: what is contradictory, with fields of the options in braces.
+        remedy: what to do.
+    """
+
+    field: str
+    found: Callable[[BuildOptions], bool]
+    problem: str
+    remedy: str
+
+
+CONTRADICTIONS = (
+    Contradiction(
+        "max_output_len",
+        lambda one: one.max_output_len is not None and one.max_seq_len is not None,
+        "the longest answer is given twice: max_output_len is {max_output_len} and max_seq_len is {max_seq_len}",
+        "give one of them",
+    ),
+    Contradiction(
+        "use_paged_context_fmha",
+        lambda one: bool(one.use_paged_context_fmha) and one.kv_cache_type in WITHOUT_PAGES,
+        "needs a paged KV cache, and kv_cache_type is {kv_cache_type}",
+        "set kv_cache_type to paged, or use_paged_context_fmha to false",
+    ),
+    *(
+        Contradiction(
+            field,
+            lambda one, field=field: bool(getattr(one, field)) and one.context_fmha is False,  # type: ignore[misc]
+            "needs the fused attention of prompts, and context_fmha is false",
+            f"set context_fmha to true, or {field} to false",
+        )
+        for field in ("use_paged_context_fmha", "use_fp8_context_fmha", "context_fmha_fp32_acc")
+    ),
+    *(
+        Contradiction(
+            field,
+            lambda one, field=field: bool(getattr(one, field)) and one.lora_plugin in {None, "disable"},  # type: ignore[misc]
+            "does nothing without lora_plugin: the engine takes no adapters",
+            "set lora_plugin, such as auto, or leave this out",
+        )
+        for field in LORA_FIELDS
+    ),
+    Contradiction(
+        "max_draft_len",
+        lambda one: one.speculative_decoding_mode == "draft_tokens_external" and not one.max_draft_len,
+        "speculative_decoding_mode is draft_tokens_external, and the engine takes no draft tokens",
+        "set max_draft_len to at least 1",
+    ),
+    *(
+        Contradiction(
+            field,
+            lambda one, field=field: bool(one.gather_all_token_logits) and getattr(one, field) is False,  # type: ignore[misc]
+            "gather_all_token_logits is true, and this is false",
+            "leave gather_all_token_logits out",
+        )
+        for field in ("gather_context_logits", "gather_generation_logits")
+    ),
+)
+
+
+def contradictions(engine: EngineOptions) -> Iterator[Finding]:
+    """Options that contradict each other, whatever the release. Lengths are checked with those of the model."""
+    options = engine.options
+    values = options.model_dump()
+    for one in CONTRADICTIONS:
+        if one.found(options):
+            yield Finding("E162", f"build.{one.field}", one.problem.format(**values), one.remedy)
+
+
+IN_USE: Mapping[str, Callable[[EngineOptions], bool]] = {
+    ATTENTION: lambda engine: not _is(engine, "Bert", "Roberta"),
+    "bert_attention_plugin": lambda engine: _is(engine, "Bert", "Roberta"),
+    "nccl_plugin": lambda engine: engine.ranks > 1,
+    "moe_plugin": lambda engine: engine.model is not None and engine.model.experts > 0,
+    "mamba_conv1d_plugin": lambda engine: _is(engine, "Mamba", "RecurrentGemma"),
+}
+"""Plugin with a default -> whether the model uses it."""
+
+TYPED = (*IN_USE, "gemm_plugin", "lookup_plugin", "lora_plugin", "fp8_rowwise_gemm_plugin", "gemm_allreduce_plugin")
+"""Plugins that are given by a data type."""
+
+
+def dtype_findings(engine: EngineOptions) -> Iterator[Finding]:
+    """Every plugin whose data type is not that of the activations; none where that is not known.
+
+    Up to 0.10 a plugin that is left out computes in float16, whatever the checkpoint is in. An engine of bfloat16
+    weights is wrong then, and nothing reports it. From 0.11 on the default is `auto`.
+    """
+    if engine.dtype not in FLOATS:
+        return
+    for field in TYPED:
+        value = getattr(engine.options, field)
+        default = engine.default(field)
+        if value is None and default in FLOATS - {engine.dtype} and IN_USE[field](engine):
+            yield _unset(engine, field, default)
+        elif value in FLOATS - {engine.dtype} and engine.flag(field):
+            yield _contradicting(engine, field, value)
+
+
+def extra_findings(engine: EngineOptions) -> tuple[Finding, ...]:
+    """What is wrong with `extra_args`: each argument is checked against the flags of the release."""
+    problems = [problem for group in _groups(engine.options.extra_args) for problem in _problems(engine, group)]
+    return tuple(Finding("E163", "build.extra_args", problem, remedy) for problem, remedy in problems)
+
+
+def _unset(engine: EngineOptions, field: str, default: str) -> Finding:
+    problem = (
+        f"left out, it is {default} in {engine.release}, and the activations are {engine.dtype}: "
+        "the engine would compute wrongly"
+    )
+    return Finding("E164", f"build.{field}", problem, f"set it to {engine.dtype} or auto")
+
+
+def _contradicting(engine: EngineOptions, field: str, value: str) -> Finding:
+    problem = f"computes in {value}, and the activations are {engine.dtype}"
+    remedy = f"set it to {engine.dtype} or auto"
+    if field == ATTENTION:
+        return Finding("E164", f"build.{field}", f"{problem}: the engine would compute wrongly", remedy)
+    return warning("W164", f"build.{field}", problem, remedy)
+
+
+def _is(engine: EngineOptions, *names: str) -> bool:
+    return engine.model is not None and engine.model.architecture.startswith(names)
+
+
+class FlagGroup(NamedTuple):
+    """One flag of the extra arguments with the values after it."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def _groups(arguments: Sequence[str]) -> Iterator[FlagGroup]:
+    """The arguments by flag; values before the first flag have an empty name."""
+    name, values = "", list[str]()
+    for argument in arguments:
+        if not argument.startswith("-") or NUMBER.fullmatch(argument):
+            values.append(argument)
+            continue
+        if name or values:
+            yield FlagGroup(name, tuple(values))
+        name, equals, value = argument.partition("=")
+        values = [value] if equals else []
+    if name or values:
+        yield FlagGroup(name, tuple(values))
+
+
+def _problems(engine: EngineOptions, group: FlagGroup) -> Iterator[tuple[str, str]]:
+    flag = engine.flags.get(group.name)
+    if group.name in FIELDS:
+        yield f"{group.name} has a field of its own", f"write build.{FIELDS[group.name]} in its place"
+    elif group.name in OWN:
+        yield f"{group.name} cannot be given: {OWN[group.name]}", "leave it out"
+    elif not group.name:
+        yield f"{' '.join(group.values)!r} follows no flag", "begin with a flag such as --log_level"
+    elif flag is None:
+        yield f"{engine.release} has no {group.name}", "leave it out; see `enginery releases diff`"
+    else:
+        yield from _value_problems(engine.release, flag, group)
+
+
+def _value_problems(release: str, flag: Flag, group: FlagGroup) -> Iterator[tuple[str, str]]:
+    """A flag without a field takes no value or one."""
+    takes, found = int(not flag.is_switch), len(group.values)
+    if found != takes:
+        yield f"{flag.name} of {release} takes {takes or 'no'} value, found {found}", "give as many as it takes"
+        return
+    for value in group.values:
+        if not (has_type(value, flag) and flag.accepts(value)):
+            kind = f"one of {', '.join(map(str, dict.fromkeys(flag.choices)))}" if flag.choices else flag.type
+            yield f"{flag.name} of {release} does not take {value!r}, only {kind}", "give such a value"
