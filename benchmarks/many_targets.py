@@ -13,7 +13,7 @@ from benchmarks.plan_against_dvc import ENGINERY, own_work
 from benchmarks.results import Goal, Row, median
 from benchmarks.timing import command, load, seconds
 from benchmarks.workbench import REPOSITORY
-from enginery.core.versions import __version__
+from enginery.core import __version__
 from enginery.dev import in_environment
 from enginery.pipeline import Plan, make_plan
 from enginery.spec import read_spec

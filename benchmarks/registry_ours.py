@@ -12,9 +12,9 @@ from pydantic import JsonValue
 
 from benchmarks.registry_files import RECORDS
 from enginery.builds import REPORT_FILE, ValidationReport
+from enginery.core import __version__
 from enginery.core.progress import Facts
 from enginery.core.s3 import connection
-from enginery.core.versions import __version__
 from enginery.registry import Registry, publish, pull
 from enginery.store import Call, FileRecord, Stage, Step, StepContext, StepRecord
 

@@ -10,7 +10,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from enginery.core.versions import __version__
+from enginery.core import __version__
 
 if TYPE_CHECKING:
     from enginery.registry import Registry

@@ -1,7 +1,7 @@
 """The architecture: which room may know which, held by reading every import, also those inside functions.
 
 `ROOMS` is the house from its top floor to its cellar. A room imports only rooms below it, through their doors: the
-names that a room's `__init__.py` lists in `__all__`. `core` has no door of its own; each of its files is one.
+names that a room's `__init__.py` imports. `core` has no door of its own; each of its files is one.
 """
 
 import ast
@@ -116,13 +116,10 @@ def room_of(module: str) -> str:
 
 
 def door_of(room: str) -> set[str]:
-    tree = ast.parse(FILES[room].read_text(encoding="utf-8"))
-    listed = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets)
-    ]
-    return set(ast.literal_eval(listed[0])) if listed else set()
+    """The names that a room shows: those that its `__init__.py` imports for type checkers, see `enginery.core.late`."""
+    blocks = [node for node in ast.parse(FILES[room].read_text(encoding="utf-8")).body if isinstance(node, ast.If)]
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in imports for alias in node.names}
 
 
 def test_every_file_is_in_a_room() -> None:
@@ -151,6 +148,14 @@ def test_a_room_is_entered_by_its_door() -> None:
         if not whole and (found.module != there or found.name not in door_of(there)):
             behind.append(str(found))
     assert behind == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in WITHOUT_A_DOOR])
+def test_a_name_of_a_door_is_not_that_of_a_file_behind_it(room: str) -> None:
+    """Importing the file would put it in the place of what the door shows under that name."""
+    files = {module.rpartition(".")[2] for module in FILES if module.rpartition(".")[0] == room}
+    shown = {found.name for found in OURS if found.importer == room and target_of(found) == found.module}
+    assert files & shown == set()
 
 
 def test_nobody_takes_a_private_name_of_another_file() -> None:

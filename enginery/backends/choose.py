@@ -6,13 +6,19 @@ and for precisions that only it has.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from enginery.backends.pytorch.release import refusal as pytorch_refusal
 from enginery.backends.request import Request
-from enginery.backends.tensorrt.checks import chain_findings
-from enginery.backends.tensorrt.release import chosen_release
+from enginery.core.late import late
 from enginery.spec import BackendName, Precision, gpus
+
+if TYPE_CHECKING:
+    from enginery.backends.pytorch import release as pytorch
+    from enginery.backends.tensorrt import checks
+    from enginery.backends.tensorrt import release as tensorrt
+else:
+    pytorch, tensorrt = late("enginery.backends.pytorch.release"), late("enginery.backends.tensorrt.release")
+    checks = late("enginery.backends.tensorrt.checks")
 
 ONNX_PRECISIONS = frozenset({Precision.INT8, Precision.INT4})
 
@@ -38,11 +44,11 @@ def choose(request: Request) -> Choice:
         return Choice(BackendName.ONNXRUNTIME, "TensorRT-LLM needs an NVIDIA GPU")
     if precision in ONNX_PRECISIONS:
         return Choice(BackendName.ONNXRUNTIME, f"{precision} is ONNX Runtime's, and TensorRT-LLM has others")
-    found = (finding for finding in chain_findings(request) if finding.code in NO_ENGINE)
+    found = (finding for finding in checks.chain_findings(request) if finding.code in NO_ENGINE)
     obstacles = [finding for finding in found if not finding.path.startswith(OWN_MISTAKES)]
-    if obstacles and (obstacles[0].code == NO_BUILDER or pytorch_refusal(request.target.release) is None):
+    if obstacles and (obstacles[0].code == NO_BUILDER or pytorch.refusal(request.target.release) is None):
         return Choice(BackendName.PYTORCH, f"no engine: {obstacles[0].problem}")
-    release = chosen_release(request.target.release) or request.target.release
+    release = tensorrt.chosen_release(request.target.release) or request.target.release
     return Choice(BackendName.TENSORRT, f"{release} builds engines for {request.gpu.name}")
 
 

@@ -22,9 +22,9 @@ from enginery.cli.options import (
 from enginery.cli.pull import pull_app
 from enginery.cli.registry import channels_app, registry_app
 from enginery.cli.releases import releases_app
+from enginery.core import __version__
 from enginery.core.errors import EngineryError, UsageError
 from enginery.core.late import late
-from enginery.core.versions import __version__
 
 if TYPE_CHECKING:
     import pydantic

@@ -14,20 +14,24 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRem
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from enginery.builds import Comparison, Manifest
-from enginery.cli.doctor import Check
+from enginery.core.late import late
 from enginery.core.progress import Log, LogProgress, Progress
 from enginery.core.text import human_bytes
-from enginery.dev import Services
-from enginery.pipeline import COLUMNS, BuildSummary, Outcome, Plan, Verdict, answers_sentence, figures, verdict_rows
-from enginery.registry import Audit, ChannelPointer, Move, Pruning, PublishedBuild, Resolved, channel_reference
-from enginery.releases import Listing
-from enginery.store import StepRecord
-from enginery.toolchains import ToolchainReport, ToolchainStatus
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+    from enginery import pipeline, registry
+    from enginery.builds import Comparison, Manifest
+    from enginery.cli.doctor import Check
+    from enginery.dev import Services
+    from enginery.pipeline import BuildSummary, Outcome, Plan, Verdict
+    from enginery.registry import Audit, ChannelPointer, Move, Pruning, PublishedBuild, Resolved
+    from enginery.releases import Listing
+    from enginery.store import StepRecord
+    from enginery.toolchains import ToolchainReport, ToolchainStatus
+else:
+    pipeline, registry = late("enginery.pipeline"), late("enginery.registry")
 
 PIPE_WIDTH = 250
 FATES = {"stays": "stays", "goes": "[yellow]goes[/]", "gone": "[red]gone[/]"}
@@ -78,7 +82,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def print_plan(plan: Plan, done: Mapping[str, StepRecord], reasons: Mapping[str, Sequence[str]]) -> None:
+def print_plan(plan: "Plan", done: "Mapping[str, StepRecord]", reasons: Mapping[str, Sequence[str]]) -> None:
     """The plan's steps, what is already done, what was decided, and why steps must run."""
     out = console()
     out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
@@ -93,7 +97,7 @@ def print_plan(plan: Plan, done: Mapping[str, StepRecord], reasons: Mapping[str,
     out.print(f"{to_run} of {len(plan.steps)} steps to run" if to_run else "nothing to run: every step is done")
 
 
-def outcomes_table(steps: Iterable[Outcome]) -> Table:
+def outcomes_table(steps: "Iterable[Outcome]") -> Table:
     """Steps with their times and sizes, and whether each ran now."""
     table = plain_table("step", "state", "time", "size")
     for step in steps:
@@ -102,7 +106,7 @@ def outcomes_table(steps: Iterable[Outcome]) -> Table:
     return table
 
 
-def print_summary(summary: BuildSummary) -> None:
+def print_summary(summary: "BuildSummary") -> None:
     """The end of a run: its steps, and where the builds are."""
     out = console()
     out.print(outcomes_table(summary.steps))
@@ -113,7 +117,7 @@ def print_summary(summary: BuildSummary) -> None:
     out.print(summary.sentence)
 
 
-def print_builds(builds: Iterable[PublishedBuild]) -> None:
+def print_builds(builds: "Iterable[PublishedBuild]") -> None:
     """Published builds, a line each."""
     table = plain_table("model", "build", "target", "precision", "created", "size")
     for build in builds:
@@ -122,7 +126,7 @@ def print_builds(builds: Iterable[PublishedBuild]) -> None:
     console().print(table)
 
 
-def print_manifest(manifest: Manifest) -> None:
+def print_manifest(manifest: "Manifest") -> None:
     """One build: target, prompts with answers, files."""
     out = console()
     out.print(f"[bold]{manifest.model}/{manifest.build_id}[/] {manifest.created:%Y-%m-%d %H:%M} UTC")
@@ -142,7 +146,7 @@ def print_tree(tree: "Tree") -> None:
     console().print(tree)
 
 
-def print_toolchains(rows: Iterable[ToolchainStatus]) -> None:
+def print_toolchains(rows: "Iterable[ToolchainStatus]") -> None:
     """Toolchains, a line each."""
     table = plain_table("toolchain", "backend", "release", "state")
     for row in rows:
@@ -150,7 +154,7 @@ def print_toolchains(rows: Iterable[ToolchainStatus]) -> None:
     console().print(table)
 
 
-def print_toolchain_report(report: ToolchainReport) -> None:
+def print_toolchain_report(report: "ToolchainReport") -> None:
     """What a toolchain holds against its pins."""
     out = console()
     state = "as pinned" if report.good else "not as pinned" if report.created else "not made yet"
@@ -163,7 +167,7 @@ def print_toolchain_report(report: ToolchainReport) -> None:
         out.print(f"  otherwise than recorded: {line}", markup=False)
 
 
-def print_services(services: Services) -> None:
+def print_services(services: "Services") -> None:
     """Where the local services are."""
     out = console()
     for name, address in services.addresses().items():
@@ -171,7 +175,7 @@ def print_services(services: Services) -> None:
     out.print('point other commands at them with: eval "$(enginery dev env)"', markup=False)
 
 
-def print_findings(findings: Iterable[Check]) -> None:
+def print_findings(findings: "Iterable[Check]") -> None:
     """What `enginery doctor` found."""
     out = console()
     marks = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
@@ -181,7 +185,7 @@ def print_findings(findings: Iterable[Check]) -> None:
             out.print(f"        -> {finding.remedy}", markup=False)
 
 
-def print_channels(pointers: Iterable[ChannelPointer]) -> None:
+def print_channels(pointers: "Iterable[ChannelPointer]") -> None:
     """Where channels point, a line each."""
     shown = plain_table("channel", "target", "build", "since", "by", "how", "from")
     for pointer in pointers:
@@ -193,10 +197,10 @@ def print_channels(pointers: Iterable[ChannelPointer]) -> None:
     console().print(shown)
 
 
-def print_history(pointers: Iterable[ChannelPointer]) -> None:
+def print_history(pointers: "Iterable[ChannelPointer]") -> None:
     """The recorded moves of channels, the last one first."""
     for pointer in pointers:
-        console().print(channel_reference(pointer.model, pointer.channel, pointer.target), markup=False)
+        console().print(registry.channel_reference(pointer.model, pointer.channel, pointer.target), markup=False)
         shown = plain_table("when", "by", "how", "build", "from", "why")
         for move in reversed(pointer.history):
             when = f"{move.moved:%Y-%m-%d %H:%M:%S}"
@@ -206,7 +210,7 @@ def print_history(pointers: Iterable[ChannelPointer]) -> None:
             console().print(f"  and {pointer.dropped} older moves, which are not kept")
 
 
-def resolved_line(resolved: Resolved) -> str:
+def resolved_line(resolved: "Resolved") -> str:
     """A resolved build as one line for people."""
     manifest, target = resolved.manifest, resolved.manifest.target
     gpus = "" if target.gpu == "cpu" else f", {target.world_size} x {target.gpu}"
@@ -216,7 +220,7 @@ def resolved_line(resolved: Resolved) -> str:
     return f"{kind}; on {resolved.pointer.channel} since {resolved.pointer.moved:%Y-%m-%d %H:%M} UTC"
 
 
-def resolved_json(resolved: Resolved) -> dict[str, JsonValue]:
+def resolved_json(resolved: "Resolved") -> dict[str, JsonValue]:
     """A resolved build as data for scripts."""
     manifest, pointer = resolved.manifest, resolved.pointer
     return {
@@ -235,7 +239,7 @@ def resolved_json(resolved: Resolved) -> dict[str, JsonValue]:
     }
 
 
-def print_pruning(pruning: Pruning) -> None:
+def print_pruning(pruning: "Pruning") -> None:
     """What is removed, what stays and why."""
     table = plain_table("", "what", "name", "for", "since", "size", "why")
     for verdict in pruning.verdicts:
@@ -251,7 +255,7 @@ def print_pruning(pruning: Pruning) -> None:
         out.print("remove them with --yes", markup=False)
 
 
-def print_audit(audit: Audit) -> None:
+def print_audit(audit: "Audit") -> None:
     """The problems that an audit found, damage first."""
     out = console()
     for problem in audit.problems:
@@ -261,13 +265,13 @@ def print_audit(audit: Audit) -> None:
     out.print(audit.sentence, markup=False)
 
 
-def print_verdicts(out: Console, verdicts: Iterable[Verdict]) -> None:
+def print_verdicts(out: Console, verdicts: "Iterable[Verdict]") -> None:
     """A line for each verdict."""
-    rows = verdict_rows(verdicts)
-    _print(out, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+    rows = pipeline.verdict_rows(verdicts)
+    _print(out, pipeline.COLUMNS, [[row[column] for column in pipeline.COLUMNS] for row in rows])
 
 
-def print_listing(out: Console, found: Listing, *, prereleases: bool) -> None:
+def print_listing(out: Console, found: "Listing", *, prereleases: bool) -> None:
     """A line for each release, newest first, and what is not listed."""
     usable = found.usable(prereleases=prereleases)
     rows = [[one.release, f"{len(one.wheels)} wheels" if one.wheels else "source only"] for one in reversed(usable)]
@@ -278,16 +282,21 @@ def print_listing(out: Console, found: Listing, *, prereleases: bool) -> None:
         out.print(f"passed over, as their release is no version number: {', '.join(found.not_numbers)}", markup=False)
 
 
-def print_comparison(out: Console, found: Comparison) -> None:
+def print_comparison(out: Console, found: "Comparison") -> None:
     """Two builds side by side."""
     out.print(f"[bold]{escape(found.before)} -> {escape(found.after)}[/]")
-    _print(out, ("", "before", "after", ""), figures(found))
-    out.print(answers_sentence(found), markup=False)
+    _print(out, ("", "before", "after", ""), pipeline.figures(found))
+    out.print(pipeline.answers_sentence(found), markup=False)
     differing = [(one.prompt, one.before, one.after, one.said) for one in found.different_answers]
     _print(out, ("prompt", "before", "after", ""), differing)
     _print(out, ("changed", "before", "after"), [(one.name, one.before, one.after) for one in found.changes])
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
+
+
+def log_progress(log: Log) -> Progress:
+    """Progress as lines of the log."""
+    return LogProgress(log)
 
 
 @contextmanager
@@ -314,14 +323,14 @@ def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progres
         yield BarProgress(bars)
 
 
-def _targets_table(plan: Plan) -> Table:
+def _targets_table(plan: "Plan") -> Table:
     table = plain_table("target", "gpu", "backend", "release", "precision", "build")
     for target in plan.targets:
         table.add_row(target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
     return table
 
 
-def _steps_table(plan: Plan, done: Mapping[str, StepRecord]) -> Table:
+def _steps_table(plan: "Plan", done: "Mapping[str, StepRecord]") -> Table:
     table = plain_table("step", "for", "on", "state", "key")
     for planned in plan.steps:
         record = done.get(planned.key)
@@ -332,7 +341,7 @@ def _steps_table(plan: Plan, done: Mapping[str, StepRecord]) -> Table:
     return table
 
 
-def _why(move: Move) -> str:
+def _why(move: "Move") -> str:
     forced = f"forced: {'; '.join(move.forced)}" if move.forced else ""
     return escape("; ".join(filter(None, (move.reason, forced))))
 

@@ -9,7 +9,6 @@ import typer
 from enginery.cli import rooms
 from enginery.cli.options import AsJson, RegistryAddress, TrustedKeys, named_registry, note
 from enginery.core.errors import RegistryError, UsageError
-from enginery.core.progress import LogProgress
 
 if TYPE_CHECKING:
     from enginery.registry import Resolved
@@ -195,7 +194,7 @@ def resolve(  # noqa: PLR0913, PLR0917  each is an option of the command
 
 def _audit(model: str | None, registry: str | None, *, as_json: bool) -> None:
     """Audit a registry or a model's builds, and end with the exit code of what was found."""
-    found = rooms.registry.audit(named_registry(registry), model, LogProgress(note))
+    found = rooms.registry.audit(named_registry(registry), model, rooms.output.log_progress(note))
     if as_json:
         print(found.model_dump_json(indent=2))
     else:

@@ -8,3 +8,6 @@ Each file is imported by itself: `from enginery.core.files import write_atomic`.
 - `text`, `versions`, `model`, `late`: masked lines, release numbers, frozen models, lazy imports.
 - `process` and `s3` are rooms of their own: they start commands and talk to S3.
 """
+
+__version__ = "0.1.0"
+"""Enginery's own version."""

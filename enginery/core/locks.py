@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
 from filelock import FileLock
 
+from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Log
+
+if TYPE_CHECKING:
+    import psutil
+else:
+    psutil = late("psutil")
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-__version__ = "0.1.0"
-"""Of Enginery itself."""
 LATEST = "latest"
 PARTS = 3
 """The numbers in the name of a release."""

@@ -6,33 +6,24 @@ Services that run already are reused:
         print(running.addresses())
 """
 
-from enginery.dev import services
-from enginery.dev.ready import free_port, wait_until_ready
-from enginery.dev.servers import (
-    BUCKET,
-    HEALTH,
-    REGISTRY,
-    TITLES,
-    aws_environment,
-    in_environment,
-    newest_toolchain,
-    prefect_command,
-    prefect_environment,
-)
-from enginery.dev.services import Services
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BUCKET",
-    "HEALTH",
-    "REGISTRY",
-    "TITLES",
-    "Services",
-    "aws_environment",
-    "free_port",
-    "in_environment",
-    "newest_toolchain",
-    "prefect_command",
-    "prefect_environment",
-    "services",
-    "wait_until_ready",
-]
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.dev import services
+    from enginery.dev.ready import free_port, wait_until_ready
+    from enginery.dev.servers import (
+        BUCKET,
+        HEALTH,
+        REGISTRY,
+        TITLES,
+        aws_environment,
+        in_environment,
+        newest_toolchain,
+        prefect_command,
+        prefect_environment,
+    )
+    from enginery.dev.services import Services
+else:
+    __getattr__ = door(__name__, __file__)

@@ -6,13 +6,19 @@ options are compared with those of the old release: the fields that the spec set
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from enginery.backends import OPTIONS, EngineOptions, RenderedOption, render_option, unset_changes
+from enginery.core.late import late
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.releases import BUILD, builds_engines
 from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
 from enginery.store import Stage, Step, StepRecord, Store
+
+if TYPE_CHECKING:
+    from enginery import backends
+    from enginery.backends import EngineOptions, RenderedOption
+else:
+    backends = late("enginery.backends")
 
 Differences = dict[str, tuple[object, object]]
 LONGEST_VALUE = 60
@@ -97,7 +103,7 @@ def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
     """
     targets = [target for target in spec.targets if target.backend in {BackendName.TENSORRT, BackendName.AUTO}]
     fields = tuple(change for target in targets for change in _field_changes(spec, target, old, new))
-    unset = {target.name: unset_changes(spec.build_for(target), old, new) for target in targets}
+    unset = {target.name: backends.unset_changes(spec.build_for(target), old, new) for target in targets}
     without = {
         sentence: tuple(name for name, found in unset.items() if sentence in found)
         for found in unset.values()
@@ -146,7 +152,7 @@ def _notes(plan: Plan, target: PlannedTarget, known: Mapping[str, StepRecord]) -
 
 def _changes(plan: Plan, name: str, old: str, new: str) -> Iterator[str]:
     target = next(target for target in plan.spec.targets if target.name == name)
-    for change in unset_changes(plan.spec.build_for(target), old, new):
+    for change in backends.unset_changes(plan.spec.build_for(target), old, new):
         yield f"{name}: the last build was for {old}; unset in the spec: {change}"
 
 
@@ -182,24 +188,24 @@ def _source(step: Step, steps: Mapping[str, Step]) -> object:
 def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[FieldChange]:
     options = spec.build_for(target)
     before, after = (_rendering(options, target, release) for release in (old, new))
-    for field in OPTIONS:
+    for field in backends.OPTIONS:
         value = getattr(options, field)
         if value is None:
             continue
         if not builds_engines(new):
             yield FieldChange(target.name, field, value, "gone", f"{new} has no {BUILD}")
         else:
-            pieces = render_option(before, field), render_option(after, field)
+            pieces = backends.render_option(before, field), backends.render_option(after, field)
             yield FieldChange(target.name, field, value, *_effect(*pieces, new))
 
 
-def _rendering(options: BuildOptions, target: Target, release: str) -> EngineOptions:
+def _rendering(options: BuildOptions, target: Target, release: str) -> "EngineOptions":
     """The options for a release, with any data type for `auto`: some releases need one, and it changes nothing."""
     dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
-    return EngineOptions(options, release, dtype)
+    return backends.EngineOptions(options, release, dtype)
 
 
-def _effect(before: RenderedOption, after: RenderedOption, new: str) -> tuple[Effect, str]:
+def _effect(before: "RenderedOption", after: "RenderedOption", new: str) -> tuple[Effect, str]:
     if after.findings:
         finding = after.findings[0]
         return ("gone" if finding.code == "E160" else "refused"), f"{finding.problem}; {finding.remedy}"

@@ -2,20 +2,25 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pydantic import Field, JsonValue, model_validator
 
 from enginery.backends import Backend, BackendStep, Request, backend_for, image_findings
 from enginery.builds import build_id
 from enginery.core.errors import PlanError, SourceError, UsageError
+from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.pipeline.preflight import estimate_findings, estimate_notes, weight_bytes
 from enginery.sources import ModelFacts, ResolvedSource, parameters, resolve
 from enginery.spec import BackendName, Finding, Gpu, Publish, Rollout, Source, Spec, Target, gpus, stopping
 from enginery.store import Call, Stage, Step
 from enginery.toolchains import ToolchainIdentity, identify
-from enginery.triton import rollout_problems, tokenizer_problems
+
+if TYPE_CHECKING:
+    from enginery import triton
+else:
+    triton = late("enginery.triton")
 
 PLAN_SCHEMA = 1
 MIN_KEY_DIGITS = 6
@@ -216,9 +221,9 @@ def _serving_mistakes(spec: Spec, chosen: list[Chosen], files: Collection[str]) 
     engines = [one.request.target for one in chosen if one.backend.name is BackendName.TENSORRT]
     if not engines:
         return []
-    found = tokenizer_problems(files)
+    found = triton.tokenizer_problems(files)
     if spec.rollout_target() in engines:
-        found += rollout_problems(spec.rollout, _served_from(spec, BackendName.TENSORRT))
+        found += triton.rollout_problems(spec.rollout, _served_from(spec, BackendName.TENSORRT))
     return [str(finding) for finding in found]
 
 

@@ -8,12 +8,18 @@ on this one; for the others a note says how much they need. The disk is checked 
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from enginery.backends import Request, chosen_release, own_length
+from enginery.backends import Request
+from enginery.core.late import late
 from enginery.core.text import human_bytes
 from enginery.sources import ModelFacts
 from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Precision, gpus, warning
+
+if TYPE_CHECKING:
+    from enginery import backends
+else:
+    backends = late("enginery.backends")
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8_e4m3fn": 1.0, "fp8": 1.0, "int8": 1.0, "nvfp4": 0.5}
 """Bytes of one number, by the name of its format."""
@@ -200,8 +206,8 @@ def _engine_length(request: Request) -> int:
     """The release's default length of an engine; 0 if that is the model's own limit, or no engine is built."""
     if request.target.backend not in {BackendName.TENSORRT, BackendName.AUTO}:
         return 0
-    release = chosen_release(request.target.release)
-    return own_length(request.build, release) if release else 0
+    release = backends.chosen_release(request.target.release)
+    return backends.own_length(request.build, release) if release else 0
 
 
 def _batch(request: Request) -> int:

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 
 from enginery import toolchains
 from enginery.builds import read_report, require_passed
+from enginery.core import __version__
 from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
 from enginery.core.files import cannot_write
 from enginery.core.home import logs_dir, store_dir
 from enginery.core.progress import Facts, Log, Progress
 from enginery.core.text import human_bytes
-from enginery.core.versions import __version__
 from enginery.pipeline.functions import (
     changes_elsewhere,
     find_command_runner,

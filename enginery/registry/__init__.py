@@ -11,47 +11,23 @@ A build's manifest is written last; a build without one does not exist. Channels
 there, and `upkeep/` verifies, audits and prunes.
 """
 
-from enginery.registry.channels import ChannelPointer, Move
-from enginery.registry.iam import policy
-from enginery.registry.layout import channel_reference
-from enginery.registry.publishing import is_published, publish, require_publishable
-from enginery.registry.pulling.pull import pull
-from enginery.registry.reading import PublishedBuild
-from enginery.registry.registry import Registry
-from enginery.registry.resolving.query import BuildOptions, BuildQuery
-from enginery.registry.resolving.resolve import Miss, NothingFits, Resolved, SeveralFit, choose_build
-from enginery.registry.signatures import require_signed, sign_build, trusted_manifest
-from enginery.registry.upkeep.auditing import Audit, audit
-from enginery.registry.upkeep.pruning import Pruning, Retention, prune
-from enginery.registry.upkeep.verifying import local_build, verify_build, verify_directory
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Audit",
-    "BuildOptions",
-    "BuildQuery",
-    "ChannelPointer",
-    "Miss",
-    "Move",
-    "NothingFits",
-    "Pruning",
-    "PublishedBuild",
-    "Registry",
-    "Resolved",
-    "Retention",
-    "SeveralFit",
-    "audit",
-    "channel_reference",
-    "choose_build",
-    "is_published",
-    "local_build",
-    "policy",
-    "prune",
-    "publish",
-    "pull",
-    "require_publishable",
-    "require_signed",
-    "sign_build",
-    "trusted_manifest",
-    "verify_build",
-    "verify_directory",
-]
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.registry.channels import ChannelPointer, Move
+    from enginery.registry.iam import policy
+    from enginery.registry.layout import channel_reference
+    from enginery.registry.publishing import is_published, publish, require_publishable
+    from enginery.registry.pulling.pull import pull
+    from enginery.registry.reading import PublishedBuild
+    from enginery.registry.registry import Registry
+    from enginery.registry.resolving.query import BuildOptions, BuildQuery
+    from enginery.registry.resolving.resolve import Miss, NothingFits, Resolved, SeveralFit, choose_build
+    from enginery.registry.signatures import require_signed, sign_build, trusted_manifest
+    from enginery.registry.upkeep.auditing import Audit, audit
+    from enginery.registry.upkeep.pruning import Pruning, Retention, prune
+    from enginery.registry.upkeep.verifying import local_build, verify_build, verify_directory
+else:
+    __getattr__ = door(__name__, __file__)

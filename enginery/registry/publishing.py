@@ -24,6 +24,7 @@ from enginery.builds import (
     read_license,
     read_report,
 )
+from enginery.core import __version__
 from enginery.core.digests import file_digest, json_digest
 from enginery.core.errors import RegistryError
 from enginery.core.files import list_files, write_atomic
@@ -32,7 +33,6 @@ from enginery.core.progress import Facts, LogProgress
 from enginery.core.s3 import PreconditionFailed, Upload, honours_conditional_writes
 from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
-from enginery.core.versions import __version__
 from enginery.registry.claims import Claim
 from enginery.registry.promoting import point_channel
 from enginery.registry.registry import Registry

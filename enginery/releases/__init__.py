@@ -8,88 +8,52 @@ the user's own package indexes are listed too.
     changes_between("0.20.0", "1.0.0", BUILD)
 """
 
-from enginery.releases import facts, models
-from enginery.releases.changes import Changes, changes_between, shown
-from enginery.releases.facts import (
-    ENGINES_UNTIL,
-    Certainty,
-    Known,
-    Provenance,
-    builds_engines,
-    containers,
-    pin,
-    pins,
-    releases,
-    releases_read,
-    stable_releases,
-    version,
-    was_never_made,
-)
-from enginery.releases.flags import (
-    BUILD,
-    PYTORCH,
-    Argument,
-    Flag,
-    arguments,
-    classes,
-    flag,
-    flags_of,
-    replacement,
-    script,
-)
-from enginery.releases.index import listed_releases
-from enginery.releases.listing import ListedRelease, Listing
-from enginery.releases.models import (
-    MODELS,
-    STEPS,
-    Family,
-    Template,
-    capabilities,
-    families,
-    model_formats,
-    precisions,
-    template,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BUILD",
-    "ENGINES_UNTIL",
-    "MODELS",
-    "PYTORCH",
-    "STEPS",
-    "Argument",
-    "Certainty",
-    "Changes",
-    "Family",
-    "Flag",
-    "Known",
-    "ListedRelease",
-    "Listing",
-    "Provenance",
-    "Template",
-    "arguments",
-    "builds_engines",
-    "capabilities",
-    "changes_between",
-    "classes",
-    "containers",
-    "facts",
-    "families",
-    "flag",
-    "flags_of",
-    "listed_releases",
-    "model_formats",
-    "models",
-    "pin",
-    "pins",
-    "precisions",
-    "releases",
-    "releases_read",
-    "replacement",
-    "script",
-    "shown",
-    "stable_releases",
-    "template",
-    "version",
-    "was_never_made",
-]
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.releases import facts, models
+    from enginery.releases.changes import Changes, changes_between, shown
+    from enginery.releases.facts import (
+        ENGINES_UNTIL,
+        Certainty,
+        Known,
+        Provenance,
+        builds_engines,
+        containers,
+        pin,
+        pins,
+        releases,
+        releases_read,
+        stable_releases,
+        version,
+        was_never_made,
+    )
+    from enginery.releases.flags import (
+        BUILD,
+        PYTORCH,
+        Argument,
+        Flag,
+        arguments,
+        classes,
+        flag,
+        flags_of,
+        replacement,
+        script,
+    )
+    from enginery.releases.index import listed_releases
+    from enginery.releases.listing import ListedRelease, Listing
+    from enginery.releases.models import (
+        MODELS,
+        STEPS,
+        Family,
+        Template,
+        capabilities,
+        families,
+        model_formats,
+        precisions,
+        template,
+    )
+else:
+    __getattr__ = door(__name__, __file__)

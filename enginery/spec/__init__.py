@@ -8,76 +8,43 @@ A spec is checked before anything runs. Every mistake names its field and how to
 One `SpecError` has all mistakes of a spec.
 """
 
-from enginery.spec import gpus
-from enginery.spec.build import BuildOptions
-from enginery.spec.findings import Finding, code_of, stopping, warning
-from enginery.spec.gpus import CPU, FIRST_CAPABILITY, Gpu
-from enginery.spec.mistakes import sentences, yaml_mistake
-from enginery.spec.read import SAFE_LOADER, read_spec
-from enginery.spec.serving import DEFAULT_BATCH, ServingOptions
-from enginery.spec.spec import (
-    Calibration,
-    ConvertOptions,
-    Gates,
-    Prompt,
-    Publish,
-    Releases,
-    Rollout,
-    Source,
-    Spec,
-    Target,
-    ValidationOptions,
-    accepting,
-    parse_spec,
-)
-from enginery.spec.types import (
-    IN_WORDS,
-    NAME_PATTERN,
-    SHA256_PATTERN,
-    BackendName,
-    HttpAddress,
-    Name,
-    Precision,
-    S3Address,
-    SpecModel,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CPU",
-    "DEFAULT_BATCH",
-    "FIRST_CAPABILITY",
-    "IN_WORDS",
-    "NAME_PATTERN",
-    "SAFE_LOADER",
-    "SHA256_PATTERN",
-    "BackendName",
-    "BuildOptions",
-    "Calibration",
-    "ConvertOptions",
-    "Finding",
-    "Gates",
-    "Gpu",
-    "HttpAddress",
-    "Name",
-    "Precision",
-    "Prompt",
-    "Publish",
-    "Releases",
-    "Rollout",
-    "S3Address",
-    "ServingOptions",
-    "Source",
-    "Spec",
-    "SpecModel",
-    "Target",
-    "ValidationOptions",
-    "accepting",
-    "code_of",
-    "gpus",
-    "parse_spec",
-    "read_spec",
-    "sentences",
-    "stopping",
-    "warning",
-    "yaml_mistake",
-]
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.spec import gpus
+    from enginery.spec.build import BuildOptions
+    from enginery.spec.findings import Finding, code_of, stopping, warning
+    from enginery.spec.gpus import CPU, FIRST_CAPABILITY, Gpu
+    from enginery.spec.mistakes import sentences, yaml_mistake
+    from enginery.spec.read import SAFE_LOADER, read_spec
+    from enginery.spec.serving import DEFAULT_BATCH, ServingOptions
+    from enginery.spec.spec import (
+        Calibration,
+        ConvertOptions,
+        Gates,
+        Prompt,
+        Publish,
+        Releases,
+        Rollout,
+        Source,
+        Spec,
+        Target,
+        ValidationOptions,
+        accepting,
+        parse_spec,
+    )
+    from enginery.spec.types import (
+        IN_WORDS,
+        NAME_PATTERN,
+        SHA256_PATTERN,
+        BackendName,
+        HttpAddress,
+        Name,
+        Precision,
+        S3Address,
+        SpecModel,
+    )
+else:
+    __getattr__ = door(__name__, __file__)

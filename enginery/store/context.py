@@ -4,15 +4,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from enginery.core import process
 from enginery.core.process import Completed
 from enginery.core.progress import Log, Progress
-from enginery.store.shelf import Shelf
 from enginery.store.steps import StepRecord
 from enginery.toolchains import DRIVERS, Access, Toolchain
+
+if TYPE_CHECKING:
+    from enginery.store.shelf import Shelf
 
 
 @dataclass

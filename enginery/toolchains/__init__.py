@@ -9,55 +9,27 @@ is called `tensorrt-llm-<release>`.
     toolchain.run(["python", "-V"], {}, access=Access("show"), cwd=None, log=print, timeout=60)
 """
 
-from enginery.toolchains.catalog import (
-    Identify,
-    ToolchainReport,
-    ToolchainStatus,
-    check,
-    disagreements,
-    ensure,
-    identify,
-    known_facts,
-    names,
-    status,
-)
-from enginery.toolchains.docker import PYTHON, REGISTRY, Box, container_home, docker_command, reference
-from enginery.toolchains.drivers import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, DRIVERS, driver_sha256
-from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
-from enginery.toolchains.identity import Access, Toolchain, ToolchainIdentity, location
-from enginery.toolchains.pins import PACKAGE, TENSORRT_PACKAGES, describe, toolchain_name
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ANSWER_PROMPTS",
-    "ANSWER_TENSORRT_LLM",
-    "DRIVERS",
-    "PACKAGE",
-    "PYTHON",
-    "REGISTRY",
-    "SETTING",
-    "TENSORRT_PACKAGES",
-    "Access",
-    "Box",
-    "Identify",
-    "Toolchain",
-    "ToolchainIdentity",
-    "ToolchainReport",
-    "ToolchainStatus",
-    "check",
-    "checkout_examples",
-    "container_home",
-    "describe",
-    "disagreements",
-    "docker_command",
-    "driver_sha256",
-    "ensure",
-    "examples_dir",
-    "identify",
-    "image_examples",
-    "known_facts",
-    "location",
-    "names",
-    "reference",
-    "status",
-    "toolchain_name",
-]
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.toolchains.catalog import (
+        Identify,
+        ToolchainReport,
+        ToolchainStatus,
+        check,
+        disagreements,
+        ensure,
+        identify,
+        known_facts,
+        names,
+        status,
+    )
+    from enginery.toolchains.docker import PYTHON, REGISTRY, Box, container_home, docker_command, reference
+    from enginery.toolchains.drivers import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, DRIVERS, driver_sha256
+    from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
+    from enginery.toolchains.identity import Access, Toolchain, ToolchainIdentity, location
+    from enginery.toolchains.pins import PACKAGE, TENSORRT_PACKAGES, describe, toolchain_name
+else:
+    __getattr__ = door(__name__, __file__)

@@ -4,21 +4,23 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from enginery.core import home
 from enginery.core.errors import ToolchainError
+from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Log, no_log
 from enginery.toolchains import pins
-from enginery.toolchains.container import Container
-from enginery.toolchains.host import Host
 from enginery.toolchains.identity import READY, Kind, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import PACKAGE, describe, release_of
 from enginery.toolchains.release_probe import machine_gpus, probe_release
 from enginery.toolchains.venv import Venv
 
-KINDS: Mapping[Kind, type[Toolchain]] = {"venv": Venv, "host": Host, "container": Container}
+if TYPE_CHECKING:
+    from enginery.toolchains import container, host
+else:
+    container, host = late("enginery.toolchains.container"), late("enginery.toolchains.host")
 
 
 class Identify(Protocol):
@@ -110,7 +112,7 @@ def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdenti
         UsageError: when there is no such toolchain.
         ToolchainError: when no Python on this machine fits, no image is known, or `host` lacks a package.
     """
-    return KINDS[kind].identify(name, image)
+    return _class_of(kind).identify(name, image)
 
 
 def ensure(toolchain: ToolchainIdentity | str, log: Log = no_log) -> Toolchain:
@@ -125,7 +127,7 @@ def ensure(toolchain: ToolchainIdentity | str, log: Log = no_log) -> Toolchain:
         ToolchainError: when it cannot be made; `transient` if the network was the reason.
     """
     identity = identify(toolchain) if isinstance(toolchain, str) else toolchain
-    return KINDS[identity.kind].ensure(identity, log)
+    return _class_of(identity.kind).ensure(identity, log)
 
 
 def known_facts(toolchain: Toolchain) -> dict[str, str]:
@@ -202,16 +204,22 @@ def _present(name: str) -> ToolchainIdentity:
     if _is_ready(identity) or not release_of(name):
         return identity
     try:
-        return Host.identify(name)
+        return host.Host.identify(name)
     except ToolchainError:
         return identity
 
 
 def _is_ready(identity: ToolchainIdentity) -> bool:
-    return KINDS[identity.kind].is_ready(identity)
+    return _class_of(identity.kind).is_ready(identity)
 
 
 def _recorded() -> Iterator[ToolchainIdentity]:
     """The toolchains that were made on this machine."""
     for path in sorted(home.toolchains_dir().glob(f"*/{READY}")):
         yield ToolchainIdentity.model_validate(json.loads(path.read_text(encoding="utf-8"))["identity"])
+
+
+def _class_of(kind: Kind) -> type[Toolchain]:
+    if kind == "venv":
+        return Venv
+    return host.Host if kind == "host" else container.Container

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import psutil
 from packaging.specifiers import SpecifierSet
 
 from enginery.core import files, process
 from enginery.core.errors import CommandError, ToolchainError
+from enginery.core.late import late
 from enginery.core.locks import waiting_lock
 from enginery.core.process import FailureCause
 from enginery.core.progress import Log
@@ -27,6 +27,11 @@ from enginery.toolchains.identity import READY, Toolchain, ToolchainIdentity, lo
 from enginery.toolchains.pins import describe, fixed_minor, minor_of
 from enginery.toolchains.probe import probe_environment
 from enginery.toolchains.release_probe import probed_facts
+
+if TYPE_CHECKING:
+    import psutil
+else:
+    psutil = late("psutil")
 
 NEWEST_MINOR = 30
 CREATE_SECONDS = 300.0
@@ -253,6 +258,6 @@ def _await_strays(directory: Path) -> None:
     psutil.wait_procs(strays, timeout=STRAY_SECONDS)
 
 
-def _runs_in(candidate: psutil.Process, directory: Path) -> bool:
+def _runs_in(candidate: "psutil.Process", directory: Path) -> bool:
     words = candidate.info["cmdline"] or []
     return candidate.pid != os.getpid() and any(word.startswith(f"{directory}{os.sep}") for word in words)

@@ -8,32 +8,19 @@ The endpoints are updated one after the other. On any failure the previous build
 - Rolling out: `client`, `loading`, `placement`, `endpoint`, `state`, `rollout`.
 """
 
-from enginery.triton import rollout
-from enginery.triton.endpoint import EndpointResult
-from enginery.triton.inflight import rollout_problems, serving_notes, serving_problems, tokenizer_problems
-from enginery.triton.inflight.repository import ENGINE_MODEL, InflightOptions, write_inflight_repository
-from enginery.triton.launch import keeps_measurements
-from enginery.triton.llmapi.config import MODELS
-from enginery.triton.llmapi.repository import LlmApiOptions, Served, served_llm_digest, write_llmapi_repository
-from enginery.triton.rollout import roll_out_build
-from enginery.triton.served import served_models_digest
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ENGINE_MODEL",
-    "MODELS",
-    "EndpointResult",
-    "InflightOptions",
-    "LlmApiOptions",
-    "Served",
-    "keeps_measurements",
-    "roll_out_build",
-    "rollout",
-    "rollout_problems",
-    "served_llm_digest",
-    "served_models_digest",
-    "serving_notes",
-    "serving_problems",
-    "tokenizer_problems",
-    "write_inflight_repository",
-    "write_llmapi_repository",
-]
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.triton import rollout
+    from enginery.triton.endpoint import EndpointResult
+    from enginery.triton.inflight import rollout_problems, serving_notes, serving_problems, tokenizer_problems
+    from enginery.triton.inflight.repository import ENGINE_MODEL, InflightOptions, write_inflight_repository
+    from enginery.triton.launch import keeps_measurements
+    from enginery.triton.llmapi.config import MODELS
+    from enginery.triton.llmapi.repository import LlmApiOptions, Served, served_llm_digest, write_llmapi_repository
+    from enginery.triton.rollout import roll_out_build
+    from enginery.triton.served import served_models_digest
+else:
+    __getattr__ = door(__name__, __file__)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from enginery.core.versions import __version__
+from enginery.core import __version__
 from enginery.store import digest_output
 from enginery.store.steps import Call, Stage, Step, StepRecord
 

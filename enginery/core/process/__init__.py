@@ -6,21 +6,15 @@ cancelled run or the death of Enginery ends it with all its descendants. Known f
     done = run(["trtllm-build", "--help"], log=print, timeout=60)
 """
 
-from enginery.core.process import command
-from enginery.core.process.command import Completed, run
-from enginery.core.process.failures import WARNING, FailureCause, failure_of
-from enginery.core.process.service import Service, running, stop_pid
-from enginery.core.process.supervised import SUPERVISOR
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "SUPERVISOR",
-    "WARNING",
-    "Completed",
-    "FailureCause",
-    "Service",
-    "command",
-    "failure_of",
-    "run",
-    "running",
-    "stop_pid",
-]
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.core.process import command
+    from enginery.core.process.command import Completed, run
+    from enginery.core.process.failures import WARNING, FailureCause, failure_of
+    from enginery.core.process.service import Service, running, stop_pid
+    from enginery.core.process.supervised import SUPERVISOR
+else:
+    __getattr__ = door(__name__, __file__)

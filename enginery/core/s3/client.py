@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from enginery.core import __version__
 from enginery.core.errors import StoreError, UsageError
 from enginery.core.late import late
 from enginery.core.retry import Waits, retry
 from enginery.core.text import without_sign_in
-from enginery.core.versions import __version__
 
 if TYPE_CHECKING:
     from boto3 import session as boto3_session

@@ -20,13 +20,13 @@ from enginery.builds import (
     mounted_at,
     writing,
 )
+from enginery.core import __version__
 from enginery.core.digests import bytes_digest, file_digest, quick_digest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.core.files import write_atomic
 from enginery.core.model import Frozen
 from enginery.core.progress import Log, NoProgress, Progress, no_log
 from enginery.core.s3 import Prefix
-from enginery.core.versions import __version__
 from enginery.registry.pulling.filling import Cache, Filling
 from enginery.registry.reading import unchanged_manifest_json
 from enginery.registry.registry import Registry

@@ -1,0 +1,35 @@
+"""The backend of a target. A plan loads only the backends that its targets need."""
+
+from typing import TYPE_CHECKING
+
+from enginery.backends.request import Backend, Request
+from enginery.core.late import late
+from enginery.spec import BackendName
+from enginery.toolchains import Identify, identify
+
+if TYPE_CHECKING:
+    from enginery.backends import choose, onnxruntime
+    from enginery.backends.pytorch import backend as pytorch
+    from enginery.backends.tensorrt import backend as tensorrt
+else:
+    choose = late("enginery.backends.choose")
+    onnxruntime = late("enginery.backends.onnxruntime")
+    pytorch = late("enginery.backends.pytorch.backend")
+    tensorrt = late("enginery.backends.tensorrt.backend")
+
+
+def backend_for(request: Request, identify: Identify = identify) -> Backend:
+    """The backend that a target names; `auto` takes one that can build for the GPU.
+
+    Args:
+        request: the target, its GPU and the model.
+        identify: says what a toolchain is; a plan gives one that looks into each only once.
+    """
+    name = request.target.backend
+    if name is BackendName.AUTO:
+        name = choose.choose(request).backend
+    if name is BackendName.TENSORRT:
+        return tensorrt.TensorRT(identify)
+    if name is BackendName.PYTORCH:
+        return pytorch.PyTorch(identify)
+    return onnxruntime.OnnxRuntime.for_gpu(request.gpu, identify)
