@@ -28,3 +28,7 @@ def wait_until(
             name = getattr(condition, "__qualname__", repr(condition))
             raise AssertionError(f"still not true after {seconds} s: {name}\n{otherwise()}")
         time.sleep(pause)
+
+
+HEED_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""First in a script that a test interrupts: it would ignore SIGINT where the tests run in the background."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from enginery.core import __version__
@@ -20,12 +21,13 @@ from enginery.core.text import without_sign_in
 if TYPE_CHECKING:
     from boto3 import session as boto3_session
     from botocore import config as botocore_config
+    from botocore import loaders
     from botocore import session as botocore_session
     from botocore.session import Session
     from mypy_boto3_s3 import S3Client
     from obstore.store import S3Store
 else:
-    boto3_session = late("boto3.session")
+    boto3_session, loaders = late("boto3.session"), late("botocore.loaders")
     botocore_config = late("botocore.config")
     botocore_session = late("botocore.session")
 
@@ -124,6 +126,12 @@ def read_seconds() -> float:
     return max(1.0, min(READ_SECONDS, patience()))
 
 
+@cache
+def _loader() -> "loaders.Loader":
+    """Reads botocore's descriptions of AWS services: once for all connections, as that is most of opening one."""
+    return loaders.create_loader()
+
+
 def _connect() -> Connection:
     config = botocore_config.Config(
         connect_timeout=CONNECT_SECONDS,
@@ -135,6 +143,7 @@ def _connect() -> Connection:
     )
     try:
         settings = botocore_session.get_session()
+        settings.register_component("data_loader", _loader())
         session = boto3_session.Session(botocore_session=settings)
         region = session.region_name or "us-east-1"
         made = session.client("s3", region_name=region, config=config)

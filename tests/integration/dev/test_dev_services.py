@@ -52,13 +52,19 @@ def test_services_whose_usual_ports_are_taken_keep_their_addresses(monkeypatch: 
             assert second == first
 
 
-def test_a_service_that_was_killed_is_started_again(running: Services) -> None:
+def test_what_runs_is_shared_and_a_service_that_was_killed_is_started_again(running: Services) -> None:
+    with services.session(print) as inside:
+        assert inside == running
+    assert services.status() == running  # a session leaves running what ran before
+    found = services.environment(running)
+    assert found["PREFECT_API_URL"] == running.prefect_api
+    assert found["AWS_ENDPOINT_URL"] == running.s3_url
+    assert not set(found) & set(os.environ)
     killed = read_state().services["s3"]
     psutil.Process(killed.pid).kill()
     assert services.status() is None
     again = services.up(print)
     assert answers(again.s3_url, "/")
-    assert read_state().services["prefect"].pid == read_state().services["prefect"].pid
     assert services.status() == again
 
 
@@ -78,16 +84,3 @@ def test_a_session_stops_what_it_started() -> None:
         entries = read_state().services
     assert services.status() is None
     assert not any(entry.alive() for entry in entries.values())
-
-
-def test_a_session_leaves_running_what_ran_before(running: Services) -> None:
-    with services.session(print) as inside:
-        assert inside == running
-    assert services.status() == running
-
-
-def test_the_environment_points_at_the_services(running: Services) -> None:
-    found = services.environment(running)
-    assert found["PREFECT_API_URL"] == running.prefect_api
-    assert found["AWS_ENDPOINT_URL"] == running.s3_url
-    assert not set(found) & set(os.environ)

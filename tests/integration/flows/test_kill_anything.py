@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
-KILLS = 20
+KILLS = int(os.environ.get("KILLS") or 8)
 REGISTRY = "s3://killed/registry"
 LONGEST_SECONDS = 14.0
 SPEC = {
@@ -113,7 +113,7 @@ def assert_every_recorded_step_is_whole() -> None:
         assert store.verify(record) == [], record.label
 
 
-def test_killed_at_twenty_random_moments_it_goes_on_and_shows_nothing_half_made(
+def test_killed_at_random_moments_it_goes_on_and_shows_nothing_half_made(
     builds: Builds, shared_toolchains: Path
 ) -> None:
     chance = random.Random(20240418)

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 CHECKOUT = Path(__file__).parents[3]
 FIRST, SECOND = (f"cpu-int4-{number * 12}" for number in "12")
 MB = 1 << 20
-KILLS = 12
+KILLS = 6
 PULL = """
 import sys
 from pathlib import Path

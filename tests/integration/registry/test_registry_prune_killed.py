@@ -19,9 +19,8 @@ from tests.support.s3_server import S3Server
 CHECKOUT = Path(__file__).parents[3]
 PRUNE = """
 import sys
-from enginery.registry import Registry
-from enginery.registry.upkeep.pruning import Policy, prune
-prune(Registry(sys.argv[1]), Policy(keep=0, days=0), dry_run=False)
+from enginery.registry import Registry, Retention, prune
+prune(Registry(sys.argv[1]), Retention(keep=0, days=0), dry_run=False)
 """
 PUBLISH = """
 import sys
