@@ -30,9 +30,8 @@ class Fault:
 
     Attributes:
         kind: `answer` with `status` and `body` instead of the server; `reset` the connection before the answer, or
-            `truncate` the answer's body in the middle; `flip` a bit of the body; `stall` in the middle of the body;
-            `flip sent` a bit of what the client sends.
-            `truncate` the answer's body in the middle; `flip` a bit of the body; `stall` in the middle of the body.
+            `truncate` the answer's body in the middle; `flip` a bit of the body, each time another one; `stall` in the
+            middle of the body; `flip sent` a bit of what the client sends.
             An answer without a body is cut off, or stalls, before it begins.
         times: how many matching requests it is for; after that they go through.
         after: fail only after the server has done the work.
@@ -97,6 +96,7 @@ class Proxy:
         checked: how many bodies had a `x-amz-checksum-sha256`. As S3 does, a body that is not as its digest says is
             refused with BadDigest; moto does not look.
         sent_bytes: of all bodies of requests together.
+        flips: how many bodies had a bit changed.
     """
 
     url: str
@@ -109,6 +109,7 @@ class Proxy:
     requests: list[tuple[str, str]] = field(default_factory=list)
     checked: int = 0
     sent_bytes: int = 0
+    flips: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -132,6 +133,15 @@ class Proxy:
             self.sent_bytes += len(body)
             self.checked += digest is not None
         return digest is None or b64encode(hashlib.sha256(body).digest()).decode() == digest
+
+    def flipped(self, body: "bytes") -> "bytes":
+        """The body with one bit changed; another bit each time, as no accident happens twice."""
+        with self._lock:
+            self.flips += 1
+            place, bit = self.flips % len(body), self.flips % 8
+        changed = bytearray(body)
+        changed[place] ^= 1 << bit
+        return type(body)(changed)
 
     def count(self, method: str, part: str = "") -> int:
         """How many requests of that method had `part` in their path."""
@@ -190,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = proxy.next_fault(self.command, self.path)
         body = self._read_body()
         if fault and fault.kind == "flip sent" and body:
-            body, fault = body[:-1] + bytes([body[-1] ^ 1]), None
+            body, fault = proxy.flipped(body), None
         if not proxy.accepts(body, self.headers.get("x-amz-checksum-sha256")):
             self._fail(BAD_DIGEST)
             return
@@ -260,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
             return
         if fault.kind == "flip":
-            self.wfile.write(body[:-1] + bytes([body[-1] ^ 1]))
+            self.wfile.write(self.server.proxy.flipped(body))
             return
         self.wfile.write(body[: len(body) // 2 if fault.bytes is None else fault.bytes])
         self.wfile.flush()

@@ -17,7 +17,7 @@ from enginery.core.errors import EngineryError
 from enginery.core.late import late
 from enginery.core.progress import NO_PROGRESS, Progress
 from enginery.core.s3.errors import FAILED_CONDITION, answer_code, translated_errors
-from enginery.core.s3.objects import Prefix
+from enginery.core.s3.objects import READINGS, Prefix
 from enginery.core.s3.partial import ContiguousDigest, Part, write_small
 from enginery.core.s3.small import SMALL_BYTES, get_small
 from enginery.core.threads import in_order, side_by_side
@@ -42,7 +42,6 @@ SLOW_SECONDS = 0.5
 """One connection is the cheapest where it brings a range in that time; where it does not, more are opened."""
 DIGESTED_BYTES = 16 << 20
 """The range of an object that is only digested: its ranges are held in memory."""
-ATTEMPTS = 3
 
 
 def download_file(  # noqa: PLR0913  what the bytes must be
@@ -104,14 +103,27 @@ def _download_large(
     return found
 
 
-def digest_object(prefix: Prefix, path: str, *, size: int) -> str:
+def digest_object(prefix: Prefix, path: str, *, size: int, expected: str | None = None) -> str:
     """Read an object of `size` bytes to its end, keep nothing of it, and return its SHA-256.
 
+    A network can alter bytes too. So another digest than `expected` is only believed when it was read twice; without an
+    expected one, the first is.
+
     Raises:
-        EngineryError: of the prefix's class, also when the object is missing or has another size.
+        EngineryError: of the prefix's class, also when the object is missing or has another size; transient when each
+            reading had another digest.
     """
     work = _Reading(prefix, path, size, None)
+    found: set[str] = set()
+    for _ in range(READINGS):
+        digest = _digest_once(work)
+        if expected in {None, digest} or digest in found:
+            return digest
+        found.add(digest)
+    raise work.prefix.altered_on_the_way(work.path)
 
+
+def _digest_once(work: "_Reading") -> str:
     def piece(bounds: Range) -> bytearray:
         data = bytearray()
 
@@ -122,7 +134,7 @@ def digest_object(prefix: Prefix, path: str, *, size: int) -> str:
         return data
 
     hashed = hashlib.sha256()
-    for data in in_order(piece, _ranges(size, DIGESTED_BYTES), threads=RANGES_AT_ONCE):
+    for data in in_order(piece, _ranges(work.size, DIGESTED_BYTES), threads=RANGES_AT_ONCE):
         hashed.update(data)
     return hashed.hexdigest()
 
@@ -149,7 +161,8 @@ def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None,
         part.write(chunk, position)
         digest.arrived(index, chunk, position)
 
-    for _ in range(ATTEMPTS):
+    seen: set[str] = set()
+    for _ in range(READINGS):
         missing = part.missing()
         digest = ContiguousDigest(ranges, set(range(len(ranges))) - set(missing), part.read, progress)
         side_by_side(fill, missing, threads=RANGES_AT_ONCE, at_first=RANGES_AT_FIRST, slow=SLOW_SECONDS)
@@ -158,7 +171,10 @@ def _fill(work: "_Reading", ranges: list[Range], part: Part, sha256: str | None,
             return found
         part.restart()
         progress.add(-work.size)
-    raise work.unlike(f"holds other bytes than were recorded: sha256 is {found}, not {sha256}")
+        if found in seen:  # the same bytes twice: so they are what the server holds
+            raise work.unlike(f"holds other bytes than were recorded: sha256 is {found}, not {sha256}")
+        seen.add(found)
+    raise work.prefix.altered_on_the_way(work.path)
 
 
 @dataclass(frozen=True)

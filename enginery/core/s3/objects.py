@@ -161,13 +161,25 @@ class Prefix:
         return patiently(lambda: self.attempt(path, call))
 
     def get(self, path: str) -> Content | None:
-        """A small object, or None when there is none."""
-        content = None
+        """A small object, or None when there is none.
+
+        A network can alter bytes. So bytes that have another digest than the object's metadata says are only believed
+        when they were read twice.
+        """
+        found: set[bytes] = set()
         for _ in range(READINGS):
             content = self.patiently(path, lambda s3: self._get(s3, path))
-            if content is None or content.sha256 in {None, bytes_digest(content.data)}:
-                break  # else the network may have altered the bytes
-        return content
+            digest = bytes_digest(content.data) if content else None
+            if content is None or content.sha256 in {None, digest} or content.data in found:
+                return content
+            found.add(content.data)
+        raise self.altered_on_the_way(path)
+
+    def altered_on_the_way(self, path: str) -> EngineryError:
+        """The error for an object of which each of `READINGS` readings brought other bytes."""
+        problem = f"was altered on its way: each of {READINGS} readings brought other bytes"
+        remedy = "try again; should it go on, look for a proxy or a network that alters bytes"
+        return self.error_class(problem, subject=self.where(path), remedy=remedy, transient=True)
 
     def get_bytes(self, path: str) -> bytes | None:
         """A small object's bytes, or None when there is none."""

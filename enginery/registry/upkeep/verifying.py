@@ -68,9 +68,7 @@ def verify_build(registry: Registry, manifest: Manifest, progress: Progress | No
 def _examine_object(source: Prefix, file: FileRecord, size: int | None) -> Damage | None:
     if size != file.size:
         return _missing(file) if size is None else _other_size(file, size)
-    found = digest_object(source, file.path, size=file.size)
-    if found != file.sha256:  # once more: a network can alter bytes too
-        found = digest_object(source, file.path, size=file.size)
+    found = digest_object(source, file.path, size=file.size, expected=file.sha256)
     return None if found == file.sha256 else _altered(file, found)
 
 

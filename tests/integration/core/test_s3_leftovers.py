@@ -2,8 +2,10 @@
 
 import pytest
 
+from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError
 from enginery.core.s3 import upload
+from enginery.core.s3.download import digest_object
 from enginery.core.s3.objects import Prefix
 from enginery.core.s3.upload import abort_upload, probes, unfinished_uploads
 from tests.support.faulty_http import Fault, Proxy
@@ -46,11 +48,22 @@ def test_a_small_object_with_a_byte_turned_on_its_way_is_read_again(prefix: Pref
     assert prefix.get_bytes("pointer.json") == b"{}"
 
 
-def test_a_small_object_that_stays_turned_is_given_as_it_is(prefix: Prefix, proxy: Proxy) -> None:
-    prefix.put_bytes("pointer.json", b"{}")
+def test_a_small_object_that_is_not_as_its_metadata_says_is_given_as_it_is(server: S3Server, prefix: Prefix) -> None:
+    bucket, key = prefix.address.bucket, prefix.address.key("pointer.json")
+    server.client().put_object(Bucket=bucket, Key=key, Body=b"{|", Metadata={"sha256": bytes_digest(b"{}")})
+    assert prefix.get_bytes("pointer.json") == b"{|"
+
+
+def test_a_network_that_alters_every_answer_is_named_and_nothing_is_believed(prefix: Prefix, proxy: Proxy) -> None:
+    data = b"{}" * 10
+    prefix.put_bytes("pointer.json", data)
     proxy.drops.add("x-amz-checksum-mode")
     proxy.fail(Fault("flip", times=100, matches=lambda method, _: method == "GET"))
-    assert prefix.get_bytes("pointer.json") == b"{|"
+    with pytest.raises(StoreError, match="was altered on its way") as caught:
+        prefix.get_bytes("pointer.json")
+    assert caught.value.transient
+    with pytest.raises(StoreError, match="was altered on its way"):
+        digest_object(prefix, "pointer.json", size=len(data), expected=bytes_digest(data))
 
 
 @pytest.mark.parametrize("kind", ["truncate", "stall"])
