@@ -13,13 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+from pydantic import JsonValue, TypeAdapter
 
+from enginery import releases
 from enginery.backends.common import OFFLINE as NO_HUB
 from enginery.backends.runtimes import Kind, mpirun, runtime_for
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.files import write_atomic
-from enginery.releases import flag, script
+from enginery.core.model import Frozen
 from enginery.spec import Prompt, ValidationOptions
 from enginery.store import StepContext
 from enginery.toolchains import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, Toolchain, driver_sha256, examples_dir
@@ -53,15 +54,13 @@ NO_ANSWER = re.compile(r"^(Input|Output) \[Text|^\[TensorRT-LLM\]|^\[\d\d/\d\d/\
 Parameters = Mapping[str, JsonValue]
 
 
-class Answer(BaseModel):
+class Answer(Frozen):
     """The answer to one prompt, as a driver writes it; see `drivers/answer_prompts.py`.
 
     Attributes:
         tokens: None where the driver cannot tell.
         seconds_to_first_token: None where the answer comes in one piece.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
     token_ids: tuple[int, ...]
@@ -134,8 +133,8 @@ def script_argv(release: str) -> tuple[str, ...]:
     Raises:
         PlanError: when the release does not have the script, or not its flags.
     """
-    path = script(release, SCRIPT).value
-    missing = [name for name in FLAGS if name.startswith("--") and flag(release, name, SCRIPT).value is None]
+    path = releases.script(release, SCRIPT).value
+    missing = [name for name in FLAGS if name.startswith("--") and releases.flag(release, name, SCRIPT).value is None]
     if path is None or missing:
         what = f"its {SCRIPT} has no {', '.join(missing)}" if path else f"it has no {SCRIPT}"
         raise PlanError([f"validation.run_script: release {release} cannot run it: {what}; leave it out"])

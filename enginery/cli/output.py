@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from enginery.core.late import late
@@ -19,6 +17,7 @@ from enginery.core.progress import Log, LogProgress, Progress
 from enginery.core.text import human_bytes
 
 if TYPE_CHECKING:
+    from rich import progress as bars
     from rich.tree import Tree
 
     from enginery import pipeline, registry
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from enginery.store import StepRecord
     from enginery.toolchains import ToolchainReport, ToolchainStatus
 else:
+    bars = late("rich.progress")
     pipeline, registry = late("enginery.pipeline"), late("enginery.registry")
 
 PIPE_WIDTH = 250
@@ -40,28 +40,28 @@ FATES = {"stays": "stays", "goes": "[yellow]goes[/]", "gone": "[red]gone[/]"}
 class BarProgress:
     """Draws one bar for each transfer that begins."""
 
-    def __init__(self, bars: Bars) -> None:
-        self.bars = bars
-        self._task: TaskID | None = None
+    def __init__(self, drawn: "bars.Progress") -> None:
+        self._drawn = drawn
+        self._task: bars.TaskID | None = None
         self._done = 0
         self._lock = threading.Lock()
 
     def begin(self, what: str, *, files: int, size: int) -> None:
         """See `Progress`."""
         self._done = 0
-        self._task = self.bars.add_task(what, total=size, files=files, done=0)
+        self._task = self._drawn.add_task(what, total=size, files=files, done=0)
 
     def add(self, size: int) -> None:
         """See `Progress`."""
         if self._task is not None:
-            self.bars.advance(self._task, size)
+            self._drawn.advance(self._task, size)
 
     def end_file(self) -> None:
         """See `Progress`."""
         with self._lock:
             self._done += 1
             if self._task is not None:
-                self.bars.update(self._task, done=self._done)
+                self._drawn.update(self._task, done=self._done)
 
 
 def console() -> Console:
@@ -312,15 +312,15 @@ def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progres
         yield LogProgress(log)
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[files]} files"),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TextColumn("{task.fields[done]}/{task.fields[files]} files"),
+        bars.TimeRemainingColumn(),
     )
-    with Bars(*columns, console=terminal) as bars:
-        yield BarProgress(bars)
+    with bars.Progress(*columns, console=terminal) as drawn:
+        yield BarProgress(drawn)
 
 
 def _targets_table(plan: "Plan") -> Table:

@@ -8,16 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Log
 
 if TYPE_CHECKING:
+    import filelock
     import psutil
 else:
-    psutil = late("psutil")
+    filelock, psutil = late("filelock"), late("psutil")
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def file_lock(path: Path, patience: float | None = None) -> Iterator[None]:
         OSError: when the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, thread_local=False)  # another thread may release it
+    lock = filelock.FileLock(path, thread_local=False)  # another thread may release it
     lock.acquire(timeout=-1 if patience is None else patience)
     try:
         yield

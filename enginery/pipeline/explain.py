@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from enginery import releases
 from enginery.core.late import late
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
-from enginery.releases import BUILD, builds_engines
 from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
 from enginery.store import Stage, Step, StepRecord, Store
 
@@ -192,8 +192,8 @@ def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[F
         value = getattr(options, field)
         if value is None:
             continue
-        if not builds_engines(new):
-            yield FieldChange(target.name, field, value, "gone", f"{new} has no {BUILD}")
+        if not releases.builds_engines(new):
+            yield FieldChange(target.name, field, value, "gone", f"{new} has no {releases.BUILD}")
         else:
             pieces = backends.render_option(before, field), backends.render_option(after, field)
             yield FieldChange(target.name, field, value, *_effect(*pieces, new))

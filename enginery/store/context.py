@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from enginery.core import process
-from enginery.core.process import Completed
 from enginery.core.progress import Log, Progress
 from enginery.store.steps import StepRecord
 from enginery.toolchains import DRIVERS, Access, Toolchain
@@ -48,7 +47,7 @@ class StepContext:
     places: Mapping[str, str] = field(default_factory=dict)
     shelf: "Shelf | None" = None
     progress: "Progress | None" = None
-    completed: list["Completed"] = field(default_factory=list)
+    completed: list["process.Completed"] = field(default_factory=list)
 
     @property
     def scratch(self) -> Path:
@@ -62,7 +61,7 @@ class StepContext:
 
     def run(
         self, argv: Sequence[str], environment: Mapping[str, str] | None = None, *, cwd: Path | None = None
-    ) -> "Completed":
+    ) -> "process.Completed":
         """Run a command in the step's toolchain and remember it.
 
         In a container it sees the inputs, `places` and Enginery's drivers, and can write into and beside the output;

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from enginery.core import s3
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError, UsageError
 from enginery.core.files import cannot_write, write_atomic
 from enginery.core.locks import file_lock
-from enginery.core.s3 import PreconditionFailed, Prefix, honours_conditional_writes
 
 SHELF = "shelf"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*(/[0-9A-Za-z][0-9A-Za-z._+-]*)*")
@@ -90,7 +90,7 @@ class BucketShelf:
     Where the server does not honour conditional writes, the last of two that write at once wins.
     """
 
-    def __init__(self, prefix: Prefix) -> None:
+    def __init__(self, prefix: "s3.Prefix") -> None:
         self.prefix = prefix
 
     def get(self, name: str) -> Kept | None:
@@ -102,12 +102,12 @@ class BucketShelf:
         found = self.prefix.get(path)
         if (found.etag if found else None) != after:
             return False
-        if not honours_conditional_writes(self.prefix):
+        if not s3.honours_conditional_writes(self.prefix):
             self.prefix.put_bytes(path, data)
             return True
         try:
             self.prefix.put_bytes(path, data, if_none_match=after is None, if_match=after)
-        except PreconditionFailed:
+        except s3.PreconditionFailed:
             return False
         return True
 

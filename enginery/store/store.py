@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from enginery.core import s3
 from enginery.core.errors import StoreError, UsageError
 from enginery.core.home import store_dir
 from enginery.core.late import late
 from enginery.core.progress import Log, no_log
-from enginery.core.s3 import Address
 from enginery.store.local import LocalStore
 from enginery.store.steps import StepRecord
 
@@ -101,4 +101,4 @@ def open_store(address: str | None = None) -> Store:
 
 def _open_tiered(address: str) -> Store:
     near = LocalStore(store_dir())
-    return bucket.TieredStore(near, bucket.BucketStore(Address.parse(address), scratch=near))
+    return bucket.TieredStore(near, bucket.BucketStore(s3.Address.parse(address), scratch=near))

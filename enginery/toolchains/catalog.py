@@ -14,13 +14,12 @@ from enginery.core.progress import Log, no_log
 from enginery.toolchains import pins
 from enginery.toolchains.identity import READY, Kind, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import PACKAGE, describe, release_of
-from enginery.toolchains.release_probe import machine_gpus, probe_release
-from enginery.toolchains.venv import Venv
 
 if TYPE_CHECKING:
-    from enginery.toolchains import container, host
+    from enginery.toolchains import container, host, release_probe, venv
 else:
     container, host = late("enginery.toolchains.container"), late("enginery.toolchains.host")
+    release_probe, venv = late("enginery.toolchains.release_probe"), late("enginery.toolchains.venv")
 
 
 class Identify(Protocol):
@@ -145,7 +144,7 @@ def disagreements(toolchain: Toolchain) -> str:
 
 
 def _gpu_facts(toolchain: Toolchain) -> dict[str, str]:
-    gpus, driver = machine_gpus(toolchain.environment)
+    gpus, driver = release_probe.machine_gpus(toolchain.environment)
     counted = (f"{count} x {name}" if count > 1 else name for name, count in Counter(gpus).items())
     return {"gpu": ", ".join(counted), "driver": driver} if gpus else {}
 
@@ -180,7 +179,7 @@ def check(name: str, kind: Kind | None = None) -> ToolchainReport:
 
 
 def _with_release(report: ToolchainReport, toolchain: Toolchain) -> ToolchainReport:
-    probed = probe_release(toolchain)
+    probed = release_probe.probe_release(toolchain)
     verdict = f"{probed.verdict} ({probed.reason})" if probed.reason else probed.verdict
     return report.model_copy(update={"verdict": verdict, "disagreements": probed.disagreements})
 
@@ -221,5 +220,5 @@ def _recorded() -> Iterator[ToolchainIdentity]:
 
 def _class_of(kind: Kind) -> type[Toolchain]:
     if kind == "venv":
-        return Venv
+        return venv.Venv
     return host.Host if kind == "host" else container.Container

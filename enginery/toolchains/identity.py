@@ -14,7 +14,6 @@ from typing import Literal, Self
 from enginery.core import files, home, process
 from enginery.core.digests import json_digest
 from enginery.core.model import Frozen
-from enginery.core.process import Completed
 from enginery.core.progress import Log, no_log
 from enginery.toolchains.pins import describe
 from enginery.toolchains.probe import Probe, mismatches, probe_command, read_probe
@@ -194,7 +193,7 @@ class Toolchain(ABC):
         cwd: Path | None,
         log: Log,
         timeout: float | None,
-    ) -> Completed:
+    ) -> "process.Completed":
         """Run a command in it.
 
         Args:

@@ -21,17 +21,17 @@ from enginery.core import files, process
 from enginery.core.errors import CommandError, ToolchainError
 from enginery.core.late import late
 from enginery.core.locks import waiting_lock
-from enginery.core.process import FailureCause
 from enginery.core.progress import Log
 from enginery.toolchains.identity import READY, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import describe, fixed_minor, minor_of
 from enginery.toolchains.probe import probe_environment
-from enginery.toolchains.release_probe import probed_facts
 
 if TYPE_CHECKING:
     import psutil
+
+    from enginery.toolchains import release_probe
 else:
-    psutil = late("psutil")
+    psutil, release_probe = late("psutil"), late("enginery.toolchains.release_probe")
 
 NEWEST_MINOR = 30
 CREATE_SECONDS = 300.0
@@ -213,7 +213,7 @@ def _create(toolchain: Venv, log: Log) -> None:
             subject=name,
             remedy=f"correct {pin_file.path or 'your pins'}, or the pip configuration that led to this",
         )
-    facts = found.versions | probed_facts(toolchain)
+    facts = found.versions | release_probe.probed_facts(toolchain)
     seconds = time.monotonic() - started
     toolchain.record(facts, seconds=round(seconds, 1))
     log(f"toolchain {name} is ready ({seconds:.0f} s)")
@@ -242,11 +242,12 @@ def _environment() -> dict[str, str]:
 
 
 def _pip_error(error: CommandError, name: str) -> ToolchainError:
+    known = process.FailureCause
     network = any(NETWORK.search(line) for line in error.last_lines)
     remedy = "read pip's last lines above, and check your pip configuration (pip config list)"
     if network:
         remedy = "check the network, the proxy and the index in your pip configuration, then try again"
-    elif error.cause in (FailureCause.DISK_FULL, FailureCause.TIMEOUT, FailureCause.HOST_MEMORY):
+    elif error.cause in {known.DISK_FULL, known.TIMEOUT, known.HOST_MEMORY}:
         remedy = error.remedy
     tail = "".join(f"\n  | {line}" for line in error.last_lines)
     return ToolchainError(f"could not be made: {error.problem}{tail}", subject=name, remedy=remedy, transient=network)
