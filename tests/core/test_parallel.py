@@ -3,17 +3,32 @@
 import ctypes
 import signal
 import threading
-import time
 from collections.abc import Iterator
+from concurrent import futures
+from threading import Lock
+from typing import Any
 
 import pytest
 
 from enginery.core import threads
-from enginery.core.threads import in_order, side_by_side
+from enginery.core.threads import Stopped, in_order, raise_if_stopped, side_by_side
 from tests.support.switching import often_switching
 from tests.support.waiting import wait_until
 
 __all__ = ["often_switching"]
+
+
+def wait_until_stopped() -> None:
+    """Return when the work that this thread takes part in has failed or was interrupted."""
+
+    def is_stopped() -> bool:
+        try:
+            raise_if_stopped()
+        except Stopped:
+            return True
+        return False
+
+    wait_until(is_stopped)
 
 
 def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
@@ -39,7 +54,7 @@ def test_the_first_failure_is_raised_and_what_has_not_begun_does_not_begin() -> 
         if number == 0:
             failed.set()
             raise ValueError("no")
-        failed.wait(10)
+        failed.wait(60)
         return number
 
     with pytest.raises(ValueError, match="no"):
@@ -61,7 +76,7 @@ def test_the_results_are_in_the_order_of_the_items_whoever_is_done_first() -> No
 
     def call(number: int) -> int:
         if number == 0:
-            assert later.wait(10)
+            assert later.wait(60)
         elif number == 5:
             later.set()
         return number * 2
@@ -75,16 +90,14 @@ def test_a_result_may_be_none_and_an_item_too() -> None:
 
 def test_the_failure_that_came_first_is_raised_with_all_it_was_and_others_end_what_they_had_begun() -> None:
     ended: list[int] = []
-    failed, begun = threading.Event(), threading.Event()
+    begun = threading.Event()
 
     def call(number: int) -> None:
         if number == 1:
-            assert begun.wait(10)
-            failed.set()
+            assert begun.wait(60)
             raise ValueError("the first") from KeyError("its cause")
         begun.set()
-        assert failed.wait(10)
-        time.sleep(0.05)
+        wait_until_stopped()
         ended.append(number)
         raise ValueError("a later one")
 
@@ -107,21 +120,29 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_waits_for_what_has_begun_and_begins_nothing_more() -> None:
+def test_an_interrupt_waits_for_what_has_begun_and_begins_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     ended: list[int] = []
+    waiting = threading.Event()
+
+    def wait(*args: Any, **options: Any) -> object:
+        waiting.set()
+        return futures.wait(*args, **options)
+
+    monkeypatch.setattr(threads, "wait", wait)
 
     def call(number: int) -> None:
         begun.append(number)
         if number == 2:
+            assert waiting.wait(60)  # all threads have begun
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-        time.sleep(0.1)
+        if number:
+            wait_until_stopped()
         ended.append(number)
 
     with pytest.raises(KeyboardInterrupt):
         side_by_side(call, range(100), threads=2)
-    assert sorted(ended) == sorted(begun)
-    assert len(begun) <= 6
+    assert sorted(ended) == sorted(begun) == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("often_switching")
@@ -146,7 +167,8 @@ def test_an_exception_that_another_thread_raises_ends_the_work_soon(monkeypatch:
 
     def call(number: int) -> None:
         begun.append(number)
-        time.sleep(0.05)
+        if number:
+            wait_until_stopped()
 
     def work() -> None:
         try:
@@ -156,35 +178,40 @@ def test_an_exception_that_another_thread_raises_ends_the_work_soon(monkeypatch:
 
     thread = threading.Thread(target=work)
     thread.start()
-    wait_until(lambda: len(begun) > 2)
+    wait_until(lambda: len(begun) == 3)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(InterruptedError))
-    thread.join(20)
+    thread.join(60)
     assert [type(error) for error in ended] == [InterruptedError]
-    assert len(begun) < 100
+    assert len(begun) == 3
 
 
 @pytest.mark.parametrize("kind", ["side by side", "in order"])
 def test_a_failure_ends_the_work_that_other_items_have_begun(kind: str) -> None:
     done: list[int] = []
-    begun = threading.Event()
+    begun, watching, over = threading.Event(), threading.Event(), threading.Event()
 
     def step(number: int) -> None:
         begun.set()
         done.append(number)
-        time.sleep(0.02)
+        assert over.wait(60)
 
     def call(number: int) -> None:
         if number == 1:
-            assert begun.wait(10)
+            assert begun.wait(60)
+            assert watching.wait(60)
             raise ValueError("no")
-        if kind == "in order":
+        if number == 2:
+            watching.set()
+            wait_until_stopped()
+            over.set()
+        elif kind == "in order":
             list(in_order(step, range(500), threads=2))
         else:
             side_by_side(step, range(500), threads=2)
 
     with pytest.raises(ValueError, match="no"):
-        side_by_side(call, range(2), threads=2)
-    assert len(done) < 100
+        side_by_side(call, range(3), threads=3)
+    assert len(done) <= 3
 
 
 def test_work_after_a_failure_is_not_stopped_by_it() -> None:
@@ -194,29 +221,31 @@ def test_work_after_a_failure_is_not_stopped_by_it() -> None:
     assert list(in_order(str, range(3))) == ["0", "1", "2"]
 
 
-def _most_at_once(seconds: float, items: int, *, threads: int, at_first: int, slow: float) -> int:
-    """How many items were worked on at the same time, each for so many seconds."""
-    at_work, most, lock = [0], [0], threading.Lock()
+def _most_at_once(wanted: int, *, threads: int, at_first: int, slow: float) -> int:
+    """How many items were worked on at the same time; the first of them wait until `wanted` are."""
+    at_work, most, lock, enough = [0], [0], Lock(), threading.Event()
 
     def call(_: int) -> None:
         with lock:
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
-        time.sleep(seconds)
+            if at_work[0] >= wanted:
+                enough.set()
+        assert enough.wait(60)
         with lock:
             at_work[0] -= 1
 
-    side_by_side(call, range(items), threads=threads, at_first=at_first, slow=slow)
+    side_by_side(call, range(100), threads=threads, at_first=at_first, slow=slow)
     return most[0]
 
 
 def test_items_that_are_done_quickly_are_left_to_the_first_threads() -> None:
-    assert _most_at_once(0.001, 600, threads=8, at_first=2, slow=0.15) == 2
+    assert _most_at_once(2, threads=8, at_first=2, slow=600) == 2
 
 
 def test_items_that_take_their_time_have_more_threads_join_up_to_the_most() -> None:
-    assert _most_at_once(0.1, 40, threads=6, at_first=1, slow=0.01) == 6
+    assert _most_at_once(6, threads=6, at_first=1, slow=0.01) == 6
 
 
 def test_no_more_threads_begin_than_there_may_be() -> None:
-    assert _most_at_once(0.02, 20, threads=3, at_first=8, slow=0.01) == 3
+    assert _most_at_once(3, threads=3, at_first=8, slow=0.01) == 3
