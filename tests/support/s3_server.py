@@ -12,6 +12,9 @@ import boto3
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 
 
+MOST_AT_ONCE = 1000
+"""Objects that one request may remove."""
+
 _running: list["S3Server"] = []
 
 
@@ -25,6 +28,7 @@ class S3Server:
         self.host, self.port = host, port
         self._buckets: list[str] = []
         self.url = f"http://{host}:{port}"
+        self._admin = self.client()
 
     def client(self) -> Any:
         """A client of its own, to look at the server from outside the code under test; close it."""
@@ -37,28 +41,27 @@ class S3Server:
         )
 
     def create_bucket(self, name: str) -> None:
-        client = self.client()
-        client.create_bucket(Bucket=name)
-        client.close()
+        self._admin.create_bucket(Bucket=name)
         self._buckets.append(name)
 
     def remove_buckets(self) -> None:
         """Remove what was created here, with everything in it."""
-        client = self.client()
         for name in self._buckets:
-            for key in self.keys(name):
-                client.delete_object(Bucket=name, Key=key)
-            client.delete_bucket(Bucket=name)
-        client.close()
+            keys = self.keys(name)
+            for start in range(0, len(keys), MOST_AT_ONCE):
+                self._admin.delete_objects(
+                    Bucket=name, Delete={"Objects": [{"Key": key} for key in keys[start : start + MOST_AT_ONCE]]}
+                )
+            self._admin.delete_bucket(Bucket=name)
         self._buckets.clear()
 
     def keys(self, bucket: str) -> list[str]:
         """Every key in the bucket, sorted."""
-        client = self.client()
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        client.close()
-        return sorted(found)
+        pages = self._admin.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
+
+    def close(self) -> None:
+        self._admin.close()
 
     def environment(self) -> dict[str, str]:
         """What a process needs to use this server and nothing else of the user's AWS settings."""
@@ -94,6 +97,7 @@ def running_s3_server() -> Iterator[S3Server]:
         _running.remove(running)
         if not _running:  # what a test has made by itself, or left when it failed
             urlopen(Request(f"{running.url}/moto-api/reset", method="POST")).close()
+        running.close()
         server.shutdown()
         thread.join()
         server.server_close()
