@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 from typing_extensions import override
 
-from enginery.backends.answers import TENSORRT_LLM
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
 from enginery.backends.pytorch.arguments import (
@@ -78,7 +77,10 @@ class PyTorch(TensorRTLLMBackend):
         inputs = {"engine": making[-1].step.key if making else weights, "weights": weights}
         release = self.release(request.target)
         toolchain = request.toolchain(release, self.identify)
-        validate = command_step(Stage.VALIDATE, inputs, _validation(request, release), toolchain, request.gpu.name)
+        # The same arguments that the model will be served with.
+        arguments = arguments_of(request, release)
+        recipe = validate_call(request.validation, "pytorch", release, request.world_size, arguments)
+        validate = command_step(Stage.VALIDATE, inputs, recipe, toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
         return Chain(making, validate, BackendStep(package))
 
@@ -106,17 +108,6 @@ def _expected(request: Request) -> dict[str, JsonValue]:
     }
     texts = dataset(request)
     return expected | ({"dataset_sha256": remembered_digest(texts)} if texts else {})
-
-
-def _validation(request: Request, release: str) -> Call:
-    """The prompts, and the arguments to load the model with: the same that it will be served with."""
-    how: dict[str, JsonValue] = {
-        "backend": str(BackendName.PYTORCH),
-        "release": release,
-        "world_size": request.world_size,
-        "arguments": arguments_of(request, release),
-    }
-    return validate_call(request.validation, driver=TENSORRT_LLM, parameters=how)
 
 
 def _package(request: Request, release: str) -> Call:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 from typing_extensions import override
 
-from enginery.backends.answers import TENSORRT_LLM
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
 from enginery.backends.quantizing import MODELOPT
@@ -72,7 +71,7 @@ class TensorRT(TensorRTLLMBackend):
         converting = converting_step(request, release, weights, toolchain, self.identify)
         building = self._building(request, release, converting.step.key, toolchain)
         inputs = {"engine": building.step.key, "weights": weights}
-        validation = _validation(request, release)
+        validation = validate_call(request.validation, "tensorrt", release, request.world_size)
         validate = command_step(Stage.VALIDATE, inputs, validation, toolchain, request.gpu.name)
         validate = validate._replace(places=user_places(request))
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
@@ -103,11 +102,6 @@ def _engine(request: Request, release: str) -> Iterator[tuple[str, JsonValue]]:
         yield "architecture", request.model.architecture
     if HOST_MEMORY in request.spec.force:
         yield "accept_host_memory", True
-
-
-def _validation(request: Request, release: str) -> Call:
-    details: dict[str, JsonValue] = {"release": release, "world_size": request.world_size}
-    return validate_call(request.validation, driver=TENSORRT_LLM, parameters=details)
 
 
 def _package(request: Request, release: str) -> Call:
