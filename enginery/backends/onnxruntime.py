@@ -101,16 +101,12 @@ class OnnxRuntime(Backend):
 
     provider: Provider
     identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
+    name = BackendName.ONNXRUNTIME
 
     @classmethod
     def for_gpu(cls, gpu: Gpu, identify: Identify = toolchains.identify) -> "OnnxRuntime":
         """The backend for a GPU, or for the CPU."""
         return cls("cpu" if gpu == gpus.CPU else "cuda", identify)
-
-    @property
-    @override
-    def name(self) -> BackendName:
-        return BackendName.ONNXRUNTIME
 
     @override
     def findings(self, request: Request) -> list[Finding]:

@@ -1,12 +1,14 @@
 """The backend `pytorch`: findings, notes, and the chain of steps for a target."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from pydantic import JsonValue
 from typing_extensions import override
 
+from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
+from enginery.backends.common import OFFLINE, QUIET, release_of, toolchain_findings
 from enginery.backends.pytorch.arguments import (
     BY_HAND,
     FROM_SERVING,
@@ -31,40 +33,36 @@ from enginery.backends.pytorch.quantize import (
 )
 from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.quantizing import DRIVER, modelopt_toolchain
-from enginery.backends.request import BackendStep, Chain, Request, command_step
+from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.runtimes import runtime_for
 from enginery.backends.validate import validate_call
 from enginery.core.digests import remembered_digest
 from enginery.core.versions import is_version
-from enginery.spec import DEFAULT_BATCH, BackendName, Finding
+from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Target
 from enginery.store import ANY_GPU, Call, Command, Stage, Step
-from enginery.toolchains import driver_sha256
+from enginery.toolchains import Identify, driver_sha256
 from enginery.triton import keeps_measurements, served_llm_digest
 
 RUNNER = "export_checkpoint"
 ENVIRONMENT = {**QUIET, **OFFLINE}
 
 
-class PyTorch(TensorRTLLMBackend):
+@dataclasses.dataclass(frozen=True)
+class PyTorch(Backend):
     """The backend that runs Hugging Face checkpoints with TensorRT-LLM's LLM API."""
 
-    @property
-    @override
-    def name(self) -> BackendName:
-        return BackendName.PYTORCH
+    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
+    name = BackendName.PYTORCH
 
     @override
-    def refusal(self, wanted: str) -> Finding | None:
-        return refusal(wanted)
-
-    @override
-    def chosen_release(self, wanted: str) -> str:
-        return chosen_release(wanted)
+    def release(self, target: Target) -> str:
+        return release_of(target, refusal(target.release), chosen_release(target.release))
 
     @override
     def findings(self, request: Request) -> list[Finding]:
+        release = chosen_release(request.target.release)
         modelopt = must_quantize(request.target.precision, request.model)
-        return [*findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
+        return [*findings(request), *toolchain_findings(request, release, self.identify, modelopt=modelopt)]
 
     @override
     def notes(self, request: Request) -> list[str]:

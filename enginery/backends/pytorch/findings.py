@@ -18,9 +18,9 @@
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from enginery.backends.common import answer_findings, position_findings
+from enginery.backends.common import Part, answer_findings, position_findings, split_findings
 from enginery.backends.pytorch.arguments import (
     BY_HAND,
     ELSEWHERE,
@@ -48,7 +48,6 @@ from enginery.backends.pytorch.schema import Mistake, mistakes
 from enginery.backends.quantizing import uneven_sizes
 from enginery.backends.request import Request
 from enginery.releases import capabilities, precisions
-from enginery.sources import ModelFacts
 from enginery.spec import BuildOptions, Finding, Precision, gpus, warning
 
 WARM_UP = {"warm_up"}
@@ -83,20 +82,6 @@ def without_meaning(options: BuildOptions) -> Iterator[str]:
             yield field
 
 
-class Shared(NamedTuple):
-    """Something that every GPU takes an equal part of.
-
-    Attributes:
-        code: of the finding where it cannot.
-        size: how many there are.
-        what: what they are, with the number.
-    """
-
-    code: str
-    size: int
-    what: str
-
-
 def _split_findings(request: Request) -> Iterator[Finding]:
     """What the GPUs cannot share evenly; nothing where the model's shape is not known.
 
@@ -104,25 +89,18 @@ def _split_findings(request: Request) -> Iterator[Finding]:
     Key-value heads are copied where there are too few, experts are shared in another way, and pipeline stages may
     differ in size.
     """
-    model, gpus, stages = request.model, request.target.tensor_parallel, request.target.pipeline_parallel
+    model, stages = request.model, request.target.pipeline_parallel
     if model is None:
         return
-    parts = list(_shared(request, model))
-    even = [number for number in range(1, 2 * gpus + 1) if not any(part.size % number for part in parts)]
-    for part in parts:
-        if part.size % gpus:
-            problem = f"{part.what} cannot be split evenly over {gpus} GPUs"
-            yield Finding(part.code, "tensor_parallel", problem, f"use one of {', '.join(map(str, even))}")
+    parts = []
+    if request.llm.get("enable_attention_dp") is not True:  # else each GPU has all heads, for its own requests
+        parts.append(Part("E140", model.heads, f"{model.heads} attention heads"))
+    if not model.experts:
+        parts.append(Part("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}"))
+    yield from split_findings(parts, request.target.tensor_parallel)
     if 0 < model.layers < stages:
         problem = f"{model.layers} layers are too few for {stages} stages of a pipeline"
         yield Finding("E143", "pipeline_parallel", problem, f"use at most {model.layers}")
-
-
-def _shared(request: Request, model: ModelFacts) -> Iterator[Shared]:
-    if request.llm.get("enable_attention_dp") is not True:  # else each GPU has all heads, for its own requests
-        yield Shared("E140", model.heads, f"{model.heads} attention heads")
-    if not model.experts:
-        yield Shared("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}")
 
 
 def _hardware(request: Request, release: str) -> Iterator[Finding]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from enginery.backends.checkpoints import HF_ALGORITHMS, KV_CACHE_ALGORITHMS, HfExpectation, verify_hf_checkpoint
+from enginery.backends.checkpoints.configuration import HF_ALGORITHMS, KV_CACHE_ALGORITHMS, HfExpectation
+from enginery.backends.checkpoints.verify import verify_hf_checkpoint
 from enginery.backends.quantizing import DRIVER, calibration_arguments, driver_facts, require_same_texts
 from enginery.backends.request import Request
 from enginery.core.errors import SourceError, StoreError, UsageError

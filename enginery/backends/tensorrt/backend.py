@@ -1,14 +1,16 @@
 """The backend `tensorrt`: findings, notes, and the chain of steps for a target."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from pydantic import JsonValue
 from typing_extensions import override
 
+from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
+from enginery.backends.common import OFFLINE, QUIET, release_of, toolchain_findings
 from enginery.backends.quantizing import MODELOPT
-from enginery.backends.request import BackendStep, Chain, Request, command_step
+from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.checks import chain_findings
 from enginery.backends.tensorrt.convert import converting_step, user_places
@@ -27,9 +29,9 @@ from enginery.backends.tensorrt.script_arguments import Script
 from enginery.backends.validate import validate_call
 from enginery.core.versions import is_version
 from enginery.releases import Certainty, Provenance, capabilities, flags_of
-from enginery.spec import BackendName, Finding
+from enginery.spec import BackendName, Finding, Target
 from enginery.store import Call, Command, Stage, Step
-from enginery.toolchains import SETTING, ToolchainIdentity, checkout_examples
+from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_examples
 from enginery.triton import served_models_digest, serving_notes
 
 ENVIRONMENT = {**QUIET, **OFFLINE}
@@ -38,26 +40,23 @@ HOST_MEMORY = "W202"
 """The warning about host memory. A spec that accepts it also wants the build to be tried."""
 
 
-class TensorRT(TensorRTLLMBackend):
+@dataclasses.dataclass(frozen=True)
+class TensorRT(Backend):
     """The backend that builds engines with TensorRT-LLM."""
 
-    @property
-    @override
-    def name(self) -> BackendName:
-        return BackendName.TENSORRT
+    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
+    name = BackendName.TENSORRT
 
     @override
-    def refusal(self, wanted: str) -> Finding | None:
-        return refusal(wanted)
-
-    @override
-    def chosen_release(self, wanted: str) -> str:
-        return chosen_release(wanted)
+    def release(self, target: Target) -> str:
+        return release_of(target, refusal(target.release), chosen_release(target.release))
 
     @override
     def findings(self, request: Request) -> list[Finding]:
-        modelopt = request.convert.converter == MODELOPT and bool(chosen_release(request.target.release))
-        return [*chain_findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
+        release = chosen_release(request.target.release)
+        modelopt = request.convert.converter == MODELOPT and bool(release)
+        missing = toolchain_findings(request, release, self.identify, modelopt=modelopt)
+        return [*chain_findings(request), *missing]
 
     @override
     def notes(self, request: Request) -> list[str]:

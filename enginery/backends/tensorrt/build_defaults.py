@@ -141,13 +141,20 @@ def notes_on(engine: EngineOptions) -> Iterator[str]:
         yield "lora_dir counts by its paths: adapters that change there make no new build"
 
 
-def default_changes(before: EngineOptions, after: EngineOptions) -> Iterator[str]:
-    """Fields that are left out and have another default now, such as `max_batch_size: 1 -> 2048`."""
-    for field in type(after.options).model_fields:
-        if _is_unset(after, field):
-            old, new = _default(before, field), _default(after, field)
-            if old and new and old != new:
-                yield f"{field}: {old} -> {new}"
+def unset_changes(options: BuildOptions, old_release: str, new_release: str) -> tuple[str, ...]:
+    """Fields that are left out and have another default in a new release, such as `max_batch_size: 1 -> 2048`.
+
+    Empty where one of the two builds no engines.
+
+    Raises:
+        UsageError: nothing is known of so old a release.
+    """
+    before, after = (EngineOptions(options, release) for release in (old_release, new_release))
+    if not (before.flags and after.flags):
+        return ()
+    unset = (field for field in BuildOptions.model_fields if _is_unset(after, field))
+    changes = ((field, _default(before, field), _default(after, field)) for field in unset)
+    return tuple(f"{field}: {old} -> {new}" for field, old, new in changes if old and new and old != new)
 
 
 def own_length(options: BuildOptions, release: str) -> int:

@@ -1,15 +1,14 @@
 """Everything that stops an engine from being built or may go wrong, found before anything runs."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from enginery.backends.common import answer_findings, position_findings
+from enginery.backends.common import Part, answer_findings, position_findings, split_findings
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.pytorch.release import instead
-from enginery.backends.quantizing import MODELOPT, is_path
+from enginery.backends.quantizing import MODELOPT, own_texts
 from enginery.backends.request import Request
 from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length, unset_value, written
 from enginery.backends.tensorrt.build_options import rendered
@@ -50,11 +49,13 @@ def chain_findings(request: Request) -> list[Finding]:
         return [refused]
     release = chosen_release(request.target.release)
     hardware = list(hardware_findings(request, release))
+    named = {finding.path for finding in hardware}
     options = rendered(request, release).findings
     return [
         *hardware,
         *model_findings(request, release),
-        *_conversion_findings(request, release, hardware),
+        *(one for one in _converter_findings(request, release) if one.path not in named),
+        *calibration_findings(request),
         *(one for one in options if not hardware or one.code not in OF_ACTIVATIONS),
         *length_findings(request, release),
         *serving_problems(request.serving, release),
@@ -215,67 +216,40 @@ def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
-    tensor, pipeline = request.target.tensor_parallel, request.target.pipeline_parallel
-    instead = _one_of(gpus for gpus in range(1, 2 * tensor + 1) if not list(_tensor_problems(model, gpus)))
-    for code, problem in _tensor_problems(model, tensor):
-        yield Finding(code, "tensor_parallel", problem, instead)
+    parts = (
+        Part("E140", model.heads, f"{model.heads} attention heads"),
+        Part("E141", model.kv_heads, f"{model.kv_heads} key-value heads", copied=True),
+        Part("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}"),
+    )
+    yield from split_findings(parts, request.target.tensor_parallel)
+    pipeline = request.target.pipeline_parallel
     if model.layers % pipeline:
         problem = f"{model.layers} layers are not split evenly over {pipeline} GPUs"
-        remedy = _one_of(gpus for gpus in range(1, 2 * pipeline + 1) if model.layers % gpus == 0)
-        yield Finding("E143", "pipeline_parallel", problem, remedy)
+        even = [str(gpus) for gpus in range(1, 2 * pipeline + 1) if model.layers % gpus == 0]
+        yield Finding("E143", "pipeline_parallel", problem, f"use one of {', '.join(even)}")
 
 
-def _tensor_problems(model: ModelFacts, gpus: int) -> Iterator[tuple[str, str]]:
-    if model.heads % gpus:
-        yield "E140", f"{model.heads} attention heads cannot be split evenly over {gpus} GPUs"
-    if model.kv_heads and model.kv_heads % gpus and gpus % model.kv_heads:
-        yield "E141", f"{model.kv_heads} key-value heads are neither split evenly nor copied evenly to {gpus} GPUs"
-    if model.intermediate_size % gpus:
-        yield "E142", f"an intermediate size of {model.intermediate_size} cannot be split evenly over {gpus} GPUs"
+def _converter_findings(request: Request, release: str) -> Iterator[Finding]:
+    """What the converter does not take."""
+    if request.convert.converter == MODELOPT:
+        yield from modelopt_findings(request)
+        yield from rope_findings(request, release, MODELOPT)
+    elif request.model and (family := family_for(release, request.model.architecture).family):
+        made = conversion(request, release, family)
+        yield from made.refused
+        yield from rope_findings(request, release, made.script.command)
 
 
-def _one_of(numbers: Iterable[int]) -> str:
-    return f"use one of {', '.join(map(str, numbers))}"
-
-
-def _conversion_findings(request: Request, release: str, hardware: list[Finding]) -> list[Finding]:
-    """What the converter does not take; a field that is refused already is left out."""
-    known = {finding.path for finding in hardware}
-    by_modelopt = request.convert.converter == MODELOPT
-    refused = _modelopt_findings(request, release) if by_modelopt else _script_findings(request, release)
-    data = calibration_findings(request, reads_files=by_modelopt) if calibrates(request) else ()
-    return [*(finding for finding in refused if finding.path not in known), *data]
-
-
-def _modelopt_findings(request: Request, release: str) -> tuple[Finding, ...]:
-    return (*modelopt_findings(request), *rope_findings(request, release, MODELOPT))
-
-
-def _script_findings(request: Request, release: str) -> tuple[Finding, ...]:
-    family = family_for(release, request.model.architecture).family if request.model else None
-    if family is None:
-        return ()
-    made = conversion(request, release, family)
-    return (*made.refused, *rope_findings(request, release, made.script.command))
-
-
-def calibration_findings(request: Request, *, reads_files: bool) -> Iterator[Finding]:
-    """What is wrong with the texts for the calibration.
-
-    Args:
-        request: the target, which is calibrated.
-        reads_files: whether its converter reads a file of texts; the releases' own scripts read a directory or know
-            a name.
-    """
-    dataset = request.convert.calibration.dataset
-    if dataset is None or not is_path(dataset):
+def calibration_findings(request: Request) -> Iterator[Finding]:
+    """What is wrong with the user's texts. ModelOpt's driver reads a file, the releases' own scripts a directory."""
+    place = own_texts(request.convert.calibration)
+    if place is None or not calibrates(request):
         return
-    place = Path(dataset).expanduser()
     if not place.exists():
         yield Finding("E155", PATH, f"there is no {place} to calibrate with", "correct the path, or give a name")
     elif place.is_dir() and not any(place.iterdir()):
         yield Finding("E155", PATH, f"{place} is empty: nothing to calibrate with", "put the texts there")
-    elif place.is_file() and not reads_files:
+    elif place.is_file() and request.convert.converter != MODELOPT:
         remedy = f"give a directory with only {place.name} in it, or use convert.converter: modelopt"
         yield Finding("E156", PATH, f"the release's scripts read a directory of texts; {place.name} is a file", remedy)
 

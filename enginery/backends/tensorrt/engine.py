@@ -125,7 +125,11 @@ def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str]
     if not any(directory.glob("rank*.engine")):
         raise _no_engine(directory, last_lines)
     config = _read_config(directory, last_lines)
-    _require_release(str(config["version"]), wanted.release)
+    found = str(config["version"])
+    if not same(found, wanted.release):
+        problem = f"the engine was built by TensorRT-LLM {found}, expected {wanted.release}"
+        remedy = f"correct the toolchain (enginery toolchain check), or set the target's release to {found}{AGAIN}"
+        raise _error(problem, remedy)
     _require_mapping(config["pretrained_config"], wanted)
     return Engine(config, _read_sizes(directory, wanted.world_size, last_lines))
 
@@ -133,7 +137,9 @@ def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str]
 def blames_timing_cache(error: CommandError) -> bool:
     """Whether a build may have failed because of its timing cache."""
     possible = {FailureCause.UNKNOWN, FailureCause.KILLED}
-    return error.cause in possible and any(BLAMED.search(line) for line in error.last_lines if _is_error(line))
+    # Builds also warn about caches that they can do without.
+    errors = (line for line in error.last_lines if not WARNING.search(line))
+    return error.cause in possible and any(BLAMED.search(line) for line in errors)
 
 
 def refused_timing_cache(lines: Iterable[str]) -> bool:
@@ -183,15 +189,6 @@ def _read_config(directory: Path, last_lines: Sequence[str]) -> dict[str, Any]:
     return dict(config)
 
 
-def _require_release(found: str, wanted: str) -> None:
-    if same(found, wanted):
-        return
-    raise _error(
-        f"the engine was built by TensorRT-LLM {found}, expected {wanted}",
-        f"correct the toolchain (enginery toolchain check), or set the target's release to {found}{AGAIN}",
-    )
-
-
 def _require_mapping(pretrained: Mapping[str, Any], wanted: WantedEngine) -> None:
     mapping = pretrained.get("mapping", {})
     expected = {
@@ -215,14 +212,12 @@ def _require_mapping(pretrained: Mapping[str, Any], wanted: WantedEngine) -> Non
 def _read_sizes(directory: Path, world_size: int, last_lines: Sequence[str]) -> dict[str, int]:
     found = {path.name: path.stat().st_size for path in directory.glob("rank*.engine")}
     wanted = [f"rank{number}.engine" for number in range(world_size)]
-    missing = [name for name in wanted if name not in found]
-    empty = [name for name in wanted if found.get(name) == 0]
-    extra = sorted(set(found) - set(wanted))
-    problems = [
-        *([f"{', '.join(missing)} missing"] if missing else []),
-        *([f"{', '.join(empty)} empty"] if empty else []),
-        *([f"{', '.join(extra)} too many"] if extra else []),
-    ]
+    wrong = {
+        "missing": [name for name in wanted if name not in found],
+        "empty": [name for name in wanted if found.get(name) == 0],
+        "too many": sorted(set(found) - set(wanted)),
+    }
+    problems = [f"{', '.join(names)} {what}" for what, names in wrong.items() if names]
     if problems:
         failure = failure_of(0, last_lines)
         known = failure.cause is not FailureCause.UNKNOWN
@@ -242,11 +237,6 @@ def _error(
 ) -> CommandError:
     named = FailureCause.INCOMPLETE if cause is FailureCause.UNKNOWN else cause
     return CommandError(problem, subject="trtllm-build", remedy=remedy, cause=named, last_lines=last_lines)
-
-
-def _is_error(line: str) -> bool:
-    """Whether a line is more than a warning; builds also warn about caches that they can do without."""
-    return not WARNING.search(line)
 
 
 def _unknown_flags(context: StepContext, argv: Sequence[str]) -> list[str]:
