@@ -20,7 +20,7 @@ from enginery.backends.pytorch.arguments import (
     warm_up_sizes,
 )
 from enginery.backends.pytorch.findings import findings, without_meaning
-from enginery.backends.pytorch.keys import Layout, is_certain, keys, layout
+from enginery.backends.pytorch.keys import Layout, chosen_release, is_certain, keys, layout, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     activation_dtype,
@@ -31,7 +31,6 @@ from enginery.backends.pytorch.quantize import (
     must_quantize,
     quantizing_argv,
 )
-from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.quantizing import DRIVER, modelopt_toolchain
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.runtimes import runtime_for

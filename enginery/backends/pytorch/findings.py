@@ -33,7 +33,7 @@ from enginery.backends.pytorch.arguments import (
     placed,
     settings,
 )
-from enginery.backends.pytorch.keys import NESTED, Path, is_certain, keys
+from enginery.backends.pytorch.keys import NESTED, Path, chosen_release, is_certain, keys, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     READ,
@@ -43,7 +43,6 @@ from enginery.backends.pytorch.quantize import (
     must_quantize,
     quantized_to,
 )
-from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.pytorch.schema import Mistake, mistakes
 from enginery.backends.quantizing import uneven_sizes
 from enginery.backends.request import Request
@@ -129,17 +128,13 @@ def _support_matrix(release: str, precision: Precision, gpu: gpus.Gpu) -> Iterat
             problem = f"{whose} has no {precision} for compute capability {gpu.compute_capability} ({gpu.name})"
             yield Finding("E402", "precision", problem, "use another precision, GPU or release")
     elif listed.value and gpu.capability < listed.value[0]:
-        problem = f"{whose} begins at compute capability {_dotted(listed.value[0])}; {gpu.name} has"
+        problem = f"{whose} begins at compute capability {'.'.join(map(str, listed.value[0]))}; {gpu.name} has"
         yield Finding("E402", "gpu", f"{problem} {gpu.compute_capability}", "use a newer GPU")
     elif precision is Precision.NVFP4 and not any(capability >= (10, 0) for capability in listed.value):
         yield Finding("E402", "precision", f"{whose} has no GPU for nvfp4", "use a newer release")
     else:
         problem = f"{whose} does not list compute capability {gpu.compute_capability} ({gpu.name})"
         yield warning("W401", "gpu", problem, "use a newer release")
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"
 
 
 def _arguments(request: Request, release: str) -> Iterator[Finding]:
@@ -150,8 +145,9 @@ def _arguments(request: Request, release: str) -> Iterator[Finding]:
         if given.field.split(".")[1] not in ELSEWHERE:
             problem = f"is {given.value!r} here and {other.value!r} in {other.field}"
             yield Finding("E405", given.field, problem, "remove one of the two")
-    kept = {path: setting for path, setting in settings(request, release).items() if _is_free(path, setting)}
-    moved = placed(release, kept)
+    found = settings(request, release).items()
+    refused = {path for path, setting in found if setting.field.startswith("llm.") and path[0] in ELSEWHERE}
+    moved = placed(release, {path: setting for path, setting in found if path not in refused})
     for mistake in mistakes(release, nested(moved)):
         yield _mistake_finding(mistake, moved, release)
 
@@ -165,24 +161,21 @@ def _lengths(request: Request, release: str) -> Iterator[Finding]:
         yield from position_findings(request.model, length.value, length.field)
 
 
-def _is_free(path: Path, setting: Setting) -> bool:
-    """Whether a key of `llm` is not refused already."""
-    return not setting.field.startswith("llm.") or path[0] not in ELSEWHERE
-
-
 def _mistake_finding(mistake: Mistake, moved: dict[Path, Setting], release: str) -> Finding:
     """The finding, at the field of the spec that the argument comes from."""
     setting = moved.get(mistake.path[:2]) or moved.get(mistake.path[:1])
     named = ".".join(mistake.path)
     field = setting.field if setting else f"llm.{named}"
     ours = bool(setting) and not field.startswith("llm.")
+    known = keys(release).provenance
+    whose = "" if is_certain(release) else f", as far as known from {known.release}"
     if not mistake.unknown:
         problem = f"{named}: {mistake.problem}" if ours or not field.endswith(named) else mistake.problem
         return Finding("E404", field, problem, f"correct it for release {release}")
     if ours:
-        problem = f"the LLM API of {release} has no {named}{_whose(release)}"
+        problem = f"the LLM API of {release} has no {named}{whose}"
         return Finding("E403", field, problem, "remove it, or use another release")
-    problem = f"the LLM API of {release} has no such key{_whose(release)}"
+    problem = f"the LLM API of {release} has no such key{whose}"
     return Finding("E403", f"llm.{named}", problem, _remedy(mistake, newer_name(mistake.path)))
 
 
@@ -190,11 +183,6 @@ def _remedy(mistake: Mistake, newer: str) -> str:
     if newer:
         return f"from 1.0 on {newer}" if mistake.path[0] != NESTED else newer
     return f"did you mean {' or '.join(mistake.near)}?" if mistake.near else "remove it, or use another release"
-
-
-def _whose(release: str) -> str:
-    known = keys(release).provenance
-    return "" if is_certain(release) else f", as far as known from {known.release}"
 
 
 def _conversion(request: Request) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ from enginery.core.progress import Facts
 from enginery.core.text import human_bytes
 from enginery.releases import flag
 from enginery.store import StepContext
-from enginery.toolchains import DRIVERS, TENSORRT_PACKAGES, Toolchain
+from enginery.toolchains import DRIVERS, TENSORRT_PACKAGES
 
 COPIES = 3.0
 """How many copies of its rank's weights a worker holds: from the checkpoint, as constants of TensorRT's network,
@@ -180,17 +180,12 @@ def with_workers(argv: tuple[str, ...], count: int, parameters: BuildParameters)
 
 def open_caches(context: StepContext, parameters: BuildParameters) -> TimingCaches | None:
     """The timing caches for this GPU and TensorRT; None where the command takes none, or TensorRT is not known."""
-    version = tensorrt_version(context.toolchain) if context.toolchain else ""
+    facts = toolchains.known_facts(context.toolchain) if context.toolchain else {}
+    version = next((facts[name] for name in TENSORRT_PACKAGES if name in facts), "")
     if context.shelf is None or not version:
         context.log(f"no timing cache: {'there is no store' if version else 'which TensorRT this is, is not known'}")
         return None
     return TimingCaches(context.shelf, parameters.gpu, version, context.log)
-
-
-def tensorrt_version(toolchain: Toolchain) -> str:
-    """TensorRT's version in a toolchain; empty where it was not found."""
-    found = toolchains.known_facts(toolchain)
-    return next((found[name] for name in TENSORRT_PACKAGES if name in found), "")
 
 
 @dataclass(frozen=True)

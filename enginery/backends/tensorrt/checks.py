@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from enginery.backends.common import Part, answer_findings, position_findings, split_findings
+from enginery.backends.pytorch.keys import instead
 from enginery.backends.pytorch.quantize import quantized_to
-from enginery.backends.pytorch.release import instead
 from enginery.backends.quantizing import MODELOPT, own_texts
 from enginery.backends.request import Request
 from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length, unset_value, written

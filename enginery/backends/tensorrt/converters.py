@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from enginery.backends.pytorch.release import instead
+from enginery.backends.pytorch.keys import instead
 from enginery.backends.quantizing import (
     BLOCKS,
     DRIVER,
