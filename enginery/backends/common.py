@@ -27,6 +27,8 @@ OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
 }
 
+ENVIRONMENT = {**QUIET, **OFFLINE}
+
 NOT_MULTIPLIED = frozenset({"su", "longrope", "llama3"})
 """Kinds of rotary scaling whose factor is already part of the model's positions."""
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.choose import choice_notes, choose
-from enginery.backends.common import OFFLINE, QUIET
+from enginery.backends.common import ENVIRONMENT as COMMON
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.validate import validate_call
 from enginery.core.errors import PlanError
@@ -75,8 +75,7 @@ SERVING = frozenset(
 """The fields of `serving` that have an effect in this backend."""
 
 ENVIRONMENT = {
-    **QUIET,
-    **OFFLINE,
+    **COMMON,
     # ONNX Runtime's wheels send usage reports, and write an identifier into HOME, unless this is set.
     "ORT_DISABLE_TELEMETRY": "1",
     # The builder writes into the engine the commit of any Git repository that contains the toolchain.
@@ -98,11 +97,6 @@ class OnnxRuntime(Backend):
     provider: Provider
     identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
     name = BackendName.ONNXRUNTIME
-
-    @classmethod
-    def for_gpu(cls, gpu: Gpu, identify: Identify = toolchains.identify) -> "OnnxRuntime":
-        """The backend for a GPU, or for the CPU."""
-        return cls("cpu" if gpu == gpus.CPU else "cuda", identify)
 
     @override
     def findings(self, request: Request) -> list[Finding]:

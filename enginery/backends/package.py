@@ -5,6 +5,8 @@ Their `engine` input is what was built: for the LLM API that is a checkpoint. `w
 
 from collections.abc import Mapping
 
+from pydantic import JsonValue
+
 from enginery.backends.pytorch.quantize import PLAIN, algorithm_name, quantized_to, read_quantization
 from enginery.core.errors import SourceError
 from enginery.core.progress import Facts
@@ -52,11 +54,12 @@ def package_inflight(context: StepContext) -> Facts:
     )
     provenance = template(parameters.release, ENGINE_MODEL).provenance
     note = provenance.note if provenance.certainty is Certainty.NEAREST else ""
-    used = {"release": provenance.release, "certainty": str(provenance.certainty), "note": note}
-    models = list(INFLIGHT_MODELS)
-    context.log(f"model repository with {', '.join(models)}; templates of {used['release']} ({used['certainty']})")
+    used: dict[str, JsonValue] = {"release": provenance.release, "certainty": str(provenance.certainty), "note": note}
+    context.log(
+        f"model repository with {', '.join(INFLIGHT_MODELS)}; templates of {used['release']} ({used['certainty']})"
+    )
     return {
-        "models": models,
+        "models": list(INFLIGHT_MODELS),
         "decoupled": options.serving.decoupled,
         "launch": launch.facts(),
         "templates": used,

@@ -177,7 +177,12 @@ def judge(prompt: Prompt, answer: str) -> tuple[bool, str]:
     expected = expectations(prompt)
     if not expected:
         return True, "nothing expected; only recorded"
-    misses = [f"{name} {text!r}" for name, text in expected.items() if not _holds(name, text, answer)]
+    holds = {
+        "equals": answer.strip() == (prompt.equals or "").strip(),
+        "contains": (prompt.contains or "") in answer,
+        "matches": re.search(prompt.matches or "", answer) is not None,
+    }
+    misses = [f"{name} {text!r}" for name, text in expected.items() if not holds[name]]
     return not misses, f"not: {', '.join(misses)}" if misses else ""
 
 
@@ -219,14 +224,6 @@ def without_special_tokens(text: str, model: Path) -> str:
     while found := next((token for token in special if text.startswith(token)), None):
         text = text.removeprefix(found)
     return text
-
-
-def _holds(name: str, text: str, answer: str) -> bool:
-    if name == "equals":
-        return answer.strip() == text.strip()
-    if name == "contains":
-        return text in answer
-    return re.search(text, answer) is not None
 
 
 def _report(options: ValidationOptions, answers: tuple[Answer, ...], digest: str) -> ValidationReport:

@@ -36,11 +36,7 @@ NEAR = 1e-4
 
 
 class CheckpointError(EngineryError):
-    """A converted checkpoint that differs from its model or from its expectation: its engine would be wrong.
-
-    Attributes:
-        differences: one sentence for each difference.
-    """
+    """A converted checkpoint that differs from its model or from its expectation: its engine would be wrong."""
 
     exit_code = 6
 

@@ -64,7 +64,6 @@ class Tensor:
 
     Attributes:
         dtype: safetensors' name of its number format, such as `BF16` or `F8_E4M3`.
-        shape: its shape.
     """
 
     dtype: str
@@ -150,7 +149,6 @@ class Decoder:
     """A decoder, split as a checkpoint is.
 
     Attributes:
-        model: its shape.
         source: its Hugging Face configuration.
         config: the checkpoint's configuration.
         expected: what the checkpoint is to be.

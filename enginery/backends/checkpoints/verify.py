@@ -83,11 +83,6 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
 def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectation) -> Facts:
     """Make sure that an exported checkpoint is whole, is still the same model, and is quantized as expected.
 
-    Args:
-        checkpoint: the exported Hugging Face directory.
-        weights: the Hugging Face model it was made from.
-        expected: what the checkpoint is to be.
-
     Raises:
         CheckpointError: when it is not; all differences are listed.
     """

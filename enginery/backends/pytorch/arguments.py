@@ -119,7 +119,6 @@ class Setting:
     """One argument.
 
     Attributes:
-        value: its value.
         field: the field of the spec that it comes from, within the target.
         given: whether the user wrote it; otherwise it follows from a default of ours.
     """
@@ -190,12 +189,13 @@ def max_batch_size(request: Request) -> int:
     return _batch(dict(_given(request)), dict(_from_spec(request)))
 
 
-def warm_up_sizes(triton: Mapping[str, Any], largest: int) -> list[int]:
+def warm_up_sizes(request: Request) -> list[int]:
     """The batch sizes to warm up with; none where the user says `warm_up: false`."""
-    wanted = triton.get("warm_up", True)
+    config: Any = request.llm.get(TRITON)
+    wanted = config.get("warm_up", True) if isinstance(config, dict) else True
     if isinstance(wanted, list):
         return sorted(set(wanted))
-    return [size for size in _graph_sizes(largest) if size <= MOST_WARMED] if wanted else []
+    return [size for size in _graph_sizes(max_batch_size(request)) if size <= MOST_WARMED] if wanted else []
 
 
 def newer_name(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import OFFLINE, QUIET, release_of, toolchain_findings
+from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
 from enginery.backends.pytorch.arguments import (
     BY_HAND,
     FROM_SERVING,
@@ -43,7 +43,6 @@ from enginery.toolchains import Identify, driver_sha256
 from enginery.triton import keeps_measurements, served_llm_digest
 
 RUNNER = "export_checkpoint"
-ENVIRONMENT = {**QUIET, **OFFLINE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _expected(request: Request) -> dict[str, JsonValue]:
 
 def _package(request: Request, release: str) -> Call:
     runtime = runtime_for("pytorch", release)
-    sizes: list[JsonValue] = list(warm_up_sizes(_triton_config(request), max_batch_size(request)))
+    sizes: list[JsonValue] = list(warm_up_sizes(request))
     details: dict[str, JsonValue] = {
         "model": request.spec.name,
         "target": request.target.name,
@@ -126,11 +125,6 @@ def _package(request: Request, release: str) -> Call:
         "served_models_sha256": served_llm_digest(),
     }
     return Call(function="package_llmapi", version=2, parameters=details)
-
-
-def _triton_config(request: Request) -> dict[str, JsonValue]:
-    config = request.llm.get(TRITON)
-    return dict(config) if isinstance(config, dict) else {}
 
 
 def _notes(request: Request, release: str) -> Iterator[str]:
@@ -169,7 +163,7 @@ def _first_use(request: Request, release: str) -> Iterator[str]:
         others = "are filled up to the next" if graphs.get("enable_padding") else "run without"
         sizes = ", ".join(map(str, captured))
         yield f"CUDA graphs are captured at the start for batches of {sizes}; others {others}"
-    warm = warm_up_sizes(_triton_config(request), max_batch_size(request))
+    warm = warm_up_sizes(request)
     if warm:
         yield f"the server warms up with batches of {', '.join(map(str, warm))} (llm.{TRITON}.warm_up: false: not)"
     if layout(release) is Layout.OBJECTS and request.llm.get("enable_autotuner") is not False:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import OFFLINE, QUIET, release_of, toolchain_findings
+from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
 from enginery.backends.quantizing import MODELOPT
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.tensorrt.build_options import rendered
@@ -25,7 +25,6 @@ from enginery.backends.tensorrt.release import (
     refusal,
     table_remark,
 )
-from enginery.backends.tensorrt.script_arguments import Script
 from enginery.backends.validate import validate_call
 from enginery.core.versions import is_version
 from enginery.releases import Certainty, Provenance, capabilities, flags_of
@@ -33,8 +32,6 @@ from enginery.spec import BackendName, Finding, Target
 from enginery.store import Call, Command, Stage, Step
 from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_examples
 from enginery.triton import served_models_digest, serving_notes
-
-ENVIRONMENT = {**QUIET, **OFFLINE}
 
 HOST_MEMORY = "W202"
 """The warning about host memory. A spec that accepts it also wants the build to be tried."""
@@ -155,14 +152,21 @@ def _conversion(request: Request, release: str) -> Iterator[str]:
     if request.target.precision not in FLOATS:
         dtype = activation_dtype(request.target.precision, request.model, request.gpu)
         yield f"{request.target.precision} weights are computed with in {dtype}"
+    family = family_for(release, request.model.architecture).family if request.model else None
+    by_modelopt = request.convert.converter == MODELOPT
+    script = conversion(request, release, family).script if family and not by_modelopt else None
     if not calibrates(request):
         given = request.convert.calibration.model_dump(exclude_none=True)
         yield from (f"convert.calibration.{field} is ignored: {request.target.precision} needs none" for field in given)
+    elif request.convert.calibration.dataset is None and by_modelopt:
+        yield "calibrated with a few built-in texts: enough to try it, too few to judge the answers by"
     elif request.convert.calibration.dataset is None:
-        yield f"calibrated with {_default_texts(request, release)}"
-    if request.convert.converter == MODELOPT:
+        flag = script.find("--calib_dataset") if script else None
+        name = f" {flag.default}" if flag and flag.default else ""
+        yield f"calibrated with the converter's own data set{name}, which it takes from the Hugging Face Hub"
+    if by_modelopt:
         yield f"the checkpoint is made by ModelOpt, not by the scripts of {release}"
-    elif script := _script(request, release):
+    elif script:
         yield from _nearest(f"flags of {script.short_title}", script.known.provenance)
 
 
@@ -176,17 +180,3 @@ def _examples(request: Request) -> Iterator[str]:
         yield f"the release's examples are needed where this runs: name a checkout's in {SETTING} or convert.examples"
     elif not place.is_dir():
         yield f"there is no {place} on this machine: the release's examples must be there where this runs"
-
-
-def _default_texts(request: Request, release: str) -> str:
-    if request.convert.converter == MODELOPT:
-        return "a few built-in texts: enough to try it, too few to judge the answers by"
-    script = _script(request, release)
-    flag = script.find("--calib_dataset") if script else None
-    name = f" {flag.default}" if flag and flag.default else ""
-    return f"the converter's own data set{name}, which it takes from the Hugging Face Hub"
-
-
-def _script(request: Request, release: str) -> Script | None:
-    family = family_for(release, request.model.architecture).family if request.model else None
-    return conversion(request, release, family).script if family else None

@@ -68,9 +68,7 @@ class Build:
     """A successful build.
 
     Attributes:
-        engine: what it made.
         used: the timing cache it began with.
-        seconds: how long the command took.
         made: the timing cache that it wrote; empty where it wrote none.
     """
 
@@ -82,12 +80,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Workers:
-    """How many ranks are built side by side.
-
-    Attributes:
-        count: the number.
-        note: why there are fewer than wanted; empty where there are not.
-    """
+    """How many ranks are built side by side, and why there are fewer than wanted; empty where there are not."""
 
     count: int
     note: str = ""

@@ -45,10 +45,8 @@ class Contradiction(NamedTuple):
     """A pair of options that cannot both be meant.
 
     Attributes:
-        field: the field to point at.
         found: whether the options have it.
         problem: what is contradictory, with fields of the options in braces.
-        remedy: what to do.
     """
 
     field: str

@@ -70,7 +70,6 @@ class EngineOptions:
 
     Attributes:
         options: what the spec says.
-        release: the release.
         dtype: the number format of the activations, such as `bfloat16`; empty where it is not known.
         model: the model's shape; None where it is not known.
         ranks: how many GPUs share the engine.
@@ -173,7 +172,9 @@ def _is_unset(engine: EngineOptions, field: str) -> bool:
 def _default(engine: EngineOptions, field: str) -> str:
     """The release's value for a field that is left out, as a spec writes it; empty where that is not known."""
     if field == "max_seq_len":
-        return _max_seq_len(engine)
+        positions = model_positions(engine.model) if engine.model else 0
+        own = f"the model's own {positions}" if positions else "the model's own"
+        return own if engine.flag("max_seq_len") else str(_summed_length(engine))
     if field == "kv_cache_type":
         return "paged"
     value = unset_value(engine, field)
@@ -186,13 +187,6 @@ def _meaning(field: str, flag: Flag) -> Any:
     if flag.default is None:
         return "disable" if field.endswith("_plugin") else "none"
     return flag.default
-
-
-def _max_seq_len(engine: EngineOptions) -> str:
-    if engine.flag("max_seq_len"):
-        positions = model_positions(engine.model) if engine.model else 0
-        return f"the model's own {positions}" if positions else "the model's own"
-    return str(_summed_length(engine))
 
 
 def _summed_length(engine: EngineOptions) -> int:

@@ -35,13 +35,7 @@ ASSERTING = Version("1.3.0rc3")
 
 
 class RenderedOption(NamedTuple):
-    """What one option becomes.
-
-    Attributes:
-        argv: arguments of `trtllm-build`.
-        findings: what is wrong with it.
-        environment: environment variables of `trtllm-build`.
-    """
+    """What one option becomes: arguments and environment variables of `trtllm-build`, or why it does not take it."""
 
     argv: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -57,11 +51,9 @@ class RenderedBuild:
     """The arguments of a release's `trtllm-build`, apart from the paths of the checkpoint and the engine.
 
     Attributes:
-        flags: its arguments.
         findings: why it does not take them: E160 no such flag, E161 no such value, E162 a contradiction, E163
             `extra_args`, E164 and W164 a plugin's data type. With an error among them the arguments are not complete.
         notes: the release's defaults for what is left out and matters.
-        environment: its environment variables.
     """
 
     flags: tuple[str, ...]
@@ -195,7 +187,7 @@ def _builder_force_num_profiles(engine: EngineOptions, value: int) -> RenderedOp
 
 def _streamingllm(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
     """The newest known release has the flag and refuses it."""
-    if value and _asserts(engine):
+    if value and Version(engine.release) >= ASSERTING:
         problem = f"{engine.release} has --streamingllm and refuses to enable it"
         return _refused("E161", "streamingllm", problem, "leave it out, or build with 1.2.1 or older")
     return _as_flag(engine, "streamingllm", value)
@@ -204,14 +196,10 @@ def _streamingllm(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa
 def _pp_reduce_scatter(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
     """The newest known release refuses it for all but one architecture."""
     architecture = engine.model.architecture if engine.model else ""
-    if value and _asserts(engine) and architecture not in {"", MIXTRAL}:
+    if value and Version(engine.release) >= ASSERTING and architecture not in {"", MIXTRAL}:
         problem = f"{engine.release} refuses --pp_reduce_scatter enable for {architecture}: only {MIXTRAL} has it"
         return _refused("E161", "pp_reduce_scatter", problem, "leave it out")
     return _as_flag(engine, "pp_reduce_scatter", value)
-
-
-def _asserts(engine: EngineOptions) -> bool:
-    return Version(engine.release) >= ASSERTING
 
 
 TRANSLATIONS: Mapping[str, Callable[[EngineOptions, Any], RenderedOption]] = {

@@ -1,7 +1,7 @@
 """Everything that stops an engine from being built or may go wrong, found before anything runs."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -111,47 +111,38 @@ def _unmet(engine: EngineOptions, need: Need, value: Any) -> Finding | None:
 
 def hardware_findings(request: Request, release: str) -> Iterator[Finding]:
     """A GPU that the release does not list, or a precision that it does not compute in there."""
-    gpu, precision = request.gpu, request.target.precision
+    gpu = request.gpu
     if gpu == gpus.CPU:
         found = ", and this machine has none" if request.target.gpu == "auto" else ""
         problem = f"TensorRT-LLM needs an NVIDIA GPU{found}"
         yield Finding("E110", "gpu", problem, "name one, or use backend: onnxruntime")
     elif gpu.capability not in _listed(release):
-        yield _unknown_gpu(gpu, release)
-    if precision in OTHER_NAMES:
-        problem = f"{precision} is onnxruntime's; TensorRT-LLM calls its own otherwise"
-        yield Finding("E121", "precision", problem, f"use {OTHER_NAMES[precision]}")
-    elif precision not in _precisions_of(release):
-        yield _unknown_precision(precision, release)
-    elif gpu.capability in _listed(release):
-        yield from _precision_findings(gpu, precision, release)
-
-
-def _unknown_gpu(gpu: Gpu, release: str) -> Finding:
-    listed = ", ".join(f"{major}.{minor}" for major, minor in _listed(release))
-    problem = f"{release} does not list compute capability {gpu.compute_capability} of {gpu.name}, only {listed}"
-    having = [one for one in _engine_releases() if gpu.capability in _listed(one)]
-    if not having:
-        return Finding("E110", "gpu", problem, "use another GPU: no known release lists it")
-    return Finding("E110", "gpu", problem, f"use {_span(having)}, or another GPU")
-
-
-def _unknown_precision(precision: Precision, release: str) -> Finding:
-    having = [one for one in _engine_releases() if precision in _precisions_of(one)]
-    remedy = f"use {_span(having)}, or one of {', '.join(sorted(_precisions_of(release)))}"
-    return Finding("E121", "precision", f"{release} computes in {precision} on no GPU", remedy)
+        listed = _dotted(_listed(release))
+        problem = f"{release} does not list compute capability {gpu.compute_capability} of {gpu.name}, only {listed}"
+        having = _span(one for one in releases() if builds_engines(one) and gpu.capability in _listed(one))
+        remedy = f"use {having}, or another GPU" if having else "use another GPU: no known release lists it"
+        yield Finding("E110", "gpu", problem, remedy)
+    yield from _precision_findings(gpu, request.target.precision, release)
 
 
 def _precision_findings(gpu: Gpu, precision: Precision, release: str) -> Iterator[Finding]:
-    able = _precisions_on(release, gpu.capability)
-    if precision in able:
-        return
-    capable = [one for one in _listed(release) if precision in _precisions_on(release, one)]
-    listed = ", ".join(f"{major}.{minor}" for major, minor in capable)
-    problem = (
-        f"{release} computes in {precision} on compute capability {listed}; {gpu.name} has {gpu.compute_capability}"
-    )
-    yield Finding("E120", "precision", problem, f"use one of {', '.join(sorted(able))}, or another GPU")
+    path, able = "precision", _precisions_on(release, gpu.capability)
+    if precision in OTHER_NAMES:
+        problem = f"{precision} is onnxruntime's; TensorRT-LLM calls its own otherwise"
+        yield Finding("E121", path, problem, f"use {OTHER_NAMES[precision]}")
+    elif precision not in _precisions_of(release):
+        having = _span(one for one in releases() if builds_engines(one) and precision in _precisions_of(one))
+        remedy = f"use {having}, or one of {', '.join(sorted(_precisions_of(release)))}"
+        yield Finding("E121", path, f"{release} computes in {precision} on no GPU", remedy)
+    elif gpu.capability in _listed(release) and precision not in able:
+        capable = _dotted(one for one in _listed(release) if precision in _precisions_on(release, one))
+        where = f"compute capability {capable}; {gpu.name} has {gpu.compute_capability}"
+        remedy = f"use one of {', '.join(sorted(able))}, or another GPU"
+        yield Finding("E120", path, f"{release} computes in {precision} on {where}", remedy)
+
+
+def _dotted(capabilities: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{major}.{minor}" for major, minor in capabilities)
 
 
 @cache  # the same for every target of a plan
@@ -172,12 +163,12 @@ def _precisions_of(release: str) -> frozenset[Precision]:
     return frozenset[Precision]().union(*(_precisions_on(release, one) for one in _listed(release)))
 
 
-def _engine_releases() -> list[str]:
-    return [one for one in releases() if builds_engines(one)]
-
-
-def _span(having: list[str]) -> str:
-    return f"a release from {having[0]} to {having[-1]}" if len(having) > 1 else f"release {having[0]}"
+def _span(found: Iterable[str]) -> str:
+    """The first and the last of some releases, for a remedy; empty where there are none."""
+    having = list(found)
+    if len(having) > 1:
+        return f"a release from {having[0]} to {having[-1]}"
+    return f"release {having[0]}" if having else ""
 
 
 def model_findings(request: Request, release: str) -> Iterator[Finding]:

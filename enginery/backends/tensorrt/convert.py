@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from enginery.backends.checkpoints.configuration import MODELOPT_ALGORITHMS, CheckpointExpectation
 from enginery.backends.checkpoints.verify import verify_checkpoint
-from enginery.backends.common import OFFLINE, QUIET
+from enginery.backends.common import ENVIRONMENT, QUIET
 from enginery.backends.quantizing import (
     DRIVER,
     MODELOPT,
@@ -79,7 +79,7 @@ def converting_step(
         if accepts_lost_base(request, release, converter):
             more["accepted_rope_theta"] = DEFAULT_ROPE_THETA
     from_hub = converter != MODELOPT and calibrates(request) and own_texts(request.convert.calibration) is None
-    environment = QUIET if from_hub else {**QUIET, **OFFLINE}
+    environment = QUIET if from_hub else ENVIRONMENT
     parameters = {**dict(_expected(request, release, converter)), **more}
     recipe = Command(argv=argv, environment=environment, runner=RUNNER, parameters=parameters)
     step = command_step(Stage.CONVERT, {"weights": weights}, recipe, toolchain, ANY_GPU if on_gpu else "any")

@@ -63,7 +63,6 @@ class Conversion:
     Attributes:
         argv: the command, with placeholders.
         script: the script, below the release's examples.
-        on_gpu: whether it needs a GPU.
         refused: settings of the spec that the script does not accept.
     """
 

@@ -67,13 +67,7 @@ LONG_FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 
 
 class WantedEngine(BaseModel):
-    """The engine that is to be built.
-
-    Attributes:
-        release: the TensorRT-LLM that builds it.
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: groups of layers.
-    """
+    """The engine that is to be built, and the TensorRT-LLM that builds it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -92,7 +86,6 @@ class Engine:
     """A complete engine.
 
     Attributes:
-        config: what is in its `config.json`.
         sizes: rank file -> bytes.
     """
 
@@ -123,7 +116,9 @@ def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str]
         CommandError: when it is not whole, or not the engine that is wanted.
     """
     if not any(directory.glob("rank*.engine")):
-        raise _no_engine(directory, last_lines)
+        left = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+        problem = f"trtllm-build ended with exit status 0 but wrote no engine (it wrote {left})"
+        raise _not_whole(problem, "read its last lines for the error that it did not report", last_lines)
     config = _read_config(directory, last_lines)
     found = str(config["version"])
     if not same(found, wanted.release):
@@ -159,20 +154,6 @@ def explain(error: CommandError, context: StepContext, argv: Sequence[str], rele
                 " leave out what was given in build.extra_args"
             )
     return CommandError(problem, subject=error.subject, remedy=remedy, cause=error.cause, last_lines=error.last_lines)
-
-
-def _no_engine(directory: Path, last_lines: Sequence[str]) -> CommandError:
-    """The command reported success and wrote no engine: its last lines may explain that."""
-    failure = failure_of(0, last_lines)
-    left = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
-    why = f": {failure.meaning}" if failure.cause is not FailureCause.UNKNOWN else ""
-    remedy = "read its last lines for the error that it did not report"
-    return _error(
-        f"trtllm-build ended with exit status 0 but wrote no engine (it wrote {left}){why}",
-        failure.remedy if why else remedy,
-        last_lines,
-        failure.cause,
-    )
 
 
 def _read_config(directory: Path, last_lines: Sequence[str]) -> dict[str, Any]:
@@ -219,24 +200,24 @@ def _read_sizes(directory: Path, world_size: int, last_lines: Sequence[str]) -> 
     }
     problems = [f"{', '.join(names)} {what}" for what, names in wrong.items() if names]
     if problems:
-        failure = failure_of(0, last_lines)
-        known = failure.cause is not FailureCause.UNKNOWN
+        problem = f"the engine for {world_size} GPUs is not whole: {'; '.join(problems)}"
         remedy = "look for a rank's error in the log above, at how full the disk is, and build again"
-        raise _error(
-            f"the engine for {world_size} GPUs is not whole: {'; '.join(problems)}"
-            + (f" ({failure.meaning})" if known else ""),
-            failure.remedy if known else remedy + AGAIN,
-            last_lines,
-            failure.cause,
-        )
+        raise _not_whole(problem, remedy + AGAIN, last_lines)
     return {name: found[name] for name in wanted}
+
+
+def _not_whole(problem: str, remedy: str, last_lines: Sequence[str]) -> CommandError:
+    """The command reported success all the same: its last lines may explain that."""
+    failure = failure_of(0, last_lines)
+    if failure.cause is FailureCause.UNKNOWN:
+        return _error(problem, remedy, last_lines)
+    return _error(f"{problem}: {failure.meaning}", failure.remedy, last_lines, failure.cause)
 
 
 def _error(
     problem: str, remedy: str, last_lines: Sequence[str] = (), cause: FailureCause = FailureCause.INCOMPLETE
 ) -> CommandError:
-    named = FailureCause.INCOMPLETE if cause is FailureCause.UNKNOWN else cause
-    return CommandError(problem, subject="trtllm-build", remedy=remedy, cause=named, last_lines=last_lines)
+    return CommandError(problem, subject="trtllm-build", remedy=remedy, cause=cause, last_lines=last_lines)
 
 
 def _unknown_flags(context: StepContext, argv: Sequence[str]) -> list[str]:

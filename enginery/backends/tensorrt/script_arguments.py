@@ -32,7 +32,6 @@ class Script:
     """A script of a release.
 
     Attributes:
-        release: the release.
         command: its name, such as `quantize.py` or `convert_checkpoint.py llama`.
         known: its flags and how they are known.
     """

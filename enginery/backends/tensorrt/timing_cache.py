@@ -31,9 +31,6 @@ class Description(BaseModel):
     """The description of a cache: the line before its bytes.
 
     Attributes:
-        gpu: the GPU that was measured on.
-        tensorrt: the TensorRT that measured.
-        sha256: digest of the cache.
         seconds_without: how long builds took without a cache: digest of the engine's shape -> seconds.
     """
 
@@ -67,14 +64,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class TimingCaches:
-    """The cache for one GPU and one TensorRT.
-
-    Attributes:
-        shelf: where it is kept.
-        gpu: the GPU's name.
-        tensorrt: TensorRT's version.
-        log: gets what is done, and what is wrong with a cache.
-    """
+    """The cache for one GPU and one TensorRT. What is done, and what is wrong with a cache, is logged."""
 
     shelf: Shelf
     gpu: str
