@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
-    from enginery.backends.answers import OFFLINE
     from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES
     from enginery.backends.request import Backend, BackendStep, Chain, Request, image_findings
     from enginery.backends.select import backend_for
-    from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length
-    from enginery.backends.tensorrt.build_options import OPTIONS, RenderedOption, render_option, unset_changes
+    from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length, unset_changes
+    from enginery.backends.tensorrt.build_options import OPTIONS, RenderedOption, render_option
     from enginery.backends.tensorrt.release import chosen_release
+    from enginery.backends.validate import OFFLINE
 else:
     __getattr__ = door(__name__, __file__)

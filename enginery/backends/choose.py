@@ -13,11 +13,11 @@ from enginery.core.late import late
 from enginery.spec import BackendName, Precision, gpus
 
 if TYPE_CHECKING:
-    from enginery.backends.pytorch import release as pytorch
+    from enginery.backends.pytorch import keys as pytorch
     from enginery.backends.tensorrt import checks
     from enginery.backends.tensorrt import release as tensorrt
 else:
-    pytorch, tensorrt = late("enginery.backends.pytorch.release"), late("enginery.backends.tensorrt.release")
+    pytorch, tensorrt = late("enginery.backends.pytorch.keys"), late("enginery.backends.tensorrt.release")
     checks = late("enginery.backends.tensorrt.checks")
 
 ONNX_PRECISIONS = frozenset({Precision.INT8, Precision.INT4})
@@ -55,6 +55,8 @@ def choose(request: Request) -> Choice:
 def choice_notes(request: Request, backend: BackendName) -> Iterator[str]:
     """What `auto` stands for in the target's `gpu` and `backend`."""
     if request.target.gpu == "auto":
-        yield f"gpu auto is {request.gpu.name}"
+        yield f"gpu auto is {request.gpu.name}" + (
+            " (no NVIDIA GPU in this machine)" if request.gpu == gpus.CPU else ""
+        )
     if request.target.backend is BackendName.AUTO:
         yield f"backend auto is {backend}: {choose(request).reason}"

@@ -1,14 +1,12 @@
 """What the backends share: the environment of their commands, how a release is chosen, and checks of lengths."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from packaging.version import Version
-from typing_extensions import override
 
-from enginery import toolchains
 from enginery.backends.quantizing import modelopt_toolchain
-from enginery.backends.request import Backend, Request
+from enginery.backends.request import Request
 from enginery.core.errors import PlanError, ToolchainError, UsageError
 from enginery.core.versions import fits
 from enginery.sources import ModelFacts
@@ -29,46 +27,32 @@ OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
 }
 
+ENVIRONMENT = {**QUIET, **OFFLINE}
+
 NOT_MULTIPLIED = frozenset({"su", "longrope", "llama3"})
 """Kinds of rotary scaling whose factor is already part of the model's positions."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorRTLLMBackend(Backend):
-    """The common part of the two backends that run a release of TensorRT-LLM.
+def release_of(target: Target, refused: Finding | None, chosen: str) -> str:
+    """The release that was chosen for a target.
 
-    Attributes:
-        identify: says what a toolchain is.
+    Raises:
+        PlanError: when it was refused.
     """
+    if refused is not None:
+        raise PlanError([str(refused)], subject=target.name)
+    return chosen
 
-    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
 
-    def refusal(self, wanted: str) -> Finding | None:
-        """Why `latest`, a range or a version comes to no release; None where it comes to one."""
-        raise NotImplementedError
-
-    def chosen_release(self, wanted: str) -> str:
-        """The release that `latest`, a range or a version comes to; empty for none."""
-        raise NotImplementedError
-
-    @override
-    def release(self, target: Target) -> str:
-        refused = self.refusal(target.release)
-        if refused is not None:
-            raise PlanError([str(refused)], subject=target.name)
-        return self.chosen_release(target.release)
-
-    def toolchain_findings(self, request: Request, *, modelopt: bool) -> list[Finding]:
-        """Why this machine lacks a toolchain that the target needs: its release's, and ModelOpt's if that is needed."""
-        release = self.chosen_release(request.target.release)
-        try:
-            if release:
-                request.toolchain(release, self.identify)
-            if modelopt:
-                self.identify(modelopt_toolchain(), "venv")
-        except (ToolchainError, UsageError) as error:
-            return [Finding("E180", "toolchain", f"{error.subject}: {error.problem}", error.remedy)]
-        return []
+def toolchain_findings(request: Request, release: str, identify: Identify, *, modelopt: bool) -> Iterator[Finding]:
+    """Why this machine lacks a toolchain that the target needs: its release's, and ModelOpt's if that is needed."""
+    try:
+        if release:
+            request.toolchain(release, identify)
+        if modelopt:
+            identify(modelopt_toolchain(), "venv")
+    except (ToolchainError, UsageError) as error:
+        yield Finding("E180", "toolchain", f"{error.subject}: {error.problem}", error.remedy)
 
 
 def newest_release(wanted: str, candidates: Sequence[str]) -> str:
@@ -76,6 +60,36 @@ def newest_release(wanted: str, candidates: Sequence[str]) -> str:
     suitable = [release for release in candidates if fits(wanted, release)]
     stable = [release for release in suitable if not Version(release).is_prerelease]
     return (stable or suitable or [""])[-1]
+
+
+class Part(NamedTuple):
+    """Something that every GPU takes an equal part of.
+
+    Attributes:
+        code: of the finding where it cannot.
+        size: how many there are.
+        what: what they are, with the number.
+        copied: whether several GPUs may also have the same one.
+    """
+
+    code: str
+    size: int
+    what: str
+    copied: bool = False
+
+    def fits(self, gpus: int) -> bool:
+        """Whether so many GPUs can share it evenly."""
+        return self.size % gpus == 0 or (self.copied and gpus % self.size == 0)
+
+
+def split_findings(parts: Sequence[Part], gpus: int) -> Iterator[Finding]:
+    """What so many GPUs cannot share evenly."""
+    even = [number for number in range(1, 2 * gpus + 1) if all(part.fits(number) for part in parts)]
+    for part in parts:
+        if not part.fits(gpus):
+            how = "are neither split evenly nor copied evenly to" if part.copied else "cannot be split evenly over"
+            remedy = f"use one of {', '.join(map(str, even))}"
+            yield Finding(part.code, "tensor_parallel", f"{part.what} {how} {gpus} GPUs", remedy)
 
 
 def answer_findings(request: Request, longest: int, field: str) -> Iterator[Finding]:

@@ -14,15 +14,15 @@ from pydantic import JsonValue
 from typing_extensions import override
 
 from enginery import toolchains
-from enginery.backends.choose import choose
-from enginery.backends.common import OFFLINE, QUIET
+from enginery.backends.choose import choice_notes, choose
+from enginery.backends.common import ENVIRONMENT as COMMON
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.validate import validate_call
 from enginery.core.errors import PlanError
 from enginery.core.versions import fits, mistake
 from enginery.spec import BackendName, BuildOptions, Finding, Gpu, Precision, ServingOptions, Spec, Target, gpus
 from enginery.store import Call, Command, Stage, Step
-from enginery.toolchains import Identify, ToolchainIdentity
+from enginery.toolchains import Identify
 from enginery.triton import served_models_digest
 
 Provider = Literal["cpu", "cuda"]
@@ -43,21 +43,17 @@ SUPPORTED: dict[Provider, tuple[Precision, ...]] = {
     "cuda": (Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8, Precision.INT4),
 }
 
-REFUSED_ON: dict[Provider, dict[Precision, str]] = {
-    "cpu": {
-        Precision.FLOAT16: "the builder writes a float16 graph, but ONNX Runtime fails to run it on a CPU",
-        Precision.BFLOAT16: "the builder writes a bfloat16 graph, but ONNX Runtime has no bfloat16 kernels for a CPU",
-    },
-    "cuda": {
-        Precision.FLOAT32: "the builder writes a graph without a key-value cache, which ONNX Runtime refuses to load",
-    },
+REFUSED: dict[tuple[Provider, Precision], str] = {
+    ("cpu", Precision.FLOAT16): "the builder writes a float16 graph, but ONNX Runtime fails to run it on a CPU",
+    ("cpu", Precision.BFLOAT16): (
+        "the builder writes a bfloat16 graph, but ONNX Runtime has no bfloat16 kernels for a CPU"
+    ),
+    ("cuda", Precision.FLOAT32): (
+        "the builder writes a graph without a key-value cache, which ONNX Runtime refuses to load"
+    ),
 }
 """Precisions that the builder makes without an error and that do not run, and why."""
-
-REFUSED = {
-    Precision.FP8: "the builder keeps fp8 weights but does not make them",
-    Precision.NVFP4: "the builder keeps nvfp4 weights but does not make them",
-}
+NOT_MADE = (Precision.FP8, Precision.NVFP4)
 
 INT4_OPTIONS = {"int4_block_size": "block_size", "int4_accuracy_level": "accuracy_level"}
 """Field of the spec -> name among the builder's extra options."""
@@ -79,8 +75,7 @@ SERVING = frozenset(
 """The fields of `serving` that have an effect in this backend."""
 
 ENVIRONMENT = {
-    **QUIET,
-    **OFFLINE,
+    **COMMON,
     # ONNX Runtime's wheels send usage reports, and write an identifier into HOME, unless this is set.
     "ORT_DISABLE_TELEMETRY": "1",
     # The builder writes into the engine the commit of any Git repository that contains the toolchain.
@@ -101,27 +96,23 @@ class OnnxRuntime(Backend):
 
     provider: Provider
     identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
-
-    @classmethod
-    def for_gpu(cls, gpu: Gpu, identify: Identify = toolchains.identify) -> "OnnxRuntime":
-        """The backend for a GPU, or for the CPU."""
-        return cls("cpu" if gpu == gpus.CPU else "cuda", identify)
-
-    @property
-    @override
-    def name(self) -> BackendName:
-        return BackendName.ONNXRUNTIME
+    name = BackendName.ONNXRUNTIME
 
     @override
     def findings(self, request: Request) -> list[Finding]:
-        target, gpu = request.target, request.gpu
-        return [*self._release_findings(request), *self._precision_findings(target, gpu), *_other_findings(target)]
+        found = (*self._release_findings(request), *self._precision_findings(request.target.precision, request.gpu))
+        return [*found, *_other_findings(request.target)]
 
     @override
     def notes(self, request: Request) -> list[str]:
-        spec, target = request.spec, request.target
-        choices = self._choices(request)
-        return [*choices, *self._defaults(spec, target), *_ignored(spec, target)]
+        target, release = request.target, self.release(request.target)
+        resolved = [] if target.release == release else [f"release {target.release} is {release}"]
+        return [
+            *choice_notes(request, self.name),
+            *resolved,
+            *self._defaults(request),
+            *_ignored(request.spec, target),
+        ]
 
     @override
     def release(self, target: Target) -> str:
@@ -134,8 +125,8 @@ class OnnxRuntime(Backend):
     @override
     def chain(self, request: Request, weights: str) -> Chain:
         """Run the model builder, validate the engine, write the model repository."""
-        toolchain = self._toolchain(request.target)
-        recipe = Command(argv=self._argv(request.spec, request.target), environment=ENVIRONMENT)
+        toolchain = self.identify(self._pinned[self.release(request.target)], request.target.toolchain)
+        recipe = Command(argv=self._argv(request), environment=ENVIRONMENT)
         build = command_step(Stage.BUILD, {"weights": weights}, recipe, toolchain, request.gpu.name)
         inputs = {"engine": build.step.key, "weights": weights}
         validate = command_step(Stage.VALIDATE, inputs, validate_call(request.validation), toolchain, request.gpu.name)
@@ -152,16 +143,16 @@ class OnnxRuntime(Backend):
         }
         return Call(function="package", version=1, parameters=details)
 
-    def _argv(self, spec: Spec, target: Target) -> tuple[str, ...]:
+    def _argv(self, request: Request) -> tuple[str, ...]:
         """The builder's command. It makes its cache directory beside the output, and removes it when it is done."""
         builder = ("{python}", "-m", "onnxruntime_genai.models.builder")
         paths = ("-i", "{weights}", "-o", "{output}", "-c", "{output}.cache")
-        what = ("-p", BUILDER_NAMES[target.precision], "-e", self.provider)
-        options = ("hf_token=false", "hf_remote=false", *_int4_options(spec.build_for(target), target.precision))
+        precision = request.target.precision
+        what = ("-p", BUILDER_NAMES[precision], "-e", self.provider)
+        values = {name: getattr(request.build, field) for field, name in INT4_OPTIONS.items()}
+        given = (f"{name}={value}" for name, value in values.items() if value is not None)
+        options = ("hf_token=false", "hf_remote=false", *(given if precision is Precision.INT4 else ()))
         return (*builder, *paths, *what, "--extra_options", *options)
-
-    def _toolchain(self, target: Target) -> ToolchainIdentity:
-        return self.identify(self._pinned[self.release(target)], target.toolchain)
 
     def _usable_releases(self, target: Target) -> list[str]:
         return [release for release in self._pinned if fits(target.release, release)]
@@ -169,73 +160,50 @@ class OnnxRuntime(Backend):
     @cached_property  # a plan for a thousand targets needs them thousands of times
     def _pinned(self) -> Mapping[str, str]:
         """The releases that have a toolchain for this hardware, oldest first: release -> toolchain."""
-        return _pinned(ONNXRUNTIME_PACKAGES[self.provider])
+        found = {}
+        for name in toolchains.names():
+            pin_file = toolchains.describe(name)
+            packages = {pin.partition("==")[0] for pin in pin_file.pins}
+            if pin_file.backend == self.name and ONNXRUNTIME_PACKAGES[self.provider] in packages:
+                found[pin_file.release] = name
+        return {release: found[release] for release in sorted(found, key=Version)}
 
     def _release_findings(self, request: Request) -> Iterator[Finding]:
-        target, gpu = request.target, request.gpu
+        target, known = request.target, ", ".join(self._pinned)
         if target.toolchain == "container":
             yield Finding("E304", "toolchain", "onnxruntime has no image of its own", "use venv or host")
         if not self._pinned:
-            remedy = (
-                f"use gpu: cpu, or pin one with {ONNXRUNTIME_PACKAGES[self.provider]} (see infra/toolchains/README.md)"
-            )
-            yield Finding("E301", "gpu", f"no toolchain runs onnxruntime on {gpu.name}", remedy)
+            package = ONNXRUNTIME_PACKAGES[self.provider]
+            remedy = f"use gpu: cpu, or pin one with {package} (see infra/toolchains/README.md)"
+            yield Finding("E301", "gpu", f"no toolchain runs onnxruntime on {request.gpu.name}", remedy)
         elif problem := mistake(target.release):
-            yield Finding(
-                "E101", "release", problem, f"write one that there is a toolchain for: {', '.join(self._pinned)}"
-            )
+            yield Finding("E101", "release", problem, f"write one that there is a toolchain for: {known}")
         elif not self._usable_releases(target):
-            known = ", ".join(self._pinned)
-            why = f": backend auto is {self.name}, since {choose(request).reason}" if _is_auto(target) else ""
+            is_auto = target.backend is BackendName.AUTO
+            why = f": backend auto is {self.name}, since {choose(request).reason}" if is_auto else ""
             yield Finding("E302", "release", f"no toolchain for {target.release!r}{why}", f"there are {known}")
 
-    def _precision_findings(self, target: Target, gpu: Gpu) -> Iterator[Finding]:
-        usable = [precision for precision in SUPPORTED[self.provider] if gpu.supports(precision)]
-        if target.precision not in usable:
-            yield Finding("E303", "precision", self._refusal(target.precision, gpu), f"use one of {', '.join(usable)}")
-
-    def _refusal(self, precision: Precision, gpu: Gpu) -> str:
-        where = f"onnxruntime cannot build {precision} for {gpu.name}"
-        if precision in REFUSED_ON[self.provider]:
-            return f"{where}: {REFUSED_ON[self.provider][precision]}"
+    def _precision_findings(self, precision: Precision, gpu: Gpu) -> Iterator[Finding]:
+        usable = [one for one in SUPPORTED[self.provider] if gpu.supports(one)]
+        if precision in usable:
+            return
+        reason = REFUSED.get((self.provider, precision), "the builder has no such quantization")
         if precision in SUPPORTED[self.provider]:
             first = ".".join(str(part) for part in gpus.FIRST_CAPABILITY[precision])
-            return f"{where}: it needs compute capability {first}, this GPU has {gpu.compute_capability}"
-        return f"{where}: {REFUSED.get(precision, 'the builder has no such quantization')}"
+            reason = f"it needs compute capability {first}, this GPU has {gpu.compute_capability}"
+        elif precision in NOT_MADE:
+            reason = f"the builder keeps {precision} weights but does not make them"
+        problem = f"onnxruntime cannot build {precision} for {gpu.name}: {reason}"
+        yield Finding("E303", "precision", problem, f"use one of {', '.join(usable)}")
 
-    def _choices(self, request: Request) -> Iterator[str]:
-        target, gpu = request.target, request.gpu
-        if target.gpu == "auto":
-            yield f"gpu auto is {gpu.name}" + (" (no NVIDIA GPU in this machine)" if gpu == gpus.CPU else "")
-        if _is_auto(target):
-            yield f"backend auto is {self.name}: {choose(request).reason}"
-        release = self.release(target)
-        if target.release != release:
-            yield f"release {target.release} is {release}"
-
-    def _defaults(self, spec: Spec, target: Target) -> Iterator[str]:
-        if target.precision is Precision.INT4:
-            options = spec.build_for(target)
-            if options.int4_block_size is None:
+    def _defaults(self, request: Request) -> Iterator[str]:
+        if request.target.precision is Precision.INT4:
+            if request.build.int4_block_size is None:
                 yield "int4_block_size is 32, the builder's default"
-            if options.int4_accuracy_level is None:
+            if request.build.int4_accuracy_level is None:
                 yield f"int4_accuracy_level is {4 if self.provider == 'cpu' else 0}, the builder's default"
-        if not spec.validation_for(target).prompts:
+        if not request.validation.prompts:
             yield "no validation prompts: nothing checks what this engine says"
-
-
-def _pinned(package: str) -> Mapping[str, str]:
-    found = {}
-    for name in toolchains.names():
-        pin_file = toolchains.describe(name)
-        packages = {pin.partition("==")[0] for pin in pin_file.pins}
-        if pin_file.backend == BackendName.ONNXRUNTIME and package in packages:
-            found[pin_file.release] = name
-    return {release: found[release] for release in sorted(found, key=Version)}
-
-
-def _is_auto(target: Target) -> bool:
-    return target.backend is BackendName.AUTO
 
 
 def _other_findings(target: Target) -> Iterator[Finding]:
@@ -272,12 +240,3 @@ def _without_meaning(options: BuildOptions, precision: Precision) -> Iterator[tu
         for field in INT4_OPTIONS:
             if getattr(options, field) is not None:
                 yield field, f"it means nothing in {precision}"
-
-
-def _int4_options(options: BuildOptions, precision: Precision) -> Iterator[str]:
-    if precision is not Precision.INT4:
-        return
-    for field, name in INT4_OPTIONS.items():
-        value = getattr(options, field)
-        if value is not None:
-            yield f"{name}={value}"

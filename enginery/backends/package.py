@@ -4,13 +4,11 @@ Their `engine` input is what was built: for the LLM API that is a checkpoint. `w
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import JsonValue
 
 from enginery.backends.pytorch.quantize import PLAIN, algorithm_name, quantized_to, read_quantization
 from enginery.core.errors import SourceError
-from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.releases import MODELS as INFLIGHT_MODELS
 from enginery.releases import Certainty, template
@@ -20,42 +18,26 @@ from enginery.triton import (
     MODELS,
     InflightOptions,
     LlmApiOptions,
-    Served,
     write_inflight_repository,
     write_llmapi_repository,
 )
 
 
-class PackageParameters(Frozen):
-    """What both steps are given.
+class InflightParameters(InflightOptions):
+    """The parameters of `package_inflight`: how the engine is to be served, and what else is in the step's key."""
 
-    Attributes:
-        served_models_sha256: only for the step's key: other served models make another repository.
-    """
-
-    model: str
     target: str
-    release: str
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
     served_models_sha256: str
 
 
-class InflightParameters(PackageParameters):
-    """The parameters of `package_inflight`."""
+class LlmApiParameters(LlmApiOptions):
+    """The parameters of `package_llmapi`: how the checkpoint is to be served, and what else is in the step's key."""
 
-    serving: Mapping[str, Any]
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-
-
-class LlmApiParameters(PackageParameters):
-    """The parameters of `package_llmapi`."""
-
+    target: str
     precision: str
-    world_size: int
-    arguments: Mapping[str, JsonValue]
-    llm_class: str
-    serving: Served
-    warm_up: tuple[int, ...]
+    served_models_sha256: str
 
 
 def package_inflight(context: StepContext) -> Facts:
@@ -65,18 +47,14 @@ def package_inflight(context: StepContext) -> Facts:
         EngineryError: when the engine or the tokenizer is not what the repository needs.
     """
     parameters = InflightParameters.model_validate(dict(context.parameters))
-    options = InflightOptions.model_validate(
-        {
-            "release": parameters.release,
-            "model": parameters.model,
-            "serving": parameters.serving,
-            "world_size": parameters.tensor_parallel * parameters.pipeline_parallel,
-        }
-    )
+    world_size = parameters.tensor_parallel * parameters.pipeline_parallel
+    options = parameters.model_copy(update={"world_size": world_size})
     launch = write_inflight_repository(
         context.output, engine=context.inputs["engine"], weights=context.inputs["weights"], options=options
     )
-    used = _templates_used(parameters.release)
+    provenance = template(parameters.release, ENGINE_MODEL).provenance
+    note = provenance.note if provenance.certainty is Certainty.NEAREST else ""
+    used: dict[str, JsonValue] = {"release": provenance.release, "certainty": str(provenance.certainty), "note": note}
     context.log(
         f"model repository with {', '.join(INFLIGHT_MODELS)}; templates of {used['release']} ({used['certainty']})"
     )
@@ -98,21 +76,11 @@ def package_llmapi(context: StepContext) -> Facts:
     parameters = LlmApiParameters.model_validate(dict(context.parameters))
     checkpoint, weights = context.inputs["engine"], context.inputs["weights"]
     _require_precision(parameters.precision, read_quantization(checkpoint))
-    options = LlmApiOptions(
-        **parameters.model_dump(include={"release", "model", "arguments", "llm_class", "warm_up", "world_size"}),
-        serving=parameters.serving,
-        labels={"enginery_model": parameters.model, "enginery_target": parameters.target},
-    )
+    labels = {"enginery_model": parameters.model, "enginery_target": parameters.target}
+    options = parameters.model_copy(update={"labels": labels})
     launch = write_llmapi_repository(context.output, checkpoint=checkpoint, weights=weights, options=options)
     context.log(f"model repository with {', '.join(MODELS)}")
     return {"models": list(MODELS), "decoupled": parameters.serving.decoupled, "launch": launch.facts()}
-
-
-def _templates_used(release: str) -> dict[str, Any]:
-    """The release whose templates are filled in, and how surely they fit this one."""
-    provenance = template(release, ENGINE_MODEL).provenance
-    note = provenance.note if provenance.certainty is Certainty.NEAREST else ""
-    return {"release": provenance.release, "certainty": str(provenance.certainty), "note": note}
 
 
 def _require_precision(wanted: str, quantization: Mapping[str, object]) -> None:

@@ -83,6 +83,11 @@ def is_path(dataset: str) -> bool:
     return Path(dataset).is_absolute() or dataset.startswith((".", "~")) or dataset.endswith(SUFFIXES)
 
 
+def own_texts(options: Calibration) -> Path | None:
+    """The user's own texts to calibrate with; None for built-in ones, or those that a converter knows by a name."""
+    return Path(options.dataset).expanduser() if options.dataset and is_path(options.dataset) else None
+
+
 def dataset_digest(dataset: Path) -> str:
     """SHA-256 of a file, or of the names and digests of all files in a directory.
 

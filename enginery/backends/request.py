@@ -28,8 +28,6 @@ class Request:
     """One target of a spec, with what is known of its GPU and of the model.
 
     Attributes:
-        spec: the whole spec.
-        target: the target.
         gpu: the GPU it comes to.
         model: the model's shape; None where the source could not be read.
     """
@@ -90,7 +88,6 @@ class BackendStep(NamedTuple):
     """A step, and what it needs to run that is no part of its key.
 
     Attributes:
-        step: the step.
         toolchain: the environment its commands run in; None where it needs none.
         places: placeholders of its command -> files and directories of the user's, such as `examples` and `dataset`.
     """

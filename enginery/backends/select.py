@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from enginery.backends.request import Backend, Request
 from enginery.core.late import late
-from enginery.spec import BackendName
+from enginery.spec import BackendName, gpus
 from enginery.toolchains import Identify, identify
 
 if TYPE_CHECKING:
@@ -32,4 +32,4 @@ def backend_for(request: Request, identify: Identify = identify) -> Backend:
         return tensorrt.TensorRT(identify)
     if name is BackendName.PYTORCH:
         return pytorch.PyTorch(identify)
-    return onnxruntime.OnnxRuntime.for_gpu(request.gpu, identify)
+    return onnxruntime.OnnxRuntime("cpu" if request.gpu == gpus.CPU else "cuda", identify)

@@ -1,40 +1,116 @@
 """The step that validates a model: it gets the answers to the spec's prompts and judges them.
 
-A wrong answer does not make the step fail. The report is stored either way, and `require_passed` stops the steps that
-would come after it.
+A driver of Enginery's runs in the backend's toolchain, loads the model and generates. An engine of TensorRT-LLM can
+also be run with the release's own `examples/run.py`, as NVIDIA's tutorials do (`validation.run_script`). A wrong answer
+does not make the step fail. The report is stored either way, and `require_passed` stops what would come after.
 """
 
+import dataclasses
+import json
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
-from enginery.backends.answers import ONNXRUNTIME, Answer, answers_to, driver_parameters
+from enginery.backends.common import OFFLINE as NO_HUB
+from enginery.backends.runtimes import Kind, mpirun, runtime_for
+from enginery import releases
 from enginery.builds import REPORT_FILE, PromptResult, ValidationReport, described_miss
+from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.files import write_atomic
+from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.spec import Prompt, ValidationOptions
 from enginery.store import Call, StepContext
+from enginery.toolchains import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, Toolchain, driver_sha256, examples_dir
 
 FUNCTION_VERSION = 1
+ONNXRUNTIME = "onnxruntime"
+TENSORRT_LLM = "tensorrt_llm"
+RUN_SCRIPT = "run_script"
+DRIVERS = {ONNXRUNTIME: ANSWER_PROMPTS, TENSORRT_LLM: ANSWER_TENSORRT_LLM}
+
+MAX_THREADS = 4
+"""CPU threads of one validation: validations of several targets run side by side with builds."""
+
+OFFLINE = {
+    **NO_HUB,
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # ONNX Runtime's wheels send usage reports, and write an identifier into HOME, unless this is set.
+    "ORT_DISABLE_TELEMETRY": "1",
+    # Each line is logged when it is printed.
+    "PYTHONUNBUFFERED": "1",
+}
+"""Environment of the commands: the model comes from the step's inputs, nothing from the network."""
+
+SCRIPT = "run.py"
+FLAGS = ("--engine_dir", "{engine}", "--max_output_len", "{max_tokens}", "--tokenizer_dir", "{weights}", "--input_text")
+"""The tutorial's arguments; the prompt comes last."""
+
+ANSWER_START = re.compile(r'^Output \[Text 0(?: Beam 0)?\]: "')
+NO_ANSWER = re.compile(r"^(Input|Output) \[Text|^\[TensorRT-LLM\]|^\[\d\d/\d\d/\d{4}-|^\[TRT|^\[rank|^-{20,}$")
+"""A line that belongs to no answer. An answer may have several lines."""
+
+
+class Answer(Frozen):
+    """The answer to one prompt, as a driver writes it; see `drivers/answer_prompts.py`.
+
+    Attributes:
+        tokens: None where the driver cannot tell.
+        seconds_to_first_token: None where the answer comes in one piece.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: int | None
+    seconds_to_first_token: float | None
+    seconds: float
+    finish: str
 
 
 def validate_call(
-    options: ValidationOptions, *, driver: str = ONNXRUNTIME, parameters: Mapping[str, JsonValue] | None = None
+    options: ValidationOptions,
+    kind: Kind | None = None,
+    release: str = "",
+    world_size: int = 1,
+    arguments: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Call:
     """The recipe of a validation: everything that decides which prompts there are and how answers are judged.
 
     Args:
         options: the spec's.
-        driver: what runs the model, `onnxruntime` or `tensorrt_llm`.
-        parameters: what the driver needs to know, see `driver_parameters`.
+        kind: what a release of TensorRT-LLM runs; None where ONNX Runtime runs the model.
+        release: the release.
+        world_size: how many GPUs the model takes.
+        arguments: what the LLM API is given for it.
 
     Raises:
         PlanError: when the spec sets `run_script` for a model that has no such script.
         UsageError: when the release cannot run such a model.
     """
+    if options.run_script and kind != "tensorrt":
+        problem = "validation.run_script: only engines of the backend tensorrt have such a script; leave it out"
+        raise PlanError([problem])
     prompts: list[JsonValue] = [prompt.model_dump(mode="json", exclude_none=True) for prompt in options.prompts]
-    how = driver_parameters(options, driver, parameters or {})
+    how: dict[str, JsonValue] = {"driver_sha256": driver_sha256(ANSWER_PROMPTS)}
+    if options.run_script:
+        how = {"driver": RUN_SCRIPT, "release": release, "world_size": world_size, "argv": list(script_argv(release))}
+    elif kind is not None:
+        runtime = runtime_for(kind, release)
+        how = {
+            "driver": TENSORRT_LLM,
+            "driver_sha256": driver_sha256(ANSWER_TENSORRT_LLM),
+            "release": release,
+            "world_size": world_size,
+            "runtime": runtime.name,
+            "by_rank": runtime.by_rank,
+            "arguments": {**runtime.arguments, **arguments},
+        }
     details = {"prompts": prompts, "max_tokens": options.max_tokens, **how}
     return Call(function="validate", version=FUNCTION_VERSION, parameters=details)
 
@@ -64,6 +140,27 @@ def validate(context: StepContext) -> Facts:
     }
 
 
+def answers_to(context: StepContext, options: ValidationOptions) -> tuple[Answer, ...]:
+    """The model's answers to the prompts. The model is loaded also when there are none.
+
+    Raises:
+        UsageError: when the plan was made by a version whose drivers are different.
+        CommandError: when the model cannot be loaded, or fails to answer.
+    """
+    driver, toolchain = str(context.parameters.get("driver", ONNXRUNTIME)), context.toolchain
+    remedy = "make the plan again with this version"
+    if driver not in {*DRIVERS, RUN_SCRIPT}:
+        raise UsageError(f"there is no driver {driver!r}", remedy=remedy)
+    if driver in DRIVERS and context.parameters["driver_sha256"] != driver_sha256(DRIVERS[driver]):
+        raise UsageError("the plan was made with another version of Enginery's validation", remedy=remedy)
+    if toolchain is None:
+        raise UsageError("a validation needs a toolchain", remedy=remedy)
+    if driver == RUN_SCRIPT:
+        asked = ((prompt, prompt.max_tokens or options.max_tokens) for prompt in options.prompts)
+        return tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in asked)
+    return _driver_answers(context, toolchain, options, driver)
+
+
 def expectations(prompt: Prompt) -> dict[str, str]:
     """What the answer must be: `equals`, `contains` or `matches` -> text."""
     named = {"equals": prompt.equals, "contains": prompt.contains, "matches": prompt.matches}
@@ -79,16 +176,53 @@ def judge(prompt: Prompt, answer: str) -> tuple[bool, str]:
     expected = expectations(prompt)
     if not expected:
         return True, "nothing expected; only recorded"
-    misses = [f"{name} {text!r}" for name, text in expected.items() if not _holds(name, text, answer)]
+    holds = {
+        "equals": answer.strip() == (prompt.equals or "").strip(),
+        "contains": (prompt.contains or "") in answer,
+        "matches": re.search(prompt.matches or "", answer) is not None,
+    }
+    misses = [f"{name} {text!r}" for name, text in expected.items() if not holds[name]]
     return not misses, f"not: {', '.join(misses)}" if misses else ""
 
 
-def _holds(name: str, text: str, answer: str) -> bool:
-    if name == "equals":
-        return answer.strip() == text.strip()
-    if name == "contains":
-        return text in answer
-    return re.search(text, answer) is not None
+def script_argv(release: str) -> tuple[str, ...]:
+    """The command that runs the release's script, up to the prompt.
+
+    Raises:
+        PlanError: when the release does not have the script, or not its flags.
+    """
+    path = releases.script(release, SCRIPT).value
+    missing = [name for name in FLAGS if name.startswith("--") and releases.flag(release, name, SCRIPT).value is None]
+    if path is None or missing:
+        what = f"its {SCRIPT} has no {', '.join(missing)}" if path else f"it has no {SCRIPT}"
+        raise PlanError([f"validation.run_script: release {release} cannot run it: {what}; leave it out"])
+    return ("{python}", path.replace("examples/", "{examples}/", 1), *FLAGS)
+
+
+def printed_answer(lines: list[str]) -> str | None:
+    """The answer to the first prompt among the lines that the script printed; None where there is none.
+
+    It stands between quotes, may contain quotes, and may have several lines.
+    """
+    start = next((number for number, line in enumerate(lines) if ANSWER_START.search(line)), None)
+    if start is None:
+        return None
+    rest = lines[start + 1 :]
+    end = next((number for number, line in enumerate(rest) if NO_ANSWER.search(line)), len(rest))
+    text = "\n".join([ANSWER_START.sub("", lines[start], count=1), *rest[:end]])
+    return text.rpartition('"')[0] if '"' in text else text
+
+
+def without_special_tokens(text: str, model: Path) -> str:
+    """The text without special tokens at its start and end: the script prints them, servers do not."""
+    path = model / "tokenizer.json"
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", []) if path.is_file() else []
+    special = [token["content"] for token in added if token.get("special") and token["content"]]
+    while found := next((token for token in special if text.endswith(token)), None):
+        text = text.removesuffix(found)
+    while found := next((token for token in special if text.startswith(token)), None):
+        text = text.removeprefix(found)
+    return text
 
 
 def _report(options: ValidationOptions, answers: tuple[Answer, ...], digest: str) -> ValidationReport:
@@ -115,3 +249,84 @@ def _result(prompt: Prompt, answer: Answer, options: ValidationOptions) -> Promp
         max_tokens=prompt.max_tokens or options.max_tokens,
         **answer.model_dump(exclude={"text"}),
     )
+
+
+def _driver_answers(
+    context: StepContext, toolchain: Toolchain, options: ValidationOptions, driver: str
+) -> tuple[Answer, ...]:
+    """The answers that one of Enginery's drivers gets."""
+    recipe = context.parameters
+    launcher: tuple[str, ...] = ()
+    how: dict[str, Any] = {"threads": min(MAX_THREADS, os.cpu_count() or 1)}
+    if driver == TENSORRT_LLM:
+        launcher = _launcher(context, toolchain, by_rank=bool(recipe["by_rank"]))
+        how = {"runtime": recipe["runtime"], "arguments": recipe["arguments"]}
+    prompts = [{"prompt": one.prompt, "max_tokens": one.max_tokens or options.max_tokens} for one in options.prompts]
+    # Beside the output: commands of every kind of toolchain can read and write there.
+    with TemporaryDirectory(prefix="asking-", dir=context.output.parent) as scratch:
+        requests, output = Path(scratch) / "requests.json", Path(scratch) / "answers.json"
+        write_atomic(requests, json.dumps({**how, "prompts": prompts}))
+        places = ("--engine", _model_directory(context), "--tokenizer", context.inputs["weights"])
+        files = ("--requests", requests, "--output", output)
+        command = (*launcher, toolchain.python, DRIVERS[driver], *places, *files)
+        context.run([str(word) for word in command], OFFLINE)
+        written = json.loads(output.read_text(encoding="utf-8"))
+    return TypeAdapter(tuple[Answer, ...]).validate_python(written["answers"])
+
+
+def _script_answer(context: StepContext, toolchain: Toolchain, prompt: Prompt, max_tokens: int) -> Answer:
+    """The answer to one prompt, from the release's script.
+
+    Raises:
+        CommandError: when the script fails, or prints no answer.
+        ToolchainError: when the release's examples are not there.
+    """
+    weights = context.inputs["weights"]
+    values = {
+        "python": str(toolchain.python),
+        "examples": str(examples_dir(toolchain.identity, context.places.get("examples", ""))),
+        "engine": str(_model_directory(context)),
+        "weights": str(weights),
+        "max_tokens": str(max_tokens),
+    }
+    template = context.parameters["argv"]
+    words = [str(word).format(**values) for word in template] if isinstance(template, list) else []
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        context.log(line)
+
+    launcher = _launcher(context, toolchain, by_rank=True)
+    done = dataclasses.replace(context, log=log).run([*launcher, *words, prompt.prompt], OFFLINE)
+    text = printed_answer(lines[1:])
+    if text is None:
+        raise CommandError(
+            f"{SCRIPT} ended with exit status 0 but printed no answer",
+            subject=SCRIPT,
+            remedy="read its last lines; leave validation.run_script out to ask with Enginery's own driver",
+            last_lines=done.last_lines,
+        )
+    text = without_special_tokens(text, weights)
+    return Answer(
+        text=text, token_ids=(), tokens=None, seconds_to_first_token=None, seconds=done.seconds, finish="unknown"
+    )
+
+
+def _model_directory(context: StepContext) -> Path:
+    """The model to run: the engine, else the quantized checkpoint, else the weights."""
+    return next(context.inputs[name] for name in ("engine", "checkpoint", "weights") if name in context.inputs)
+
+
+def _launcher(context: StepContext, toolchain: Toolchain, *, by_rank: bool) -> tuple[str, ...]:
+    """The start of a command that runs a model on several GPUs; empty where none is needed.
+
+    A process that starts its ranks itself needs no `mpirun`, except on a node that Slurm manages: NVIDIA's
+    documentation wants one rank there, however many GPUs.
+    """
+    world_size = int(str(context.parameters.get("world_size", 1)))
+    if world_size == 1:
+        return ()
+    if by_rank:
+        return mpirun(world_size)
+    return mpirun(1) if "SLURM_JOB_ID" in toolchain.environment else ()

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from enginery.backends.tensorrt.build_defaults import EngineOptions
 from enginery.backends.tensorrt.build_options import RenderedBuild, render_build
 from enginery.core.errors import SpecError
-from enginery.releases.facts import Certainty, releases
+from enginery.releases.facts import releases
 from enginery.sources.model_facts import ModelFacts
 from enginery.spec.build import BuildOptions
 from enginery.spec.findings import Finding
@@ -16,7 +17,7 @@ from tests.support.plans import spec_data
 
 
 def built(release: str, **options: Any) -> RenderedBuild:
-    return render_build(BuildOptions.model_validate(options), release, dtype="bfloat16")
+    return render_build(EngineOptions(BuildOptions.model_validate(options), release, dtype="bfloat16"))
 
 
 def told(release: str, **options: Any) -> str:
@@ -113,7 +114,7 @@ def test_a_data_type_that_the_release_s_plugin_does_not_know_is_refused(release:
 
 
 def test_auto_without_a_known_data_type_is_refused_where_the_release_has_no_auto() -> None:
-    (finding,) = render_build(BuildOptions(gemm_plugin="auto"), "0.9.0").findings
+    (finding,) = render_build(EngineOptions(BuildOptions(gemm_plugin="auto"), "0.9.0")).findings
     assert finding.code == "E161"
     assert finding.problem == "0.9.0 does not take auto for --gemm_plugin, only float16, float32, bfloat16, disable"
 
@@ -231,7 +232,7 @@ def test_streaming_attention_is_refused_by_the_release_that_asserts_against_it()
 @pytest.mark.parametrize(("config", "refused"), [(LLAMA_3_8B, True), (MIXTRAL_8X7B, False)])
 def test_reduce_scatter_between_stages_is_for_mixtral_only(config: dict[str, Any], refused: bool) -> None:  # noqa: FBT001
     options, model = BuildOptions(pp_reduce_scatter=True), ModelFacts.from_config(config)
-    build = render_build(options, "1.3.0rc3", model=model)
+    build = render_build(EngineOptions(options, "1.3.0rc3", model=model))
     assert [finding.code for finding in build.findings] == (["E161"] if refused else [])
 
 
@@ -266,7 +267,7 @@ def test_a_contradiction_between_the_spec_and_its_target_is_found() -> None:
     target = {"name": "one", "gpu": "H100-SXM5-80GB", "backend": "tensorrt", "precision": "float16"}
     overriding = target | {"build": {"max_output_len": 100}}
     spec: Spec = parse_spec(spec_data(targets=[overriding], build={"max_seq_len": 4096}, rollout=None))
-    build = render_build(spec.build_for(spec.targets[0]), "1.2.1")
+    build = render_build(EngineOptions(spec.build_for(spec.targets[0]), "1.2.1"))
     assert [finding.code for finding in build.findings] == ["E162"]
 
 
@@ -302,10 +303,3 @@ def test_options_of_onnxruntime_are_noted_and_not_passed() -> None:
     build = built("1.2.1", int4_block_size=32)
     assert (build.flags, build.findings) == ((), ())
     assert "build.int4_block_size is ignored: it is onnxruntime's" in build.notes
-
-
-def test_how_the_flags_of_a_release_in_between_are_known_is_said() -> None:
-    assert built("0.16.0").provenance.certainty is Certainty.PARSED
-    between = built("0.18.3").provenance
-    assert between.certainty is Certainty.NEAREST
-    assert between.release == "0.18.2"

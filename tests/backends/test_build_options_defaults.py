@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.tensorrt.build_options import render_build, unset_changes
+from enginery.backends.tensorrt.build_defaults import EngineOptions, unset_changes
+from enginery.backends.tensorrt.build_options import render_build
 from enginery.sources.model_facts import ModelFacts
 from enginery.spec.build import BuildOptions
 from tests.support.fleet import LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B
 
 
 def notes(release: str, **options: Any) -> tuple[str, ...]:
-    return render_build(BuildOptions.model_validate(options), release).notes
+    return render_build(EngineOptions(BuildOptions.model_validate(options), release)).notes
 
 
 def defaults(release: str, **options: Any) -> list[str]:
@@ -65,7 +66,7 @@ def test_the_default_of_the_whole_length_counts_the_prompt_that_is_set() -> None
 
 @pytest.mark.parametrize(("config", "positions"), [(LLAMA_3_8B, 8192), (LLAMA_3_1_8B, 131072), ({}, "")])
 def test_the_model_s_own_length_is_told_where_the_model_is_known(config: dict[str, Any], positions: object) -> None:
-    build = render_build(BuildOptions(), "1.2.1", model=ModelFacts.from_config(config))
+    build = render_build(EngineOptions(BuildOptions(), "1.2.1", model=ModelFacts.from_config(config)))
     assert f"max_seq_len the model's own {positions}".rstrip() in build.notes[0].split(", ")
 
 
@@ -108,7 +109,9 @@ def test_nothing_is_said_of_a_release_that_builds_no_engines() -> None:
 
 def dtype_findings(release: str, dtype: str, *, config: dict[str, Any], ranks: int = 1, **options: Any) -> list[str]:
     model = ModelFacts.from_config(config)
-    build = render_build(BuildOptions.model_validate(options), release, dtype=dtype, model=model, ranks=ranks)
+    build = render_build(
+        EngineOptions(BuildOptions.model_validate(options), release, dtype=dtype, model=model, ranks=ranks)
+    )
     return [f"{finding.code} {finding.path.removeprefix('build.')}" for finding in build.findings]
 
 
@@ -150,7 +153,7 @@ def test_a_plugin_that_is_left_out_counts_only_where_the_model_uses_it() -> None
 
 
 def test_what_goes_wrong_is_said_with_what_to_set() -> None:
-    (finding,) = render_build(BuildOptions(), "0.9.0", dtype="bfloat16").findings
+    (finding,) = render_build(EngineOptions(BuildOptions(), "0.9.0", dtype="bfloat16")).findings
     assert str(finding) == (
         "build.gpt_attention_plugin: left out, it is float16 in 0.9.0, and the activations are bfloat16: "
         "the engine would compute wrongly; set it to bfloat16 or auto [E164]"

@@ -2,12 +2,13 @@
 
 import pytest
 
+from enginery.backends.tensorrt.build_defaults import EngineOptions
 from enginery.backends.tensorrt.build_options import render_build
 from enginery.spec.build import FLAGS_ELSEWHERE, BuildOptions
 
 
 def problems(release: str, *arguments: str) -> list[str]:
-    findings = render_build(BuildOptions(extra_args=arguments), release).findings
+    findings = render_build(EngineOptions(BuildOptions(extra_args=arguments), release)).findings
     assert {(one.code, one.path, one.level) for one in findings} <= {("E163", "build.extra_args", "error")}
     return [str(finding).removeprefix("build.extra_args: ") for finding in findings]
 
@@ -25,7 +26,7 @@ def problems(release: str, *arguments: str) -> list[str]:
     ],
 )
 def test_flags_of_the_release_are_passed_as_they_are_after_the_others(arguments: tuple[str, ...]) -> None:
-    build = render_build(BuildOptions(extra_args=arguments, max_batch_size=8), "0.16.0")
+    build = render_build(EngineOptions(BuildOptions(extra_args=arguments, max_batch_size=8), "0.16.0"))
     assert build.flags == ("--max_batch_size", "8", *arguments)
     assert not build.findings
 

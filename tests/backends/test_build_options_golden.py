@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from enginery.backends.tensorrt.build_defaults import EngineOptions
 from enginery.backends.tensorrt.build_options import RenderedBuild, render_build
 from enginery.core.files import write_atomic
 from enginery.releases.facts import releases
@@ -22,7 +23,9 @@ def rendered(example: Example, release: str) -> RenderedBuild:
     spec = example.spec_for(release)
     (target,) = spec.targets
     ranks = target.tensor_parallel * target.pipeline_parallel
-    return render_build(spec.build_for(target), release, dtype=example.dtype, model=example.model, ranks=ranks)
+    return render_build(
+        EngineOptions(spec.build_for(target), release, dtype=example.dtype, model=example.model, ranks=ranks)
+    )
 
 
 def line(example: Example, release: str) -> str:
@@ -61,7 +64,7 @@ def test_every_example_that_a_release_refuses_is_refused_with_its_name(release: 
 def test_the_tutorial_is_told_to_its_release_as_it_tells_it() -> None:
     spec = read_spec(examples().parent / "infra" / "models" / "llama-3-8b-instruct.yaml")
     (target,) = spec.targets
-    build = render_build(spec.build_for(target), target.release, dtype="bfloat16")
+    build = render_build(EngineOptions(spec.build_for(target), target.release, dtype="bfloat16"))
     assert target.release == "0.8.0"
     assert build.flags == ("--gpt_attention_plugin", "bfloat16", "--gemm_plugin", "bfloat16")
     assert not build.findings

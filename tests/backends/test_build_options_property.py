@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginery.backends.tensorrt.build_defaults import ABSENT, absent
-from enginery.backends.tensorrt.build_options import OPTIONS, TRANSLATIONS, RenderedBuild, render_build, unset_changes
+from enginery.backends.tensorrt.build_defaults import ABSENT, EngineOptions, absent, unset_changes
+from enginery.backends.tensorrt.build_options import OPTIONS, TRANSLATIONS, RenderedBuild, render_build
 from enginery.releases.facts import releases
 from enginery.releases.flags import flags_of
 from enginery.sources.model_facts import ModelFacts
@@ -81,14 +81,14 @@ OPTION_SETS = (
 def test_any_one_option_is_accepted_by_the_release_or_refused(release: str) -> None:
     seen = set()
     for field, value in SINGLES:
-        seen.add(verdict(render_build(BuildOptions.model_validate({field: value}), release), release))
+        seen.add(verdict(render_build(EngineOptions(BuildOptions.model_validate({field: value}), release)), release))
     assert seen == {"accepted", "refused"}
 
 
 @pytest.mark.parametrize("release", releases())
 def test_any_one_option_arrives_as_it_was_meant(release: str) -> None:
     for field, value in SINGLES:
-        build = render_build(BuildOptions.model_validate({field: value}), release)
+        build = render_build(EngineOptions(BuildOptions.model_validate({field: value}), release))
         if field in TRANSLATIONS or build.findings:
             continue
         read = parse(release, build.flags)
@@ -110,7 +110,7 @@ def test_any_one_option_arrives_as_it_was_meant(release: str) -> None:
 def test_any_options_are_accepted_by_the_release_or_refused(
     options: BuildOptions, release: str, dtype: str, model: ModelFacts | None, ranks: int
 ) -> None:
-    verdict(render_build(options, release, dtype=dtype, model=model, ranks=ranks), release)
+    verdict(render_build(EngineOptions(options, release, dtype=dtype, model=model, ranks=ranks)), release)
 
 
 @st.composite
@@ -124,7 +124,7 @@ def extra_arguments(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
 @given(extra_arguments())
 def test_any_extra_arguments_are_accepted_by_the_release_or_refused(asked: tuple[str, tuple[str, ...]]) -> None:
     release, arguments = asked
-    verdict(render_build(BuildOptions(extra_args=arguments), release), release)
+    verdict(render_build(EngineOptions(BuildOptions(extra_args=arguments), release)), release)
 
 
 @given(OPTION_SETS, st.sampled_from(releases()), st.sampled_from(releases()))
@@ -141,7 +141,7 @@ def test_nothing_changes_within_one_release(options: BuildOptions, release: str)
 
 @pytest.mark.parametrize("release", releases())
 def test_what_is_left_out_is_not_passed(release: str) -> None:
-    assert render_build(BuildOptions(), release).flags == ()
+    assert render_build(EngineOptions(BuildOptions(), release)).flags == ()
 
 
 @pytest.mark.parametrize("release", releases())

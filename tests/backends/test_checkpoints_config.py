@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.checkpoints import CheckpointError, CheckpointExpectation, verify_checkpoint
+from enginery.backends.checkpoints.configuration import CheckpointError, CheckpointExpectation
+from enginery.backends.checkpoints.verify import verify_checkpoint
 from tests.support.checkpoints import SOURCE, write_checkpoint, write_source
 
 PLAIN = CheckpointExpectation("bfloat16")

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.checkpoints import CheckpointError, HfExpectation, verify_hf_checkpoint
+from enginery.backends.checkpoints.configuration import CheckpointError, HfExpectation
+from enginery.backends.checkpoints.verify import verify_hf_checkpoint
 from tests.support.checkpoints import SOURCE, Layout, fp8_layout, source_layout, write_source, write_tensors
 
 FP8 = HfExpectation("bfloat16", "FP8")
@@ -101,7 +102,7 @@ def test_a_missing_description_of_the_quantization_is_named(tmp_path: Path, sour
 def test_a_description_that_cannot_be_read_is_named(tmp_path: Path, source: Path) -> None:
     made = export(tmp_path / "made")
     (made / "hf_quant_config.json").write_text("{")
-    assert differences(made, source)[0].startswith("hf_quant_config.json: it cannot be read")
+    assert differences(made, source)[0].startswith("hf_quant_config.json: it is not JSON")
 
 
 @pytest.mark.parametrize("name", sorted(fp8_layout()))

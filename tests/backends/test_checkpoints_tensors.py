@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from enginery.backends.checkpoints import CheckpointError, CheckpointExpectation, verify_checkpoint
+from enginery.backends.checkpoints.configuration import CheckpointError, CheckpointExpectation
+from enginery.backends.checkpoints.verify import verify_checkpoint
 from tests.support.checkpoints import Layout, rank_layout, source_layout, write_checkpoint, write_source, write_tensors
 
 FP8_TWICE = CheckpointExpectation("bfloat16", "FP8", tensor_parallel=2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.checkpoints import CheckpointError
+from enginery.backends.checkpoints.configuration import CheckpointError
 from enginery.backends.pytorch.quantize import export_checkpoint, read_quantization
 from enginery.backends.quantizing import DRIVER
 from enginery.core.digests import file_digest
@@ -97,7 +97,7 @@ def test_a_last_line_that_says_nothing_is_no_failure(export: Export, last: str) 
     [
         ("os.remove('hf_quant_config.json')", "quant_algo is none, expected FP8"),
         ("os.remove('model.safetensors')", "no file with weights"),
-        ("open('hf_quant_config.json', 'w').write('{')", "cannot be read"),
+        ("open('hf_quant_config.json', 'w').write('{')", "it is not JSON"),
         ("open('model.safetensors', 'r+b').truncate(100)", "model.safetensors"),
     ],
 )

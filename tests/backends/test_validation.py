@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.backends import answers, validate
+from enginery.backends import validate
 from enginery.builds import validation
 from enginery.builds.validation import PromptResult, ValidationReport
 from enginery.core.errors import StoreError, UsageError, ValidationError
@@ -141,7 +141,7 @@ def test_a_changed_driver_is_another_recipe(monkeypatch: pytest.MonkeyPatch, tmp
     before = validate.validate_call(ValidationOptions())
     changed = tmp_path / "driver.py"
     changed.write_bytes(drivers.ANSWER_PROMPTS.read_bytes() + b"#")
-    monkeypatch.setattr(answers, "ANSWER_PROMPTS", changed)
+    monkeypatch.setattr(validate, "ANSWER_PROMPTS", changed)
     assert validate.validate_call(ValidationOptions()) != before
 
 

@@ -36,11 +36,7 @@ NEAR = 1e-4
 
 
 class CheckpointError(EngineryError):
-    """A converted checkpoint that differs from its model or from its expectation: its engine would be wrong.
-
-    Attributes:
-        differences: one sentence for each difference.
-    """
+    """A converted checkpoint that differs from its model or from its expectation: its engine would be wrong."""
 
     exit_code = 6
 
@@ -73,10 +69,12 @@ class CheckpointExpectation(HfExpectation):
     Attributes:
         tensor_parallel: GPUs that share each layer.
         pipeline_parallel: groups of GPUs that share the layers.
+        accepted_rope_theta: the rotary base it may have in place of the model's; None for only the model's.
     """
 
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    accepted_rope_theta: float | None = None
 
     @property
     def world_size(self) -> int:
@@ -98,7 +96,6 @@ def config_differences(
     return [
         *_shape_differences(config, model, strict=strict),
         *_rope_differences(config, model),
-        *_embedding_differences(config, model),
         *_expectation_differences(config, expected),
     ]
 
@@ -138,6 +135,8 @@ def _shape_differences(config: Mapping[str, Any], model: ModelFacts, *, strict: 
         elif not _same(config[name], value):
             yield f"config.json: {name} is {config[name]}, the model has {value}"
     yield from _head_size_difference(config, model)
+    if config.get("share_embedding_table") and not model.tied_embeddings:
+        yield "config.json: share_embedding_table is true, but the model's first and last layer differ"
 
 
 def _head_size_difference(config: Mapping[str, Any], model: ModelFacts) -> Iterator[str]:
@@ -169,11 +168,6 @@ def _same_scaling(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     )
 
 
-def _embedding_differences(config: Mapping[str, Any], model: ModelFacts) -> Iterator[str]:
-    if config.get("share_embedding_table") and not model.tied_embeddings:
-        yield "config.json: share_embedding_table is true, but the model's first and last layer differ"
-
-
 def _expectation_differences(config: Mapping[str, Any], expected: CheckpointExpectation) -> Iterator[str]:
     mapping, quantization = section(config, "mapping"), section(config, "quantization")
     pairs = {
@@ -186,11 +180,7 @@ def _expectation_differences(config: Mapping[str, Any], expected: CheckpointExpe
     }
     for name, (found, wanted) in pairs.items():
         if found != wanted:
-            yield f"config.json: {name} is {_or_none(found)}, expected {_or_none(wanted)}"
-
-
-def _or_none(value: object) -> str:
-    return "none" if value is None else str(value)
+            yield f"config.json: {name} is {found or 'none'}, expected {wanted or 'none'}"
 
 
 def _same(found: object, wanted: object) -> bool:

@@ -28,8 +28,21 @@ BYTES = frozenset({"U8", "I8"})
 
 WEIGHT_ONLY = {"W8A16": 1, "W4A16": 2}
 """Algorithm -> weights in one byte."""
+AWQ = ("W4A16_AWQ", "W4A8_AWQ")
 AWQ_GROUP = 128
 NVFP4_GROUP = 16
+INPUT_SCALE = "activation_scaling_factor"
+SECOND_SCALE = "weights_scaling_factor_2"
+PREQUANT_SCALE = "prequant_scaling_factor"
+
+MORE_SCALES: Mapping[str, tuple[str, ...]] = {
+    "FP8": (INPUT_SCALE,),
+    "W8A8_SQ_PER_CHANNEL": (INPUT_SCALE, PREQUANT_SCALE),
+    "W4A16_AWQ": (PREQUANT_SCALE,),
+    "W4A8_AWQ": (PREQUANT_SCALE, INPUT_SCALE, SECOND_SCALE),
+    "NVFP4": (INPUT_SCALE, SECOND_SCALE),
+}
+"""Algorithm -> scales of a matrix besides those of its weights, as a checkpoint for `trtllm-build` names them."""
 
 LLAMA_LIKE = (
     "LlamaForCausalLM",
@@ -51,7 +64,6 @@ class Tensor:
 
     Attributes:
         dtype: safetensors' name of its number format, such as `BF16` or `F8_E4M3`.
-        shape: its shape.
     """
 
     dtype: str
@@ -70,8 +82,13 @@ def read_tensors(path: Path) -> dict[str, Tensor] | str:
     """The tensors of a safetensors file by name, or what is wrong with the file, as text."""
     if not path.is_file():
         return "it is missing"
-    problem = safetensors_problem(path)
-    return problem or _described(path)
+    if problem := safetensors_problem(path):
+        return problem
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {name: Tensor(str(value["dtype"]), tuple(value["shape"])) for name, value in header.items()}
 
 
 def read_all(directory: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -114,24 +131,17 @@ class Expected:
         return f"is {found}, expected the shape {list(self.shape)}"
 
 
-def is_known(model: ModelFacts) -> bool:
-    """Whether the tensors of the model's family are known."""
-    return model.architecture in LLAMA_LIKE
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A layer's matrix on one rank.
-
-    Attributes:
-        name: its name without `.weight`.
-        rows: size of its output.
-        columns: size of its input.
-    """
-
-    name: str
-    rows: int
-    columns: int
+def packed(algorithm: str, shape: tuple[int, ...]) -> tuple[Expected, Expected]:
+    """A quantized matrix as ModelOpt writes it, and the scales of its weights."""
+    rows, columns = shape
+    if algorithm == "NVFP4":
+        return Expected(BYTES, (rows, columns // 2)), Expected(FP8, (rows, columns // NVFP4_GROUP))
+    if algorithm in AWQ:
+        return Expected(BYTES, (rows // 2, columns)), Expected(FLOATS, (rows, columns // AWQ_GROUP))
+    if algorithm == "W8A8_SQ_PER_CHANNEL":
+        return Expected(INT8, shape), Expected(FLOATS, (rows,), reordered=True)
+    weights = {"FP8": Expected(FP8, shape), "W8A16": Expected(INT8, shape)}
+    return weights.get(algorithm, Expected(FP8 | BYTES)), Expected(FLOATS)
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,6 @@ class Decoder:
     """A decoder, split as a checkpoint is.
 
     Attributes:
-        model: its shape.
         source: its Hugging Face configuration.
         config: the checkpoint's configuration.
         expected: what the checkpoint is to be.
@@ -150,11 +159,6 @@ class Decoder:
     config: Mapping[str, Any]
     expected: CheckpointExpectation
 
-    @property
-    def tensor_parallel(self) -> int:
-        """GPUs that share each layer."""
-        return self.expected.tensor_parallel
-
     def differences(self, rank: int, found: dict[str, Tensor]) -> Iterator[str]:
         """One sentence for each tensor of a rank that is missing or has another shape or format."""
         for name, expected in self._tensors(rank, found):
@@ -163,7 +167,7 @@ class Decoder:
                 yield f"rank{rank}.safetensors: {name} {problem}"
 
     def _tensors(self, rank: int, found: dict[str, Tensor]) -> Iterator[tuple[str, Expected]]:
-        stage = rank // self.tensor_parallel
+        stage = rank // self.expected.tensor_parallel
         hidden = (self.model.hidden_size,)
         if stage == 0:
             yield "transformer.vocab_embedding.weight", Expected(self._floats, self._embedding_shape())
@@ -185,11 +189,11 @@ class Decoder:
             yield from self._feed_forward(f"{prefix}.mlp", found)
 
     def _attention(self, prefix: str, found: dict[str, Tensor]) -> Iterator[tuple[str, Expected]]:
-        model, shared = self.model, self.tensor_parallel
+        model, shared = self.model, self.expected.tensor_parallel
         queries = model.heads // shared * model.head_size
         rows = queries + 2 * max(1, model.kv_heads // shared) * model.head_size
-        yield from self._linear(Linear(f"{prefix}.qkv", rows, model.hidden_size), found)
-        yield from self._linear(Linear(f"{prefix}.dense", model.hidden_size, queries), found)
+        yield from self._linear(f"{prefix}.qkv", (rows, model.hidden_size), found)
+        yield from self._linear(f"{prefix}.dense", (model.hidden_size, queries), found)
         if self.source.get("attention_bias") or model.architecture in WITH_QKV_BIAS:
             yield f"{prefix}.qkv.bias", Expected(self._floats, (rows,))
         if model.architecture in WITH_QUERY_KEY_NORMS:
@@ -199,9 +203,9 @@ class Decoder:
             yield f"{prefix}.kv_cache_scaling_factor", Expected(FLOATS)
 
     def _feed_forward(self, prefix: str, found: dict[str, Tensor]) -> Iterator[tuple[str, Expected]]:
-        hidden, inner = self.model.hidden_size, self.model.intermediate_size // self.tensor_parallel
+        hidden, inner = self.model.hidden_size, self.model.intermediate_size // self.expected.tensor_parallel
         for name, rows, columns in (("fc", inner, hidden), ("gate", inner, hidden), ("proj", hidden, inner)):
-            yield from self._linear(Linear(f"{prefix}.{name}", rows, columns), found)
+            yield from self._linear(f"{prefix}.{name}", (rows, columns), found)
             if self.source.get("mlp_bias"):
                 yield f"{prefix}.{name}.bias", Expected(self._floats, (rows,))
 
@@ -209,7 +213,7 @@ class Decoder:
         hidden, mapping = self.model.hidden_size, section(self.config, "mapping")
         groups = max(1, mapping.get("moe_ep_size") or 1)
         split = mapping.get("moe_tp_size") or 0
-        inner = self.model.intermediate_size // (split if split > 0 else self.tensor_parallel // groups)
+        inner = self.model.intermediate_size // (split if split > 0 else self.expected.tensor_parallel // groups)
         experts = self.model.experts // groups
         yield f"{prefix}.router.weight", Expected(FLOATS, (self.model.experts, hidden))
         for name, shape in (("fc", (experts, 2 * inner, hidden)), ("proj", (experts, hidden, inner))):
@@ -220,13 +224,31 @@ class Decoder:
             if quantized == "FP8":
                 yield f"{prefix}.{name}.weights_scaling_factor", Expected(FLOATS)
 
-    def _linear(self, layer: Linear, found: dict[str, Tensor]) -> Iterator[tuple[str, Expected]]:
-        algorithm = self._algorithm(layer.name)
+    def _linear(self, name: str, shape: tuple[int, int], found: dict[str, Tensor]) -> Iterator[tuple[str, Expected]]:
+        """The tensors of a matrix on one rank. Some converters leave it to the loader to quantize the weights."""
+        algorithm, weight = self._algorithm(name), found.get(f"{name}.weight")
         if algorithm is None:
-            yield f"{layer.name}.weight", Expected(self._floats, (layer.rows, layer.columns))
+            yield f"{name}.weight", Expected(self._floats, shape)
+        elif algorithm in WEIGHT_ONLY and weight is not None and weight.dtype in FLOATS:
+            yield f"{name}.weight", Expected(FLOATS, shape)
+        elif algorithm in WEIGHT_ONLY:
+            yield f"{name}.weight", Expected(INT8, (shape[1], shape[0] // WEIGHT_ONLY[algorithm]), reordered=True)
+            yield f"{name}.per_channel_scale", Expected(FLOATS, (shape[0],), reordered=True)
+        else:
+            yield from self._quantized(name, algorithm, shape)
+
+    def _quantized(self, name: str, algorithm: str, shape: tuple[int, int]) -> Iterator[tuple[str, Expected]]:
+        """The releases' own converters name and pack some of this differently than ModelOpt."""
+        by_modelopt = section(self.config, "producer").get("name") == "modelopt"
+        if algorithm != "FP8" and not (by_modelopt and algorithm in MORE_SCALES):
+            yield f"{name}.weight", Expected(FLOATS | FP8 | BYTES)
             return
-        made_by_modelopt = section(self.config, "producer").get("name") == "modelopt"
-        yield from linear_tensors(layer, algorithm, found, modelopt=made_by_modelopt)
+        weight, scale = packed(algorithm, shape)
+        yield f"{name}.weight", weight
+        yield f"{name}.weights_scaling_factor", scale
+        for more in MORE_SCALES[algorithm]:
+            by_column = more == PREQUANT_SCALE and algorithm in AWQ
+            yield f"{name}.{more}", Expected(FLOATS, (shape[1],) if by_column else None)
 
     def _algorithm(self, name: str) -> str | None:
         excluded = section(self.config, "quantization").get("exclude_modules") or ()
@@ -238,74 +260,12 @@ class Decoder:
         return frozenset({known}) if known else FLOATS
 
     def _vocabulary(self) -> int:
-        return -(-self.model.vocab_size // self.tensor_parallel)
+        return -(-self.model.vocab_size // self.expected.tensor_parallel)
 
     def _embedding_shape(self) -> tuple[int, int]:
         hidden = self.model.hidden_size
         if not self.config.get("use_parallel_embedding"):
             return self.model.vocab_size, hidden
         if self.config.get("embedding_sharding_dim"):
-            return self.model.vocab_size, hidden // self.tensor_parallel
+            return self.model.vocab_size, hidden // self.expected.tensor_parallel
         return self._vocabulary(), hidden
-
-
-def linear_tensors(
-    layer: Linear, algorithm: str | None, found: dict[str, Tensor], *, modelopt: bool
-) -> Iterator[tuple[str, Expected]]:
-    """The tensors of a quantized matrix.
-
-    Args:
-        layer: the matrix.
-        algorithm: TensorRT-LLM's name of the algorithm; None where the matrix is not quantized.
-        found: what the file has: some converters leave quantizing to the loader.
-        modelopt: whether ModelOpt wrote it; the releases' own converters name and pack some of it differently.
-    """
-    shape = (layer.rows, layer.columns)
-    weight = found.get(f"{layer.name}.weight")
-    if algorithm is None or (algorithm in WEIGHT_ONLY and weight is not None and weight.dtype in FLOATS):
-        yield f"{layer.name}.weight", Expected(FLOATS, shape)
-    elif algorithm in WEIGHT_ONLY:
-        packed = (layer.columns, layer.rows // WEIGHT_ONLY[algorithm])
-        yield f"{layer.name}.weight", Expected(INT8, packed, reordered=True)
-        yield f"{layer.name}.per_channel_scale", Expected(FLOATS, (layer.rows,), reordered=True)
-    elif algorithm == "FP8":
-        yield f"{layer.name}.weight", Expected(FP8, shape)
-        yield from _scales(layer, "activation_scaling_factor", "weights_scaling_factor")
-    elif modelopt:
-        yield from _of_modelopt(layer, algorithm)
-    else:
-        yield f"{layer.name}.weight", Expected(FLOATS | FP8 | BYTES)
-
-
-def _described(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    described = {name: value for name, value in header.items() if name != "__metadata__"}
-    return {name: Tensor(str(value["dtype"]), tuple(value["shape"])) for name, value in described.items()}
-
-
-def _of_modelopt(layer: Linear, algorithm: str) -> Iterator[tuple[str, Expected]]:
-    rows, columns = layer.rows, layer.columns
-    weight, scale = f"{layer.name}.weight", f"{layer.name}.weights_scaling_factor"
-    if algorithm == "W8A8_SQ_PER_CHANNEL":
-        yield weight, Expected(INT8, (rows, columns))
-        yield scale, Expected(FLOATS, (rows,))
-        yield from _scales(layer, "activation_scaling_factor", "prequant_scaling_factor")
-    elif algorithm in ("W4A16_AWQ", "W4A8_AWQ"):
-        yield weight, Expected(BYTES, (rows // 2, columns))
-        yield scale, Expected(FLOATS, (rows, columns // AWQ_GROUP))
-        yield f"{layer.name}.prequant_scaling_factor", Expected(FLOATS, (columns,))
-        if algorithm == "W4A8_AWQ":
-            yield from _scales(layer, "activation_scaling_factor", "weights_scaling_factor_2")
-    elif algorithm == "NVFP4":
-        yield weight, Expected(BYTES, (rows, columns // 2))
-        yield scale, Expected(FP8, (rows, columns // NVFP4_GROUP))
-        yield from _scales(layer, "activation_scaling_factor", "weights_scaling_factor_2")
-    else:
-        yield weight, Expected(FLOATS | FP8 | BYTES)
-
-
-def _scales(layer: Linear, *names: str) -> Iterator[tuple[str, Expected]]:
-    for name in names:
-        yield f"{layer.name}.{name}", Expected(FLOATS)

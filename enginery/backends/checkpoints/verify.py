@@ -1,25 +1,50 @@
-"""Checks a checkpoint for `trtllm-build` against the model it was made from, before an engine is built of it.
+"""Checks a converted checkpoint against the model it was made from, before an engine is built of it or it is served.
 
-Headers and configurations are read, no weights: it takes milliseconds for any size.
+Headers and configurations are read, no weights: it takes milliseconds for any size. In an exported Hugging Face
+checkpoint every tensor of the source must be there under its own name, with the shape that its quantization gives it.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from enginery.backends.checkpoints.configuration import (
     CheckpointError,
     CheckpointExpectation,
+    HfExpectation,
     config_differences,
+    rope_scaling,
     section,
 )
-from enginery.backends.checkpoints.tensors import Decoder, Tensor, is_known, read_all, read_tensors
+from enginery.backends.checkpoints.tensors import (
+    FLOATS,
+    INPUT_SCALE,
+    LLAMA_LIKE,
+    MORE_SCALES,
+    SECOND_SCALE,
+    Decoder,
+    Expected,
+    Tensor,
+    packed,
+    read_all,
+    read_tensors,
+)
 from enginery.core.progress import Facts
 from enginery.sources import ModelFacts
 
+CONFIG = "config.json"
+QUANT_CONFIG = "hf_quant_config.json"
+MAY_CHANGE = frozenset({"dtype", "quantization", "weight_bytes", "rope_scaling"})
+"""Facts of a model that exporting may change, or that are compared on their own."""
+
+LINEAR = re.compile(r"\.(q|k|v|o|qkv|gate|up|down|gate_up)_proj\.weight$|\.w[123]\.weight$")
+"""Matrices that every algorithm quantizes unless they are excluded."""
+MATRIX = 2
+HF_SCALES = {INPUT_SCALE: "input_scale", SECOND_SCALE: "weight_scale_2"}
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
 REMEDY = "convert again; if it comes out the same, the converter does not fit this model: try another one or release"
 
@@ -40,7 +65,9 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
     """
     config, source = read_config(checkpoint), read_config(weights)
     model = replace(ModelFacts.from_config(source), tied_embeddings=_is_tied(source, weights))
-    known = is_known(model)
+    if expected.accepted_rope_theta is not None:
+        model = replace(model, rope_theta=expected.accepted_rope_theta)
+    known = model.architecture in LLAMA_LIKE
     differences = config_differences(config, model, expected, strict=known)
     ranks, problems = _read_ranks(checkpoint, expected.world_size)
     differences += problems
@@ -53,23 +80,53 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
     return _facts(checkpoint, config, ranks, known=known)
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """A directory's `config.json`.
+def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectation) -> Facts:
+    """Make sure that an exported checkpoint is whole, is still the same model, and is quantized as expected.
+
+    Raises:
+        CheckpointError: when it is not; all differences are listed.
+    """
+    config, source = read_config(checkpoint), read_config(weights)
+    described = read_config(checkpoint, QUANT_CONFIG) if (checkpoint / QUANT_CONFIG).is_file() else {}
+    quantization = section(described, "quantization")
+    tensors, problems = read_all(checkpoint)
+    originals, source_problems = read_all(weights)
+    differences = [
+        *_hf_config_differences(config, source, expected),
+        *_quantization_differences(quantization, expected),
+        *problems,
+        *([f"the source's {problem}" for problem in source_problems]),
+        *([] if tensors else ["there is no file with weights (*.safetensors)"]),
+        *_tensor_differences(tensors, originals, ModelFacts.from_config(source), quantization),
+    ]
+    if differences:
+        raise CheckpointError(differences, subject=str(checkpoint), remedy=REMEDY)
+    return {
+        "quant_algo": quantization.get("quant_algo"),
+        "kv_cache_quant_algo": quantization.get("kv_cache_quant_algo"),
+        "tensors": len(tensors),
+        "bytes": sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")),
+        "verified": "configuration, files and tensors" if originals else "configuration and files",
+    }
+
+
+def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
+    """A directory's `config.json`, or another file of JSON.
 
     Raises:
         CheckpointError: when there is none that can be read.
     """
-    path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(["config.json: it is missing"], subject=str(directory), remedy=REMEDY) from error
+        config = json.loads((directory / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problem = "it is missing"
     except ValueError as error:
-        problem = f"config.json: it is not JSON ({error})"
-        raise CheckpointError([problem], subject=str(directory), remedy=REMEDY) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(["config.json: it is no JSON object"], subject=str(directory), remedy=REMEDY)
-    return config
+        problem = f"it is not JSON ({error})"
+    else:
+        if isinstance(config, dict):
+            return config
+        problem = "it is no JSON object"
+    raise CheckpointError([f"{name}: {problem}"], subject=str(directory), remedy=REMEDY)
 
 
 def _is_tied(source: Mapping[str, Any], weights: Path) -> bool:
@@ -115,3 +172,75 @@ def _facts(
         "bytes": sum((checkpoint / f"rank{rank}.safetensors").stat().st_size for rank in ranks),
         "verified": "configuration, files and tensors" if known else "configuration and files",
     }
+
+
+def _hf_config_differences(
+    config: Mapping[str, Any], source: Mapping[str, Any], expected: HfExpectation
+) -> Iterator[str]:
+    found, wanted = asdict(ModelFacts.from_config(config)), asdict(ModelFacts.from_config(source))
+    for name, value in wanted.items():
+        if name not in MAY_CHANGE and found[name] != value:
+            yield f"config.json: {name} is {found[name]}, the model has {value}"
+    scaling, original = rope_scaling(found["rope_scaling"]), rope_scaling(wanted["rope_scaling"])
+    if scaling != original:
+        yield f"config.json: rope_scaling is {scaling or 'none'}, the model has {original or 'none'}"
+    if expected.dtype and found["dtype"] != expected.dtype:
+        yield f"config.json: dtype is {found['dtype'] or 'missing'}, expected {expected.dtype}"
+
+
+def _quantization_differences(quantization: Mapping[str, Any], expected: HfExpectation) -> Iterator[str]:
+    wanted_algorithms = {"quant_algo": expected.quant_algo, "kv_cache_quant_algo": expected.kv_cache_quant_algo}
+    for name, wanted in wanted_algorithms.items():
+        found = quantization.get(name)
+        if found != wanted:
+            yield f"{QUANT_CONFIG}: {name} is {found or 'none'}, expected {wanted or 'none'}"
+
+
+def _tensor_differences(
+    tensors: Mapping[str, Tensor],
+    originals: Mapping[str, Tensor],
+    model: ModelFacts,
+    quantization: Mapping[str, Any],
+) -> Iterator[str]:
+    for name, original in originals.items():
+        if name == "lm_head.weight" and model.tied_embeddings and name not in tensors:
+            continue
+        for wanted, expected in _wanted(name, original, tensors.get(name), quantization):
+            problem = expected.difference(tensors.get(wanted))
+            if problem:
+                yield f"{wanted} {problem}"
+    if quantization.get("kv_cache_quant_algo"):
+        yield from _missing_cache_scales(tensors, originals)
+
+
+def _wanted(
+    name: str, original: Tensor, found: Tensor | None, quantization: Mapping[str, Any]
+) -> Iterator[tuple[str, Expected]]:
+    algorithm = quantization.get("quant_algo")
+    layer = name.removesuffix(".weight")
+    if not algorithm or not _is_quantized(name, original, found, quantization):
+        yield name, Expected(FLOATS, original.shape)
+        return
+    weight, scale = packed(algorithm, original.shape)
+    yield name, weight
+    yield f"{layer}.weight_scale", scale
+    for more in MORE_SCALES.get(algorithm, ()):
+        if more in HF_SCALES:
+            yield f"{layer}.{HF_SCALES[more]}", Expected(FLOATS)
+
+
+def _is_quantized(name: str, original: Tensor, found: Tensor | None, quantization: Mapping[str, Any]) -> bool:
+    """Whether a tensor must be quantized by its name, or is so by its own format."""
+    excluded = quantization.get("exclude_modules") or ()
+    if any(fnmatchcase(name.removesuffix(".weight"), pattern) for pattern in excluded):
+        return False
+    of_its_own = found is not None and found.dtype not in FLOATS and len(original.shape) == MATRIX
+    return bool(LINEAR.search(name)) or of_its_own
+
+
+def _missing_cache_scales(tensors: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> Iterator[str]:
+    for kind in ("k", "v"):
+        for name in originals:
+            scale = name.replace(f".{kind}_proj.weight", f".{kind}_proj.{kind}_scale")
+            if scale != name and scale not in tensors:
+                yield f"{scale} is missing"

@@ -119,7 +119,6 @@ class Setting:
     """One argument.
 
     Attributes:
-        value: its value.
         field: the field of the spec that it comes from, within the target.
         given: whether the user wrote it; otherwise it follows from a default of ours.
     """
@@ -134,7 +133,7 @@ Settings = Mapping[Path, Setting]
 
 def settings(request: Request, release: str) -> Settings:
     """Every argument except the model's path, under its name from 1.0 on. `llm` has precedence over other fields."""
-    given = {path: Setting(value, f"llm.{'.'.join(path)}") for path, value in _flat(request.llm)}
+    given = dict(_given(request))
     found = dict(_from_spec(request))
     graphs = any(path[0] == GRAPHS for path in given)
     if graphs or layout(release) is Layout.OBJECTS:  # before 1.0 they are off unless asked for
@@ -147,10 +146,10 @@ def settings(request: Request, release: str) -> Settings:
 def clashes(request: Request) -> Iterator[tuple[Setting, Setting]]:
     """Arguments to which `llm` and another field of the spec give different values."""
     others = dict(_from_spec(request))
-    for path, value in _flat(request.llm):
+    for path, setting in _given(request):
         other = others.get(path)
-        if other is not None and other.given and other.value != value:
-            yield Setting(value, f"llm.{'.'.join(path)}"), other
+        if other is not None and other.given and other.value != setting.value:
+            yield setting, other
 
 
 def arguments_of(request: Request, release: str) -> dict[str, JsonValue]:
@@ -160,17 +159,16 @@ def arguments_of(request: Request, release: str) -> dict[str, JsonValue]:
 
 def placed(release: str, found: Settings) -> dict[Path, Setting]:
     """The settings by their paths in the release. Our own defaults are left out where the release has no such key."""
-    place = layout(release)
     moved: dict[Path, Setting] = {}
     for path, setting in found.items():
-        moved_path = _path_in(path, release, place)
+        moved_path = _path_in(path, release)
         if moved_path != path and path[0] in SWITCHES:
-            switch = _path_in(path[:1], release, place)
+            switch = _path_in(path[:1], release)
             moved[switch] = Setting(setting.value is not None, setting.field, setting.given)
             if len(path) == 1:
                 continue
         if setting.given or moved_path[0] in keys(release).value:
-            moved[moved_path] = Setting(setting.value, setting.field, setting.given)
+            moved[moved_path] = setting
     return moved
 
 
@@ -188,16 +186,16 @@ def nested(found: Mapping[Path, Setting]) -> dict[str, JsonValue]:
 
 def max_batch_size(request: Request) -> int:
     """Most requests that run together."""
-    given = {path: Setting(value, "") for path, value in _flat(request.llm)}
-    return _batch(given, dict(_from_spec(request)))
+    return _batch(dict(_given(request)), dict(_from_spec(request)))
 
 
-def warm_up_sizes(triton: Mapping[str, Any], largest: int) -> list[int]:
+def warm_up_sizes(request: Request) -> list[int]:
     """The batch sizes to warm up with; none where the user says `warm_up: false`."""
-    wanted = triton.get("warm_up", True)
+    config: Any = request.llm.get(TRITON)
+    wanted = config.get("warm_up", True) if isinstance(config, dict) else True
     if isinstance(wanted, list):
         return sorted(set(wanted))
-    return [size for size in _graph_sizes(largest) if size <= MOST_WARMED] if wanted else []
+    return [size for size in _graph_sizes(max_batch_size(request)) if size <= MOST_WARMED] if wanted else []
 
 
 def newer_name(path: Path) -> str:
@@ -233,8 +231,9 @@ def _graph_arguments(given: Settings, largest: int) -> Iterator[tuple[Path, Sett
         yield (GRAPHS, "enable_padding"), Setting(value=True, field=field, given=False)
 
 
-def _path_in(path: Path, release: str, place: Layout) -> Path:
+def _path_in(path: Path, release: str) -> Path:
     """The path in a release of a key that is written as from 1.0 on."""
+    place = layout(release)
     if place is Layout.OBJECTS:
         return path
     name = RENAMED.get(path) or (SWITCHES.get(path[0]) if len(path) == 1 else None)
@@ -250,33 +249,32 @@ def _batch(given: Settings, found: Settings) -> int:
     return value if isinstance(value, int) else DEFAULT_BATCH
 
 
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Each key, and each key within an object, with its value; Triton's part left out."""
-    for name, value in values.items():
+def _given(request: Request) -> Iterator[tuple[Path, Setting]]:
+    """Each key of `llm`, and each key within an object; Triton's part left out."""
+    for name, value in request.llm.items():
         if name == TRITON:
             continue
         if isinstance(value, dict) and value:
-            yield from (((name, inner), item) for inner, item in value.items())
+            yield from (((name, inner), Setting(item, f"llm.{name}.{inner}")) for inner, item in value.items())
         else:
-            yield (name,), value
+            yield (name,), Setting(value, f"llm.{name}")
 
 
 def _from_spec(request: Request) -> Iterator[tuple[Path, Setting]]:
     target = request.target
     yield ("tensor_parallel_size",), Setting(target.tensor_parallel, "tensor_parallel")
     yield ("pipeline_parallel_size",), Setting(target.pipeline_parallel, "pipeline_parallel")
-    yield ("dtype",), Setting(_dtype(request), "precision")
+    plain = target.precision in PLAIN  # for quantized weights the checkpoint decides
+    yield ("dtype",), Setting(str(target.precision) if plain else "auto", "precision")
     yield from _from_fields(request.build, "build", FROM_BUILD)
     yield from _from_fields(request.serving, "serving", FROM_SERVING)
     yield ("max_batch_size",), _largest_batch(request)
-    yield from _lengths(request)
+    prompt, answer = request.build.max_input_len, request.build.max_output_len
+    if request.build.max_seq_len is None and prompt is not None and answer is not None:
+        # The LLM API limits prompt and answer together; specs for TensorRT-LLM up to 0.11 limit each of them.
+        yield ("max_seq_len",), Setting(prompt + answer, "build.max_output_len")
     if request.convert.kv_cache != "auto":
         yield (KV_CACHE, "dtype"), Setting(request.convert.kv_cache, "convert.kv_cache")
-
-
-def _dtype(request: Request) -> str:
-    """The precision; for quantized weights the checkpoint decides."""
-    return str(request.target.precision) if request.target.precision in PLAIN else "auto"
 
 
 def _largest_batch(request: Request) -> Setting:
@@ -290,21 +288,10 @@ def _largest_batch(request: Request) -> Setting:
 def _from_fields(options: Any, section: str, paths: Mapping[str, Path]) -> Iterator[tuple[Path, Setting]]:
     for field, path in paths.items():
         value = getattr(options, field, None)
-        if value is not None:
-            yield path, Setting(_value(field, value), f"{section}.{field}")
-
-
-def _value(field: str, value: Any) -> Any:
-    if field == "scheduler_policy":
-        return value.upper()
-    if field == "max_attention_window_size":
-        return list(value) if isinstance(value, tuple) else [value]
-    return value
-
-
-def _lengths(request: Request) -> Iterator[tuple[Path, Setting]]:
-    """The LLM API limits prompt and answer together; specs for TensorRT-LLM up to 0.11 limit each of them."""
-    build = request.build
-    prompt, answer = build.max_input_len, build.max_output_len
-    if build.max_seq_len is None and prompt is not None and answer is not None:
-        yield ("max_seq_len",), Setting(prompt + answer, "build.max_output_len")
+        if value is None:
+            continue
+        if field == "scheduler_policy":
+            value = value.upper()
+        elif field == "max_attention_window_size":
+            value = list(value) if isinstance(value, tuple) else [value]
+        yield path, Setting(value, f"{section}.{field}")

@@ -1,13 +1,14 @@
 """The backend `pytorch`: findings, notes, and the chain of steps for a target."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from pydantic import JsonValue
 from typing_extensions import override
 
-from enginery.backends.answers import TENSORRT_LLM
+from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
+from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
 from enginery.backends.pytorch.arguments import (
     BY_HAND,
     FROM_SERVING,
@@ -19,7 +20,7 @@ from enginery.backends.pytorch.arguments import (
     warm_up_sizes,
 )
 from enginery.backends.pytorch.findings import findings, without_meaning
-from enginery.backends.pytorch.keys import Layout, is_certain, keys, layout
+from enginery.backends.pytorch.keys import Layout, chosen_release, is_certain, keys, layout, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     activation_dtype,
@@ -30,42 +31,36 @@ from enginery.backends.pytorch.quantize import (
     must_quantize,
     quantizing_argv,
 )
-from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.quantizing import DRIVER, modelopt_toolchain
-from enginery.backends.request import BackendStep, Chain, Request, command_step
+from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.runtimes import runtime_for
 from enginery.backends.validate import validate_call
 from enginery.core.digests import remembered_digest
 from enginery.core.versions import is_version
-from enginery.spec import DEFAULT_BATCH, BackendName, Finding
+from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Target
 from enginery.store import ANY_GPU, Call, Command, Stage, Step
-from enginery.toolchains import driver_sha256
+from enginery.toolchains import Identify, driver_sha256
 from enginery.triton import keeps_measurements, served_llm_digest
 
 RUNNER = "export_checkpoint"
-ENVIRONMENT = {**QUIET, **OFFLINE}
 
 
-class PyTorch(TensorRTLLMBackend):
+@dataclasses.dataclass(frozen=True)
+class PyTorch(Backend):
     """The backend that runs Hugging Face checkpoints with TensorRT-LLM's LLM API."""
 
-    @property
-    @override
-    def name(self) -> BackendName:
-        return BackendName.PYTORCH
+    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
+    name = BackendName.PYTORCH
 
     @override
-    def refusal(self, wanted: str) -> Finding | None:
-        return refusal(wanted)
-
-    @override
-    def chosen_release(self, wanted: str) -> str:
-        return chosen_release(wanted)
+    def release(self, target: Target) -> str:
+        return release_of(target, refusal(target.release), chosen_release(target.release))
 
     @override
     def findings(self, request: Request) -> list[Finding]:
+        release = chosen_release(request.target.release)
         modelopt = must_quantize(request.target.precision, request.model)
-        return [*findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
+        return [*findings(request), *toolchain_findings(request, release, self.identify, modelopt=modelopt)]
 
     @override
     def notes(self, request: Request) -> list[str]:
@@ -78,7 +73,10 @@ class PyTorch(TensorRTLLMBackend):
         inputs = {"engine": making[-1].step.key if making else weights, "weights": weights}
         release = self.release(request.target)
         toolchain = request.toolchain(release, self.identify)
-        validate = command_step(Stage.VALIDATE, inputs, _validation(request, release), toolchain, request.gpu.name)
+        # The same arguments that the model will be served with.
+        arguments = arguments_of(request, release)
+        recipe = validate_call(request.validation, "pytorch", release, request.world_size, arguments)
+        validate = command_step(Stage.VALIDATE, inputs, recipe, toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
         return Chain(making, validate, BackendStep(package))
 
@@ -108,20 +106,9 @@ def _expected(request: Request) -> dict[str, JsonValue]:
     return expected | ({"dataset_sha256": remembered_digest(texts)} if texts else {})
 
 
-def _validation(request: Request, release: str) -> Call:
-    """The prompts, and the arguments to load the model with: the same that it will be served with."""
-    how: dict[str, JsonValue] = {
-        "backend": str(BackendName.PYTORCH),
-        "release": release,
-        "world_size": request.world_size,
-        "arguments": arguments_of(request, release),
-    }
-    return validate_call(request.validation, driver=TENSORRT_LLM, parameters=how)
-
-
 def _package(request: Request, release: str) -> Call:
     runtime = runtime_for("pytorch", release)
-    sizes: list[JsonValue] = list(warm_up_sizes(_triton_config(request), max_batch_size(request)))
+    sizes: list[JsonValue] = list(warm_up_sizes(request))
     details: dict[str, JsonValue] = {
         "model": request.spec.name,
         "target": request.target.name,
@@ -138,11 +125,6 @@ def _package(request: Request, release: str) -> Call:
         "served_models_sha256": served_llm_digest(),
     }
     return Call(function="package_llmapi", version=2, parameters=details)
-
-
-def _triton_config(request: Request) -> dict[str, JsonValue]:
-    config = request.llm.get(TRITON)
-    return dict(config) if isinstance(config, dict) else {}
 
 
 def _notes(request: Request, release: str) -> Iterator[str]:
@@ -181,7 +163,7 @@ def _first_use(request: Request, release: str) -> Iterator[str]:
         others = "are filled up to the next" if graphs.get("enable_padding") else "run without"
         sizes = ", ".join(map(str, captured))
         yield f"CUDA graphs are captured at the start for batches of {sizes}; others {others}"
-    warm = warm_up_sizes(_triton_config(request), max_batch_size(request))
+    warm = warm_up_sizes(request)
     if warm:
         yield f"the server warms up with batches of {', '.join(map(str, warm))} (llm.{TRITON}.warm_up: false: not)"
     if layout(release) is Layout.OBJECTS and request.llm.get("enable_autotuner") is not False:

@@ -18,9 +18,9 @@
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from enginery.backends.common import answer_findings, position_findings
+from enginery.backends.common import Part, answer_findings, position_findings, split_findings
 from enginery.backends.pytorch.arguments import (
     BY_HAND,
     ELSEWHERE,
@@ -33,7 +33,7 @@ from enginery.backends.pytorch.arguments import (
     placed,
     settings,
 )
-from enginery.backends.pytorch.keys import NESTED, Path, is_certain, keys
+from enginery.backends.pytorch.keys import NESTED, Path, chosen_release, is_certain, keys, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     READ,
@@ -43,12 +43,10 @@ from enginery.backends.pytorch.quantize import (
     must_quantize,
     quantized_to,
 )
-from enginery.backends.pytorch.release import chosen_release, refusal
 from enginery.backends.pytorch.schema import Mistake, mistakes
 from enginery.backends.quantizing import uneven_sizes
 from enginery.backends.request import Request
 from enginery.releases import capabilities, precisions
-from enginery.sources import ModelFacts
 from enginery.spec import BuildOptions, Finding, Precision, gpus, warning
 
 WARM_UP = {"warm_up"}
@@ -83,20 +81,6 @@ def without_meaning(options: BuildOptions) -> Iterator[str]:
             yield field
 
 
-class Shared(NamedTuple):
-    """Something that every GPU takes an equal part of.
-
-    Attributes:
-        code: of the finding where it cannot.
-        size: how many there are.
-        what: what they are, with the number.
-    """
-
-    code: str
-    size: int
-    what: str
-
-
 def _split_findings(request: Request) -> Iterator[Finding]:
     """What the GPUs cannot share evenly; nothing where the model's shape is not known.
 
@@ -104,25 +88,18 @@ def _split_findings(request: Request) -> Iterator[Finding]:
     Key-value heads are copied where there are too few, experts are shared in another way, and pipeline stages may
     differ in size.
     """
-    model, gpus, stages = request.model, request.target.tensor_parallel, request.target.pipeline_parallel
+    model, stages = request.model, request.target.pipeline_parallel
     if model is None:
         return
-    parts = list(_shared(request, model))
-    even = [number for number in range(1, 2 * gpus + 1) if not any(part.size % number for part in parts)]
-    for part in parts:
-        if part.size % gpus:
-            problem = f"{part.what} cannot be split evenly over {gpus} GPUs"
-            yield Finding(part.code, "tensor_parallel", problem, f"use one of {', '.join(map(str, even))}")
+    parts = []
+    if request.llm.get("enable_attention_dp") is not True:  # else each GPU has all heads, for its own requests
+        parts.append(Part("E140", model.heads, f"{model.heads} attention heads"))
+    if not model.experts:
+        parts.append(Part("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}"))
+    yield from split_findings(parts, request.target.tensor_parallel)
     if 0 < model.layers < stages:
         problem = f"{model.layers} layers are too few for {stages} stages of a pipeline"
         yield Finding("E143", "pipeline_parallel", problem, f"use at most {model.layers}")
-
-
-def _shared(request: Request, model: ModelFacts) -> Iterator[Shared]:
-    if request.llm.get("enable_attention_dp") is not True:  # else each GPU has all heads, for its own requests
-        yield Shared("E140", model.heads, f"{model.heads} attention heads")
-    if not model.experts:
-        yield Shared("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}")
 
 
 def _hardware(request: Request, release: str) -> Iterator[Finding]:
@@ -151,17 +128,13 @@ def _support_matrix(release: str, precision: Precision, gpu: gpus.Gpu) -> Iterat
             problem = f"{whose} has no {precision} for compute capability {gpu.compute_capability} ({gpu.name})"
             yield Finding("E402", "precision", problem, "use another precision, GPU or release")
     elif listed.value and gpu.capability < listed.value[0]:
-        problem = f"{whose} begins at compute capability {_dotted(listed.value[0])}; {gpu.name} has"
+        problem = f"{whose} begins at compute capability {'.'.join(map(str, listed.value[0]))}; {gpu.name} has"
         yield Finding("E402", "gpu", f"{problem} {gpu.compute_capability}", "use a newer GPU")
     elif precision is Precision.NVFP4 and not any(capability >= (10, 0) for capability in listed.value):
         yield Finding("E402", "precision", f"{whose} has no GPU for nvfp4", "use a newer release")
     else:
         problem = f"{whose} does not list compute capability {gpu.compute_capability} ({gpu.name})"
         yield warning("W401", "gpu", problem, "use a newer release")
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"
 
 
 def _arguments(request: Request, release: str) -> Iterator[Finding]:
@@ -172,8 +145,9 @@ def _arguments(request: Request, release: str) -> Iterator[Finding]:
         if given.field.split(".")[1] not in ELSEWHERE:
             problem = f"is {given.value!r} here and {other.value!r} in {other.field}"
             yield Finding("E405", given.field, problem, "remove one of the two")
-    kept = {path: setting for path, setting in settings(request, release).items() if _is_free(path, setting)}
-    moved = placed(release, kept)
+    found = settings(request, release).items()
+    refused = {path for path, setting in found if setting.field.startswith("llm.") and path[0] in ELSEWHERE}
+    moved = placed(release, {path: setting for path, setting in found if path not in refused})
     for mistake in mistakes(release, nested(moved)):
         yield _mistake_finding(mistake, moved, release)
 
@@ -187,24 +161,21 @@ def _lengths(request: Request, release: str) -> Iterator[Finding]:
         yield from position_findings(request.model, length.value, length.field)
 
 
-def _is_free(path: Path, setting: Setting) -> bool:
-    """Whether a key of `llm` is not refused already."""
-    return not setting.field.startswith("llm.") or path[0] not in ELSEWHERE
-
-
 def _mistake_finding(mistake: Mistake, moved: dict[Path, Setting], release: str) -> Finding:
     """The finding, at the field of the spec that the argument comes from."""
     setting = moved.get(mistake.path[:2]) or moved.get(mistake.path[:1])
     named = ".".join(mistake.path)
     field = setting.field if setting else f"llm.{named}"
     ours = bool(setting) and not field.startswith("llm.")
+    known = keys(release).provenance
+    whose = "" if is_certain(release) else f", as far as known from {known.release}"
     if not mistake.unknown:
         problem = f"{named}: {mistake.problem}" if ours or not field.endswith(named) else mistake.problem
         return Finding("E404", field, problem, f"correct it for release {release}")
     if ours:
-        problem = f"the LLM API of {release} has no {named}{_whose(release)}"
+        problem = f"the LLM API of {release} has no {named}{whose}"
         return Finding("E403", field, problem, "remove it, or use another release")
-    problem = f"the LLM API of {release} has no such key{_whose(release)}"
+    problem = f"the LLM API of {release} has no such key{whose}"
     return Finding("E403", f"llm.{named}", problem, _remedy(mistake, newer_name(mistake.path)))
 
 
@@ -212,11 +183,6 @@ def _remedy(mistake: Mistake, newer: str) -> str:
     if newer:
         return f"from 1.0 on {newer}" if mistake.path[0] != NESTED else newer
     return f"did you mean {' or '.join(mistake.near)}?" if mistake.near else "remove it, or use another release"
-
-
-def _whose(release: str) -> str:
-    known = keys(release).provenance
-    return "" if is_certain(release) else f", as far as known from {known.release}"
 
 
 def _conversion(request: Request) -> Iterator[Finding]:

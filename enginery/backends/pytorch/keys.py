@@ -1,4 +1,4 @@
-"""Which keys the LLM API of a release takes, and how sure that is.
+"""Which release a target comes to, which keys its LLM API takes, and how sure that is.
 
 Up to 0.20 the PyTorch backend's own keys stood under `pytorch_backend_config`. In 0.21 they stood at the top (pull
 request 4603 of TensorRT-LLM). From 1.0 on many are gathered in objects of their own (5014, 6003). `enginery.releases`
@@ -12,7 +12,24 @@ from functools import lru_cache
 
 from packaging.version import Version
 
-from enginery.releases import PYTORCH, Argument, Certainty, Known, Provenance, arguments, builds_engines, classes
+from enginery.backends.common import newest_release
+from enginery.core.versions import LATEST, full, is_version, mistake
+from enginery.releases import (
+    PYTORCH,
+    Argument,
+    Certainty,
+    Known,
+    Provenance,
+    arguments,
+    builds_engines,
+    classes,
+    releases,
+    was_never_made,
+)
+from enginery.spec import Finding
+
+FIRST = "0.17.0"
+"""The first release with the PyTorch backend. There is no upper limit."""
 
 NESTED = "pytorch_backend_config"
 NESTED_CLASS = "PyTorchConfig"
@@ -91,6 +108,41 @@ class Layout(StrEnum):
     OBJECTS = "objects"
 
 
+def chosen_release(wanted: str) -> str:
+    """The release that `latest`, a range or a version comes to; empty for none.
+
+    There need not be facts of a version: those of the nearest release are used then.
+    """
+    if refusal(wanted) is not None:
+        return ""
+    return full(wanted) if is_version(wanted) else newest_release(wanted, _with_backend())
+
+
+def refusal(wanted: str) -> Finding | None:
+    """Why there is no such release; None where there is one."""
+    known = _with_backend()
+    newest, one_of = newest_release(LATEST, known), f"use one of {', '.join(known)}"
+    if problem := mistake(wanted):
+        return Finding("E101", "release", problem, f"write a release, such as {newest}")
+    if is_version(wanted):
+        if not _has_backend(wanted):
+            problem = f"{wanted} has no PyTorch backend: {FIRST} is the first with one"
+            return Finding("E401", "release", problem, f"use {newest}, or backend: tensorrt")
+        if was_never_made(wanted):
+            problem = f"no release {wanted} of TensorRT-LLM is known, though later ones are"
+            return Finding("E102", "release", problem, one_of)
+        return None
+    if newest_release(wanted, known):
+        return None
+    problem = f"no known release with the PyTorch backend fits {wanted!r}; {FIRST} is the first with one"
+    return Finding("E401", "release", problem, one_of)
+
+
+def instead(release: str) -> str:
+    """The remedy that names this backend, for a target that wants `release`."""
+    return "backend: pytorch" if _has_backend(release) else f"backend: pytorch with release {FIRST} or a later one"
+
+
 def layout(release: str) -> Layout:
     """The layout of a release."""
     number = Version(release).release
@@ -151,3 +203,11 @@ def _nearest(found: Known[Mapping[str, Argument]], release: str) -> Provenance:
 
 def _as_arguments(annotations: Mapping[str, str]) -> Mapping[str, Argument]:
     return {name: Argument(name, annotation) for name, annotation in annotations.items()}
+
+
+def _with_backend() -> list[str]:
+    return [one for one in releases() if _has_backend(one)]
+
+
+def _has_backend(release: str) -> bool:
+    return Version(release) >= Version(FIRST)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from enginery.backends.checkpoints import HF_ALGORITHMS, KV_CACHE_ALGORITHMS, HfExpectation, verify_hf_checkpoint
+from enginery.backends.checkpoints.configuration import HF_ALGORITHMS, KV_CACHE_ALGORITHMS, HfExpectation
+from enginery.backends.checkpoints.verify import verify_hf_checkpoint
 from enginery.backends.quantizing import DRIVER, calibration_arguments, driver_facts, require_same_texts
 from enginery.backends.request import Request
 from enginery.core.errors import SourceError, StoreError, UsageError
@@ -115,11 +116,6 @@ class ExportParameters(Frozen):
     driver_sha256: str
     dataset_sha256: str = ""
 
-    @property
-    def expectation(self) -> HfExpectation:
-        """The checkpoint that is to come out."""
-        return HfExpectation(self.dtype, HF_ALGORITHMS[self.precision], KV_CACHE_ALGORITHMS[self.kv_cache])
-
 
 def export_checkpoint(context: StepContext, argv: tuple[str, ...], environment: Mapping[str, str]) -> Facts:
     """Quantize the weights and check the result. The command runner `export_checkpoint`.
@@ -133,7 +129,9 @@ def export_checkpoint(context: StepContext, argv: tuple[str, ...], environment: 
     parameters = ExportParameters.model_validate(dict(context.parameters))
     _require_as_planned(context, parameters)
     done = context.run(argv, environment)
-    found = verify_hf_checkpoint(context.output, context.inputs["weights"], parameters.expectation)
+    algorithm, kv_cache_algorithm = HF_ALGORITHMS[parameters.precision], KV_CACHE_ALGORITHMS[parameters.kv_cache]
+    expected = HfExpectation(parameters.dtype, algorithm, kv_cache_algorithm)
+    found = verify_hf_checkpoint(context.output, context.inputs["weights"], expected)
     return {**driver_facts(done.last_lines), **found}
 
 

@@ -48,7 +48,6 @@ class Mistake:
 
     Attributes:
         path: the key, within the arguments.
-        problem: what is wrong with it.
         near: keys that look like it.
         unknown: whether there is no such key.
     """
@@ -94,17 +93,14 @@ def _without_tags(values: Any, place: tuple[int | str, ...]) -> Iterator[str]:
 def _keys_at(release: str, path: Path) -> Keys:
     """The keys of the object at a path, for suggestions."""
     known: Keys = keys(release).value
+    longest_first = sorted(classes(), key=len, reverse=True)
     for part in path:
         if part not in known:
             break
-        known = _named_class(release, known[part]) or known
+        text = f"{known[part].annotation} {known[part].default_factory}"
+        named = next((name for name in longest_first if name in text), "")
+        known = class_keys(release, named) or known
     return known
-
-
-def _named_class(release: str, argument: Argument) -> Keys:
-    text = f"{argument.annotation} {argument.default_factory}"
-    found = [name for name in sorted(classes(), key=len, reverse=True) if name in text]
-    return class_keys(release, found[0]) if found else {}
 
 
 @lru_cache
@@ -113,15 +109,13 @@ def _adapter(release: str) -> TypeAdapter[Any]:
 
 
 def _dictionary(release: str, name: str, known: Keys, *, required: bool = True) -> Any:
-    fields = {key: _field(release, argument, required=required) for key, argument in known.items()}
+    fields: dict[str, Any] = {}
+    for key, argument in known.items():
+        kind = _type(release, argument)
+        fields[key] = Required[kind] if required and argument.required else NotRequired[kind]
     make: Any = TypedDict  # its fields are known only now
     made = make(name, fields, total=False)
     return with_config(ConfigDict(extra="forbid", strict=True))(made)
-
-
-def _field(release: str, argument: Argument, *, required: bool) -> Any:
-    kind = _type(release, argument)
-    return Required[kind] if required and argument.required else NotRequired[kind]
 
 
 def _type(release: str, argument: Argument) -> Any:

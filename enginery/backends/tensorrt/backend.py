@@ -1,15 +1,16 @@
 """The backend `tensorrt`: findings, notes, and the chain of steps for a target."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from pydantic import JsonValue
 from typing_extensions import override
 
-from enginery.backends.answers import TENSORRT_LLM
+from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import OFFLINE, QUIET, TensorRTLLMBackend
+from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
 from enginery.backends.quantizing import MODELOPT
-from enginery.backends.request import BackendStep, Chain, Request, command_step
+from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.checks import chain_findings
 from enginery.backends.tensorrt.convert import converting_step, user_places
@@ -24,41 +25,35 @@ from enginery.backends.tensorrt.release import (
     refusal,
     table_remark,
 )
-from enginery.backends.tensorrt.script_arguments import Script
 from enginery.backends.validate import validate_call
 from enginery.core.versions import is_version
 from enginery.releases import Certainty, Provenance, capabilities, flags_of
-from enginery.spec import BackendName, Finding
+from enginery.spec import BackendName, Finding, Target
 from enginery.store import Call, Command, Stage, Step
-from enginery.toolchains import SETTING, ToolchainIdentity, checkout_examples
+from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_examples
 from enginery.triton import served_models_digest, serving_notes
-
-ENVIRONMENT = {**QUIET, **OFFLINE}
 
 HOST_MEMORY = "W202"
 """The warning about host memory. A spec that accepts it also wants the build to be tried."""
 
 
-class TensorRT(TensorRTLLMBackend):
+@dataclasses.dataclass(frozen=True)
+class TensorRT(Backend):
     """The backend that builds engines with TensorRT-LLM."""
 
-    @property
-    @override
-    def name(self) -> BackendName:
-        return BackendName.TENSORRT
+    identify: Identify = dataclasses.field(default=toolchains.identify, compare=False)
+    name = BackendName.TENSORRT
 
     @override
-    def refusal(self, wanted: str) -> Finding | None:
-        return refusal(wanted)
-
-    @override
-    def chosen_release(self, wanted: str) -> str:
-        return chosen_release(wanted)
+    def release(self, target: Target) -> str:
+        return release_of(target, refusal(target.release), chosen_release(target.release))
 
     @override
     def findings(self, request: Request) -> list[Finding]:
-        modelopt = request.convert.converter == MODELOPT and bool(chosen_release(request.target.release))
-        return [*chain_findings(request), *self.toolchain_findings(request, modelopt=modelopt)]
+        release = chosen_release(request.target.release)
+        modelopt = request.convert.converter == MODELOPT and bool(release)
+        missing = toolchain_findings(request, release, self.identify, modelopt=modelopt)
+        return [*chain_findings(request), *missing]
 
     @override
     def notes(self, request: Request) -> list[str]:
@@ -72,7 +67,7 @@ class TensorRT(TensorRTLLMBackend):
         converting = converting_step(request, release, weights, toolchain, self.identify)
         building = self._building(request, release, converting.step.key, toolchain)
         inputs = {"engine": building.step.key, "weights": weights}
-        validation = _validation(request, release)
+        validation = validate_call(request.validation, "tensorrt", release, request.world_size)
         validate = command_step(Stage.VALIDATE, inputs, validation, toolchain, request.gpu.name)
         validate = validate._replace(places=user_places(request))
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
@@ -103,11 +98,6 @@ def _engine(request: Request, release: str) -> Iterator[tuple[str, JsonValue]]:
         yield "architecture", request.model.architecture
     if HOST_MEMORY in request.spec.force:
         yield "accept_host_memory", True
-
-
-def _validation(request: Request, release: str) -> Call:
-    details: dict[str, JsonValue] = {"release": release, "world_size": request.world_size}
-    return validate_call(request.validation, driver=TENSORRT_LLM, parameters=details)
 
 
 def _package(request: Request, release: str) -> Call:
@@ -162,14 +152,21 @@ def _conversion(request: Request, release: str) -> Iterator[str]:
     if request.target.precision not in FLOATS:
         dtype = activation_dtype(request.target.precision, request.model, request.gpu)
         yield f"{request.target.precision} weights are computed with in {dtype}"
+    family = family_for(release, request.model.architecture).family if request.model else None
+    by_modelopt = request.convert.converter == MODELOPT
+    script = conversion(request, release, family).script if family and not by_modelopt else None
     if not calibrates(request):
         given = request.convert.calibration.model_dump(exclude_none=True)
         yield from (f"convert.calibration.{field} is ignored: {request.target.precision} needs none" for field in given)
+    elif request.convert.calibration.dataset is None and by_modelopt:
+        yield "calibrated with a few built-in texts: enough to try it, too few to judge the answers by"
     elif request.convert.calibration.dataset is None:
-        yield f"calibrated with {_default_texts(request, release)}"
-    if request.convert.converter == MODELOPT:
+        flag = script.find("--calib_dataset") if script else None
+        name = f" {flag.default}" if flag and flag.default else ""
+        yield f"calibrated with the converter's own data set{name}, which it takes from the Hugging Face Hub"
+    if by_modelopt:
         yield f"the checkpoint is made by ModelOpt, not by the scripts of {release}"
-    elif script := _script(request, release):
+    elif script:
         yield from _nearest(f"flags of {script.short_title}", script.known.provenance)
 
 
@@ -183,17 +180,3 @@ def _examples(request: Request) -> Iterator[str]:
         yield f"the release's examples are needed where this runs: name a checkout's in {SETTING} or convert.examples"
     elif not place.is_dir():
         yield f"there is no {place} on this machine: the release's examples must be there where this runs"
-
-
-def _default_texts(request: Request, release: str) -> str:
-    if request.convert.converter == MODELOPT:
-        return "a few built-in texts: enough to try it, too few to judge the answers by"
-    script = _script(request, release)
-    flag = script.find("--calib_dataset") if script else None
-    name = f" {flag.default}" if flag and flag.default else ""
-    return f"the converter's own data set{name}, which it takes from the Hugging Face Hub"
-
-
-def _script(request: Request, release: str) -> Script | None:
-    family = family_for(release, request.model.architecture).family if request.model else None
-    return conversion(request, release, family).script if family else None

@@ -21,14 +21,14 @@ from enginery.backends.tensorrt.engine import (
     read_engine,
     refused_timing_cache,
 )
-from enginery.backends.tensorrt.timing_cache import Fetched, Kept, Timed, TimingCaches
+from enginery.backends.tensorrt.timing_cache import Fetched, Kept, TimingCaches
 from enginery.core.errors import CommandError, UsageError
 from enginery.core.files import remove_tree
 from enginery.core.progress import Facts
 from enginery.core.text import human_bytes
 from enginery.releases import flag
 from enginery.store import StepContext
-from enginery.toolchains import DRIVERS, TENSORRT_PACKAGES, Toolchain
+from enginery.toolchains import DRIVERS, TENSORRT_PACKAGES
 
 COPIES = 3.0
 """How many copies of its rank's weights a worker holds: from the checkpoint, as constants of TensorRT's network,
@@ -68,9 +68,7 @@ class Build:
     """A successful build.
 
     Attributes:
-        engine: what it made.
         used: the timing cache it began with.
-        seconds: how long the command took.
         made: the timing cache that it wrote; empty where it wrote none.
     """
 
@@ -82,12 +80,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Workers:
-    """How many ranks are built side by side.
-
-    Attributes:
-        count: the number.
-        note: why there are fewer than wanted; empty where there are not.
-    """
+    """How many ranks are built side by side, and why there are fewer than wanted; empty where there are not."""
 
     count: int
     note: str = ""
@@ -107,11 +100,10 @@ def build_engine(context: StepContext, argv: tuple[str, ...], environment: Mappi
     builder = Builder(context, parameters, with_workers(argv, workers.count, parameters), environment)
     caches = open_caches(context, parameters)
     build = builder.build(caches.fetch() if caches else Fetched())
-    kept: Kept | None = None
-    timed = Timed(build.engine.shape, build.seconds, with_cache=build.used.cache is not None)
+    kept: Kept = "not saved"
     if caches:
-        kept = caches.keep(build.made, build.used, timed, builder.merge)
-    return facts_of(build, timed, workers, kept)
+        kept = caches.keep(build.made, build.used, build.engine.shape, build.seconds, builder.merge)
+    return facts_of(build, workers, kept)
 
 
 def affordable_workers(wanted: int, rank_bytes: int, available: int, *, accepted: bool = False) -> Workers:
@@ -181,17 +173,12 @@ def with_workers(argv: tuple[str, ...], count: int, parameters: BuildParameters)
 
 def open_caches(context: StepContext, parameters: BuildParameters) -> TimingCaches | None:
     """The timing caches for this GPU and TensorRT; None where the command takes none, or TensorRT is not known."""
-    version = tensorrt_version(context.toolchain) if context.toolchain else ""
+    facts = toolchains.known_facts(context.toolchain) if context.toolchain else {}
+    version = next((facts[name] for name in TENSORRT_PACKAGES if name in facts), "")
     if context.shelf is None or not version:
         context.log(f"no timing cache: {'there is no store' if version else 'which TensorRT this is, is not known'}")
         return None
     return TimingCaches(context.shelf, parameters.gpu, version, context.log)
-
-
-def tensorrt_version(toolchain: Toolchain) -> str:
-    """TensorRT's version in a toolchain; empty where it was not found."""
-    found = toolchains.known_facts(toolchain)
-    return next((found[name] for name in TENSORRT_PACKAGES if name in found), "")
 
 
 @dataclass(frozen=True)
@@ -202,11 +189,6 @@ class Builder:
     parameters: BuildParameters
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-
-    @property
-    def scratch(self) -> Path:
-        """The command's working directory, beside the output and no part of it."""
-        return self.context.output.parent / "scratch"
 
     def build(self, found: Fetched) -> Build:
         """Build, and a second time without the timing cache if that may have been the cause of a failure.
@@ -229,14 +211,16 @@ class Builder:
 
     def _attempt(self, used: Fetched) -> Build:
         """One run of the command, in an empty working directory and with an empty output."""
-        for directory in (self.scratch, self.context.output):
+        for directory in (self.context.scratch, self.context.output):
             remove_tree(directory)
             directory.mkdir()
         lines: list[str] = []
-        done = self._collecting(lines).run((*self.argv, *self._cache_flags(used)), self.environment, cwd=self.scratch)
+        done = self._collecting(lines).run(
+            (*self.argv, *self._cache_flags(used)), self.environment, cwd=self.context.scratch
+        )
         self.context.completed.append(done)
         engine = read_engine(self.context.output, self.parameters, done.last_lines)
-        made = self.scratch / MADE
+        made = self.context.scratch / MADE
         refused = used.cache is not None and refused_timing_cache(lines)
         if refused:
             self.context.log("TensorRT did not take the timing cache; it is discarded")
@@ -258,7 +242,7 @@ class Builder:
         """The flags for the cache to read, which is written to a file first, and for the one to write."""
         flags: tuple[str, ...] = ()
         if used.cache is not None:
-            (self.scratch / GIVEN).write_bytes(used.cache)
+            (self.context.scratch / GIVEN).write_bytes(used.cache)
             name = "--input_timing_cache" if self._has_flag("--input_timing_cache") else "--timing_cache"
             flags = (name, GIVEN)
         return (*flags, "--output_timing_cache", MADE) if self._has_flag("--output_timing_cache") else flags
@@ -271,14 +255,14 @@ class Builder:
         toolchain = self.context.toolchain
         if toolchain is None:
             return None
-        paths = {name: self.scratch / f"{name}.cache" for name in ("first", "second", "output")}
+        paths = {name: self.context.scratch / f"{name}.cache" for name in ("first", "second", "output")}
         paths["output"].unlink(missing_ok=True)
         paths["first"].write_bytes(first)
         paths["second"].write_bytes(second)
         flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
         aside = dataclasses.replace(self.context, completed=[])
         try:
-            aside.run([str(toolchain.python), str(MERGE_TIMING_CACHES), *flags], cwd=self.scratch)
+            aside.run([str(toolchain.python), str(MERGE_TIMING_CACHES), *flags], cwd=self.context.scratch)
             merged = paths["output"].read_bytes()
         except (CommandError, OSError) as error:
             self.context.log(f"two timing caches could not be merged: {error}")
@@ -286,11 +270,12 @@ class Builder:
         return merged if len(merged) >= max(len(first), len(second)) else None
 
 
-def facts_of(build: Build, timed: Timed, workers: Workers, kept: Kept | None) -> Facts:
+def facts_of(build: Build, workers: Workers, kept: Kept) -> Facts:
     """The facts that are recorded of a build."""
     seconds = round(build.seconds, 3)
-    before = build.used.seconds_without.get(timed.shape) if timed.with_cache else None
-    cache: dict[str, JsonValue] = {"used": timed.with_cache, "kept": kept or "not saved"}
+    with_cache = build.used.cache is not None
+    before = build.used.seconds_without.get(build.engine.shape) if with_cache else None
+    cache: dict[str, JsonValue] = {"used": with_cache, "kept": kept}
     if before is not None:
         without = round(before, 3)
         cache |= {"seconds_without": without, "seconds_saved": round(without - seconds, 3)}
@@ -310,20 +295,13 @@ def _left_in_groups(cgroups: Path, own: Path) -> Iterator[int]:
     """What is left in each cgroup with a limit above this process, of version 1 and 2."""
     lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers in {"", "memory"}:
-            root = cgroups / controllers
-            group = root / path.strip("/")
-            yield from _left_above(group, root)
-
-
-def _left_above(group: Path, root: Path) -> Iterator[int]:
-    for directory in (group, *group.parents):
-        limit = _number(directory / "memory.max", directory / "memory.limit_in_bytes")
-        used = _number(directory / "memory.current", directory / "memory.usage_in_bytes")
-        if limit is not None and used is not None:
-            yield max(0, limit - used + _reclaimable(directory / "memory.stat"))
-        if directory == root:
-            return
+        root = cgroups / controllers
+        group = root / path.strip("/")
+        for directory in (group, *group.parents) if controllers in {"", "memory"} else ():
+            limit = _number(directory / "memory.max", directory / "memory.limit_in_bytes")
+            used = _number(directory / "memory.current", directory / "memory.usage_in_bytes")
+            if limit is not None and used is not None and directory.is_relative_to(root):
+                yield max(0, limit - used + _reclaimable(directory / "memory.stat"))
 
 
 def _number(*paths: Path) -> int | None:

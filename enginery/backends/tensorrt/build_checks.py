@@ -45,10 +45,8 @@ class Contradiction(NamedTuple):
     """A pair of options that cannot both be meant.
 
     Attributes:
-        field: the field to point at.
         found: whether the options have it.
         problem: what is contradictory, with fields of the options in braces.
-        remedy: what to do.
     """
 
     field: str
@@ -136,84 +134,67 @@ def dtype_findings(engine: EngineOptions) -> Iterator[Finding]:
     """
     if engine.dtype not in FLOATS:
         return
+    others = FLOATS - {engine.dtype}
+    remedy = f"set it to {engine.dtype} or auto"
     for field in TYPED:
-        value = getattr(engine.options, field)
-        default = engine.default(field)
-        if value is None and default in FLOATS - {engine.dtype} and IN_USE[field](engine):
-            yield _unset(engine, field, default)
-        elif value in FLOATS - {engine.dtype} and engine.flag(field):
-            yield _contradicting(engine, field, value)
+        value, default = getattr(engine.options, field), engine.default(field)
+        if value is None and default in others and IN_USE[field](engine):
+            problem = f"left out, it is {default} in {engine.release}, and the activations are {engine.dtype}"
+            yield Finding("E164", f"build.{field}", f"{problem}: the engine would compute wrongly", remedy)
+        elif value in others and engine.flag(field):
+            problem = f"computes in {value}, and the activations are {engine.dtype}"
+            if field == ATTENTION:
+                yield Finding("E164", f"build.{field}", f"{problem}: the engine would compute wrongly", remedy)
+            else:
+                yield warning("W164", f"build.{field}", problem, remedy)
 
 
 def extra_findings(engine: EngineOptions) -> tuple[Finding, ...]:
     """What is wrong with `extra_args`: each argument is checked against the flags of the release."""
-    problems = [problem for group in _groups(engine.options.extra_args) for problem in _problems(engine, group)]
+    problems = [problem for group in _groups(engine.options.extra_args) for problem in _problems(engine, *group)]
     return tuple(Finding("E163", "build.extra_args", problem, remedy) for problem, remedy in problems)
-
-
-def _unset(engine: EngineOptions, field: str, default: str) -> Finding:
-    problem = (
-        f"left out, it is {default} in {engine.release}, and the activations are {engine.dtype}: "
-        "the engine would compute wrongly"
-    )
-    return Finding("E164", f"build.{field}", problem, f"set it to {engine.dtype} or auto")
-
-
-def _contradicting(engine: EngineOptions, field: str, value: str) -> Finding:
-    problem = f"computes in {value}, and the activations are {engine.dtype}"
-    remedy = f"set it to {engine.dtype} or auto"
-    if field == ATTENTION:
-        return Finding("E164", f"build.{field}", f"{problem}: the engine would compute wrongly", remedy)
-    return warning("W164", f"build.{field}", problem, remedy)
 
 
 def _is(engine: EngineOptions, *names: str) -> bool:
     return engine.model is not None and engine.model.architecture.startswith(names)
 
 
-class FlagGroup(NamedTuple):
-    """One flag of the extra arguments with the values after it."""
-
-    name: str
-    values: tuple[str, ...]
-
-
-def _groups(arguments: Sequence[str]) -> Iterator[FlagGroup]:
-    """The arguments by flag; values before the first flag have an empty name."""
+def _groups(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag with the values after it; values before the first flag have an empty name."""
     name, values = "", list[str]()
     for argument in arguments:
         if not argument.startswith("-") or NUMBER.fullmatch(argument):
             values.append(argument)
             continue
         if name or values:
-            yield FlagGroup(name, tuple(values))
+            yield name, values
         name, equals, value = argument.partition("=")
         values = [value] if equals else []
     if name or values:
-        yield FlagGroup(name, tuple(values))
+        yield name, values
 
 
-def _problems(engine: EngineOptions, group: FlagGroup) -> Iterator[tuple[str, str]]:
-    flag = engine.flags.get(group.name)
-    if group.name in FIELDS:
-        yield f"{group.name} has a field of its own", f"write build.{FIELDS[group.name]} in its place"
-    elif group.name in OWN:
-        yield f"{group.name} cannot be given: {OWN[group.name]}", "leave it out"
-    elif not group.name:
-        yield f"{' '.join(group.values)!r} follows no flag", "begin with a flag such as --log_level"
+def _problems(engine: EngineOptions, name: str, values: Sequence[str]) -> Iterator[tuple[str, str]]:
+    flag = engine.flags.get(name)
+    if name in FIELDS:
+        yield f"{name} has a field of its own", f"write build.{FIELDS[name]} in its place"
+    elif name in OWN:
+        yield f"{name} cannot be given: {OWN[name]}", "leave it out"
+    elif not name:
+        yield f"{' '.join(values)!r} follows no flag", "begin with a flag such as --log_level"
     elif flag is None:
-        yield f"{engine.release} has no {group.name}", "leave it out; see `enginery releases diff`"
+        yield f"{engine.release} has no {name}", "leave it out; see `enginery releases diff`"
     else:
-        yield from _value_problems(engine.release, flag, group)
+        yield from _value_problems(engine.release, flag, values)
 
 
-def _value_problems(release: str, flag: Flag, group: FlagGroup) -> Iterator[tuple[str, str]]:
+def _value_problems(release: str, flag: Flag, values: Sequence[str]) -> Iterator[tuple[str, str]]:
     """A flag without a field takes no value or one."""
-    takes, found = int(not flag.is_switch), len(group.values)
-    if found != takes:
-        yield f"{flag.name} of {release} takes {takes or 'no'} value, found {found}", "give as many as it takes"
+    takes = int(not flag.is_switch)
+    if len(values) != takes:
+        yield f"{flag.name} of {release} takes {takes or 'no'} value, found {len(values)}", "give as many as it takes"
         return
-    for value in group.values:
+    for value in values:
         if not (has_type(value, flag) and flag.accepts(value)):
             kind = f"one of {', '.join(map(str, dict.fromkeys(flag.choices)))}" if flag.choices else flag.type
             yield f"{flag.name} of {release} does not take {value!r}, only {kind}", "give such a value"

@@ -70,7 +70,6 @@ class EngineOptions:
 
     Attributes:
         options: what the spec says.
-        release: the release.
         dtype: the number format of the activations, such as `bfloat16`; empty where it is not known.
         model: the model's shape; None where it is not known.
         ranks: how many GPUs share the engine.
@@ -141,13 +140,20 @@ def notes_on(engine: EngineOptions) -> Iterator[str]:
         yield "lora_dir counts by its paths: adapters that change there make no new build"
 
 
-def default_changes(before: EngineOptions, after: EngineOptions) -> Iterator[str]:
-    """Fields that are left out and have another default now, such as `max_batch_size: 1 -> 2048`."""
-    for field in type(after.options).model_fields:
-        if _is_unset(after, field):
-            old, new = _default(before, field), _default(after, field)
-            if old and new and old != new:
-                yield f"{field}: {old} -> {new}"
+def unset_changes(options: BuildOptions, old_release: str, new_release: str) -> tuple[str, ...]:
+    """Fields that are left out and have another default in a new release, such as `max_batch_size: 1 -> 2048`.
+
+    Empty where one of the two builds no engines.
+
+    Raises:
+        UsageError: nothing is known of so old a release.
+    """
+    before, after = (EngineOptions(options, release) for release in (old_release, new_release))
+    if not (before.flags and after.flags):
+        return ()
+    unset = (field for field in BuildOptions.model_fields if _is_unset(after, field))
+    changes = ((field, _default(before, field), _default(after, field)) for field in unset)
+    return tuple(f"{field}: {old} -> {new}" for field, old, new in changes if old and new and old != new)
 
 
 def own_length(options: BuildOptions, release: str) -> int:
@@ -166,7 +172,9 @@ def _is_unset(engine: EngineOptions, field: str) -> bool:
 def _default(engine: EngineOptions, field: str) -> str:
     """The release's value for a field that is left out, as a spec writes it; empty where that is not known."""
     if field == "max_seq_len":
-        return _max_seq_len(engine)
+        positions = model_positions(engine.model) if engine.model else 0
+        own = f"the model's own {positions}" if positions else "the model's own"
+        return own if engine.flag("max_seq_len") else str(_summed_length(engine))
     if field == "kv_cache_type":
         return "paged"
     value = unset_value(engine, field)
@@ -179,13 +187,6 @@ def _meaning(field: str, flag: Flag) -> Any:
     if flag.default is None:
         return "disable" if field.endswith("_plugin") else "none"
     return flag.default
-
-
-def _max_seq_len(engine: EngineOptions) -> str:
-    if engine.flag("max_seq_len"):
-        positions = model_positions(engine.model) if engine.model else 0
-        return f"the model's own {positions}" if positions else "the model's own"
-    return str(_summed_length(engine))
 
 
 def _summed_length(engine: EngineOptions) -> int:

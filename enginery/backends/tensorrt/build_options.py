@@ -17,14 +17,12 @@ from enginery.backends.tensorrt.build_defaults import (
     ONNXRUNTIME,
     EngineOptions,
     absent,
-    default_changes,
     notes_on,
     present,
     written,
 )
 from enginery.backends.tensorrt.release import activation_dtype
-from enginery.releases import BUILD, Flag, Provenance, builds_engines, flags_of, replacement
-from enginery.sources import ModelFacts
+from enginery.releases import BUILD, Flag, builds_engines, replacement
 from enginery.spec import BuildOptions, Finding
 
 OPTIONS = tuple(name for name in BuildOptions.model_fields if name not in {"extra_args", *ONNXRUNTIME})
@@ -37,13 +35,7 @@ ASSERTING = Version("1.3.0rc3")
 
 
 class RenderedOption(NamedTuple):
-    """What one option becomes.
-
-    Attributes:
-        argv: arguments of `trtllm-build`.
-        findings: what is wrong with it.
-        environment: environment variables of `trtllm-build`.
-    """
+    """What one option becomes: arguments and environment variables of `trtllm-build`, or why it does not take it."""
 
     argv: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -59,55 +51,41 @@ class RenderedBuild:
     """The arguments of a release's `trtllm-build`, apart from the paths of the checkpoint and the engine.
 
     Attributes:
-        flags: its arguments.
         findings: why it does not take them: E160 no such flag, E161 no such value, E162 a contradiction, E163
             `extra_args`, E164 and W164 a plugin's data type. With an error among them the arguments are not complete.
         notes: the release's defaults for what is left out and matters.
-        environment: its environment variables.
-        provenance: how the release's flags are known.
     """
 
     flags: tuple[str, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
-    provenance: Provenance
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def render_build(
-    options: BuildOptions, release: str, *, dtype: str = "", model: ModelFacts | None = None, ranks: int = 1
-) -> RenderedBuild:
-    """Render the options for a release.
-
-    Args:
-        options: what the spec says; what it leaves out is not passed.
-        release: the release.
-        dtype: the number format of the activations, such as `bfloat16`, which `auto` means up to 0.10.
-        model: the model's shape, where it is known.
-        ranks: how many GPUs share the engine.
+def render_build(engine: EngineOptions) -> RenderedBuild:
+    """Render the options for a release; what they leave out is not passed.
 
     Raises:
         UsageError: nothing is known of so old a release.
     """
-    known = flags_of(release)
-    if not builds_engines(release):
-        gone = Finding("E160", "release", f"{release} has no {BUILD}", "use an older release or the backend pytorch")
-        return RenderedBuild((), (gone,), (), known.provenance)
-    engine = EngineOptions(options, release, dtype, model, ranks)
+    if not builds_engines(engine.release):
+        problem = f"{engine.release} has no {BUILD}"
+        gone = Finding("E160", "release", problem, "use an older release or the backend pytorch")
+        return RenderedBuild((), (gone,), ())
     rendered_options = [render_option(engine, name) for name in OPTIONS]
     found = [finding for option in rendered_options for finding in option.findings]
     paths = {finding.path for finding in found}
     found += [one for one in contradictions(engine) if one.path not in paths]
     found += [*extra_findings(engine), *dtype_findings(engine)]
-    argv = (*(word for option in rendered_options for word in option.argv), *options.extra_args)
+    argv = (*(word for option in rendered_options for word in option.argv), *engine.options.extra_args)
     environment = {name: value for option in rendered_options for name, value in option.environment.items()}
-    return RenderedBuild(argv, tuple(found), tuple(notes_on(engine)), known.provenance, environment)
+    return RenderedBuild(argv, tuple(found), tuple(notes_on(engine)), environment)
 
 
 def rendered(request: Request, release: str) -> RenderedBuild:
     """Render a target's options, with all that is known of its model and precision."""
     dtype = activation_dtype(request.target.precision, request.model, request.gpu)
-    return render_build(request.build, release, dtype=dtype, model=request.model, ranks=request.world_size)
+    return render_build(EngineOptions(request.build, release, dtype, request.model, request.world_size))
 
 
 def render_option(engine: EngineOptions, name: str) -> RenderedOption:
@@ -117,18 +95,6 @@ def render_option(engine: EngineOptions, name: str) -> RenderedOption:
         return NOTHING
     translate = TRANSLATIONS.get(name)
     return translate(engine, value) if translate else _as_flag(engine, name, value)
-
-
-def unset_changes(options: BuildOptions, old_release: str, new_release: str) -> tuple[str, ...]:
-    """Fields that are left out and have another default in a new release, such as `max_batch_size: 1 -> 2048`.
-
-    Empty where one of the two builds no engines.
-
-    Raises:
-        UsageError: nothing is known of so old a release.
-    """
-    before, after = (EngineOptions(options, release) for release in (old_release, new_release))
-    return tuple(default_changes(before, after)) if before.flags and after.flags else ()
 
 
 def _as_flag(engine: EngineOptions, field: str, value: Any) -> RenderedOption:
@@ -221,7 +187,7 @@ def _builder_force_num_profiles(engine: EngineOptions, value: int) -> RenderedOp
 
 def _streamingllm(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
     """The newest known release has the flag and refuses it."""
-    if value and _asserts(engine):
+    if value and Version(engine.release) >= ASSERTING:
         problem = f"{engine.release} has --streamingllm and refuses to enable it"
         return _refused("E161", "streamingllm", problem, "leave it out, or build with 1.2.1 or older")
     return _as_flag(engine, "streamingllm", value)
@@ -230,14 +196,10 @@ def _streamingllm(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa
 def _pp_reduce_scatter(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
     """The newest known release refuses it for all but one architecture."""
     architecture = engine.model.architecture if engine.model else ""
-    if value and _asserts(engine) and architecture not in {"", MIXTRAL}:
+    if value and Version(engine.release) >= ASSERTING and architecture not in {"", MIXTRAL}:
         problem = f"{engine.release} refuses --pp_reduce_scatter enable for {architecture}: only {MIXTRAL} has it"
         return _refused("E161", "pp_reduce_scatter", problem, "leave it out")
     return _as_flag(engine, "pp_reduce_scatter", value)
-
-
-def _asserts(engine: EngineOptions) -> bool:
-    return Version(engine.release) >= ASSERTING
 
 
 TRANSLATIONS: Mapping[str, Callable[[EngineOptions, Any], RenderedOption]] = {

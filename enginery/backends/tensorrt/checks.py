@@ -3,13 +3,12 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from enginery.backends.common import answer_findings, position_findings
+from enginery.backends.common import Part, answer_findings, position_findings, split_findings
+from enginery.backends.pytorch.keys import instead
 from enginery.backends.pytorch.quantize import quantized_to
-from enginery.backends.pytorch.release import instead
-from enginery.backends.quantizing import MODELOPT, is_path
+from enginery.backends.quantizing import MODELOPT, own_texts
 from enginery.backends.request import Request
 from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length, unset_value, written
 from enginery.backends.tensorrt.build_options import rendered
@@ -50,11 +49,13 @@ def chain_findings(request: Request) -> list[Finding]:
         return [refused]
     release = chosen_release(request.target.release)
     hardware = list(hardware_findings(request, release))
+    named = {finding.path for finding in hardware}
     options = rendered(request, release).findings
     return [
         *hardware,
         *model_findings(request, release),
-        *_conversion_findings(request, release, hardware),
+        *(one for one in _converter_findings(request, release) if one.path not in named),
+        *calibration_findings(request),
         *(one for one in options if not hardware or one.code not in OF_ACTIVATIONS),
         *length_findings(request, release),
         *serving_problems(request.serving, release),
@@ -110,47 +111,38 @@ def _unmet(engine: EngineOptions, need: Need, value: Any) -> Finding | None:
 
 def hardware_findings(request: Request, release: str) -> Iterator[Finding]:
     """A GPU that the release does not list, or a precision that it does not compute in there."""
-    gpu, precision = request.gpu, request.target.precision
+    gpu = request.gpu
     if gpu == gpus.CPU:
         found = ", and this machine has none" if request.target.gpu == "auto" else ""
         problem = f"TensorRT-LLM needs an NVIDIA GPU{found}"
         yield Finding("E110", "gpu", problem, "name one, or use backend: onnxruntime")
     elif gpu.capability not in _listed(release):
-        yield _unknown_gpu(gpu, release)
-    if precision in OTHER_NAMES:
-        problem = f"{precision} is onnxruntime's; TensorRT-LLM calls its own otherwise"
-        yield Finding("E121", "precision", problem, f"use {OTHER_NAMES[precision]}")
-    elif precision not in _precisions_of(release):
-        yield _unknown_precision(precision, release)
-    elif gpu.capability in _listed(release):
-        yield from _precision_findings(gpu, precision, release)
-
-
-def _unknown_gpu(gpu: Gpu, release: str) -> Finding:
-    listed = ", ".join(f"{major}.{minor}" for major, minor in _listed(release))
-    problem = f"{release} does not list compute capability {gpu.compute_capability} of {gpu.name}, only {listed}"
-    having = [one for one in _engine_releases() if gpu.capability in _listed(one)]
-    if not having:
-        return Finding("E110", "gpu", problem, "use another GPU: no known release lists it")
-    return Finding("E110", "gpu", problem, f"use {_span(having)}, or another GPU")
-
-
-def _unknown_precision(precision: Precision, release: str) -> Finding:
-    having = [one for one in _engine_releases() if precision in _precisions_of(one)]
-    remedy = f"use {_span(having)}, or one of {', '.join(sorted(_precisions_of(release)))}"
-    return Finding("E121", "precision", f"{release} computes in {precision} on no GPU", remedy)
+        listed = _dotted(_listed(release))
+        problem = f"{release} does not list compute capability {gpu.compute_capability} of {gpu.name}, only {listed}"
+        having = _span(one for one in releases() if builds_engines(one) and gpu.capability in _listed(one))
+        remedy = f"use {having}, or another GPU" if having else "use another GPU: no known release lists it"
+        yield Finding("E110", "gpu", problem, remedy)
+    yield from _precision_findings(gpu, request.target.precision, release)
 
 
 def _precision_findings(gpu: Gpu, precision: Precision, release: str) -> Iterator[Finding]:
-    able = _precisions_on(release, gpu.capability)
-    if precision in able:
-        return
-    capable = [one for one in _listed(release) if precision in _precisions_on(release, one)]
-    listed = ", ".join(f"{major}.{minor}" for major, minor in capable)
-    problem = (
-        f"{release} computes in {precision} on compute capability {listed}; {gpu.name} has {gpu.compute_capability}"
-    )
-    yield Finding("E120", "precision", problem, f"use one of {', '.join(sorted(able))}, or another GPU")
+    path, able = "precision", _precisions_on(release, gpu.capability)
+    if precision in OTHER_NAMES:
+        problem = f"{precision} is onnxruntime's; TensorRT-LLM calls its own otherwise"
+        yield Finding("E121", path, problem, f"use {OTHER_NAMES[precision]}")
+    elif precision not in _precisions_of(release):
+        having = _span(one for one in releases() if builds_engines(one) and precision in _precisions_of(one))
+        remedy = f"use {having}, or one of {', '.join(sorted(_precisions_of(release)))}"
+        yield Finding("E121", path, f"{release} computes in {precision} on no GPU", remedy)
+    elif gpu.capability in _listed(release) and precision not in able:
+        capable = _dotted(one for one in _listed(release) if precision in _precisions_on(release, one))
+        where = f"compute capability {capable}; {gpu.name} has {gpu.compute_capability}"
+        remedy = f"use one of {', '.join(sorted(able))}, or another GPU"
+        yield Finding("E120", path, f"{release} computes in {precision} on {where}", remedy)
+
+
+def _dotted(capabilities: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{major}.{minor}" for major, minor in capabilities)
 
 
 @cache  # the same for every target of a plan
@@ -171,12 +163,12 @@ def _precisions_of(release: str) -> frozenset[Precision]:
     return frozenset[Precision]().union(*(_precisions_on(release, one) for one in _listed(release)))
 
 
-def _engine_releases() -> list[str]:
-    return [one for one in releases() if builds_engines(one)]
-
-
-def _span(having: list[str]) -> str:
-    return f"a release from {having[0]} to {having[-1]}" if len(having) > 1 else f"release {having[0]}"
+def _span(found: Iterable[str]) -> str:
+    """The first and the last of some releases, for a remedy; empty where there are none."""
+    having = list(found)
+    if len(having) > 1:
+        return f"a release from {having[0]} to {having[-1]}"
+    return f"release {having[0]}" if having else ""
 
 
 def model_findings(request: Request, release: str) -> Iterator[Finding]:
@@ -215,67 +207,40 @@ def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
-    tensor, pipeline = request.target.tensor_parallel, request.target.pipeline_parallel
-    instead = _one_of(gpus for gpus in range(1, 2 * tensor + 1) if not list(_tensor_problems(model, gpus)))
-    for code, problem in _tensor_problems(model, tensor):
-        yield Finding(code, "tensor_parallel", problem, instead)
+    parts = (
+        Part("E140", model.heads, f"{model.heads} attention heads"),
+        Part("E141", model.kv_heads, f"{model.kv_heads} key-value heads", copied=True),
+        Part("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}"),
+    )
+    yield from split_findings(parts, request.target.tensor_parallel)
+    pipeline = request.target.pipeline_parallel
     if model.layers % pipeline:
         problem = f"{model.layers} layers are not split evenly over {pipeline} GPUs"
-        remedy = _one_of(gpus for gpus in range(1, 2 * pipeline + 1) if model.layers % gpus == 0)
-        yield Finding("E143", "pipeline_parallel", problem, remedy)
+        even = [str(gpus) for gpus in range(1, 2 * pipeline + 1) if model.layers % gpus == 0]
+        yield Finding("E143", "pipeline_parallel", problem, f"use one of {', '.join(even)}")
 
 
-def _tensor_problems(model: ModelFacts, gpus: int) -> Iterator[tuple[str, str]]:
-    if model.heads % gpus:
-        yield "E140", f"{model.heads} attention heads cannot be split evenly over {gpus} GPUs"
-    if model.kv_heads and model.kv_heads % gpus and gpus % model.kv_heads:
-        yield "E141", f"{model.kv_heads} key-value heads are neither split evenly nor copied evenly to {gpus} GPUs"
-    if model.intermediate_size % gpus:
-        yield "E142", f"an intermediate size of {model.intermediate_size} cannot be split evenly over {gpus} GPUs"
+def _converter_findings(request: Request, release: str) -> Iterator[Finding]:
+    """What the converter does not take."""
+    if request.convert.converter == MODELOPT:
+        yield from modelopt_findings(request)
+        yield from rope_findings(request, release, MODELOPT)
+    elif request.model and (family := family_for(release, request.model.architecture).family):
+        made = conversion(request, release, family)
+        yield from made.refused
+        yield from rope_findings(request, release, made.script.command)
 
 
-def _one_of(numbers: Iterable[int]) -> str:
-    return f"use one of {', '.join(map(str, numbers))}"
-
-
-def _conversion_findings(request: Request, release: str, hardware: list[Finding]) -> list[Finding]:
-    """What the converter does not take; a field that is refused already is left out."""
-    known = {finding.path for finding in hardware}
-    by_modelopt = request.convert.converter == MODELOPT
-    refused = _modelopt_findings(request, release) if by_modelopt else _script_findings(request, release)
-    data = calibration_findings(request, reads_files=by_modelopt) if calibrates(request) else ()
-    return [*(finding for finding in refused if finding.path not in known), *data]
-
-
-def _modelopt_findings(request: Request, release: str) -> tuple[Finding, ...]:
-    return (*modelopt_findings(request), *rope_findings(request, release, MODELOPT))
-
-
-def _script_findings(request: Request, release: str) -> tuple[Finding, ...]:
-    family = family_for(release, request.model.architecture).family if request.model else None
-    if family is None:
-        return ()
-    made = conversion(request, release, family)
-    return (*made.refused, *rope_findings(request, release, made.script.command))
-
-
-def calibration_findings(request: Request, *, reads_files: bool) -> Iterator[Finding]:
-    """What is wrong with the texts for the calibration.
-
-    Args:
-        request: the target, which is calibrated.
-        reads_files: whether its converter reads a file of texts; the releases' own scripts read a directory or know
-            a name.
-    """
-    dataset = request.convert.calibration.dataset
-    if dataset is None or not is_path(dataset):
+def calibration_findings(request: Request) -> Iterator[Finding]:
+    """What is wrong with the user's texts. ModelOpt's driver reads a file, the releases' own scripts a directory."""
+    place = own_texts(request.convert.calibration)
+    if place is None or not calibrates(request):
         return
-    place = Path(dataset).expanduser()
     if not place.exists():
         yield Finding("E155", PATH, f"there is no {place} to calibrate with", "correct the path, or give a name")
     elif place.is_dir() and not any(place.iterdir()):
         yield Finding("E155", PATH, f"{place} is empty: nothing to calibrate with", "put the texts there")
-    elif place.is_file() and not reads_files:
+    elif place.is_file() and request.convert.converter != MODELOPT:
         remedy = f"give a directory with only {place.name} in it, or use convert.converter: modelopt"
         yield Finding("E156", PATH, f"the release's scripts read a directory of texts; {place.name} is a file", remedy)
 

@@ -4,35 +4,27 @@ All targets that agree on precision, parallelism and release share one such step
 faithful to its model counts.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue, TypeAdapter
+from pydantic.dataclasses import dataclass
 
-from enginery.backends.checkpoints import CheckpointExpectation, verify_checkpoint
-from enginery.backends.common import OFFLINE, QUIET
+from enginery.backends.checkpoints.configuration import MODELOPT_ALGORITHMS, CheckpointExpectation
+from enginery.backends.checkpoints.verify import verify_checkpoint
+from enginery.backends.common import ENVIRONMENT, QUIET
 from enginery.backends.quantizing import (
     DRIVER,
     MODELOPT,
     dataset_digest,
     driver_facts,
-    is_path,
     modelopt_toolchain,
+    own_texts,
     require_same_texts,
 )
 from enginery.backends.request import BackendStep, Request, command_step
-from enginery.backends.tensorrt.converters import (
-    Conversion,
-    accepts_lost_base,
-    conversion,
-    modelopt_argv,
-    modelopt_device,
-)
+from enginery.backends.tensorrt.converters import accepts_lost_base, conversion, modelopt_argv, modelopt_device
 from enginery.backends.tensorrt.release import (
-    ALGORITHMS,
     SCRIPT_SMOOTHQUANT,
     activation_dtype,
     calibrates,
@@ -41,7 +33,6 @@ from enginery.backends.tensorrt.release import (
 )
 from enginery.core.digests import file_digest
 from enginery.core.errors import CommandError, PlanError, UsageError
-from enginery.core.files import write_atomic
 from enginery.core.process import FailureCause
 from enginery.core.progress import Facts
 from enginery.sources import DEFAULT_ROPE_THETA
@@ -54,39 +45,17 @@ SCRIPT = 1
 """The script's place in a command, behind its interpreter."""
 
 
-class ConvertParameters(BaseModel):
-    """The recipe's parameters.
+@dataclass(frozen=True, kw_only=True)
+class ConvertParameters(CheckpointExpectation):
+    """The recipe's parameters: the checkpoint that is to come out, and how it is made.
 
     Attributes:
-        release: the TensorRT-LLM that the checkpoint is for.
         converter: the script, as `enginery.releases.flags` names it, or `modelopt`.
-        dtype: number format of what is not quantized.
-        quant_algo: TensorRT-LLM's name of how weights are quantized; None for not at all.
-        kv_cache_quant_algo: the same of the KV cache.
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: groups of GPUs that share the layers.
         dataset_sha256: digest of the user's own texts to calibrate with; empty for others.
-        accepted_rope_theta: the rotary base it may have in place of the model's; None for only the model's.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    release: str
     converter: str
-    dtype: str
-    quant_algo: str | None = None
-    kv_cache_quant_algo: str | None = None
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
     dataset_sha256: str = ""
-    accepted_rope_theta: float | None = None
-
-    @property
-    def expectation(self) -> CheckpointExpectation:
-        """The checkpoint that is to come out."""
-        return CheckpointExpectation(
-            self.dtype, self.quant_algo, self.kv_cache_quant_algo, self.tensor_parallel, self.pipeline_parallel
-        )
 
 
 def converting_step(
@@ -98,14 +67,22 @@ def converting_step(
         PlanError: when the release has no converter for the model.
         ToolchainError: when the spec asks for ModelOpt, and there is no toolchain with it.
     """
+    converter: str = MODELOPT
+    more: dict[str, JsonValue] = {}
     if request.convert.converter == MODELOPT:
-        recipe, on_gpu = _modelopt_recipe(request, release), modelopt_device(request) == "cuda"
         toolchain = identify(modelopt_toolchain(), "venv")
+        argv, on_gpu = modelopt_argv(request), modelopt_device(request) == "cuda"
+        more["driver_sha256"] = driver_sha256(DRIVER)
     else:
         made = conversion(request, release, _family(request, release))
-        recipe, on_gpu = _script_recipe(request, release, made), made.on_gpu
-    runs_on = ANY_GPU if on_gpu else "any"
-    step = command_step(Stage.CONVERT, {"weights": weights}, recipe, toolchain, runs_on)
+        argv, converter, on_gpu = made.argv, made.script.command, made.on_gpu
+        if accepts_lost_base(request, release, converter):
+            more["accepted_rope_theta"] = DEFAULT_ROPE_THETA
+    from_hub = converter != MODELOPT and calibrates(request) and own_texts(request.convert.calibration) is None
+    environment = QUIET if from_hub else ENVIRONMENT
+    parameters = {**dict(_expected(request, release, converter)), **more}
+    recipe = Command(argv=argv, environment=environment, runner=RUNNER, parameters=parameters)
+    step = command_step(Stage.CONVERT, {"weights": weights}, recipe, toolchain, ANY_GPU if on_gpu else "any")
     return step._replace(places=user_places(request))
 
 
@@ -113,10 +90,8 @@ def user_places(request: Request) -> dict[str, str]:
     """The user's own files that commands read; where they lie is no part of a key."""
     convert = request.convert
     found = {"examples": convert.examples} if convert.examples is not None else {}
-    dataset = convert.calibration.dataset
-    if dataset is not None and is_path(dataset):
-        found["dataset"] = str(Path(dataset).expanduser())
-    return found
+    texts = own_texts(convert.calibration)
+    return found if texts is None else {**found, "dataset": str(texts)}
 
 
 def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment: Mapping[str, str]) -> Facts:
@@ -128,7 +103,7 @@ def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment:
         CommandError: when the converter fails, or ends without an error and has written nothing.
         CheckpointError: when the checkpoint is not whole, or does not fit its model.
     """
-    parameters = ConvertParameters.model_validate(dict(context.parameters))
+    parameters = TypeAdapter(ConvertParameters).validate_python(dict(context.parameters))
     if parameters.dataset_sha256:
         require_same_texts(Path(context.places.get("dataset", "")), parameters.dataset_sha256)
     in_container = context.toolchain is not None and context.toolchain.identity.kind == "container"
@@ -138,7 +113,10 @@ def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment:
     done = context.run(found, environment)
     if not any(context.output.iterdir()):
         raise _nothing_written(found, done.last_lines)
-    facts = dict(_verified(context, parameters))
+    facts = dict(verify_checkpoint(context.output, context.inputs["weights"], parameters))
+    if parameters.accepted_rope_theta is not None:
+        facts["accepted_rope_theta"] = parameters.accepted_rope_theta
+        context.log(f"a rotary base of {parameters.accepted_rope_theta:g} is accepted, whatever the model's is")
     script = Path(found[SCRIPT])
     facts["script_sha256"] = file_digest(script) if script.is_file() else None
     own = driver_facts(done.last_lines)
@@ -164,28 +142,6 @@ def located(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:
     return (*argv[:SCRIPT], str(found[0]), *argv[SCRIPT + 1 :])
 
 
-def _script_recipe(request: Request, release: str, made: Conversion) -> Command:
-    converter = made.script.command
-    dataset = request.convert.calibration.dataset
-    from_hub = made.calibrates and (dataset is None or not is_path(dataset))
-    accepted = {"accepted_rope_theta": DEFAULT_ROPE_THETA} if accepts_lost_base(request, release, converter) else {}
-    return Command(
-        argv=made.argv,
-        environment=QUIET if from_hub else {**QUIET, **OFFLINE},
-        runner=RUNNER,
-        parameters={**dict(_expected(request, release, converter)), **accepted},
-    )
-
-
-def _modelopt_recipe(request: Request, release: str) -> Command:
-    return Command(
-        argv=modelopt_argv(request),
-        environment={**QUIET, **OFFLINE},
-        runner=RUNNER,
-        parameters={**dict(_expected(request, release, MODELOPT)), "driver_sha256": driver_sha256(DRIVER)},
-    )
-
-
 def _family(request: Request, release: str) -> str:
     architecture = request.model.architecture if request.model else ""
     family = family_for(release, architecture).family
@@ -203,13 +159,13 @@ def _expected(request: Request, release: str, converter: str) -> Iterator[tuple[
     yield "kv_cache_quant_algo", kv_cache(request).upper() or None
     yield "tensor_parallel", target.tensor_parallel
     yield "pipeline_parallel", target.pipeline_parallel
-    dataset = request.convert.calibration.dataset
-    if calibrates(request) and dataset is not None and is_path(dataset):
-        yield "dataset_sha256", dataset_digest(Path(dataset).expanduser())
+    texts = own_texts(request.convert.calibration)
+    if calibrates(request) and texts is not None:
+        yield "dataset_sha256", dataset_digest(texts)
     yield "converter", converter
     own = converter.startswith("convert_checkpoint.py")
     smooth = own and target.precision is Precision.INT8_SMOOTHQUANT
-    yield "quant_algo", SCRIPT_SMOOTHQUANT if smooth else ALGORITHMS.get(target.precision)
+    yield "quant_algo", SCRIPT_SMOOTHQUANT if smooth else MODELOPT_ALGORITHMS.get(target.precision)
 
 
 def _nothing_written(argv: tuple[str, ...], last_lines: tuple[str, ...]) -> CommandError:
@@ -220,25 +176,3 @@ def _nothing_written(argv: tuple[str, ...], last_lines: tuple[str, ...]) -> Comm
         cause=FailureCause.INCOMPLETE,
         last_lines=last_lines,
     )
-
-
-def _verified(context: StepContext, parameters: ConvertParameters) -> Facts:
-    weights = context.inputs["weights"]
-    if parameters.accepted_rope_theta is None:
-        return verify_checkpoint(context.output, weights, parameters.expectation)
-    context.log(f"a rotary base of {parameters.accepted_rope_theta:g} is accepted, whatever the model's is")
-    with TemporaryDirectory(prefix="accepted-", dir=context.scratch) as model:
-        config = _with_base(
-            json.loads((weights / "config.json").read_text(encoding="utf-8")), parameters.accepted_rope_theta
-        )
-        write_atomic(Path(model) / "config.json", json.dumps(config))
-        found = verify_checkpoint(context.output, Path(model), parameters.expectation)
-    return {**found, "accepted_rope_theta": parameters.accepted_rope_theta}
-
-
-def _with_base(config: dict[str, Any], theta: float) -> dict[str, Any]:
-    """A model's configuration with another rotary base, wherever it stands."""
-    changed = {**config, "rope_theta": theta}
-    if isinstance(config.get("rope_parameters"), dict):
-        changed["rope_parameters"] = {**config["rope_parameters"], "rope_theta": theta}
-    return changed

@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from enginery.backends.pytorch.release import instead
+from enginery.backends.pytorch.keys import instead
 from enginery.backends.quantizing import (
     BLOCKS,
     DRIVER,
@@ -63,14 +63,11 @@ class Conversion:
     Attributes:
         argv: the command, with placeholders.
         script: the script, below the release's examples.
-        calibrates: whether it measures the model with texts.
-        on_gpu: whether it needs a GPU.
         refused: settings of the spec that the script does not accept.
     """
 
     argv: tuple[str, ...]
     script: Script
-    calibrates: bool
     on_gpu: bool
     refused: tuple[Finding, ...]
 
@@ -83,14 +80,13 @@ def conversion(request: Request, release: str, family: str) -> Conversion:
     options = [*_family_options(chosen, family, request.model), *_common_options(request)]
     options += _quantize_options(request) if quantizes else _convert_options(request, chosen)
     options += _calibration_options(request) if measures else ()
-    written = chosen.arguments(options, REMEDY)
+    written, refused = chosen.arguments(options, REMEDY)
     extra = request.convert.extra_args
     return Conversion(
-        ("{python}", f"{{examples}}/{_location(release, chosen.command)}", *written.argv, *extra),
+        ("{python}", f"{{examples}}/{_location(release, chosen.command)}", *written, *extra),
         chosen,
-        measures,
         (measures or quantizes) and request.convert.device != "cpu",
-        (*written.refused, *_extra_refused(chosen, written.argv, extra)),
+        (*refused, *_extra_refused(chosen, written, extra)),
     )
 
 

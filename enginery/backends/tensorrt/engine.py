@@ -67,13 +67,7 @@ LONG_FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 
 
 class WantedEngine(BaseModel):
-    """The engine that is to be built.
-
-    Attributes:
-        release: the TensorRT-LLM that builds it.
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: groups of layers.
-    """
+    """The engine that is to be built, and the TensorRT-LLM that builds it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -92,7 +86,6 @@ class Engine:
     """A complete engine.
 
     Attributes:
-        config: what is in its `config.json`.
         sizes: rank file -> bytes.
     """
 
@@ -123,9 +116,15 @@ def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str]
         CommandError: when it is not whole, or not the engine that is wanted.
     """
     if not any(directory.glob("rank*.engine")):
-        raise _no_engine(directory, last_lines)
+        left = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+        problem = f"trtllm-build ended with exit status 0 but wrote no engine (it wrote {left})"
+        raise _not_whole(problem, "read its last lines for the error that it did not report", last_lines)
     config = _read_config(directory, last_lines)
-    _require_release(str(config["version"]), wanted.release)
+    found = str(config["version"])
+    if not same(found, wanted.release):
+        problem = f"the engine was built by TensorRT-LLM {found}, expected {wanted.release}"
+        remedy = f"correct the toolchain (enginery toolchain check), or set the target's release to {found}{AGAIN}"
+        raise _error(problem, remedy)
     _require_mapping(config["pretrained_config"], wanted)
     return Engine(config, _read_sizes(directory, wanted.world_size, last_lines))
 
@@ -133,7 +132,9 @@ def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str]
 def blames_timing_cache(error: CommandError) -> bool:
     """Whether a build may have failed because of its timing cache."""
     possible = {FailureCause.UNKNOWN, FailureCause.KILLED}
-    return error.cause in possible and any(BLAMED.search(line) for line in error.last_lines if _is_error(line))
+    # Builds also warn about caches that they can do without.
+    errors = (line for line in error.last_lines if not WARNING.search(line))
+    return error.cause in possible and any(BLAMED.search(line) for line in errors)
 
 
 def refused_timing_cache(lines: Iterable[str]) -> bool:
@@ -155,20 +156,6 @@ def explain(error: CommandError, context: StepContext, argv: Sequence[str], rele
     return CommandError(problem, subject=error.subject, remedy=remedy, cause=error.cause, last_lines=error.last_lines)
 
 
-def _no_engine(directory: Path, last_lines: Sequence[str]) -> CommandError:
-    """The command reported success and wrote no engine: its last lines may explain that."""
-    failure = failure_of(0, last_lines)
-    left = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
-    why = f": {failure.meaning}" if failure.cause is not FailureCause.UNKNOWN else ""
-    remedy = "read its last lines for the error that it did not report"
-    return _error(
-        f"trtllm-build ended with exit status 0 but wrote no engine (it wrote {left}){why}",
-        failure.remedy if why else remedy,
-        last_lines,
-        failure.cause,
-    )
-
-
 def _read_config(directory: Path, last_lines: Sequence[str]) -> dict[str, Any]:
     path = directory / CONFIG
     try:
@@ -181,15 +168,6 @@ def _read_config(directory: Path, last_lines: Sequence[str]) -> dict[str, Any]:
         remedy = "take trtllm-build of the release that the spec names: scripts from before 0.8 write such a file"
         raise _error(f"the engine's {CONFIG} has no {' and no '.join(missing)}", remedy, last_lines)
     return dict(config)
-
-
-def _require_release(found: str, wanted: str) -> None:
-    if same(found, wanted):
-        return
-    raise _error(
-        f"the engine was built by TensorRT-LLM {found}, expected {wanted}",
-        f"correct the toolchain (enginery toolchain check), or set the target's release to {found}{AGAIN}",
-    )
 
 
 def _require_mapping(pretrained: Mapping[str, Any], wanted: WantedEngine) -> None:
@@ -215,38 +193,31 @@ def _require_mapping(pretrained: Mapping[str, Any], wanted: WantedEngine) -> Non
 def _read_sizes(directory: Path, world_size: int, last_lines: Sequence[str]) -> dict[str, int]:
     found = {path.name: path.stat().st_size for path in directory.glob("rank*.engine")}
     wanted = [f"rank{number}.engine" for number in range(world_size)]
-    missing = [name for name in wanted if name not in found]
-    empty = [name for name in wanted if found.get(name) == 0]
-    extra = sorted(set(found) - set(wanted))
-    problems = [
-        *([f"{', '.join(missing)} missing"] if missing else []),
-        *([f"{', '.join(empty)} empty"] if empty else []),
-        *([f"{', '.join(extra)} too many"] if extra else []),
-    ]
+    wrong = {
+        "missing": [name for name in wanted if name not in found],
+        "empty": [name for name in wanted if found.get(name) == 0],
+        "too many": sorted(set(found) - set(wanted)),
+    }
+    problems = [f"{', '.join(names)} {what}" for what, names in wrong.items() if names]
     if problems:
-        failure = failure_of(0, last_lines)
-        known = failure.cause is not FailureCause.UNKNOWN
+        problem = f"the engine for {world_size} GPUs is not whole: {'; '.join(problems)}"
         remedy = "look for a rank's error in the log above, at how full the disk is, and build again"
-        raise _error(
-            f"the engine for {world_size} GPUs is not whole: {'; '.join(problems)}"
-            + (f" ({failure.meaning})" if known else ""),
-            failure.remedy if known else remedy + AGAIN,
-            last_lines,
-            failure.cause,
-        )
+        raise _not_whole(problem, remedy + AGAIN, last_lines)
     return {name: found[name] for name in wanted}
+
+
+def _not_whole(problem: str, remedy: str, last_lines: Sequence[str]) -> CommandError:
+    """The command reported success all the same: its last lines may explain that."""
+    failure = failure_of(0, last_lines)
+    if failure.cause is FailureCause.UNKNOWN:
+        return _error(problem, remedy, last_lines)
+    return _error(f"{problem}: {failure.meaning}", failure.remedy, last_lines, failure.cause)
 
 
 def _error(
     problem: str, remedy: str, last_lines: Sequence[str] = (), cause: FailureCause = FailureCause.INCOMPLETE
 ) -> CommandError:
-    named = FailureCause.INCOMPLETE if cause is FailureCause.UNKNOWN else cause
-    return CommandError(problem, subject="trtllm-build", remedy=remedy, cause=named, last_lines=last_lines)
-
-
-def _is_error(line: str) -> bool:
-    """Whether a line is more than a warning; builds also warn about caches that they can do without."""
-    return not WARNING.search(line)
+    return CommandError(problem, subject="trtllm-build", remedy=remedy, cause=cause, last_lines=last_lines)
 
 
 def _unknown_flags(context: StepContext, argv: Sequence[str]) -> list[str]:

@@ -98,17 +98,6 @@ FLOATS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
 WEIGHT_ONLY = {Precision.INT8_WEIGHT_ONLY: "int8", Precision.INT4_WEIGHT_ONLY: "int4"}
 """Precisions that need no calibration -> TensorRT-LLM's names for their weights."""
 
-ALGORITHMS = {
-    Precision.INT8_WEIGHT_ONLY: "W8A16",
-    Precision.INT4_WEIGHT_ONLY: "W4A16",
-    Precision.INT8_SMOOTHQUANT: "W8A8_SQ_PER_CHANNEL",
-    Precision.FP8: "FP8",
-    Precision.INT4_AWQ: "W4A16_AWQ",
-    Precision.W4A8_AWQ: "W4A8_AWQ",
-    Precision.NVFP4: "NVFP4",
-}
-"""Precision -> the algorithm that a quantized checkpoint names."""
-
 SCRIPT_SMOOTHQUANT = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
 """The algorithm for SmoothQuant from a family's own converter, with the options that we give it."""
 KvCache = Literal["", "fp8", "int8", "nvfp4"]

@@ -27,19 +27,11 @@ class ScriptOption(NamedTuple):
     value: str | None = None
 
 
-class ScriptArguments(NamedTuple):
-    """The arguments for some options, and a finding for each option that the script does not accept."""
-
-    argv: tuple[str, ...]
-    refused: tuple[Finding, ...]
-
-
 @dataclass(frozen=True)
 class Script:
     """A script of a release.
 
     Attributes:
-        release: the release.
         command: its name, such as `quantize.py` or `convert_checkpoint.py llama`.
         known: its flags and how they are known.
     """
@@ -65,8 +57,8 @@ class Script:
         """The flag with one of these names; None when it has none."""
         return _find(self.known.value, *names)
 
-    def arguments(self, options: Iterable[ScriptOption], remedy: str) -> ScriptArguments:
-        """The arguments for these options, in their order."""
+    def arguments(self, options: Iterable[ScriptOption], remedy: str) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+        """The arguments for these options, in their order, and a finding for each that it does not accept."""
         argv: list[str] = []
         refused = []
         for path, names, value in options:
@@ -78,7 +70,7 @@ class Script:
                 refused.append(Finding("E122", path, f"{self.title} {problem}{wanted}", remedy))
             else:
                 argv += [flag.name] if value is None else [flag.name, value]
-        return ScriptArguments(tuple(argv), tuple(refused))
+        return tuple(argv), tuple(refused)
 
 
 @cache

@@ -31,9 +31,6 @@ class Description(BaseModel):
     """The description of a cache: the line before its bytes.
 
     Attributes:
-        gpu: the GPU that was measured on.
-        tensorrt: the TensorRT that measured.
-        sha256: digest of the cache.
         seconds_without: how long builds took without a cache: digest of the engine's shape -> seconds.
     """
 
@@ -66,30 +63,8 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A build that has ended.
-
-    Attributes:
-        shape: digest of everything that decides how long it takes, apart from the cache.
-        seconds: how long it took.
-        with_cache: whether it began with timings.
-    """
-
-    shape: str
-    seconds: float
-    with_cache: bool
-
-
-@dataclass(frozen=True)
 class TimingCaches:
-    """The cache for one GPU and one TensorRT.
-
-    Attributes:
-        shelf: where it is kept.
-        gpu: the GPU's name.
-        tensorrt: TensorRT's version.
-        log: gets what is done, and what is wrong with a cache.
-    """
+    """The cache for one GPU and one TensorRT. What is done, and what is wrong with a cache, is logged."""
 
     shelf: Shelf
     gpu: str
@@ -128,19 +103,21 @@ class TimingCaches:
             return "its bytes are not those that were kept; it was cut short or changed"
         return ""
 
-    def keep(self, made: bytes, used: Fetched, timed: Timed, merge: Merge) -> Kept:
+    def keep(self, made: bytes, used: Fetched, shape: str, seconds: float, merge: Merge) -> Kept:
         """Keep what a build has measured, merged with what other builds have kept meanwhile.
 
         Args:
             made: the cache that the build wrote; empty where it wrote none.
             used: what the build began with; without a cache where it had none, or TensorRT refused it.
-            timed: how long it took.
+            shape: digest of everything that decides how long it takes, apart from the cache.
+            seconds: how long it took.
             merge: merges two caches.
         """
         try:
             for _ in range(ATTEMPTS):
                 stored = self.fetch()
-                data = self._packed(_better(made, used, stored, merge), stored, timed)
+                times = {} if used.cache is not None else {shape: seconds}
+                data = self._packed(_better(made, used, stored, merge), stored, times)
                 if data is None:
                     return "unchanged"
                 if self.shelf.put(self.name, data, after=stored.tag):
@@ -152,14 +129,12 @@ class TimingCaches:
         self.log(f"timing cache not kept: other builds replaced {self.name} {ATTEMPTS} times meanwhile")
         return "not saved"
 
-    def _packed(self, cache: bytes | None, stored: Fetched, timed: Timed) -> bytes | None:
+    def _packed(self, cache: bytes | None, stored: Fetched, times: Mapping[str, float]) -> bytes | None:
         """The bytes to store; None where they are stored already."""
         if cache is None:
             return None
-        seconds = dict(stored.seconds_without)
-        if not timed.with_cache:
-            seconds.pop(timed.shape, None)
-            seconds[timed.shape] = timed.seconds
+        older = {shape: known for shape, known in stored.seconds_without.items() if shape not in times}
+        seconds = {**older, **times}
         if cache == (stored.cache or b"") and seconds == dict(stored.seconds_without):
             return None
         return packed(self.gpu, self.tensorrt, cache, dict(list(seconds.items())[-REMEMBERED:]))

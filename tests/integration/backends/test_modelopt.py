@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from enginery.backends.checkpoints import (
+from enginery.backends.checkpoints.configuration import (
     HF_ALGORITHMS,
     KV_CACHE_ALGORITHMS,
     MODELOPT_ALGORITHMS,
     CheckpointError,
     CheckpointExpectation,
     HfExpectation,
-    verify_checkpoint,
-    verify_hf_checkpoint,
 )
+from enginery.backends.checkpoints.verify import verify_checkpoint, verify_hf_checkpoint
 from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain

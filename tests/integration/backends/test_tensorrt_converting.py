@@ -11,7 +11,7 @@ import pytest
 
 from enginery import toolchains
 from enginery.backends import Request
-from enginery.backends.checkpoints import CheckpointError
+from enginery.backends.checkpoints.configuration import CheckpointError
 from enginery.backends.tensorrt.backend import TensorRT
 from enginery.backends.tensorrt.convert import located
 from enginery.core.errors import CommandError, SourceError, UsageError

@@ -9,7 +9,7 @@ import pytest
 from pydantic import JsonValue
 
 from enginery.backends.tensorrt import timing_cache
-from enginery.backends.tensorrt.timing_cache import ATTEMPTS, Fetched, Timed, TimingCaches, packed, unpacked
+from enginery.backends.tensorrt.timing_cache import ATTEMPTS, Fetched, TimingCaches, packed, unpacked
 from enginery.core.errors import CommandError, StoreError
 from enginery.store.shelf import Kept, LocalShelf
 from tests.support.engine_builds import GPU, Site, make_site
@@ -39,10 +39,6 @@ def caches(tmp_path: Path, lines: list[str]) -> TimingCaches:
     return TimingCaches(LocalShelf(tmp_path / "shelf"), GPU, TENSORRT, lines.append)
 
 
-def timed(seconds: float = 9.0, *, shape: str = "shape", with_cache: bool = False) -> Timed:
-    return Timed(shape, seconds, with_cache=with_cache)
-
-
 def put(caches: TimingCaches, data: bytes) -> None:
     kept = caches.shelf.get(caches.name)
     assert caches.shelf.put(caches.name, data, after=kept.tag if kept else None)
@@ -62,59 +58,59 @@ def test_nothing_is_there_before_the_first_build(caches: TimingCaches, lines: li
 
 
 def test_what_a_build_wrote_is_there_for_the_next(caches: TimingCaches) -> None:
-    assert caches.keep(b"first", Fetched(), timed(), never) == "saved"
+    assert caches.keep(b"first", Fetched(), "shape", 9.0, never) == "saved"
     fetched = caches.fetch()
     assert fetched.cache == b"first"
     assert fetched.seconds_without == {"shape": 9.0}
 
 
 def test_a_cache_with_line_ends_in_it_is_kept_as_it_is(caches: TimingCaches) -> None:
-    caches.keep(b"\n\x00a\r\n", Fetched(), timed(), never)
+    caches.keep(b"\n\x00a\r\n", Fetched(), "shape", 9.0, never)
     assert caches.fetch().cache == b"\n\x00a\r\n"
 
 
 def test_each_gpu_and_each_tensorrt_has_its_own(caches: TimingCaches) -> None:
-    caches.keep(b"here", Fetched(), timed(), never)
+    caches.keep(b"here", Fetched(), "shape", 9.0, never)
     for gpu, tensorrt in (("L4", TENSORRT), (GPU, "10.8.0")):
         assert TimingCaches(caches.shelf, gpu, tensorrt, caches.log).fetch().cache is None
 
 
 def test_a_build_with_the_cache_replaces_it_by_what_it_became(caches: TimingCaches) -> None:
     used = put_cache(caches, b"old")
-    assert caches.keep(b"old and more", used, timed(with_cache=True), never) == "saved"
+    assert caches.keep(b"old and more", used, "shape", 9.0, never) == "saved"
     assert caches.fetch().cache == b"old and more"
 
 
 def test_the_time_without_a_cache_is_remembered_by_builds_with_one(caches: TimingCaches) -> None:
     used = put_cache(caches, b"old", shape=9.0)
-    caches.keep(b"old and more", used, timed(2.0, with_cache=True), never)
+    caches.keep(b"old and more", used, "shape", 2.0, never)
     assert caches.fetch().seconds_without == {"shape": 9.0}
 
 
 def test_a_cache_that_did_not_change_is_not_written_again(caches: TimingCaches, lines: list[str]) -> None:
     used = put_cache(caches, b"same")
-    assert caches.keep(b"same", used, timed(with_cache=True), never) == "unchanged"
+    assert caches.keep(b"same", used, "shape", 9.0, never) == "unchanged"
     assert not lines
 
 
 def test_only_so_many_times_are_remembered(caches: TimingCaches, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing_cache, "REMEMBERED", 2)
     put_cache(caches, b"cache", first=1.0, second=2.0)
-    caches.keep(b"cache and more", caches.fetch(), timed(3.0, shape="third"), never)
+    caches.keep(b"cache and more", caches.fetch().refused, "third", 3.0, never)
     assert caches.fetch().seconds_without == {"second": 2.0, "third": 3.0}
 
 
 def test_a_release_that_writes_none_leaves_what_is_there(caches: TimingCaches) -> None:
     used = put_cache(caches, b"of another release")
-    assert caches.keep(b"", used, timed(with_cache=True), never) == "unchanged"
+    assert caches.keep(b"", used, "shape", 9.0, never) == "unchanged"
     assert caches.fetch().cache == b"of another release"
 
 
 def test_a_smaller_cache_does_not_replace_a_good_one_unmerged(caches: TimingCaches) -> None:
     used = put_cache(caches, b"large and good")
-    assert caches.keep(b"small", used, timed(with_cache=True), lambda _first, _second: None) == "unchanged"
+    assert caches.keep(b"small", used, "shape", 9.0, lambda _first, _second: None) == "unchanged"
     assert caches.fetch().cache == b"large and good"
-    assert caches.keep(b"small", used, timed(with_cache=True), joined) == "saved"
+    assert caches.keep(b"small", used, "shape", 9.0, joined) == "saved"
     assert caches.fetch().cache == b"smalllarge and good"
 
 
@@ -123,13 +119,13 @@ def test_a_smaller_cache_does_not_replace_a_good_one_unmerged(caches: TimingCach
 
 def test_what_another_build_kept_meanwhile_is_merged(caches: TimingCaches) -> None:
     put_cache(caches, b"theirs")
-    assert caches.keep(b"ours", Fetched(), timed(), joined) == "saved"
+    assert caches.keep(b"ours", Fetched(), "shape", 9.0, joined) == "saved"
     assert caches.fetch().cache == b"ourstheirs"
 
 
 def test_where_merging_fails_the_newer_one_is_kept(caches: TimingCaches) -> None:
     put_cache(caches, b"theirs", theirs=5.0)
-    caches.keep(b"ours", Fetched(), timed(), lambda _first, _second: None)
+    caches.keep(b"ours", Fetched(), "shape", 9.0, lambda _first, _second: None)
     fetched = caches.fetch()
     assert fetched.cache == b"ours"
     assert fetched.seconds_without == {"theirs": 5.0, "shape": 9.0}
@@ -142,7 +138,7 @@ def test_of_many_builds_at_once_nothing_is_lost(caches: TimingCaches) -> None:
         return b"".join(sorted({word + b";" for word in (first + second).split(b";") if word}))
 
     with ThreadPoolExecutor(len(words)) as pool:
-        kept = list(pool.map(lambda word: caches.keep(word, Fetched(), timed(shape=word.decode()), union), words))
+        kept = list(pool.map(lambda word: caches.keep(word, Fetched(), word.decode(), 9.0, union), words))
     assert kept == ["saved"] * len(words)
     fetched = caches.fetch()
     assert fetched.cache == b"".join(words)
@@ -153,7 +149,7 @@ def test_a_build_that_others_always_overtake_gives_up_and_says_so(
     caches: TimingCaches, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalShelf, "put", lambda *_given, **_named: False)
-    assert caches.keep(b"ours", Fetched(), timed(), never) == "not saved"
+    assert caches.keep(b"ours", Fetched(), "shape", 9.0, never) == "not saved"
     assert lines == [f"timing cache not kept: other builds replaced {NAME} {ATTEMPTS} times meanwhile"]
 
 
@@ -192,28 +188,28 @@ def test_a_bad_cache_is_discarded_with_a_reason_and_replaced(
     used = caches.fetch()
     assert used.cache is None
     assert [f"timing cache {NAME} is discarded: " in line and why in line for line in lines] == [True]
-    assert caches.keep(b"new", used, timed(), never) == "saved"
+    assert caches.keep(b"new", used, "shape", 9.0, never) == "saved"
     assert caches.fetch().cache == b"new"
 
 
 def test_one_that_tensorrt_refused_is_replaced_and_not_merged(caches: TimingCaches) -> None:
     used = put_cache(caches, b"large and refused")
-    assert caches.keep(b"new", used.refused, timed(), never) == "saved"
+    assert caches.keep(b"new", used.refused, "shape", 9.0, never) == "saved"
     assert caches.fetch().cache == b"new"
 
 
 def test_one_that_was_refused_is_discarded_even_for_nothing(caches: TimingCaches) -> None:
     used = put_cache(caches, b"refused")
-    assert caches.keep(b"", used.refused, timed(), never) == "saved"
+    assert caches.keep(b"", used.refused, "shape", 9.0, never) == "saved"
     assert caches.fetch().cache is None
-    assert caches.keep(b"new", caches.fetch(), timed(), never) == "saved"
+    assert caches.keep(b"new", caches.fetch(), "shape", 9.0, never) == "saved"
     assert caches.fetch().cache == b"new"
 
 
 def test_a_good_one_that_came_meanwhile_is_not_lost_to_a_refused_one(caches: TimingCaches) -> None:
     refused = put_cache(caches, b"refused").refused
     put_cache(caches, b"theirs")
-    caches.keep(b"ours", refused, timed(), joined)
+    caches.keep(b"ours", refused, "shape", 9.0, joined)
     assert caches.fetch().cache == b"ourstheirs"
 
 
@@ -230,7 +226,7 @@ class AwayShelf:
 def test_a_shelf_that_is_away_stops_nothing(lines: list[str]) -> None:
     caches = TimingCaches(AwayShelf(), GPU, TENSORRT, lines.append)
     assert caches.fetch() == Fetched()
-    assert caches.keep(b"ours", Fetched(), timed(), never) == "not saved"
+    assert caches.keep(b"ours", Fetched(), "shape", 9.0, never) == "not saved"
     assert lines
     assert all("cannot be reached" in line for line in lines)
 
@@ -291,7 +287,7 @@ def test_the_cache_is_no_part_of_the_output(site: Site) -> None:
 def test_0_8_reads_a_cache_but_writes_none(tmp_path: Path) -> None:
     site = make_site(tmp_path, "0.8.0", tensorrt=TENSORRT)
     assert cache_of(site.build()) == {"used": False, "kept": "unchanged"}
-    own(site).keep(MAGIC + b'{"tensorrt": "10.7.0", "timed": []}', Fetched(), timed(), never)
+    own(site).keep(MAGIC + b'{"tensorrt": "10.7.0", "timed": []}', Fetched(), "shape", 9.0, never)
     assert cache_of(site.build()) == {"used": True, "kept": "unchanged"}
     assert site.stand_in.calls(BUILD)[-1].argv[-2:] == ("--timing_cache", "given.cache")
     assert own(site).fetch().cache
@@ -323,7 +319,7 @@ def test_a_build_that_fails_for_another_reason_does_not_lose_its_cache(site: Sit
 
 def test_a_cache_of_another_tensorrt_is_refused_by_it_and_replaced(site: Site) -> None:
     foreign = MAGIC + b'{"tensorrt": "9.2.0", "timed": ["x"]}'
-    own(site).keep(foreign, Fetched(), timed(), never)
+    own(site).keep(foreign, Fetched(), "shape", 9.0, never)
     facts = site.build()
     assert "TensorRT did not take the timing cache; it is discarded" in site.log
     assert cache_of(facts) == {"used": False, "kept": "saved"}
@@ -336,7 +332,9 @@ def test_what_another_build_measured_meanwhile_is_merged_by_tensorrt(site: Site)
     site.build()
     mine = own(site).fetch().cache
     assert mine is not None
-    own(site).keep(MAGIC + b'{"tensorrt": "10.7.0", "timed": ["theirs"]}', own(site).fetch().refused, timed(), never)
+    own(site).keep(
+        MAGIC + b'{"tensorrt": "10.7.0", "timed": ["theirs"]}', own(site).fetch().refused, "shape", 9.0, never
+    )
     builder_sees_nothing = site.context()
     builder_sees_nothing.shelf = Late(site.store.shelf())
     facts = site.build(context=builder_sees_nothing)
@@ -348,7 +346,7 @@ def test_what_another_build_measured_meanwhile_is_merged_by_tensorrt(site: Site)
 
 
 def test_where_tensorrt_cannot_merge_the_newer_is_kept_and_the_build_counts(site: Site) -> None:
-    own(site).keep(b"no cache of TensorRT's", Fetched(), timed(), never)
+    own(site).keep(b"no cache of TensorRT's", Fetched(), "shape", 9.0, never)
     context = site.context()
     context.shelf = Late(site.store.shelf())
     assert cache_of(site.build(context=context))["kept"] == "saved"

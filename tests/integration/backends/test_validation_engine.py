@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from enginery.backends import answers
+from enginery.backends import validate
 from enginery.builds import validation
 from enginery.core import process
 from enginery.core.errors import CommandError, ValidationError
@@ -165,7 +165,7 @@ def test_asking_leaves_no_trace_in_home(toolchain: Toolchain, engine: Path, tiny
     places = ["--engine", str(engine), "--tokenizer", str(tiny_weights), "--requests", str(requests)]
     process.run(
         [str(toolchain.python), str(ANSWER_PROMPTS), *places, "--output", str(tmp_path / "answers.json")],
-        env={**toolchain.environment, **answers.OFFLINE, "HOME": str(home)},
+        env={**toolchain.environment, **validate.OFFLINE, "HOME": str(home)},
     )
     assert len(json.loads((tmp_path / "answers.json").read_text())["answers"]) == 1
     assert list(home.rglob("*")) == []

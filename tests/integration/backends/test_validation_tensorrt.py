@@ -4,13 +4,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import JsonValue
 
-from enginery.backends import answers, validate
-from enginery.backends.answers import printed_answer, without_special_tokens
-from enginery.backends.runtimes import RUNTIMES, mpirun, runtime_for
+from enginery.backends import validate
+from enginery.backends.runtimes import RUNTIMES, Kind, mpirun, runtime_for
 from enginery.builds import validation
 from enginery.builds.validation import ValidationReport
 from enginery.core.errors import CommandError, PlanError, UsageError
@@ -21,7 +21,6 @@ from tests.support.engine_builds import MODEL, Site, make_site, toolchain_of
 
 QUESTION = "How do I count to nine in French?"
 ANSWER = "Un, deux, trois, quatre, cinq, six, sept, huit, neuf"
-DRIVER = "tensorrt_llm"
 
 
 def options(*, run_script: bool = False, max_tokens: int = 32) -> ValidationOptions:
@@ -41,7 +40,8 @@ def asked(
     chosen: ValidationOptions | None = None,
     *,
     environment: Mapping[str, str] | None = None,
-    **parameters: JsonValue,
+    kind: Kind = "tensorrt",
+    **parameters: Any,
 ) -> ValidationReport:
     """Ask, and read the report."""
     output = site.directory / "report"
@@ -49,10 +49,9 @@ def asked(
     output.mkdir()
     toolchain = toolchain_of(site.stand_in, site.tensorrt)
     toolchain.environment.update(environment or {})
-    told: dict[str, JsonValue] = {"release": site.stand_in.release, **parameters}
     context = StepContext(
         key="0" * 64,
-        parameters=validate.validate_call(chosen or options(), driver=DRIVER, parameters=told).parameters,
+        parameters=validate.validate_call(chosen or options(), kind, site.stand_in.release, **parameters).parameters,
         inputs={"weights": MODEL, **inputs},
         output=output,
         chain=(),
@@ -121,7 +120,7 @@ def test_on_a_node_of_slurm_it_gets_one_rank_of_mpirun(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_asked_with_the_arguments_it_will_be_served_with(tmp_path: Path) -> None:
     site = site_of(tmp_path, "1.2.1")
-    report = asked(site, {}, backend="pytorch", arguments={"max_seq_len": 128})
+    report = asked(site, {}, kind="pytorch", arguments={"max_seq_len": 128})
     assert report.passed
     assert report.results[0].got.strip() == ANSWER
     assert report.results[0].finish == "eos"
@@ -132,14 +131,14 @@ def test_a_quantized_checkpoint_is_asked_rather_than_the_weights(tmp_path: Path)
     broken = tmp_path / "quantized"
     broken.mkdir()
     with pytest.raises(CommandError) as caught:
-        asked(site, {"checkpoint": broken}, backend="pytorch")
+        asked(site, {"checkpoint": broken}, kind="pytorch")
     assert str(broken) in caught.value.subject
 
 
 def test_arguments_that_the_release_does_not_have_end_the_step(tmp_path: Path) -> None:
     site = site_of(tmp_path, "1.2.1")
     with pytest.raises(CommandError) as caught:
-        asked(site, {}, backend="pytorch", arguments={"max_sequence": 128})
+        asked(site, {}, kind="pytorch", arguments={"max_sequence": 128})
     assert any("max_sequence" in line for line in caught.value.last_lines)
 
 
@@ -265,21 +264,21 @@ def test_a_script_that_prints_no_answer_is_no_success(tmp_path: Path) -> None:
 )
 def test_what_the_script_prints_is_read_whatever_the_answer_holds(lines: list[str], answer: str | None) -> None:
     expected = {None: 'one\n\ntwo "quoted"\nthree', "absent": None}.get(answer, answer)
-    assert printed_answer(lines) == expected
+    assert validate.printed_answer(lines) == expected
 
 
 def test_special_tokens_at_the_ends_are_left_out(tmp_path: Path) -> None:
     added = [{"content": "<|end|>", "special": True}, {"content": "<tool>", "special": False}]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
-    assert without_special_tokens("<|end|>a <|end|> b<tool><|end|><|end|>", tmp_path) == "a <|end|> b<tool>"
-    assert without_special_tokens("as it is<|end|>", tmp_path / "nothing") == "as it is<|end|>"
+    assert validate.without_special_tokens("<|end|>a <|end|> b<tool><|end|><|end|>", tmp_path) == "a <|end|> b<tool>"
+    assert validate.without_special_tokens("as it is<|end|>", tmp_path / "nothing") == "as it is<|end|>"
 
 
 # What the recipe says
 
 
-def call(**parameters: JsonValue) -> dict[str, JsonValue]:
-    return dict(validate.validate_call(options(), driver=DRIVER, parameters=parameters).parameters)
+def call(release: str, kind: Kind = "tensorrt", **more: Any) -> dict[str, JsonValue]:
+    return dict(validate.validate_call(options(), kind, release, **more).parameters)
 
 
 @pytest.mark.parametrize(
@@ -294,16 +293,16 @@ def call(**parameters: JsonValue) -> dict[str, JsonValue]:
     ],
 )
 def test_the_recipe_names_the_runtime_of_the_release(release: str, name: str, *, by_rank: bool) -> None:
-    parameters = call(release=release, world_size=2)
+    parameters = call(release, world_size=2)
     assert parameters["runtime"] == name
     assert parameters["by_rank"] is by_rank
     assert parameters["world_size"] == 2
 
 
 def test_before_1_0_the_pytorch_backend_is_named() -> None:
-    named = call(release="0.20.0", backend="pytorch", arguments={"max_seq_len": 8})
+    named = call("0.20.0", "pytorch", arguments={"max_seq_len": 8})
     assert named["arguments"] == {"backend": "pytorch", "max_seq_len": 8}
-    later = call(release="1.2.1", backend="pytorch", arguments={"max_seq_len": 8})
+    later = call("1.2.1", "pytorch", arguments={"max_seq_len": 8})
     assert later["arguments"] == {"max_seq_len": 8}
 
 
@@ -318,29 +317,29 @@ def test_every_runtime_says_where_it_was_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver", "parameters"),
-    [("onnxruntime", {}), (DRIVER, {"release": "1.2.1", "backend": "pytorch"})],
+    ("kind", "release"),
+    [(None, ""), ("pytorch", "1.2.1")],
 )
-def test_the_releases_script_asks_engines_only(driver: str, parameters: dict[str, JsonValue]) -> None:
+def test_the_releases_script_asks_engines_only(kind: Kind | None, release: str) -> None:
     with pytest.raises(PlanError, match=r"validation\.run_script: only engines of the backend tensorrt"):
-        validate.validate_call(options(run_script=True), driver=driver, parameters=parameters)
+        validate.validate_call(options(run_script=True), kind, release)
 
 
 def test_a_release_without_the_script_is_refused_by_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginery.backends.answers.FLAGS", ("--engine_directory", "{engine}"))
+    monkeypatch.setattr("enginery.backends.validate.FLAGS", ("--engine_directory", "{engine}"))
     with pytest.raises(PlanError, match=r"release 0\.16\.0 cannot run it: its run\.py has no --engine_directory"):
-        validate.validate_call(options(run_script=True), driver=DRIVER, parameters={"release": "0.16.0"})
+        validate.validate_call(options(run_script=True), "tensorrt", "0.16.0")
 
 
 def test_a_plan_of_another_version_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    parameters = call(release="0.16.0") | {"driver_sha256": "0" * 64}
+    parameters = call("0.16.0") | {"driver_sha256": "0" * 64}
     with pytest.raises(UsageError, match="another version"):
-        answers.answers_to(empty_context(tmp_path, parameters), options())
+        validate.answers_to(empty_context(tmp_path, parameters), options())
 
 
 def test_a_driver_that_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no driver 'telepathy'"):
-        answers.answers_to(empty_context(tmp_path, {"driver": "telepathy"}), options())
+        validate.answers_to(empty_context(tmp_path, {"driver": "telepathy"}), options())
 
 
 def empty_context(tmp_path: Path, parameters: Mapping[str, JsonValue]) -> StepContext:
