@@ -14,12 +14,12 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.triton import rollout
-    from enginery.triton.endpoint import EndpointResult
     from enginery.triton.inflight import rollout_problems, serving_notes, serving_problems, tokenizer_problems
     from enginery.triton.inflight.repository import ENGINE_MODEL, InflightOptions, write_inflight_repository
     from enginery.triton.launch import keeps_measurements
     from enginery.triton.llmapi.config import MODELS
     from enginery.triton.llmapi.repository import LlmApiOptions, Served, served_llm_digest, write_llmapi_repository
+    from enginery.triton.loading import EndpointResult
     from enginery.triton.rollout import roll_out_build
     from enginery.triton.served import served_models_digest
 else:
