@@ -14,13 +14,13 @@ from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.releases import MODELS as INFLIGHT_MODELS
 from enginery.releases import Certainty, template
+from enginery.spec import ServingOptions
 from enginery.store import StepContext
 from enginery.triton import (
     ENGINE_MODEL,
     MODELS,
     InflightOptions,
     LlmApiOptions,
-    Served,
     write_inflight_repository,
     write_llmapi_repository,
 )
@@ -54,7 +54,7 @@ class LlmApiParameters(PackageParameters):
     world_size: int
     arguments: Mapping[str, JsonValue]
     llm_class: str
-    serving: Served
+    serving: ServingOptions
     warm_up: tuple[int, ...]
 
 
