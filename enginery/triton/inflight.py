@@ -92,9 +92,8 @@ FIXED = {
 }
 """Values that no spec sets: a repository has one decoder, and neither a draft model nor one for images."""
 
-KNOWN = frozenset(
-    {*FIXED, "engine_dir", "tokenizer_dir", *FIELDS, *(ServingOptions.model_fields.keys() - FIELDS.values())}
-)
+PLACES = ("engine_dir", "tokenizer_dir")
+KNOWN = frozenset({*FIXED, *PLACES, *FIELDS, *ServingOptions.model_fields} - set(FIELDS.values()))
 """Every placeholder that can be filled."""
 
 
@@ -134,9 +133,10 @@ def write_inflight_repository(destination: Path, *, engine: Path, weights: Path,
     world_size, max_beam_width = _read_engine(engine)
     _require_fit(world_size, max_beam_width, options)
     find_tokenizer(weights)
+    tokenizer = [path for path in weights.iterdir() if path.name in TOKENIZER_FILES]
     for name in MODELS:
         directory = write_model(destination, model_config(name, options.release, options.serving))
-        for part in [path for path in weights.iterdir() if name in WITH_TOKENIZER and path.name in TOKENIZER_FILES]:
+        for part in tokenizer if name in WITH_TOKENIZER else ():
             files.link_or_copy(part, directory / TOKENIZER_DIRECTORY / part.name)
     for path in files.list_files(engine):
         files.link_or_copy(engine / path, destination / ENGINE_MODEL / PACKAGED_VERSION / path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Answer:
         self._stream = TextStream(decode) if stream else None
         self._pieces: list[Piece] = []
         if self._stream and question.echo:
-            self._keep([piece for token in question.prompt if (piece := self._stream.push(token))])
+            self._pieces += [piece for token in question.prompt if (piece := self._stream.push(token))]
 
     def step(self, logits: Logits) -> int:
         """Choose the next token from the model's logits, and finish if it is the last one."""
@@ -76,7 +76,7 @@ class Answer:
             self.log_probs.append(log_probability(logits, token))
         if self._stream:
             piece = self._stream.push(token)
-            self._keep([piece] if piece else [])
+            self._pieces += [piece] if piece else []
         if len(self.tokens) >= self.question.max_tokens or (self._stops and self._stops.push(self.tokens)):
             self._finish()
         return token
@@ -93,24 +93,14 @@ class Answer:
     def _finish(self) -> None:
         self.finished = True
         if self._stream:
-            self._keep([self._stream.finish()])
-
-    def _keep(self, pieces: list[Piece]) -> None:
-        self._pieces += pieces
+            self._pieces.append(self._stream.finish())
 
 
-class Session(Protocol):
-    """A batch of prompts in a model."""
+class GenaiEngine:
+    """An engine that the GenAI model builder has made.
 
-    def logits(self) -> Logits:
-        """The logits of the next token: shape (rows, vocabulary)."""
-
-    def append(self, tokens: Sequence[int]) -> None:
-        """Append one token to each row."""
-
-
-class Engine(Protocol):
-    """A model.
+    The library itself ends a row at `last_token`. That is a token which no answer has, so the request decides where an
+    answer ends.
 
     Attributes:
         context_length: the maximum number of tokens in prompt and answer together.
@@ -118,67 +108,6 @@ class Engine(Protocol):
         filler: the token that fills up shorter rows.
         last_token: a token that always ends an answer: nothing can be appended to it.
         vocabulary: the number of tokens the model knows.
-    """
-
-    context_length: int
-    vocabulary: int
-    last_token: int
-    end_ids: list[int]
-    filler: int
-
-    def start(self, prompts: Sequence[Sequence[int]], length: int) -> Session:
-        """Begin with these prompts; no row grows beyond `length` tokens."""
-
-
-def generate(engine: Engine, answers: Sequence[Answer], after_step: Callable[[], None]) -> None:
-    """Generate all answers together. `after_step` is called each time every unfinished answer has got a token."""
-    questions = [answer.question for answer in answers]
-    length = max(len(question.prompt) for question in questions) + max(question.max_tokens for question in questions)
-    session = engine.start([question.prompt for question in questions], length)
-    while True:
-        logits = session.logits()
-        tokens = [
-            engine.filler if answer.finished else answer.step(row) for answer, row in zip(answers, logits, strict=True)
-        ]
-        after_step()
-        if all(answer.finished for answer in answers):
-            return
-        session.append(tokens)
-
-
-def batches(engine: Engine, questions: Sequence[Sequence[Question]], max_rows: int) -> Iterator[list[int]]:
-    """Put requests into batches, which are lists of their indices.
-
-    Shorter prompts are filled up at the end, and the model masks the filling, so an answer does not depend on the
-    batch. Two kinds of requests need another batch: one with a prompt that itself ends with the filler, and one that
-    would make the longest prompt and the longest answer exceed the context together.
-
-    Args:
-        engine: the model.
-        questions: those of each request.
-        max_rows: the maximum number of rows in a batch.
-    """
-    waiting = list(range(len(questions)))
-    while waiting:
-        taken: list[int] = []
-        for index in waiting:
-            if not taken or _fit(engine, [row for each in [*taken, index] for row in questions[each]], max_rows):
-                taken.append(index)
-        waiting = [index for index in waiting if index not in taken]
-        yield taken
-
-
-class GenaiEngine:
-    """An `Engine` that the GenAI model builder has made.
-
-    The library itself ends a row at `last_token`. That is a token which no answer has, so the request decides where an
-    answer ends.
-
-    Args:
-        directory: the engine.
-        provider: `cpu` or `cuda`.
-        device: the number of the GPU, for `cuda`.
-        threads: CPU threads; `default_threads()` if None.
     """
 
     def __init__(self, directory: Path, *, provider: str = "cpu", device: int = 0, threads: int | None = None) -> None:
@@ -223,7 +152,7 @@ class GenaiEngine:
 
 
 class GenaiSession:
-    """A `Session` with a generator of the library, which is made to take the tokens that we choose."""
+    """A batch of prompts in the library's generator, which is made to take the tokens that we choose."""
 
     def __init__(self, generator: Any, rows: int) -> None:
         self._generator = generator
@@ -243,12 +172,50 @@ class GenaiSession:
         self._generator.generate_next_token()
 
 
+def generate(engine: GenaiEngine, answers: Sequence[Answer], after_step: Callable[[], None]) -> None:
+    """Generate all answers together. `after_step` is called each time every unfinished answer has got a token."""
+    questions = [answer.question for answer in answers]
+    length = max(len(question.prompt) for question in questions) + max(question.max_tokens for question in questions)
+    session = engine.start([question.prompt for question in questions], length)
+    while True:
+        logits = session.logits()
+        tokens = [
+            engine.filler if answer.finished else answer.step(row) for answer, row in zip(answers, logits, strict=True)
+        ]
+        after_step()
+        if all(answer.finished for answer in answers):
+            return
+        session.append(tokens)
+
+
+def batches(engine: GenaiEngine, questions: Sequence[Sequence[Question]], max_rows: int) -> Iterator[list[int]]:
+    """Put requests into batches, which are lists of their indices.
+
+    Shorter prompts are filled up at the end, and the model masks the filling, so an answer does not depend on the
+    batch. Two kinds of requests need another batch: one with a prompt that itself ends with the filler, and one that
+    would make the longest prompt and the longest answer exceed the context together.
+
+    Args:
+        engine: the model.
+        questions: those of each request.
+        max_rows: the maximum number of rows in a batch.
+    """
+    waiting = list(range(len(questions)))
+    while waiting:
+        taken: list[int] = []
+        for index in waiting:
+            if not taken or _fit(engine, [row for each in [*taken, index] for row in questions[each]], max_rows):
+                taken.append(index)
+        waiting = [index for index in waiting if index not in taken]
+        yield taken
+
+
 def default_threads() -> int:
     """Half of the CPUs that this process may use: a core often has two of them, and Triton needs some itself."""
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def _fit(engine: Engine, rows: Sequence[Question], max_rows: int) -> bool:
+def _fit(engine: GenaiEngine, rows: Sequence[Question], max_rows: int) -> bool:
     longest = max(len(row.prompt) for row in rows) + max(row.max_tokens for row in rows)
     ends_like_filling = any(row.prompt[-1] == engine.filler for row in rows)
     return len(rows) <= max_rows and longest <= engine.context_length and not ends_like_filling

@@ -87,7 +87,8 @@ def special_tokens(directory: Path, tokenizer: Any) -> SpecialTokens:
     """Read the special tokens: from the configuration of the tokenizer, else from that of the model."""
     end = next(_named(directory, tokenizer, "eos_token"), NO_TOKEN)
     vocabulary = int(_read(directory / "config.json").get("vocab_size") or tokenizer.get_vocab_size())
-    others = tuple(token for token in _ends(directory) if token != end)
+    ends = next((found for file in SETTINGS if (found := _ids(directory / file, "eos_token_id"))), [])
+    others = tuple(token for token in ends if token != end)
     return SpecialTokens(end, next(_named(directory, tokenizer, "pad_token"), end), vocabulary, others)
 
 
@@ -243,12 +244,6 @@ class TokensSoFar:
         new = text[len(self._shown) :]
         self._shown = text if len(text) > len(self._shown) else self._shown
         return text if self._whole else new
-
-
-def _ends(directory: Path) -> list[int]:
-    """All end tokens of the model, from the first settings file that has any."""
-    found = (_ids(directory / file, "eos_token_id") for file in SETTINGS)
-    return next((tokens for tokens in found if tokens), [])
 
 
 def _named(directory: Path, tokenizer: Any, name: str) -> Iterator[int]:
