@@ -169,7 +169,7 @@ def write_model(destination: Path, config: "ModelConfig", module: str = "") -> P
         The version directory, for the model's other files.
     """
     files.write_atomic(destination / config.name / CONFIG, to_text(config))
-    directory = destination / config.name / PACKAGED_VERSION
+    directory = destination / str(config.name) / PACKAGED_VERSION
     if config.backend == "python":
         write_code(directory, module or config.name)
     elif config.platform == "ensemble":

@@ -59,8 +59,9 @@ class RolloutState(Frozen):
 
     def ended(self) -> "RolloutState":
         """The state without the rollout."""
-        changes = {"phase": "done", "coming": None, "configs": {}, "touched": {}, "since": datetime.now(UTC)}
-        return self.model_copy(update=changes)
+        return self.model_copy(
+            update={"phase": "done", "coming": None, "configs": {}, "touched": {}, "since": datetime.now(UTC)}
+        )
 
 
 def read_state(repository: ServingRepository) -> RolloutState | None:

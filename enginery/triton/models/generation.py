@@ -120,7 +120,9 @@ class GenaiEngine:
         self.filler = _filler(facts, self.end_ids)
         self.last_token = _last_token(facts, self.end_ids, self.filler)
         config = self._library.Config(str(directory))
-        config.overlay(json.dumps({"model": self._overlay(threads or default_threads())}))
+        session = {"intra_op_num_threads": threads or default_threads(), "session.intra_op.allow_spinning": "0"}
+        tokens = {"eos_token_id": self.last_token, "pad_token_id": self.filler}
+        config.overlay(json.dumps({"model": {**tokens, "decoder": {"session_options": session}}}))
         self._model = self._on_gpu(config, device) if provider == "cuda" else self._library.Model(config)
 
     def _on_gpu(self, config: Any, device: int) -> Any:
@@ -131,14 +133,6 @@ class GenaiEngine:
         if model.device_type != "CUDA":
             raise RuntimeError(f"this engine is to run on CUDA device {device} but runs on {model.device_type}")
         return model
-
-    def _overlay(self, threads: int) -> dict[str, Any]:
-        options = {"intra_op_num_threads": threads, "session.intra_op.allow_spinning": "0"}
-        return {
-            "eos_token_id": self.last_token,
-            "pad_token_id": self.filler,
-            "decoder": {"session_options": options},
-        }
 
     def start(self, prompts: Sequence[Sequence[int]], length: int) -> "GenaiSession":
         """Begin with these prompts; no row grows beyond `length` tokens."""
