@@ -6,6 +6,7 @@ written just before the model is loaded, so a server that restarts at any moment
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -19,6 +20,7 @@ from enginery.core.files import write_atomic
 from enginery.core.locks import Worker
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, Log
+from enginery.core.s3 import Prefix
 from enginery.registry import Registry, trusted_manifest
 from enginery.store import StepContext
 from enginery.triton.client import TritonClient
@@ -134,12 +136,12 @@ def roll_out_build(  # noqa: PLR0913, PLR0917  what, from where, to where, and u
     for client in clients:
         client.require_ready()
     repository = open_repository(model_repository, reads_copies=policy.required)
-    require_loadable(manifest, registry, repository)
+    source = registry.build_prefix(manifest.model, manifest.build_id)
+    _require_loadable(manifest, source, repository)
     before = read_state(repository)
     require_reads(clients, repository, before.serving.build_id if before and before.serving else None)
-    state = _settled(repository, log)
-    again = _serve_again(manifest, repository, state, clients, log)
-    return again or _Rollout(manifest, registry, repository, state, clients, log).run()
+    attempt = _Rollout(manifest, source, repository, _settled(repository, log), clients, log)
+    return attempt.serve_again() or attempt.run()
 
 
 class RolledBack(NamedTuple):
@@ -177,15 +179,10 @@ def roll_back(registry: Registry, model_repository: str, endpoints: Sequence[str
     return RolledBack(manifest, serving, roll_out_build(manifest, registry, urls, model_repository, log))
 
 
-def require_loadable(manifest: Manifest, registry: Registry, repository: ServingRepository) -> None:
-    """Make sure that the servers could load the build from this repository.
-
-    Raises:
-        RolloutError: when its backend needs the path of the engine, and the repository is in S3.
-    """
+def _require_loadable(manifest: Manifest, source: Prefix, repository: ServingRepository) -> None:
+    """Stop when the build's backend needs the path of the engine, and the repository is in S3."""
     if not isinstance(repository, BucketRepository):
         return
-    source = registry.build_prefix(manifest.model, manifest.build_id)
     for model, text in read_configs(source, arrange(manifest, 1)).items():
         if backend_of(text) == ENGINE_BACKEND:
             raise RolloutError(
@@ -212,55 +209,45 @@ def _settled(repository: ServingRepository, log: Log) -> RolloutState | None:
     return undone
 
 
-def _serve_again(
-    manifest: Manifest,
-    repository: ServingRepository,
-    state: RolloutState | None,
-    clients: Sequence[TritonClient],
-    log: Log,
-) -> list[EndpointResult]:
-    """Load the build if the repository already serves it, as after a restart of a server; else return an empty list."""
-    if state is None or state.serving is None or state.serving.build_id != manifest.build_id:
-        return []
-    log(f"{repository.where} already holds {manifest.build_id}; loading it")
-    served = ServedBuild(manifest, repository, current_configs(repository, LOAD_ORDER), state.serving.version)
-    try:
-        return [bring_up(client, served, log) for client in clients]
-    except RolloutError as error:
-        log(f"it does not serve as it should, so it is placed again: {error.problem}")
-        return []
-
-
+@dataclass
 class _Rollout:
     """A rollout in progress."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  everything that it works on
-        self,
-        manifest: Manifest,
-        registry: Registry,
-        repository: ServingRepository,
-        before: RolloutState | None,
-        clients: Sequence[TritonClient],
-        log: Log,
-    ) -> None:
-        self.manifest = manifest
-        self.source = registry.build_prefix(manifest.model, manifest.build_id)
-        self.repository = repository
-        self.clients = clients
-        self.log = log
-        self.version = next_version(repository)
-        self.placement = arrange(manifest, self.version)
-        self.obsolete = obsolete_models(repository, self.placement.configs)
+    manifest: Manifest
+    source: Prefix
+    repository: ServingRepository
+    before: RolloutState | None
+    clients: Sequence[TritonClient]
+    log: Log
+
+    def __post_init__(self) -> None:
+        self.version = next_version(self.repository)
+        self.placement = arrange(self.manifest, self.version)
+        self.obsolete = obsolete_models(self.repository, self.placement.configs)
         self.state = RolloutState(
             phase="placing",
-            serving=before.serving if before else None,
-            previous=before.previous if before else None,
-            coming=Placed(build_id=manifest.build_id, version=self.version),
-            configs=current_configs(repository, [*self.placement.configs, *self.obsolete]),
-            endpoints=tuple(client.url for client in clients),
+            serving=self.before.serving if self.before else None,
+            previous=self.before.previous if self.before else None,
+            coming=Placed(build_id=self.manifest.build_id, version=self.version),
+            configs=current_configs(self.repository, [*self.placement.configs, *self.obsolete]),
+            endpoints=tuple(client.url for client in self.clients),
             worker=Worker.this(),
             since=datetime.now(UTC),
         )
+
+    def serve_again(self) -> list[EndpointResult]:
+        """Load the build if the repository serves it already, as after a restart of a server; else an empty list."""
+        serving = self.state.serving
+        if serving is None or serving.build_id != self.manifest.build_id:
+            return []
+        self.log(f"{self.repository.where} already holds {serving.build_id}; loading it")
+        configs = current_configs(self.repository, LOAD_ORDER)
+        served = ServedBuild(self.manifest, self.repository, configs, serving.version)
+        try:
+            return [bring_up(client, served, self.log) for client in self.clients]
+        except RolloutError as error:
+            self.log(f"it does not serve as it should, so it is placed again: {error.problem}")
+            return []
 
     def run(self) -> list[EndpointResult]:
         """Do the rollout, or undo it and raise the reason."""

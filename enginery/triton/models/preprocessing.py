@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .requests import RequestError, Tensors, padded, refuse_unknown_parameters, respond, tensors, texts
+from .requests import RequestError, Tensors, padded, respond, texts
 from .text import (
     SpecialTokens,
     is_true,
@@ -104,11 +104,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Respond to each request."""
-        return [respond(self.triton, request, self._checked) for request in requests]
-
-    def _checked(self, request: Any) -> dict[str, Any]:
-        refuse_unknown_parameters(request)
-        return self.outputs(tensors(request))
+        return [respond(self.triton, request, self.outputs) for request in requests]
 
     def outputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs for a request's inputs.

@@ -29,19 +29,16 @@ class RequestError(ValueError):
 
 
 def tensors(request: Any) -> dict[str, npt.NDArray[Any]]:
-    """All inputs of a Triton request."""
-    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-
-
-def refuse_unknown_parameters(request: Any) -> None:
-    """Refuse parameters: Triton's `generate` makes one of every field that is no input, also of misspelt names.
+    """All inputs of a Triton request.
 
     Raises:
-        RequestError: for a parameter that is not Triton's own.
+        RequestError: for a parameter that is not Triton's own: `generate` makes one of every field that is no input,
+            also of misspelt names.
     """
     for name in json.loads(request.parameters() or "{}"):
         if not name.startswith(TRITONS_OWN_PARAMETERS):
             raise RequestError(f"{name}: there is no such input, or it is not supported")
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
 def texts(values: npt.NDArray[Any] | None, name: str) -> list[str]:
@@ -94,10 +91,10 @@ def response_with(triton: Any, outputs: Mapping[str, Any]) -> Any:
     return triton.InferenceResponse([triton.Tensor(name, value) for name, value in outputs.items()])
 
 
-def respond(triton: Any, request: Any, outputs: Callable[[Any], Mapping[str, Any]]) -> Any:
+def respond(triton: Any, request: Any, outputs: Callable[[Tensors], Mapping[str, Any]]) -> Any:
     """The response to one request of a call: its outputs, or its error, which does not affect the other requests."""
     try:
-        return response_with(triton, outputs(request))
+        return response_with(triton, outputs(tensors(request)))
     except RequestError as error:
         return _failed(triton, str(error), "INVALID_ARG")
     except Exception as error:  # noqa: BLE001  Triton would fail every request of the call

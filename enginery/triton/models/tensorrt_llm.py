@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 
 from .generation import Answer, GenaiEngine, batches, generate
-from .requests import (
-    Call,
-    RequestError,
-    fail,
-    padded,
-    read_call,
-    refuse_unknown_parameters,
-    response_with,
-    tensors,
-)
+from .requests import Call, RequestError, fail, padded, read_call, response_with, tensors
 from .text import is_decoupled, is_true, load_tokenizer, parameter, version_directory
 
 NO_CONTEXT = -1
@@ -55,7 +46,6 @@ class TritonPythonModel:
     def _read(self, request: Any) -> "Job | None":
         sender = request.get_response_sender()
         try:
-            refuse_unknown_parameters(request)
             call = read_call(tensors(request), self.engine, decoupled=self.decoupled, exclude_input=self.exclude_input)
         except RequestError as error:
             fail(self.triton, sender, str(error), "INVALID_ARG")

@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..requests import (  # noqa: TID252  siblings in the archive
-    RequestError,
-    fail,
-    refuse_unknown_parameters,
-    response_with,
-    tensors,
-)
+from ..requests import RequestError, fail, response_with, tensors  # noqa: TID252  siblings in the archive
 from ..text import INCOMPLETE, is_decoupled, version_directory  # noqa: TID252
 from .engine import Engine, TextRequest, read_request, read_settings
 
@@ -42,7 +36,6 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                refuse_unknown_parameters(request)
                 read = read_request(
                     tensors(request), decoupled=self.decoupled, exclude_input=self.settings.exclude_input
                 )
