@@ -164,8 +164,8 @@ def model_config(model: str, release: str, serving: ServingOptions) -> "ModelCon
         "name": model,
         "max_batch_size": values["triton_max_batch_size"],
         **known.settings,
-        "input": _tensors(known.inputs),
-        "output": _tensors(known.outputs),
+        "input": [{"name": name, **tensor} for name, tensor in known.inputs.items()],
+        "output": [{"name": name, **tensor} for name, tensor in known.outputs.items()],
     }
     config = json_format.ParseDict(_filled(described, values), model_config_pb2.ModelConfig())
     for name, written in known.parameters.items():
@@ -237,10 +237,6 @@ def _filled(part: Any, values: Mapping[str, Any]) -> Any:
         return [_filled(each, values) for each in part]
     found = PLACEHOLDER.fullmatch(part) if isinstance(part, str) else None
     return values[found[1]] if found else part
-
-
-def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"name": name, **tensor} for name, tensor in tensors.items()]
 
 
 def _read_engine(directory: Path) -> tuple[int, int | None]:

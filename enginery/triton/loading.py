@@ -7,8 +7,7 @@ the index of a server lists the directories that it reads.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -181,20 +180,14 @@ def require_reads(clients: Sequence[TritonClient], repository: ServingRepository
     if not repository.exists():
         remedy = "give the directory that the Triton server was started with"
         raise RolloutError("there is no such model repository", subject=repository.where, remedy=remedy)
-    with _probe(repository) as name:
-        for client in clients:
-            if not _lists(client, name):
-                raise _other_repository(client, repository, build_id)
-
-
-@contextmanager
-def _probe(repository: ServingRepository) -> Iterator[str]:
-    name = f"{PROBE}{uuid4().hex}"
+    probe = f"{PROBE}{uuid4().hex}"
     try:
-        repository.write(f"{name}/{KEEP}", b"")
-        yield name
+        repository.write(f"{probe}/{KEEP}", b"")
+        for client in clients:
+            if not _lists(client, probe):
+                raise _other_repository(client, repository, build_id)
     finally:
-        repository.remove(name)
+        repository.remove(probe)
 
 
 def _lists(client: TritonClient, name: str) -> bool:

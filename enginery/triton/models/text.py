@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 Decode = Callable[[list[int]], str]
-Outputs = dict[str, Any]
 
 INCOMPLETE = "\ufffd"
 """What a tokenizer writes for bytes that are not (yet) a character."""
@@ -223,7 +222,7 @@ class TokensSoFar:
         self._shown = ""
         self._text = ""
 
-    def add(self, part: Mapping[str, Any]) -> Outputs:
+    def add(self, part: Mapping[str, Any]) -> dict[str, Any]:
         """The tensors of a piece, with all tokens so far instead of only the new ones."""
         count = int(part[self._lengths].reshape(-1)[0])
         self._so_far = np.concatenate([self._so_far, part[self._tokens].reshape(-1)[:count]])
