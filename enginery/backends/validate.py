@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
 
+from enginery import releases
 from enginery.backends.common import OFFLINE as NO_HUB
 from enginery.backends.runtimes import Kind, mpirun, runtime_for
-from enginery import releases
 from enginery.builds import REPORT_FILE, PromptResult, ValidationReport, described_miss
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.files import write_atomic

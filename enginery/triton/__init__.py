@@ -4,8 +4,9 @@
 
 The endpoints are updated one after the other. On any failure the previous build is restored.
 
-- Writing a model repository: `repository`, `inflight`, `llmapi`, `served`, `launch`; `models` is what Triton runs.
-- Rolling out: `client`, `loading`, `placement`, `endpoint`, `state`, `rollout`.
+- Writing a model repository: `repository`, `inflight`, `llmapi`, `problems`, `served`, `launch`.
+- What Triton runs: `models`.
+- Rolling out: `client`, `loading`, `placement`, `state`, `rollout`.
 """
 
 from typing import TYPE_CHECKING
@@ -14,12 +15,11 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.triton import rollout
-    from enginery.triton.endpoint import EndpointResult
-    from enginery.triton.inflight import rollout_problems, serving_notes, serving_problems, tokenizer_problems
-    from enginery.triton.inflight.repository import ENGINE_MODEL, InflightOptions, write_inflight_repository
+    from enginery.triton.inflight import ENGINE_MODEL, InflightOptions, write_inflight_repository
     from enginery.triton.launch import keeps_measurements
-    from enginery.triton.llmapi.config import MODELS
-    from enginery.triton.llmapi.repository import LlmApiOptions, Served, served_llm_digest, write_llmapi_repository
+    from enginery.triton.llmapi import MODELS, LlmApiOptions, write_llmapi_repository
+    from enginery.triton.loading import EndpointResult
+    from enginery.triton.problems import rollout_problems, serving_notes, serving_problems, tokenizer_problems
     from enginery.triton.rollout import roll_out_build
     from enginery.triton.served import served_models_digest
 else:

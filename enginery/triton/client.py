@@ -1,6 +1,5 @@
-"""A client of one Triton server: its control API, and the `generate` endpoints."""
+"""A client of one Triton server: its control API, and the `generate` endpoint."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from tritonclient import http as tritonclient_http
     from tritonclient import utils as tritonclient_utils
     from tritonclient.http import InferenceServerClient
-    from urllib3.response import BaseHTTPResponse
 else:
     tritonclient_http = late("tritonclient.http")
     tritonclient_utils = late("tritonclient.utils")
@@ -27,6 +25,7 @@ LOAD_SECONDS = 3600.0
 GENERATE_SECONDS = 300.0
 HTTP_OK = 200
 HTTP_SERVER_ERROR = 500
+SEE_LOG = "see the server's log"
 
 
 class TritonClient:
@@ -39,11 +38,7 @@ class TritonClient:
         self.url = url.rstrip("/")
 
     def require_ready(self) -> None:
-        """Stop unless the server takes requests.
-
-        Raises:
-            RolloutError: when it cannot be reached, or is still starting.
-        """
+        """Stop unless the server takes requests: it may still be starting."""
         with self._control() as control:
             ready = bool(control.is_server_ready())
         if not ready:
@@ -55,11 +50,6 @@ class TritonClient:
         """Whether this version of the model, or any version, takes requests."""
         with self._control() as control:
             return bool(control.is_model_ready(model, "" if version is None else str(version)))
-
-    def server_metadata(self) -> dict[str, Any]:
-        """Name, version and extensions of the server."""
-        with self._control() as control:
-            return dict(control.get_server_metadata())
 
     def model_config(self, name: str) -> dict[str, Any] | None:
         """The configuration of a loaded model, or None if it is not loaded."""
@@ -89,20 +79,18 @@ class TritonClient:
         self, model: str, payload: Mapping[str, object], *, timeout: float = GENERATE_SECONDS
     ) -> dict[str, Any]:
         """The model's answer to one request; `timeout` in seconds."""
-        with self._post(model, "generate", payload, timeout) as answer:
-            return dict(json.loads(answer.data))
-
-    def generate_stream(
-        self, model: str, payload: Mapping[str, object], *, timeout: float = GENERATE_SECONDS
-    ) -> Iterator[dict[str, Any]]:
-        """The parts of the model's answer as they come. The model must be decoupled."""
-        with self._post(model, "generate_stream", payload, timeout) as answer:
-            rest = b""
-            for chunk in answer.stream(decode_content=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line.startswith(b"data:"):
-                        yield dict(json.loads(line.removeprefix(b"data:")))
+        url = f"{self.url}/v2/models/{quote(model)}/generate"
+        limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout)
+        try:
+            with urllib3.PoolManager(retries=False, timeout=limits) as pool:
+                answer = pool.request("POST", url, json=dict(payload))
+        except urllib3.exceptions.HTTPError as error:
+            raise self._unreachable(error) from error
+        if answer.status != HTTP_OK:
+            problem = f"model {model} answered {answer.status}: {answer.data.decode(errors='replace')[:1000]}"
+            transient = answer.status >= HTTP_SERVER_ERROR
+            raise RolloutError(problem, subject=self.url, remedy=SEE_LOG, transient=transient)
+        return dict(answer.json())
 
     @contextmanager
     def _control(self, seconds: float = CONTROL_SECONDS, refusal: str = "refused") -> Iterator["InferenceServerClient"]:
@@ -114,42 +102,11 @@ class TritonClient:
         try:
             yield client
         except tritonclient_utils.InferenceServerException as error:
-            raise self._refused(f"{refusal}: {error.message()}") from error
+            raise RolloutError(f"{refusal}: {error.message()}", subject=self.url, remedy=SEE_LOG) from error
         except OSError as error:
             raise self._unreachable(error) from error
         finally:
             client.close()
-
-    @contextmanager
-    def _post(
-        self, model: str, endpoint: str, payload: Mapping[str, object], timeout: float
-    ) -> Iterator["BaseHTTPResponse"]:
-        url = f"{self.url}/v2/models/{quote(model)}/{endpoint}"
-        limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout)
-        try:
-            with urllib3.PoolManager(retries=False, timeout=limits) as pool:
-                answer = pool.request("POST", url, json=dict(payload), preload_content=False)
-                try:
-                    self._check(model, answer)
-                    yield answer
-                finally:
-                    answer.release_conn()
-        except urllib3.exceptions.HTTPError as error:
-            raise self._unreachable(error) from error
-
-    def _check(self, model: str, answer: "BaseHTTPResponse") -> None:
-        if answer.status == HTTP_OK:
-            return
-        reason = answer.data.decode(errors="replace")[:1000]
-        raise RolloutError(
-            f"model {model} answered {answer.status}: {reason}",
-            subject=self.url,
-            remedy="see the server's log",
-            transient=answer.status >= HTTP_SERVER_ERROR,
-        )
-
-    def _refused(self, problem: str) -> RolloutError:
-        return RolloutError(problem, subject=self.url, remedy="see the server's log")
 
     def _unreachable(self, error: Exception) -> RolloutError:
         return RolloutError(

@@ -9,7 +9,7 @@ measured can be kept in a file, so that the server does not measure again at eac
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +33,11 @@ AUTOTUNER_CACHE_SINCE = "1.2.0"
 1.2.0, and its description says what the file does. The release itself was not read."""
 AUTOTUNER_CACHE = "/autotuner"
 """The directory of the file in the container."""
+
+RELATIVE_PATHS = (
+    "The repository may lie anywhere, also in S3: its paths are relative. `LLM_CONFIG_PATH` names another\n"
+    "`model.yaml`. Loading takes a while: CUDA graphs are captured, and the model warms up before it is ready."
+)
 
 
 @dataclass(frozen=True)
@@ -88,32 +93,18 @@ def launch_of_llmapi(release: str, world_size: int) -> Launch:
 
 def note_of_engine(launch: Launch, release: str, model: str) -> str:
     """A page for people who start the server of an engine."""
-    rows = {
-        "release": f"TensorRT-LLM {release}",
-        "GPUs (world size)": str(launch.world_size),
-        "container": _image(launch, release, "build the backend, and put its image"),
-        "model repository in the container": f"`{launch.mount}`",
-    }
-    return "\n".join([*_page(launch, model, rows, "In the container:"), *_engine_path(launch, release), ""])
+    page = _page(launch, model, release, "In the container:", llmapi=False)
+    return "\n".join([*page, *_engine_path(launch, release), ""])
 
 
 def note_of_llmapi(launch: Launch, release: str, model: str, *, autotunes: bool = True) -> str:
     """A page for people who start the server of a model of the LLM API.
 
-    Args:
-        launch: how it is started.
-        release: of TensorRT-LLM.
-        model: the model's name.
-        autotunes: whether the autotuner measures kernels when the model is loaded.
+    `autotunes` is whether the autotuner measures kernels when the model is loaded.
     """
-    rows = {
-        "release": f"TensorRT-LLM {release}, LLM API",
-        "GPUs (world size)": str(launch.world_size),
-        "container": _image(launch, release, "build one, and put it"),
-    }
     how = "In the container, not under `mpirun`: the model starts its workers itself."
     kept = _measurements(release, model) if autotunes and keeps_measurements(release) else ()
-    return "\n".join([*_page(launch, model, rows, how), *_relative_paths(), *kept, ""])
+    return "\n".join([*_page(launch, model, release, how, llmapi=True), RELATIVE_PATHS, *kept, ""])
 
 
 def keeps_measurements(release: str) -> bool:
@@ -145,16 +136,17 @@ def _process(mount: str, rank: int, *, alone: bool) -> Iterator[str]:
     )
 
 
-def _image(launch: Launch, release: str, remedy: str) -> str:
-    if launch.image:
-        return f"`{launch.image}` of NVIDIA's registry"
-    return f"none is known with {release} inside: {remedy} in place of `{NO_IMAGE}`"
-
-
-def _page(launch: Launch, model: str, rows: Mapping[str, str], how: str) -> Iterator[str]:
+def _page(launch: Launch, model: str, release: str, how: str, *, llmapi: bool) -> Iterator[str]:
+    remedy = "build one, and put it" if llmapi else "build the backend, and put its image"
+    unknown = f"none is known with {release} inside: {remedy} in place of `{NO_IMAGE}`"
+    image = f"`{launch.image}` of NVIDIA's registry" if launch.image else unknown
     yield f"# Launching {model}\n"
     yield "| | |\n|---|---|"
-    yield from (f"| {name} | {value} |" for name, value in rows.items())
+    yield f"| release | TensorRT-LLM {release}{', LLM API' if llmapi else ''} |"
+    yield f"| GPUs (world size) | {launch.world_size} |"
+    yield f"| container | {image} |"
+    if not llmapi:
+        yield f"| model repository in the container | `{launch.mount}` |"
     yield f"| shared memory | {launch.shared_memory} |\n"
     yield f"{how}\n"
     yield f"```sh\n{launch.command}\n```\n"
@@ -173,11 +165,6 @@ def _engine_path(launch: Launch, release: str) -> Iterator[str]:
         yield "For `enginery rollout`, start one process instead, which starts the ranks itself (orchestrator mode):\n"
         alone = shlex.join(["mpirun", "--allow-run-as-root", "-n", "1", *_process(launch.mount, 0, alone=True)])
         yield f"```sh\nTRTLLM_ORCHESTRATOR=1 {alone}\n```"
-
-
-def _relative_paths() -> Iterator[str]:
-    yield "The repository may lie anywhere, also in S3: its paths are relative. `LLM_CONFIG_PATH` names another"
-    yield "`model.yaml`. Loading takes a while: CUDA graphs are captured, and the model warms up before it is ready."
 
 
 def _measurements(release: str, model: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Loads single models of a model repository into a server, and checks what the server reads and serves.
+"""Loads a build into a Triton server, and checks what the server reads, what it serves, and how it answers.
 
 Triton may say that it has loaded a model although it kept an older one, so each load is checked. Whether a server reads
 a repository is found out before anything is changed. What the server serves does not tell: it may have just started,
@@ -7,15 +7,17 @@ the index of a server lists the directories that it reads.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 from uuid import uuid4
 
-from enginery.builds import BUILD_LABEL, CONFIG, served_version
+from enginery.builds import BUILD_LABEL, CONFIG, Manifest, PromptResult, served_version
 from enginery.core.errors import RolloutError
-from enginery.triton.client import TritonClient
-from enginery.triton.placement import EMPTY_VERSION, ServingRepository, current_configs
+from enginery.core.model import Frozen
+from enginery.core.progress import Log
+from enginery.triton.client import SEE_LOG, TritonClient
+from enginery.triton.placement import ServingRepository, current_configs
+from enginery.triton.served import KEEP
 
 ENSEMBLE = "ensemble"
 LOAD_ORDER = ("tensorrt_llm", "preprocessing", "postprocessing", "tensorrt_llm_bls", ENSEMBLE)
@@ -31,6 +33,64 @@ LOOK_SECONDS = 1.0
 """A network file system may show a new directory to another machine a moment later."""
 
 
+class ServedAnswer(Frozen):
+    """The answer of a server to a prompt."""
+
+    prompt: str
+    answer: str
+
+
+class EndpointResult(Frozen):
+    """A build in service at one server.
+
+    Attributes:
+        version: the number of its version directory there.
+        seconds: the time that loading and checking took.
+        answers: the answers to the prompts of its validation.
+    """
+
+    endpoint: str
+    build_id: str
+    version: int
+    seconds: float
+    answers: tuple[ServedAnswer, ...]
+
+
+class ServedBuild(NamedTuple):
+    """A build in a model repository, with the configuration that each of its models is served with."""
+
+    manifest: Manifest
+    repository: ServingRepository
+    configs: Mapping[str, str]
+    version: int
+
+
+def bring_up(
+    client: TritonClient, served: ServedBuild, log: Log, before_load: Callable[[str], None] = lambda _: None
+) -> EndpointResult:
+    """Load every model into one server, the ensemble last, and send it the prompts of the build's validation.
+
+    `before_load` is called with the name of each model before the server loads it.
+
+    Raises:
+        RolloutError: when a model cannot be loaded, or an answer differs from the recorded one.
+    """
+    started = time.monotonic()
+    for model in LOAD_ORDER:
+        if model in served.configs:
+            before_load(model)
+            load_model(client, served.repository, model, served.configs[model])
+            log(f"{client.url}: {model} version {served.version} is ready")
+    answers = check_answers(client, served.manifest, served.configs, log)
+    return EndpointResult(
+        endpoint=client.url,
+        build_id=served.manifest.build_id,
+        version=served.version,
+        seconds=round(time.monotonic() - started, 3),
+        answers=answers,
+    )
+
+
 def load_model(client: TritonClient, repository: ServingRepository, model: str, config_text: str) -> None:
     """Write a model's configuration and load the model, until the server serves exactly that.
 
@@ -43,7 +103,7 @@ def load_model(client: TritonClient, repository: ServingRepository, model: str, 
         if attempt or repository.read(f"{model}/{CONFIG}") != config_text.encode():
             repository.write(f"{model}/{CONFIG}", config_text.encode())
         client.load(model)
-        if is_loaded(client, model, config_text):
+        if _is_loaded(client, model, config_text):
             return
     raise RolloutError(
         f"model {model} was loaded, but the server serves another version of it",
@@ -52,17 +112,48 @@ def load_model(client: TritonClient, repository: ServingRepository, model: str, 
     )
 
 
-def is_loaded(client: TritonClient, model: str, config_text: str) -> bool:
-    """Whether a server serves the version and build that a configuration names."""
-    version, label = served_version(config_text)
-    loaded = client.model_config(model)
-    return loaded is not None and build_label(loaded) == label and client.ready(model, version)
+def check_answers(
+    client: TritonClient, manifest: Manifest, configs: Mapping[str, str], log: Log
+) -> tuple[ServedAnswer, ...]:
+    """Send a server every prompt of the build's validation.
+
+    Raises:
+        RolloutError: when a model is not the one that was loaded, or an answer differs from the recorded one.
+    """
+    for model, text in configs.items():
+        if not _is_loaded(client, model, text):
+            raise RolloutError(f"model {model} is not ready", subject=client.url, remedy=SEE_LOG)
+    answers = tuple(_check(client, result) for result in manifest.validation.results)
+    log(f"{client.url}: {len(answers)} prompts answered as recorded")
+    return answers
 
 
-def build_label(config: Mapping[str, Any]) -> str | None:
-    """The build that a loaded model's configuration names."""
-    label = config.get("parameters", {}).get(BUILD_LABEL, {}).get("string_value")
-    return str(label) if label else None
+def loaded_labels(client: TritonClient, models: Collection[str] = LOAD_ORDER) -> dict[str, str | None]:
+    """The build that each loaded model names.
+
+    Raises:
+        RolloutError: when the server cannot be reached.
+    """
+    configs = {model: client.model_config(model) for model in models}
+    return {
+        model: config.get("parameters", {}).get(BUILD_LABEL, {}).get("string_value") or None
+        for model, config in configs.items()
+        if config is not None
+    }
+
+
+def serves(client: TritonClient) -> str:
+    """What a server serves now, in words: the builds that its loaded models name.
+
+    Raises:
+        RolloutError: when the server cannot be reached.
+    """
+    labels = loaded_labels(client)
+    if ENSEMBLE not in labels:
+        return "no build"
+    of = labels[ENSEMBLE]
+    others = [f"{model} of {label or NO_BUILD}" for model, label in labels.items() if label != of]
+    return (of or NO_BUILD) + (f", but {', '.join(others)}" if others else "")
 
 
 def obsolete_models(repository: ServingRepository, kept: Collection[str]) -> tuple[str, ...]:
@@ -89,44 +180,14 @@ def require_reads(clients: Sequence[TritonClient], repository: ServingRepository
     if not repository.exists():
         remedy = "give the directory that the Triton server was started with"
         raise RolloutError("there is no such model repository", subject=repository.where, remedy=remedy)
-    with _probe(repository) as name:
-        for client in clients:
-            if not _lists(client, name):
-                raise _other_repository(client, repository, build_id)
-
-
-def serves(client: TritonClient) -> str:
-    """What a server serves now, in words: the builds that its loaded models name.
-
-    Raises:
-        RolloutError: when the server cannot be reached.
-    """
-    labels = loaded_labels(client)
-    if ENSEMBLE not in labels:
-        return "no build"
-    of = labels[ENSEMBLE]
-    others = [f"{model} of {label or NO_BUILD}" for model, label in labels.items() if label != of]
-    return (of or NO_BUILD) + (f", but {', '.join(others)}" if others else "")
-
-
-def loaded_labels(client: TritonClient) -> dict[str, str | None]:
-    """The build that each loaded model names.
-
-    Raises:
-        RolloutError: when the server cannot be reached.
-    """
-    configs = {model: client.model_config(model) for model in LOAD_ORDER}
-    return {model: build_label(config) for model, config in configs.items() if config is not None}
-
-
-@contextmanager
-def _probe(repository: ServingRepository) -> Iterator[str]:
-    name = f"{PROBE}{uuid4().hex}"
+    probe = f"{PROBE}{uuid4().hex}"
     try:
-        repository.write(f"{name}/{EMPTY_VERSION}", b"")
-        yield name
+        repository.write(f"{probe}/{KEEP}", b"")
+        for client in clients:
+            if not _lists(client, probe):
+                raise _other_repository(client, repository, build_id)
     finally:
-        repository.remove(name)
+        repository.remove(probe)
 
 
 def _lists(client: TritonClient, name: str) -> bool:
@@ -145,3 +206,30 @@ def _other_repository(client: TritonClient, repository: ServingRepository, build
     )
     remedy = "give the address of the model repository that this Triton server was started with"
     return RolloutError(problem, subject=client.url, remedy=remedy)
+
+
+def _is_loaded(client: TritonClient, model: str, config_text: str) -> bool:
+    """Whether a server serves the version and build that a configuration names."""
+    version, label = served_version(config_text)
+    return loaded_labels(client, [model]).get(model) == label and client.ready(model, version)
+
+
+def _check(client: TritonClient, result: PromptResult) -> ServedAnswer:
+    payload = {"text_input": result.prompt, "max_tokens": _max_tokens(result), "bad_words": [""], "stop_words": [""]}
+    got = str(client.generate(ENSEMBLE, payload).get("text_output", ""))
+    answer = got.removeprefix(result.prompt)  # a build may be configured to repeat the prompt
+    if answer.strip() != result.got.strip():
+        raise RolloutError(
+            f"answers differently than when it was checked: prompt {result.prompt!r}, "
+            f"recorded {result.got!r}, got {answer!r}",
+            subject=client.url,
+            remedy="compare the server's software with the build's; see the server's log",
+        )
+    return ServedAnswer(prompt=result.prompt, answer=answer)
+
+
+def _max_tokens(result: PromptResult) -> int:
+    """As many tokens as were recorded, and one more for the end token if the engine ended the answer itself."""
+    if result.tokens is None:
+        return result.max_tokens or 1
+    return result.tokens if result.finish == "length" else result.tokens + 1

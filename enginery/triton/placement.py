@@ -1,11 +1,11 @@
 """The model repository a Triton server reads, a directory or an S3 prefix, and how a build's files get there."""
 
-# ruff: noqa: D102  what the methods of a repository do is said once, in `ServingRepository`
+# ruff: noqa: D102  what the methods of a repository do is said once, in `DirectoryRepository`
 
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from enginery.builds import CONFIG, LAUNCH_NOTE, MODEL_REPOSITORY, PACKAGED_VERSION, Manifest
 from enginery.core.digests import bytes_digest
@@ -14,59 +14,39 @@ from enginery.core.files import remove_tree, write_atomic
 from enginery.core.s3 import Address, Prefix, download_file, upload_file
 from enginery.core.threads import side_by_side
 from enginery.store import FileRecord
-
-EMPTY_VERSION = ".keep"
-"""A file for the version directory of a model without files, such as the ensemble: S3 has no empty directories."""
-
-
-class ServingRepository(Protocol):
-    """The files that servers read, as a rollout uses them. Paths begin with the model's name."""
-
-    where: str
-
-    def exists(self) -> bool:
-        """Whether a server could read it; an S3 prefix always exists."""
-
-    def entries(self) -> set[tuple[str, str]]:
-        """Pairs of a model's name and the name of a file or directory directly below it."""
-
-    def read(self, path: str) -> bytes | None:
-        """A file's bytes, or None if it does not exist."""
-
-    def write(self, path: str, data: bytes) -> None:
-        """Write a small file atomically."""
-
-    def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
-        """Copy a file of the registry to this path."""
-
-    def remove(self, path: str) -> None:
-        """Remove a file or a whole directory, if it exists."""
+from enginery.triton.served import KEEP
 
 
 class DirectoryRepository:
-    """A model repository on a file system that the server also sees."""
+    """A model repository on a file system that the server also sees. Paths begin with the model's name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.where = str(root)
 
     def exists(self) -> bool:
+        """Whether a server could read it; an S3 prefix always exists."""
         return self.root.is_dir()
 
     def entries(self) -> set[tuple[str, str]]:
+        """Pairs of a model's name and the name of a file or directory directly below it."""
         return {(path.parent.name, path.name) for path in self.root.glob("*/*")}
 
     def read(self, path: str) -> bytes | None:
+        """A file's bytes, or None if it does not exist."""
         file = self.root / path
         return file.read_bytes() if file.is_file() else None
 
     def write(self, path: str, data: bytes) -> None:
+        """Write a small file atomically."""
         write_atomic(self.root / path, data)
 
     def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
+        """Copy a file of the registry to this path."""
         download_file(source, record.path, self.root / path, size=record.size, sha256=record.sha256)
 
     def remove(self, path: str) -> None:
+        """Remove a file or a whole directory, if it exists, and a model of which nothing is left."""
         remove_tree(self.root / path)
         model = self.root / path.split("/", maxsplit=1)[0]
         if model.is_dir() and not any(model.iterdir()):
@@ -108,6 +88,9 @@ class BucketRepository:
     def remove(self, path: str) -> None:
         side_by_side(self.prefix.delete, [info.path for info in self.prefix.list(path)])
         self.prefix.delete(path)
+
+
+ServingRepository = DirectoryRepository | BucketRepository
 
 
 def open_repository(location: str, *, reads_copies: bool = False) -> ServingRepository:
@@ -173,7 +156,7 @@ def place(repository: ServingRepository, source: Prefix, placement: Placement, v
     side_by_side(lambda file: repository.bring(source, *file), placement.files)
     filled = {path.split("/", maxsplit=1)[0] for _, path in placement.files}
     for model in sorted(placement.configs.keys() - filled):
-        repository.write(f"{model}/{version}/{EMPTY_VERSION}", b"")
+        repository.write(f"{model}/{version}/{KEEP}", b"")
 
 
 def read_configs(source: Prefix, placement: Placement) -> dict[str, str]:
@@ -182,15 +165,14 @@ def read_configs(source: Prefix, placement: Placement) -> dict[str, str]:
     Raises:
         RolloutError: when one is missing in the registry, or differs from the manifest.
     """
-    return {model: _text(source, record) for model, record in placement.configs.items()}
-
-
-def _text(source: Prefix, record: FileRecord) -> str:
-    data = source.get_bytes(record.path)
-    if data is None or bytes_digest(data) != record.sha256:
-        problem = "is missing in the registry" if data is None else "holds other bytes than its manifest says"
-        raise RolloutError(problem, subject=source.where(record.path), remedy="publish the build again")
-    return data.decode()
+    found: dict[str, str] = {}
+    for model, record in placement.configs.items():
+        data = source.get_bytes(record.path)
+        if data is None or bytes_digest(data) != record.sha256:
+            problem = "is missing in the registry" if data is None else "holds other bytes than its manifest says"
+            raise RolloutError(problem, subject=source.where(record.path), remedy="publish the build again")
+        found[model] = data.decode()
+    return found
 
 
 def current_configs(repository: ServingRepository, models: Iterable[str]) -> dict[str, str]:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
+from enginery.builds import CONFIG, PACKAGED_VERSION
 from enginery.core import files
-from enginery.core.errors import SourceError, UsageError
+from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.spec import ServingOptions
 from enginery.store import StepContext
-from enginery.triton.models import wiring
-from enginery.triton.served import keep_directory, served_archive, write_code
+from enginery.triton.models.wiring import OF_ENGINE, SAMPLING, Step, own_steps
+from enginery.triton.served import KEEP, write_code
 
 if TYPE_CHECKING:
     from google.protobuf import text_format
@@ -50,35 +51,12 @@ class Tensor(NamedTuple):
     ragged: bool = False
 
 
-SAMPLING_TYPES = {
-    "end_id": INT32,
-    "pad_id": INT32,
-    "top_k": INT32,
-    "top_p": FP32,
-    "temperature": FP32,
-    "length_penalty": FP32,
-    "repetition_penalty": FP32,
-    "min_length": INT32,
-    "min_tokens": INT32,
-    "presence_penalty": FP32,
-    "frequency_penalty": FP32,
-    "random_seed": UINT64,
-    "seed": UINT64,
-    "return_log_probs": BOOL,
-    "return_context_logits": BOOL,
-    "return_generation_logits": BOOL,
-    "beam_width": INT32,
-    "exclude_input_in_output": BOOL,
-    "stream": BOOL,
-}
-"""The optional inputs of a request; `wiring.TO_ENGINE` has the engine's names for them."""
-
 REQUEST = (
     Tensor("text_input", STRING, optional=False),
     Tensor("max_tokens", INT32, optional=False),
     Tensor("bad_words", STRING, (-1,)),
     Tensor("stop_words", STRING, (-1,)),
-    *(Tensor(name, kind) for name, kind in SAMPLING_TYPES.items()),
+    *(Tensor(name, f"TYPE_{kind}") for kind, names in SAMPLING.items() for name in names),
 )
 LOG_PROBS = (Tensor("cum_log_probs", FP32, (-1,)), Tensor("output_log_probs", FP32, (-1, -1)))
 RESPONSE = (Tensor("text_output", STRING, (-1,)), *LOG_PROBS)
@@ -96,7 +74,7 @@ INPUTS = {
         Tensor("request_output_len", INT32, optional=False),
         Tensor("stop_words_list", INT32, (2, -1), ragged=True),
         Tensor("bad_words_list", INT32, (2, -1), ragged=True),
-        *(Tensor(wiring.TO_ENGINE[name], kind) for name, kind in SAMPLING_TYPES.items()),
+        *(Tensor(OF_ENGINE.get(name, name), f"TYPE_{kind}") for kind, names in SAMPLING.items() for name in names),
     ),
     "postprocessing": (
         Tensor("TOKENS_BATCH", INT32, (-1, -1), optional=False),
@@ -141,7 +119,7 @@ def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapp
     add_tensors(config, INPUTS[name], OUTPUTS[name])
     if name == "ensemble":
         config.platform = "ensemble"
-        _add_steps(config)
+        add_steps(config, own_steps())
     else:
         config.backend = "python"
         _add_instances(config, name, serving, provider)
@@ -149,30 +127,6 @@ def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapp
     for key, value in (_parameters(name, serving, provider) | dict(labels)).items():
         config.parameters[key].string_value = value
     return config
-
-
-def to_text(config: "ModelConfig") -> str:
-    """The content of `config.pbtxt`."""
-    return str(text_format.MessageToString(config))
-
-
-def relabel(config_text: str, labels: Mapping[str, str]) -> str:
-    """Add string parameters to the content of a `config.pbtxt`, in place of those of the same names.
-
-    Raises:
-        UsageError: when it is not a Triton model configuration.
-    """
-    try:
-        config = text_format.Parse(config_text, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise UsageError(
-            f"is not a Triton model configuration: {error}",
-            subject="config.pbtxt",
-            remedy="package the model again",
-        ) from error
-    for key, value in labels.items():
-        config.parameters[key].string_value = value
-    return to_text(config)
 
 
 def add_tensors(config: "ModelConfig", inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
@@ -188,6 +142,39 @@ def add_tensors(config: "ModelConfig", inputs: Iterable[Tensor], outputs: Iterab
     for tensor in outputs:
         kind = model_config_pb2.DataType.Value(tensor.kind)
         config.output.add(name=tensor.name, data_type=kind, dims=tensor.shape)
+
+
+def add_steps(config: "ModelConfig", steps: Iterable[Step]) -> None:
+    """Describe the steps of an ensemble in its configuration."""
+    for step in steps:
+        config.ensemble_scheduling.step.add(
+            model_name=step.model, model_version=-1, input_map=dict(step.takes), output_map=dict(step.gives)
+        )
+
+
+def to_text(config: "ModelConfig") -> str:
+    """The content of `config.pbtxt`."""
+    return str(text_format.MessageToString(config))
+
+
+def write_model(destination: Path, config: "ModelConfig", module: str = "") -> Path:
+    """Write a model's configuration, and its code if it is one of our Python models.
+
+    Args:
+        destination: the model repository.
+        config: of the model.
+        module: where the model is in the archive of the served models, if not under its own name.
+
+    Returns:
+        The version directory, for the model's other files.
+    """
+    files.write_atomic(destination / config.name / CONFIG, to_text(config))
+    directory = destination / str(config.name) / PACKAGED_VERSION
+    if config.backend == "python":
+        write_code(directory, module or config.name)
+    elif config.platform == "ensemble":
+        files.write_atomic(directory / KEEP, "S3 has no empty directories, and Triton wants this one.\n")
+    return directory
 
 
 def _add_instances(config: "ModelConfig", name: str, serving: ServingOptions, provider: str) -> None:
@@ -221,13 +208,6 @@ def _parameters(name: str, serving: ServingOptions, provider: str) -> dict[str, 
     return {}
 
 
-def _add_steps(config: "ModelConfig") -> None:
-    for step in wiring.own_steps():
-        config.ensemble_scheduling.step.add(
-            model_name=step.model, model_version=-1, input_map=dict(step.takes), output_map=dict(step.gives)
-        )
-
-
 class RepositoryOptions(Frozen):
     """How the engine is to be served.
 
@@ -235,13 +215,11 @@ class RepositoryOptions(Frozen):
         serving: what the spec says of it.
         provider: what the engine runs on.
         labels: written into every model's configuration as parameters.
-        version: the models' version in Triton.
     """
 
     serving: ServingOptions = ServingOptions()
     provider: Literal["cpu", "cuda"] = "cpu"
     labels: Mapping[str, str] = Field(default_factory=dict)
-    version: int = 1
 
 
 def write_model_repository(destination: Path, *, engine: Path, weights: Path, options: RepositoryOptions) -> None:
@@ -257,19 +235,14 @@ def write_model_repository(destination: Path, *, engine: Path, weights: Path, op
         SourceError: when the model has no tokenizer in the `tokenizer.json` format.
         StoreError: when something cannot be written.
     """
-    tokenizer, archive = find_tokenizer(weights, engine), served_archive()
+    tokenizer = find_tokenizer(weights, engine)
     for name in MODELS:
         config = model_config(name, options.serving, options.provider, options.labels)
-        files.write_atomic(destination / name / "config.pbtxt", to_text(config))
-        directory = destination / name / str(options.version)
-        if name == "ensemble":
-            keep_directory(directory)
-            continue
-        write_code(directory, name, archive)
+        directory = write_model(destination, config)
         if name in WITH_TOKENIZER:
             files.link_or_copy(tokenizer, directory / TOKENIZER_FILE)
     for path in files.list_files(engine):
-        files.link_or_copy(engine / path, destination / "tensorrt_llm" / str(options.version) / "engine" / path)
+        files.link_or_copy(engine / path, destination / "tensorrt_llm" / PACKAGED_VERSION / "engine" / path)
 
 
 def find_tokenizer(weights: Path, *others: Path) -> Path:

@@ -6,9 +6,10 @@ written just before the model is loaded, so a server that restarts at any moment
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from itertools import product
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -19,11 +20,20 @@ from enginery.core.files import write_atomic
 from enginery.core.locks import Worker
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, Log
+from enginery.core.s3 import Prefix
 from enginery.registry import Registry, trusted_manifest
 from enginery.store import StepContext
 from enginery.triton.client import TritonClient
-from enginery.triton.endpoint import EndpointResult, ServedBuild, bring_up
-from enginery.triton.loading import ENSEMBLE, LOAD_ORDER, build_label, obsolete_models, require_reads
+from enginery.triton.loading import (
+    ENSEMBLE,
+    LOAD_ORDER,
+    EndpointResult,
+    ServedBuild,
+    bring_up,
+    loaded_labels,
+    obsolete_models,
+    require_reads,
+)
 from enginery.triton.placement import (
     BucketRepository,
     ServingRepository,
@@ -35,7 +45,7 @@ from enginery.triton.placement import (
     read_configs,
     remove_version,
 )
-from enginery.triton.state import Phase, Placed, RolloutState, read_state, undo, what_serves, write_state
+from enginery.triton.state import Placed, RolloutState, read_state, undo, what_serves, write_state
 
 RESULT = "rollout.json"
 
@@ -59,16 +69,11 @@ def rollout(context: StepContext) -> Facts:
     parameters = RolloutParameters.model_validate(dict(context.parameters))
     published = context.inputs["published"]
     manifest = read_manifest((published / "manifest.json").read_bytes(), subject=str(published))
-    registry = Registry(_registry_of(published))
-    policy = Policy.from_environment()
-    where = parameters.model_repository
-    results = roll_out_build(manifest, registry, parameters.endpoints, where, context.log, policy)
-    facts: dict[str, JsonValue] = {
-        "model": parameters.model,
-        "build_id": parameters.build_id,
-        "model_repository": where,
-        "endpoints": [result.model_dump(mode="json") for result in results],
-    }
+    registry = Registry(json.loads((published / "published.json").read_text(encoding="utf-8"))["registry"])
+    endpoints, where = parameters.endpoints, parameters.model_repository
+    results = roll_out_build(manifest, registry, endpoints, where, context.log, Policy.from_environment())
+    facts: dict[str, JsonValue] = parameters.model_dump(mode="json")
+    facts["endpoints"] = [result.model_dump(mode="json") for result in results]
     write_atomic(context.output / RESULT, json.dumps(facts, indent=1, ensure_ascii=False))
     return facts
 
@@ -97,8 +102,7 @@ def serving_build(url: str) -> str | None:
     Raises:
         RolloutError: when the server cannot be reached.
     """
-    config = TritonClient(url).model_config(ENSEMBLE)
-    return build_label(config) if config else None
+    return loaded_labels(TritonClient(url), [ENSEMBLE]).get(ENSEMBLE)
 
 
 def roll_out_build(  # noqa: PLR0913, PLR0917  what, from where, to where, and under which condition
@@ -132,12 +136,12 @@ def roll_out_build(  # noqa: PLR0913, PLR0917  what, from where, to where, and u
     for client in clients:
         client.require_ready()
     repository = open_repository(model_repository, reads_copies=policy.required)
-    require_loadable(manifest, registry, repository)
+    source = registry.build_prefix(manifest.model, manifest.build_id)
+    _require_loadable(manifest, source, repository)
     before = read_state(repository)
     require_reads(clients, repository, before.serving.build_id if before and before.serving else None)
-    state = _settled(repository, log)
-    again = _serve_again(manifest, repository, state, clients, log)
-    return again or _Rollout(manifest, registry, repository, state, clients, log).run()
+    attempt = _Rollout(manifest, source, repository, _settled(repository, log), clients, log)
+    return attempt.serve_again() or attempt.run()
 
 
 class RolledBack(NamedTuple):
@@ -162,22 +166,23 @@ def roll_back(registry: Registry, model_repository: str, endpoints: Sequence[str
         RegistryError: when that build is no longer published.
     """
     state = read_state(open_repository(model_repository))
-    serving, previous = _builds(state, model_repository)
-    manifest = registry.find(previous)
-    urls = tuple(endpoints) or (state.endpoints if state else ())
-    log(f"rolling back from {serving} to {previous} at {', '.join(urls)}")
+    if state is None or state.serving is None:
+        remedy = "name the model repository that the servers read"
+        raise RolloutError("nothing was ever rolled out here", subject=model_repository, remedy=remedy)
+    serving = state.serving.build_id
+    if state.previous is None:
+        problem = f"nothing served here before {serving}"
+        raise RolloutError(problem, subject=model_repository, remedy="roll out the build that you want")
+    manifest = registry.find(state.previous.build_id)
+    urls = tuple(endpoints) or state.endpoints
+    log(f"rolling back from {serving} to {manifest.build_id} at {', '.join(urls)}")
     return RolledBack(manifest, serving, roll_out_build(manifest, registry, urls, model_repository, log))
 
 
-def require_loadable(manifest: Manifest, registry: Registry, repository: ServingRepository) -> None:
-    """Make sure that the servers could load the build from this repository.
-
-    Raises:
-        RolloutError: when its backend needs the path of the engine, and the repository is in S3.
-    """
+def _require_loadable(manifest: Manifest, source: Prefix, repository: ServingRepository) -> None:
+    """Stop when the build's backend needs the path of the engine, and the repository is in S3."""
     if not isinstance(repository, BucketRepository):
         return
-    source = registry.build_prefix(manifest.model, manifest.build_id)
     for model, text in read_configs(source, arrange(manifest, 1)).items():
         if backend_of(text) == ENGINE_BACKEND:
             raise RolloutError(
@@ -186,10 +191,6 @@ def require_loadable(manifest: Manifest, registry: Registry, repository: Serving
                 subject=repository.where,
                 remedy="give a directory that the server mounts at serving.mount as the model repository",
             )
-
-
-def _registry_of(published: Path) -> str:
-    return str(json.loads((published / "published.json").read_text(encoding="utf-8"))["registry"])
 
 
 def _settled(repository: ServingRepository, log: Log) -> RolloutState | None:
@@ -208,55 +209,45 @@ def _settled(repository: ServingRepository, log: Log) -> RolloutState | None:
     return undone
 
 
-def _serve_again(
-    manifest: Manifest,
-    repository: ServingRepository,
-    state: RolloutState | None,
-    clients: Sequence[TritonClient],
-    log: Log,
-) -> list[EndpointResult]:
-    """Load the build if the repository already serves it, as after a restart of a server; else return an empty list."""
-    if state is None or state.serving is None or state.serving.build_id != manifest.build_id:
-        return []
-    log(f"{repository.where} already holds {manifest.build_id}; loading it")
-    served = ServedBuild(manifest, repository, current_configs(repository, LOAD_ORDER), state.serving.version)
-    try:
-        return [bring_up(client, served, log) for client in clients]
-    except RolloutError as error:
-        log(f"it does not serve as it should, so it is placed again: {error.problem}")
-        return []
-
-
+@dataclass
 class _Rollout:
     """A rollout in progress."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  everything that it works on
-        self,
-        manifest: Manifest,
-        registry: Registry,
-        repository: ServingRepository,
-        before: RolloutState | None,
-        clients: Sequence[TritonClient],
-        log: Log,
-    ) -> None:
-        self.manifest = manifest
-        self.source = registry.build_prefix(manifest.model, manifest.build_id)
-        self.repository = repository
-        self.clients = clients
-        self.log = log
-        self.version = next_version(repository)
-        self.placement = arrange(manifest, self.version)
-        self.obsolete = obsolete_models(repository, self.placement.configs)
+    manifest: Manifest
+    source: Prefix
+    repository: ServingRepository
+    before: RolloutState | None
+    clients: Sequence[TritonClient]
+    log: Log
+
+    def __post_init__(self) -> None:
+        self.version = next_version(self.repository)
+        self.placement = arrange(self.manifest, self.version)
+        self.obsolete = obsolete_models(self.repository, self.placement.configs)
         self.state = RolloutState(
             phase="placing",
-            serving=before.serving if before else None,
-            previous=before.previous if before else None,
-            coming=Placed(build_id=manifest.build_id, version=self.version),
-            configs=current_configs(repository, [*self.placement.configs, *self.obsolete]),
-            endpoints=tuple(client.url for client in clients),
+            serving=self.before.serving if self.before else None,
+            previous=self.before.previous if self.before else None,
+            coming=Placed(build_id=self.manifest.build_id, version=self.version),
+            configs=current_configs(self.repository, [*self.placement.configs, *self.obsolete]),
+            endpoints=tuple(client.url for client in self.clients),
             worker=Worker.this(),
             since=datetime.now(UTC),
         )
+
+    def serve_again(self) -> list[EndpointResult]:
+        """Load the build if the repository serves it already, as after a restart of a server; else an empty list."""
+        serving = self.state.serving
+        if serving is None or serving.build_id != self.manifest.build_id:
+            return []
+        self.log(f"{self.repository.where} already holds {serving.build_id}; loading it")
+        configs = current_configs(self.repository, LOAD_ORDER)
+        served = ServedBuild(self.manifest, self.repository, configs, serving.version)
+        try:
+            return [bring_up(client, served, self.log) for client in self.clients]
+        except RolloutError as error:
+            self.log(f"it does not serve as it should, so it is placed again: {error.problem}")
+            return []
 
     def run(self) -> list[EndpointResult]:
         """Do the rollout, or undo it and raise the reason."""
@@ -275,27 +266,20 @@ class _Rollout:
         texts = read_configs(self.source, self.placement)
         configs = {model: serve_as(text, self.version, self.manifest.build_id) for model, text in texts.items()}
         served = ServedBuild(self.manifest, self.repository, configs, self.version)
-        self._enter("loading")
+        self._record(phase="loading", since=datetime.now(UTC))
         results = [bring_up(client, served, self.log, partial(self._touch, client.url)) for client in self.clients]
-        for client in self.clients:
-            self._unload_obsolete(client)
-        return results
-
-    def _unload_obsolete(self, client: TritonClient) -> None:
-        """Unload models that only earlier builds had: by now every endpoint answers without them."""
-        for model in self.obsolete:
+        for client, model in product(self.clients, self.obsolete):  # by now every endpoint answers without them
             self._touch(client.url, model)
             client.unload(model)
             self.log(f"{client.url}: {model} is unloaded: {self.manifest.build_id} has no such model")
+        return results
 
     def _touch(self, url: str, model: str) -> None:
         """Record that a server is about to load or unload a model."""
-        touched = {**self.state.touched, url: (*self.state.touched.get(url, ()), model)}
-        self.state = self.state.model_copy(update={"touched": touched})
-        write_state(self.repository, self.state)
+        self._record(touched={**self.state.touched, url: (*self.state.touched.get(url, ()), model)})
 
-    def _enter(self, phase: Phase) -> None:
-        self.state = self.state.model_copy(update={"phase": phase, "since": datetime.now(UTC)})
+    def _record(self, **changes: object) -> None:
+        self.state = self.state.model_copy(update=changes)
         write_state(self.repository, self.state)
 
     def _give_up(self, error: BaseException) -> None:
@@ -314,10 +298,8 @@ class _Rollout:
     def _finish(self) -> None:
         """Record what serves, and remove the versions and models that no rollback needs."""
         before = self.state.serving
-        self.state = self.state.model_copy(
-            update={"serving": self.state.coming, "previous": before, "coming": None, "configs": {}, "touched": {}}
-        )
-        self._enter("done")
+        self.state = self.state.ended()
+        self._record(serving=Placed(build_id=self.manifest.build_id, version=self.version), previous=before)
         kept = {str(self.version), str(before.version) if before else ""}
         names = {name for _, name in self.repository.entries() if name.isdecimal()}
         for name in names - kept:
@@ -325,14 +307,3 @@ class _Rollout:
         for model in self.obsolete:
             self.repository.remove(model)
         self.log(f"{self.manifest.build_id} serves at {', '.join(client.url for client in self.clients)}")
-
-
-def _builds(state: RolloutState | None, where: str) -> tuple[str, str]:
-    """The ids of the current build and of the one before it."""
-    if state is None or state.serving is None:
-        remedy = "name the model repository that the servers read"
-        raise RolloutError("nothing was ever rolled out here", subject=where, remedy=remedy)
-    if state.previous is None:
-        problem = f"nothing served here before {state.serving.build_id}"
-        raise RolloutError(problem, subject=where, remedy="roll out the build that you want")
-    return state.serving.build_id, state.previous.build_id

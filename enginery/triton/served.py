@@ -1,6 +1,5 @@
 """The Python models that Triton serves: their archive in a model repository, and their digest in step keys."""
 
-from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -9,9 +8,14 @@ from zipfile import ZipFile, ZipInfo
 from enginery.core import files
 from enginery.core.digests import file_digest, json_digest
 
+SOURCES = Path(__file__).parent / "models"
+OF_ENGINES = ("*.py",)
+OF_LLM = ("__init__.py", "generation.py", "requests.py", "sampling.py", "text.py", "llm/*.py")
+"""The model of the LLM API, and the modules outside `llm` that it needs."""
 PACKAGE = "enginery_models"
 ARCHIVE = f"{PACKAGE}.zip"
 KEEP = ".keep"
+"""A file for the version directory of a model without files: Triton wants it, and S3 has no empty directories."""
 
 MODEL_CODE = """\
 \"\"\"Served by Triton; the code is in the archive beside it.\"\"\"
@@ -27,46 +31,36 @@ __all__ = ["TritonPythonModel"]
 """
 
 
-def served_models_dir() -> Path:
-    """The directory of the served models' sources."""
-    return Path(__file__).parent / "models"
-
-
 @cache
-def served_models_digest() -> str:
-    """One SHA-256 of all sources: a changed model makes another model repository."""
-    return json_digest({path.name: file_digest(path) for path in sorted(served_models_dir().glob("*.py"))})
+def served_models_digest(*, llm: bool = False) -> str:
+    """One SHA-256 of all sources, those of the LLM API or the others: a changed model makes another repository."""
+    return json_digest({name: file_digest(path) for name, path in _sources(llm=llm).items()})
 
 
-def served_archive() -> bytes:
-    """The archive of the served models, without the one of the LLM API."""
-    return archive_of((path.name, path) for path in sorted(served_models_dir().glob("*.py")))
-
-
-def archive_of(sources: Iterable[tuple[str, Path]]) -> bytes:
-    """An archive that Python imports from, of sources with their paths in it. The same sources give the same bytes.
+def served_archive(*, llm: bool) -> bytes:
+    """An archive that Python imports the sources from. The same sources give the same bytes.
 
     One file, because Triton asks S3 several times for every file of a model: many small ones would take seconds.
     """
     content = BytesIO()
     with ZipFile(content, "w") as archive:
-        for name, source in sources:
+        for name, source in _sources(llm=llm).items():
             archive.writestr(ZipInfo(f"{PACKAGE}/{name}"), source.read_bytes())
     return content.getvalue()
 
 
-def write_code(directory: Path, module: str, archive: bytes) -> None:
+def write_code(directory: Path, module: str) -> None:
     """Write the `model.py` of a served model, and the archive that it imports from, into its version directory.
 
     Args:
         directory: the version directory.
         module: where the model is in the archive, such as `preprocessing`.
-        archive: made by `archive_of`.
     """
     files.write_atomic(directory / "model.py", MODEL_CODE.format(archive=ARCHIVE, package=PACKAGE, module=module))
-    files.write_atomic(directory / ARCHIVE, archive)
+    files.write_atomic(directory / ARCHIVE, served_archive(llm=module.startswith("llm.")))
 
 
-def keep_directory(directory: Path) -> None:
-    """Write a file into the version directory of a model without files: Triton wants it, S3 has no empty ones."""
-    files.write_atomic(directory / KEEP, "S3 has no empty directories, and Triton wants this one.\n")
+def _sources(*, llm: bool) -> dict[str, Path]:
+    """The sources by their paths in the archive."""
+    found = sorted(path for pattern in (OF_LLM if llm else OF_ENGINES) for path in SOURCES.glob(pattern))
+    return {path.relative_to(SOURCES).as_posix(): path for path in found}

@@ -57,6 +57,12 @@ class RolloutState(Frozen):
     worker: Worker
     since: datetime
 
+    def ended(self) -> "RolloutState":
+        """The state without the rollout."""
+        return self.model_copy(
+            update={"phase": "done", "coming": None, "configs": {}, "touched": {}, "since": datetime.now(UTC)}
+        )
+
 
 def read_state(repository: ServingRepository) -> RolloutState | None:
     """Read the state, or return None before the first rollout.
@@ -84,7 +90,8 @@ def undo(repository: ServingRepository, state: RolloutState) -> tuple[RolloutSta
 
     Returns the state afterwards, and the problems with it.
     """
-    for model in _models_of(repository, state):
+    version = str(state.coming.version) if state.coming else ""
+    for model in {model for model, name in repository.entries() if name == version} | state.configs.keys():
         if model in state.configs:
             repository.write(f"{model}/{CONFIG}", state.configs[model].encode())
         else:
@@ -94,9 +101,7 @@ def undo(repository: ServingRepository, state: RolloutState) -> tuple[RolloutSta
     ]
     if state.coming:
         remove_version(repository, state.coming.version)
-    undone = state.model_copy(
-        update={"phase": "done", "coming": None, "configs": {}, "touched": {}, "since": datetime.now(UTC)}
-    )
+    undone = state.ended()
     write_state(repository, undone)
     return undone, problems
 
@@ -111,12 +116,6 @@ def what_serves(urls: Sequence[str], before: Placed | None) -> str:
         return ", ".join(f"{client.url} serves {serves(client)}" for client in clients)
     except RolloutError as error:
         return f"what serves now is not known: {error.subject}: {error.problem}"
-
-
-def _models_of(repository: ServingRepository, state: RolloutState) -> set[str]:
-    """The models of a rollout: those with a directory of its version, and those that were there before."""
-    version = str(state.coming.version) if state.coming else ""
-    return {model for model, name in repository.entries() if name == version} | set(state.configs)
 
 
 def _restore(url: str, models: Sequence[str], repository: ServingRepository, state: RolloutState) -> list[str]:

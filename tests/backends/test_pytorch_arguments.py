@@ -24,7 +24,7 @@ from enginery.releases.flags import Argument, classes
 from enginery.spec import gpus
 from enginery.spec.types import BackendName
 from enginery.store.steps import Call
-from enginery.triton.llmapi.repository import LlmApiOptions, model_yaml
+from enginery.triton.llmapi import LlmApiOptions, model_yaml
 from tests.support.fleet import FLEET, Example
 from tests.support.pytorch_requests import BACKEND, WEIGHTS, findings, request_of
 

@@ -8,7 +8,7 @@ import pytest
 from enginery.builds.manifest import Manifest
 from enginery.builds.validation import PromptResult
 from enginery.triton.client import TritonClient
-from enginery.triton.endpoint import check_answers
+from enginery.triton.loading import check_answers
 
 ANSWER = "huit, neuf"
 

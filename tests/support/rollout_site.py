@@ -14,7 +14,7 @@ from enginery.core import s3
 from enginery.registry import Registry
 from enginery.triton import loading
 from enginery.triton.client import TritonClient
-from enginery.triton.endpoint import EndpointResult
+from enginery.triton.loading import EndpointResult
 from enginery.triton.rollout import roll_out_build
 from tests.support.builds import ANSWERS, QUESTION, Build
 from tests.support.fake_triton import FakeTriton, running_fake_triton

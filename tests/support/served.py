@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from enginery.triton.models.generation import GenaiEngine, GenaiSession
+
 END = 256
 FILLER = 257
 VOCABULARY = 260
@@ -27,7 +29,7 @@ def decode(tokens: list[int]) -> str:
     return bytes(token for token in tokens if token < END).decode(errors="replace")
 
 
-class ScriptedSession:
+class ScriptedSession(GenaiSession):
     """Answers each row with its script, token by token."""
 
     def __init__(self, scripts: Sequence[Sequence[int]]) -> None:
@@ -45,7 +47,7 @@ class ScriptedSession:
         self.appended.append(list(tokens))
 
 
-class ScriptedEngine:
+class ScriptedEngine(GenaiEngine):
     """Answers prompts, given as text, with texts."""
 
     context_length = 40

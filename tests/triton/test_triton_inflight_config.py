@@ -9,10 +9,8 @@ from tritonclient.grpc import model_config_pb2
 from enginery.releases.facts import releases_read
 from enginery.releases.models import MODELS, STEPS, Template, template
 from enginery.spec.serving import ServingOptions
-from enginery.triton.inflight import serving_problems
-from enginery.triton.inflight.config import FIELDS, KNOWN, model_config, text, values
-from enginery.triton.inflight.problems import set_fields
-from enginery.triton.inflight.repository import paths
+from enginery.triton.inflight import FIELDS, KNOWN, model_config, text
+from enginery.triton.problems import serving_problems, set_fields
 from enginery.triton.repository import to_text
 
 KNOWN_RELEASES = releases_read("templates", "tensorrt_llm/parameters")
@@ -83,8 +81,7 @@ def rendered(release: str, **serving: Any) -> dict[str, Any]:
 
 def made(release: str, **serving: Any) -> dict[str, Any]:
     options = ServingOptions(**serving)
-    filled = {model: values(release, options, paths(options.mount, model)) for model in MODELS}
-    return {model: model_config(model, release, filled[model], options) for model in MODELS}
+    return {model: model_config(model, release, options) for model in MODELS}
 
 
 def of(release: str, model: str) -> Template:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from enginery.triton.models import postprocessing, preprocessing, tensorrt_llm_bls
-from enginery.triton.models.engine_inputs import EngineInputs
+from enginery.triton.models.preprocessing import EngineInputs
 from enginery.triton.models.requests import RequestError
 from enginery.triton.models.text import SpecialTokens, TokensSoFar, special_tokens, tokenizer_directory, unpack
 from enginery.triton.models.wiring import Step

@@ -11,7 +11,7 @@ from enginery.pipeline.plan import make_plan
 from enginery.spec.findings import Finding
 from enginery.spec.serving import ServingOptions
 from enginery.spec.spec import Rollout, parse_spec
-from enginery.triton.inflight import (
+from enginery.triton.problems import (
     rollout_problems,
     serving_notes,
     serving_problems,

@@ -16,7 +16,7 @@ from enginery.pipeline.functions import find_function
 from enginery.releases.models import MODELS
 from enginery.spec.serving import ServingOptions
 from enginery.store.context import StepContext
-from enginery.triton.inflight.repository import InflightOptions, write_inflight_repository
+from enginery.triton.inflight import InflightOptions, write_inflight_repository
 from enginery.triton.launch import launch_of_engine, note_of_engine
 from enginery.triton.models.wiring import steps_beside
 from enginery.triton.served import served_models_digest

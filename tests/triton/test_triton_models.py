@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from enginery.triton.models import postprocessing, preprocessing, tensorrt_llm, tensorrt_llm_bls
-from enginery.triton.models.requests import Defaults, RequestError, read_call
+from enginery.triton.models.requests import RequestError, read_call
 from enginery.triton.models.text import is_true, pack, parameter, version_directory
 from tests.support.served import (
     END,
@@ -23,7 +23,7 @@ from tests.support.served import (
 )
 
 ENGINE = ScriptedEngine({"q": "answer", "?": "é!"})
-WHOLE = Defaults(decoupled=False, exclude_input=True)
+WHOLE = {"decoupled": False, "exclude_input": True}
 
 
 def strings(*values: str | bytes) -> Any:
@@ -58,7 +58,7 @@ def after() -> postprocessing.TritonPythonModel:
 def middle() -> tensorrt_llm.TritonPythonModel:
     model = tensorrt_llm.TritonPythonModel()
     model.triton, model.tokenizer, model.engine = FAKE_TRITON, ByteTokenizer(), ENGINE
-    model.max_rows, model.defaults = 8, Defaults(decoupled=True, exclude_input=True)
+    model.max_rows, model.decoupled, model.exclude_input = 8, True, True
     return model
 
 
@@ -124,7 +124,7 @@ def test_no_tokens_are_no_text(after: postprocessing.TritonPythonModel) -> None:
 
 
 def test_a_call_has_the_engines_defaults() -> None:
-    call = read_call(call_inputs("q"), ENGINE, WHOLE)
+    call = read_call(call_inputs("q"), ENGINE, **WHOLE)
     (question,) = call.questions
     assert (question.prompt, question.max_tokens, question.echo, call.stream) == ([ord("q")], 9, False, False)
     assert question.end_ids == [END, VOCABULARY - 1]
@@ -150,7 +150,7 @@ def test_a_call_reads_every_sampling_parameter() -> None:
     )
     inputs["bad_words_list"] = pack([[[1, 2], [VOCABULARY + 5]]])
     inputs["stop_words_list"] = pack([[[3]]])
-    call = read_call(inputs, ENGINE, WHOLE)
+    call = read_call(inputs, ENGINE, **WHOLE)
     (question,) = call.questions
     sampling = question.sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed) == (0.5, 7, 0.25, 2**64 - 1)
@@ -161,13 +161,13 @@ def test_a_call_reads_every_sampling_parameter() -> None:
 
 def test_newer_names_win_over_older_ones() -> None:
     inputs = call_inputs("q", seed=1, random_seed=2, min_tokens=3, min_length=4)
-    sampling = read_call(inputs, ENGINE, WHOLE).questions[0].sampling
+    sampling = read_call(inputs, ENGINE, **WHOLE).questions[0].sampling
     assert (sampling.seed, sampling.min_tokens) == (1, 3)
 
 
 def test_an_answer_is_cut_to_what_the_context_leaves() -> None:
     inputs = call_inputs("x" * (ENGINE.context_length - 4))
-    assert read_call(inputs, ENGINE, WHOLE).questions[0].max_tokens == 4
+    assert read_call(inputs, ENGINE, **WHOLE).questions[0].max_tokens == 4
 
 
 @pytest.mark.parametrize(
@@ -193,21 +193,21 @@ def test_an_answer_is_cut_to_what_the_context_leaves() -> None:
 )
 def test_a_call_refuses_by_name(others: dict[str, Any], named: str) -> None:
     with pytest.raises(RequestError, match=f"^{named}: "):
-        read_call(call_inputs("q", **others), ENGINE, WHOLE)
+        read_call(call_inputs("q", **others), ENGINE, **WHOLE)
 
 
 def test_a_prompt_must_leave_room_and_be_made_of_the_models_tokens() -> None:
     with pytest.raises(RequestError, match="leaves no room"):
-        read_call(call_inputs("x" * ENGINE.context_length), ENGINE, WHOLE)
+        read_call(call_inputs("x" * ENGINE.context_length), ENGINE, **WHOLE)
     with pytest.raises(RequestError, match="^input_ids: "):
-        read_call(call_inputs("q") | {"input_ids": np.asarray([[VOCABULARY]])}, ENGINE, WHOLE)
+        read_call(call_inputs("q") | {"input_ids": np.asarray([[VOCABULARY]])}, ENGINE, **WHOLE)
     with pytest.raises(RequestError, match="is empty"):
-        read_call(call_inputs("q") | {"input_lengths": np.asarray([[0]])}, ENGINE, WHOLE)
+        read_call(call_inputs("q") | {"input_lengths": np.asarray([[0]])}, ENGINE, **WHOLE)
 
 
 def test_only_one_text_at_a_time_is_streamed() -> None:
     with pytest.raises(RequestError, match="^stream: one text"):
-        read_call(call_inputs("q", "?", streaming=True), ENGINE, Defaults(decoupled=True, exclude_input=True))
+        read_call(call_inputs("q", "?", streaming=True), ENGINE, decoupled=True, exclude_input=True)
 
 
 def sent_text(request: FakeRequest) -> list[str]:
@@ -295,7 +295,7 @@ def test_a_failing_engine_is_told_to_every_client(
 
 
 def test_the_prompt_comes_first_when_it_is_not_excluded(middle: tensorrt_llm.TritonPythonModel) -> None:
-    middle.defaults = Defaults(decoupled=True, exclude_input=False)
+    middle.exclude_input = False
     whole, pieces = FakeRequest(**call_inputs("?")), FakeRequest(**call_inputs("?", streaming=True))
     middle.execute([whole, pieces])
     assert sent_text(whole) == ["?é!"]

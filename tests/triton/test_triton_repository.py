@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from enginery.core.errors import SourceError, UsageError
+from enginery.core.errors import SourceError
 from enginery.core.files import list_files
 from enginery.spec.serving import ServingOptions
 from enginery.store.context import StepContext
@@ -18,10 +18,9 @@ from enginery.triton.repository import (
     OUTPUTS,
     RepositoryOptions,
     package,
-    relabel,
     write_model_repository,
 )
-from enginery.triton.served import served_models_dir
+from enginery.triton.served import SOURCES
 
 OPTIONS = RepositoryOptions(labels={"enginery_model": "m", "enginery_target": "t"})
 SERVING_ENVIRONMENT = {"numpy", "tokenizers", "onnxruntime_genai", "triton_python_backend_utils"}
@@ -157,12 +156,6 @@ def test_labels_are_on_every_model(tmp_path: Path, engine: Path, weights: Path) 
         assert config.parameters["enginery_target"].string_value == "t"
 
 
-def test_another_version_gets_another_directory(tmp_path: Path, engine: Path, weights: Path) -> None:
-    written(tmp_path, engine, weights, RepositoryOptions(version=12))
-    assert {path.parent.name for path in (tmp_path / "models").glob("*/*") if path.is_dir()} == set(MODELS)
-    assert {path.name for path in (tmp_path / "models").glob("*/*") if path.is_dir()} == {"12"}
-
-
 def test_the_tutorials_tensors_are_there_with_their_types(tmp_path: Path, engine: Path, weights: Path) -> None:
     ensemble = written(tmp_path, engine, weights)["ensemble"]
     types = {each.name: model_config_pb2.DataType.Name(each.data_type) for each in ensemble.input}
@@ -190,23 +183,6 @@ def test_everything_a_client_may_say_reaches_a_model(tmp_path: Path, engine: Pat
     ensemble = written(tmp_path, engine, weights)["ensemble"]
     used = {value for step in ensemble.ensemble_scheduling.step for value in step.input_map.values()}
     assert {each.name for each in ensemble.input} <= used
-
-
-def test_relabelling_adds_and_replaces_and_keeps_the_rest(tmp_path: Path, engine: Path, weights: Path) -> None:
-    before = written(tmp_path, engine, weights)["tensorrt_llm"]
-    text = (tmp_path / "models/tensorrt_llm/config.pbtxt").read_text()
-    after = text_format.Parse(relabel(text, {"enginery_build": "b1", "enginery_model": "n"}), type(before)())
-    assert after.parameters["enginery_build"].string_value == "b1"
-    assert after.parameters["enginery_model"].string_value == "n"
-    for key in ("enginery_build", "enginery_model"):
-        del after.parameters[key]
-    del before.parameters["enginery_model"]
-    assert after == before
-
-
-def test_what_is_no_configuration_is_not_relabelled() -> None:
-    with pytest.raises(UsageError, match="not a Triton model configuration"):
-        relabel("name: 'x' bakend: 'python'", {"a": "b"})
 
 
 def test_the_step_packages_its_inputs(tmp_path: Path, engine: Path, weights: Path) -> None:
@@ -245,7 +221,7 @@ def imported(source: Path) -> set[str]:
 
 
 def test_served_models_need_nothing_but_their_own_environment() -> None:
-    sources = list(served_models_dir().glob("*.py"))
+    sources = list(SOURCES.glob("*.py"))
     assert sources
     outside = set().union(*map(imported, sources)) - set(sys.stdlib_module_names)
     assert outside <= SERVING_ENVIRONMENT

@@ -40,7 +40,7 @@ from enginery.core.versions import is_version
 from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Target
 from enginery.store import ANY_GPU, Call, Command, Stage, Step
 from enginery.toolchains import Identify, driver_sha256
-from enginery.triton import keeps_measurements, served_llm_digest
+from enginery.triton import keeps_measurements, served_models_digest
 
 RUNNER = "export_checkpoint"
 
@@ -122,7 +122,7 @@ def _package(request: Request, release: str) -> Call:
             "exclude_input_in_output": request.serving.exclude_input_in_output,
         },
         "warm_up": sizes,
-        "served_models_sha256": served_llm_digest(),
+        "served_models_sha256": served_models_digest(llm=True),
     }
     return Call(function="package_llmapi", version=2, parameters=details)
 

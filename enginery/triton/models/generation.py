@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Answer:
         self._stream = TextStream(decode) if stream else None
         self._pieces: list[Piece] = []
         if self._stream and question.echo:
-            self._keep([piece for token in question.prompt if (piece := self._stream.push(token))])
+            self._pieces += [piece for token in question.prompt if (piece := self._stream.push(token))]
 
     def step(self, logits: Logits) -> int:
         """Choose the next token from the model's logits, and finish if it is the last one."""
@@ -76,7 +76,7 @@ class Answer:
             self.log_probs.append(log_probability(logits, token))
         if self._stream:
             piece = self._stream.push(token)
-            self._keep([piece] if piece else [])
+            self._pieces += [piece] if piece else []
         if len(self.tokens) >= self.question.max_tokens or (self._stops and self._stops.push(self.tokens)):
             self._finish()
         return token
@@ -93,24 +93,14 @@ class Answer:
     def _finish(self) -> None:
         self.finished = True
         if self._stream:
-            self._keep([self._stream.finish()])
-
-    def _keep(self, pieces: list[Piece]) -> None:
-        self._pieces += pieces
+            self._pieces.append(self._stream.finish())
 
 
-class Session(Protocol):
-    """A batch of prompts in a model."""
+class GenaiEngine:
+    """An engine that the GenAI model builder has made.
 
-    def logits(self) -> Logits:
-        """The logits of the next token: shape (rows, vocabulary)."""
-
-    def append(self, tokens: Sequence[int]) -> None:
-        """Append one token to each row."""
-
-
-class Engine(Protocol):
-    """A model.
+    The library itself ends a row at `last_token`. That is a token which no answer has, so the request decides where an
+    answer ends.
 
     Attributes:
         context_length: the maximum number of tokens in prompt and answer together.
@@ -120,17 +110,63 @@ class Engine(Protocol):
         vocabulary: the number of tokens the model knows.
     """
 
-    context_length: int
-    vocabulary: int
-    last_token: int
-    end_ids: list[int]
-    filler: int
+    def __init__(self, directory: Path, *, provider: str = "cpu", device: int = 0, threads: int | None = None) -> None:
+        self._library: Any = import_module("onnxruntime_genai")
+        facts = json.loads((directory / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        ends = facts["eos_token_id"]
+        self.end_ids = [int(token) for token in (ends if isinstance(ends, list) else [ends])]
+        self.context_length = int(facts["context_length"])
+        self.vocabulary = int(facts["vocab_size"])
+        self.filler = _filler(facts, self.end_ids)
+        self.last_token = _last_token(facts, self.end_ids, self.filler)
+        config = self._library.Config(str(directory))
+        session = {"intra_op_num_threads": threads or default_threads(), "session.intra_op.allow_spinning": "0"}
+        tokens = {"eos_token_id": self.last_token, "pad_token_id": self.filler}
+        config.overlay(json.dumps({"model": {**tokens, "decoder": {"session_options": session}}}))
+        self._model = self._on_gpu(config, device) if provider == "cuda" else self._library.Model(config)
 
-    def start(self, prompts: Sequence[Sequence[int]], length: int) -> Session:
+    def _on_gpu(self, config: Any, device: int) -> Any:
+        """The model on this GPU. Checked, because the library may silently fall back to the CPU."""
+        _load_cuda()
+        config.set_provider_option("cuda", "device_id", str(device))
+        model = self._library.Model(config)
+        if model.device_type != "CUDA":
+            raise RuntimeError(f"this engine is to run on CUDA device {device} but runs on {model.device_type}")
+        return model
+
+    def start(self, prompts: Sequence[Sequence[int]], length: int) -> "GenaiSession":
         """Begin with these prompts; no row grows beyond `length` tokens."""
+        options = self._library.GeneratorParams(self._model)
+        options.set_search_options(max_length=length, batch_size=len(prompts), do_sample=False)
+        width = max(map(len, prompts))
+        rows = [[*prompt, *[self.filler] * (width - len(prompt))] for prompt in prompts]
+        generator = self._library.Generator(self._model, options)
+        generator.append_tokens(np.asarray(rows if len(rows) > 1 else rows[0], dtype=np.int32))
+        return GenaiSession(generator, len(prompts))
 
 
-def generate(engine: Engine, answers: Sequence[Answer], after_step: Callable[[], None]) -> None:
+class GenaiSession:
+    """A batch of prompts in the library's generator, which is made to take the tokens that we choose."""
+
+    def __init__(self, generator: Any, rows: int) -> None:
+        self._generator = generator
+        self._rows = rows
+        self._width = int(generator.get_logits().shape[-1])
+
+    def logits(self) -> Logits:
+        """The logits of the next token: shape (rows, vocabulary)."""
+        found = np.asarray(self._generator.get_logits(), dtype=np.float32)
+        return found.reshape(self._rows, -1, found.shape[-1])[:, -1]
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Append one token to each row: make all others impossible for the library's own search."""
+        forced = np.full((self._rows, 1, self._width), IMPOSSIBLE, dtype=np.float32)
+        forced[np.arange(self._rows), 0, list(tokens)] = 0
+        self._generator.set_logits(forced)
+        self._generator.generate_next_token()
+
+
+def generate(engine: GenaiEngine, answers: Sequence[Answer], after_step: Callable[[], None]) -> None:
     """Generate all answers together. `after_step` is called each time every unfinished answer has got a token."""
     questions = [answer.question for answer in answers]
     length = max(len(question.prompt) for question in questions) + max(question.max_tokens for question in questions)
@@ -146,7 +182,7 @@ def generate(engine: Engine, answers: Sequence[Answer], after_step: Callable[[],
         session.append(tokens)
 
 
-def batches(engine: Engine, questions: Sequence[Sequence[Question]], max_rows: int) -> Iterator[list[int]]:
+def batches(engine: GenaiEngine, questions: Sequence[Sequence[Question]], max_rows: int) -> Iterator[list[int]]:
     """Put requests into batches, which are lists of their indices.
 
     Shorter prompts are filled up at the end, and the model masks the filling, so an answer does not depend on the
@@ -168,87 +204,12 @@ def batches(engine: Engine, questions: Sequence[Sequence[Question]], max_rows: i
         yield taken
 
 
-class GenaiEngine:
-    """An `Engine` that the GenAI model builder has made.
-
-    The library itself ends a row at `last_token`. That is a token which no answer has, so the request decides where an
-    answer ends.
-
-    Args:
-        directory: the engine.
-        provider: `cpu` or `cuda`.
-        device: the number of the GPU, for `cuda`.
-        threads: CPU threads; `default_threads()` if None.
-    """
-
-    def __init__(self, directory: Path, *, provider: str = "cpu", device: int = 0, threads: int | None = None) -> None:
-        self._library: Any = import_module("onnxruntime_genai")
-        facts = json.loads((directory / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        ends = facts["eos_token_id"]
-        self.end_ids = [int(token) for token in (ends if isinstance(ends, list) else [ends])]
-        self.context_length = int(facts["context_length"])
-        self.vocabulary = int(facts["vocab_size"])
-        self.filler = _filler(facts, self.end_ids)
-        self.last_token = _last_token(facts, self.end_ids, self.filler)
-        config = self._library.Config(str(directory))
-        config.overlay(json.dumps({"model": self._overlay(threads or default_threads())}))
-        self._model = self._on_gpu(config, device) if provider == "cuda" else self._library.Model(config)
-
-    def _on_gpu(self, config: Any, device: int) -> Any:
-        """The model on this GPU. Checked, because the library may silently fall back to the CPU."""
-        _load_cuda()
-        config.set_provider_option("cuda", "device_id", str(device))
-        model = self._library.Model(config)
-        if model.device_type != "CUDA":
-            raise RuntimeError(f"this engine is to run on CUDA device {device} but runs on {model.device_type}")
-        return model
-
-    def _overlay(self, threads: int) -> dict[str, Any]:
-        options = {"intra_op_num_threads": threads, "session.intra_op.allow_spinning": "0"}
-        return {
-            "eos_token_id": self.last_token,
-            "pad_token_id": self.filler,
-            "decoder": {"session_options": options},
-        }
-
-    def start(self, prompts: Sequence[Sequence[int]], length: int) -> "GenaiSession":
-        """Begin with these prompts; no row grows beyond `length` tokens."""
-        options = self._library.GeneratorParams(self._model)
-        options.set_search_options(max_length=length, batch_size=len(prompts), do_sample=False)
-        width = max(map(len, prompts))
-        rows = [[*prompt, *[self.filler] * (width - len(prompt))] for prompt in prompts]
-        generator = self._library.Generator(self._model, options)
-        generator.append_tokens(np.asarray(rows if len(rows) > 1 else rows[0], dtype=np.int32))
-        return GenaiSession(generator, len(prompts))
-
-
-class GenaiSession:
-    """A `Session` with a generator of the library, which is made to take the tokens that we choose."""
-
-    def __init__(self, generator: Any, rows: int) -> None:
-        self._generator = generator
-        self._rows = rows
-        self._width = int(generator.get_logits().shape[-1])
-
-    def logits(self) -> Logits:
-        """The logits of the next token: shape (rows, vocabulary)."""
-        found = np.asarray(self._generator.get_logits(), dtype=np.float32)
-        return found.reshape(self._rows, -1, found.shape[-1])[:, -1]
-
-    def append(self, tokens: Sequence[int]) -> None:
-        """Append one token to each row: make all others impossible for the library's own search."""
-        forced = np.full((self._rows, 1, self._width), IMPOSSIBLE, dtype=np.float32)
-        forced[np.arange(self._rows), 0, list(tokens)] = 0
-        self._generator.set_logits(forced)
-        self._generator.generate_next_token()
-
-
 def default_threads() -> int:
     """Half of the CPUs that this process may use: a core often has two of them, and Triton needs some itself."""
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def _fit(engine: Engine, rows: Sequence[Question], max_rows: int) -> bool:
+def _fit(engine: GenaiEngine, rows: Sequence[Question], max_rows: int) -> bool:
     longest = max(len(row.prompt) for row in rows) + max(row.max_tokens for row in rows)
     ends_like_filling = any(row.prompt[-1] == engine.filler for row in rows)
     return len(rows) <= max_rows and longest <= engine.context_length and not ends_like_filling

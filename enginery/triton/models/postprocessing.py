@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .requests import respond, tensors
+from .requests import respond
 from .text import is_true, load_tokenizer, new_text, parameter, tokenizer_directory
 
 PASSED_THROUGH = "OUT_"
@@ -35,8 +35,7 @@ class TritonPythonModel:
         """Respond to each request."""
         return [respond(self.triton, request, self._outputs) for request in requests]
 
-    def _outputs(self, request: Any) -> dict[str, Any]:
-        inputs = tensors(request)
+    def _outputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {"OUTPUT": self.output(inputs), **self.pass_through(inputs)}
 
     def output(self, inputs: Mapping[str, Any]) -> Any:

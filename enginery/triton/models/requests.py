@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .generation import Engine, Question
+from .generation import GenaiEngine, Question
 from .sampling import Sampling
 from .text import unpack
 
@@ -29,19 +29,16 @@ class RequestError(ValueError):
 
 
 def tensors(request: Any) -> dict[str, npt.NDArray[Any]]:
-    """All inputs of a Triton request."""
-    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-
-
-def refuse_unknown_parameters(request: Any) -> None:
-    """Refuse parameters: Triton's `generate` makes one of every field that is no input, also of misspelt names.
+    """All inputs of a Triton request.
 
     Raises:
-        RequestError: for a parameter that is not Triton's own.
+        RequestError: for a parameter that is not Triton's own: `generate` makes one of every field that is no input,
+            also of misspelt names.
     """
     for name in json.loads(request.parameters() or "{}"):
         if not name.startswith(TRITONS_OWN_PARAMETERS):
             raise RequestError(f"{name}: there is no such input, or it is not supported")
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
 def texts(values: npt.NDArray[Any] | None, name: str) -> list[str]:
@@ -94,10 +91,10 @@ def response_with(triton: Any, outputs: Mapping[str, Any]) -> Any:
     return triton.InferenceResponse([triton.Tensor(name, value) for name, value in outputs.items()])
 
 
-def respond(triton: Any, request: Any, outputs: Callable[[Any], Mapping[str, Any]]) -> Any:
+def respond(triton: Any, request: Any, outputs: Callable[[Tensors], Mapping[str, Any]]) -> Any:
     """The response to one request of a call: its outputs, or its error, which does not affect the other requests."""
     try:
-        return response_with(triton, outputs(request))
+        return response_with(triton, outputs(tensors(request)))
     except RequestError as error:
         return _failed(triton, str(error), "INVALID_ARG")
     except Exception as error:  # noqa: BLE001  Triton would fail every request of the call
@@ -118,14 +115,6 @@ class KeptResponse:
     def is_cancelled(self) -> bool:
         """Never: without a sender of Triton's it is not known."""
         return False
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """Values from the model's configuration, for requests that do not set them."""
-
-    decoupled: bool
-    exclude_input: bool
 
 
 @dataclass(frozen=True)
@@ -161,40 +150,47 @@ class Row:
         """The token sequences of a word list."""
         return unpack(self._inputs[name][self._index]) if name in self._inputs else []
 
-    def prompt(self) -> list[int]:
+    def prompt(self, vocabulary: int) -> list[int]:
         """The tokens of the prompt.
 
         Raises:
-            RequestError: when there are none.
+            RequestError: when there are none, or the model does not know one.
         """
         length = self.get("input_lengths", int)
         tokens = [int(token) for token in self._inputs["input_ids"][self._index].reshape(-1)[:length]]
         if not tokens:
             raise RequestError("text_input: is empty, and the tokenizer adds nothing to it")
+        if min(tokens) < 0 or max(tokens) >= vocabulary:
+            raise RequestError(f"input_ids: must be tokens of the model, 0 to {vocabulary - 1}")
         return tokens
 
 
-def read_call(inputs: Tensors, engine: Engine, defaults: Defaults) -> Call:
+def read_call(inputs: Tensors, engine: GenaiEngine, *, decoupled: bool, exclude_input: bool) -> Call:
     """Read and check a request for `tensorrt_llm`.
+
+    Args:
+        inputs: its tensors.
+        engine: that answers it.
+        decoupled: whether the model may stream.
+        exclude_input: whether answers omit the prompt, for a request that does not say.
 
     Raises:
         RequestError: naming the input that is wrong or not supported.
     """
     rows = [Row(inputs, index) for index in range(len(inputs["input_ids"]))]
     stream = any(row.get("streaming", bool) for row in rows)
-    if stream and not defaults.decoupled:
+    if stream and not decoupled:
         raise RequestError("stream: this model was packaged without streaming (serving.decoupled)")
     if stream and len(rows) > 1:
         raise RequestError("stream: one text at a time can be streamed")
-    questions = [_question(row, engine, defaults) for row in rows]
+    questions = [_question(row, engine, exclude_input=exclude_input) for row in rows]
     padding = rows[0].get("pad_id", int)
     return Call(questions, stream, engine.filler if padding is None else padding)
 
 
-def _question(row: Row, engine: Engine, defaults: Defaults) -> Question:
+def _question(row: Row, engine: GenaiEngine, *, exclude_input: bool) -> Question:
     _refuse_unsupported(row)
-    prompt = row.prompt()
-    _check_tokens(prompt, engine.vocabulary)
+    prompt = row.prompt(engine.vocabulary)
     longest = engine.context_length - len(prompt)
     if longest < 1:
         raise RequestError(
@@ -211,13 +207,8 @@ def _question(row: Row, engine: Engine, defaults: Defaults) -> Question:
         sampling=_sampling(row, engine.vocabulary),
         stop_words=row.sequences("stop_words_list"),
         log_probs=bool(row.get("return_log_probs", bool)),
-        echo=not (defaults.exclude_input if exclude is None else exclude),
+        echo=not (exclude_input if exclude is None else exclude),
     )
-
-
-def _check_tokens(prompt: Sequence[int], vocabulary: int) -> None:
-    if min(prompt) < 0 or max(prompt) >= vocabulary:
-        raise RequestError(f"input_ids: must be tokens of the model, 0 to {vocabulary - 1}")
 
 
 def _refuse_unsupported(row: Row) -> None:

@@ -9,18 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .generation import Answer, Engine, GenaiEngine, batches, generate
-from .requests import (
-    Call,
-    Defaults,
-    RequestError,
-    fail,
-    padded,
-    read_call,
-    refuse_unknown_parameters,
-    response_with,
-    tensors,
-)
+from .generation import Answer, GenaiEngine, batches, generate
+from .requests import Call, RequestError, fail, padded, read_call, response_with, tensors
 from .text import is_decoupled, is_true, load_tokenizer, parameter, version_directory
 
 NO_CONTEXT = -1
@@ -36,7 +26,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         directory = version_directory(args)
         threads = int(parameter(config, "intra_op_num_threads", "0"))
-        self.engine: Engine = GenaiEngine(
+        self.engine = GenaiEngine(
             directory / "engine",
             provider=parameter(config, "provider", "cpu"),
             device=int(args["model_instance_device_id"]),
@@ -44,10 +34,8 @@ class TritonPythonModel:
         )
         self.tokenizer = load_tokenizer(directory)
         self.max_rows = max(1, int(config["max_batch_size"]))
-        self.defaults = Defaults(
-            decoupled=is_decoupled(config),
-            exclude_input=is_true(parameter(config, "exclude_input_in_output", "true")),
-        )
+        self.decoupled = is_decoupled(config)
+        self.exclude_input = is_true(parameter(config, "exclude_input_in_output", "true"))
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Answer the requests, as many as possible in one batch; each response is sent as soon as it is ready."""
@@ -58,8 +46,7 @@ class TritonPythonModel:
     def _read(self, request: Any) -> "Job | None":
         sender = request.get_response_sender()
         try:
-            refuse_unknown_parameters(request)
-            call = read_call(tensors(request), self.engine, self.defaults)
+            call = read_call(tensors(request), self.engine, decoupled=self.decoupled, exclude_input=self.exclude_input)
         except RequestError as error:
             fail(self.triton, sender, str(error), "INVALID_ARG")
             return None

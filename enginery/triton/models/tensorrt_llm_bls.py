@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .requests import KeptResponse, RequestError, fail, refuse_unknown_parameters, response_with, tensors
+from .requests import KeptResponse, RequestError, fail, response_with, tensors
 from .text import TokensSoFar, is_decoupled, is_true, parameter, version_directory
 from .wiring import Step, own_steps, steps_beside
 
@@ -37,7 +37,6 @@ class TritonPythonModel:
         senders = [request.get_response_sender() if self.decoupled else KeptResponse() for request in requests]
         for request, sender in zip(requests, senders, strict=True):
             try:
-                refuse_unknown_parameters(request)
                 self._answer(tensors(request), sender)
             except RequestError as error:
                 fail(self.triton, sender, str(error), "INVALID_ARG")

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 Decode = Callable[[list[int]], str]
-Outputs = dict[str, Any]
 
 INCOMPLETE = "\ufffd"
 """What a tokenizer writes for bytes that are not (yet) a character."""
@@ -87,7 +86,8 @@ def special_tokens(directory: Path, tokenizer: Any) -> SpecialTokens:
     """Read the special tokens: from the configuration of the tokenizer, else from that of the model."""
     end = next(_named(directory, tokenizer, "eos_token"), NO_TOKEN)
     vocabulary = int(_read(directory / "config.json").get("vocab_size") or tokenizer.get_vocab_size())
-    others = tuple(token for token in _ends(directory) if token != end)
+    ends = next((found for file in SETTINGS if (found := _ids(directory / file, "eos_token_id"))), [])
+    others = tuple(token for token in ends if token != end)
     return SpecialTokens(end, next(_named(directory, tokenizer, "pad_token"), end), vocabulary, others)
 
 
@@ -222,7 +222,7 @@ class TokensSoFar:
         self._shown = ""
         self._text = ""
 
-    def add(self, part: Mapping[str, Any]) -> Outputs:
+    def add(self, part: Mapping[str, Any]) -> dict[str, Any]:
         """The tensors of a piece, with all tokens so far instead of only the new ones."""
         count = int(part[self._lengths].reshape(-1)[0])
         self._so_far = np.concatenate([self._so_far, part[self._tokens].reshape(-1)[:count]])
@@ -243,12 +243,6 @@ class TokensSoFar:
         new = text[len(self._shown) :]
         self._shown = text if len(text) > len(self._shown) else self._shown
         return text if self._whole else new
-
-
-def _ends(directory: Path) -> list[int]:
-    """All end tokens of the model, from the first settings file that has any."""
-    found = (_ids(directory / file, "eos_token_id") for file in SETTINGS)
-    return next((tokens for tokens in found if tokens), [])
 
 
 def _named(directory: Path, tokenizer: Any, name: str) -> Iterator[int]:

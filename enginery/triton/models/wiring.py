@@ -25,27 +25,21 @@ FROM_PREPROCESSING = {
     "BAD_WORDS_IDS": "bad_words_list",
     "STOP_WORDS_IDS": "stop_words_list",
 }
-TO_ENGINE = {
-    "end_id": "end_id",
-    "pad_id": "pad_id",
-    "top_k": "runtime_top_k",
-    "top_p": "runtime_top_p",
-    "temperature": "temperature",
-    "length_penalty": "len_penalty",
-    "repetition_penalty": "repetition_penalty",
-    "min_length": "min_length",
-    "min_tokens": "min_tokens",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "random_seed": "random_seed",
-    "seed": "seed",
-    "return_log_probs": "return_log_probs",
-    "return_context_logits": "return_context_logits",
-    "return_generation_logits": "return_generation_logits",
-    "beam_width": "beam_width",
-    "exclude_input_in_output": "exclude_input_in_output",
-    "stream": "streaming",
+SAMPLING = {
+    "INT32": ("end_id", "pad_id", "top_k", "min_length", "min_tokens", "beam_width"),
+    "UINT64": ("random_seed", "seed"),
+    "FP32": ("top_p", "temperature", "length_penalty", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    "BOOL": (
+        "return_log_probs",
+        "return_context_logits",
+        "return_generation_logits",
+        "exclude_input_in_output",
+        "stream",
+    ),
 }
+"""The optional inputs of a request by their types, as the ensemble calls them."""
+OF_ENGINE = {"top_k": "runtime_top_k", "top_p": "runtime_top_p", "length_penalty": "len_penalty", "stream": "streaming"}
+"""The engine's names for those that it calls otherwise."""
 TO_POSTPROCESSING = {
     "output_ids": "TOKENS_BATCH",
     "sequence_length": "SEQUENCE_LENGTH",
@@ -72,7 +66,7 @@ class Step:
 def own_steps() -> tuple[Step, ...]:
     """The steps around an engine of ONNX Runtime GenAI. Names inside the ensemble begin with an underscore."""
     prepared = {name: f"_{name}" for name in FROM_PREPROCESSING}
-    engine = {theirs: ours for ours, theirs in TO_ENGINE.items()}
+    engine = {OF_ENGINE.get(name, name): name for names in SAMPLING.values() for name in names}
     engine |= {theirs: prepared[name] for name, theirs in FROM_PREPROCESSING.items()}
     generated = {name: f"_{theirs}" for name, theirs in TO_POSTPROCESSING.items()}
     detokenized = {theirs: generated[name] for name, theirs in TO_POSTPROCESSING.items()}

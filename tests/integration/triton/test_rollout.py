@@ -150,7 +150,7 @@ def test_when_the_second_server_fails_the_first_goes_back_too(site: Site) -> Non
 
 def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     """A rollout that was killed: everything up to a phase is done, and nothing is undone."""
-    from enginery.triton import endpoint
+    from enginery.triton import loading
     from enginery.triton import rollout as module
 
     with monkeypatch.context() as patched:
@@ -158,7 +158,7 @@ def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase:
         if phase == "placing":
             patched.setattr(module, "read_configs", lambda *_: 1 / 0)
         else:
-            patched.setattr(endpoint, "check_answers", lambda *_: 1 / 0)
+            patched.setattr(loading, "check_answers", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             site.roll_out(manifest)
     repository = open_repository(str(site.triton.repository))

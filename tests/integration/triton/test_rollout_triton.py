@@ -17,8 +17,7 @@ from enginery.core.errors import RolloutError
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
 from enginery.triton.client import TritonClient
-from enginery.triton.endpoint import EndpointResult
-from enginery.triton.loading import LOAD_ORDER
+from enginery.triton.loading import LOAD_ORDER, EndpointResult
 from enginery.triton.placement import BucketRepository, open_repository
 from enginery.triton.rollout import roll_out_build, serving_build
 from enginery.triton.state import read_state

@@ -7,7 +7,7 @@ import pytest
 
 from enginery.builds.manifest import Manifest
 from enginery.core.errors import RolloutError
-from enginery.triton.endpoint import EndpointResult
+from enginery.triton.loading import EndpointResult
 from enginery.triton.rollout import roll_out_build
 from tests.support.builds import ANSWERS, QUESTION
 from tests.support.fake_triton import running_fake_triton

@@ -22,7 +22,7 @@ from enginery.core import s3
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
 from enginery.spec.serving import ServingOptions
-from enginery.triton.inflight.repository import InflightOptions, write_inflight_repository
+from enginery.triton.inflight import InflightOptions, write_inflight_repository
 from enginery.triton.loading import LOAD_ORDER
 from enginery.triton.rollout import roll_out_build, serving_build
 from tests.support.builds import Build

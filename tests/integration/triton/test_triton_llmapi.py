@@ -14,8 +14,8 @@ import pytest
 from enginery.core.errors import RolloutError
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
-from enginery.triton.llmapi.config import MODELS
-from enginery.triton.llmapi.repository import LlmApiOptions, Served, write_llmapi_repository
+from enginery.spec import ServingOptions
+from enginery.triton.llmapi import MODELS, LlmApiOptions, write_llmapi_repository
 from enginery.triton.rollout import roll_out_build
 from tests.support.builds import Build
 from tests.support.fake_llm import ANSWERS, write_fake_llm
@@ -114,7 +114,7 @@ def plain(start: Any) -> Client:
 
 @pytest.fixture(scope="module")
 def streaming(start: Any) -> Client:
-    client = start(LlmApiOptions(release="1.2.1", serving=Served(decoupled=True)), token_seconds=0.05)
+    client = start(LlmApiOptions(release="1.2.1", serving=ServingOptions(decoupled=True)), token_seconds=0.05)
     assert isinstance(client, Client)
     return client
 

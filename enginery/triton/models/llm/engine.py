@@ -208,19 +208,15 @@ def _scalar(inputs: Tensors, name: str, kind: Callable[[Any], Value]) -> Value |
 
 
 def _as_objects(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as the constructor takes them: a helper of the release makes objects of plain mappings."""
-    convert = _converter()
-    if convert is None:
-        return dict(arguments)
+    """The arguments as the constructor takes them: a helper of the release makes objects of plain mappings.
+
+    It is the helper behind the release's `extra_llm_api_options`. The first releases with the LLM API have none.
+    """
     given = {name: value for name, value in arguments.items() if value is not None}  # it makes objects even of None
-    return {**arguments, **convert({}, given)}
-
-
-def _converter() -> Any:
-    """The helper behind the release's `extra_llm_api_options`; None for the first releases with the LLM API."""
     for module in HELPER_MODULES:
         try:
-            return getattr(import_module(module), HELPER)
+            convert = getattr(import_module(module), HELPER)
         except (ImportError, AttributeError):
             continue
-    return None
+        return {**arguments, **convert({}, given)}
+    return dict(arguments)

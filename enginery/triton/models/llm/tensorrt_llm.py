@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..requests import (  # noqa: TID252  siblings in the archive
-    RequestError,
-    fail,
-    refuse_unknown_parameters,
-    response_with,
-    tensors,
-)
+from ..requests import RequestError, fail, response_with, tensors  # noqa: TID252  siblings in the archive
 from ..text import INCOMPLETE, is_decoupled, version_directory  # noqa: TID252
 from .engine import Engine, TextRequest, read_request, read_settings
 
@@ -42,7 +36,6 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                refuse_unknown_parameters(request)
                 read = read_request(
                     tensors(request), decoupled=self.decoupled, exclude_input=self.settings.exclude_input
                 )
@@ -125,7 +118,7 @@ class Job:
         outputs = {
             "text_output": _strings(texts),
             "finish_reason": _strings([str(answer.finish_reason or "") for answer in answers]),
-            "stop_reason": _strings([_stop_reason(answer) for answer in answers]),
+            "stop_reason": _strings(["" if each.stop_reason is None else str(each.stop_reason) for each in answers]),
             "cumulative_logprob": np.asarray([answer.cumulative_logprob or 0.0 for answer in answers], np.float32),
         }
         response = response_with(self._triton, outputs)
@@ -136,11 +129,6 @@ class Job:
 
     async def _fail(self, message: str, code: str) -> None:
         await asyncio.to_thread(fail, self._triton, self._sender, message, code)
-
-
-def _stop_reason(answer: Any) -> str:
-    """The stop word or the token that ended an answer."""
-    return "" if answer.stop_reason is None else str(answer.stop_reason)
 
 
 def _strings(values: Sequence[str]) -> Any:

@@ -11,7 +11,7 @@ from packaging.version import Version
 from enginery.releases import MODELS, Certainty, builds_engines, releases_read, template, version
 from enginery.sources import TOKENIZERS
 from enginery.spec import Finding, Rollout, ServingOptions, warning
-from enginery.triton.inflight.config import DEFAULTS, FIELDS, KNOWN, OF_RELEASE, text
+from enginery.triton.inflight import DEFAULTS, FIELDS, OF_RELEASE, text
 from enginery.triton.repository import TOKENIZER_FILE
 
 DECODING_MODES_SINCE = {
@@ -34,10 +34,6 @@ SPECIAL_TOKENS = "add_special_tokens"
 def serving_problems(serving: ServingOptions, release: str) -> list[Finding]:
     """Serving options that do not work with the release; each path begins with `serving.`.
 
-    Args:
-        serving: what the spec says.
-        release: of TensorRT-LLM.
-
     Raises:
         UsageError: when the release is not a version, or older than all that is known.
     """
@@ -52,12 +48,7 @@ def serving_problems(serving: ServingOptions, release: str) -> list[Finding]:
 
 
 def rollout_problems(rollout: Rollout | None, model_repository: str) -> list[Finding]:
-    """Reasons why an engine of TensorRT-LLM cannot be rolled out; the path is `rollout.model_repository`.
-
-    Args:
-        rollout: what the spec says; None where nothing is rolled out.
-        model_repository: where the build would go.
-    """
+    """Reasons why an engine of TensorRT-LLM cannot be rolled out into this model repository."""
     if rollout is None or not model_repository.startswith("s3://"):
         return []
     problem = (
@@ -69,11 +60,7 @@ def rollout_problems(rollout: Rollout | None, model_repository: str) -> list[Fin
 
 
 def tokenizer_problems(names: Collection[str]) -> list[Finding]:
-    """Reasons why a model's tokenizer cannot be served beside its engine; the path is `source`.
-
-    Args:
-        names: of the source's files.
-    """
+    """Reasons why the tokenizer of a source with these files cannot be served beside the engine."""
     if TOKENIZER_FILE in names or not (found := sorted({*TOKENIZERS, "vocab.json"} & set(names))):
         return []
     problem = f"has its tokenizer as {', '.join(found)} only; the models that serve an engine read {TOKENIZER_FILE}"
@@ -82,24 +69,16 @@ def tokenizer_problems(names: Collection[str]) -> list[Finding]:
 
 
 def set_fields(serving: ServingOptions) -> list[str]:
-    """The fields that are set and that only TensorRT-LLM's C++ backend reads."""
-    everywhere = {"max_batch_size", "decoupled", "exclude_input_in_output", "max_queue_delay_microseconds"}
-    counts = {"preprocessing_instance_count", "postprocessing_instance_count", "bls_instance_count"}
+    """The fields that are set and that only TensorRT-LLM's C++ backend reads. None of them has a default."""
     return [
         field
-        for placeholder in sorted(KNOWN)
-        if (field := FIELDS.get(placeholder, placeholder)) in ServingOptions.model_fields
-        and field not in everywhere | counts | {"mount"}
-        and getattr(serving, field) is not None
+        for field, info in ServingOptions.model_fields.items()
+        if info.default is None and field != "max_batch_size" and getattr(serving, field) is not None
     ]
 
 
 def serving_notes(serving: ServingOptions, release: str) -> list[str]:
     """Notes on defaults that were chosen for the user, and on what is not known of the release.
-
-    Args:
-        serving: what the spec says.
-        release: of TensorRT-LLM.
 
     Raises:
         UsageError: when the release is not a version, or older than all that is known.
@@ -114,7 +93,7 @@ def _unknown_fields(serving: ServingOptions, release: str) -> Iterator[Finding]:
     for field in set_fields(serving):
         if field in there:
             continue
-        had = [other for other in _releases() if field in _fields(other)]
+        had = [other for other in releases_read("templates", f"{MODELS[2]}/parameters") if field in _fields(other)]
         remedy = f"remove it, or use a release from {had[0]} to {had[-1]}" if had else "remove it"
         provenance = template(release, MODELS[2]).provenance
         if provenance.certainty is Certainty.NEAREST:
@@ -130,17 +109,8 @@ def _unknown_fields(serving: ServingOptions, release: str) -> Iterator[Finding]:
 @cache
 def _fields(release: str) -> frozenset[str]:
     """The spec's fields that the templates of a release have a parameter for."""
-    found: set[str] = set()
-    for model in MODELS:
-        known = template(release, model).value
-        if known is not None:
-            found |= {FIELDS.get(name, name) for name in (*known.placeholders, *known.parameters)}
-    return frozenset(found)
-
-
-@cache
-def _releases() -> tuple[str, ...]:
-    return releases_read("templates", f"{MODELS[2]}/parameters")
+    known = [found for model in MODELS if (found := template(release, model).value)]
+    return frozenset(FIELDS.get(name, name) for one in known for name in (*one.placeholders, *one.parameters))
 
 
 def _windows(serving: ServingOptions, release: str) -> Iterator[Finding]:
