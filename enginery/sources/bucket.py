@@ -64,5 +64,4 @@ def fetch(prefix: Prefix, file: SourceFile, part: Path, progress: Progress) -> N
     """
     progress.add(-size_of(part))  # it is written anew
     # Without a SHA-256 only the ETag shows that the object was changed, also in the middle of the download.
-    expected = {"sha256": file.sha256, "etag": file.etag}
-    download_file(prefix, file.name, part, size=file.size, **expected, progress=progress)
+    download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag, progress=progress)

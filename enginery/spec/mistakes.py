@@ -29,14 +29,12 @@ def sentences(error: ValidationError, model: type[SpecModel]) -> list[str]:
     """
     items = error.errors()
     places = [item["loc"] for item in items]
-
-    def follows(item: Any) -> bool:
+    found = []
+    for item in items:
         depth = len(item["loc"])
-        return item["type"] == "too_short" and any(
-            len(place) > depth and place[:depth] == item["loc"] for place in places
-        )
-
-    found = (_sentence(item, model) for item in items if not follows(item))
+        inside = [place for place in places if len(place) > depth and place[:depth] == item["loc"]]
+        if item["type"] != "too_short" or not inside:
+            found.append(_sentence(item, model))
     return list(dict.fromkeys(found))
 
 
@@ -56,38 +54,32 @@ def yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
 
 
 def _sentence(item: Any, model: type[SpecModel]) -> str:
-    location = _without_tags(item["loc"])
+    location = item["loc"][:-1] if UNION_TAGS.intersection(item["loc"][-1:]) else item["loc"]
     path = ".".join(str(part) for part in location) or "spec"
     return f"{path}: {SIGN_IN.sub(MASK, _problem(item, location, model))}"
-
-
-def _without_tags(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    return location[:-1] if location and location[-1] in UNION_TAGS else location
 
 
 def _problem(item: Any, location: tuple[str | int, ...], model: type[SpecModel]) -> str:
     given = item.get("input")
     match item["type"]:
         case "extra_forbidden":
-            return f"unknown field{_flag_elsewhere(location) or _near(location, model)}"
+            return f"unknown field{_meant(location, model)}"
         case "missing":
             return "missing"
         case "value_error":
             return str(item["msg"]).removeprefix("Value error, ")
-        case "string_type" | "tuple_type" as kind:
-            return _no_list(given) if kind == "tuple_type" else _no_text(given, location[-1])
+        case "string_type" | "tuple_type":
+            return _of_another_type(given, location[-1], item["type"])
         case "string_pattern_mismatch" if item["ctx"]["pattern"] in IN_WORDS:
             return f"{given!r} {IN_WORDS[item['ctx']['pattern']]}"
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
     return f"{item['msg']}{shown}"
 
 
-def _no_list(given: object) -> str:
-    return f"must be a list, such as [{given}] (given {given!r})" if isinstance(given, str) else "must be a list"
-
-
-def _no_text(given: object, field: str | int) -> str:
-    """What to do about a value that is no text for YAML, such as a release `9.9`."""
+def _of_another_type(given: object, field: str | int, kind: str) -> str:
+    """What to do about one value where a list belongs, or a value that is no text for YAML, such as a release `9.9`."""
+    if kind == "tuple_type":
+        return "must be a list" + (f", such as [{given}] (given {given!r})" if isinstance(given, str) else "")
     if given is None:
         return "has no value; give one, or remove the field"
     if isinstance(given, bool):  # the file has yes, no, on, off, true or false; the parsed value does not say which
@@ -99,17 +91,12 @@ def _no_text(given: object, field: str | int) -> str:
     return "must be a text"
 
 
-def _flag_elsewhere(location: tuple[str | int, ...]) -> str:
-    """Where to set a flag of `trtllm-build` that is no field of `build`."""
-    *parents, unknown = location
-    where = FLAGS_ELSEWHERE.get(str(unknown)) if parents and parents[-1] == "build" else None
-    return f"; {where}" if where else ""
-
-
-def _near(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
-    """The field that the user probably meant: of the same part, or else of another one, then with its path."""
+def _meant(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
+    """Where a flag of `trtllm-build` is set, or the field that was probably meant, with its path if of another part."""
     *parents, unknown = [part for part in location if isinstance(part, str)]
-    fields = list(_fields(model, ()))
+    if parents[-1:] == ["build"] and unknown in FLAGS_ELSEWHERE:
+        return f"; {FLAGS_ELSEWHERE[unknown]}"
+    fields = list(_fields(model))
     siblings = [path[-1] for path in fields if path[:-1] == tuple(parents)]
     if near := difflib.get_close_matches(unknown, siblings, n=1, cutoff=NEAR_SIBLING):
         return f"; did you mean {near[0]}?"
@@ -118,17 +105,11 @@ def _near(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
     return f"; did you mean {elsewhere[near[0]]}?" if near else ""
 
 
-def _fields(model: type[SpecModel], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The path of every field, without the numbers of list items."""
-    for name, field in model.model_fields.items():
-        yield (*path, name)
-        for part in _parts(field.annotation):
-            yield from _fields(part, (*path, name))
-
-
-def _parts(annotation: Any) -> Iterator[type[SpecModel]]:
-    """The parts of a spec in a field's type, which may be optional or a list."""
-    if isinstance(annotation, type) and issubclass(annotation, SpecModel):
-        yield annotation
+def _fields(annotation: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every field of a part of a spec, or of those in a type; without the numbers of list items."""
     for inner in get_args(annotation):
-        yield from _parts(inner)
+        yield from _fields(inner, path)
+    if isinstance(annotation, type) and issubclass(annotation, SpecModel):
+        for name, field in annotation.model_fields.items():
+            yield (*path, name)
+            yield from _fields(field.annotation, (*path, name))

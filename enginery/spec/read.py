@@ -70,10 +70,7 @@ def _make_absolute(data: dict[str, Any], base: Path) -> None:
             holder: Any = part
             for name in parents:
                 holder = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(holder, dict) and isinstance(holder.get(last), str) and _is_path(dotted, holder[last], base):
-                holder[last] = str((base / Path(holder[last]).expanduser()).resolve())
-
-
-def _is_path(dotted: str, value: str, base: Path) -> bool:
-    """A data set may also be a name that its converter knows, such as `cnn_dailymail`."""
-    return not dotted.endswith("dataset") or (base / Path(value).expanduser()).exists()
+            if isinstance(holder, dict) and isinstance(holder.get(last), str):
+                path = base / Path(holder[last]).expanduser()
+                # A data set may also be a name that its converter knows, such as `cnn_dailymail`.
+                holder[last] = str(path.resolve()) if last != "dataset" or path.exists() else holder[last]
