@@ -6,7 +6,6 @@ from typing import Any
 import yaml
 
 from enginery.core.errors import SpecError
-from enginery.spec.mistakes import yaml_mistake
 from enginery.spec.spec import Spec, parse_spec
 
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -74,3 +73,18 @@ def _make_absolute(data: dict[str, Any], base: Path) -> None:
                 path = base / Path(holder[last]).expanduser()
                 # A data set may also be a name that its converter knows, such as `cnn_dailymail`.
                 holder[last] = str(path.resolve()) if last != "dataset" or path.exists() else holder[last]
+
+
+def yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
+    """What is wrong with a text that is not YAML, with its line and column, counted from 1."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        context = f" ({error.context})" if error.context else ""
+        return f"{where}{error.problem or error.context}{context if error.problem else ''}"
+    forbidden = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if isinstance(error, yaml.reader.ReaderError) and forbidden:
+        before = text[: forbidden.start()]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return f"line {line}, column {column}: the character U+{ord(forbidden[0]):04X} is not allowed"
+    return str(error)

@@ -22,7 +22,7 @@ from pydantic import (
 from enginery.core.errors import SpecError, UsageError
 from enginery.spec import gpus
 from enginery.spec.build import BuildOptions
-from enginery.spec.mistakes import sentences
+from enginery.spec.findings import sentences
 from enginery.spec.serving import ServingOptions
 from enginery.spec.types import (
     AtLeastOne,
