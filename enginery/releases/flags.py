@@ -190,10 +190,6 @@ def _argument(name: str, fact: Mapping[str, Any]) -> Argument:
         default=fact.get("default"),
         default_factory=fact.get("default_factory", ""),
         choices=tuple(fact.get("choices", ())),
-        required=bool(fact.get("required", _has_no_default(fact))),
+        required=bool(fact.get("required", "annotation" in fact and not {"default", "default_factory"} & set(fact))),
         status=fact.get("status", ""),
     )
-
-
-def _has_no_default(fact: Mapping[str, Any]) -> bool:
-    return "annotation" in fact and "default" not in fact and "default_factory" not in fact

@@ -36,8 +36,6 @@ else:
 
 RETRIED = (429, 500, 502, 503, 504)
 BACKOFF_SECONDS = 0.25
-LISTED_AS = {"meta": {"api-version": "1.0"}}
-"""How the files of a directory are listed, to be read as an index's answer is (PEP 691)."""
 CHECK = "check the index, the proxy and the certificate in your pip configuration (pip config list)"
 
 
@@ -206,7 +204,7 @@ def _of_index(index: str, project: str, settings: PipSettings) -> list[ListedFil
 
 
 def _of_links(place: str, project: str, settings: PipSettings) -> list[ListedFile]:
-    """The project's files among those of a directory, or of a page of links."""
+    """The project's files among those of a directory, which is read as an index's answer is, or of a page of links."""
     directory = _directory(place)
     if directory is None:
         return _files(_fetched(place, project, settings), project)
@@ -216,7 +214,8 @@ def _of_links(place: str, project: str, settings: PipSettings) -> list[ListedFil
         return _files(_read(directory, project), project)
     paths = sorted(directory.iterdir())
     listed = [{"filename": path.name, "url": "", "hashes": {}, "size": path.stat().st_size} for path in paths]
-    return _files(pypi_simple.ProjectPage.from_json_data({**LISTED_AS, "name": project, "files": listed}), project)
+    answer = {"meta": {"api-version": "1.0"}, "name": project, "files": listed}
+    return _files(pypi_simple.ProjectPage.from_json_data(answer), project)
 
 
 def _directory(place: str) -> Path | None:

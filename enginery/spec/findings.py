@@ -18,8 +18,6 @@ from enginery.core.text import MASK, SIGN_IN
 from enginery.spec.build import FLAGS_ELSEWHERE
 from enginery.spec.types import IN_WORDS, SpecModel
 
-Level = Literal["error", "warning"]
-
 CODE_AT_END = re.compile(r"\[([EW]\d{3})\]$")
 NEAR_SIBLING = 0.7
 """How similar (0 to 1) an unknown field must be to a field of the same part for that field to be suggested."""
@@ -45,7 +43,7 @@ class Finding:
     path: str
     problem: str
     remedy: str = ""
-    level: Level = "error"
+    level: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
         then = f"; {self.remedy}" if self.remedy else ""
@@ -87,14 +85,10 @@ def sentences(error: ValidationError, model: type[SpecModel]) -> list[str]:
         depth = len(item["loc"])
         inside = [place for place in places if len(place) > depth and place[:depth] == item["loc"]]
         if item["type"] != "too_short" or not inside:
-            found.append(_sentence(item, model))
+            location = item["loc"][:-1] if UNION_TAGS.intersection(item["loc"][-1:]) else item["loc"]
+            path = ".".join(str(part) for part in location) or "spec"
+            found.append(f"{path}: {SIGN_IN.sub(MASK, _problem(item, location, model))}")
     return list(dict.fromkeys(found))
-
-
-def _sentence(item: Any, model: type[SpecModel]) -> str:
-    location = item["loc"][:-1] if UNION_TAGS.intersection(item["loc"][-1:]) else item["loc"]
-    path = ".".join(str(part) for part in location) or "spec"
-    return f"{path}: {SIGN_IN.sub(MASK, _problem(item, location, model))}"
 
 
 def _problem(item: Any, location: tuple[str | int, ...], model: type[SpecModel]) -> str:
