@@ -1,12 +1,16 @@
-"""How far a transfer is, in bytes and files: what takes note of it, and two simple ways to show it."""
+"""How far a transfer is, in bytes and files: what takes note of it, and simple ways to show it."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 from pydantic import JsonValue
 
+from enginery.core.text import human_bytes
+
 LOG_EVERY_PERCENT = 10
+INTERVAL_SECONDS = 5.0
 
 Log = Callable[[str], None]
 """Takes one line for people to read while the step runs."""
@@ -71,6 +75,44 @@ class LogProgress(NoProgress):
             if percent >= self.logged + LOG_EVERY_PERCENT or (self.done == self.size and percent > self.logged):
                 self.logged = percent
                 self.log(f"{self.what}: {self.done:,} of {self.size:,} bytes ({percent}%)")
+
+
+class SteadyProgress(LogProgress):
+    """Logs how much is done every few seconds, also while nothing arrives. Use it as a context.
+
+    Attributes:
+        active: the names of the files under way.
+    """
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self.active: set[str] = set()
+        self._ended = threading.Event()
+        self._reporter = threading.Thread(target=self._report, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._found, self._started = self.done, time.monotonic()
+        self._reporter.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._reporter.join()
+
+    def add(self, size: int) -> None:
+        with self._lock:
+            self.done += size
+
+    def summary(self) -> str:
+        """One line: bytes, percentage, speed since the context was entered, and the files under way."""
+        percent = 100 * self.done // self.size if self.size else 100
+        speed = human_bytes(max(self.done - self._found, 0) / max(time.monotonic() - self._started, 1e-6))
+        underway = f"; under way: {', '.join(sorted(self.active))}" if self.active else ""
+        return f"{human_bytes(self.done)} of {human_bytes(self.size)} ({percent}%), {speed}/s{underway}"
+
+    def _report(self) -> None:
+        while not self._ended.wait(INTERVAL_SECONDS):
+            self.log(self.summary())
 
 
 class Several:

@@ -9,13 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import PlanError, SpecError, StoreError, UsageError
 from enginery.pipeline.plan import Plan, PlannedTarget
-from enginery.spec import SAFE_LOADER, Spec, SpecModel, gpus, read_spec, sentences, yaml_mistake
+from enginery.spec import Spec, SpecModel, gpus, read_spec, read_yaml, sentences
 from enginery.store import Store
 
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -120,14 +119,7 @@ def read_pools(path: Path) -> Pools:
         SpecError: when it cannot be read, is not YAML, or has mistakes; lists all mistakes with their paths.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  a safe loader
-    except OSError as error:
-        raise SpecError([f"cannot be read: {error.strerror}"], subject=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError([f"not YAML: {yaml_mistake(error, '')}"], subject=str(path)) from error
-    try:
-        return Pools.model_validate(data)
+        return Pools.model_validate(read_yaml(path))
     except ValidationError as error:
         raise SpecError(sentences(error, Pools), subject=str(path)) from error
 

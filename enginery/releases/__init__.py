@@ -42,8 +42,7 @@ if TYPE_CHECKING:
         replacement,
         script,
     )
-    from enginery.releases.index import listed_releases
-    from enginery.releases.listing import ListedRelease, Listing
+    from enginery.releases.index import ListedRelease, Listing, listed_releases
     from enginery.releases.models import (
         MODELS,
         STEPS,

@@ -1,39 +1,28 @@
 """The facts of a release, and how sure each one is.
 
-`look_up` gives all facts of one subject, such as a command, in a release; `pin` and `containers` give the versions that
+`look_up` gives the facts of one subject, such as a command, in a release; `pin` and `containers` give the versions that
 belong to a release, and Triton's images with it. For a release that nothing is known of, the nearest one is used.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
+from importlib.resources import files
 from typing import Any, Generic, TypeVar
 
 from packaging.version import InvalidVersion, Version
 
 from enginery.core.errors import UsageError
-from enginery.releases import data
 
 Value = TypeVar("Value")
-Facts = Mapping[str, Any]
-Span = tuple[Version, Version, Any]
 
 ENGINES_UNTIL = "1.3.0rc20"
 """The last release with the TensorRT backend: `trtllm-build`, the converters, Triton's `inflight_batcher_llm`."""
-PINS = (
-    "python",
-    "python_requires",
-    "cuda",
-    "tensorrt",
-    "torch",
-    "quantizer",
-    "transformers",
-    "pytorch_image",
-    "triton_image",
-)
-"""The names of pins. `python` is a list of versions; the images are named without a registry's host."""
+OF_ENGINES = frozenset({"build", "examples", "families", "templates"})
+"""The topics that end with the TensorRT backend."""
+CONTAINERS = "containers"
 
 
 class Certainty(StrEnum):
@@ -94,10 +83,7 @@ class Container:
 
     Attributes:
         image: name and tag without the registry's host, such as `nvidia/tritonserver:26.07-trtllm-python-py3`.
-        python: its Python.
         tensorrt: its TensorRT, which an engine is tied to.
-        torch: its PyTorch.
-        cuda: its CUDA.
         driver: the GPU driver it is made for.
     """
 
@@ -109,32 +95,15 @@ class Container:
     driver: str = ""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A subject, such as a command, with its facts in the releases whose sources were read for it.
-
-    Attributes:
-        read: the releases that were read, oldest first, each with where.
-        present: spans of releases that have the subject.
-        spans: facts by name, each with the first and last release in which it holds.
-    """
-
-    read: Mapping[str, Provenance]
-    present: tuple[Span, ...]
-    spans: Mapping[str, tuple[Span, ...]]
-
-    def at(self, release: str) -> Facts | None:
-        """The facts of a release that was read; None when it does not have the subject."""
-        version = Version(release)
-        if not any(first <= version <= last for first, last, _ in self.present):
-            return None
-        found = {name: _span_with(version, spans) for name, spans in self.spans.items()}
-        return {name: span[2] for name, span in found.items() if span}
+@cache
+def topic(name: str) -> Any:
+    """The content of a topic's file in `data/`."""
+    return json.loads((files("enginery.releases") / "data" / f"{name}.json").read_bytes())
 
 
 def releases() -> tuple[str, ...]:
     """The releases whose `trtllm-build` is known, oldest first."""
-    return tuple(name for name, _ in data.topic("build")["subjects"]["trtllm-build"]["releases"])
+    return releases_read("build", "trtllm-build")
 
 
 def version(release: str) -> Version:
@@ -172,8 +141,7 @@ def was_never_made(release: str) -> bool:
     wanted = Version(release)
     if wanted.is_prerelease or wanted >= Version(stable_releases()[-1]):
         return False
-    in_containers = (name for name, _ in data.topic("pins")["subjects"]["containers"]["releases"])
-    known = map(Version, (*releases(), *in_containers))
+    known = map(Version, (*releases(), *releases_read("pins", CONTAINERS)))
     return not any(wanted in {one, Version(one.base_version)} for one in known)
 
 
@@ -182,129 +150,115 @@ def containers(release: str) -> Known[tuple[Container, ...]]:
 
     The nearest release's containers are not given: they would not load this release's engines.
     """
-    found = look_up("pins", "containers", release)
-    if Version(found.provenance.release) != version(release):
-        origin = found.provenance
+    found = look_up("pins", CONTAINERS, release)
+    if found.provenance.certainty is Certainty.NEAREST:
         note = f"no container with {release} is listed"
-        return Known((), Provenance(Certainty.RENDERED, release, origin.source, origin.method, note))
-    rows = found.value or {}
-    return Known(tuple(Container(image, **row) for image, row in rows.items()), found.provenance)
+        origin = replace(found.provenance, certainty=Certainty.RENDERED, release=release, note=note)
+        return Known((), origin)
+    return Known(tuple(Container(image, **row) for image, row in found.value.items()), found.provenance)
 
 
 def pin(release: str, name: str) -> Known[Any]:
-    """One of `PINS` for a release: from its requirements, else its release notes, else its container.
+    """One of a release's pins: from its requirements, else its release notes, else its container.
 
-    None only for the TensorRT of a release that builds no engines any more.
+    `python` is a list of versions; images are named without a registry's host. The value is None only for the TensorRT
+    of a release that builds no engines any more.
 
     Raises:
         UsageError: there is no such pin, or nothing is known of so old a release.
     """
     if name == "tensorrt" and not builds_engines(release):
         return Known(None, REMOVAL)
-    return look_up_one("pins", name, release, "value")
+    return look_up("pins", name, release, "value")
 
 
 def pins(release: str) -> Mapping[str, Known[Any]]:
     """All pins of a release, each with where it comes from."""
-    return {name: pin(release, name) for name in PINS}
+    return {name: pin(release, name) for name in subjects("pins") if name != CONTAINERS}
 
 
-def subjects(topic: str) -> tuple[str, ...]:
+def subjects(of_topic: str) -> tuple[str, ...]:
     """The subjects of a topic."""
-    return tuple(data.topic(topic)["subjects"])
+    return tuple(topic(of_topic)["subjects"])
 
 
-def releases_read(topic: str, name: str) -> tuple[str, ...]:
+def releases_read(of_topic: str, name: str) -> tuple[str, ...]:
     """The releases whose sources were read for a subject, oldest first.
 
     Raises:
         UsageError: there is no such subject.
     """
-    return tuple(_subject(topic, name).read)
+    return tuple(_history(of_topic, name))
 
 
-def look_up(topic: str, name: str, release: str) -> Known[Facts | None]:
-    """All facts of a subject in a release or the nearest known; None when it does not have the subject.
+def look_up(of_topic: str, name: str, release: str, fact: str | None = None) -> Known[Any]:
+    """All facts of a subject by name, in a release or the nearest known; or only one fact.
+
+    The value is None when the release does not have the subject, or not that fact.
 
     Raises:
         UsageError: there is no such subject, or nothing is known of so old a release.
     """
-    found = _subject(topic, name)
-    chosen = nearest(version(release), tuple(found.read))
-    facts = found.at(chosen)
-    return Known(facts, _provenance(found, release, chosen, lambda other: other == facts))
-
-
-def look_up_one(topic: str, name: str, release: str, fact: str) -> Known[Any]:
-    """One fact of a subject; None when the release does not have it."""
-    found = _subject(topic, name)
-    chosen = nearest(version(release), tuple(found.read))
-    value = (found.at(chosen) or {}).get(fact)
-    return Known(value, _provenance(found, release, chosen, lambda other: (other or {}).get(fact) == value))
+    history = _history(of_topic, name)
+    if of_topic in OF_ENGINES and not builds_engines(release):
+        return Known(None, REMOVAL)
+    values = {one: known.value if fact is None else (known.value or {}).get(fact) for one, known in history.items()}
+    wanted = version(release)
+    chosen = nearest(wanted, tuple(history))
+    origin = history[chosen].provenance
+    if Version(chosen) != wanted:
+        notes = [f"known of {chosen} ({origin.certainty}), not of {release}", *_others(wanted, chosen, values)]
+        origin = replace(origin, certainty=Certainty.NEAREST, note="; ".join(notes))
+    return Known(values[chosen], origin)
 
 
 def nearest(wanted: Version, read: Sequence[str]) -> str:
     """The one of `read` nearest to a release: the release itself, else one of the same number, else one close to it.
 
-    The distance is counted in releases. Of two that are equally near, it is the earlier one.
+    The distance is counted in releases. Of two that are equally near, it is the earlier one. 0.17.0 and 0.17.0.post1
+    have the same number; previews have it with no other release.
     """
     by_version = {Version(name): name for name in read}
     if wanted in by_version:
         return by_version[wanted]
-    same = [one for one in by_version if _same_number(one, wanted)]
-    if same:
+    known = [] if wanted.is_prerelease else [one for one in by_version if not one.is_prerelease]
+    if same := [one for one in known if one.base_version == wanted.base_version]:
         return by_version[max(same)]
-    order = sorted({*map(Version, releases()), *by_version})
-    place = bisect_left(order, wanted) - (0 if wanted in order else 0.5)
+    order = sorted({*map(Version, releases()), *by_version, wanted})
+    place = order.index(wanted)
     return by_version[min(by_version, key=lambda one: (abs(order.index(one) - place), one))]
 
 
-def neighbours(wanted: Version, read: Iterable[str]) -> tuple[str | None, str | None]:
-    """The last known release before and the first one after a release that is not known itself."""
-    ordered = sorted(read, key=Version)
-    before = [name for name in ordered if Version(name) < wanted]
-    after = [name for name in ordered if Version(name) > wanted]
-    return (before[-1] if before else None, after[0] if after else None)
-
-
-def _provenance(found: Subject, release: str, chosen: str, agrees: Any) -> Provenance:
-    origin = found.read[chosen]
-    wanted = version(release)
-    if Version(chosen) == wanted:
-        return origin
-    others = [one for one in neighbours(wanted, found.read) if one is not None and one != chosen]
-    others_say = [f"{one} says {'the same' if agrees(found.at(one)) else 'otherwise'}" for one in others]
-    note = "; ".join([f"known of {chosen} ({origin.certainty}), not of {release}", *others_say])
-    return Provenance(Certainty.NEAREST, chosen, origin.source, origin.method, note)
+def _others(wanted: Version, chosen: str, values: Mapping[str, Any]) -> list[str]:
+    """Whether the known releases before and after an unknown one agree with the chosen one."""
+    before = [one for one in values if Version(one) < wanted]
+    after = [one for one in values if Version(one) > wanted]
+    others = [one for one in (*before[-1:], *after[:1]) if one != chosen]
+    return [f"{one} says {'the same' if values[one] == values[chosen] else 'otherwise'}" for one in others]
 
 
 @cache
-def _subject(topic: str, name: str) -> Subject:
-    content = data.topic(topic)
+def _history(of_topic: str, name: str) -> Mapping[str, Known[dict[str, Any] | None]]:
+    """The facts of a subject in each release that was read for it, oldest first; None where it does not have it."""
+    content = topic(of_topic)
     entry = content["subjects"].get(name)
     if entry is None:
-        known = ", ".join(subjects(topic))
-        raise UsageError(f"nothing is known of {name!r}", remedy=f"known are: {known}")
-    sources = content["sources"]
-    read = {release: _origin(release, sources[number]) for release, number in entry["releases"]}
-    whole = [[entry["releases"][0][0], entry["releases"][-1][0]]]
-    present = tuple(_span(first, last, None) for first, last in entry.get("present", whole))
-    spans = {fact: tuple(_span(*one) for one in held) for fact, held in entry["facts"].items()}
-    return Subject(read, present, spans)
+        raise UsageError(f"nothing is known of {name!r}", remedy=f"known are: {', '.join(subjects(of_topic))}")
+    read = [release for release, _ in entry["releases"]]
+    present = [spanned for span in entry.get("present", [(read[0], read[-1])]) for spanned in _within(read, *span)]
+    values: dict[str, dict[str, Any]] = {release: {} for release in present}
+    for fact, spans in entry["facts"].items():
+        for first, last, value in spans:
+            for release in _within(present, first, last):
+                values[release][fact] = value
+    sources = {release: content["sources"][number] for release, number in entry["releases"]}
+    return {release: Known(values.get(release), _origin(release, sources[release])) for release in read}
+
+
+def _within(read: list[str], first: str, last: str) -> list[str]:
+    """The releases from the first one to the last."""
+    return read[read.index(first) : read.index(last) + 1]
 
 
 def _origin(release: str, source: Mapping[str, str]) -> Provenance:
     return Provenance(Certainty(source["certainty"]), release, source["source"], source["method"])
-
-
-def _span(first: str, last: str, fact: Any) -> Span:
-    return Version(first), Version(last), fact
-
-
-def _span_with(version: Version, spans: tuple[Span, ...]) -> Span | None:
-    return next((span for span in spans if span[0] <= version <= span[1]), None)
-
-
-def _same_number(one: Version, other: Version) -> bool:
-    """True for 0.17.0 and 0.17.0.post1, but not for 0.17.0 and its previews."""
-    return one.base_version == other.base_version and not one.is_prerelease and not other.is_prerelease

@@ -10,8 +10,8 @@ from typing import Any
 from packaging.version import Version
 
 from enginery.core.errors import UsageError
-from enginery.releases import data, facts
-from enginery.releases.facts import REMOVAL, Certainty, Known, Provenance, builds_engines, version
+from enginery.releases import facts
+from enginery.releases.facts import Certainty, Known, Provenance, version
 
 BUILD = "trtllm-build"
 PYTORCH = "TorchLlmArgs"
@@ -117,49 +117,35 @@ def flags_of(release: str, command: str = BUILD) -> Known[Mapping[str, Flag]]:
         UsageError: nothing is known of the command or of so old a release.
     """
     found = facts.look_up(_topic(command), command, release)
-    if not builds_engines(release):
-        return Known({}, REMOVAL)
     return Known({name: _flag(name, fact) for name, fact in (found.value or {}).items()}, found.provenance)
 
 
 def flag(release: str, name: str, command: str = BUILD) -> Known[Flag | None]:
     """One flag, by its name or an alias; None when the release does not have it."""
-    every = flags_of(release, command)
-    own = next((one.name for one in every.value.values() if name in one.aliases), name)
-    if not builds_engines(release):
-        return Known(None, every.provenance)
-    found = facts.look_up_one(_topic(command), command, release, own)
+    every = flags_of(release, command).value
+    own = next((one.name for one in every.values() if name in one.aliases), name)
+    found = facts.look_up(_topic(command), command, release, own)
     return Known(None if found.value is None else _flag(own, found.value), found.provenance)
-
-
-def has_command(release: str, command: str = BUILD) -> Known[bool]:
-    """Whether the release has the command."""
-    found = facts.look_up(_topic(command), command, release)
-    if not builds_engines(release):
-        return Known(False, REMOVAL)  # noqa: FBT003  the value
-    return Known(found.value is not None, found.provenance)
 
 
 def script(release: str, command: str) -> Known[str | None]:
     """The path of a script in the release's repository; None when it does not have it."""
-    if not builds_engines(release):
-        return Known(None, REMOVAL)
-    return facts.look_up_one("examples", SCRIPTS, release, command)
+    return facts.look_up("examples", SCRIPTS, release, command)
 
 
 def replacement(release: str, flag: str, command: str = BUILD) -> Known[Replacement | None]:
     """What replaces a flag in a release; None when it is not replaced there, or nothing is known to replace it."""
     wanted = version(release)
-    of_flag = [one for one in replacements() if (one.command, one.flag) == (command, flag)]
-    due = [one for one in of_flag if Version(one.since) <= wanted]
-    content = data.topic("replacements")
+    known = [one for one in replacements() if (one.command, one.flag) == (command, flag)]
+    due = [one for one in known if Version(one.since) <= wanted]
+    content = facts.topic("replacements")
     origin = Provenance(Certainty(content["certainty"]), "", content["source"], content["method"])
-    return Known(max(due, key=lambda one: Version(one.since)) if due else None, origin)
+    return Known(max(due, key=lambda one: Version(one.since), default=None), origin)
 
 
 def replacements() -> tuple[Replacement, ...]:
     """All replacements that are known."""
-    found = data.topic("replacements")["replacements"]
+    found = facts.topic("replacements")["replacements"]
     return tuple(Replacement(**{**one, "by": tuple(one["by"])}) for one in found)
 
 
@@ -192,11 +178,9 @@ def _topic(command: str) -> str:
 
 
 def _flag(name: str, fact: Mapping[str, Any]) -> Flag:
-    switch = fact.get("action") in SWITCHES
-    given = dict(fact)
-    for many in ("choices", "aliases"):
-        given[many] = tuple(fact.get(many, ()))
-    return Flag(name=name, type=given.pop("type", "" if switch else "str"), **given)
+    several = {many: tuple(fact.get(many, ())) for many in ("choices", "aliases")}
+    usual = "" if fact.get("action") in SWITCHES else "str"
+    return Flag(name, **{"type": usual, **fact, **several})
 
 
 def _argument(name: str, fact: Mapping[str, Any]) -> Argument:
@@ -206,10 +190,6 @@ def _argument(name: str, fact: Mapping[str, Any]) -> Argument:
         default=fact.get("default"),
         default_factory=fact.get("default_factory", ""),
         choices=tuple(fact.get("choices", ())),
-        required=bool(fact.get("required", _has_no_default(fact))),
+        required=bool(fact.get("required", "annotation" in fact and not {"default", "default_factory"} & set(fact))),
         status=fact.get("status", ""),
     )
-
-
-def _has_no_default(fact: Mapping[str, Any]) -> bool:
-    return "annotation" in fact and "default" not in fact and "default_factory" not in fact

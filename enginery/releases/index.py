@@ -1,30 +1,31 @@
-"""Which releases of a project the user's own package indexes have.
+"""Which releases of a project the user's own package indexes have, and for which Pythons each one has a wheel.
 
 Their addresses, and how they are reached, come from pip's configuration only. A project page is read with
 `pypi-simple`, in HTML (PEP 503) or JSON (PEP 691). Passwords come with the address or from `.netrc`; pip's keyring is
 not used.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from packaging.utils import canonicalize_name
+from packaging.tags import compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from enginery.core.errors import ToolchainError
 from enginery.core.late import late
+from enginery.core.model import Frozen
 from enginery.core.text import without_sign_in
-from enginery.releases.listing import ListedFile, Listing, listing
 from enginery.releases.pip_settings import PipSettings, pip_settings
 
 if TYPE_CHECKING:
     import pypi_simple
     import requests
     import urllib3
-    from pypi_simple import DistributionPackage, ProjectPage
+    from pypi_simple import ProjectPage
     from requests import Session
     from requests import adapters as requests_adapters
 else:
@@ -33,11 +34,89 @@ else:
     requests_adapters = late("requests.adapters")
     urllib3 = late("urllib3")
 
-PAGE = "index.html"
 RETRIED = (429, 500, 502, 503, 504)
 BACKOFF_SECONDS = 0.25
-WHEEL = "wheel"
 CHECK = "check the index, the proxy and the certificate in your pip configuration (pip config list)"
+
+
+class ListedFile(Frozen):
+    """One file that an index offers.
+
+    Attributes:
+        name: its name.
+        release: the release in its name, as it is written there.
+        is_wheel: whether it is a wheel; anything else must be built before it is installed.
+        size: bytes; None where the index does not say.
+        yanked: whether it was withdrawn.
+    """
+
+    name: str
+    release: str
+    is_wheel: bool
+    size: int | None = None
+    yanked: bool = False
+
+
+class ListedRelease(Frozen):
+    """A release that an index lists.
+
+    Attributes:
+        release: its version in the normal form.
+        files: its files; without the withdrawn ones, unless all of them were withdrawn.
+        yanked: whether all of its files were withdrawn.
+    """
+
+    release: str
+    files: tuple[ListedFile, ...]
+    yanked: bool = False
+
+    @property
+    def version(self) -> Version:
+        """The version, for comparisons."""
+        return Version(self.release)
+
+    @property
+    def is_prerelease(self) -> bool:
+        """Whether it is a preview, such as a release candidate."""
+        return self.version.is_prerelease
+
+    @property
+    def wheels(self) -> tuple[str, ...]:
+        """The names of its wheels."""
+        return tuple(file.name for file in self.files if file.is_wheel)
+
+    def has_wheel_for(self, python: str) -> bool:
+        """Whether one of its wheels is for a Python such as `3.12`, on Linux."""
+        major, minor = (int(part) for part in python.split("."))
+        abi = f"cp{major}{minor}"
+        taken = (*cpython_tags((major, minor), [abi], ["any"]), *compatible_tags((major, minor), abi, ["any"]))
+        return any(_fits(name, {(tag.interpreter, tag.abi) for tag in taken}) for name in self.wheels)
+
+
+class Listing(Frozen):
+    """What the user's package indexes list of a project. `enginery releases listed --json` prints these fields.
+
+    Attributes:
+        project: the project's name.
+        releases: all of them, oldest first, with the withdrawn ones.
+        not_numbers: names of files that were left out, as their release is no version of PEP 440.
+        asked: the addresses and directories that answered, without passwords.
+        silent: those that did not, each with the reason.
+    """
+
+    project: str
+    releases: tuple[ListedRelease, ...]
+    not_numbers: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+    def usable(self, *, prereleases: bool = False) -> tuple[ListedRelease, ...]:
+        """Those that were not withdrawn, oldest first; previews only with `prereleases`."""
+        return tuple(one for one in self.releases if not one.yanked and (prereleases or not one.is_prerelease))
+
+    def find(self, release: str) -> ListedRelease | None:
+        """That release, if it is listed."""
+        return next((one for one in self.releases if one.version == Version(release)), None)
 
 
 class NoAnswer(Exception):  # noqa: N818  no error yet: other indexes may answer
@@ -58,13 +137,14 @@ def listed_releases(project: str, settings: PipSettings | None = None) -> Listin
         ToolchainError: when none lists any release, with what each of them answered; `transient` if one of them could
             not be reached.
     """
-    chosen = pip_settings() if settings is None else settings
+    chosen = settings or pip_settings()
+    places = [(_of_index, index) for index in chosen.indexes] + [(_of_links, place) for place in chosen.find_links]
     files: list[ListedFile] = []
     answered, silent = [], []
-    for place, list_files in _places(project, chosen):
+    for list_files, place in places:
         shown = without_sign_in(place)
         try:
-            files += list_files()
+            files += list_files(place, project, chosen)
             answered.append(shown)
         except NoAnswer as why:
             silent.append(f"{shown}: {why}")
@@ -74,45 +154,68 @@ def listed_releases(project: str, settings: PipSettings | None = None) -> Listin
     return found
 
 
+def listing(project: str, files: Iterable[ListedFile], asked: Sequence[str], silent: Sequence[str]) -> Listing:
+    """One listing of the files that several indexes and directories have."""
+    by_version: dict[Version, list[ListedFile]] = {}
+    not_numbers = []
+    for file in files:
+        try:
+            by_version.setdefault(Version(file.release), []).append(file)
+        except InvalidVersion:
+            not_numbers.append(file.name)
+    releases = tuple(_release(version, by_version[version]) for version in sorted(by_version))
+    named = tuple(dict.fromkeys(not_numbers))
+    return Listing(project=project, releases=releases, not_numbers=named, asked=tuple(asked), silent=tuple(silent))
+
+
+def _release(version: Version, files: list[ListedFile]) -> ListedRelease:
+    offered = [file for file in files if not file.yanked]
+    return ListedRelease(release=str(version), files=tuple(offered or files), yanked=not offered)
+
+
+def _fits(wheel: str, taken: set[tuple[str, str]]) -> bool:
+    try:
+        tags = parse_wheel_filename(wheel)[3]
+    except InvalidWheelFilename:
+        return False
+    on_linux = [tag for tag in tags if "linux" in tag.platform or tag.platform == "any"]
+    return any((tag.interpreter, tag.abi) in taken for tag in on_linux)
+
+
 def _no_release(found: Listing) -> ToolchainError:
     lines = [f"{place}: has no release of it" for place in found.asked] + list(found.silent)
     lines += [f"{name} was passed over: its release is no version number" for name in found.not_numbers]
     listed = "".join(f"\n  - {line}" for line in lines) or " pip is told to use none"
-    return ToolchainError(
-        f"no package index lists a release of it:{listed}",
-        subject=found.project,
-        remedy=CHECK,
-        transient=bool(found.silent),
-    )
-
-
-def _places(project: str, settings: PipSettings) -> Iterator[tuple[str, Callable[[], list[ListedFile]]]]:
-    for index in settings.indexes:
-        yield index, partial(_of_index, index, project, settings)
-    for place in settings.find_links:
-        yield place, partial(_of_links, place, project, settings)
+    problem = f"no package index lists a release of it:{listed}"
+    return ToolchainError(problem, subject=found.project, remedy=CHECK, transient=bool(found.silent))
 
 
 def _of_index(index: str, project: str, settings: PipSettings) -> list[ListedFile]:
-    directory = _directory(index)
-    if directory is not None:
-        page = directory / canonicalize_name(project) / PAGE
-        return _of_page(_read(page, project), project) if page.is_file() else []
-    page_of_project = _fetched(f"{index.rstrip('/')}/{canonicalize_name(project)}/", project, settings)
-    return _of_page(page_of_project, project) if page_of_project else []
+    """The files of a project's own page. An HTML page without any is no index's, but one such as a login page."""
+    name, directory = canonicalize_name(project), _directory(index)
+    if directory is None:
+        page = _fetched(f"{index.rstrip('/')}/{name}/", project, settings)
+    else:
+        page = _read(directory / name / "index.html", project)
+    files = _files(page, project)
+    if page and not files and page.repository_version is None:
+        raise NoAnswer(f"does not answer as a package index does: its page of {project} names no file of it")
+    return files
 
 
 def _of_links(place: str, project: str, settings: PipSettings) -> list[ListedFile]:
-    """The project's files among those of a directory, or of a page of links."""
+    """The project's files among those of a directory, which is read as an index's answer is, or of a page of links."""
     directory = _directory(place)
     if directory is None:
-        page = _fetched(place, project, settings)
-        return _files(page, project) if page else []
+        return _files(_fetched(place, project, settings), project)
+    if not directory.exists():
+        raise NoAnswer("there is no such directory")
     if directory.is_file():
         return _files(_read(directory, project), project)
-    if not directory.is_dir():
-        raise NoAnswer("there is no such directory")
-    return [file for path in sorted(directory.iterdir()) if (file := _file_named(path, project))]
+    paths = sorted(directory.iterdir())
+    listed = [{"filename": path.name, "url": "", "hashes": {}, "size": path.stat().st_size} for path in paths]
+    answer = {"meta": {"api-version": "1.0"}, "name": project, "files": listed}
+    return _files(pypi_simple.ProjectPage.from_json_data(answer), project)
 
 
 def _directory(place: str) -> Path | None:
@@ -123,9 +226,12 @@ def _directory(place: str) -> Path | None:
     return None if "://" in place else Path(place).expanduser()
 
 
-def _read(page: Path, project: str) -> "ProjectPage":
+def _read(page: Path, project: str) -> "ProjectPage | None":
+    """The page in a file; None when there is no such file."""
+    if not page.is_file():
+        return None
     try:
-        return pypi_simple.ProjectPage.from_html(project, page.read_bytes(), page.as_uri())
+        return pypi_simple.ProjectPage.from_html(project, page.read_bytes())
     except OSError as error:
         raise NoAnswer(f"cannot be read: {error.strerror}") from error
 
@@ -143,13 +249,7 @@ def _fetched(address: str, project: str, settings: PipSettings) -> "ProjectPage 
         raise NoAnswer(f"answers {response.status_code} {response.reason}")
     try:
         return pypi_simple.ProjectPage.from_response(response, project)
-    except (
-        pypi_simple.UnsupportedContentTypeError,
-        pypi_simple.UnsupportedRepoVersionError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ) as error:
+    except (pypi_simple.UnsupportedRepoVersionError, ValueError, KeyError, TypeError) as error:
         kind = response.headers.get("Content-Type", "no type")
         raise NoAnswer(f"does not answer as a package index does ({kind}): {str(error).splitlines()[0]}") from error
 
@@ -178,35 +278,16 @@ def _session(address: str, settings: PipSettings) -> "Session":
     return session
 
 
-def _of_page(page: "ProjectPage", project: str) -> list[ListedFile]:
-    """The files of a project's own page. An HTML page without any is no index's, but one such as a login page."""
-    files = _files(page, project)
-    if not files and page.repository_version is None:
-        raise NoAnswer(f"does not answer as a package index does: its page of {project} names no file of it")
-    return files
-
-
-def _files(page: "ProjectPage", project: str) -> list[ListedFile]:
-    return [file for package in page.packages if (file := _listed(package, project))]
-
-
-def _file_named(path: Path, project: str) -> ListedFile | None:
-    try:
-        name, release, kind = pypi_simple.parse_filename(path.name, project)
-    except pypi_simple.UnparsableFilenameError:
-        return None
-    if canonicalize_name(name) != canonicalize_name(project):
-        return None
-    return ListedFile(name=path.name, release=release, is_wheel=kind == WHEEL, size=path.stat().st_size)
-
-
-def _listed(package: "DistributionPackage", project: str) -> ListedFile | None:
-    if package.version is None or canonicalize_name(package.project or "") != canonicalize_name(project):
-        return None
-    return ListedFile(
-        name=package.filename,
-        release=package.version,
-        is_wheel=package.package_type == WHEEL,
-        size=package.size,
-        yanked=package.is_yanked,
-    )
+def _files(page: "ProjectPage | None", project: str) -> list[ListedFile]:
+    own = canonicalize_name(project)
+    return [
+        ListedFile(
+            name=package.filename,
+            release=package.version,
+            is_wheel=package.package_type == "wheel",
+            size=package.size,
+            yanked=package.is_yanked,
+        )
+        for package in (page.packages if page else ())
+        if package.version is not None and canonicalize_name(package.project or "") == own
+    ]

@@ -10,8 +10,7 @@ from typing import Any
 
 from enginery.core.errors import UsageError
 from enginery.releases import facts
-from enginery.releases.facts import REMOVAL, Known, builds_engines
-from enginery.releases.flags import script
+from enginery.releases.facts import Known
 from enginery.spec import Precision
 
 AMPERE = (8, 0)
@@ -50,11 +49,6 @@ class Family:
     architectures: tuple[str, ...]
     tie: str
 
-    @property
-    def command(self) -> str:
-        """Its converter, by the name that `flags_of` takes."""
-        return f"convert_checkpoint.py {self.name}"
-
 
 @dataclass(frozen=True)
 class Template:
@@ -80,17 +74,10 @@ class Template:
     takes: Mapping[str, str]
     gives: Mapping[str, str]
 
-    @property
-    def unquoted(self) -> frozenset[str]:
-        """The placeholders that must be filled."""
-        return frozenset(name for name, quoted in self.placeholders.items() if not quoted)
-
 
 def families(release: str) -> Known[Mapping[str, Family]]:
     """The families of a release by name; none once engines are no longer built."""
     found = facts.look_up("families", "families", release)
-    if not builds_engines(release):
-        return Known({}, REMOVAL)
     made = {name: Family(name, tuple(fact["architectures"]), fact["tie"]) for name, fact in (found.value or {}).items()}
     return Known(made, found.provenance)
 
@@ -105,32 +92,18 @@ def families_of(release: str, architecture: str) -> Known[tuple[Family, ...]]:
 def architectures(release: str) -> Known[Mapping[str, str]]:
     """Architecture -> TensorRT-LLM's class for it; none once engines are no longer built."""
     found = facts.look_up("families", "architectures", release)
-    if not builds_engines(release):
-        return Known({}, REMOVAL)
     return Known(found.value or {}, found.provenance)
 
 
-def converter(release: str, family: str) -> Known[str | None]:
-    """The path of the family's `convert_checkpoint.py` in the release's repository; None without one."""
-    return script(release, f"convert_checkpoint.py {family}")
-
-
-def formats(release: str, capability: tuple[int, int]) -> Known[tuple[str, ...]]:
-    """The number formats of a compute capability, as the release's support matrix names them.
-
-    Empty when the matrix does not list the capability: the release does not support it, or does not say so.
-    """
-    found = facts.look_up_one("precisions", "capabilities", release, f"{capability[0]}.{capability[1]}")
-    return Known(tuple(found.value or ()), found.provenance)
-
-
 def precisions(release: str, capability: tuple[int, int]) -> Known[frozenset[Precision]]:
-    """The precisions of a spec that the release can build for a compute capability."""
-    found = formats(release, capability)
-    possible = frozenset(
-        precision for precision, (needed, first) in NEEDS.items() if needed <= set(found.value) and capability >= first
-    )
-    return Known(possible, found.provenance)
+    """The precisions of a spec that the release can build for a compute capability.
+
+    None when its support matrix does not list the capability: the release does not support it, or does not say so.
+    """
+    found = facts.look_up("precisions", "capabilities", release, f"{capability[0]}.{capability[1]}")
+    formats = set(found.value or ())
+    able = {name for name, (needed, first) in NEEDS.items() if needed <= formats and capability >= first}
+    return Known(frozenset(able), found.provenance)
 
 
 def capabilities(release: str) -> Known[tuple[tuple[int, int], ...]]:
@@ -146,7 +119,7 @@ def model_formats(release: str, model: str) -> Known[tuple[str, ...]]:
     Raises:
         UsageError: the table has no such model.
     """
-    found = facts.look_up_one("precisions", "models", release, model)
+    found = facts.look_up("precisions", "models", release, model)
     if found.value is None:
         known = ", ".join(facts.look_up("precisions", "models", release).value or ())
         raise UsageError(f"{release}'s table of precisions has no model {model!r}", remedy=f"it has: {known}")
@@ -160,9 +133,9 @@ def template(release: str, model: str) -> Known[Template | None]:
         UsageError: there is no such model, or nothing is known of so old a release.
     """
     placeholders = facts.look_up("templates", f"{model}/placeholders", release)
-    if not builds_engines(release):
-        return Known(None, REMOVAL)
+    if placeholders.value is None:
+        return Known(None, placeholders.provenance)
     wanted = (*PARTS, *MAPS) if model in STEPS else PARTS
     parts = {part: facts.look_up("templates", f"{model}/{part}", release).value or {} for part in wanted}
-    quoted = {name: bool(fact["quoted"]) for name, fact in (placeholders.value or {}).items()}
+    quoted = {name: bool(fact["quoted"]) for name, fact in placeholders.value.items()}
     return Known(Template(model, quoted, **{"takes": {}, "gives": {}, **parts}), placeholders.provenance)

@@ -7,7 +7,6 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -56,22 +55,18 @@ class PipSettings(Frozen):
     retries: int = 5
 
 
-def pip_settings(environment: Mapping[str, str] | None = None) -> PipSettings:
+def pip_settings() -> PipSettings:
     """The settings of the pip that belongs to this Python, which is what makes toolchains.
-
-    Args:
-        environment: variables; this process's own when left out.
 
     Raises:
         ToolchainError: when there is no pip, or it refuses its configuration.
     """
-    variables = dict(os.environ if environment is None else environment)
-    return _settings({**_from_files(variables), **_from_variables(variables)})
-
-
-def _settings(values: Mapping[str, str]) -> PipSettings:
+    variables = {name.removeprefix(PREFIX): value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    named = {name.lower().replace("_", "-"): value for name, value in variables.items() if value}
+    values = {**_from_files(), **named}
     first = values.get("index-url") or values.get("pypi-url") or pypi_simple.PYPI_SIMPLE_ENDPOINT
-    indexes = () if _is_true(values.get("no-index", "")) else (first, *values.get("extra-index-url", "").split())
+    without_index = values.get("no-index", "").strip().lower() not in FALSE
+    indexes = () if without_index else (first, *values.get("extra-index-url", "").split())
     return PipSettings(
         indexes=tuple(dict.fromkeys(indexes)),
         find_links=tuple(dict.fromkeys(values.get("find-links", "").split())),
@@ -84,34 +79,25 @@ def _settings(values: Mapping[str, str]) -> PipSettings:
     )
 
 
-def _from_files(variables: Mapping[str, str]) -> dict[str, str]:
+def _from_files() -> dict[str, str]:
     """The settings in pip's configuration files, as pip itself reads them."""
     found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
-    for line in _lines_of_pip(variables):
+    for line in _lines_of_pip():
         match = LINE.match(line)
         if match and match["section"] in found:
             found[match["section"]][match["name"]] = str(ast.literal_eval(match["value"]))
     return {name: value for section in SECTIONS for name, value in found[section].items()}
 
 
-def _lines_of_pip(variables: Mapping[str, str]) -> list[str]:
+def _lines_of_pip() -> list[str]:
     """The lines of `pip config list`, through a private file: in a command's output, passwords would be masked."""
     with TemporaryDirectory(prefix="enginery-") as private:
         lines = Path(private) / "pip.log"
         argv = (sys.executable, "-m", "pip", "--log", str(lines), "--no-input", "config", "list")
         try:
-            process.run(argv, env=variables, log=no_log, timeout=PIP_SECONDS)
+            process.run(argv, log=no_log, timeout=PIP_SECONDS)
             return lines.read_text(encoding="utf-8").splitlines()
         except (CommandError, OSError) as error:
             problem = f"its configuration cannot be read: {error}"
             remedy = "make `python -m pip config list` work in the environment that Enginery is installed in"
             raise ToolchainError(problem, subject="pip", remedy=remedy) from error
-
-
-def _from_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    named = {name: value for name, value in variables.items() if name.startswith(PREFIX) and value}
-    return {name.removeprefix(PREFIX).lower().replace("_", "-"): value for name, value in named.items()}
-
-
-def _is_true(value: str) -> bool:
-    return value.strip().lower() not in FALSE

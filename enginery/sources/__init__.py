@@ -18,9 +18,11 @@ if TYPE_CHECKING:
         LENGTH_BYTES,
         TOKENIZER_PARTS,
         TOKENIZERS,
+        ResolvedSource,
+        SourceFile,
+        SourceKind,
         is_license,
         safetensors_problem,
     )
-    from enginery.sources.resolved import ResolvedSource, SourceFile, SourceKind
 else:
     __getattr__ = door(__name__, __file__)

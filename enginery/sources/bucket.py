@@ -4,10 +4,10 @@ from pathlib import Path
 
 from enginery.core.digests import json_digest
 from enginery.core.errors import SourceError
-from enginery.core.s3 import Address, ObjectInfo, Prefix, download_file
-from enginery.sources.model_files import is_license, raise_findings, select
-from enginery.sources.progress import DownloadProgress
-from enginery.sources.resolved import ResolvedSource, SourceFile
+from enginery.core.progress import Progress
+from enginery.core.s3 import Address, Prefix, download_file
+from enginery.sources.model_files import ResolvedSource, SourceFile, raise_findings, select
+from enginery.sources.staging import size_of
 from enginery.spec import Source
 
 
@@ -29,19 +29,18 @@ def resolve(source: Source) -> ResolvedSource:
         raise SourceError("there is nothing under this prefix", subject=str(source.s3), remedy=remedy)
     selection = select(found, source, lambda name: prefix.get_bytes(name) or b"")
     raise_findings(selection.findings, str(source.s3))
-    files = tuple(_source_file(found[name], source) for name in sorted(selection.names))
+    infos = [found[name] for name in sorted(selection.names)]
+    files = tuple(
+        SourceFile(name=info.path, size=info.size, sha256=source.sha256.get(info.path), etag=info.etag)
+        for info in infos
+    )
     return ResolvedSource(
         kind="s3",
         location=str(prefix.address),
         commit=json_digest([[file.name, file.etag, file.size] for file in files]),
         files=files,
-        license_files=tuple(file.name for file in files if is_license(file.name)),
         config=selection.config,
     )
-
-
-def _source_file(info: ObjectInfo, source: Source) -> SourceFile:
-    return SourceFile(name=info.path, size=info.size, sha256=source.sha256.get(info.path), etag=info.etag)
 
 
 def check_unchanged(prefix: Prefix, files: tuple[SourceFile, ...]) -> None:
@@ -57,12 +56,12 @@ def check_unchanged(prefix: Prefix, files: tuple[SourceFile, ...]) -> None:
             raise SourceError(f"{how} since the plan was made", subject=prefix.where(file.name), remedy="plan again")
 
 
-def fetch(prefix: Prefix, file: SourceFile, part: Path, progress: DownloadProgress) -> None:
+def fetch(prefix: Prefix, file: SourceFile, part: Path, progress: Progress) -> None:
     """Download an object to `part`.
 
     Raises:
         SourceError: when that fails, or the object is not the planned one.
     """
+    progress.add(-size_of(part))  # it is written anew
     # Without a SHA-256 only the ETag shows that the object was changed, also in the middle of the download.
-    download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag)
-    progress.at(file.name, file.size)
+    download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag, progress=progress)

@@ -15,11 +15,17 @@ from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic
 from enginery.core.home import home
 from enginery.core.late import late
+from enginery.core.progress import SteadyProgress
 from enginery.core.text import without_sign_in
-from enginery.sources.model_files import check_expected_digests, is_license, raise_findings, select
-from enginery.sources.progress import DownloadProgress
-from enginery.sources.resolved import ResolvedSource, SourceFile
-from enginery.sources.staging import PLANNING_ATTEMPTS, mismatch, patiently
+from enginery.core.threads import raise_if_stopped
+from enginery.sources.model_files import (
+    ResolvedSource,
+    SourceFile,
+    check_expected_digests,
+    raise_findings,
+    select,
+)
+from enginery.sources.staging import PLANNING_ATTEMPTS, mismatch, patiently, size_of
 from enginery.spec import Source
 
 if TYPE_CHECKING:
@@ -37,6 +43,28 @@ UNAUTHORIZED, FORBIDDEN, TIMEOUT, TOO_MANY = 401, 403, 408, 429
 SERVER_ERRORS = 500
 PLAIN_LIMIT_BYTES = 50_000_000_000
 """Larger files can only be downloaded through Xet, that is, with the Hub's own downloader."""
+SIGNED_IN, ANONYMOUS = "a token", "no token"
+REFUSALS = (
+    ("GatedRepoError", UNAUTHORIZED, "this repository is gated, and no token was sent",
+     "accept the licence at {page}, then set HF_TOKEN to a read token of that account"),
+    ("GatedRepoError", None, "this repository is gated, and the token's account has no access to it",
+     "accept the licence at {page} with the account of the token in HF_TOKEN, and wait until it is granted"),
+    ("RepositoryNotFoundError", ANONYMOUS,
+     "there is no such repository, or it is private: without a token the Hub does not tell which",
+     "check the name at {page}; if it is private, set HF_TOKEN"),
+    ("RepositoryNotFoundError", SIGNED_IN,
+     "there is no such repository, or the token in use may not see it: the Hub does not tell which",
+     "check the name at {page}, and whose token HF_TOKEN holds"),
+    ("RevisionNotFoundError", None, "there is no revision {revision!r} in this repository",
+     "see {page}/tree/main for the branches and tags there are"),
+    ("EntryNotFoundError", None, "a file that the Hub lists is not there", "plan again"),
+    ("DisabledRepoError", None, "the Hub has disabled this repository", "use another repository"),
+    ("HfHubHTTPError", UNAUTHORIZED, "the Hub does not accept the token: wrong or expired",
+     "make a new read token and set HF_TOKEN, or unset it for public repositories"),
+    ("HfHubHTTPError", FORBIDDEN, "the Hub refuses the token's permissions",
+     "use a token that may read this repository"),
+)  # fmt: skip
+"""The library's error, a status or whether there is a token, problem and remedy. The first row that fits counts."""
 
 
 def endpoint() -> str:
@@ -69,19 +97,19 @@ def resolve(source: Source) -> ResolvedSource:
     raise_findings(selection.findings, f"{repository} at {source.revision}")
     if info.gated:
         largest = max((known[name] for name in selection.names), key=lambda file: file.size)
-        patiently(lambda: _require_access(repository, commit, largest), attempts=PLANNING_ATTEMPTS)
+        # A copy of the small files on this machine proves no access.
+        patiently(lambda: _answer("HEAD", repository, commit, largest), attempts=PLANNING_ATTEMPTS)
     return ResolvedSource(
         kind="huggingface",
         location=repository,
         commit=commit,
         files=tuple(known[name] for name in sorted(selection.names)),
         gated=bool(info.gated),
-        license_files=tuple(sorted(filter(is_license, selection.names))),
         config=selection.config,
     )
 
 
-def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: DownloadProgress) -> None:
+def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: SteadyProgress) -> None:
     """Download a file of the commit to `part`, continuing from what is there.
 
     Raises:
@@ -89,11 +117,12 @@ def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: 
     """
     if file.size > PLAIN_LIMIT_BYTES:
         patiently(lambda: _fetch_whole(repository, commit, file, part), log=progress.log)
+        progress.add(file.size)
         return
     patiently(
         partial(_append, repository, commit, file, part, progress),
         log=lambda line: progress.log(f"{file.name}: {line}"),
-        reached=lambda: part.stat().st_size if part.exists() else 0,
+        reached=lambda: size_of(part),
     )
 
 
@@ -107,12 +136,10 @@ def _model_info(repository: str, revision: str) -> "ModelInfo":
                 files_metadata=True,
                 timeout=huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT,
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ValueError) and "json" not in type(error).__name__.lower():
+                raise
             raise not_the_hub(repository, where) from error
-        except ValueError as error:
-            if "json" in type(error).__name__.lower():
-                raise not_the_hub(repository, where) from error
-            raise
     if info.sha is None or info.siblings is None:
         raise not_the_hub(repository, where)
     return info
@@ -127,36 +154,29 @@ def _source_file(sibling: "RepoSibling", source: Source) -> SourceFile:
     )
 
 
-def _require_access(repository: str, commit: str, file: SourceFile) -> None:
-    """Check that a file may be downloaded, without downloading it: a copy on this machine proves no access."""
-    with translated_errors(repository, commit, endpoint()):
-        address, headers = _request(repository, commit, file)
-        response = huggingface_hub.get_session().head(
-            address, headers=headers, timeout=huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=False
-        )
-        if not response.is_redirect:
-            huggingface_hub_utils.hf_raise_for_status(response)
-
-
 def _small_file(repository: str, commit: str, file: SourceFile) -> bytes:
     """A small file's bytes, kept on this machine: a commit's files never change."""
     kept = home() / "sources" / "hub" / commit / file.name
     if not kept.exists() or mismatch(kept, file):
-        write_atomic(kept, patiently(lambda: _get(repository, commit, file), attempts=PLANNING_ATTEMPTS))
+        content = patiently(lambda: _answer("GET", repository, commit, file).content, attempts=PLANNING_ATTEMPTS)
+        write_atomic(kept, content)
         if wrong := mismatch(kept, file):
             kept.unlink()
             raise SourceError(wrong, subject=f"{repository}: {file.name}", remedy="check the proxy, then plan again")
     return kept.read_bytes()
 
 
-def _get(repository: str, commit: str, file: SourceFile) -> bytes:
+def _answer(method: str, repository: str, commit: str, file: SourceFile) -> Any:
+    """The Hub's answer to a request for a file. A redirect is one to HEAD: that the file may be downloaded."""
     with translated_errors(repository, commit, endpoint()):
         address, headers = _request(repository, commit, file)
-        response = huggingface_hub.get_session().get(
-            address, headers=headers, timeout=huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+        timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+        response = huggingface_hub.get_session().request(
+            method, address, headers=headers, timeout=timeout, follow_redirects=method == "GET"
         )
-        huggingface_hub_utils.hf_raise_for_status(response)
-        return response.content
+        if not response.is_redirect:
+            huggingface_hub_utils.hf_raise_for_status(response)
+        return response
 
 
 def _request(repository: str, commit: str, file: SourceFile) -> tuple[str, dict[str, str]]:
@@ -165,11 +185,12 @@ def _request(repository: str, commit: str, file: SourceFile) -> tuple[str, dict[
     return address, {**huggingface_hub_utils.build_hf_headers(library_name="enginery"), "Accept-Encoding": "identity"}
 
 
-def _append(repository: str, commit: str, file: SourceFile, part: Path, progress: DownloadProgress) -> None:
+def _append(repository: str, commit: str, file: SourceFile, part: Path, progress: SteadyProgress) -> None:
     """Request the missing bytes once, and write as many as arrive."""
     with part.open("ab") as made:
         position = made.tell()
     if position > file.size:
+        progress.add(-position)
         os.truncate(part, position := 0)
     if position == file.size:
         return
@@ -180,11 +201,13 @@ def _append(repository: str, commit: str, file: SourceFile, part: Path, progress
         with huggingface_hub.get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
             huggingface_hub_utils.hf_raise_for_status(response)
             goes_on = response.status_code == PARTIAL_CONTENT
+            progress.add(0 if goes_on else -position)
             with part.open("ab" if goes_on else "wb", buffering=0) as output:
                 for chunk in response.iter_bytes():
+                    raise_if_stopped()
                     output.write(chunk)
-                    progress.at(file.name, output.tell())
-    if (got := part.stat().st_size) < file.size:
+                    progress.add(len(chunk))
+    if (got := size_of(part)) < file.size:
         problem = f"the download broke off after {got} of {file.size} bytes"
         raise SourceError(problem, subject=file.name, remedy="run again: what has arrived is kept", transient=True)
 
@@ -217,7 +240,13 @@ def translated_errors(repository: str, revision: str, endpoint: str) -> Iterator
         remedy = "unset HF_HUB_OFFLINE, or use source.path with a copy on this machine"
         raise SourceError("the Hub is needed, but HF_HUB_OFFLINE is set", subject=repository, remedy=remedy) from error
     except huggingface_hub_errors.HTTPError as error:
-        raise _unreachable(error, repository, endpoint) from error
+        reason = without_sign_in(str(error)) or type(error).__name__
+        raise SourceError(
+            f"the Hub at {endpoint} cannot be reached, or broke off: {reason}",
+            subject=repository,
+            remedy="check the network, the proxy and HF_ENDPOINT, then run again: what has arrived is kept",
+            transient=True,
+        ) from error
     except huggingface_hub_errors.HFValidationError as error:
         remedy = "write it as owner/name"
         raise SourceError("is not the name of a repository on the Hub", subject=repository, remedy=remedy) from error
@@ -232,72 +261,14 @@ def not_the_hub(repository: str, endpoint: str) -> SourceError:
     )
 
 
-def _unreachable(error: Exception, repository: str, endpoint: str) -> SourceError:
-    return SourceError(
-        f"the Hub at {endpoint} cannot be reached, or broke off: {without_sign_in(str(error)) or type(error).__name__}",
-        subject=repository,
-        remedy="check the network, the proxy and HF_ENDPOINT, then run again: what has arrived is kept",
-        transient=True,
-    )
-
-
-def _explain(error: Exception, repository: str, revision: str, endpoint: str) -> SourceError:
-    match error:
-        case huggingface_hub.errors.GatedRepoError():
-            return _gated(error.response.status_code, repository, endpoint)
-        case huggingface_hub.errors.RepositoryNotFoundError():
-            return _no_repository(repository, endpoint)
-        case huggingface_hub.errors.RevisionNotFoundError():
-            remedy = f"see {endpoint}/{repository}/tree/main for the branches and tags there are"
-            return SourceError(
-                f"there is no revision {revision!r} in this repository", subject=repository, remedy=remedy
-            )
-        case huggingface_hub.errors.EntryNotFoundError():
-            return SourceError("a file that the Hub lists is not there", subject=repository, remedy="plan again")
-        case huggingface_hub.errors.DisabledRepoError():
-            remedy = "use another repository"
-            return SourceError("the Hub has disabled this repository", subject=repository, remedy=remedy)
-        case huggingface_hub.errors.HfHubHTTPError():
-            return _by_status(error.response.status_code, repository, endpoint)
-    raise error
-
-
-def _gated(status: int, repository: str, endpoint: str) -> SourceError:
-    page = f"{endpoint}/{repository}"
-    if status == UNAUTHORIZED:
-        return SourceError(
-            "this repository is gated, and no token was sent",
-            subject=repository,
-            remedy=f"accept the licence at {page}, then set HF_TOKEN to a read token of that account",
-        )
-    return SourceError(
-        "this repository is gated, and the token's account has no access to it",
-        subject=repository,
-        remedy=f"accept the licence at {page} with the account of the token in HF_TOKEN, and wait until it is granted",
-    )
-
-
-def _no_repository(repository: str, endpoint: str) -> SourceError:
-    if huggingface_hub.get_token() is None:
-        return SourceError(
-            "there is no such repository, or it is private: without a token the Hub does not tell which",
-            subject=repository,
-            remedy=f"check the name at {endpoint}/{repository}; if it is private, set HF_TOKEN",
-        )
-    return SourceError(
-        "there is no such repository, or the token in use may not see it: the Hub does not tell which",
-        subject=repository,
-        remedy=f"check the name at {endpoint}/{repository}, and whose token HF_TOKEN holds",
-    )
-
-
-def _by_status(status: int, repository: str, endpoint: str) -> SourceError:
-    if status == UNAUTHORIZED:
-        remedy = "make a new read token and set HF_TOKEN, or unset it for public repositories"
-        return SourceError("the Hub does not accept the token: wrong or expired", subject=repository, remedy=remedy)
-    if status == FORBIDDEN:
-        remedy = "use a token that may read this repository"
-        return SourceError("the Hub refuses the token's permissions", subject=repository, remedy=remedy)
+def _explain(error: Any, repository: str, revision: str, endpoint: str) -> SourceError:
+    """The error for an answer with an error status."""
+    status = error.response.status_code
+    states = {None, status, SIGNED_IN if huggingface_hub.get_token() else ANONYMOUS}
+    for kind, state, problem, remedy in REFUSALS:
+        if state in states and isinstance(error, getattr(huggingface_hub_errors, kind)):
+            found = problem.format(revision=revision)
+            return SourceError(found, subject=repository, remedy=remedy.format(page=f"{endpoint}/{repository}"))
     passing = status in {TIMEOUT, TOO_MANY} or status >= SERVER_ERRORS
     return SourceError(
         f"the Hub at {endpoint} answered with HTTP status {status}",

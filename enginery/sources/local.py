@@ -14,15 +14,15 @@ from enginery.core.errors import SourceError
 from enginery.core.files import cannot_write, write_atomic
 from enginery.core.home import home
 from enginery.sources.model_files import (
+    ResolvedSource,
     Selection,
+    SourceFile,
     check_expected_digests,
     is_lfs_pointer,
-    is_license,
     raise_findings,
     safetensors_problem,
     select,
 )
-from enginery.sources.resolved import ResolvedSource, SourceFile
 from enginery.sources.staging import mismatch
 from enginery.spec import Source
 
@@ -40,18 +40,13 @@ def resolve(source: Source) -> ResolvedSource:
     expected = selection.names.intersection(source.sha256)
     check_expected_digests({name: remembered_digest(directory / name) for name in expected}, source, selection)
     raise_findings(selection.findings, str(directory))
-    files = tuple(_source_file(directory / name) for name in sorted(selection.names))
-    commit = json_digest([[file.name, file.sha256] for file in files])
-    remember_location(commit, directory)
-    licenses = tuple(file.name for file in files if is_license(file.name))
-    return ResolvedSource(
-        kind="path",
-        location=str(directory),
-        commit=commit,
-        files=files,
-        license_files=licenses,
-        config=selection.config,
+    paths = [directory / name for name in sorted(selection.names)]
+    files = tuple(
+        SourceFile(name=path.name, size=path.stat().st_size, sha256=remembered_digest(path)) for path in paths
     )
+    commit = json_digest([[file.name, file.sha256] for file in files])
+    write_atomic(_note(commit), json.dumps({"path": str(directory)}))
+    return ResolvedSource(kind="path", location=str(directory), commit=commit, files=files, config=selection.config)
 
 
 def _names(directory: Path) -> list[str]:
@@ -79,25 +74,12 @@ def _check_content(directory: Path, selection: Selection) -> None:
             selection.report(f"{name} is damaged: {problem}", "copy or download it again")
 
 
-def _source_file(path: Path) -> SourceFile:
-    return SourceFile(name=path.name, size=path.stat().st_size, sha256=remembered_digest(path))
-
-
 def _note(commit: str) -> Path:
+    """The file that says which directory has the files of a digest. No key has it: equal files are the same source."""
     return home() / "sources" / f"{commit}.json"
 
 
-def remember_location(commit: str, directory: Path) -> None:
-    """Note which directory has the files of this digest. No key contains it: equal files are the same source."""
-    write_atomic(_note(commit), json.dumps({"path": str(directory)}))
-
-
-def find_location(commit: str) -> Path:
-    """The directory noted for this digest.
-
-    Raises:
-        SourceError: when nothing is noted on this machine.
-    """
+def _noted_directory(commit: str) -> Path:
     try:
         return Path(json.loads(_note(commit).read_text(encoding="utf-8"))["path"])
     except (OSError, ValueError, KeyError) as error:
@@ -114,10 +96,10 @@ def copy(commit: str, files: tuple[SourceFile, ...], output: Path) -> None:
     They are not linked: their owner may change them in place, and the store's copy must stay as it is.
 
     Raises:
-        SourceError: when a file is gone or was changed since.
+        SourceError: when nothing is noted on this machine, or a file is gone or was changed since.
         StoreError: when the copy cannot be written.
     """
-    directory = find_location(commit)
+    directory = _noted_directory(commit)
     for file in files:
         changed = partial(SourceError, subject=str(directory / file.name), remedy="make the plan again")
         if not (directory / file.name).is_file():

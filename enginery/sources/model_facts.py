@@ -10,6 +10,7 @@ from typing import Any
 
 DEFAULT_ROPE_THETA = 10000.0
 """transformers' own, where a configuration does not say."""
+NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,8 @@ class ModelFacts:
         architecture: the first of `architectures`, such as `LlamaForCausalLM`.
         model_type: transformers' name of the family, such as `llama`.
         dtype: the number format of its weights, such as `bfloat16`.
-        layers: hidden layers.
-        heads: attention heads.
         kv_heads: heads of keys and values; as many as `heads` without grouping.
-        head_size: numbers in one head.
-        hidden_size: numbers in a hidden state.
         intermediate_size: numbers between the two halves of a feed-forward layer.
-        vocab_size: tokens it knows.
         max_positions: the longest sequence it was made for, in tokens.
         rope_theta: the base of its rotary embedding.
         rope_scaling: how that is stretched; empty for not at all.
@@ -88,7 +84,7 @@ class ModelFacts:
             max_positions=_number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
             rope_theta=float(theta),
             rope_scaling=scaling or None,
-            norm_eps=_norm_eps(text),
+            norm_eps=_number(text, *NORM_EPS, kind=float) or None,
             tied_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
             experts=_number(text, "num_local_experts", "num_experts", "n_routed_experts"),
             experts_per_token=_number(text, "num_experts_per_tok", "num_experts_per_token"),
@@ -105,15 +101,9 @@ def _first(value: object) -> str:
     return str(value[0]) if isinstance(value, list) and value else ""
 
 
-def _number(config: Mapping[str, Any], *names: str) -> int:
-    found = [config[name] for name in names if isinstance(config.get(name), int)]
-    return int(found[0]) if found else 0
-
-
-def _norm_eps(config: Mapping[str, Any]) -> float | None:
-    names = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
-    found = [config[name] for name in names if isinstance(config.get(name), int | float)]
-    return float(found[0]) if found else None
+def _number(config: Mapping[str, Any], *names: str, kind: type = int) -> Any:
+    """The first of these settings that is a number of that kind; 0 where none is."""
+    return next((kind(config[name]) for name in names if isinstance(config.get(name), (int, kind))), 0)
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:

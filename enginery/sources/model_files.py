@@ -1,18 +1,21 @@
-"""Which of a repository's files a build needs, and what is wrong with a repository as a model.
+"""A source's files at one moment: which of them a build needs, and what is wrong with them as a model.
 
 Only files at the top are looked at: what lies deeper is the same weights in another format, or not weights at all.
 """
 
 import difflib
+import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
+from enginery.core.model import Frozen
 from enginery.spec import Source
 
 CONFIG = "config.json"
@@ -34,6 +37,7 @@ TOKENIZER_PARTS = (
     "chat_template.jinja",
 )
 LICENSES = ("license*", "licence*", "use_policy*", "notice*", "copying*", "acceptable_use_policy*")
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 CODE = ("modeling_*.py", "configuration_*.py", "tokenization_*.py", "processing_*.py", "modular_*.py")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -44,6 +48,60 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 Reader = Callable[[str], bytes]
 """Gives the content of a small file by its name."""
+SourceKind = Literal["huggingface", "path", "s3"]
+
+
+class SourceFile(Frozen):
+    """A file the build needs.
+
+    Attributes:
+        name: its name in the source.
+        size: bytes.
+        sha256: 64 hex digits, where the source or the spec says it; None where only the download can tell.
+        git_blob: the Git blob id of the content, 40 hex digits, where the Hub gives it instead of a SHA-256.
+        etag: the ETag of an object in S3.
+    """
+
+    name: str
+    size: int
+    sha256: str | None = None
+    git_blob: str | None = None
+    etag: str | None = None
+
+
+class ResolvedSource(Frozen):
+    """A source at one moment: exactly what would be downloaded.
+
+    Attributes:
+        kind: the field of the spec it comes from.
+        location: repository, absolute directory, or S3 address; empty in the parameters of a step for local files.
+        commit: identifies the content: the Hub's commit; elsewhere a digest over the files' names and digests or etags.
+        files: only those that are needed, sorted by name.
+        gated: whether the Hub asks for a licence to be accepted.
+        config: the model's `config.json`.
+    """
+
+    kind: SourceKind
+    location: str = ""
+    commit: str
+    files: tuple[SourceFile, ...]
+    gated: bool = False
+    config: Mapping[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the files that hold weights."""
+        return sum(file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def license_files(self) -> list[str]:
+        """Names of the licence texts among the files."""
+        return [file.name for file in self.files if is_license(file.name)]
 
 
 @dataclass(frozen=True)
@@ -59,9 +117,20 @@ class WeightsProblem:
 
 @dataclass
 class Selection:
-    """What was chosen from a repository, and what is wrong with it."""
+    """What was chosen from a repository, and what is wrong with it.
 
-    names: set[str] = field(default_factory=set)
+    Attributes:
+        source: what the spec allows and expects.
+        present: the names of all files at the top.
+        names: those that a build needs.
+        documents: name -> content of the small files that decide what else is needed.
+        config: the model's configuration.
+    """
+
+    source: Source
+    present: set[str]
+    names: set[str]
+    documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     findings: list[WeightsProblem] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,12 +141,7 @@ class Selection:
 
 def is_license(name: str) -> bool:
     """Whether it is a licence text, by its name."""
-    return any(fnmatchcase(name.lower(), pattern) for pattern in LICENSES)
-
-
-def is_top_level(name: str) -> bool:
-    """Whether a file lies at the top of its repository, under a plain name."""
-    return "/" not in name and "\\" not in name and name not in {"", ".", ".."}
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in LICENSES)
 
 
 def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
@@ -88,18 +152,16 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         source: what the spec allows and expects.
         read: gives the content of the small files that decide what else is needed.
     """
-    present = {name for name in names if is_top_level(name)}
-    selection = Selection()
-    selection.names = {
-        name for name in present if name in (*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS) or is_license(name)
-    }
-    documents = {name: _document(name, read(name), selection) for name in _deciding_files(present)}
-    selection.config = _with_quantization(documents)
-    _check_config(present, selection)
-    _check_tokenizer(present, selection)
-    _check_remote_code(present, documents, selection)
-    _choose_weights(present, source, documents, selection)
-    _check_expected_names(source, present, selection)
+    present = {name for name in names if not {"/", "\\"}.intersection(name) and name not in {"", ".", ".."}}
+    known = {*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS}
+    selection = Selection(source, present, {name for name in present if name in known or is_license(name)})
+    for name in _deciding_files(present):
+        selection.documents[name] = _document(name, read(name), selection)
+    selection.config = _with_quantization(selection.documents)
+    _check_parts(selection)
+    _check_remote_code(selection)
+    _choose_weights(selection)
+    _check_named_in_spec(selection)
     return selection
 
 
@@ -177,110 +239,84 @@ def _with_quantization(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[st
     return {**config, "quantization_config": {"quant_method": "modelopt", **own}}
 
 
-def _check_config(present: set[str], selection: Selection) -> None:
-    if CONFIG not in present:
+def _check_parts(selection: Selection) -> None:
+    if CONFIG not in selection.present:
         selection.report(f"there is no {CONFIG}", "check that this is a model in Hugging Face's format")
-
-
-def _check_tokenizer(present: set[str], selection: Selection) -> None:
-    if not present.intersection(TOKENIZERS) and not {"vocab.json", "merges.txt"} <= present:
+    if not selection.present.intersection(TOKENIZERS) and not {"vocab.json", "merges.txt"} <= selection.present:
         selection.report(
             "there is no tokenizer (no tokenizer.json, no tokenizer.model)",
             "add the tokenizer's files to the weights, or use a repository that has them",
         )
 
 
-def _check_remote_code(present: set[str], documents: Mapping[str, Mapping[str, Any]], selection: Selection) -> None:
+def _check_remote_code(selection: Selection) -> None:
     remedy = "use a version of the model that the libraries know without code of its own"
     for name in (CONFIG, "tokenizer_config.json"):
-        if documents.get(name, {}).get("auto_map"):
-            selection.report(
-                f"{name} has an auto_map: it asks to run code from the repository, which is refused", remedy
-            )
-    code = sorted(name for name in present if _matches(name, CODE))
-    if code:
+        if selection.documents.get(name, {}).get("auto_map"):
+            problem = f"{name} has an auto_map: it asks to run code from the repository, which is refused"
+            selection.report(problem, remedy)
+    if code := _matching(selection.present, CODE):
         selection.report(f"the model brings code of its own, which is refused: {', '.join(code)}", remedy)
 
 
-def _choose_weights(
-    present: set[str], source: Source, documents: Mapping[str, Mapping[str, Any]], selection: Selection
-) -> None:
-    shards = {name for name in present if SHARD.fullmatch(name)}
-    pickles = {name for name in present if _matches(name, PICKLES)}
-    _check_allowed_names(source, present, selection)
-    if WEIGHTS in present:
+def _choose_weights(selection: Selection) -> None:
+    shards = {name for name in selection.present if SHARD.fullmatch(name)}
+    pickles = set(_matching(selection.present, PICKLES))
+    if WEIGHTS in selection.present:
         selection.names.add(WEIGHTS)
-    elif INDEX in present:
-        _choose_shards(INDEX, documents[INDEX], present, shards, selection)
+    elif INDEX in selection.present:
+        _choose_shards(INDEX, selection.present, shards, selection)
     elif shards:
-        selection.report(
-            f"there are {len(shards)} parts of the weights but no {INDEX}", "check that the model is complete"
-        )
+        problem = f"there are {len(shards)} parts of the weights but no {INDEX}"
+        selection.report(problem, "check that the model is complete")
     elif pickles:
-        _choose_pickles(pickles, source, documents, selection)
+        _choose_pickles(pickles, selection)
     else:
-        selection.report(_no_weights(present), "use a repository with safetensors weights")
+        others = _matching(selection.present, ("*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack"))
+        found = f"; found only {', '.join(others)}" if others else ""
+        problem = f"there are no weights (no {WEIGHTS}, no {INDEX}){found}"
+        selection.report(problem, "use a repository with safetensors weights")
 
 
-def _choose_shards(
-    index: str, document: Mapping[str, Any], present: set[str], shards: set[str], selection: Selection
-) -> None:
-    weight_map = document.get("weight_map")
+def _choose_shards(index: str, present: set[str], shards: set[str], selection: Selection) -> None:
+    weight_map = selection.documents[index].get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         selection.report(f"{index} does not say which file holds which weights (no weight_map)")
         return
     named = {str(name) for name in weight_map.values()}
-    missing, unnamed = sorted(named - present), sorted(shards - named)
-    if missing:
+    if missing := sorted(named - present):
         selection.report(f"{index} names files that are not there: {', '.join(missing)}", "check that it is complete")
-    if unnamed:
-        selection.report(
-            f"{index} does not name these parts: {', '.join(unnamed)}", "remove what does not belong to it"
-        )
+    if unnamed := sorted(shards - named):
+        problem = f"{index} does not name these parts: {', '.join(unnamed)}"
+        selection.report(problem, "remove what does not belong to it")
     selection.names |= {index} | (named & present)
 
 
-def _choose_pickles(
-    pickles: set[str], source: Source, documents: Mapping[str, Mapping[str, Any]], selection: Selection
-) -> None:
-    allowed = pickles.intersection(source.allow_pickle)
+def _choose_pickles(pickles: set[str], selection: Selection) -> None:
+    allowed = pickles.intersection(selection.source.allow_pickle)
     if not allowed:
         names = ", ".join(sorted(pickles))
         selection.report(
             f"there are no safetensors weights, only pickles ({names}); reading a pickle can run any code",
             f"use a revision with safetensors, or trust them by name: source.allow_pickle: [{names}]",
         )
-    elif PICKLE_INDEX in documents:
-        _choose_shards(PICKLE_INDEX, documents[PICKLE_INDEX], allowed, set(), selection)
+    elif PICKLE_INDEX in selection.documents:
+        _choose_shards(PICKLE_INDEX, allowed, set(), selection)
     selection.names |= allowed
 
 
-def _no_weights(present: set[str]) -> str:
-    others = sorted(
-        name for name in present if _matches(name, ("*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack"))
-    )
-    found = f"; found only {', '.join(others)}" if others else ""
-    return f"there are no weights (no {WEIGHTS}, no {INDEX}){found}"
-
-
-def _check_allowed_names(source: Source, present: set[str], selection: Selection) -> None:
-    unknown = sorted(set(source.allow_pickle) - present)
-    if unknown:
+def _check_named_in_spec(selection: Selection) -> None:
+    present, remove = sorted(selection.present), "remove it from the spec"
+    if unknown := sorted(set(selection.source.allow_pickle).difference(present)):
         selection.report(f"source.allow_pickle names files that are not there: {', '.join(unknown)}")
-
-
-def _check_expected_names(source: Source, present: set[str], selection: Selection) -> None:
-    for name in sorted(source.sha256):
+    for name in sorted(selection.source.sha256):
         if name not in present:
-            selection.report(f"source.sha256 names {name}, which is not there", _nearest(name, present))
+            near = difflib.get_close_matches(name, present, n=1)
+            remedy = f"did you mean {near[0]}?" if near else remove
+            selection.report(f"source.sha256 names {name}, which is not there", remedy)
         elif name not in selection.names:
-            selection.report(f"source.sha256 names {name}, which the build does not use", "remove it from the spec")
+            selection.report(f"source.sha256 names {name}, which the build does not use", remove)
 
 
-def _nearest(name: str, present: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(present), n=1)
-    return f"did you mean {near[0]}?" if near else "remove it from the spec"
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    return sorted({name for pattern in patterns for name in fnmatch.filter(names, pattern)})

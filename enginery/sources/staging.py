@@ -13,12 +13,10 @@ from enginery.core.errors import SourceError
 from enginery.core.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
 from enginery.core.home import home
 from enginery.core.locks import file_lock, waiting_lock
-from enginery.core.progress import Log, no_log
+from enginery.core.progress import Log, SteadyProgress, no_log
 from enginery.core.retry import Waits, retry
-from enginery.core.text import human_bytes
-from enginery.core.threads import side_by_side
-from enginery.sources.progress import DownloadProgress
-from enginery.sources.resolved import SourceFile
+from enginery.core.threads import raise_if_stopped, side_by_side
+from enginery.sources.model_files import SourceFile
 
 WORKERS = 4
 ATTEMPTS = 6
@@ -28,8 +26,8 @@ PLANNING_ATTEMPTS = 4
 WAITS = Waits(first=0.5, longest=10.0, random=0.5)
 STORED_MARK = ".handed-over"
 
-Fetch = Callable[[SourceFile, Path, DownloadProgress], None]
-"""Downloads a file to the path; what is there already is its beginning. It reports to the progress."""
+Fetch = Callable[[SourceFile, Path, SteadyProgress], None]
+"""Downloads a file to the path; what is there already is its beginning. It adds what arrives to the progress."""
 
 T = TypeVar("T")
 
@@ -54,11 +52,7 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
     with waiting_lock(_lock_file(directory), f"waiting: another process is downloading {commit}", log):
         directory.mkdir(parents=True, exist_ok=True)  # the other process may have removed it
         (directory / STORED_MARK).unlink(missing_ok=True)
-        with DownloadProgress(files, log) as progress:
-            log(f"downloading {len(files)} files, {human_bytes(progress.total)}")
-            largest_first = sorted(files, key=lambda file: -file.size)
-            side_by_side(lambda file: _bring(file, directory, fetch, progress), largest_first, threads=WORKERS)
-            log(f"all files are here and checked: {progress.summary()}")
+        _bring_all(files, directory, fetch, log)
         for file in files:
             link_or_copy(directory / file.name, output / file.name)
         write_atomic(directory / STORED_MARK, "")
@@ -88,37 +82,55 @@ def _lock_file(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.lock")
 
 
-def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: DownloadProgress) -> None:
-    final, part = directory / file.name, directory / f"{file.name}.part"
-    progress.begin(file.name, _size(final) or _size(part))
+def _bring_all(files: Sequence[SourceFile], directory: Path, fetch: Fetch, log: Log) -> None:
+    progress = SteadyProgress(log)
+    progress.begin("downloading", files=len(files), size=sum(file.size for file in files))
+    progress.add(sum(size_of(directory / file.name) or size_of(_part(directory, file)) for file in files))
+    largest_first = sorted(files, key=lambda file: -file.size)
+    with progress:
+        side_by_side(lambda file: _bring(file, directory, fetch, progress), largest_first, threads=WORKERS)
+    log(f"all files are here and checked: {progress.summary()}")
+
+
+def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: SteadyProgress) -> None:
+    raise_if_stopped()
+    final, part = directory / file.name, _part(directory, file)
+    progress.active.add(file.name)
     try:
-        if final.exists() and mismatch(final, file) is None:
-            return
-        final.unlink(missing_ok=True)
+        if final.exists():
+            if mismatch(final, file) is None:
+                return
+            progress.add(-size_of(final))
+            final.unlink()
         _fetch_checked(file, part, fetch, progress)
         part.replace(final)
     except OSError as error:
         raise cannot_write(part, error) from error
     finally:
-        progress.end(file.name)
+        progress.active.discard(file.name)
 
 
-def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: DownloadProgress) -> None:
+def _part(directory: Path, file: SourceFile) -> Path:
+    return directory / f"{file.name}.part"
+
+
+def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: SteadyProgress) -> None:
     """Fetch; when the bytes are wrong, fetch once more from the start: the network may have damaged them."""
     for last in (False, True):
         fetch(file, part, progress)
         wrong = mismatch(part, file)
         if wrong is None:
             return
+        progress.add(-size_of(part))
         part.unlink()
-        progress.at(file.name, 0)
         if last:
             remedy = "find out whether the source was tampered with; nothing of the file was kept"
             raise SourceError(wrong, subject=file.name, remedy=remedy)
         progress.log(f"{file.name} {wrong}; downloading it anew")
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """The bytes of a file; 0 where there is none."""
     return path.stat().st_size if path.exists() else 0
 
 

@@ -15,10 +15,9 @@ from enginery.core.late import door
 if TYPE_CHECKING:
     from enginery.spec import gpus
     from enginery.spec.build import BuildOptions
-    from enginery.spec.findings import Finding, code_of, stopping, warning
+    from enginery.spec.findings import Finding, code_of, sentences, stopping, warning
     from enginery.spec.gpus import CPU, FIRST_CAPABILITY, Gpu
-    from enginery.spec.mistakes import sentences, yaml_mistake
-    from enginery.spec.read import SAFE_LOADER, read_spec
+    from enginery.spec.read import read_spec, read_yaml
     from enginery.spec.serving import DEFAULT_BATCH, ServingOptions
     from enginery.spec.spec import (
         Calibration,

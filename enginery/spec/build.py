@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from enginery.spec.types import SpecModel
+from enginery.spec.types import AtLeastOne, NotNegative, SpecModel
 
 
 def _no_word(value: object) -> object:
@@ -29,8 +29,6 @@ def _no_braces(value: str) -> str:
     return value
 
 
-AtLeastOne = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
 Switch = Annotated[bool, BeforeValidator(_no_word)]
 Argument = Annotated[str, AfterValidator(_no_braces)]
 PathArgument = Annotated[str, AfterValidator(_absolute), AfterValidator(_no_braces)]
@@ -38,26 +36,11 @@ Plugin = Literal["auto", "float16", "float32", "bfloat16", "int32", "disable"]
 GemmPlugin = Literal["auto", "float16", "float32", "bfloat16", "int32", "fp8", "nvfp4", "disable"]
 Fp8Plugin = Literal["fp8", "disable"]
 LoraModule = Literal[
-    "attn_qkv",
-    "attn_q",
-    "attn_k",
-    "attn_v",
-    "attn_dense",
-    "mlp_h_to_4h",
-    "mlp_4h_to_h",
-    "mlp_gate",
-    "mlp_gate_up",
-    "mlp_router",
-    "cross_attn_qkv",
-    "cross_attn_q",
-    "cross_attn_k",
-    "cross_attn_v",
-    "cross_attn_dense",
-    "moe_h_to_4h",
-    "moe_4h_to_h",
-    "moe_gate",
-    "moe_router",
-]
+    "attn_qkv", "attn_q", "attn_k", "attn_v", "attn_dense",
+    "mlp_h_to_4h", "mlp_4h_to_h", "mlp_gate", "mlp_gate_up", "mlp_router",
+    "cross_attn_qkv", "cross_attn_q", "cross_attn_k", "cross_attn_v", "cross_attn_dense",
+    "moe_h_to_4h", "moe_4h_to_h", "moe_gate", "moe_router",
+]  # fmt: skip
 
 
 _CACHE = "leave it out: timing caches are kept in the store, and used without being asked for"

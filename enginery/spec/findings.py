@@ -1,17 +1,30 @@
-"""Findings: what a plan finds wrong with a spec before anything runs. Each has a code, the figures and a remedy.
+"""What is wrong with a spec: mistakes of form, and what a plan finds before anything runs.
 
-An error stops the plan. A warning stops it too, unless the spec accepts it by its code (`force`, or `--force CODE`).
-The codes are listed in docs/tensorrt-llm.md.
+A mistake is a sentence that begins with the path of its field. A finding has a code, the figures and a remedy. An error
+stops the plan. A warning stops it too, unless the spec accepts it by its code (`force`, or `--force CODE`). The codes
+are listed in docs/tensorrt-llm.md.
 """
 
+import datetime as dt
+import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
-Level = Literal["error", "warning"]
+from pydantic import ValidationError
+
+from enginery.core.text import MASK, SIGN_IN
+from enginery.spec.build import FLAGS_ELSEWHERE
+from enginery.spec.types import IN_WORDS, SpecModel
 
 CODE_AT_END = re.compile(r"\[([EW]\d{3})\]$")
+NEAR_SIBLING = 0.7
+"""How similar (0 to 1) an unknown field must be to a field of the same part for that field to be suggested."""
+NEAR_ELSEWHERE = 0.85
+"""The same for a field of another part of the spec."""
+UNION_TAGS = {"constrained-str", "str"}
+"""What pydantic adds to the path of a field that takes one of several kinds of text."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Finding:
     path: str
     problem: str
     remedy: str = ""
-    level: Level = "error"
+    level: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
         then = f"; {self.remedy}" if self.remedy else ""
@@ -56,3 +69,79 @@ def warning(code: str, path: str, problem: str, remedy: str = "") -> Finding:
 def stopping(findings: Iterable[Finding], accepted: Collection[str]) -> list[Finding]:
     """Those that stop a plan: all but the warnings that were accepted."""
     return [finding for finding in findings if finding.level == "error" or finding.code not in accepted]
+
+
+def sentences(error: ValidationError, model: type[SpecModel]) -> list[str]:
+    """One sentence for each mistake. A list that is too short only because its items are wrong gets none.
+
+    Args:
+        error: what pydantic found.
+        model: the whole spec.
+    """
+    items = error.errors()
+    places = [item["loc"] for item in items]
+    found = []
+    for item in items:
+        depth = len(item["loc"])
+        inside = [place for place in places if len(place) > depth and place[:depth] == item["loc"]]
+        if item["type"] != "too_short" or not inside:
+            location = item["loc"][:-1] if UNION_TAGS.intersection(item["loc"][-1:]) else item["loc"]
+            path = ".".join(str(part) for part in location) or "spec"
+            found.append(f"{path}: {SIGN_IN.sub(MASK, _problem(item, location, model))}")
+    return list(dict.fromkeys(found))
+
+
+def _problem(item: Any, location: tuple[str | int, ...], model: type[SpecModel]) -> str:
+    given = item.get("input")
+    match item["type"]:
+        case "extra_forbidden":
+            return f"unknown field{_meant(location, model)}"
+        case "missing":
+            return "missing"
+        case "value_error":
+            return str(item["msg"]).removeprefix("Value error, ")
+        case "string_type" | "tuple_type":
+            return _of_another_type(given, location[-1], item["type"])
+        case "string_pattern_mismatch" if item["ctx"]["pattern"] in IN_WORDS:
+            return f"{given!r} {IN_WORDS[item['ctx']['pattern']]}"
+    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+    return f"{item['msg']}{shown}"
+
+
+def _of_another_type(given: object, field: str | int, kind: str) -> str:
+    """What to do about one value where a list belongs, or a value that is no text for YAML, such as a release `9.9`."""
+    if kind == "tuple_type":
+        return "must be a list" + (f", such as [{given}] (given {given!r})" if isinstance(given, str) else "")
+    if given is None:
+        return "has no value; give one, or remove the field"
+    if isinstance(given, bool):  # the file has yes, no, on, off, true or false; the parsed value does not say which
+        return f"YAML reads this as {str(given).lower()}, not as text; put it in quotes"
+    if isinstance(given, int | float | dt.date):
+        quoted = f'"{given}"' if isinstance(field, int) else f'{field}: "{given}"'
+        kind = "a number" if isinstance(given, int | float) else "a date"
+        return f"YAML reads this as {kind}, not as text; quote it: {quoted}"
+    return "must be a text"
+
+
+def _meant(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
+    """Where a flag of `trtllm-build` is set, or the field that was probably meant, with its path if of another part."""
+    *parents, unknown = [part for part in location if isinstance(part, str)]
+    if parents[-1:] == ["build"] and unknown in FLAGS_ELSEWHERE:
+        return f"; {FLAGS_ELSEWHERE[unknown]}"
+    fields = list(_fields(model))
+    siblings = [path[-1] for path in fields if path[:-1] == tuple(parents)]
+    if near := difflib.get_close_matches(unknown, siblings, n=1, cutoff=NEAR_SIBLING):
+        return f"; did you mean {near[0]}?"
+    elsewhere = {path[-1]: ".".join(path) for path in sorted(fields, key=len, reverse=True)}
+    near = difflib.get_close_matches(unknown, elsewhere, n=1, cutoff=NEAR_ELSEWHERE)
+    return f"; did you mean {elsewhere[near[0]]}?" if near else ""
+
+
+def _fields(annotation: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every field of a part of a spec, or of those in a type; without the numbers of list items."""
+    for inner in get_args(annotation):
+        yield from _fields(inner, path)
+    if isinstance(annotation, type) and issubclass(annotation, SpecModel):
+        for name, field in annotation.model_fields.items():
+            yield (*path, name)
+            yield from _fields(field.annotation, (*path, name))

@@ -46,22 +46,12 @@ class Gpu:
     memory_gb: int
 
     @property
-    def label(self) -> str:
-        """The name as Kubernetes' GPU feature discovery writes it in `nvidia.com/gpu.product`."""
-        return self.product.replace(" ", "-")
-
-    @property
     def compute_capability(self) -> str:
         """The compute capability as NVIDIA writes it, such as `9.0`; empty for `cpu`."""
         return "" if self == CPU else f"{self.capability[0]}.{self.capability[1]}"
 
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """The precisions that the hardware computes in; a backend may support fewer."""
-        return tuple(precision for precision in Precision if self.supports(precision))
-
     def supports(self, precision: Precision) -> bool:
-        """Whether the hardware computes in `precision`; for `cpu` only the backend sets limits."""
+        """Whether the hardware computes in `precision`; a backend may not. For `cpu` only the backend sets limits."""
         return self == CPU or self.capability >= FIRST_CAPABILITY.get(precision, (0, 0))
 
 
@@ -208,41 +198,30 @@ def detect_all() -> tuple[Gpu, ...]:
     """
     if shutil.which(QUERY[0]) is None:
         return ()
+    problem = ""
     try:
         lines = process.run(QUERY, timeout=QUERY_SECONDS).last_lines
     except CommandError as error:
-        if not _lists_none(error.last_lines):
-            raise _smi_error(error.problem) from error
-        lines = error.last_lines
-    return () if _lists_none(lines) else _listed(lines)
-
-
-def _lists_none(lines: tuple[str, ...]) -> bool:
-    return any("No devices were found" in line for line in lines)
-
-
-def _smi_error(problem: str) -> UsageError:
-    remedy = "repair the NVIDIA driver, or name the target's gpu, such as cpu"
-    return UsageError(f"nvidia-smi does not say which GPU this is: {problem}", subject="gpu", remedy=remedy)
-
-
-def _listed(lines: tuple[str, ...]) -> tuple[Gpu, ...]:
-    """The GPUs of the lines that have the three fields of the query; other lines are messages.
-
-    The memory is not a number for a GPU that shares the memory of the machine.
-    """
-    matches = (re.fullmatch(r"\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+|\[.*\])\s*", line) for line in lines)
-    found = tuple(_read(*match.groups()) for match in matches if match)
-    if not found:
-        raise _smi_error(f"its answer was {' / '.join(lines)!r}")
+        lines, problem = error.last_lines, error.problem
+    if any("No devices were found" in line for line in lines):
+        return ()
+    found = tuple(gpu for line in lines if (gpu := _listed(line)))
+    if problem or not found:
+        reason = problem or f"its answer was {' / '.join(lines)!r}"
+        remedy = "repair the NVIDIA driver, or name the target's gpu, such as cpu"
+        raise UsageError(f"nvidia-smi does not say which GPU this is: {reason}", subject="gpu", remedy=remedy)
     return found
 
 
-def _read(product: str, major: str, minor: str, memory: str) -> Gpu:
-    mebibytes = int(memory) if memory.isdecimal() else 0
-    return _BY_NAME.get(_plain(product)) or _described(product, (int(major), int(minor)), mebibytes)
+def _listed(line: str) -> Gpu | None:
+    """The GPU of a line with the three fields of the query; None for other lines, which are messages.
 
-
-def _described(product: str, capability: tuple[int, int], mebibytes: int) -> Gpu:
+    The memory is not a number for a GPU that shares the memory of the machine.
+    """
+    match = re.fullmatch(r"\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+|\[.*\])\s*", line)
+    if match is None:
+        return None
+    product, major, minor, memory = match.groups()
     name = re.sub(r"[^\w.]+", "-", product.removeprefix("NVIDIA ")).strip("-")
-    return Gpu(name, product, capability, round(mebibytes / MIB_PER_GB))
+    gigabytes = round(int(memory) / MIB_PER_GB) if memory.isdecimal() else 0
+    return _BY_NAME.get(_plain(product)) or Gpu(name, product, (int(major), int(minor)), gigabytes)

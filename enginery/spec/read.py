@@ -6,7 +6,6 @@ from typing import Any
 import yaml
 
 from enginery.core.errors import SpecError
-from enginery.spec.mistakes import yaml_mistake
 from enginery.spec.spec import Spec, parse_spec
 
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -25,25 +24,29 @@ def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
     Raises:
         SpecError: when the file cannot be read, is not YAML, or has mistakes.
     """
-    data = _read_yaml(path)
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise SpecError(["must be a mapping with the fields name, source and targets"], subject=str(path))
     for override in overrides:
         _override(data, override)
     _make_absolute(data, path.parent)
     return parse_spec(data, subject=str(path))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says, as plain data.
+
+    Raises:
+        SpecError: when the file cannot be read or is not YAML.
+    """
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([f"cannot be read: {error}"], subject=str(path)) from error
-    try:
-        data = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
+        return yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
+    except OSError as error:
+        raise SpecError([f"cannot be read: {error.strerror}"], subject=str(path)) from error
     except (yaml.YAMLError, ValueError) as error:  # PyYAML raises a ValueError for a date such as 2024-13-01
-        raise SpecError([f"is not YAML: {yaml_mistake(error, text)}"], subject=str(path)) from error
-    if not isinstance(data, dict):
-        raise SpecError(["must be a mapping with the fields name, source and targets"], subject=str(path))
-    return data
+        raise SpecError([f"is not YAML: {_yaml_mistake(error, text)}"], subject=str(path)) from error
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -57,7 +60,7 @@ def _override(data: dict[str, Any], override: str) -> None:
             holder = holder[int(parent)] if isinstance(holder, list) else holder.setdefault(parent, {})
         holder[int(last) if isinstance(holder, list) else last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SpecError([f"--set {override!r} is not YAML: {yaml_mistake(error, value)}"], subject="--set") from error
+        raise SpecError([f"--set {override!r} is not YAML: {_yaml_mistake(error, value)}"], subject="--set") from error
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise SpecError([f"--set {override!r} does not fit this spec: {error}"], subject="--set") from error
 
@@ -70,10 +73,22 @@ def _make_absolute(data: dict[str, Any], base: Path) -> None:
             holder: Any = part
             for name in parents:
                 holder = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(holder, dict) and isinstance(holder.get(last), str) and _is_path(dotted, holder[last], base):
-                holder[last] = str((base / Path(holder[last]).expanduser()).resolve())
+            if isinstance(holder, dict) and isinstance(holder.get(last), str):
+                path = base / Path(holder[last]).expanduser()
+                # A data set may also be a name that its converter knows, such as `cnn_dailymail`.
+                holder[last] = str(path.resolve()) if last != "dataset" or path.exists() else holder[last]
 
 
-def _is_path(dotted: str, value: str, base: Path) -> bool:
-    """A data set may also be a name that its converter knows, such as `cnn_dailymail`."""
-    return not dotted.endswith("dataset") or (base / Path(value).expanduser()).exists()
+def _yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
+    """What is wrong with a text that is not YAML, with its line and column, counted from 1."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        context = f" ({error.context})" if error.context else ""
+        return f"{where}{error.problem or error.context}{context if error.problem else ''}"
+    forbidden = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if isinstance(error, yaml.reader.ReaderError) and forbidden:
+        before = text[: forbidden.start()]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return f"line {line}, column {column}: the character U+{ord(forbidden[0]):04X} is not allowed"
+    return str(error)

@@ -4,10 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from enginery.spec.types import SpecModel
+from enginery.spec.types import AtLeastOne, NotNegative, SpecModel
 
-AtLeastOne = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 DEFAULT_BATCH = 64
 """Requests in a batch with TensorRT-LLM where the spec does not say, as in NVIDIA's getting-started article."""

@@ -22,9 +22,10 @@ from pydantic import (
 from enginery.core.errors import SpecError, UsageError
 from enginery.spec import gpus
 from enginery.spec.build import BuildOptions
-from enginery.spec.mistakes import sentences
+from enginery.spec.findings import sentences
 from enginery.spec.serving import ServingOptions
 from enginery.spec.types import (
+    AtLeastOne,
     BackendName,
     HttpAddress,
     HubRepository,
@@ -76,11 +77,11 @@ class Calibration(SpecModel):
     dataset: str | None = None
     """A file of texts (`.jsonl` with `text`, or `.txt`), relative to the spec or absolute, or a name that the converter
     knows. The converter's own when left out."""
-    size: Annotated[int, Field(ge=1)] | None = None
+    size: AtLeastOne | None = None
     """How many texts; the converter's own number (mostly 512) when left out."""
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    max_length: AtLeastOne | None = None
     """Longest text in tokens."""
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    batch_size: AtLeastOne | None = None
     """How many texts at once."""
     seed: int | None = None
     """Decides which texts are drawn."""
@@ -116,7 +117,7 @@ class Prompt(SpecModel):
     """A text that must be in the answer."""
     matches: str | None = None
     """A Python regular expression that must be found in the answer."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: AtLeastOne | None = None
     """Longest answer in tokens; the validation's own when left out."""
 
     @model_validator(mode="after")
@@ -132,7 +133,7 @@ class Prompt(SpecModel):
 class ValidationOptions(SpecModel):
     """The prompts a built engine must answer before it is published."""
 
-    max_tokens: Annotated[int, Field(ge=1)] = 64
+    max_tokens: AtLeastOne = 64
     """Longest answer in tokens."""
     prompts: tuple[Prompt, ...] = ()
     """Asked in order, with greedy decoding."""
@@ -160,9 +161,9 @@ class Target(SpecModel):
     newest image with the release when left out. Without a registry's host, `ENGINERY_CONTAINER_REGISTRY` says which."""
     precision: Precision
     """The number format of the weights."""
-    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    tensor_parallel: AtLeastOne = 1
     """GPUs that share each layer."""
-    pipeline_parallel: Annotated[int, Field(ge=1)] = 1
+    pipeline_parallel: AtLeastOne = 1
     """GPUs that share the layers among them."""
     convert: ConvertOptions | None = None
     """Overrides the spec's `convert`, field by field."""
@@ -287,39 +288,31 @@ class Spec(SpecModel):
     """Warnings of the plan to accept, by their codes, such as `W201`. Errors cannot be accepted."""
 
     @model_validator(mode="after")
-    def _targets_are_distinct(self) -> Self:
+    def _parts_fit_together(self) -> Self:
         names = [target.name for target in self.targets]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"targets must have different names; twice: {', '.join(twice)}")
+        if self.rollout:
+            self._check_rollout(self.rollout.target, names)
+        if unknown := [name for name in self.releases.targets if name not in names]:
+            raise ValueError(f"releases.targets: {', '.join(unknown)} not among the targets {', '.join(names)}")
+        if self.releases.watch and self.releases.rebuild:
+            self._check_rebuild()
         return self
 
-    @model_validator(mode="after")
-    def _rollout_is_complete(self) -> Self:
-        if self.rollout is None:
-            return self
+    def _check_rollout(self, wanted: str | None, names: list[str]) -> None:
         if self.publish is None:
             raise ValueError("rollout needs publish: servers load what was published")
-        names = [target.name for target in self.targets]
-        if self.rollout.target is None and len(names) > 1:
+        if wanted is None and len(names) > 1:
             raise ValueError(f"rollout.target is needed with several targets: one of {', '.join(names)}")
-        if self.rollout.target is not None and self.rollout.target not in names:
-            raise ValueError(f"rollout.target {self.rollout.target!r} is not one of {', '.join(names)}")
-        return self
+        if wanted is not None and wanted not in names:
+            raise ValueError(f"rollout.target {wanted!r} is not one of {', '.join(names)}")
 
-    @model_validator(mode="after")
-    def _watch_is_complete(self) -> Self:
-        names = [target.name for target in self.targets]
-        unknown = [name for name in self.releases.targets if name not in names]
-        if unknown:
-            raise ValueError(f"releases.targets: {', '.join(unknown)} not among the targets {', '.join(names)}")
-        if not self.releases.watch or not self.releases.rebuild:
-            return self
+    def _check_rebuild(self) -> None:
         if self.publish is None:
             raise ValueError("releases needs publish: builds are compared as published; or set releases.rebuild: false")
         if self.publish.channel == self.releases.build_channel:
             raise ValueError(f"releases.build_channel is publish.channel, {self.publish.channel}: give it another name")
-        return self
 
     def convert_for(self, target: Target) -> ConvertOptions:
         """The target's conversion: its own where it sets it, else the spec's."""

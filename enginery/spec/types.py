@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -19,6 +19,8 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 WARNING_PATTERN = r"^W\d{3}$"
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$"
 
+AtLeastOne = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 S3Address = Annotated[str, StringConstraints(pattern=S3_PATTERN)]
 HttpAddress = Annotated[str, StringConstraints(pattern=HTTP_PATTERN)]

@@ -2,10 +2,13 @@
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from enginery.cli.output import shown_progress
-from enginery.core.progress import LogProgress, NoProgress, Progress, Several
+from enginery.core import progress as core_progress
+from enginery.core.progress import LogProgress, NoProgress, Progress, Several, SteadyProgress
+from tests.support.waiting import wait_until
 
 
 def terminal() -> tuple[Console, StringIO]:
@@ -60,3 +63,24 @@ def test_an_empty_transfer_is_no_division_by_nothing() -> None:
     with shown_progress(lambda _: None, console) as progress:
         progress.begin("x", files=0, size=0)
         progress.add(0)
+
+
+def test_lines_come_every_few_seconds_also_while_nothing_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_progress, "INTERVAL_SECONDS", 0.01)
+    lines: list[str] = []
+    progress = SteadyProgress(lines.append)
+    progress.begin("downloading", files=1, size=1000)
+    progress.add(350)
+    progress.active.add("weights")
+    with progress:
+        wait_until(lambda: lines.count("350 B of 1.0 kB (35%), 0 B/s; under way: weights") > 1)
+
+
+def test_the_speed_counts_only_what_came_now() -> None:
+    progress = SteadyProgress(print)
+    progress.begin("downloading", files=1, size=1000)
+    progress.add(600)
+    with progress:
+        assert progress.summary() == "600 B of 1.0 kB (60%), 0 B/s"
+        progress.add(400)
+        assert "1.0 kB of 1.0 kB (100%), 0 B/s" not in progress.summary()

@@ -11,7 +11,7 @@ from enginery.pipeline.release_verdicts import fleet_verdicts
 from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
 from enginery.pipeline.watch_report import rebuilds, verdict_rows
 from enginery.registry import publish
-from enginery.releases.listing import Listing
+from enginery.releases.index import Listing
 from enginery.sources import ResolvedSource, resolve
 from enginery.spec.spec import Source, Spec
 from tests.support.builds import Build

@@ -7,7 +7,7 @@ import pytest
 
 from enginery.releases.changes import changes_between
 from enginery.releases.facts import Certainty, releases
-from enginery.releases.flags import flag, flags_of, has_command, replacement, replacements
+from enginery.releases.flags import flag, flags_of, replacement, replacements
 
 ROWS: tuple[tuple[str, str, str, str], ...] = (
     (
@@ -230,7 +230,6 @@ def test_a_flag_is_found_by_its_alias() -> None:
     ("release", "there"), [("1.3.0rc3", True), ("1.3.0rc20", True), ("1.3.0rc21", False), ("1.3.0", False)]
 )
 def test_the_command_is_gone_after_1_3_0rc20(release: str, *, there: bool) -> None:
-    assert has_command(release).value is there
     assert bool(flags_of(release).value) is there
     assert (flag(release, "--workers").value is not None) is there
 

@@ -22,7 +22,7 @@ def test_a_directory_is_resolved_to_its_needed_files(tmp_path: Path) -> None:
     assert resolved.location == str(tmp_path / "m")
     assert [file.name for file in resolved.files] == sorted(file.name for file in resolved.files)
     assert all(file.sha256 == file_digest(tmp_path / "m" / file.name) for file in resolved.files)
-    assert resolved.license_files == ("LICENSE", "USE_POLICY.md")
+    assert resolved.license_files == ["LICENSE", "USE_POLICY.md"]
     assert resolved.size == sum((tmp_path / "m" / file.name).stat().st_size for file in resolved.files)
     assert ResolvedSource.model_validate_json(resolved.model_dump_json()) == resolved
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from enginery.core.errors import SourceError, StoreError
+from enginery.core.progress import SteadyProgress
 from enginery.core.retry import Waits
+from enginery.core.threads import raise_if_stopped
 from enginery.sources import staging
-from enginery.sources.progress import DownloadProgress
-from enginery.sources.resolved import SourceFile
+from enginery.sources.model_files import SourceFile
 from enginery.sources.staging import downloads_dir, mismatch, patiently, remove_finished, stage
 from tests.support.waiting import wait_until
 
@@ -23,10 +24,10 @@ def described(name: str, content: bytes) -> SourceFile:
     return SourceFile(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def writer(contents: dict[str, bytes]) -> Callable[[SourceFile, Path, DownloadProgress], None]:
-    def fetch(file: SourceFile, part: Path, progress: DownloadProgress) -> None:
+def writer(contents: dict[str, bytes]) -> Callable[[SourceFile, Path, SteadyProgress], None]:
+    def fetch(file: SourceFile, part: Path, progress: SteadyProgress) -> None:
         part.write_bytes(contents[file.name])
-        progress.at(file.name, file.size)
+        progress.add(file.size)
 
     return fetch
 
@@ -41,14 +42,14 @@ def test_staged_files_reach_the_output(tmp_path: Path) -> None:
     lines: list[str] = []
     stage("c" * 40, files, writer(contents), tmp_path, lines.append)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == contents
-    assert lines[0] == "downloading 20 files, 190 B"
+    assert lines[0] == "downloading: 20 files, 190 bytes"
     assert "190 B of 190 B (100%)" in lines[-1]
 
 
 def test_wrong_bytes_are_fetched_once_more_from_the_start(tmp_path: Path) -> None:
     found: list[bool] = []
 
-    def fetch(_file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
+    def fetch(_file: SourceFile, part: Path, _progress: SteadyProgress) -> None:
         found.append(part.exists())
         part.write_bytes(b"good" if len(found) > 1 else b"evil")
 
@@ -75,7 +76,7 @@ def test_files_that_arrived_before_are_not_fetched_again(tmp_path: Path) -> None
     files = [described("first", b"1"), described("second", b"2")]
     asked: list[str] = []
 
-    def fetch(file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
+    def fetch(file: SourceFile, part: Path, _progress: SteadyProgress) -> None:
         asked.append(file.name)
         if file.name == "second" and asked.count("second") == 1:
             raise SourceError("refused")
@@ -98,13 +99,13 @@ def test_one_failure_calls_the_other_files_off(tmp_path: Path) -> None:
     asked: list[str] = []
     running = threading.Event()
 
-    def fetch(file: SourceFile, _part: Path, progress: DownloadProgress) -> None:
+    def fetch(file: SourceFile, _part: Path, _progress: SteadyProgress) -> None:
         asked.append(file.name)
         if file.name == "bad":
             running.wait()
             raise SourceError("refused")
         running.set()
-        wait_until(lambda: progress.at(file.name, 1))  # for ever, if nobody called it off
+        wait_until(raise_if_stopped)  # for ever, if nobody called it off
 
     files = [SourceFile(name=name, size=1) for name in ("good", "bad", *map(str, range(100)))]
     with pytest.raises(SourceError, match="refused"):
@@ -130,7 +131,7 @@ def test_an_unfinished_download_is_never_removed(tmp_path: Path) -> None:
     assert (downloads_dir() / "unfinished" / "file.part").read_bytes() == b"go"
 
 
-def _fail_with_a_part(_file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
+def _fail_with_a_part(_file: SourceFile, part: Path, _progress: SteadyProgress) -> None:
     part.write_bytes(b"go")
     raise SourceError("broke off")
 
@@ -139,7 +140,7 @@ def test_two_downloads_of_one_commit_take_turns(tmp_path: Path) -> None:
     inside, overlaps = threading.Lock(), []
     first_is_in, go_on = threading.Event(), threading.Event()
 
-    def fetch(_file: SourceFile, part: Path, _progress: DownloadProgress) -> None:
+    def fetch(_file: SourceFile, part: Path, _progress: SteadyProgress) -> None:
         overlaps.append(not inside.acquire(blocking=False))
         first_is_in.set()
         go_on.wait()
@@ -164,7 +165,7 @@ def test_two_downloads_of_one_commit_take_turns(tmp_path: Path) -> None:
 
 
 def test_a_disk_error_is_told_as_one(tmp_path: Path) -> None:
-    def fetch(_file: SourceFile, _part: Path, _progress: DownloadProgress) -> None:
+    def fetch(_file: SourceFile, _part: Path, _progress: SteadyProgress) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StoreError, match="disk is full"):
@@ -237,16 +238,27 @@ def test_patience_lasts_as_long_as_something_comes() -> None:
     assert patiently(call, reached=lambda: len(calls)) == "done"
 
 
-def test_progress_is_told_without_being_asked() -> None:
+def test_a_download_that_goes_on_counts_what_was_there(tmp_path: Path) -> None:
+    (downloads_dir() / "c").mkdir(parents=True)
+    (downloads_dir() / "c" / "file.part").write_bytes(b"go")
+
+    def fetch(_file: SourceFile, part: Path, progress: SteadyProgress) -> None:
+        assert "2 B of 4 B (50%), 0 B/s; under way: file" in progress.summary()
+        part.write_bytes(b"good")
+        progress.add(2)
+
     lines: list[str] = []
-    with DownloadProgress([SourceFile(name="weights", size=1000)], lines.append, interval=0.01) as progress:
-        progress.begin("weights", 100)
-        progress.at("weights", 350)
-        wait_until(lambda: any("350 B of 1.0 kB (35%)" in line for line in lines))
-    assert any("under way: weights" in line for line in lines)
+    stage("c", [described("file", b"good")], fetch, tmp_path / "out", lines.append)
+    assert "4 B of 4 B (100%)" in lines[-1]
 
 
-def test_the_speed_counts_only_what_came_now() -> None:
-    progress = DownloadProgress([SourceFile(name="weights", size=1000)], print)
-    progress.begin("weights", 1000)
-    assert "1.0 kB of 1.0 kB (100%), 0 B/s" in progress.summary()
+def test_bytes_that_come_again_are_counted_once(tmp_path: Path) -> None:
+    contents = [b"evil", b"good"]
+
+    def fetch(_file: SourceFile, part: Path, progress: SteadyProgress) -> None:
+        part.write_bytes(contents.pop(0))
+        progress.add(4)
+
+    lines: list[str] = []
+    stage("c", [described("file", b"good")], fetch, tmp_path / "out", lines.append)
+    assert "4 B of 4 B (100%)" in lines[-1]

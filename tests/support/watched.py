@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from enginery.builds.manifest import Manifest
-from enginery.releases.listing import ListedFile, Listing, listing
+from enginery.releases.index import ListedFile, Listing, listing
 from enginery.spec.spec import Spec, parse_spec
 from enginery.store.steps import FileRecord, Stage, StepRecord
 from tests.support.builds import Build, a_report

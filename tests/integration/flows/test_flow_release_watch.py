@@ -21,8 +21,7 @@ from enginery.pipeline.promotion import Decision
 from enginery.pipeline.verdict import Kind
 from enginery.pipeline.watch_report import WatchReport
 from enginery.registry import Registry, publish
-from enginery.releases.index import listed_releases
-from enginery.releases.listing import Listing
+from enginery.releases.index import Listing, listed_releases
 from enginery.spec.spec import Spec
 from tests.support.builds import QUESTION, Build
 from tests.support.deployments import POOL, deploy_all, settings_for

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from enginery.core.errors import ToolchainError
-from enginery.releases.index import listed_releases
-from enginery.releases.listing import Listing
+from enginery.releases.index import Listing, listed_releases
 from enginery.releases.pip_settings import PipSettings, pip_settings
 from tests.support.package_index import Form, PackageIndex, package_index, running_index
 

@@ -33,7 +33,7 @@ def test_a_prefix_is_resolved_to_its_needed_objects(prefix: Prefix, tmp_path: Pa
         "LICENSE", "USE_POLICY.md", "config.json", "generation_config.json", "model.safetensors",
         "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
-    assert resolved.license_files == ("LICENSE", "USE_POLICY.md")
+    assert resolved.license_files == ["LICENSE", "USE_POLICY.md"]
 
 
 def test_the_needed_objects_are_downloaded(prefix: Prefix, tmp_path: Path) -> None:

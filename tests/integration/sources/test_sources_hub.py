@@ -43,7 +43,7 @@ def test_a_branch_is_resolved_to_its_commit_without_downloading_weights(server: 
         "LICENSE", "USE_POLICY.md", "config.json", "generation_config.json", "model.safetensors",
         "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
-    assert resolved.license_files == ("LICENSE", "USE_POLICY.md")
+    assert resolved.license_files == ["LICENSE", "USE_POLICY.md"]
     assert not resolved.gated
     assert server.bytes_sent["model.safetensors"] == 0
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
+from enginery.core import progress
 from enginery.core.digests import canonical_json
 from enginery.core.errors import SourceError
 from enginery.core.retry import Waits
-from enginery.sources import parameters, progress, resolve, staging
+from enginery.sources import parameters, resolve, staging
 from enginery.spec.spec import Source
 from tests.support.downloads import plan_and_download, run_download
 from tests.support.hub_server import HubServer, running_hub

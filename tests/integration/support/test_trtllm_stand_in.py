@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enginery.releases.flags import BUILD, Flag, commands, flags_of, has_command
+from enginery.releases.flags import BUILD, Flag, commands, flags_of
 from enginery.toolchains.examples import checkout_version
 from enginery.toolchains.probe import probe_environment
 from tests.support.trtllm import StandIn, make_release
@@ -23,7 +23,7 @@ from tests.support.trtllm.weights import read_file
 def test_every_script_of_the_release_lies_where_the_release_has_it(release: str, tmp_path: Path) -> None:
     stand_in = make_release(tmp_path, release)
     there = {path.relative_to(tmp_path) for path in stand_in.examples.rglob("*.py")}
-    expected = {stand_in.script(name) for name in commands() if name != BUILD and has_command(release, name).value}
+    expected = {stand_in.script(name) for name in commands() if name != BUILD and flags_of(release, name).value}
     assert there == {path.relative_to(tmp_path) for path in expected}
     assert checkout_version(stand_in.examples) == release
 
@@ -61,7 +61,7 @@ def test_nvidia_smi_answers_for_the_gpus_it_was_given(naughty: StandIn, tmp_path
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_command_takes_all_flags_of_the_facts_at_once(release: str) -> None:
     for command in commands():
-        if has_command(release, command).value:
+        if flags_of(release, command).value:
             every = [word for flag in flags_of(release, command).value.values() for word in words_of(flag)]
             parser(release, command).parse_args(every)
 

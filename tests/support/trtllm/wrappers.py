@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from enginery.releases.flags import BUILD, commands, has_command, script
+from enginery.releases.flags import BUILD, commands, flags_of, script
 
 REPOSITORY = Path(__file__).parents[3]
 NOTE = "A stand-in made for tests. It is no TensorRT-LLM."
@@ -72,7 +72,7 @@ def _commands(directory: Path, release: str) -> None:
     for name, module in own:
         call = f'-m tests.support.trtllm.{module} {shlex.quote(str(directory))} "$@"'
         _program(directory / "bin" / name, f"{python} {call}")
-    if has_command(release, BUILD).value:
+    if flags_of(release, BUILD).value:
         call = f'-m tests.support.trtllm.command {shlex.quote(str(directory))} {BUILD} "$@"'
         _program(directory / "bin" / BUILD, f"{python} {call}")
 
