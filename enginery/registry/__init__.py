@@ -6,7 +6,7 @@ A build's manifest is written last; a build without one does not exist. Channels
     build = registry.resolve("llama-3-8b-instruct", channel="stable", gpu="auto")
     pull(registry, build.manifest, Path("/models"))
 
-`layout` says where objects lie, `reading` reads them, `channels` and `promoting` move channels, `publishing` and
+`layout` says where objects lie, `reading` reads them, `channels` and `registry` move channels, `publishing` and
 `sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling/` brings it
 there, and `upkeep/` verifies, audits and prunes.
 """

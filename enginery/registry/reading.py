@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from pydantic import AliasPath, Field
 
 from enginery.builds import MANIFEST, MODELS, Manifest, build_path, read_manifest
 from enginery.core.digests import bytes_digest, json_digest
@@ -20,7 +22,7 @@ from enginery.core.model import Frozen
 from enginery.core.s3 import Address, Content, ObjectInfo, Prefix, endpoint
 from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
-from enginery.registry.channels import ChannelPointer, Pointed, read_channel
+from enginery.registry.channels import ChannelPointer, read_channel
 from enginery.registry.layout import build_of, channels_path, manifest_path, pointer_of, split_reference
 
 READERS = 16
@@ -38,38 +40,14 @@ class PublishedBuild(Frozen):
 
     model: str
     build_id: str
-    target: str
-    gpu: str
-    backend: str
-    release: str
-    precision: str
+    target: str = Field(validation_alias=AliasPath("target", "name"))
+    gpu: str = Field(validation_alias=AliasPath("target", "gpu"))
+    backend: str = Field(validation_alias=AliasPath("target", "backend"))
+    release: str = Field(validation_alias=AliasPath("target", "release"))
+    precision: str = Field(validation_alias=AliasPath("target", "precision"))
     channel: str
     created: datetime
     size: int
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> "PublishedBuild":
-        """The facts of a manifest."""
-        target = manifest.target
-        return cls(
-            model=manifest.model,
-            build_id=manifest.build_id,
-            target=target.name,
-            gpu=target.gpu,
-            backend=target.backend,
-            release=target.release,
-            precision=target.precision,
-            channel=manifest.channel,
-            created=manifest.created,
-            size=manifest.size,
-        )
-
-
-class Listing(NamedTuple):
-    """Published builds, newest last, and an error for each build whose manifest cannot be read."""
-
-    builds: list[PublishedBuild]
-    unsound: list[RegistryError]
 
 
 class PublishedBuilds:
@@ -99,14 +77,14 @@ class PublishedBuilds:
             raise unsound[0]
         return builds
 
-    def listing(self, model: str | None = None) -> Listing:
+    def listing(self, model: str | None = None) -> tuple[list[PublishedBuild], list[RegistryError]]:
         """Every published build that can be read, or those of one model, and why the others cannot.
 
         Raises:
             RegistryError: when the registry cannot be read.
         """
         manifests, unsound = self.manifests(model)
-        return Listing([PublishedBuild.of(manifest) for manifest in manifests], unsound)
+        return [PublishedBuild.model_validate(manifest, from_attributes=True) for manifest in manifests], unsound
 
     def manifests(self, model: str | None = None) -> tuple[list[Manifest], list[RegistryError]]:
         """The manifests of all builds or of one model's, oldest first, and the errors of those that cannot be read.
@@ -190,21 +168,16 @@ class PublishedBuilds:
 
     def channel(self, model: str, channel: str, target: str) -> ChannelPointer | None:
         """The pointer of a channel for a target; None when there is none."""
-        pointed = self.pointed(model, channel, target)
-        return pointed.pointer if pointed else None
-
-    def pointed(self, model: str, channel: str, target: str) -> Pointed | None:
-        """The pointer of a channel for a target with its ETag; None when there is none."""
         return read_channel(self.prefix, model, channel, target)
 
-    def pointers(self, model: str, channel: str | None = None) -> tuple[list[Pointed], list[RegistryError]]:
+    def pointers(self, model: str, channel: str | None = None) -> tuple[list[ChannelPointer], list[RegistryError]]:
         """The pointers of all channels of a model or of one, and the errors of those that cannot be read.
 
         Raises:
             RegistryError: when the registry cannot be read.
         """
         listed = (pointer_of(info.path) for info in self.prefix.list(channels_path(model, channel)))
-        return _read_each(lambda names: self.pointed(model, *names), [names for names in listed if names])
+        return _read_each(lambda names: self.channel(model, *names), [names for names in listed if names])
 
     def channels(self, model: str) -> list[ChannelPointer]:
         """The pointer of each channel of a model, for each target.
@@ -215,7 +188,7 @@ class PublishedBuilds:
         found, unsound = self.pointers(model)
         if unsound:
             raise unsound[0]
-        return [pointed.pointer for pointed in found]
+        return found
 
     def _listed(self, model: str | None) -> Iterator[ObjectInfo]:
         return self.prefix.list(f"{MODELS}/{model}" if model else MODELS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from enginery.core.errors import StoreError
 from enginery.core.progress import Log, no_log
-from enginery.core.s3 import Address, Content, PreconditionFailed, Prefix, download_file, upload_file
+from enginery.core.s3 import Address, Content, Prefix, download_file, upload_file
 from enginery.core.threads import side_by_side
 from enginery.store.blobs import READ_ONLY
 from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
@@ -90,15 +90,9 @@ class BucketStore:
             return known
         files = {file.sha256: file for file in record.files}
         side_by_side(lambda file: self._send_file(file, sources[file.sha256]), files.values())
-        write = partial(self.prefix.put_bytes, path, record_bytes(record), content_type="application/json")
-        try:
-            if before is None:
-                write(if_none_match=True)
-            else:
-                write(if_match=before.etag)
-        except PreconditionFailed:  # another machine was first; its record is as good
-            return self.find(record.key) or record
-        return record
+        if self.prefix.swap(path, record_bytes(record), before.etag if before else None):
+            return record
+        return self.find(record.key) or record  # another machine was first; its record is as good
 
     def _send_file(self, file: FileRecord, source: Path) -> None:
         if self.has(file):

@@ -13,7 +13,7 @@ from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError, UsageError
 from enginery.core.files import cannot_write, write_atomic
 from enginery.core.locks import file_lock
-from enginery.core.s3 import PreconditionFailed, Prefix, honours_conditional_writes
+from enginery.core.s3 import Prefix, honours_conditional_writes
 
 SHELF = "shelf"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*(/[0-9A-Za-z][0-9A-Za-z._+-]*)*")
@@ -103,13 +103,8 @@ class BucketShelf:
         if (found.etag if found else None) != after:
             return False
         if not honours_conditional_writes(self.prefix):
-            self.prefix.put_bytes(path, data)
-            return True
-        try:
-            self.prefix.put_bytes(path, data, if_none_match=after is None, if_match=after)
-        except PreconditionFailed:
-            return False
-        return True
+            return bool(self.prefix.put_bytes(path, data))
+        return bool(self.prefix.swap(path, data, after, content_type="application/octet-stream"))
 
 
 class TieredShelf:

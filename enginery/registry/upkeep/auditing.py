@@ -127,7 +127,7 @@ def _channels(registry: Registry, inventory: Inventory) -> Iterator[Problem]:
         found, unsound = registry.pointers(model)
         for error in unsound:
             yield _damage(error.subject, error.problem, error.remedy)
-        for pointer, _ in found:
+        for pointer in found:
             if (model, pointer.build_id) in builds or registry.exists(model, pointer.build_id):
                 continue
             subject = channel_reference(model, pointer.channel, pointer.target)

@@ -20,7 +20,6 @@ from enginery.core.model import Frozen
 from enginery.core.progress import Log
 from enginery.core.s3 import (
     Content,
-    PreconditionFailed,
     Prefix,
     UnfinishedUpload,
     abort_upload,
@@ -262,7 +261,7 @@ def _remove_claim(registry: Registry, path: str) -> str | None:
     """Take the claim over, unless somebody holds it by now, and release it."""
     _, model, _, build_id, _ = path.split("/")
     try:
-        with Claim(registry.build_prefix(model, build_id), "nothing").held():
+        with Claim(registry.build_prefix(model, build_id), "nothing").hold():
             return None
     except InTheWay:
         return AT_WORK
@@ -285,7 +284,7 @@ def remove_build(registry: Registry, model: str, build_id: str, manifest_etag: s
     """
     prefix = registry.build_prefix(model, build_id)
     try:
-        with Claim(prefix, f"{PRUNING} {uuid4().hex}").held():
+        with Claim(prefix, f"{PRUNING} {uuid4().hex}").hold():
             return _remove_objects(registry, prefix, (model, build_id), manifest_etag)
     except InTheWay:
         return AT_WORK
@@ -321,9 +320,7 @@ def _unpublish(registry: Registry, prefix: Prefix, names: tuple[str, str], manif
 
 def _put_back(prefix: Prefix, manifest: Content) -> None:
     try:
-        prefix.put_bytes(MANIFEST, manifest.data, if_none_match=True, content_type="application/json")
-    except PreconditionFailed:
-        return  # somebody has published the build again
+        prefix.swap(MANIFEST, manifest.data, None)  # unless somebody has published the build again
     except BaseException as error:
         error.add_note(f"{prefix.where(MANIFEST)} was removed and could not be put back: publish the build again")
         raise
