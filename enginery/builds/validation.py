@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from enginery.core.errors import StoreError, ValidationError
+from enginery.core.model import Frozen
 
 REPORT_SCHEMA = 1
 REPORT_FILE = "report.json"
 
 
-class PromptResult(BaseModel):
+class PromptResult(Frozen):
     """One prompt, the answer to it, and whether that is as expected.
 
     Attributes:
@@ -26,8 +25,6 @@ class PromptResult(BaseModel):
         max_tokens: the limit of tokens; None in older reports, which do not hold it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     prompt: str
     expected: dict[str, str]
     got: str
@@ -41,7 +38,7 @@ class PromptResult(BaseModel):
     max_tokens: int | None = None
 
 
-class ValidationReport(BaseModel):
+class ValidationReport(Frozen):
     """The answers of an engine to all prompts.
 
     Attributes:
@@ -50,11 +47,9 @@ class ValidationReport(BaseModel):
         driver_sha256: the digest of the script that ran the prompts; empty when it was the release's own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schema_version: int = REPORT_SCHEMA
     passed: bool
-    results: tuple[PromptResult, ...] = Field(default=())
+    results: tuple[PromptResult, ...] = ()
     tokens_per_second: float | None = None
     driver_sha256: str
 

@@ -7,7 +7,7 @@ A build's manifest is written last; a build without one does not exist. Channels
     pull(registry, build.manifest, Path("/models"))
 
 `layout` says where objects lie, `reading` reads them, `channels` and `registry` move channels, `publishing` and
-`sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling/` brings it
+`sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling` brings it
 there, and `upkeep/` verifies, audits and prunes.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from enginery.registry.iam import policy
     from enginery.registry.layout import channel_reference
     from enginery.registry.publishing import is_published, publish, require_publishable
-    from enginery.registry.pulling.pull import pull
+    from enginery.registry.pulling import pull
     from enginery.registry.reading import PublishedBuild
     from enginery.registry.registry import Registry
     from enginery.registry.resolving.query import BuildOptions, BuildQuery

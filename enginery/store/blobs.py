@@ -1,6 +1,8 @@
 """Files kept by their SHA-256 in a directory, as `blobs/sha256/ab/<digest>`: read-only, linked rather than copied."""
 
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from enginery.core.digests import file_digest, quick_digest
@@ -58,12 +60,23 @@ class Blobs:
             StoreError: when it cannot be written.
         """
         blob = self.path(file)
-        try:
+        with writing(blob):
             part.chmod(READ_ONLY)
             blob.parent.mkdir(parents=True, exist_ok=True)
             part.replace(blob)
-        except OSError as error:
-            raise cannot_write(blob, error) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn failures to write to `path` into errors with a remedy.
+
+    Raises:
+        StoreError: when it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def digest_output(root: Path) -> tuple[FileRecord, ...]:

@@ -60,7 +60,7 @@ def rollout(context: StepContext) -> Facts:
     published = context.inputs["published"]
     manifest = read_manifest((published / "manifest.json").read_bytes(), subject=str(published))
     registry = Registry(_registry_of(published))
-    policy = Policy.from_environment()
+    policy = Policy.chosen()
     where = parameters.model_repository
     results = roll_out_build(manifest, registry, parameters.endpoints, where, context.log, policy)
     facts: dict[str, JsonValue] = {
@@ -79,7 +79,7 @@ def require_readable_policy(_parameters: Mapping[str, JsonValue]) -> None:
     Raises:
         UsageError: when they cannot be read.
     """
-    Policy.from_environment()
+    Policy.chosen()
 
 
 def is_serving(step_parameters: Mapping[str, JsonValue]) -> bool:
