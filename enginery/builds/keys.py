@@ -48,11 +48,7 @@ class SigningKey:
 
     @classmethod
     def from_environment(cls) -> "SigningKey | None":
-        """The key that `ENGINERY_SIGNING_KEY` names; None when that is not set.
-
-        Raises:
-            UsageError: when it cannot be used.
-        """
+        """What `read` makes of the key that `ENGINERY_SIGNING_KEY` names; None when that is not set."""
         path = os.environ.get(SIGNING_KEY)
         return cls.read(Path(path)) if path else None
 
@@ -63,7 +59,7 @@ class SigningKey:
         Raises:
             UsageError: when it cannot be read, is not a private elliptic-curve key, or the password is wrong.
         """
-        require_packages()
+        _require_packages()
         password = os.environ.get(SIGNING_KEY_PASSWORD) or None
         private = _open_private(path, _read(path), password)
         return cls(path.expanduser().absolute(), bytes_digest(_pem(private.public_key())), password)
@@ -90,7 +86,7 @@ class TrustedKey:
         Raises:
             UsageError: when it cannot be read or is not a public elliptic-curve key.
         """
-        require_packages()
+        _require_packages()
         pem = _pem(_open_public(path, _read(path)))
         return cls(path, bytes_digest(pem), pem)
 
@@ -103,11 +99,7 @@ class Policy:
 
     @classmethod
     def chosen(cls, option: str | None = None) -> "Policy":
-        """The policy that a command's option sets; without the option, `ENGINERY_TRUSTED_KEYS`.
-
-        Raises:
-            UsageError: when it names no keys, or one that cannot be used.
-        """
+        """What `read` makes of a command's option; without the option, of `ENGINERY_TRUSTED_KEYS`."""
         return cls.read(os.environ.get(TRUSTED_KEYS) if option is None else option)
 
     @classmethod
@@ -145,12 +137,8 @@ def short(fingerprint: str) -> str:
     return fingerprint[:SHOWN_DIGITS]
 
 
-def require_packages() -> None:
-    """Make sure that the packages that sign and verify are installed.
-
-    Raises:
-        UsageError: naming the extra that installs them.
-    """
+def _require_packages() -> None:
+    """Make sure that the packages that sign and verify are installed."""
     if find_spec("model_signing") is None:
         remedy = "in a clone of Enginery: pip install -c constraints.txt '.[signing]'"
         raise UsageError("signatures need the package model-signing, not installed here", remedy=remedy)

@@ -48,20 +48,10 @@ BLOCK = 512
 """Bytes in the unit of `st_blocks`."""
 
 
-class Rewritten(Frozen):
-    """A configuration that was changed to name the local path of its files.
+class Rewritten(FileRecord):
+    """A configuration that was changed to name the local path of its files; `published` is its published SHA-256."""
 
-    Attributes:
-        path: relative to the build.
-        published: the SHA-256 of the published file, as in the manifest.
-        sha256: the SHA-256 of the local file.
-        size: the bytes of the local file.
-    """
-
-    path: str
     published: str
-    sha256: str
-    size: int
 
 
 class PulledNote(Frozen):
@@ -128,7 +118,7 @@ class LocalBuild(NamedTuple):
             known = files.get(changed.path)
             # Only configurations of the manifest: a note cannot excuse another change.
             if known and known.sha256 == changed.published and is_config(changed.path):
-                files[changed.path] = FileRecord(path=changed.path, sha256=changed.sha256, size=changed.size)
+                files[changed.path] = changed
         return files
 
 

@@ -115,12 +115,7 @@ class ChannelPointer(Frozen):
         return [build_id for build_id in path[:-1] if build_id is not None]
 
     def was_on(self, build_id: str, published: datetime) -> bool:
-        """Whether the channel has pointed at a build before.
-
-        Args:
-            build_id: the build.
-            published: when it was published; decides for a build that is older than a history with dropped moves.
-        """
+        """Whether the channel has pointed at a build before; yes for one published before a history that is cut."""
         named = {name for move in self.history for name in (move.build_id, move.previous)}
         return build_id in named or (self.dropped > 0 and published < self.history[0].moved)
 
@@ -197,20 +192,16 @@ def a_move(
 
 def user() -> str:
     """The user who moves a channel: the setting `ENGINERY_WHO`, such as the name of a CI job, else `user@host`."""
-    return one_line(os.environ.get(USER_SETTING, "")) or f"{_login()}@{socket.gethostname()}"
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # in a container the process may have a user id without a name
+        login = str(os.getuid())
+    return one_line(os.environ.get(USER_SETTING, "")) or f"{login}@{socket.gethostname()}"
 
 
 def one_line(text: str) -> str:
     """A text for the history: one line, shortened, without the secrets of this process."""
     return " ".join(masked(text, secrets_in(os.environ)).split())[:LONGEST]
-
-
-def _login() -> str:
-    """The user's name; in a container the process may have a user id without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def _after(now: ChannelPointer | None, move: Move, names: tuple[str, str, str]) -> ChannelPointer:

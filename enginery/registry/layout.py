@@ -58,11 +58,7 @@ def channel_reference(model: str, channel: str, target: str) -> str:
 
 
 def split_reference(reference: str) -> tuple[str, str, str]:
-    """The model, channel and target of `MODEL@CHANNEL/TARGET`.
-
-    Raises:
-        RegistryError: when the text does not have that form.
-    """
+    """The model, channel and target of `MODEL@CHANNEL/TARGET`; a RegistryError when the text has another form."""
     model, _, rest = reference.partition("@")
     channel, slash, target = rest.partition("/")
     if not (model and channel and slash and target):
@@ -72,10 +68,6 @@ def split_reference(reference: str) -> tuple[str, str, str]:
 
 
 def require_name(field: str, value: str) -> None:
-    """Make sure that a text can be part of a path and of a reference.
-
-    Raises:
-        UsageError: when it is not a valid name.
-    """
+    """Make sure that a text can be part of a path and of a reference; a UsageError when it cannot."""
     if not re.fullmatch(NAME_PATTERN, value):
         raise UsageError(f"{value!r} {IN_WORDS[NAME_PATTERN]}", subject=field)

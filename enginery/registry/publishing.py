@@ -158,10 +158,7 @@ def _by_path(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
 
 
 def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> Iterator[tuple[FileRecord, Path]]:
-    """The files of the build that are there already, each with its local file.
-
-    Digests come from the records of the steps where they can; sending a file checks that it still has its digest.
-    """
+    """The files of the build that are there already, each with its local file."""
     for name, stage, folder, wanted in PARTS:
         for record in _known_files(inputs[name], chain, stage, wanted):
             yield record.model_copy(update={"path": f"{folder}{record.path}"}), inputs[name] / record.path
@@ -232,9 +229,6 @@ def _known_files(
     """The files below `root`, the output of a step of this stage, sorted by path; only those whose path is `wanted`.
 
     Digests come from the step's record when it names exactly these files, else the files are read.
-
-    Raises:
-        StoreError: for symbolic links and special files.
     """
     sizes = {path.as_posix(): (root / path).stat().st_size for path in list_files(root)}
     for record in chain:

@@ -127,16 +127,17 @@ def pull(  # noqa: PLR0913  each is an option of the command
         enginery=__version__,
     )
     cache = link.expanduser().absolute() if link else None
-    with writing(directory.root), directory.locked(log):
-        directory.sweep(manifest.build_id)
-        work = _Pull(source, manifest, data, directory, cache, progress, log)
-        build = work.found(note)
-        fetched = 0
-        if build is None:
-            build, fetched = work.bring(note, signatures)
-        directory.show(build.directory)
-        directory.sweep()
-    return _result(directory, build, fetched)
+    build, fetched = _Pull(source, manifest, data, directory, cache, progress, log).run(note, signatures)
+    assert build.note is not None  # noqa: S101  a pull has written it
+    return Pulled(
+        **build.note.model_dump(include={"model", "build_id", "registry", "channel", "mount"}),
+        directory=str(directory.root),
+        model_repository=str(directory.model_repository),
+        files=len(manifest.files),
+        size=manifest.size,
+        fetched=fetched,
+        rewritten=tuple(changed.path for changed in build.note.rewritten),
+    )
 
 
 def _require_own_names(manifest: Manifest) -> None:
@@ -176,7 +177,19 @@ class _Pull:
     progress: Progress
     log: Log
 
-    def found(self, note: PulledNote) -> LocalBuild | None:
+    def run(self, note: PulledNote, signatures: Sequence[SignatureFile]) -> tuple[LocalBuild, int]:
+        """Make the build the current one of the directory; returns it and how many bytes were downloaded."""
+        fetched = 0
+        with writing(self.directory.root), self.directory.locked(self.log):
+            self.directory.sweep(self.manifest.build_id)
+            build = self._found(note)
+            if build is None:
+                build, fetched = self._bring(note, signatures)
+            self.directory.show(build.directory)
+            self.directory.sweep()
+        return build, fetched
+
+    def _found(self, note: PulledNote) -> LocalBuild | None:
         """The build if it is there already, whole and for the same mount; bytecode that a server left is removed."""
         for place in self.directory.builds():
             try:
@@ -196,7 +209,7 @@ class _Pull:
                 (build.directory / damage.path).unlink()
         return all(damage.kind == "bytecode" for damage in found)
 
-    def bring(self, note: PulledNote, signatures: Sequence[SignatureFile]) -> tuple[LocalBuild, int]:
+    def _bring(self, note: PulledNote, signatures: Sequence[SignatureFile]) -> tuple[LocalBuild, int]:
         """Add the build to those of the directory; returns it and how many bytes were downloaded.
 
         What is not downloaded is written: configurations for this mount, signatures, the note and the manifest.
@@ -216,7 +229,7 @@ class _Pull:
             if is_config(file.path) and (text := _configured(path, mount)) is not None:
                 write_atomic(path, text, mode=READ_ONLY)
                 size, sha256 = path.stat().st_size, file_digest(path)
-                yield Rewritten(path=file.path, published=file.sha256, sha256=sha256, size=size)
+                yield Rewritten(path=file.path, sha256=sha256, size=size, published=file.sha256)
 
     def _fill(self, staging: Path) -> int:
         """Bring every file there, checked by its digest, and nothing else; returns how many bytes were downloaded."""
@@ -288,22 +301,18 @@ class _Pull:
         return size
 
     def _fetch_by_cache(self, root: Path, places: Mapping[FileRecord, Path]) -> int:
-        """Bring the files into the cache, and from there into their places.
-
-        Of several processes that pull the same build the first downloads them, the others wait.
-        """
+        """Bring the files to their places by the cache; the first of several processes downloads, the others wait."""
         blobs, work = _blobs(root), json_digest([self.manifest.model, self.manifest.build_id])
         lock, incoming = root / "locks" / f"{work}.add.lock", root / "work" / f"{work}.incoming"
         with writing(root), waiting_lock(lock, f"waiting for another pull that fills {root}", self.log):
-            _remove_unsound(blobs, incoming, places)
-            _collect(blobs, incoming, places)
+            _collect(blobs, incoming, places, checked=False)
             missing = {file: incoming / file.sha256 for file in places if blobs.take_sound(file) is None}
             for file in places.keys() - missing.keys():
                 self._count(file)
             try:
                 fetched = self._download(missing, root, incoming)
             finally:
-                _collect(blobs, incoming, missing)
+                _collect(blobs, incoming, missing, checked=True)
             remove_tree(incoming)
         if root.stat().st_dev != self.directory.root.stat().st_dev:
             self.log(f"{root} is on another file system: its files are copied, not linked")
@@ -316,37 +325,20 @@ class _Pull:
         self.progress.end_file()
 
 
-def _result(directory: PullDirectory, build: LocalBuild, fetched: int) -> Pulled:
-    assert build.note is not None  # noqa: S101  a pull has written it
-    return Pulled(
-        **build.note.model_dump(include={"model", "build_id", "registry", "channel", "mount"}),
-        directory=str(directory.root),
-        model_repository=str(directory.model_repository),
-        files=len(build.manifest.files),
-        size=build.manifest.size,
-        fetched=fetched,
-        rewritten=tuple(changed.path for changed in build.note.rewritten),
-    )
-
-
 def _blobs(cache: Path) -> Blobs:
     """The files of a cache. Their digests are remembered inside it: a process may have no home directory."""
     return Blobs(cache, memory=cache / MEMORY)
 
 
-def _remove_unsound(blobs: Blobs, incoming: Path, files: Collection[FileRecord]) -> None:
-    """Remove files that a killed pull has left and that a power failure has cut short."""
+def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord], *, checked: bool) -> None:
+    """Move files that are whole into the cache, and remove those that a power failure has cut short."""
     for file in files:
         part = incoming / file.sha256
-        if part.is_file() and quick_digest(part, memory=blobs.memory) != file.sha256:
+        if not part.is_file():
+            continue
+        if not checked and quick_digest(part, memory=blobs.memory) != file.sha256:
             part.unlink()
-
-
-def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord]) -> None:
-    """Move files that are whole into the cache. A download has its final name only once its digest was right."""
-    for file in files:
-        part = incoming / file.sha256
-        if part.is_file():
+        else:
             blobs.keep(part, file)
             remember_digest(blobs.path(file), file.sha256, memory=blobs.memory)
 

@@ -51,7 +51,10 @@ class PublishedBuild(Frozen):
 
 
 class PublishedBuilds:
-    """The builds under an address such as `s3://engines/prod`, to be read only."""
+    """The builds under an address such as `s3://engines/prod`, to be read only.
+
+    Methods raise RegistryError when the registry cannot be read, or when what they return is not valid there.
+    """
 
     def __init__(self, address: str) -> None:
         self.prefix = Prefix(Address.parse(address), RegistryError)
@@ -67,22 +70,14 @@ class PublishedBuilds:
         return Prefix(Address(address.bucket, address.key(build_path(model, build_id))), RegistryError)
 
     def builds(self, model: str | None = None) -> list[PublishedBuild]:
-        """Every published build, or those of one model, newest last.
-
-        Raises:
-            RegistryError: when the registry or one of the manifests cannot be read.
-        """
+        """Every published build, or those of one model, newest last; an error when one manifest cannot be read."""
         builds, unsound = self.listing(model)
         if unsound:
             raise unsound[0]
         return builds
 
     def listing(self, model: str | None = None) -> tuple[list[PublishedBuild], list[RegistryError]]:
-        """Every published build that can be read, or those of one model, and why the others cannot.
-
-        Raises:
-            RegistryError: when the registry cannot be read.
-        """
+        """Every published build that can be read, or those of one model, and why the others cannot."""
         manifests, unsound = self.manifests(model)
         return [PublishedBuild.model_validate(manifest, from_attributes=True) for manifest in manifests], unsound
 
@@ -90,9 +85,6 @@ class PublishedBuilds:
         """The manifests of all builds or of one model's, oldest first, and the errors of those that cannot be read.
 
         Manifests that were read before come from this machine, so a second call costs little more than a listing.
-
-        Raises:
-            RegistryError: when the registry cannot be read.
         """
         listed = [info for info in self._listed(model) if build_of(info.path)]
         found, unsound = _read_each(self._read_listed, listed)
@@ -103,39 +95,23 @@ class PublishedBuilds:
         return self.prefix.head(manifest_path(model, build_id)) is not None
 
     def manifest(self, model: str, build_id: str) -> Manifest:
-        """The manifest of a build.
-
-        Raises:
-            RegistryError: when there is none, or it is not valid.
-        """
+        """The manifest of a build; an error when there is none."""
         return self.parse(model, build_id, self.manifest_json(model, build_id))
 
     def read(self, model: str, build_id: str) -> Manifest | None:
-        """The manifest of a build, or None when it is not published.
-
-        Raises:
-            RegistryError: when it is not valid.
-        """
+        """The manifest of a build, or None when it is not published."""
         data = self.prefix.get_bytes(manifest_path(model, build_id))
         return None if data is None else self.parse(model, build_id, data)
 
     def manifest_json(self, model: str, build_id: str) -> bytes:
-        """The exact bytes of a manifest, which a signature covers; `parse` reads them.
-
-        Raises:
-            RegistryError: when there is none.
-        """
+        """The exact bytes of a manifest, which a signature covers; `parse` reads them. An error when there is none."""
         data = self.prefix.get_bytes(manifest_path(model, build_id))
         if data is None:
             raise RegistryError(f"no build {model}/{build_id}", subject=self.address, remedy=LIST_BUILDS)
         return data
 
     def parse(self, model: str, build_id: str, data: bytes) -> Manifest:
-        """The manifest in these bytes, which were read from the path of this build.
-
-        Raises:
-            RegistryError: when it is not valid, or describes another build.
-        """
+        """The manifest in these bytes, which were read from the path of this build and must describe it."""
         path = manifest_path(model, build_id)
         manifest = read_manifest(data, subject=self.prefix.where(path))
         if (manifest.model, manifest.build_id) != (model, build_id):
@@ -171,20 +147,12 @@ class PublishedBuilds:
         return read_channel(self.prefix, model, channel, target)
 
     def pointers(self, model: str, channel: str | None = None) -> tuple[list[ChannelPointer], list[RegistryError]]:
-        """The pointers of all channels of a model or of one, and the errors of those that cannot be read.
-
-        Raises:
-            RegistryError: when the registry cannot be read.
-        """
+        """The pointers of all channels of a model or of one, and the errors of those that cannot be read."""
         listed = (pointer_of(info.path) for info in self.prefix.list(channels_path(model, channel)))
         return _read_each(lambda names: self.channel(model, *names), [names for names in listed if names])
 
     def channels(self, model: str) -> list[ChannelPointer]:
-        """The pointer of each channel of a model, for each target.
-
-        Raises:
-            RegistryError: when the registry or one of the pointers cannot be read.
-        """
+        """The pointer of each channel of a model, for each target; an error when one cannot be read."""
         found, unsound = self.pointers(model)
         if unsound:
             raise unsound[0]
@@ -251,11 +219,7 @@ def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
 
 
 def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
-    """Read many objects at once: what could be read, and the errors of the rest; removed objects are in neither.
-
-    Raises:
-        RegistryError: when an error is transient: then nothing is known.
-    """
+    """Read many objects at once: what could be read, and the errors that stay; removed objects are in neither."""
 
     def attempt(name: T) -> R | RegistryError | None:
         try:
@@ -271,11 +235,7 @@ def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[
 
 
 def _read_or_kept(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
-    """The bytes of a listed object, from this machine if they were read before; None when the object is gone.
-
-    Raises:
-        EngineryError: of the prefix's class, when it cannot be read.
-    """
+    """The bytes of a listed object, from this machine if they were read before; None when the object is gone."""
     kept = _kept_copy(prefix, listed)
     with suppress(OSError):  # there is no copy, or it cannot be read
         data = kept.read_bytes()

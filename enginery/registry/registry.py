@@ -12,6 +12,12 @@ from enginery.registry.resolving.compatibility import failures
 from enginery.registry.resolving.query import BuildOptions, BuildQuery
 from enginery.registry.resolving.resolve import Resolved, resolve
 
+LOST_MOVE = (
+    "If-Match, so of two who move a channel at once one would be lost",
+    "use another endpoint, or --allow-unconditional-writes when nobody else moves channels now",
+)
+"""What an endpoint without conditional writes does to a channel, and the remedy."""
+
 
 class Registry(PublishedBuilds):
     """The builds under an address such as `s3://engines/prod`."""
@@ -44,7 +50,8 @@ class Registry(PublishedBuilds):
         manifest = self.find(build)
         require_name("channel", channel)
         overruled = _overruled(manifest, reason, force=force)
-        self._require_safe_moves(allow_unconditional_writes)
+        if not allow_unconditional_writes:
+            self.require_conditional_writes(*LOST_MOVE)
         target = manifest.target.name
 
         def decide(now: ChannelPointer | None) -> Move | None:
@@ -70,7 +77,8 @@ class Registry(PublishedBuilds):
         names = split_reference(channel)
         for field, value in zip(("model", "channel", "target"), names, strict=True):
             require_name(field, value)
-        self._require_safe_moves(allow_unconditional_writes)
+        if not allow_unconditional_writes:
+            self.require_conditional_writes(*LOST_MOVE)
 
         def decide(now: ChannelPointer | None) -> Move:
             nonlocal expected
@@ -127,12 +135,6 @@ class Registry(PublishedBuilds):
         """
         if not honours_conditional_writes(self.prefix):
             raise RegistryError(f"this S3 endpoint ignores {harm}", subject=self.address, remedy=remedy)
-
-    def _require_safe_moves(self, allow_unconditional_writes: bool) -> None:  # noqa: FBT001
-        if not allow_unconditional_writes:
-            harm = "If-Match, so of two who move a channel at once one would be lost"
-            remedy = "use another endpoint, or --allow-unconditional-writes when nobody else moves channels now"
-            self.require_conditional_writes(harm, remedy)
 
     def _move(self, model: str, channel: str, target: str, decide: Decide) -> Moved:
         """Move a channel, and move it back when the build was removed meanwhile.

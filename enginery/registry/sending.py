@@ -116,10 +116,7 @@ def abort_abandoned(prefix: Prefix, log: Log) -> None:
 
 
 def _held_files(registry: Registry, wanted: Collection[str], log: Log) -> dict[str, list[tuple[Prefix, str]]]:
-    """SHA-256 -> in which builds manifests say that such a file is, and its path there; the newest build first.
-
-    A user who may not list the registry finds nothing, so everything is sent.
-    """
+    """SHA-256 -> in which builds manifests say that such a file is, and its path there; the newest build first."""
     found: dict[str, list[tuple[Prefix, str]]] = {}
     try:
         manifests, _ = registry.manifests()

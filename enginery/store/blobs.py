@@ -16,7 +16,7 @@ READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
 class Blobs:
-    """The files under a directory.
+    """The files under a directory. Methods raise StoreError when one cannot be read or written.
 
     Attributes:
         root: the directory.
@@ -41,9 +41,6 @@ class Blobs:
         """The path of the file, checked by its digest; None when it is not there or damaged.
 
         A damaged file is removed, so that it is made or fetched again. A digest that is remembered is not taken again.
-
-        Raises:
-            StoreError: when the digest cannot be taken.
         """
         blob = self.path(file)
         if not self.has(file):
@@ -54,11 +51,7 @@ class Blobs:
         return None
 
     def keep(self, part: Path, file: FileRecord) -> None:
-        """Move a finished file in; it must be on the same file system.
-
-        Raises:
-            StoreError: when it cannot be written.
-        """
+        """Move a finished file in; it must be on the same file system."""
         blob = self.path(file)
         with writing(blob):
             part.chmod(READ_ONLY)
@@ -68,11 +61,7 @@ class Blobs:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn failures to write to `path` into errors with a remedy.
-
-    Raises:
-        StoreError: when it cannot be written.
-    """
+    """Turn failures to write to `path` into a StoreError with a remedy."""
     try:
         yield
     except OSError as error:

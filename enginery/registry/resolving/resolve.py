@@ -132,14 +132,7 @@ class Candidate(NamedTuple):
 
 
 def resolve(registry: PublishedBuilds, query: BuildQuery) -> Resolved:
-    """Find the one build that matches the query and runs on the machine.
-
-    Raises:
-        UsageError: when the query makes no sense.
-        NothingFits: with the near misses, and the reasons against each.
-        SeveralFit: with the options that tell the builds apart.
-        RegistryError: when the registry cannot be read.
-    """
+    """Find the one build that matches the query and runs on the machine; raises what `Registry.resolve` raises."""
     host = query.checked().host()
     (manifest, pointer), misses = choose(_candidates(registry, query), query, host)
     warnings = remarks(manifest, host)
@@ -175,12 +168,7 @@ def choose_build(registry: PublishedBuilds, query: BuildQuery, log: Log) -> tupl
 
 
 def choose(candidates: Iterable[Candidate | Miss], query: BuildQuery, host: Host) -> tuple[Candidate, list[Miss]]:
-    """The one candidate that fits, and why the others do not.
-
-    Args:
-        candidates: the builds to choose from, and those that cannot be read, with the reasons.
-        query: describes the build.
-        host: the machine it must run on.
+    """The one candidate that fits, and why the others do not; a miss among the candidates could not be read.
 
     Raises:
         NothingFits: when no candidate fits.
@@ -217,22 +205,17 @@ def _candidates(registry: PublishedBuilds, query: BuildQuery) -> list[Candidate 
 def _on_channel(registry: PublishedBuilds, query: BuildQuery, channel: str) -> list[Candidate | Miss]:
     """The builds that the channel points at; each pointer is read once."""
     unsound: list[RegistryError] = []
-    if query.target is not None:
-        named = registry.channel(query.model, channel, query.target)
-        found = [named] if named else []
-    else:
-        found, unsound = _pointers(registry, query.model, channel)
-    followed = side_by_side(lambda pointer: _follow(registry, pointer), found, threads=READERS)
-    return [*map(_unreadable, unsound), *followed]
-
-
-def _pointers(registry: PublishedBuilds, model: str, channel: str) -> tuple[list[ChannelPointer], list[RegistryError]]:
     try:
-        return registry.pointers(model, channel)
+        if query.target is not None:
+            found = [pointer for pointer in [registry.channel(query.model, channel, query.target)] if pointer]
+        else:
+            found, unsound = registry.pointers(query.model, channel)
     except RegistryError as error:
-        if not error.transient:
+        if query.target is None and not error.transient:
             error.add_note("where the bucket may not be listed, name the target too (--target): nothing is listed then")
         raise
+    followed = side_by_side(lambda pointer: _follow(registry, pointer), found, threads=READERS)
+    return [*map(_unreadable, unsound), *followed]
 
 
 def _follow(registry: PublishedBuilds, pointer: ChannelPointer) -> Candidate | Miss:
