@@ -8,7 +8,6 @@ import json
 import os
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -96,7 +95,7 @@ def make_bundle(name: str, digests: Mapping[str, str], key: SigningKey) -> bytes
     with TemporaryDirectory(prefix="enginery-") as scratch:
         made = Path(scratch) / "signature"
         signer = signing.Config().use_elliptic_key_signer(private_key=key.path, password=password)
-        signer.set_hashing_config(_hashing_config()(digests)).sign(name, made)
+        signer.set_hashing_config(_known(digests)).sign(name, made)
         return made.read_bytes()
 
 
@@ -108,7 +107,7 @@ def verifies(bundle: bytes, key: TrustedKey, digests: Mapping[str, str]) -> bool
         public.write_bytes(key.pem)
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public)
         try:
-            verifier.set_hashing_config(_hashing_config()(digests)).verify("build", signature)
+            verifier.set_hashing_config(_known(digests)).verify("build", signature)
         except (cryptography_exceptions.InvalidSignature, *UNREADABLE):
             return False
     return True
@@ -125,26 +124,19 @@ def read_claim(bundle: bytes) -> SignatureClaim | None:
         return None
 
 
-class _Problem(NamedTuple):
-    """What is wrong with a signature; the gravest problem is reported first."""
-
-    gravity: int
-    text: str
-
-
-def _problem(signature: SignatureFile, policy: Policy, digests: Mapping[str, str]) -> _Problem | None:
-    """What is wrong with a signature; None when it is good."""
+def _problem(signature: SignatureFile, policy: Policy, digests: Mapping[str, str]) -> tuple[int, str] | None:
+    """How grave a problem with a signature is, and what it is; None when the signature is good."""
     claim = read_claim(signature.data)
     if claim is None:
-        return _Problem(1, f"{signature.path} is not a whole signature")
+        return (1, f"{signature.path} is not a whole signature")
     key = policy.key(claim.fingerprint)
     if key is None:
-        return _Problem(0, f"it is signed by another key: {short(claim.fingerprint) or 'one it does not name'}")
+        return (0, f"it is signed by another key: {short(claim.fingerprint) or 'one it does not name'}")
     if verifies(signature.data, key, digests):
         return None
     if verifies(signature.data, key, claim.digests):
-        return _Problem(3, f"what {short(key.fingerprint)} signed is other than {_different(claim.digests, digests)}")
-    return _Problem(2, f"{signature.path} was altered: it is not by the key that it names, {short(key.fingerprint)}")
+        return (3, f"what {short(key.fingerprint)} signed is other than {_different(claim.digests, digests)}")
+    return (2, f"{signature.path} was altered: it is not by the key that it names, {short(key.fingerprint)}")
 
 
 def _different(signed: Mapping[str, str], found: Mapping[str, str]) -> str:
@@ -154,40 +146,27 @@ def _different(signed: Mapping[str, str], found: Mapping[str, str]) -> str:
     return f"{first_of(files, SHOWN)} here"
 
 
-def _refused(problems: Iterable[_Problem], policy: Policy, subject: str) -> RegistryError:
+def _refused(problems: Iterable[tuple[int, str]], policy: Policy, subject: str) -> RegistryError:
     gravest = sorted(set(problems), reverse=True)
-    what = "; ".join(problem.text for problem in gravest[:SHOWN]) or "it is not signed"
-    if gravest and gravest[0].gravity:
+    what = "; ".join(problem for _, problem in gravest[:SHOWN]) or "it is not signed"
+    if gravest and gravest[0][0]:
         remedy = "do not use this build: find out who changed it, and publish it again"
     else:
         remedy = "sign it with a trusted key (`enginery sign`), or trust its key, if you know whose it is"
-    return RegistryError(
-        f"no trusted key has signed this: {what}; trusted: {policy.shown}", subject=subject, remedy=remedy
-    )
+    problem = f"no trusted key has signed this: {what}; trusted: {policy.shown}"
+    return RegistryError(problem, subject=subject, remedy=remedy)
 
 
-@cache
-def _hashing_config() -> Any:
-    """A class that gives model-signing known digests; it is made only when model-signing is first needed."""
+def _known(digests: Mapping[str, str]) -> "hashing.Config":
+    """A configuration with which model-signing takes these digests, and reads no file of a directory again."""
 
-    class KnownDigests(hashing.Config):
-        """Replaces model-signing's reading of a directory: no file is read again."""
+    def known_digests(model_path: "hashing.PathLike", **_: Any) -> "manifest.Manifest":
+        how = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": list(IGNORED)}
+        kind = manifest.SerializationType.from_args(how)
+        known = ((path, hashes.Digest("sha256", bytes.fromhex(sha))) for path, sha in digests.items())
+        items = [kind.new_item(path, digest) for path, digest in known]
+        return manifest.Manifest(os.fsdecode(model_path), items, kind)
 
-        def __init__(self, digests: Mapping[str, str]) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]  # this one method is not typed
-            self.digests = digests
-
-        def hash(
-            self,
-            model_path: "hashing.PathLike",
-            *,
-            files_to_hash: "Iterable[hashing.PathLike] | None" = None,  # noqa: ARG002  always all known files
-        ) -> "manifest.Manifest":
-            """The digests in the form that model-signing computes for a directory."""
-            how = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": list(IGNORED)}
-            kind = manifest.SerializationType.from_args(how)
-            known = ((path, hashes.Digest("sha256", bytes.fromhex(sha))) for path, sha in self.digests.items())
-            items = [kind.new_item(path, digest) for path, digest in known]
-            return manifest.Manifest(os.fsdecode(model_path), items, kind)
-
-    return KnownDigests
+    config = hashing.Config()
+    config.hash = known_digests  # type: ignore[method-assign]
+    return config

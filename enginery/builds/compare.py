@@ -102,6 +102,7 @@ class Comparison(Frozen):
 def compare_builds(before: Manifest, after: Manifest) -> Comparison:
     """Compare two builds; nothing is read from the registry."""
     answers = tuple(_answers(before, after))
+    seconds = [round(sum(record.seconds for record in _made_by(one)), 3) for one in (before, after)]
     return Comparison(
         model=after.model,
         before=before.build_id,
@@ -111,22 +112,15 @@ def compare_builds(before: Manifest, after: Manifest) -> Comparison:
         tokens_per_second=Figure(before=before.validation.tokens_per_second, after=after.validation.tokens_per_second),
         engine_bytes=Figure(before=engine_bytes(before), after=engine_bytes(after)),
         build_bytes=Figure(before=before.size, after=after.size),
-        making_seconds=Figure(before=_making_seconds(before), after=_making_seconds(after)),
+        making_seconds=Figure(before=seconds[0], after=seconds[1]),
         notes=tuple(_notes(before, after, answers)),
     )
 
 
 def engine_bytes(manifest: Manifest) -> int:
     """The size of what the backend runs: the engine, else the checkpoint, else the model repository."""
-    for stage in reversed(MAKING):
-        record = manifest.step(stage)
-        if record is not None and record.files:
-            return record.size
-    return sum(file.size for file in manifest.model_files)
-
-
-def _making_seconds(manifest: Manifest) -> float:
-    return round(sum(record.seconds for record in _made_by(manifest)), 3)
+    made = [record.size for record in _made_by(manifest) if record.files]
+    return made[-1] if made else sum(file.size for file in manifest.model_files)
 
 
 def _made_by(manifest: Manifest) -> list[StepRecord]:
@@ -143,15 +137,9 @@ def _described(manifest: Manifest) -> dict[str, str]:
         described |= {f"source {name}": str(origin[name]) for name in ("location", "commit") if name in origin}
     for record in _made_by(manifest):
         described |= {f"{record.step.stage.value} with {name}": value for name, value in record.toolchain.items()}
-        described |= _arguments(record)
+        if isinstance(record.step.recipe, Command):  # in one line, so that changed flags show
+            described[f"{record.step.stage.value} command"] = " ".join(record.step.recipe.argv)
     return described | {"enginery": manifest.enginery}
-
-
-def _arguments(record: StepRecord) -> dict[str, str]:
-    """The command of a step in one line, so that changed flags show; empty for a step without a command."""
-    if not isinstance(record.step.recipe, Command):
-        return {}
-    return {f"{record.step.stage.value} command": " ".join(record.step.recipe.argv)}
 
 
 def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:

@@ -3,13 +3,13 @@
 A key's fingerprint is the SHA-256 of its public half as PEM: what `sha256sum key.pub.pem` prints.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from enginery.core.digests import bytes_digest
 from enginery.core.errors import UsageError
 from enginery.core.late import late
 
@@ -21,7 +21,6 @@ else:
     cryptography_exceptions = late("cryptography.exceptions")
     ec = late("cryptography.hazmat.primitives.asymmetric.ec")
     serialization = late("cryptography.hazmat.primitives.serialization")
-
 
 SIGNING_KEY = "ENGINERY_SIGNING_KEY"
 SIGNING_KEY_PASSWORD = "ENGINERY_SIGNING_KEY_PASSWORD"  # noqa: S105  the name of a variable
@@ -49,11 +48,7 @@ class SigningKey:
 
     @classmethod
     def from_environment(cls) -> "SigningKey | None":
-        """The key that `ENGINERY_SIGNING_KEY` names; None when that is not set.
-
-        Raises:
-            UsageError: when it cannot be used.
-        """
+        """What `read` makes of the key that `ENGINERY_SIGNING_KEY` names; None when that is not set."""
         path = os.environ.get(SIGNING_KEY)
         return cls.read(Path(path)) if path else None
 
@@ -64,10 +59,10 @@ class SigningKey:
         Raises:
             UsageError: when it cannot be read, is not a private elliptic-curve key, or the password is wrong.
         """
-        require_packages()
+        _require_packages()
         password = os.environ.get(SIGNING_KEY_PASSWORD) or None
         private = _open_private(path, _read(path), password)
-        return cls(path.expanduser().absolute(), _fingerprint(private.public_key()), password)
+        return cls(path.expanduser().absolute(), bytes_digest(_pem(private.public_key())), password)
 
 
 @dataclass(frozen=True)
@@ -91,9 +86,9 @@ class TrustedKey:
         Raises:
             UsageError: when it cannot be read or is not a public elliptic-curve key.
         """
-        require_packages()
-        public = _open_public(path, _read(path))
-        return cls(path, _fingerprint(public), _pem(public))
+        _require_packages()
+        pem = _pem(_open_public(path, _read(path)))
+        return cls(path, bytes_digest(pem), pem)
 
 
 @dataclass(frozen=True)
@@ -103,22 +98,9 @@ class Policy:
     keys: tuple[TrustedKey, ...] = ()
 
     @classmethod
-    def from_environment(cls) -> "Policy":
-        """The policy that `ENGINERY_TRUSTED_KEYS` sets.
-
-        Raises:
-            UsageError: when it names no keys, or one that cannot be used.
-        """
-        return cls.read(os.environ.get(TRUSTED_KEYS))
-
-    @classmethod
-    def chosen(cls, option: str | None) -> "Policy":
-        """The policy that a command's option sets; without the option, the environment's.
-
-        Raises:
-            UsageError: when it names no keys, or one that cannot be used.
-        """
-        return cls.from_environment() if option is None else cls.read(option)
+    def chosen(cls, option: str | None = None) -> "Policy":
+        """What `read` makes of a command's option; without the option, of `ENGINERY_TRUSTED_KEYS`."""
+        return cls.read(os.environ.get(TRUSTED_KEYS) if option is None else option)
 
     @classmethod
     def read(cls, places: str | None) -> "Policy":
@@ -155,12 +137,8 @@ def short(fingerprint: str) -> str:
     return fingerprint[:SHOWN_DIGITS]
 
 
-def require_packages() -> None:
-    """Make sure that the packages that sign and verify are installed.
-
-    Raises:
-        UsageError: naming the extra that installs them.
-    """
+def _require_packages() -> None:
+    """Make sure that the packages that sign and verify are installed."""
     if find_spec("model_signing") is None:
         remedy = "in a clone of Enginery: pip install -c constraints.txt '.[signing]'"
         raise UsageError("signatures need the package model-signing, not installed here", remedy=remedy)
@@ -180,28 +158,23 @@ def _open_private(path: Path, data: bytes, password: str | None) -> "ec.Elliptic
         raise UsageError("is a public key, which cannot sign", subject=str(path), remedy=remedy)
     try:
         key = serialization.load_pem_private_key(data, password.encode() if password else None)
-    except TypeError as error:  # raised for a missing password and for one that is not needed
-        problem, remedy = _password_problem(needed=password is None)
+    except (TypeError, ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
+        problem, remedy = _cannot_open(error, password)
         raise UsageError(problem, subject=str(path), remedy=remedy) from error
-    except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
-        raise _unreadable(path, password) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=MAKE_A_KEY)
-    _require_curve(path, key.curve.name)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
+        raise _unfit(path, key)
     return key
 
 
-def _password_problem(*, needed: bool) -> tuple[str, str]:
-    if needed:
-        return "is encrypted, and no password is given", f"set {SIGNING_KEY_PASSWORD}"
-    return "is not encrypted, but a password is given", f"unset {SIGNING_KEY_PASSWORD}, or encrypt the key"
-
-
-def _unreadable(path: Path, password: str | None) -> UsageError:
+def _cannot_open(error: Exception, password: str | None) -> tuple[str, str]:
+    """What is wrong with a private key, and the remedy."""
+    if isinstance(error, TypeError):  # raised for a missing password and for one that is not needed
+        if password is None:
+            return "is encrypted, and no password is given", f"set {SIGNING_KEY_PASSWORD}"
+        return "is not encrypted, but a password is given", f"unset {SIGNING_KEY_PASSWORD}, or encrypt the key"
     if password:
-        remedy = f"correct {SIGNING_KEY_PASSWORD}"
-        return UsageError("cannot be opened: the password is wrong, or it is no key", subject=str(path), remedy=remedy)
-    return UsageError("is not a private key in PEM", subject=str(path), remedy=MAKE_A_KEY)
+        return "cannot be opened: the password is wrong, or it is no key", f"correct {SIGNING_KEY_PASSWORD}"
+    return "is not a private key in PEM", MAKE_A_KEY
 
 
 def _open_public(path: Path, data: bytes) -> "ec.EllipticCurvePublicKey":
@@ -213,27 +186,21 @@ def _open_public(path: Path, data: bytes) -> "ec.EllipticCurvePublicKey":
         key = serialization.load_pem_public_key(data)
     except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
         raise UsageError("is not a public key in PEM", subject=str(path), remedy=make) from error
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise UsageError("is not an elliptic-curve key", subject=str(path), remedy=MAKE_A_KEY)
-    _require_curve(path, key.curve.name)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
+        raise _unfit(path, key)
     return key
 
 
-def _require_curve(path: Path, curve: str) -> None:
-    if curve not in CURVES:
-        problem = f"is a key on the curve {curve}; signatures are made with {', '.join(CURVES.values())}"
-        raise UsageError(problem, subject=str(path), remedy=MAKE_A_KEY)
+def _unfit(path: Path, key: object) -> UsageError:
+    """The error for a key of another kind, or on a curve with which no signatures are made."""
+    problem = "is not an elliptic-curve key"
+    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
+        problem = f"is a key on the curve {key.curve.name}; signatures are made with {', '.join(CURVES.values())}"
+    return UsageError(problem, subject=str(path), remedy=MAKE_A_KEY)
 
 
 def _pem(key: "ec.EllipticCurvePublicKey") -> bytes:
-    return key.public_bytes(
-        serialization.Encoding.PEM,
-        serialization.PublicFormat.SubjectPublicKeyInfo,
-    )
-
-
-def _fingerprint(key: "ec.EllipticCurvePublicKey") -> str:
-    return hashlib.sha256(_pem(key)).hexdigest()
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _files(place: Path) -> list[Path]:

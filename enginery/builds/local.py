@@ -25,7 +25,7 @@ from enginery.builds.manifest import MANIFEST, MODEL_REPOSITORY, Manifest, read_
 from enginery.builds.model_config import CONFIG
 from enginery.core.digests import MEMORY
 from enginery.core.errors import EngineryError, RegistryError
-from enginery.core.files import DISK_FULL, remove_tree, sync, sync_tree, write_atomic
+from enginery.core.files import DISK_FULL, remove_tree, sync, sync_tree
 from enginery.core.locks import waiting_lock
 from enginery.core.model import Frozen
 from enginery.core.progress import Log
@@ -48,20 +48,10 @@ BLOCK = 512
 """Bytes in the unit of `st_blocks`."""
 
 
-class Rewritten(Frozen):
-    """A configuration that was changed to name the local path of its files.
+class Rewritten(FileRecord):
+    """A configuration that was changed to name the local path of its files; `published` is its published SHA-256."""
 
-    Attributes:
-        path: relative to the build.
-        published: the SHA-256 of the published file, as in the manifest.
-        sha256: the SHA-256 of the local file.
-        size: the bytes of the local file.
-    """
-
-    path: str
     published: str
-    sha256: str
-    size: int
 
 
 class PulledNote(Frozen):
@@ -87,12 +77,8 @@ class PulledNote(Frozen):
     manifest: str
     pulled: datetime
     enginery: str
-    rewritten: tuple[Rewritten, ...]
-    beside: tuple[FileRecord, ...]
-
-    def write(self, build: Path) -> None:
-        """Write the note into the build's directory."""
-        write_atomic(build / NOTE, self.model_dump_json(indent=1), mode=0o444)
+    rewritten: tuple[Rewritten, ...] = ()
+    beside: tuple[FileRecord, ...] = ()
 
 
 class LocalBuild(NamedTuple):
@@ -128,18 +114,12 @@ class LocalBuild(NamedTuple):
         files = {file.path: file for file in self.manifest.files}
         if self.note:
             files |= {file.path: file for file in self.note.beside}
-            files |= {
-                changed.path: FileRecord(path=changed.path, sha256=changed.sha256, size=changed.size)
-                for changed in self._rewritten(files)
-            }
-        return files
-
-    def _rewritten(self, published: dict[str, FileRecord]) -> Iterator[Rewritten]:
-        """The note's rewritten files, only configurations of the manifest: a note cannot excuse another change."""
         for changed in self.note.rewritten if self.note else ():
-            known = published.get(changed.path)
+            known = files.get(changed.path)
+            # Only configurations of the manifest: a note cannot excuse another change.
             if known and known.sha256 == changed.published and is_config(changed.path):
-                yield changed
+                files[changed.path] = changed
+        return files
 
 
 class PullDirectory:

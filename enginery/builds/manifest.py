@@ -6,12 +6,12 @@ The manifest is written last, so a build with a manifest is whole; and it is eno
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationError, field_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from enginery.builds.validation import ValidationReport
 from enginery.core.digests import json_digest
@@ -111,23 +111,21 @@ def _sound_file(file: FileRecord) -> FileRecord:
 SoundFile = Annotated[FileRecord, AfterValidator(_sound_file)]
 
 
-def _distinct_files(files: Sequence[FileRecord]) -> None:
+def _distinct(files: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
     """Refuse files that could not be in one directory together, also where case or Unicode form are ignored."""
     seen: dict[str, str] = {}
     for path in [MANIFEST, *(file.path for file in files)]:
-        if other := seen.get(_normalized(path)):
+        normalized = unicodedata.normalize("NFC", path).casefold()
+        if other := seen.get(normalized):
             both = f"{other!r} and {path!r}"
             raise ValueError(f"two files have the same path, or differ only in upper and lower case: {both}")
-        seen[_normalized(path)] = path
+        seen[normalized] = path
     for normalized, path in seen.items():
         parent = normalized
         while parent := parent.rpartition("/")[0]:
             if other := seen.get(parent):
                 raise ValueError(f"{other!r} is a file, and the directory of {path!r}")
-
-
-def _normalized(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
+    return files
 
 
 class BuildTarget(Frozen):
@@ -182,17 +180,11 @@ class Manifest(Frozen):
     enginery: str
     registry: str
     channel: Name
-    files: tuple[SoundFile, ...]
+    files: Annotated[tuple[SoundFile, ...], AfterValidator(_distinct)]
     steps: tuple[StepRecord, ...]
     validation: ValidationReport
     engine: EngineFacts = EngineFacts()
     license: License = License()
-
-    @field_validator("files")
-    @classmethod
-    def _files_are_distinct(cls, files: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
-        _distinct_files(files)
-        return files
 
     @property
     def reference(self) -> str:
@@ -261,8 +253,11 @@ def read_manifest(data: bytes, *, subject: str = "manifest") -> Manifest:
     Raises:
         RegistryError: when it is not a manifest, has a newer schema, or names files outside the build.
     """
-    plain = _parse(data, subject)
-    version = plain.get("schema_version")
+    try:
+        plain = json.loads(data)
+    except ValueError as error:
+        raise RegistryError(f"is not JSON: {error}", subject=subject, remedy=PUBLISH_AGAIN) from error
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
     if not isinstance(version, int):
         raise RegistryError("is not a manifest: it has no schema_version", subject=subject, remedy=PUBLISH_AGAIN)
     if version > MANIFEST_SCHEMA:
@@ -284,10 +279,10 @@ def engine_facts(gpu: str, steps: Sequence[StepRecord]) -> EngineFacts:
         gpu: the product name of the GPU it was built for, or `cpu`.
         steps: the records of the chain that made it.
     """
+    toolchains = [record.toolchain for record in steps if record.step.stage is Stage.BUILD]
+    tensorrt = [found[name] for found in toolchains for name in TENSORRT_PACKAGES if name in found]
     return EngineFacts(
-        compute_capability=_compute_capability(gpu),
-        tensorrt=next(_tensorrt_versions(steps), ""),
-        limits=_limits(steps),
+        compute_capability=_compute_capability(gpu), tensorrt=next(iter(tensorrt), ""), limits=_limits(steps)
     )
 
 
@@ -316,16 +311,6 @@ def _completed(manifest: Manifest) -> Manifest:
     return manifest.model_copy(update=added)
 
 
-def _parse(data: bytes, subject: str) -> dict[str, Any]:
-    try:
-        plain = json.loads(data)
-    except ValueError as error:
-        raise RegistryError(f"is not JSON: {error}", subject=subject, remedy=PUBLISH_AGAIN) from error
-    if not isinstance(plain, dict):
-        raise RegistryError("is not a manifest", subject=subject, remedy=PUBLISH_AGAIN)
-    return plain
-
-
 def _compute_capability(gpu: str) -> str:
     try:
         return gpus.find(gpu).compute_capability
@@ -333,29 +318,13 @@ def _compute_capability(gpu: str) -> str:
         return ""
 
 
-def _tensorrt_versions(steps: Sequence[StepRecord]) -> Iterator[str]:
-    for record in steps:
-        if record.step.stage is Stage.BUILD:
-            yield from (record.toolchain[name] for name in TENSORRT_PACKAGES if name in record.toolchain)
-
-
 def _limits(steps: Sequence[StepRecord]) -> dict[str, int]:
     """The smallest value of each limit counts: neither the engine nor its server accepts more."""
-    found: dict[str, int] = {}
-    for name, value in _numbers(steps):
-        found[name] = min(value, found.get(name, value))
-    return {name: found[name] for name in LIMITS if name in found}
-
-
-def _numbers(steps: Sequence[StepRecord]) -> Iterator[tuple[str, int]]:
-    for record in steps:
-        if record.step.stage not in {Stage.BUILD, Stage.PACKAGE}:
-            continue
-        for place in (record.facts, record.step.recipe.parameters):
-            for limits in (place.get(name) for name in LIMIT_PLACES):
-                if isinstance(limits, Mapping):
-                    yield from ((name, value) for name, value in limits.items() if name in LIMITS and _is_number(value))
-
-
-def _is_number(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    found: dict[str, list[int]] = {name: [] for name in LIMITS}
+    made = [record for record in steps if record.step.stage in {Stage.BUILD, Stage.PACKAGE}]
+    places = [place for record in made for place in (record.facts, record.step.recipe.parameters)]
+    for limits in [place.get(name) for place in places for name in LIMIT_PLACES]:
+        for name, value in limits.items() if isinstance(limits, Mapping) else ():
+            if name in found and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                found[name].append(value)
+    return {name: min(values) for name, values in found.items() if values}

@@ -59,20 +59,16 @@ def mounted_at(config_text: str, mount: str) -> str:
         config = _parse(config_text)
     except text_format.ParseError as error:
         raise ValueError(str(error)) from error
-    changed = _move_paths(config, lambda path: remounted(path, mount))
+    changed = _move_paths(config, lambda path: moved(path, mount=mount))
     return str(text_format.MessageToString(config)) if changed else config_text
 
 
-def remounted(path: str, mount: str) -> str:
-    """A path into a packaged model, for a repository at `mount`; other paths stay as they are."""
+def moved(path: str, version: int | str = PACKAGED_VERSION, mount: str | None = None) -> str:
+    """A path into a packaged model, for one served as `version` or from `mount`; other paths stay as they are."""
     found = PACKAGED_PATH.fullmatch(path)
-    return f"{mount}{found['model']}/{PACKAGED_VERSION}{found['inside'] or ''}" if found else path
-
-
-def moved(path: str, version: int) -> str:
-    """A path into a packaged model, for a model served as `version`; other paths stay as they are."""
-    found = PACKAGED_PATH.fullmatch(path)
-    return f"{found['mount']}{found['model']}/{version}{found['inside'] or ''}" if found else path
+    if found is None:
+        return path
+    return f"{found['mount'] if mount is None else mount}{found['model']}/{version}{found['inside'] or ''}"
 
 
 def backend_of(config_text: str) -> str:

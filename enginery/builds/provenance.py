@@ -82,36 +82,28 @@ def _file(name: str, record: FileRecord) -> Plain:
 
 
 def _definition(manifest: Manifest) -> Plain:
+    """What determines the build: of the user's spec, and of each step and its key."""
+    steps = manifest.steps
     return {
         "buildType": BUILD_TYPE,
         "externalParameters": _parameters(manifest),
-        "internalParameters": {"steps": [_step(record) for record in manifest.steps]},
-        "resolvedDependencies": [*_weight_materials(manifest.steps), *_toolchain_materials(manifest.steps)],
+        "internalParameters": {
+            "steps": [{"key": one.key, "label": one.label, **one.step.model_dump(mode="json")} for one in steps]
+        },
+        "resolvedDependencies": [*_weight_materials(steps), *_toolchain_materials(steps)],
     }
 
 
 def _parameters(manifest: Manifest) -> Plain:
-    """The parts of the user's spec that determine the build."""
-    prompts: list[JsonValue] = [
-        {"prompt": result.prompt, "expected": dict(result.expected)} for result in manifest.validation.results
-    ]
+    downloaded = manifest.step(Stage.DOWNLOAD)
+    origin = downloaded.step.recipe.parameters if downloaded else {}
+    results = manifest.validation.results
     return {
         "model": manifest.model,
-        "source": _source(manifest),
+        "source": {name: origin[name] for name in ("kind", "location", "commit") if name in origin},
         "target": manifest.target.model_dump(mode="json"),
-        "validation": prompts,
+        "validation": [{"prompt": result.prompt, "expected": dict(result.expected)} for result in results],
     }
-
-
-def _source(manifest: Manifest) -> Plain:
-    downloaded = manifest.step(Stage.DOWNLOAD)
-    parameters = downloaded.step.recipe.parameters if downloaded else {}
-    return {name: parameters[name] for name in ("kind", "location", "commit") if name in parameters}
-
-
-def _step(record: StepRecord) -> Plain:
-    """What determines a step and its key."""
-    return {"key": record.key, "label": record.label, **record.step.model_dump(mode="json")}
 
 
 def _weight_materials(steps: Iterable[StepRecord]) -> Iterator[Plain]:
@@ -151,10 +143,14 @@ def _of_toolchain(toolchain: Mapping[str, str]) -> Iterator[Plain]:
 
 
 def _run(manifest: Manifest) -> Plain:
+    reports = [file for file in manifest.files if file.path == REPORT_FILE]
     return {
         "builder": {"id": BUILDER, "version": {"enginery": manifest.enginery}},
         "metadata": {"invocationId": f"{manifest.model}/{manifest.build_id}", **_times(manifest.steps)},
-        "byproducts": [*_reports(manifest), *chain.from_iterable(_byproducts(record) for record in manifest.steps)],
+        "byproducts": [
+            *({**_file(file.path, file), "mediaType": "application/json"} for file in reports),
+            *chain.from_iterable(_byproducts(record) for record in manifest.steps),
+        ],
     }
 
 
@@ -170,14 +166,9 @@ def _moment(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _reports(manifest: Manifest) -> Iterator[Plain]:
-    for record in manifest.files:
-        if record.path == REPORT_FILE:
-            yield {**_file(record.path, record), "mediaType": "application/json"}
-
-
 def _byproducts(record: StepRecord) -> Iterator[Plain]:
     """How a step ran, and the files it made; the weights and the model repository are listed elsewhere."""
+    uri = f"urn:enginery:step:{record.key}"
     ran: Plain = {
         "host": record.host,
         "started": _moment(record.started),
@@ -185,15 +176,10 @@ def _byproducts(record: StepRecord) -> Iterator[Plain]:
         "peakMemoryBytes": record.peak_memory_bytes,
         "enginery": record.enginery,
     }
-    yield {"name": record.label, "uri": _step_uri(record.key), "annotations": ran}
+    yield {"name": record.label, "uri": uri, "annotations": ran}
     if record.step.stage not in {Stage.DOWNLOAD, Stage.PACKAGE}:
         for file in record.files:
-            yield {**_file(f"{record.label}/{file.path}", file), "annotations": {"step": _step_uri(record.key)}}
-
-
-def _step_uri(key: str) -> str:
-    """The URI of a step in a statement."""
-    return f"urn:enginery:step:{key}"
+            yield {**_file(f"{record.label}/{file.path}", file), "annotations": {"step": uri}}
 
 
 def _require_sound(statement: Plain, predicate: Plain, manifest: Manifest) -> None:

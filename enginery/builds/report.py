@@ -30,7 +30,14 @@ def html_report(manifest: Manifest) -> str:
 
     It does not say when the build was published, so the same build always gives the same page.
     """
-    sections = (_target(manifest), _prompts(manifest), _steps(manifest), _files(manifest))
+    target = [(escape(name), escape(str(value))) for name, value in manifest.described.items()]
+    files = [(escape(file.path), f"{file.size:,}", _digest(file.sha256)) for file in manifest.files]
+    sections = (
+        _section("Target", ("", ""), target),
+        _prompts(manifest),
+        _steps(manifest),
+        _section("Files", ("file", "bytes", "sha256"), files),
+    )
     return PAGE.format(
         title=escape(f"{manifest.model}/{manifest.build_id}"),
         style=STYLE,
@@ -39,11 +46,6 @@ def html_report(manifest: Manifest) -> str:
         count=len(manifest.files),
         sections="\n".join(sections),
     )
-
-
-def _target(manifest: Manifest) -> str:
-    rows = [(escape(name), escape(str(value))) for name, value in manifest.described.items()]
-    return _section("Target", ("", ""), rows)
 
 
 def _prompts(manifest: Manifest) -> str:
@@ -68,11 +70,6 @@ def _steps(manifest: Manifest) -> str:
         cost = f"{record.seconds:.1f} s, {record.size:,} bytes"
         rows.append((escape(record.label), f"<code>{escape(what)}</code>", escape(where), cost, _digest(record.key)))
     return _section("Where it comes from", ("step", "what was done", "when and where", "cost", "key"), rows)
-
-
-def _files(manifest: Manifest) -> str:
-    rows = [(escape(file.path), f"{file.size:,}", _digest(file.sha256)) for file in manifest.files]
-    return _section("Files", ("file", "bytes", "sha256"), rows)
 
 
 def _digest(value: str) -> str:

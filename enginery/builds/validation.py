@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from pydantic import Field
-
 from enginery.core.errors import StoreError, ValidationError
 from enginery.core.model import Frozen
 
@@ -51,7 +49,7 @@ class ValidationReport(Frozen):
 
     schema_version: int = REPORT_SCHEMA
     passed: bool
-    results: tuple[PromptResult, ...] = Field(default=())
+    results: tuple[PromptResult, ...] = ()
     tokens_per_second: float | None = None
     driver_sha256: str
 

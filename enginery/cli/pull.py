@@ -1,6 +1,5 @@
 """The commands `pull`, `verify` and `resolve`: the build of a model for a GPU and runtime, and whether it is whole."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,7 +96,7 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
             link=link,
             mount=mount,
             channel=found_by,
-            trust=partial(rooms.registry.require_signed, policy=policy),
+            policy=policy,
             progress=progress,
             log=note,
         )

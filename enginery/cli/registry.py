@@ -78,8 +78,7 @@ def channels(
     as_json: AsJson = False,
 ) -> None:
     """Show where each channel of a model points, for each target: since when, moved by whom, and from what."""
-    found, unsound = named_registry(registry).pointers(model)
-    pointers = [pointed.pointer for pointed in found]
+    pointers, unsound = named_registry(registry).pointers(model)
     if as_json:
         rooms.output.print_json([pointer.model_dump(mode="json") for pointer in pointers])
     elif history:

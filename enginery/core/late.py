@@ -41,7 +41,7 @@ def door(room: str, file: str) -> Callable[[str], Any]:
     door imports under `if TYPE_CHECKING:`, so they are written down once:
 
         if TYPE_CHECKING:
-            from enginery.registry.pulling.pull import pull
+            from enginery.registry.pulling import pull
         else:
             __getattr__ = door(__name__, __file__)
 

@@ -6,8 +6,8 @@ A build's manifest is written last; a build without one does not exist. Channels
     build = registry.resolve("llama-3-8b-instruct", channel="stable", gpu="auto")
     pull(registry, build.manifest, Path("/models"))
 
-`layout` says where objects lie, `reading` reads them, `channels` and `promoting` move channels, `publishing` and
-`sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling/` brings it
+`layout` says where objects lie, `reading` reads them, `channels` and `registry` move channels, `publishing` and
+`sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling` brings it
 there, and `upkeep/` verifies, audits and prunes.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from enginery.registry.iam import policy
     from enginery.registry.layout import channel_reference
     from enginery.registry.publishing import is_published, publish, require_publishable
-    from enginery.registry.pulling.pull import pull
+    from enginery.registry.pulling import pull
     from enginery.registry.reading import PublishedBuild
     from enginery.registry.registry import Registry
     from enginery.registry.resolving.query import BuildOptions, BuildQuery

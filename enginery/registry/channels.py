@@ -12,14 +12,14 @@ import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from enginery.builds import SafeName
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
-from enginery.core.s3 import PreconditionFailed, Prefix
+from enginery.core.s3 import Prefix
 from enginery.core.text import masked, secrets_in
 from enginery.registry.layout import channel_path
 from enginery.spec import Name
@@ -76,6 +76,7 @@ class ChannelPointer(Frozen):
         moved: when it was moved, UTC.
         history: the latest moves, oldest first; the last one led to `build_id`.
         dropped: how many older moves have been dropped.
+        etag: of the object that holds it: while it stays the same, the channel has not been moved.
     """
 
     schema_version: int = CHANNEL_SCHEMA
@@ -87,6 +88,7 @@ class ChannelPointer(Frozen):
     moved: datetime
     history: Annotated[tuple[Move, ...], Field(min_length=1)]
     dropped: int = 0
+    etag: str | None = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def _last_move_led_here(self) -> Self:
@@ -113,21 +115,9 @@ class ChannelPointer(Frozen):
         return [build_id for build_id in path[:-1] if build_id is not None]
 
     def was_on(self, build_id: str, published: datetime) -> bool:
-        """Whether the channel has pointed at a build before.
-
-        Args:
-            build_id: the build.
-            published: when it was published; decides for a build that is older than a history with dropped moves.
-        """
+        """Whether the channel has pointed at a build before; yes for one published before a history that is cut."""
         named = {name for move in self.history for name in (move.build_id, move.previous)}
         return build_id in named or (self.dropped > 0 and published < self.history[0].moved)
-
-
-class Pointed(NamedTuple):
-    """A pointer and the ETag of the object that it was read from."""
-
-    pointer: ChannelPointer
-    etag: str
 
 
 class Moved(NamedTuple):
@@ -144,7 +134,7 @@ It is called again after a lost race.
 """
 
 
-def read_channel(prefix: Prefix, model: str, channel: str, target: str) -> Pointed | None:
+def read_channel(prefix: Prefix, model: str, channel: str, target: str) -> ChannelPointer | None:
     """The pointer; None when the channel has none for this target.
 
     Raises:
@@ -158,7 +148,7 @@ def read_channel(prefix: Prefix, model: str, channel: str, target: str) -> Point
     if (pointer.model, pointer.channel, pointer.target) != (model, channel, target):
         problem = f"is the pointer of another channel: {pointer.model}@{pointer.channel}/{pointer.target}"
         raise RegistryError(problem, subject=prefix.where(path), remedy=REMEDY)
-    return Pointed(pointer, found.etag)
+    return pointer.model_copy(update={"etag": found.etag})
 
 
 def change_channel(prefix: Prefix, model: str, channel: str, target: str, decide: Decide) -> Moved:
@@ -171,15 +161,16 @@ def change_channel(prefix: Prefix, model: str, channel: str, target: str, decide
     move: Move | None = None
     for _ in range(ATTEMPTS):
         now = read_channel(prefix, model, channel, target)
-        if now and move in now.pointer.history:
-            return Moved(now.pointer, written=True)  # our write succeeded, only its response was lost
-        move = decide(now.pointer if now else None)
+        if now and move in now.history:
+            return Moved(now, written=True)  # our write succeeded, only its response was lost
+        move = decide(now)
         if move is None and now:
-            return Moved(now.pointer, written=False)
+            return Moved(now, written=False)
         assert move is not None  # noqa: S101  `decide` always makes the first move
-        pointer = _after(now.pointer if now else None, move, (model, channel, target))
-        if _swap(prefix, path, pointer, now.etag if now else None):
-            return Moved(pointer, written=True)
+        pointer = _after(now, move, (model, channel, target))
+        etag = prefix.swap(path, pointer.model_dump_json(indent=1).encode(), now.etag if now else None)
+        if etag:
+            return Moved(pointer.model_copy(update={"etag": etag}), written=True)
     remedy = "find out who else moves this channel, then try again"
     raise RegistryError("others keep moving the channel", subject=prefix.where(path), remedy=remedy)
 
@@ -201,20 +192,16 @@ def a_move(
 
 def user() -> str:
     """The user who moves a channel: the setting `ENGINERY_WHO`, such as the name of a CI job, else `user@host`."""
-    return one_line(os.environ.get(USER_SETTING, "")) or f"{_login()}@{socket.gethostname()}"
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # in a container the process may have a user id without a name
+        login = str(os.getuid())
+    return one_line(os.environ.get(USER_SETTING, "")) or f"{login}@{socket.gethostname()}"
 
 
 def one_line(text: str) -> str:
     """A text for the history: one line, shortened, without the secrets of this process."""
     return " ".join(masked(text, secrets_in(os.environ)).split())[:LONGEST]
-
-
-def _login() -> str:
-    """The user's name; in a container the process may have a user id without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def _after(now: ChannelPointer | None, move: Move, names: tuple[str, str, str]) -> ChannelPointer:
@@ -232,15 +219,6 @@ def _after(now: ChannelPointer | None, move: Move, names: tuple[str, str, str]) 
     )
 
 
-def _swap(prefix: Prefix, path: str, pointer: ChannelPointer, etag: str | None) -> bool:
-    data = pointer.model_dump_json(indent=1).encode()
-    try:
-        prefix.put_bytes(path, data, if_none_match=etag is None, if_match=etag, content_type="application/json")
-    except PreconditionFailed:
-        return False
-    return True
-
-
 def _parsed(data: bytes, subject: str) -> ChannelPointer:
     try:
         plain = json.loads(data)
@@ -248,14 +226,9 @@ def _parsed(data: bytes, subject: str) -> ChannelPointer:
         if isinstance(version, int) and version > CHANNEL_SCHEMA:
             problem = f"was written by a newer Enginery (schema {version}; this one reads up to {CHANNEL_SCHEMA})"
             raise RegistryError(problem, subject=subject, remedy="upgrade Enginery")
-        return ChannelPointer.model_validate(_with_history(plain))
+        if version == 1:  # has no history
+            move = {name: plain[name] for name in ("build_id", "previous", "moved")}
+            plain |= {"schema_version": CHANNEL_SCHEMA, "history": [{"action": Action.UNKNOWN, **move}]}
+        return ChannelPointer.model_validate(plain)
     except (ValueError, TypeError, KeyError) as error:  # a ValidationError is a ValueError
         raise RegistryError("is not a channel pointer", subject=subject, remedy=REMEDY) from error
-
-
-def _with_history(plain: dict[str, Any]) -> dict[str, Any]:
-    """A pointer of schema 1 in the form of schema 2."""
-    if plain["schema_version"] != 1:
-        return plain
-    move = {name: plain[name] for name in ("build_id", "previous", "moved")}
-    return {**plain, "schema_version": CHANNEL_SCHEMA, "history": [{"action": Action.UNKNOWN, **move}]}

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
-
 from enginery.core.errors import RegistryError
 from enginery.core.locks import Worker
 from enginery.core.model import Frozen
-from enginery.core.s3 import PreconditionFailed, Prefix
+from enginery.core.s3 import Prefix
+from enginery.store import HeldObject
 
 CLAIM = "publishing.json"
 PRUNING = "pruning"
@@ -50,7 +49,7 @@ class Holder(Frozen):
         return f"process {self.worker.pid} on {self.worker.host}, since {self.since:%H:%M} UTC"
 
 
-class Claim:
+class Claim(HeldObject[Holder]):
     """The claim on one build.
 
     Attributes:
@@ -59,11 +58,11 @@ class Claim:
     """
 
     def __init__(self, prefix: Prefix, files: str = "") -> None:
-        self.prefix = prefix
+        super().__init__(prefix, CLAIM, Holder)
         self.files = files
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Hold the claim: nobody with other files works on the build meanwhile.
 
         When the body ends without an error, the build has its manifest and needs no claim any more.
@@ -82,12 +81,12 @@ class Claim:
 
     def is_held(self) -> bool:
         """Whether a process that may still be at work holds the claim."""
-        holder, _ = self._read()
+        holder = self.read()
         return holder is not None and holder.may_be_at_work()
 
     def is_ours(self) -> bool:
         """Whether the claim is held for these files."""
-        holder, _ = self._read()
+        holder = self.read()
         return holder is not None and holder.files == self.files
 
     def in_the_way(self, holder: Holder | str) -> InTheWay:
@@ -104,30 +103,11 @@ class Claim:
     def _acquire(self) -> bool:
         """Take the claim and return True; False when it is shared with a holder for the same files."""
         for _ in range(ATTEMPTS):
-            holder, etag = self._read()
+            holder = self.read()
             if holder and holder.may_be_at_work():
                 if holder.files == self.files:
                     return False
                 raise self.in_the_way(holder)
-            if self._swap(etag):
+            if self.replace(Holder(files=self.files, worker=Worker.this(), since=datetime.now(UTC))):
                 return True
         raise self.in_the_way("others keep beginning")
-
-    def _swap(self, etag: str | None) -> bool:
-        """Write the claim unless it has changed since its ETag was read; says whether it was written."""
-        data = Holder(files=self.files, worker=Worker.this(), since=datetime.now(UTC)).model_dump_json().encode()
-        try:
-            self.prefix.put_bytes(CLAIM, data, if_none_match=etag is None, if_match=etag)
-        except PreconditionFailed:
-            return False
-        return True
-
-    def _read(self) -> tuple[Holder | None, str | None]:
-        """The holder and the ETag of the claim's object; no holder when the object cannot be understood."""
-        found = self.prefix.get(CLAIM)
-        if found is None:
-            return None, None
-        try:
-            return Holder.model_validate_json(found.data), found.etag
-        except ValidationError:
-            return None, found.etag

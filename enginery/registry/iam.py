@@ -92,11 +92,6 @@ def _statement(grant: Grant, address: Address) -> dict[str, Any]:
     return stated
 
 
-def write_policies(directory: Path) -> None:
-    """Write the example policy of each role."""
-    for role in ROLES:
-        write_atomic(directory / f"{role}.json", json.dumps(policy(role, EXAMPLE), indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    write_policies(Path(sys.argv[1]))
+    for each in ROLES:
+        write_atomic(Path(sys.argv[1]) / f"{each}.json", json.dumps(policy(each, EXAMPLE), indent=2) + "\n")

@@ -7,14 +7,11 @@ from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.spec import IN_WORDS, NAME_PATTERN
 
-MANIFEST_PARTS = 5
-"""The parts of `models/<model>/builds/<build id>/manifest.json`."""
-CHANNEL_PARTS = 5
-"""The parts of `models/<model>/channels/<channel>/<target>.json`."""
-POINTER_SUFFIX = ".json"
 CHANNELS = "channels"
 SIGNATURES = "signatures"
 """The folder of signatures in a build."""
+_MANIFEST = re.compile(rf"{MODELS}/([^/]*)/builds/([^/]*)/{re.escape(MANIFEST)}")
+_POINTER = re.compile(rf"{MODELS}/[^/]*/{CHANNELS}/([^/]*)/([^/]*)\.json")
 
 
 def manifest_path(model: str, build_id: str) -> str:
@@ -24,7 +21,7 @@ def manifest_path(model: str, build_id: str) -> str:
 
 def channel_path(model: str, channel: str, target: str) -> str:
     """The path of a channel's pointer for one target."""
-    return f"{channels_path(model, channel)}/{target}{POINTER_SUFFIX}"
+    return f"{channels_path(model, channel)}/{target}.json"
 
 
 def channels_path(model: str, channel: str | None = None) -> str:
@@ -45,18 +42,14 @@ def is_signature(path: str) -> bool:
 
 def build_of(path: str) -> tuple[str, str] | None:
     """The model and build id whose manifest is at `path`; None when the path is not one of a manifest."""
-    parts = path.split("/")
-    if len(parts) == MANIFEST_PARTS and (parts[0], parts[2], parts[4]) == (MODELS, "builds", MANIFEST):
-        return parts[1], parts[3]
-    return None
+    found = _MANIFEST.fullmatch(path)
+    return (found[1], found[2]) if found else None
 
 
 def pointer_of(path: str) -> tuple[str, str] | None:
     """The channel and target whose pointer is at `path`; None when the path is not one of a pointer."""
-    parts = path.split("/")
-    if len(parts) == CHANNEL_PARTS and parts[2] == CHANNELS and path.endswith(POINTER_SUFFIX):
-        return parts[3], parts[4].removesuffix(POINTER_SUFFIX)
-    return None
+    found = _POINTER.fullmatch(path)
+    return (found[1], found[2]) if found else None
 
 
 def channel_reference(model: str, channel: str, target: str) -> str:
@@ -65,11 +58,7 @@ def channel_reference(model: str, channel: str, target: str) -> str:
 
 
 def split_reference(reference: str) -> tuple[str, str, str]:
-    """The model, channel and target of `MODEL@CHANNEL/TARGET`.
-
-    Raises:
-        RegistryError: when the text does not have that form.
-    """
+    """The model, channel and target of `MODEL@CHANNEL/TARGET`; a RegistryError when the text has another form."""
     model, _, rest = reference.partition("@")
     channel, slash, target = rest.partition("/")
     if not (model and channel and slash and target):
@@ -79,10 +68,6 @@ def split_reference(reference: str) -> tuple[str, str, str]:
 
 
 def require_name(field: str, value: str) -> None:
-    """Make sure that a text can be part of a path and of a reference.
-
-    Raises:
-        UsageError: when it is not a valid name.
-    """
+    """Make sure that a text can be part of a path and of a reference; a UsageError when it cannot."""
     if not re.fullmatch(NAME_PATTERN, value):
         raise UsageError(f"{value!r} {IN_WORDS[NAME_PATTERN]}", subject=field)

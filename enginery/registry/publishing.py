@@ -1,10 +1,9 @@
 """The publish step: sends a build's files, then its manifest, which makes it exist, and moves the channel to it."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -17,6 +16,7 @@ from enginery.builds import (
     BuildTarget,
     Manifest,
     SigningKey,
+    ValidationReport,
     build_path,
     engine_facts,
     html_report,
@@ -30,11 +30,10 @@ from enginery.core.errors import RegistryError
 from enginery.core.files import list_files, write_atomic
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, LogProgress
-from enginery.core.s3 import PreconditionFailed, Upload, honours_conditional_writes
+from enginery.core.s3 import Upload
 from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
 from enginery.registry.claims import Claim
-from enginery.registry.promoting import point_channel
 from enginery.registry.registry import Registry
 from enginery.registry.sending import Sending
 from enginery.registry.signatures import sign_if_configured
@@ -56,32 +55,12 @@ class PublishParameters(Frozen):
     allow_unconditional_writes: bool = False
 
 
-class LocalFile(NamedTuple):
-    """A file on this machine, and what it is in the build."""
-
-    source: Path
-    record: FileRecord
-
-
-class Published(Frozen):
-    """The result of a publish step.
-
-    Attributes:
-        registry: the registry's address.
-        uri: the build's address.
-        manifest_uri: the address of its manifest.
-        bytes: the build's size.
-        uploaded_bytes: how much of it was sent; 0 when the build was published already.
-    """
-
-    registry: str
-    model: str
-    build_id: str
-    uri: str
-    manifest_uri: str
-    channel: str
-    bytes: int
-    uploaded_bytes: int
+PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
+    ("model_repository", Stage.PACKAGE, f"{MODEL_REPOSITORY}/", lambda _: True),
+    ("report", Stage.VALIDATE, "", lambda path: path == REPORT_FILE),
+    ("weights", Stage.DOWNLOAD, f"{LICENSES}/", lambda path: "/" not in path and is_license(path)),
+)
+"""The inputs that are published: from which stage, where in the build, and which files: of the weights, the licence."""
 
 
 def publish(context: StepContext) -> Facts:
@@ -96,8 +75,7 @@ def publish(context: StepContext) -> Facts:
     """
     parameters = PublishParameters.model_validate(dict(context.parameters))
     registry = Registry(parameters.to)
-    SigningKey.from_environment()  # fails here, before anything is sent, when the key cannot be used
-    _require_conditional_writes(registry, parameters)
+    require_publishable(context.parameters)  # fails here, before anything is sent
     manifest, sources = _describe(context, parameters)
     found = registry.read(parameters.model, parameters.build_id)
     uploaded = 0
@@ -106,7 +84,7 @@ def publish(context: StepContext) -> Facts:
     else:
         context.log(f"{parameters.model}/{parameters.build_id} is already published")
     _require_same(found, manifest, registry)
-    context.log(point_channel(registry, found, parameters.channel))
+    context.log(registry.point_channel(found, parameters.channel))
     return _report(context, registry, parameters, found, uploaded)
 
 
@@ -133,28 +111,17 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
     """
     SigningKey.from_environment()
     parameters = PublishParameters.model_validate(dict(values))
-    _require_conditional_writes(Registry(parameters.to), parameters)
+    if not parameters.allow_unconditional_writes:
+        harm = "If-None-Match, so two publishers could overwrite each other"
+        remedy = "use another endpoint, or set publish.allow_unconditional_writes and publish from one place only"
+        Registry(parameters.to).require_conditional_writes(harm, remedy)
 
 
-def _require_conditional_writes(registry: Registry, parameters: PublishParameters) -> None:
-    if parameters.allow_unconditional_writes or honours_conditional_writes(registry.prefix):
-        return
-    raise RegistryError(
-        "this S3 endpoint ignores If-None-Match, so two publishers could overwrite each other",
-        subject=registry.address,
-        remedy="use another endpoint, or set publish.allow_unconditional_writes and publish from one place only",
-    )
-
-
-def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, list[LocalFile]]:
-    report = read_report(context.inputs["report"])
-    if not report.passed:
-        remedy = "correct the model or the prompts; `enginery run-step` on the validate step shows the answers"
-        raise RegistryError(
-            "did not pass its validation", subject=f"{parameters.model}/{parameters.build_id}", remedy=remedy
-        )
-    sources = _files(context.inputs, context.chain)
-    licenses = {path: file.source for file in sources if (path := file.record.path).startswith(f"{LICENSES}/")}
+def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, dict[str, Path]]:
+    """The manifest, and the local file of each path in it."""
+    report = _passed_report(context, parameters)
+    found = dict(_files(context.inputs, context.chain))
+    sources = {record.path: file for record, file in found.items()}
     manifest = Manifest(
         model=parameters.model,
         build_id=parameters.build_id,
@@ -163,61 +130,50 @@ def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Mani
         enginery=__version__,
         registry=parameters.to.rstrip("/"),
         channel=parameters.channel,
-        files=tuple(file.record for file in sources),
+        files=_by_path(found),
         steps=context.chain,
         validation=report,
         engine=engine_facts(parameters.target.gpu, context.chain),
-        license=read_license(licenses),
+        license=read_license({path: file for path, file in sources.items() if path.startswith(f"{LICENSES}/")}),
     )
-    statement = _written(context.output / PROVENANCE, provenance_statement(manifest))
-    manifest = _with_file(manifest, statement)
-    page = _written(context.output / REPORT_PAGE, html_report(manifest))
-    return _with_file(manifest, page), [*sources, statement, page]
+    for path, make in ((PROVENANCE, provenance_statement), (REPORT_PAGE, html_report)):
+        file = sources[path] = context.output / path
+        write_atomic(file, make(manifest))
+        record = FileRecord(path=path, sha256=file_digest(file), size=file.stat().st_size)
+        manifest = manifest.model_copy(update={"files": _by_path([*manifest.files, record])})
+    return manifest, sources
 
 
-def _with_file(manifest: Manifest, file: LocalFile) -> Manifest:
-    """The manifest with one more file, which was made from it."""
-    files = sorted([*manifest.files, file.record], key=lambda record: record.path)
-    return manifest.model_copy(update={"files": tuple(files)})
+def _passed_report(context: StepContext, parameters: PublishParameters) -> ValidationReport:
+    report = read_report(context.inputs["report"])
+    if report.passed:
+        return report
+    remedy = "correct the model or the prompts; `enginery run-step` on the validate step shows the answers"
+    subject = f"{parameters.model}/{parameters.build_id}"
+    raise RegistryError("did not pass its validation", subject=subject, remedy=remedy)
 
 
-def _written(path: Path, content: bytes | str) -> LocalFile:
-    write_atomic(path, content)
-    return LocalFile(path, FileRecord(path=path.name, sha256=file_digest(path), size=path.stat().st_size))
+def _by_path(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
+    return tuple(sorted(files, key=lambda record: record.path))
 
 
-def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> list[LocalFile]:
-    """The model repository, the report and the licence that came with the weights, sorted by path.
-
-    Digests come from the records of the steps where they can; sending a file checks that it still has its digest.
-    """
-    repository, report, weights = inputs["model_repository"], inputs["report"], inputs["weights"]
-    files = [
-        LocalFile(repository / record.path, record.model_copy(update={"path": f"{MODEL_REPOSITORY}/{record.path}"}))
-        for record in _known_files(repository, chain, Stage.PACKAGE)
-    ]
-    files += [
-        LocalFile(weights / record.path, record.model_copy(update={"path": f"{LICENSES}/{record.path}"}))
-        for record in _known_files(weights, chain, Stage.DOWNLOAD, lambda path: "/" not in path and is_license(path))
-    ]
-    files += [
-        LocalFile(report / record.path, record)
-        for record in _known_files(report, chain, Stage.VALIDATE, lambda path: path == REPORT_FILE)
-    ]
-    return sorted(files, key=lambda file: file.record.path)
+def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> Iterator[tuple[FileRecord, Path]]:
+    """The files of the build that are there already, each with its local file."""
+    for name, stage, folder, wanted in PARTS:
+        for record in _known_files(inputs[name], chain, stage, wanted):
+            yield record.model_copy(update={"path": f"{folder}{record.path}"}), inputs[name] / record.path
 
 
 def _send_build(
-    registry: Registry, manifest: Manifest, sources: list[LocalFile], context: StepContext
+    registry: Registry, manifest: Manifest, sources: Mapping[str, Path], context: StepContext
 ) -> tuple[Manifest, int]:
     """Send the files, then the manifest; returns the published manifest, and how many bytes were sent."""
     prefix = registry.build_prefix(manifest.model, manifest.build_id)
-    files = json_digest([file.model_dump() for file in manifest.files])
-    claim = Claim(prefix, files)
-    with claim.held():
+    claim = Claim(prefix, json_digest([file.model_dump() for file in manifest.files]))
+    with claim.hold():
         if found := registry.read(manifest.model, manifest.build_id):
             return found, 0  # another publisher has just finished
-        uploads = [Upload(file.source, file.record.path, file.record.size, file.record.sha256) for file in sources]
+        uploads = [Upload(sources[file.path], file.path, file.size, file.sha256) for file in manifest.files]
         progress = context.progress or LogProgress(context.log)
         uploaded = Sending(registry, prefix, progress, context.log).send(uploads)
         if claim.is_ours():
@@ -231,11 +187,9 @@ def _write_manifest(registry: Registry, manifest: Manifest) -> Manifest:
     """Write the manifest, which makes the build exist; when another publisher was first, return its manifest."""
     prefix = registry.build_prefix(manifest.model, manifest.build_id)
     sign_if_configured(prefix, manifest.to_json())
-    try:
-        prefix.put_bytes(MANIFEST, manifest.to_json(), if_none_match=True, content_type="application/json")
-    except PreconditionFailed:
-        return registry.manifest(manifest.model, manifest.build_id)
-    return manifest
+    if prefix.swap(MANIFEST, manifest.to_json(), None):
+        return manifest
+    return registry.manifest(manifest.model, manifest.build_id)
 
 
 def _require_same(published: Manifest, ours: Manifest, registry: Registry) -> None:
@@ -254,31 +208,27 @@ def _report(
     context: StepContext, registry: Registry, parameters: PublishParameters, manifest: Manifest, uploaded: int
 ) -> Facts:
     prefix = registry.build_prefix(parameters.model, parameters.build_id)
-    published = Published(
-        registry=registry.address,
-        model=parameters.model,
-        build_id=parameters.build_id,
-        uri=str(prefix.address),
-        manifest_uri=prefix.where(MANIFEST),
-        channel=parameters.channel,
-        bytes=manifest.size,
-        uploaded_bytes=uploaded,
-    )
+    facts: dict[str, JsonValue] = {
+        "registry": registry.address,
+        "model": parameters.model,
+        "build_id": parameters.build_id,
+        "uri": str(prefix.address),
+        "manifest_uri": prefix.where(MANIFEST),
+        "channel": parameters.channel,
+        "bytes": manifest.size,
+        "uploaded_bytes": uploaded,
+    }
     write_atomic(context.output / MANIFEST, manifest.to_json())
-    facts: dict[str, JsonValue] = published.model_dump(mode="json")
     write_atomic(context.output / PUBLISHED, json.dumps(facts, indent=1))
     return facts
 
 
 def _known_files(
-    root: Path, chain: Sequence[StepRecord], stage: Stage, wanted: Callable[[str], bool] = lambda _: True
+    root: Path, chain: Sequence[StepRecord], stage: Stage, wanted: Callable[[str], bool]
 ) -> tuple[FileRecord, ...]:
     """The files below `root`, the output of a step of this stage, sorted by path; only those whose path is `wanted`.
 
     Digests come from the step's record when it names exactly these files, else the files are read.
-
-    Raises:
-        StoreError: for symbolic links and special files.
     """
     sizes = {path.as_posix(): (root / path).stat().st_size for path in list_files(root)}
     for record in chain:

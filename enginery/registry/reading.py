@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from pydantic import AliasPath, Field
 
 from enginery.builds import MANIFEST, MODELS, Manifest, build_path, read_manifest
 from enginery.core.digests import bytes_digest, json_digest
@@ -20,7 +22,7 @@ from enginery.core.model import Frozen
 from enginery.core.s3 import Address, Content, ObjectInfo, Prefix, endpoint
 from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
-from enginery.registry.channels import ChannelPointer, Pointed, read_channel
+from enginery.registry.channels import ChannelPointer, read_channel
 from enginery.registry.layout import build_of, channels_path, manifest_path, pointer_of, split_reference
 
 READERS = 16
@@ -38,42 +40,21 @@ class PublishedBuild(Frozen):
 
     model: str
     build_id: str
-    target: str
-    gpu: str
-    backend: str
-    release: str
-    precision: str
+    target: str = Field(validation_alias=AliasPath("target", "name"))
+    gpu: str = Field(validation_alias=AliasPath("target", "gpu"))
+    backend: str = Field(validation_alias=AliasPath("target", "backend"))
+    release: str = Field(validation_alias=AliasPath("target", "release"))
+    precision: str = Field(validation_alias=AliasPath("target", "precision"))
     channel: str
     created: datetime
     size: int
 
-    @classmethod
-    def of(cls, manifest: Manifest) -> "PublishedBuild":
-        """The facts of a manifest."""
-        target = manifest.target
-        return cls(
-            model=manifest.model,
-            build_id=manifest.build_id,
-            target=target.name,
-            gpu=target.gpu,
-            backend=target.backend,
-            release=target.release,
-            precision=target.precision,
-            channel=manifest.channel,
-            created=manifest.created,
-            size=manifest.size,
-        )
-
-
-class Listing(NamedTuple):
-    """Published builds, newest last, and an error for each build whose manifest cannot be read."""
-
-    builds: list[PublishedBuild]
-    unsound: list[RegistryError]
-
 
 class PublishedBuilds:
-    """The builds under an address such as `s3://engines/prod`, to be read only."""
+    """The builds under an address such as `s3://engines/prod`, to be read only.
+
+    Methods raise RegistryError when the registry cannot be read, or when what they return is not valid there.
+    """
 
     def __init__(self, address: str) -> None:
         self.prefix = Prefix(Address.parse(address), RegistryError)
@@ -89,32 +70,21 @@ class PublishedBuilds:
         return Prefix(Address(address.bucket, address.key(build_path(model, build_id))), RegistryError)
 
     def builds(self, model: str | None = None) -> list[PublishedBuild]:
-        """Every published build, or those of one model, newest last.
-
-        Raises:
-            RegistryError: when the registry or one of the manifests cannot be read.
-        """
+        """Every published build, or those of one model, newest last; an error when one manifest cannot be read."""
         builds, unsound = self.listing(model)
         if unsound:
             raise unsound[0]
         return builds
 
-    def listing(self, model: str | None = None) -> Listing:
-        """Every published build that can be read, or those of one model, and why the others cannot.
-
-        Raises:
-            RegistryError: when the registry cannot be read.
-        """
+    def listing(self, model: str | None = None) -> tuple[list[PublishedBuild], list[RegistryError]]:
+        """Every published build that can be read, or those of one model, and why the others cannot."""
         manifests, unsound = self.manifests(model)
-        return Listing([PublishedBuild.of(manifest) for manifest in manifests], unsound)
+        return [PublishedBuild.model_validate(manifest, from_attributes=True) for manifest in manifests], unsound
 
     def manifests(self, model: str | None = None) -> tuple[list[Manifest], list[RegistryError]]:
         """The manifests of all builds or of one model's, oldest first, and the errors of those that cannot be read.
 
         Manifests that were read before come from this machine, so a second call costs little more than a listing.
-
-        Raises:
-            RegistryError: when the registry cannot be read.
         """
         listed = [info for info in self._listed(model) if build_of(info.path)]
         found, unsound = _read_each(self._read_listed, listed)
@@ -125,39 +95,23 @@ class PublishedBuilds:
         return self.prefix.head(manifest_path(model, build_id)) is not None
 
     def manifest(self, model: str, build_id: str) -> Manifest:
-        """The manifest of a build.
-
-        Raises:
-            RegistryError: when there is none, or it is not valid.
-        """
+        """The manifest of a build; an error when there is none."""
         return self.parse(model, build_id, self.manifest_json(model, build_id))
 
     def read(self, model: str, build_id: str) -> Manifest | None:
-        """The manifest of a build, or None when it is not published.
-
-        Raises:
-            RegistryError: when it is not valid.
-        """
+        """The manifest of a build, or None when it is not published."""
         data = self.prefix.get_bytes(manifest_path(model, build_id))
         return None if data is None else self.parse(model, build_id, data)
 
     def manifest_json(self, model: str, build_id: str) -> bytes:
-        """The exact bytes of a manifest, which a signature covers; `parse` reads them.
-
-        Raises:
-            RegistryError: when there is none.
-        """
+        """The exact bytes of a manifest, which a signature covers; `parse` reads them. An error when there is none."""
         data = self.prefix.get_bytes(manifest_path(model, build_id))
         if data is None:
             raise RegistryError(f"no build {model}/{build_id}", subject=self.address, remedy=LIST_BUILDS)
         return data
 
     def parse(self, model: str, build_id: str, data: bytes) -> Manifest:
-        """The manifest in these bytes, which were read from the path of this build.
-
-        Raises:
-            RegistryError: when it is not valid, or describes another build.
-        """
+        """The manifest in these bytes, which were read from the path of this build and must describe it."""
         path = manifest_path(model, build_id)
         manifest = read_manifest(data, subject=self.prefix.where(path))
         if (manifest.model, manifest.build_id) != (model, build_id):
@@ -190,32 +144,19 @@ class PublishedBuilds:
 
     def channel(self, model: str, channel: str, target: str) -> ChannelPointer | None:
         """The pointer of a channel for a target; None when there is none."""
-        pointed = self.pointed(model, channel, target)
-        return pointed.pointer if pointed else None
-
-    def pointed(self, model: str, channel: str, target: str) -> Pointed | None:
-        """The pointer of a channel for a target with its ETag; None when there is none."""
         return read_channel(self.prefix, model, channel, target)
 
-    def pointers(self, model: str, channel: str | None = None) -> tuple[list[Pointed], list[RegistryError]]:
-        """The pointers of all channels of a model or of one, and the errors of those that cannot be read.
-
-        Raises:
-            RegistryError: when the registry cannot be read.
-        """
+    def pointers(self, model: str, channel: str | None = None) -> tuple[list[ChannelPointer], list[RegistryError]]:
+        """The pointers of all channels of a model or of one, and the errors of those that cannot be read."""
         listed = (pointer_of(info.path) for info in self.prefix.list(channels_path(model, channel)))
-        return _read_each(lambda names: self.pointed(model, *names), [names for names in listed if names])
+        return _read_each(lambda names: self.channel(model, *names), [names for names in listed if names])
 
     def channels(self, model: str) -> list[ChannelPointer]:
-        """The pointer of each channel of a model, for each target.
-
-        Raises:
-            RegistryError: when the registry or one of the pointers cannot be read.
-        """
+        """The pointer of each channel of a model, for each target; an error when one cannot be read."""
         found, unsound = self.pointers(model)
         if unsound:
             raise unsound[0]
-        return [pointed.pointer for pointed in found]
+        return found
 
     def _listed(self, model: str | None) -> Iterator[ObjectInfo]:
         return self.prefix.list(f"{MODELS}/{model}" if model else MODELS)
@@ -278,11 +219,7 @@ def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
 
 
 def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
-    """Read many objects at once: what could be read, and the errors of the rest; removed objects are in neither.
-
-    Raises:
-        RegistryError: when an error is transient: then nothing is known.
-    """
+    """Read many objects at once: what could be read, and the errors that stay; removed objects are in neither."""
 
     def attempt(name: T) -> R | RegistryError | None:
         try:
@@ -298,11 +235,7 @@ def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[
 
 
 def _read_or_kept(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
-    """The bytes of a listed object, from this machine if they were read before; None when the object is gone.
-
-    Raises:
-        EngineryError: of the prefix's class, when it cannot be read.
-    """
+    """The bytes of a listed object, from this machine if they were read before; None when the object is gone."""
     kept = _kept_copy(prefix, listed)
     with suppress(OSError):  # there is no copy, or it cannot be read
         data = kept.read_bytes()

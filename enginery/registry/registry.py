@@ -1,13 +1,22 @@
-"""The registry as its users see it: what `PublishedBuilds` reads, and channels moved and builds resolved."""
+"""The registry as its users see it: what `PublishedBuilds` reads, builds resolved, and channels moved."""
 
 from typing import Unpack
 
-from enginery.registry.channels import ChannelPointer
-from enginery.registry.layout import split_reference
-from enginery.registry.promoting import Why, demote, promote
+from enginery.builds import Manifest
+from enginery.core.errors import RegistryError, UsageError
+from enginery.core.s3 import honours_conditional_writes
+from enginery.registry.channels import Action, ChannelPointer, Decide, Move, Moved, a_move, change_channel, one_line
+from enginery.registry.layout import channel_reference, require_name, split_reference
 from enginery.registry.reading import PublishedBuilds
+from enginery.registry.resolving.compatibility import failures
 from enginery.registry.resolving.query import BuildOptions, BuildQuery
 from enginery.registry.resolving.resolve import Resolved, resolve
+
+LOST_MOVE = (
+    "If-Match, so of two who move a channel at once one would be lost",
+    "use another endpoint, or --allow-unconditional-writes when nobody else moves channels now",
+)
+"""What an endpoint without conditional writes does to a channel, and the remedy."""
 
 
 class Registry(PublishedBuilds):
@@ -23,7 +32,7 @@ class Registry(PublishedBuilds):
         expected: str | None = None,
         allow_unconditional_writes: bool = False,
     ) -> ChannelPointer:
-        """Point a channel at a build, for the build's target.
+        """Point a channel at a build, for the build's target; nothing is written when it already does.
 
         Args:
             build: the build, as `find` takes it: `BUILD`, `MODEL/BUILD` or `MODEL@CHANNEL/TARGET`.
@@ -31,25 +40,76 @@ class Registry(PublishedBuilds):
             reason: why, for the channel's history.
             force: promote the build although it failed a gate; needs a reason.
             expected: the id of the build that the channel must still point at; None for any.
-            allow_unconditional_writes: accept an endpoint that ignores If-Match.
+            allow_unconditional_writes: accept an endpoint that ignores If-Match; there, one of two simultaneous moves
+                is lost.
 
         Raises:
             UsageError: when the channel's name is not valid, or a forced promotion has no reason.
             RegistryError: when there is no such build, it failed a gate, or the channel has moved.
         """
-        why = Why(reason=reason, force=force, expected=expected, allow_unconditional_writes=allow_unconditional_writes)
-        return promote(self, self.find(build), channel, why).pointer
+        manifest = self.find(build)
+        require_name("channel", channel)
+        overruled = _overruled(manifest, reason, force=force)
+        if not allow_unconditional_writes:
+            self.require_conditional_writes(*LOST_MOVE)
+        target = manifest.target.name
+
+        def decide(now: ChannelPointer | None) -> Move | None:
+            _require_expected(now, expected, channel_reference(manifest.model, channel, target))
+            if now and now.build_id == manifest.build_id:
+                return None
+            return a_move(Action.PROMOTE, now, manifest.build_id, one_line(reason), overruled)
+
+        return self._move(manifest.model, channel, target, decide).pointer
 
     def demote(
         self, channel: str, *, reason: str = "", expected: str | None = None, allow_unconditional_writes: bool = False
     ) -> ChannelPointer:
-        """Point a channel, `MODEL@CHANNEL/TARGET`, back at the build it pointed at before.
+        """Point a channel, `MODEL@CHANNEL/TARGET`, back at the build before; a second demotion goes one further back.
+
+        When somebody else moves the channel meanwhile, it stays there: two users who demote the same build go back
+        once.
 
         Raises:
-            RegistryError: when there is nothing to go back to, or the channel points at another build than expected.
+            RegistryError: when there is no such channel, there is nothing to go back to, the previous build was
+                removed, or the channel points at another build than expected.
         """
-        why = Why(reason=reason, expected=expected, allow_unconditional_writes=allow_unconditional_writes)
-        return demote(self, *split_reference(channel), why).pointer
+        names = split_reference(channel)
+        for field, value in zip(("model", "channel", "target"), names, strict=True):
+            require_name(field, value)
+        if not allow_unconditional_writes:
+            self.require_conditional_writes(*LOST_MOVE)
+
+        def decide(now: ChannelPointer | None) -> Move:
+            nonlocal expected
+            _require_expected(now, expected, channel)
+            back = self._build_before(now, channel)
+            expected = now.build_id if now else None
+            return a_move(Action.DEMOTE, now, back, one_line(reason))
+
+        return self._move(*names, decide).pointer
+
+    def point_channel(self, manifest: Manifest, channel: str) -> str:
+        """Point a channel at a build that was just published, and say in one line where it points now.
+
+        A channel that pointed at the build before is not moved: the build was superseded or demoted, and running its
+        unchanged spec again must not undo that.
+        """
+        target = manifest.target.name
+
+        def decide(now: ChannelPointer | None) -> Move | None:
+            if now and (now.build_id == manifest.build_id or now.was_on(manifest.build_id, manifest.created)):
+                return None
+            return a_move(Action.PUBLISH, now, manifest.build_id, "")
+
+        pointer, written = self._move(manifest.model, channel, target, decide)
+        name = f"channel {channel} of {manifest.model} for {target}"
+        if pointer.build_id == manifest.build_id:
+            return f"{name} is {'now' if written else 'already'} {manifest.build_id}"
+        since = f"{pointer.last.action}, {pointer.moved:%Y-%m-%d %H:%M} UTC"
+        why = f"{manifest.build_id} was on it before, and publishing it again does not bring it back"
+        does = f"`enginery promote {manifest.reference} {channel}` does"
+        return f"{name} stays {pointer.build_id} ({since}): {why}; {does}"
 
     def resolve(self, model: str, **options: Unpack[BuildOptions]) -> Resolved:
         """Find the one build of a model that matches the options and runs on the machine.
@@ -66,3 +126,69 @@ class Registry(PublishedBuilds):
             RegistryError: when the registry cannot be read.
         """
         return resolve(self, BuildQuery(model=model, **options))
+
+    def require_conditional_writes(self, harm: str, remedy: str) -> None:
+        """Make sure that the endpoint honours conditional writes; `harm` says which it ignores and what that does.
+
+        Raises:
+            RegistryError: when it ignores them.
+        """
+        if not honours_conditional_writes(self.prefix):
+            raise RegistryError(f"this S3 endpoint ignores {harm}", subject=self.address, remedy=remedy)
+
+    def _move(self, model: str, channel: str, target: str, decide: Decide) -> Moved:
+        """Move a channel, and move it back when the build was removed meanwhile.
+
+        A prune deletes the manifest first and then reads the channels, so either it or this notices the other.
+        """
+        moved = change_channel(self.prefix, model, channel, target, decide)
+        build_id = moved.pointer.build_id
+        if not moved.written or self.exists(model, build_id):
+            return moved
+
+        def back(now: ChannelPointer | None) -> Move | None:
+            if now is None or now.build_id != build_id or now.previous is None:
+                return None
+            return a_move(Action.DEMOTE, now, now.previous, f"{build_id} was removed meanwhile")
+
+        change_channel(self.prefix, model, channel, target, back)
+        problem = f"{model}/{build_id} was removed while the channel was moved to it"
+        remedy = "promote another build, or publish this one again and promote it"
+        where = channel_reference(model, channel, target)
+        raise RegistryError(problem, subject=where, remedy=remedy, transient=True)
+
+    def _build_before(self, now: ChannelPointer | None, where: str) -> str:
+        if now is None:
+            remedy = f"see where channels point with `enginery channels {where.partition('@')[0]}`"
+            raise RegistryError("points at nothing, so there is no way back", subject=where, remedy=remedy)
+        path = now.way_back()
+        if not path:
+            remedy = f"promote another build with `enginery promote BUILD {now.channel}`"
+            raise RegistryError(f"pointed at nothing before {now.build_id}", subject=where, remedy=remedy)
+        there = [build_id for build_id in reversed(path) if self.exists(now.model, build_id)]
+        if path[-1] not in there:
+            other = f"{now.model}/{there[0]}" if there else "BUILD"
+            remedy = f"go to another one with `enginery promote {other} {now.channel}`"
+            problem = f"pointed at {path[-1]} before, which is not published any more"
+            raise RegistryError(problem, subject=where, remedy=remedy)
+        return path[-1]
+
+
+def _overruled(manifest: Manifest, reason: str, *, force: bool) -> tuple[str, ...]:
+    """The gates that the build failed and that are overruled."""
+    if force and not reason.strip():
+        raise UsageError("a forced promotion needs a reason", subject="reason", remedy="say why, for the history")
+    failed = failures(manifest)
+    if failed and not force:
+        remedy = "build one that passes; or overrule it with --force --reason TEXT, which the channel's history keeps"
+        raise RegistryError(f"failed a gate: {'; '.join(failed)}", subject=manifest.reference, remedy=remedy)
+    return failed
+
+
+def _require_expected(now: ChannelPointer | None, expected: str | None, where: str) -> None:
+    found = now.build_id if now else None
+    if expected is None or found == expected:
+        return
+    by = f", moved there by {now.last.by}" if now and now.last.by else ""
+    problem = f"points at {found or 'nothing'}{by}; expected was {expected}"
+    raise RegistryError(problem, subject=where, remedy="look at what is on it now, and decide again")

@@ -3,9 +3,9 @@
 A file that another build in the registry holds is copied by the server. Files are compared by their SHA-256.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from enginery.builds import MANIFEST
 from enginery.core.errors import RegistryError
@@ -19,13 +19,6 @@ from enginery.registry.registry import Registry
 SOURCES_TRIED = 3
 """Other builds that a file is copied from before it is sent instead."""
 REQUESTS_AT_ONCE = 16
-
-
-class Copy(NamedTuple):
-    """A file that the registry holds: its path in the build under `prefix`."""
-
-    prefix: Prefix
-    path: str
 
 
 @dataclass(frozen=True)
@@ -122,13 +115,9 @@ def abort_abandoned(prefix: Prefix, log: Log) -> None:
         log(f"removed {len(abandoned)} uploads that a publisher before had not finished")
 
 
-def _held_files(registry: Registry, digests: Iterable[str], log: Log) -> dict[str, list[Copy]]:
-    """SHA-256 -> where manifests say that such a file is, the newest build first.
-
-    A user who may not list the registry finds nothing, so everything is sent.
-    """
-    wanted = set(digests)
-    found: dict[str, list[Copy]] = {}
+def _held_files(registry: Registry, wanted: Collection[str], log: Log) -> dict[str, list[tuple[Prefix, str]]]:
+    """SHA-256 -> in which builds manifests say that such a file is, and its path there; the newest build first."""
+    found: dict[str, list[tuple[Prefix, str]]] = {}
     try:
         manifests, _ = registry.manifests()
     except RegistryError as error:
@@ -140,25 +129,15 @@ def _held_files(registry: Registry, digests: Iterable[str], log: Log) -> dict[st
         prefix = registry.build_prefix(manifest.model, manifest.build_id)
         for file in manifest.files:
             if file.sha256 in wanted:
-                found.setdefault(file.sha256, []).append(Copy(prefix, file.path))
+                found.setdefault(file.sha256, []).append((prefix, file.path))
     return found
 
 
-def _copied(prefix: Prefix, file: Upload, held: Iterable[Copy]) -> bool:
-    """Whether the server could copy the file from one of these builds; not from one that is removed or altered.
-
-    Raises:
-        RegistryError: when the server cannot be reached.
-    """
-    return any(_copied_from(prefix, file, source) for source in list(held)[:SOURCES_TRIED])
-
-
-def _copied_from(prefix: Prefix, file: Upload, source: Copy) -> bool:
-    found = _found(source.prefix, source.path, file)
-    if found is None:
-        return False
-    try:
-        prefix.copy_found(source.prefix, found, file.path)
-    except Gone:
-        return False  # pruned just now
-    return True
+def _copied(prefix: Prefix, file: Upload, held: Sequence[tuple[Prefix, str]]) -> bool:
+    """Whether the server could copy the file from one of these builds; not from one that is removed or altered."""
+    for origin, path in held[:SOURCES_TRIED]:
+        if found := _found(origin, path, file):
+            with suppress(Gone):  # pruned just now
+                prefix.copy_found(origin, found, file.path)
+                return True
+    return False

@@ -4,7 +4,9 @@ The file's name is made from the manifest's digest and the key's fingerprint. So
 several keys can sign a build, and two publishers at once do not overwrite each other's signature.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
 
 from enginery.builds import (
     MANIFEST,
@@ -21,6 +23,8 @@ from enginery.core.errors import RegistryError
 from enginery.core.s3 import Prefix, is_denied
 from enginery.registry.layout import SIGNATURES, signature_path
 from enginery.registry.registry import Registry
+
+T = TypeVar("T")
 
 
 def sign_build(prefix: Prefix, manifest_json: bytes, key: SigningKey) -> str:
@@ -62,8 +66,11 @@ def require_signed(prefix: Prefix, manifest_json: bytes, policy: Policy) -> tupl
     """
     if not policy.required:
         return ()
-    paths = [signature_path(manifest_json, key.fingerprint) for key in policy.keys]
-    signatures = _read(prefix, paths) or _read(prefix, _listed(prefix))
+    expected = [signature_path(manifest_json, key.fingerprint) for key in policy.keys]
+    signatures = _read(prefix, expected)
+    if not signatures:
+        listed = _unless_denied(lambda: [info.path for info in prefix.list(SIGNATURES)])
+        signatures = _read(prefix, listed or ())
     found = require_trusted(manifest_json, signatures, policy, prefix.where(MANIFEST))
     return (found,) if found else ()
 
@@ -80,25 +87,15 @@ def trusted_manifest(registry: Registry, model: str, build_id: str, policy: Poli
 
 
 def _read(prefix: Prefix, paths: Iterable[str]) -> list[SignatureFile]:
-    found = ((path, _get(prefix, path)) for path in paths)
+    found = ((path, _unless_denied(partial(prefix.get_bytes, path))) for path in paths)
     return [SignatureFile(path, data) for path, data in found if data is not None]
 
 
-def _get(prefix: Prefix, path: str) -> bytes | None:
-    """A signature; None when there is none. S3 reports that as access denied to users who may not list the bucket."""
+def _unless_denied(read: Callable[[], T]) -> T | None:
+    """What it reads; None when denied, as S3 says of a missing object to users who may not list the bucket."""
     try:
-        return prefix.get_bytes(path)
+        return read()
     except RegistryError as error:
         if is_denied(error):
             return None
-        raise
-
-
-def _listed(prefix: Prefix) -> list[str]:
-    """The paths of all signatures of the build; none when the user may not list them."""
-    try:
-        return [info.path for info in prefix.list(SIGNATURES)]
-    except RegistryError as error:
-        if is_denied(error):
-            return []
         raise

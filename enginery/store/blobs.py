@@ -1,6 +1,8 @@
 """Files kept by their SHA-256 in a directory, as `blobs/sha256/ab/<digest>`: read-only, linked rather than copied."""
 
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from enginery.core.digests import file_digest, quick_digest
@@ -14,7 +16,7 @@ READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
 class Blobs:
-    """The files under a directory.
+    """The files under a directory. Methods raise StoreError when one cannot be read or written.
 
     Attributes:
         root: the directory.
@@ -39,9 +41,6 @@ class Blobs:
         """The path of the file, checked by its digest; None when it is not there or damaged.
 
         A damaged file is removed, so that it is made or fetched again. A digest that is remembered is not taken again.
-
-        Raises:
-            StoreError: when the digest cannot be taken.
         """
         blob = self.path(file)
         if not self.has(file):
@@ -52,18 +51,21 @@ class Blobs:
         return None
 
     def keep(self, part: Path, file: FileRecord) -> None:
-        """Move a finished file in; it must be on the same file system.
-
-        Raises:
-            StoreError: when it cannot be written.
-        """
+        """Move a finished file in; it must be on the same file system."""
         blob = self.path(file)
-        try:
+        with writing(blob):
             part.chmod(READ_ONLY)
             blob.parent.mkdir(parents=True, exist_ok=True)
             part.replace(blob)
-        except OSError as error:
-            raise cannot_write(blob, error) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn failures to write to `path` into a StoreError with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def digest_output(root: Path) -> tuple[FileRecord, ...]:

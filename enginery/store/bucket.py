@@ -8,7 +8,7 @@ from pathlib import Path
 
 from enginery.core.errors import StoreError
 from enginery.core.progress import Log, no_log
-from enginery.core.s3 import Address, Content, PreconditionFailed, Prefix, download_file, upload_file
+from enginery.core.s3 import Address, Content, Prefix, download_file, upload_file
 from enginery.core.threads import side_by_side
 from enginery.store.blobs import READ_ONLY
 from enginery.store.layout import STEPS, blob_path, not_in_output, parse_record, record_bytes, record_path, safe_path
@@ -32,17 +32,14 @@ class BucketStore:
         self.scratch = scratch
 
     def find(self, key: str) -> StepRecord | None:
-        return self._whole(self._read(key))
+        return self._whole([self._read(key)]).get(key)
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
         wanted = list(keys)
         if len(wanted) > WORTH_A_LISTING:  # one request for each thousand records
             there = set(self._keys())
             wanted = [key for key in wanted if key in there]
-        found = [record for record in side_by_side(self._read, wanted, threads=REQUESTS) if record]
-        files = {file.sha256: file for record in found for file in record.files}
-        present = dict(zip(files, side_by_side(self.has, files.values(), threads=REQUESTS), strict=True))
-        return {record.key: record for record in found if all(present[file.sha256] for file in record.files)}
+        return self._whole(side_by_side(self._read, wanted, threads=REQUESTS))
 
     def has(self, file: FileRecord) -> bool:
         """Whether the file is there, with its size; it is not digested."""
@@ -59,11 +56,11 @@ class BucketStore:
     def _parse(self, key: str, content: Content | None) -> StepRecord | None:
         return parse_record(content.data, key, self.prefix.where(record_path(key))) if content else None
 
-    def _whole(self, record: StepRecord | None) -> StepRecord | None:
-        if record is None:
-            return None
-        files = {file.sha256: file for file in record.files}
-        return record if all(side_by_side(self.has, files.values(), threads=REQUESTS)) else None
+    def _whole(self, records: Iterable[StepRecord | None]) -> dict[str, StepRecord]:
+        found = [record for record in records if record]
+        files = {file.sha256: file for record in found for file in record.files}
+        present = dict(zip(files, side_by_side(self.has, files.values(), threads=REQUESTS), strict=True))
+        return {record.key: record for record in found if all(present[file.sha256] for file in record.files)}
 
     def _keys(self) -> Iterator[str]:
         for entry in self.prefix.list(STEPS):
@@ -85,20 +82,13 @@ class BucketStore:
         """Like `add`, with the files found by their digests."""
         path = record_path(record.key)
         before = self.prefix.get(path)
-        known = None if replace else self._whole(self._parse(record.key, before))
-        if known:
-            return known
+        if not replace and (known := self._whole([self._parse(record.key, before)])):
+            return known[record.key]
         files = {file.sha256: file for file in record.files}
         side_by_side(lambda file: self._send_file(file, sources[file.sha256]), files.values())
-        write = partial(self.prefix.put_bytes, path, record_bytes(record), content_type="application/json")
-        try:
-            if before is None:
-                write(if_none_match=True)
-            else:
-                write(if_match=before.etag)
-        except PreconditionFailed:  # another machine was first; its record is as good
-            return self.find(record.key) or record
-        return record
+        if self.prefix.swap(path, record_bytes(record), before.etag if before else None):
+            return record
+        return self.find(record.key) or record  # another machine was first; its record is as good
 
     def _send_file(self, file: FileRecord, source: Path) -> None:
         if self.has(file):

@@ -7,6 +7,7 @@ Enginery wrote is an error: this version may not understand it, and must not rep
 import json
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -74,29 +75,21 @@ def parse_record(data: bytes, key: str, where: str) -> StepRecord | None:
     try:
         record = StepRecord.model_validate_json(data)
     except ValidationError as error:
-        _refuse_newer(data, where)
+        with suppress(ValueError, KeyError, TypeError):
+            _refuse_newer(json.loads(data)["record_schema"], where)
         logger.warning("%s is damaged and taken for absent: %s", where, error.errors()[0]["msg"])
         return None
-    if record.record_schema > RECORD_SCHEMA:
-        raise _newer(where)
+    _refuse_newer(record.record_schema, where)
     if record.key != key:
         logger.warning("%s is the record of another step, %s, and taken for absent", where, record.key)
         return None
     return record
 
 
-def _refuse_newer(data: bytes, where: str) -> None:
-    try:
-        schema = json.loads(data)["record_schema"]
-    except (ValueError, KeyError, TypeError):
-        return
+def _refuse_newer(schema: object, where: str) -> None:
     if isinstance(schema, int) and schema > RECORD_SCHEMA:
-        raise _newer(where)
-
-
-def _newer(where: str) -> StoreError:
-    remedy = "use that Enginery, or another store"
-    return StoreError("was written by a newer Enginery", subject=where, remedy=remedy)
+        remedy = "use that Enginery, or another store"
+        raise StoreError("was written by a newer Enginery", subject=where, remedy=remedy)
 
 
 def not_in_output(path: Path) -> StoreError:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 from pydantic import ValidationError
@@ -19,7 +19,7 @@ from enginery.core.errors import EngineryError, UsageError
 from enginery.core.locks import Worker
 from enginery.core.model import Frozen
 from enginery.core.progress import Log
-from enginery.core.s3 import PreconditionFailed, Prefix, honours_conditional_writes
+from enginery.core.s3 import Prefix, honours_conditional_writes
 from enginery.store.layout import StillLockedError
 
 LEASES = "leases"
@@ -87,26 +87,17 @@ class HeldObject(Generic[H]):
     def read(self) -> H | None:
         """What the object holds now."""
         found = self.prefix.get(self.path)
-        self.etag, self.held = (found.etag, self._parsed(found.data)) if found else (None, None)
+        self.etag, self.held = (found.etag if found else None), None
+        with suppress(ValidationError):
+            self.held = self.kind.model_validate_json(found.data) if found else None
         return self.held
 
     def replace(self, held: H) -> bool:
         """Write over what was read or written last; False when another has changed it since."""
-        data = held.model_dump_json().encode()
-        try:
-            self.etag = self.prefix.put_bytes(
-                self.path, data, if_none_match=self.etag is None, if_match=self.etag, content_type="application/json"
-            )
-        except PreconditionFailed:
-            return False
-        self.held = held
-        return True
-
-    def _parsed(self, data: bytes) -> H | None:
-        try:
-            return self.kind.model_validate_json(data)
-        except ValidationError:
-            return None
+        written = self.prefix.swap(self.path, held.model_dump_json().encode(), self.etag)
+        if written:
+            self.etag, self.held = written, held
+        return written is not None
 
 
 class ObservedLease(HeldObject[Lease]):

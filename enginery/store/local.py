@@ -10,11 +10,11 @@ from uuid import uuid4
 
 from enginery.core.digests import file_digest
 from enginery.core.errors import StoreError
-from enginery.core.files import cannot_write, link_or_copy, remove_tree, write_atomic
+from enginery.core.files import link_or_copy, remove_tree, write_atomic
 from enginery.core.locks import file_lock
 from enginery.core.progress import Log, no_log
 from enginery.core.threads import side_by_side
-from enginery.store.blobs import Blobs
+from enginery.store.blobs import Blobs, writing
 from enginery.store.layout import (
     STEPS,
     StillLockedError,
@@ -76,7 +76,7 @@ class LocalStore:
             remedy = "run the build again: the step that made it is done anew"
             problem = f"{file.path} was damaged in the store (its bytes are not those that were made), and is removed"
             raise StoreError(problem, subject=str(self.blobs.path(file)), remedy=remedy)
-        with _writing(target):
+        with writing(target):
             target.unlink(missing_ok=True)
             link_or_copy(blob, target)
 
@@ -110,7 +110,7 @@ class LocalStore:
 
     def _place(self, incoming: Path, bring: Callable[[FileRecord, Path], None], file: FileRecord) -> None:
         part = incoming / uuid4().hex
-        with _writing(self.blobs.path(file)):
+        with writing(self.blobs.path(file)):
             bring(file, part)
             if part.stat().st_size != file.size:
                 remedy = "let nothing write to a step's output after it has ended"
@@ -137,7 +137,7 @@ class LocalStore:
     def _locked(self, name: str, patience: float | None = None) -> Iterator[None]:
         path = self._lock_file(name)
         with ExitStack() as held:
-            with _writing(path):
+            with writing(path):
                 try:
                     held.enter_context(file_lock(path, patience))
                 except TimeoutError as error:
@@ -180,7 +180,7 @@ class LocalStore:
     @contextmanager
     def _emptied(self, directory: Path) -> Iterator[Path]:
         remove_tree(directory)
-        with _writing(directory):
+        with writing(directory):
             directory.mkdir(parents=True)
         try:
             yield directory
@@ -207,11 +207,3 @@ def _take(source: Path, part: Path) -> None:
         link_or_copy(source, part)
     else:
         shutil.copyfile(source, part)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from error

@@ -12,8 +12,9 @@ from typing import Protocol
 from enginery.core import s3
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError, UsageError
-from enginery.core.files import cannot_write, write_atomic
+from enginery.core.files import write_atomic
 from enginery.core.locks import file_lock
+from enginery.store.blobs import writing
 
 SHELF = "shelf"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*(/[0-9A-Za-z][0-9A-Za-z._+-]*)*")
@@ -70,14 +71,11 @@ class LocalShelf:
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
         path = self._path(name)
-        try:
-            with file_lock(path.with_name(f".{path.name}.lock")):
-                found = self.get(name)
-                if (found.tag if found else None) != after:
-                    return False
-                write_atomic(path, data)
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        with writing(path), file_lock(path.with_name(f".{path.name}.lock")):
+            found = self.get(name)
+            if (found.tag if found else None) != after:
+                return False
+            write_atomic(path, data)
         return True
 
     def _path(self, name: str) -> Path:
@@ -105,11 +103,7 @@ class BucketShelf:
         if not s3.honours_conditional_writes(self.prefix):
             self.prefix.put_bytes(path, data)
             return True
-        try:
-            self.prefix.put_bytes(path, data, if_none_match=after is None, if_match=after)
-        except s3.PreconditionFailed:
-            return False
-        return True
+        return self.prefix.swap(path, data, after, content_type="application/octet-stream") is not None
 
 
 class TieredShelf:

@@ -89,7 +89,8 @@ def open_store(address: str | None = None) -> Store:
     if address is None:
         return LocalStore(store_dir())
     if address.startswith("s3://"):
-        return _open_tiered(address)
+        near = LocalStore(store_dir())
+        return bucket.TieredStore(near, bucket.BucketStore(s3.Address.parse(address), scratch=near))
     if "://" in address or not address:
         remedy = "name a directory, or s3://bucket/prefix"
         raise UsageError("is not the address of a store", subject=address or "(nothing)", remedy=remedy)
@@ -97,8 +98,3 @@ def open_store(address: str | None = None) -> Store:
     if root.exists() and not root.is_dir():
         raise StoreError("is not a directory", subject=str(root), remedy="name a directory for the store")
     return LocalStore(root)
-
-
-def _open_tiered(address: str) -> Store:
-    near = LocalStore(store_dir())
-    return bucket.TieredStore(near, bucket.BucketStore(s3.Address.parse(address), scratch=near))

@@ -71,7 +71,7 @@ def rollout(context: StepContext) -> Facts:
     manifest = read_manifest((published / "manifest.json").read_bytes(), subject=str(published))
     registry = Registry(json.loads((published / "published.json").read_text(encoding="utf-8"))["registry"])
     endpoints, where = parameters.endpoints, parameters.model_repository
-    results = roll_out_build(manifest, registry, endpoints, where, context.log, Policy.from_environment())
+    results = roll_out_build(manifest, registry, endpoints, where, context.log, Policy.chosen())
     facts: dict[str, JsonValue] = parameters.model_dump(mode="json")
     facts["endpoints"] = [result.model_dump(mode="json") for result in results]
     write_atomic(context.output / RESULT, json.dumps(facts, indent=1, ensure_ascii=False))
@@ -84,7 +84,7 @@ def require_readable_policy(_parameters: Mapping[str, JsonValue]) -> None:
     Raises:
         UsageError: when they cannot be read.
     """
-    Policy.from_environment()
+    Policy.chosen()
 
 
 def is_serving(step_parameters: Mapping[str, JsonValue]) -> bool:

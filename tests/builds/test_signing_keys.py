@@ -20,7 +20,7 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_setting_nothing_is_signed_and_nothing_is_required() -> None:
     assert SigningKey.from_environment() is None
-    assert not Policy.from_environment().required
+    assert not Policy.chosen().required
 
 
 def test_both_halves_of_a_pair_have_the_fingerprint_that_sha256sum_prints_of_the_public_one(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_policy_that_names_nothing_is_refused_and_not_taken_for_none(
 ) -> None:
     monkeypatch.setenv(TRUSTED_KEYS, places)
     with pytest.raises(UsageError, match="names no keys"):
-        Policy.from_environment()
+        Policy.chosen()
 
 
 def test_one_bad_key_spoils_a_policy(tmp_path: Path) -> None:

@@ -229,6 +229,16 @@ class Prefix:
 
         return self.patiently(path, put)
 
+    def swap(self, path: str, data: bytes, etag: str | None, *, content_type: str = "application/json") -> str | None:
+        """Write a small object over the one with this ETag, or where there is none yet if the ETag is None.
+
+        Returns its new ETag; None when it was not written, because another writer was first.
+        """
+        try:
+            return self.put_bytes(path, data, if_none_match=etag is None, if_match=etag, content_type=content_type)
+        except PreconditionFailed:
+            return None
+
     def _put(self, s3: "S3Client", path: str, data: bytes, options: dict[str, Any], *, again: bool) -> str:
         digest = bytes_digest(data)
         try:

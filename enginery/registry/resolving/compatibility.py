@@ -1,4 +1,4 @@
-"""Whether a build runs on a machine, decided by its manifest alone, and in words why not.
+"""Whether a build runs on a machine and may be promoted, decided by its manifest alone, and in words why not.
 
 **TensorRT engines.** An engine runs only with the TensorRT version that built it, and not on another GPU architecture
 (NVIDIA's TensorRT documentation, "Engine Compatibility" and "Support Matrix"). `trtllm-build` has no flag for the modes
@@ -17,11 +17,12 @@ TensorRT-LLM serves neither.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from packaging.version import Version
 
-from enginery.builds import Manifest
+from enginery.builds import Manifest, engine_facts
 from enginery.core.errors import UsageError
 from enginery.core.text import human_bytes
 from enginery.core.versions import is_version, same
@@ -29,6 +30,25 @@ from enginery.spec import CPU, FIRST_CAPABILITY, BackendName, Gpu, Precision, gp
 
 GB = 10**9
 THIS_PRODUCT, ANOTHER_PRODUCT, NOT_THE_GPU = range(3)
+
+Gate = Callable[[Manifest], Iterator[str]]
+"""Yields what a build did not pass, each in one sentence; nothing for a build that passed."""
+
+
+def validation_gate(manifest: Manifest) -> Iterator[str]:
+    """The build must have passed the validation of its answers."""
+    report = manifest.validation
+    if not report.passed:
+        yield f"validation: {len(report.misses)} of {len(report.results)} answers are not as expected"
+
+
+GATES: tuple[Gate, ...] = (validation_gate,)
+"""All gates; new ones are added here."""
+
+
+def failures(manifest: Manifest) -> tuple[str, ...]:
+    """The gates that a build failed, in words; empty for a build that may be promoted."""
+    return tuple(failure for gate in GATES for failure in gate(manifest))
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,16 @@ def misfits(manifest: Manifest, host: Host) -> tuple[str, ...]:
 
 def remarks(manifest: Manifest, host: Host) -> tuple[str, ...]:
     """Warnings about a build that runs on the host, but was not made for exactly this host."""
-    return tuple(_remarks(manifest, host))
+    target, gpu = manifest.target, host.gpu
+    found = []
+    if distance(manifest, host) == NOT_THE_GPU and gpu is not None:
+        found.append(f"it runs on the CPU, and leaves the {gpu.name} idle")
+    if target.backend == BackendName.TENSORRT and gpu is not None and not _is_for(manifest, gpu):
+        what = f"its engine was built for {target.gpu} and not for {gpu.name}"
+        found.append(f"{what}: NVIDIA does not support that, it may be slower or fail")
+    if target.backend == BackendName.PYTORCH and host.runtime and not same(host.runtime, target.release):
+        found.append(f"it was checked with TensorRT-LLM {target.release}, and not with {host.runtime}")
+    return tuple(found)
 
 
 def distance(manifest: Manifest, host: Host) -> int:
@@ -106,13 +135,17 @@ def _nvidia(manifest: Manifest, host: Host, rule: Callable[[Manifest, Host, Gpu]
         yield f"needs {world_size} GPUs, {there}"
     if host.gpu is not None:
         yield from rule(manifest, host, host.gpu)
-        yield from _memory_for(manifest, host.gpu)
+        needed, memory_gb = manifest.bytes_per_gpu, host.gpu.memory_gb
+        if memory_gb and needed >= memory_gb * GB:
+            yield f"takes {human_bytes(needed)} on each GPU, {host.gpu.name} has {memory_gb} GB"
 
 
 def _engine_on(manifest: Manifest, host: Host, gpu: Gpu) -> Iterator[str]:
     if _is_for(manifest, gpu):
         return
-    product, built = manifest.target.gpu, _compute_capability(manifest)
+    product = manifest.target.gpu
+    # As the manifest records it, else from our table, which may have learned the product since.
+    built = manifest.engine.compute_capability or engine_facts(product, ()).compute_capability
     if not built:
         yield f"built for {product}, of which the compute capability is not known; this GPU is {gpu.name}"
     elif built != gpu.compute_capability:
@@ -133,45 +166,12 @@ def _precision_on(manifest: Manifest, _: Host, gpu: Gpu) -> Iterator[str]:
         yield f"{name} needs compute capability {first}, this GPU is {gpu.compute_capability} ({gpu.name})"
 
 
-def _memory_for(manifest: Manifest, gpu: Gpu) -> Iterator[str]:
-    needed = manifest.bytes_per_gpu
-    if gpu.memory_gb and needed >= gpu.memory_gb * GB:
-        yield f"takes {human_bytes(needed)} on each GPU, {gpu.name} has {gpu.memory_gb} GB"
-
-
-def _remarks(manifest: Manifest, host: Host) -> Iterator[str]:
-    target, gpu = manifest.target, host.gpu
-    if distance(manifest, host) == NOT_THE_GPU and gpu is not None:
-        yield f"it runs on the CPU, and leaves the {gpu.name} idle"
-    if target.backend == BackendName.TENSORRT and gpu is not None and not _is_for(manifest, gpu):
-        yield (
-            f"its engine was built for {target.gpu} and not for {gpu.name}: NVIDIA does not support that, it may be"
-            " slower or fail"
-        )
-    if target.backend == BackendName.PYTORCH and host.runtime and not same(host.runtime, target.release):
-        yield f"it was checked with TensorRT-LLM {target.release}, and not with {host.runtime}"
-
-
 def _is_for(manifest: Manifest, gpu: Gpu) -> bool:
     """Whether it was built for exactly this product."""
-    return _product(manifest.target.gpu) == gpu.name
-
-
-def _product(name: str) -> str:
-    try:
-        return gpus.find(name).name
-    except UsageError:  # nvidia-smi named it, and our table does not have it
-        return name
-
-
-def _compute_capability(manifest: Manifest) -> str:
-    """As the manifest records it, else from our table, which may have learned the product since."""
-    if manifest.engine.compute_capability:
-        return manifest.engine.compute_capability
-    try:
-        return gpus.find(manifest.target.gpu).compute_capability
-    except UsageError:
-        return ""
+    product = manifest.target.gpu
+    with suppress(UsageError):  # nvidia-smi named it, and our table does not have it
+        product = gpus.find(product).name
+    return product == gpu.name
 
 
 def _is_at_least(runtime: str, minimum: str) -> bool:

@@ -1,5 +1,6 @@
 """What a caller wants from a build: one query type for `Registry.resolve` and the commands `resolve` and `pull`."""
 
+import re
 from collections.abc import Iterator
 from typing import TypedDict
 
@@ -7,9 +8,8 @@ from enginery.builds import Manifest
 from enginery.core import versions
 from enginery.core.errors import UsageError
 from enginery.core.model import Frozen
-from enginery.registry.layout import require_name
 from enginery.registry.resolving.compatibility import Host
-from enginery.spec import CPU, BackendName, Gpu, Precision, gpus
+from enginery.spec import CPU, IN_WORDS, NAME_PATTERN, BackendName, Precision, gpus
 
 AUTO = "auto"
 ANY = "any"
@@ -78,7 +78,13 @@ class BuildQuery(Frozen):
         Raises:
             UsageError: when the GPU is not known, or `nvidia-smi` does not work.
         """
-        gpu, count = self._gpu()
+        gpu, count = None, self.gpus
+        if self.gpu == AUTO:
+            found = gpus.detect_all()
+            gpu = found[0] if found else CPU
+            count = count or found.count(gpu) or None
+        elif self.gpu != ANY:
+            gpu = gpus.find(self.gpu)
         return Host(gpu=gpu, gpus=count, runtime=self.runtime, other_product=self.other_product)
 
     def differences(self, manifest: Manifest) -> Iterator[str]:
@@ -91,7 +97,8 @@ class BuildQuery(Frozen):
         ):
             if wanted is not None and wanted != found:
                 yield f"{prefix} {found}, asked for is {wanted}"
-        if self.release is not None and not _in_range(self.release, target.release):
+        known = versions.is_version(target.release)
+        if self.release is not None and not (known and versions.fits(self.release, target.release)):
             yield f"is of release {target.release}, asked for is {self.release}"
         if self.world_size is not None and self.world_size != target.world_size:
             yield f"takes {target.world_size} GPUs, asked for are {self.world_size}"
@@ -102,23 +109,13 @@ class BuildQuery(Frozen):
         options = self.model_dump(exclude_none=True, exclude={"model", "gpu", "other_product"})
         return ", ".join([self.model, *(f"{name} {value}" for name, value in options.items()), f"gpu {self.gpu}"])
 
-    def _gpu(self) -> tuple[Gpu | None, int | None]:
-        if self.gpu == ANY:
-            return None, self.gpus
-        if self.gpu != AUTO:
-            return gpus.find(self.gpu), self.gpus
-        found = gpus.detect_all()
-        if not found:
-            return CPU, self.gpus
-        return found[0], self.gpus or found.count(found[0])
-
     def _mistakes(self) -> Iterator[str]:
         if self.channel is not None and self.build is not None:
             yield "a channel and a build are named: name one of them"
         for field in ("model", "channel", "target"):
             value = getattr(self, field)
-            if value is not None:
-                yield from _wrong_name(field, value)
+            if value is not None and not re.fullmatch(NAME_PATTERN, value):
+                yield f"{field}: {value!r} {IN_WORDS[NAME_PATTERN]}"
         for field, known in (("backend", set(BackendName) - {BackendName.AUTO}), ("precision", set(Precision))):
             value = getattr(self, field)
             if value is not None and value not in known:
@@ -131,14 +128,3 @@ class BuildQuery(Frozen):
             yield f"release {wrong}"
         if self.runtime is not None and not versions.is_version(self.runtime):
             yield f"runtime {self.runtime!r} is not a version of TensorRT-LLM, such as 1.1.0"
-
-
-def _wrong_name(field: str, value: str) -> Iterator[str]:
-    try:
-        require_name(field, value)
-    except UsageError as error:
-        yield str(error)
-
-
-def _in_range(wanted: str, release: str) -> bool:
-    return versions.is_version(release) and versions.fits(wanted, release)

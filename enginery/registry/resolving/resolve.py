@@ -6,8 +6,8 @@ whether they passed their gates or not: a person has decided that.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from packaging.version import Version
@@ -18,11 +18,10 @@ from enginery.core.model import Frozen
 from enginery.core.progress import Log
 from enginery.core.threads import side_by_side
 from enginery.core.versions import is_version
-from enginery.registry.channels import ChannelPointer, Pointed
+from enginery.registry.channels import ChannelPointer
 from enginery.registry.layout import channel_reference
-from enginery.registry.promoting import failures
 from enginery.registry.reading import READERS, PublishedBuilds
-from enginery.registry.resolving.compatibility import NOT_THE_GPU, Host, distance, misfits, remarks
+from enginery.registry.resolving.compatibility import NOT_THE_GPU, Host, distance, failures, misfits, remarks
 from enginery.registry.resolving.query import AUTO, BuildQuery
 
 BUILD_ID = re.compile(rf".+-[0-9a-f]{{{BUILD_ID_DIGITS}}}")
@@ -64,20 +63,17 @@ class NothingFits(RegistryError):  # noqa: N818  it says what happened
 
     def __init__(self, query: BuildQuery, host: Host, misses: Sequence[Miss]) -> None:
         self.misses = tuple(misses)
-        if not misses:
-            if query.channel:
-                where = f"channel {query.channel} of {query.model}" + (f" for {query.target}" if query.target else "")
-                remedy = f"see where its channels point with `enginery channels {query.model}`"
-            else:
-                where, remedy = query.model, "see what is published with `enginery list`"
-            super().__init__("nothing is published there", subject=where, remedy=remedy)
-            return
-        gpu = f" ({host.gpu.name})" if query.gpu == AUTO and host.gpu else ""
-        super().__init__(
-            f"no build fits; the nearest:{_lines(nearest(misses), len(misses))}",
-            subject=f"{query.described}{gpu}",
-            remedy="ask for something else, or build one for this: add a target to the spec",
-        )
+        problem = "nothing is published there"
+        if misses:
+            problem = f"no build fits; the nearest:{_lines(nearest(misses), len(misses))}"
+            where = query.described + (f" ({host.gpu.name})" if query.gpu == AUTO and host.gpu else "")
+            remedy = "ask for something else, or build one for this: add a target to the spec"
+        elif query.channel:
+            where = f"channel {query.channel} of {query.model}" + (f" for {query.target}" if query.target else "")
+            remedy = f"see where its channels point with `enginery channels {query.model}`"
+        else:
+            where, remedy = query.model, "see what is published with `enginery list`"
+        super().__init__(problem, subject=where, remedy=remedy)
 
 
 class SeveralFit(RegistryError):  # noqa: N818
@@ -104,14 +100,12 @@ class Resolved(Frozen):
         manifest: the build.
         uri: the address of its files.
         pointer: the channel pointer that led to the build; None when it was not found by a channel.
-        etag: the ETag of the pointer's object: while it stays the same, the channel has not been moved.
         warnings: what to know before running the build on the machine; usually empty.
     """
 
     manifest: Manifest
     uri: str
     pointer: ChannelPointer | None = None
-    etag: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -124,35 +118,28 @@ class Resolved(Frozen):
         """The build's id, unique within the model."""
         return self.manifest.build_id
 
+    @property
+    def etag(self) -> str | None:
+        """The ETag of the pointer: while it stays the same, the channel has not been moved."""
+        return self.pointer.etag if self.pointer else None
 
-@dataclass(frozen=True)
-class Candidate:
+
+class Candidate(NamedTuple):
     """A build to consider, and the channel pointer that led to it, if any."""
 
     manifest: Manifest
-    pointed: Pointed | None = None
+    pointer: ChannelPointer | None = None
 
 
 def resolve(registry: PublishedBuilds, query: BuildQuery) -> Resolved:
-    """Find the one build that matches the query and runs on the machine.
-
-    Raises:
-        UsageError: when the query makes no sense.
-        NothingFits: with the near misses, and the reasons against each.
-        SeveralFit: with the options that tell the builds apart.
-        RegistryError: when the registry cannot be read.
-    """
+    """Find the one build that matches the query and runs on the machine; raises what `Registry.resolve` raises."""
     host = query.checked().host()
-    candidates, broken = _candidates(registry, query)
-    chosen, misses = choose(candidates, query, host, broken)
-    manifest, pointed = chosen.manifest, chosen.pointed
-    return Resolved(
-        manifest=manifest,
-        uri=str(registry.build_prefix(manifest.model, manifest.build_id).address),
-        pointer=pointed.pointer if pointed else None,
-        etag=pointed.etag if pointed else None,
-        warnings=(*remarks(manifest, host), *_passed_over(manifest, host, misses)),
-    )
+    (manifest, pointer), misses = choose(_candidates(registry, query), query, host)
+    warnings = remarks(manifest, host)
+    if distance(manifest, host) == NOT_THE_GPU and misses:
+        warnings += (f"nothing for the GPU fits: {'; '.join(map(str, nearest(misses)))}",)
+    uri = str(registry.build_prefix(manifest.model, manifest.build_id).address)
+    return Resolved(manifest=manifest, uri=uri, pointer=pointer, warnings=warnings)
 
 
 def choose_build(registry: PublishedBuilds, query: BuildQuery, log: Log) -> tuple[Manifest, str | None]:
@@ -180,26 +167,19 @@ def choose_build(registry: PublishedBuilds, query: BuildQuery, log: Log) -> tupl
     return resolved.manifest, query.channel
 
 
-def choose(
-    candidates: Iterable[Candidate], query: BuildQuery, host: Host, broken: Sequence[Miss] = ()
-) -> tuple[Candidate, list[Miss]]:
-    """The one candidate that fits, and why the others do not.
-
-    Args:
-        candidates: the builds to choose from.
-        query: describes the build.
-        host: the machine it must run on.
-        broken: builds that cannot be read, with the reasons.
+def choose(candidates: Iterable[Candidate | Miss], query: BuildQuery, host: Host) -> tuple[Candidate, list[Miss]]:
+    """The one candidate that fits, and why the others do not; a miss among the candidates could not be read.
 
     Raises:
         NothingFits: when no candidate fits.
         SeveralFit: when several fit equally well.
     """
     suitable: list[Candidate] = []
-    misses = list(broken)
+    misses: list[Miss] = []
     for candidate in candidates:
-        reasons = tuple(_reasons(candidate, query, host))
-        if reasons:
+        if isinstance(candidate, Miss):
+            misses.append(candidate)
+        elif reasons := tuple(_reasons(candidate.manifest, query, host)):
             misses.append(Miss(candidate.manifest.reference, reasons))
         else:
             suitable.append(candidate)
@@ -213,38 +193,32 @@ def choose(
     return best[0], misses
 
 
-def _candidates(registry: PublishedBuilds, query: BuildQuery) -> tuple[list[Candidate], list[Miss]]:
+def _candidates(registry: PublishedBuilds, query: BuildQuery) -> list[Candidate | Miss]:
     if query.build is not None:
-        return [Candidate(registry.find(f"{query.model}/{query.build}"))], []
+        return [Candidate(registry.find(f"{query.model}/{query.build}"))]
     if query.channel is not None:
         return _on_channel(registry, query, query.channel)
     found, unsound = registry.manifests(query.model)
-    return [Candidate(manifest) for manifest in found], [_unreadable(error) for error in unsound]
+    return [*map(_unreadable, unsound), *map(Candidate, found)]
 
 
-def _on_channel(registry: PublishedBuilds, query: BuildQuery, channel: str) -> tuple[list[Candidate], list[Miss]]:
+def _on_channel(registry: PublishedBuilds, query: BuildQuery, channel: str) -> list[Candidate | Miss]:
     """The builds that the channel points at; each pointer is read once."""
-    if query.target is not None:
-        named = registry.pointed(query.model, channel, query.target)
-        found, unsound = ([named] if named else []), list[RegistryError]()
-    else:
-        found, unsound = _pointers(registry, query.model, channel)
-    followed = side_by_side(lambda pointed: _follow(registry, pointed), found, threads=READERS)
-    candidates = [one for one in followed if isinstance(one, Candidate)]
-    return candidates, [*(one for one in followed if isinstance(one, Miss)), *map(_unreadable, unsound)]
-
-
-def _pointers(registry: PublishedBuilds, model: str, channel: str) -> tuple[list[Pointed], list[RegistryError]]:
+    unsound: list[RegistryError] = []
     try:
-        return registry.pointers(model, channel)
+        if query.target is not None:
+            found = [pointer for pointer in [registry.channel(query.model, channel, query.target)] if pointer]
+        else:
+            found, unsound = registry.pointers(query.model, channel)
     except RegistryError as error:
-        if not error.transient:
+        if query.target is None and not error.transient:
             error.add_note("where the bucket may not be listed, name the target too (--target): nothing is listed then")
         raise
+    followed = side_by_side(lambda pointer: _follow(registry, pointer), found, threads=READERS)
+    return [*map(_unreadable, unsound), *followed]
 
 
-def _follow(registry: PublishedBuilds, pointed: Pointed) -> Candidate | Miss:
-    pointer = pointed.pointer
+def _follow(registry: PublishedBuilds, pointer: ChannelPointer) -> Candidate | Miss:
     try:
         manifest = registry.read(pointer.model, pointer.build_id)
     except RegistryError as error:
@@ -254,15 +228,14 @@ def _follow(registry: PublishedBuilds, pointed: Pointed) -> Candidate | Miss:
     if manifest is None:
         where = channel_reference(pointer.model, pointer.channel, pointer.target)
         return Miss(where, (f"points at {pointer.build_id}, which is not published any more",))
-    return Candidate(manifest, pointed)
+    return Candidate(manifest, pointer)
 
 
 def _unreadable(error: RegistryError) -> Miss:
     return Miss(error.subject, (f"{error.problem}; {error.remedy}",))
 
 
-def _reasons(candidate: Candidate, query: BuildQuery, host: Host) -> Iterable[str]:
-    manifest = candidate.manifest
+def _reasons(manifest: Manifest, query: BuildQuery, host: Host) -> Iterable[str]:
     yield from query.differences(manifest)
     yield from misfits(manifest, host)
     if not (query.channel or query.build):
@@ -271,28 +244,18 @@ def _reasons(candidate: Candidate, query: BuildQuery, host: Host) -> Iterable[st
 
 def _newest(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Of the builds made for the same target, those of the highest release, and of these the one published last."""
-    groups: dict[BuildTarget, list[Candidate]] = {}
-    for candidate in candidates:
-        kind = candidate.manifest.target.model_copy(update={"release": ""})
-        groups.setdefault(kind, []).append(candidate)
-    return [candidate for group in groups.values() for candidate in _greatest(group)]
+    kinds = [one.manifest.target.model_copy(update={"release": ""}) for one in candidates]
+    ranks = [_rank(one.manifest) for one in candidates]
+    highest: dict[BuildTarget, tuple[bool, Version, datetime]] = {}
+    for kind, rank in zip(kinds, ranks, strict=True):
+        highest[kind] = max(rank, highest.get(kind, rank))
+    return [one for one, kind, rank in zip(candidates, kinds, ranks, strict=True) if rank == highest[kind]]
 
 
-def _greatest(group: Sequence[Candidate]) -> list[Candidate]:
-    """Usually one build; more when they were published at the same moment."""
-    ranks = [(_rank(one.manifest.target.release), one.manifest.created) for one in group]
-    return [one for one, rank in zip(group, ranks, strict=True) if rank == max(ranks)]
-
-
-def _rank(release: str) -> tuple[bool, Version]:
-    """Sorts releases; a release that is no version ranks below all others."""
-    return (True, Version(release)) if is_version(release) else (False, Version("0"))
-
-
-def _passed_over(manifest: Manifest, host: Host, misses: Sequence[Miss]) -> Iterator[str]:
-    """A warning that names the near misses, when the chosen build leaves the GPU idle."""
-    if distance(manifest, host) == NOT_THE_GPU and misses:
-        yield f"nothing for the GPU fits: {'; '.join(map(str, nearest(misses)))}"
+def _rank(manifest: Manifest) -> tuple[bool, Version, datetime]:
+    """Sorts builds; a release that is no version ranks below all others."""
+    release = manifest.target.release
+    return is_version(release), Version(release if is_version(release) else "0"), manifest.created
 
 
 def _distinguishing(manifests: Sequence[Manifest]) -> dict[str, list[str]]:

@@ -6,16 +6,13 @@ from typing import Literal
 from enginery.builds import MODELS, PUBLISH_AGAIN, Manifest
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
-from enginery.core.progress import NoProgress, Progress
+from enginery.core.progress import NO_PROGRESS, Progress
 from enginery.core.s3 import is_denied, probes, unfinished_uploads
 from enginery.registry.claims import CLAIM, Claim
 from enginery.registry.layout import channel_reference
 from enginery.registry.registry import Registry
 from enginery.registry.upkeep.inventory import Inventory, StoredBuild, read_stored, take_inventory
-from enginery.registry.upkeep.verifying import verify_build
-
-# Whether all that a registry promises is there: every byte of every build, and a build behind every channel.
-
+from enginery.registry.upkeep.verifying import Damage, verify_build
 
 PRUNE = "remove it with `enginery prune`"
 PROMOTE = "promote a build that is there"
@@ -69,13 +66,12 @@ class Audit(Frozen):
         return f"{read}: {found}; {len(self.problems) - damage} leftovers"
 
 
-def audit(registry: Registry, model: str | None = None, progress: Progress | None = None) -> Audit:
+def audit(registry: Registry, model: str | None = None, progress: Progress = NO_PROGRESS) -> Audit:
     """Read every byte of every build of the registry or of one model, and follow every channel.
 
     Raises:
         RegistryError: when the registry cannot be read.
     """
-    progress = progress or NoProgress()
     inventory = take_inventory(registry, model)
     read = [_read(registry, build) for build in inventory.builds if build.manifest]
     manifests = [manifest for manifest in read if isinstance(manifest, Manifest)]
@@ -101,7 +97,8 @@ def _read(registry: Registry, build: StoredBuild) -> Manifest | Problem | None:
 def _checked(registry: Registry, manifest: Manifest, progress: Progress) -> list[Problem]:
     """What is wrong with a build; nothing when it was removed meanwhile."""
     try:
-        found = list(_verified(registry, manifest, progress))
+        found = [_judged(manifest, damage) for damage in verify_build(registry, manifest)]
+        progress.add(manifest.size)
     except RegistryError as error:
         if error.transient or is_denied(error):
             raise
@@ -109,15 +106,12 @@ def _checked(registry: Registry, manifest: Manifest, progress: Progress) -> list
     return found if not found or registry.exists(manifest.model, manifest.build_id) else []
 
 
-def _verified(registry: Registry, manifest: Manifest, progress: Progress) -> Iterator[Problem]:
-    """What is not as the build's manifest says; a file that no manifest names is a leftover."""
-    for damage in verify_build(registry, manifest):
-        subject = f"{manifest.reference}/{damage.path}"
-        if damage.kind == "extra":
-            yield _leftover(subject, damage.problem, "remove it")
-        else:
-            yield _damage(subject, damage.problem, PUBLISH_AGAIN)
-    progress.add(manifest.size)
+def _judged(manifest: Manifest, damage: Damage) -> Problem:
+    """A file that no manifest names is a leftover."""
+    subject = f"{manifest.reference}/{damage.path}"
+    if damage.kind == "extra":
+        return _leftover(subject, damage.problem, "remove it")
+    return _damage(subject, damage.problem, PUBLISH_AGAIN)
 
 
 def _channels(registry: Registry, inventory: Inventory) -> Iterator[Problem]:
@@ -127,12 +121,11 @@ def _channels(registry: Registry, inventory: Inventory) -> Iterator[Problem]:
         found, unsound = registry.pointers(model)
         for error in unsound:
             yield _damage(error.subject, error.problem, error.remedy)
-        for pointer, _ in found:
+        for pointer in found:
             if (model, pointer.build_id) in builds or registry.exists(model, pointer.build_id):
                 continue
             subject = channel_reference(model, pointer.channel, pointer.target)
-            problem = f"points at {pointer.build_id}, which is not there"
-            yield _damage(subject, problem, PROMOTE)
+            yield _damage(subject, f"points at {pointer.build_id}, which is not there", PROMOTE)
 
 
 def _leftovers(registry: Registry, inventory: Inventory, model: str | None) -> Iterator[Problem]:

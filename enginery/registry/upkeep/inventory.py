@@ -68,11 +68,7 @@ class Inventory:
 
 
 def take_inventory(registry: Registry, model: str | None = None) -> Inventory:
-    """List what lies in the registry, or only what belongs to one model.
-
-    Raises:
-        RegistryError: when the registry cannot be listed.
-    """
+    """List what lies in the registry, or only what belongs to one model."""
     builds: dict[tuple[str, str], list[ObjectInfo]] = {}
     models: set[str] = set()
     strays: list[ObjectInfo] = []
@@ -89,11 +85,7 @@ def take_inventory(registry: Registry, model: str | None = None) -> Inventory:
 
 
 def read_stored(registry: Registry, build: StoredBuild) -> Manifest | RegistryError | None:
-    """The manifest of a stored build, or the error when it is not valid; None when it has been removed meanwhile.
-
-    Raises:
-        RegistryError: when the registry cannot be read.
-    """
+    """The manifest of a stored build, or the error when it is not valid; None when it has been removed meanwhile."""
     data = registry.prefix.get_bytes(manifest_path(build.model, build.build_id))
     if data is None:
         return None

@@ -6,7 +6,7 @@ read once more. Whoever moves a channel checks after the move that the build sti
 other. A removal that dies leaves files without a manifest, which the next prune removes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
@@ -17,16 +17,8 @@ from pydantic import Field
 from enginery.builds import MANIFEST, MODELS, Manifest, build_path
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
-from enginery.core.progress import Log
-from enginery.core.s3 import (
-    Content,
-    PreconditionFailed,
-    Prefix,
-    UnfinishedUpload,
-    abort_upload,
-    probes,
-    unfinished_uploads,
-)
+from enginery.core.progress import Log, no_log
+from enginery.core.s3 import Content, Prefix, UnfinishedUpload, abort_upload, probes, unfinished_uploads
 from enginery.core.text import human_bytes
 from enginery.core.threads import side_by_side
 from enginery.registry.claims import CLAIM, PRUNING, Claim, InTheWay
@@ -118,7 +110,7 @@ def prune(  # noqa: PLR0913  each is an option of the command
     *,
     model: str | None = None,
     dry_run: bool = True,
-    log: Log = lambda _: None,
+    log: Log = no_log,
     now: datetime | None = None,
 ) -> Pruning:
     """Remove the builds that neither the policy nor a channel needs, and what publishers that died have left.
@@ -163,21 +155,33 @@ def _published(
     manifests = side_by_side(lambda build: read_stored(registry, build), stored, threads=READERS)
     ranked: dict[tuple[str, str], int] = {}
     for build, manifest in sorted(zip(stored, manifests, strict=True), key=_by_age):
-        if not isinstance(manifest, Manifest):
-            unknown = f"its manifest {manifest.problem}" if manifest else "it was removed meanwhile"
-            yield _verdict(build, build.touched, "", unknown)
-            continue
-        place = (build.model, manifest.target.name)
-        ranked[place] = ranked.get(place, 0) + 1
-        needed = uses[build.model].get(build.build_id) or _by_policy(policy, manifest, ranked[place], now)
-        yield _verdict(build, manifest.created, manifest.target.name, needed)
+        target, since = _target_and_time(build, manifest)
+        if isinstance(manifest, Manifest):
+            ranked[build.model, target] = rank = ranked.get((build.model, target), 0) + 1
+            needed = uses[build.model].get(build.build_id) or _by_policy(policy, manifest, rank, now)
+        else:
+            needed = f"its manifest {manifest.problem}" if manifest else "it was removed meanwhile"
+        yield Verdict(
+            kind="build",
+            name=build.reference,
+            target=target,
+            since=since,
+            size=build.size,
+            fate="stays" if needed else "goes",
+            reason=needed or "on no channel, old, and newer ones are there",
+            token=build.manifest.etag if build.manifest else None,
+        )
 
 
 def _by_age(pair: tuple[StoredBuild, Manifest | RegistryError | None]) -> tuple[str, str, float]:
-    build, manifest = pair
-    target = manifest.target.name if isinstance(manifest, Manifest) else ""
-    created = manifest.created if isinstance(manifest, Manifest) else build.touched
-    return build.model, target, -created.timestamp()
+    target, since = _target_and_time(*pair)
+    return pair[0].model, target, -since.timestamp()
+
+
+def _target_and_time(build: StoredBuild, manifest: Manifest | RegistryError | None) -> tuple[str, datetime]:
+    if isinstance(manifest, Manifest):
+        return manifest.target.name, manifest.created
+    return "", build.touched
 
 
 def _by_policy(policy: Retention, manifest: Manifest, rank: int, now: datetime) -> str:
@@ -186,20 +190,6 @@ def _by_policy(policy: Retention, manifest: Manifest, rank: int, now: datetime) 
     if now - manifest.created < timedelta(days=policy.days):
         return f"younger than {policy.days:g} days"
     return ""
-
-
-def _verdict(build: StoredBuild, since: datetime, target: str, needed: str) -> Verdict:
-    assert build.manifest is not None  # noqa: S101  callers pass only builds that have one
-    return Verdict(
-        kind="build",
-        name=build.reference,
-        target=target,
-        since=since,
-        size=build.size,
-        fate="stays" if needed else "goes",
-        reason=needed or "on no channel, old, and newer ones are there",
-        token=build.manifest.etag,
-    )
 
 
 def _leftovers(registry: Registry, inventory: Inventory, uses: Uses, now: datetime) -> Iterator[Verdict]:
@@ -247,8 +237,7 @@ def _carry_out(registry: Registry, verdict: Verdict, log: Log) -> Verdict:
 
 def _remove(registry: Registry, verdict: Verdict) -> str | None:
     if verdict.kind in {"build", "unfinished build"}:
-        model, build_id = verdict.name.split("/", 1)
-        return remove_build(registry, model, build_id, verdict.token)
+        return _remove_build(registry, verdict.name, verdict.token)
     if verdict.kind == "claim":
         return _remove_claim(registry, verdict.name)
     if verdict.kind == "upload":
@@ -262,54 +251,45 @@ def _remove_claim(registry: Registry, path: str) -> str | None:
     """Take the claim over, unless somebody holds it by now, and release it."""
     _, model, _, build_id, _ = path.split("/")
     try:
-        with Claim(registry.build_prefix(model, build_id), "nothing").held():
+        with Claim(registry.build_prefix(model, build_id), "nothing").hold():
             return None
     except InTheWay:
         return AT_WORK
 
 
-def remove_build(registry: Registry, model: str, build_id: str, manifest_etag: str | None) -> str | None:
-    """Remove a build with all its files.
-
-    Args:
-        registry: the registry.
-        model: the model's name.
-        build_id: the build's id.
-        manifest_etag: the ETag of the manifest that was judged; None for files without a manifest.
-
-    Returns:
-        Why it stays after all: it is needed, or has changed. None when it is removed.
-
-    Raises:
-        RegistryError: when the registry cannot be used; a manifest that was deleted is put back first.
-    """
+def _remove_build(registry: Registry, name: str, judged: str | None) -> str | None:
+    """Remove a build whose manifest still has the ETag that was judged; returns why it stays after all."""
+    model, build_id = name.split("/", 1)
     prefix = registry.build_prefix(model, build_id)
+
+    def needed() -> str | None:
+        return channel_uses(registry, model).get(build_id)
+
     try:
-        with Claim(prefix, f"{PRUNING} {uuid4().hex}").held():
-            return _remove_objects(registry, prefix, (model, build_id), manifest_etag)
+        with Claim(prefix, f"{PRUNING} {uuid4().hex}").hold():
+            return _remove_objects(prefix, judged, needed)
     except InTheWay:
         return AT_WORK
 
 
-def _remove_objects(registry: Registry, prefix: Prefix, names: tuple[str, str], judged: str | None) -> str | None:
-    model, build_id = names
-    if reason := channel_uses(registry, model).get(build_id):
+def _remove_objects(prefix: Prefix, judged: str | None, needed: Callable[[], str | None]) -> str | None:
+    if reason := needed():
         return reason
     manifest = prefix.get(MANIFEST)
     if (manifest.etag if manifest else None) != judged:
         return "it was published or removed meanwhile"
-    if manifest and (reason := _unpublish(registry, prefix, names, manifest)):
+    if manifest and (reason := _unpublish(prefix, manifest, needed)):
         return reason
-    _remove_files(prefix)
+    side_by_side(partial(abort_upload, prefix), unfinished_uploads(prefix))
+    side_by_side(prefix.delete, [info.path for info in prefix.list() if info.path != CLAIM])
     return None
 
 
-def _unpublish(registry: Registry, prefix: Prefix, names: tuple[str, str], manifest: Content) -> str | None:
+def _unpublish(prefix: Prefix, manifest: Content, needed: Callable[[], str | None]) -> str | None:
     """Delete the manifest; when a channel has been moved to the build meanwhile, put it back and say why."""
-    model, build_id = names
     prefix.delete(MANIFEST)
     try:
-        reason = channel_uses(registry, model).get(build_id)
+        reason = needed()
     except BaseException:
         _put_back(prefix, manifest)
         raise
@@ -321,14 +301,7 @@ def _unpublish(registry: Registry, prefix: Prefix, names: tuple[str, str], manif
 
 def _put_back(prefix: Prefix, manifest: Content) -> None:
     try:
-        prefix.put_bytes(MANIFEST, manifest.data, if_none_match=True, content_type="application/json")
-    except PreconditionFailed:
-        return  # somebody has published the build again
+        prefix.swap(MANIFEST, manifest.data, None)  # unless somebody has published the build again
     except BaseException as error:
         error.add_note(f"{prefix.where(MANIFEST)} was removed and could not be put back: publish the build again")
         raise
-
-
-def _remove_files(prefix: Prefix) -> None:
-    side_by_side(partial(abort_upload, prefix), unfinished_uploads(prefix))
-    side_by_side(prefix.delete, [info.path for info in prefix.list() if info.path != CLAIM])

@@ -15,7 +15,7 @@ import pytest
 from enginery.core.s3 import download
 from enginery.dev.triton import start_triton
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
 from enginery.triton.client import TritonClient
 from tests.support.builds import ANSWERS, QUESTION, Build
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from enginery.core.s3 import download as s3_download
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 
 s3_download.RANGE_BYTES = 1 << 20
 address, build, to, link = sys.argv[1:]

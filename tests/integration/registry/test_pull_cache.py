@@ -10,7 +10,7 @@ from enginery.core import digests
 from enginery.core.digests import bytes_digest, json_digest
 from enginery.core.errors import RegistryError
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
 from enginery.store.layout import blob_path
 from enginery.store.steps import FileRecord

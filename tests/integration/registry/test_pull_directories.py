@@ -11,7 +11,7 @@ from enginery.builds.local import PullDirectory
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
 from tests.support.builds import Build
 from tests.support.faulty_http import Proxy

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from enginery.builds.bundle import SignatureFile
+from enginery.builds.keys import Policy
 from enginery.builds.manifest import Manifest
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError
 from enginery.core.progress import no_log
 from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.resolving.query import BuildQuery
 from enginery.registry.resolving.resolve import choose_build
 from enginery.registry.upkeep.verifying import verify_directory
@@ -108,28 +110,31 @@ def test_a_manifest_that_changes_after_it_was_looked_up_is_refused(
 
 
 def test_a_build_that_is_not_trusted_is_refused_before_anything_is_fetched(
-    registry: Registry, address: str, proxy: Proxy, tmp_path: Path
+    registry: Registry, address: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = Build().publish(address)
     before = proxy.count("GET")
     asked: list[tuple[str, bytes]] = []
 
-    def refuse(source: Prefix, data: bytes) -> list[tuple[str, bytes]]:
+    def refuse(source: Prefix, data: bytes, _: Policy) -> list[tuple[str, bytes]]:
         asked.append((str(source.address), data))
         raise RegistryError("no trusted key has signed this")
 
+    monkeypatch.setattr("enginery.registry.pulling.require_signed", refuse)
     with pytest.raises(RegistryError, match="no trusted key"):
-        pull(registry, manifest, tmp_path / "models", trust=refuse)
+        pull(registry, manifest, tmp_path / "models")
     assert asked == [(f"{address}/models/tiny-llama/builds/{FIRST}", manifest.to_json())]
     assert proxy.count("GET") == before + 1
     assert not (tmp_path / "models").exists()
 
 
 def test_the_signature_that_counts_is_kept_and_checked_with_the_build(
-    registry: Registry, address: str, tmp_path: Path
+    registry: Registry, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = Build().publish(address)
-    pull(registry, manifest, tmp_path / "models", trust=lambda *_: [("signatures/a.sig", b"signed")])
+    signature_file = SignatureFile("signatures/a.sig", b"signed")
+    monkeypatch.setattr("enginery.registry.pulling.require_signed", lambda *_: [signature_file])
+    pull(registry, manifest, tmp_path / "models")
     signature = tmp_path / "models/current/signatures/a.sig"
     assert signature.read_bytes() == b"signed"
     assert verify_directory(tmp_path / "models") == []

@@ -10,7 +10,7 @@ from enginery.builds.manifest import Manifest
 from enginery.cli.app import app
 from enginery.core.errors import RegistryError
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.signatures import sign_build
 from enginery.registry.upkeep.verifying import verify_directory
 from tests.support.builds import Build

@@ -216,7 +216,7 @@ def test_losing_the_race_to_the_same_build_is_success(
 def test_an_endpoint_that_ignores_conditions_is_refused(
     server: S3Server, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing_module, "honours_conditional_writes", lambda _: False)
+    monkeypatch.setattr("enginery.registry.registry.honours_conditional_writes", lambda _: False)
     with pytest.raises(RegistryError, match="ignores If-None-Match") as caught:
         publish(Build().context(tmp_path / "1", address))
     assert "allow_unconditional_writes" in caught.value.remedy

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from enginery.core.errors import RegistryError, UsageError
+from enginery.core.s3 import Prefix
 from enginery.registry import ChannelPointer, Registry, channels, publish
 from enginery.registry.channels import Action, Move
 from enginery.registry.layout import channel_path, manifest_path
@@ -110,7 +111,9 @@ def test_force_is_recorded_only_where_it_was_needed(registry: Registry) -> None:
 
 
 def test_further_gates_stop_a_promotion_too(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginery.registry.promoting.GATES", (lambda _: iter(["speed: half of what serves now"]),))
+    monkeypatch.setattr(
+        "enginery.registry.resolving.compatibility.GATES", (lambda _: iter(["speed: half of what serves now"]),)
+    )
     with pytest.raises(RegistryError, match="speed: half of what serves now"):
         registry.promote(A, "stable")
 
@@ -219,14 +222,14 @@ def test_a_demotion_of_what_is_no_channel_is_refused(registry: Registry, referen
 def test_two_who_demote_the_same_build_go_back_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     for build in (A, B, C):
         registry.promote(build, "stable")
-    swap = channels._swap
+    swap = Prefix.swap
 
-    def overtaken(*arguments: Any) -> bool:
-        monkeypatch.setattr(channels, "_swap", swap)
+    def overtaken(*arguments: Any) -> str | None:
+        monkeypatch.setattr(Prefix, "swap", swap)
         registry.demote("llama@stable/h100")
         return swap(*arguments)
 
-    monkeypatch.setattr(channels, "_swap", overtaken)
+    monkeypatch.setattr(Prefix, "swap", overtaken)
     with pytest.raises(RegistryError, match=f"points at {B}, moved there by ada@lab; expected was {C}"):
         registry.demote("llama@stable/h100")
     assert moves(registry)[3:] == [("demote", B, C)]
@@ -248,14 +251,14 @@ def test_two_who_promote_at_once_are_both_in_the_history(registry: Registry) -> 
 def test_a_promoter_that_is_overtaken_adds_its_move_to_the_others(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swap = channels._swap
+    swap = Prefix.swap
 
-    def overtaken(*arguments: Any) -> bool:
-        monkeypatch.setattr(channels, "_swap", swap)
+    def overtaken(*arguments: Any) -> str | None:
+        monkeypatch.setattr(Prefix, "swap", swap)
         registry.promote(B, "stable")
         return swap(*arguments)
 
-    monkeypatch.setattr(channels, "_swap", overtaken)
+    monkeypatch.setattr(Prefix, "swap", overtaken)
     registry.promote(A, "stable")
     assert moves(registry) == [("promote", B, None), ("promote", A, B)]
 
@@ -273,15 +276,15 @@ def test_a_move_whose_answer_is_lost_is_in_the_history_once(
 def test_a_move_whose_answer_is_lost_is_not_made_again_over_a_later_one(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swap = channels._swap
+    swap = Prefix.swap
 
-    def lost(*arguments: Any) -> bool:
+    def lost(*arguments: Any) -> str | None:
         assert swap(*arguments)
-        monkeypatch.setattr(channels, "_swap", swap)
+        monkeypatch.setattr(Prefix, "swap", swap)
         registry.promote(B, "stable")
-        return False
+        return None
 
-    monkeypatch.setattr(channels, "_swap", lost)
+    monkeypatch.setattr(Prefix, "swap", lost)
     registry.promote(A, "stable")
     assert moves(registry) == [("promote", A, None), ("promote", B, A)]
 
@@ -301,7 +304,7 @@ def test_promotions_over_a_bad_network_are_all_in_the_history_once(
 
 
 def test_somebody_who_moves_it_without_end_is_told_of(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "_swap", lambda *_: False)
+    monkeypatch.setattr(Prefix, "swap", lambda *_: None)
     with pytest.raises(RegistryError, match="others keep moving the channel"):
         registry.promote(A, "stable")
 

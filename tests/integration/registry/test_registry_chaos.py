@@ -18,7 +18,7 @@ import pytest
 from enginery.core import s3
 from enginery.core.errors import EngineryError
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.upkeep.auditing import audit
 from enginery.registry.upkeep.pruning import Retention, prune
 from enginery.registry.upkeep.verifying import verify_build

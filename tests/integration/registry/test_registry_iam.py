@@ -21,7 +21,7 @@ from enginery.core.errors import EngineryError, RegistryError
 from enginery.core.s3.upload import abort_upload, unfinished_uploads
 from enginery.registry import Registry
 from enginery.registry.iam import EXAMPLE, Role, policy
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.upkeep.auditing import audit
 from enginery.registry.upkeep.pruning import Retention, _put_back, prune
 from tests.support.builds import Build

@@ -94,7 +94,7 @@ def test_a_channel_that_moves_after_it_was_read_changes_nothing_but_its_etag(fle
     put(fleet, a_build("h100", build_id="h100-ffffffffffff"))
     fleet.promote("h100-ffffffffffff", "stable")
     assert before.build_id == "h100-0123456789ab"
-    pointed = fleet.pointed("llama", "stable", "h100")
+    pointed = fleet.channel("llama", "stable", "h100")
     assert pointed is not None
     assert pointed.etag != before.etag
     assert found(fleet, channel="stable", gpu=H100) == "h100-ffffffffffff"

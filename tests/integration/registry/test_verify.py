@@ -8,7 +8,7 @@ import pytest
 from enginery.builds.manifest import Manifest
 from enginery.core.errors import RegistryError
 from enginery.registry import Registry
-from enginery.registry.pulling.pull import pull
+from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import Damage, verify_build, verify_directory
 from tests.support.builds import Build
 from tests.support.faulty_http import Fault, Proxy

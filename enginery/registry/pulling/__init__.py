@@ -1,1 +1,0 @@
-"""Bringing a published build into a local directory: `filling` gets the files, `pull` does the whole."""
