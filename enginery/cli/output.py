@@ -1,11 +1,10 @@
 """What the command line prints: tables, trees and progress bars made with rich; plain text if there is no terminal."""
 
-import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -19,8 +18,6 @@ from enginery.core.progress import Log, LogProgress, Progress
 from enginery.core.text import human_bytes
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
-
     from enginery import pipeline, registry
     from enginery.builds import Comparison, Manifest
     from enginery.cli.doctor import Check
@@ -42,26 +39,24 @@ class BarProgress:
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
-        self._task: TaskID | None = None
+        self._task = TaskID(0)
         self._done = 0
         self._lock = threading.Lock()
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """See `Progress`."""
+        """Begin a bar."""
         self._done = 0
         self._task = self.bars.add_task(what, total=size, files=files, done=0)
 
     def add(self, size: int) -> None:
-        """See `Progress`."""
-        if self._task is not None:
-            self.bars.advance(self._task, size)
+        """Count bytes."""
+        self.bars.advance(self._task, size)
 
     def end_file(self) -> None:
-        """See `Progress`."""
+        """Count a file."""
         with self._lock:
             self._done += 1
-            if self._task is not None:
-                self.bars.update(self._task, done=self._done)
+            self.bars.update(self._task, done=self._done)
 
 
 def console() -> Console:
@@ -77,17 +72,14 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def print_json(value: Any) -> None:
-    """Print plain data as JSON."""
-    print(json.dumps(value, indent=2))
-
-
 def print_plan(plan: "Plan", done: "Mapping[str, StepRecord]", reasons: Mapping[str, Sequence[str]]) -> None:
     """The plan's steps, what is already done, what was decided, and why steps must run."""
     out = console()
     out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
-    out.print(_targets_table(plan))
-    out.print(_steps_table(plan, done))
+    targets = plain_table("target", "gpu", "backend", "release", "precision", "build")
+    for target in plan.targets:
+        targets.add_row(target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
+    out.print(targets, _steps_table(plan, done), sep="\n")
     for planned in plan.steps:
         for reason in reasons.get(planned.id, ()):
             out.print(f"  {planned.id}: {reason}", markup=False)
@@ -139,11 +131,6 @@ def print_manifest(manifest: "Manifest") -> None:
     for file in manifest.files:
         files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
     out.print(prompts, files, sep="\n")
-
-
-def print_tree(tree: "Tree") -> None:
-    """A tree, such as a lineage."""
-    console().print(tree)
 
 
 def print_toolchains(rows: "Iterable[ToolchainStatus]") -> None:
@@ -265,14 +252,14 @@ def print_audit(audit: "Audit") -> None:
     out.print(audit.sentence, markup=False)
 
 
-def print_verdicts(out: Console, verdicts: "Iterable[Verdict]") -> None:
+def print_verdicts(verdicts: "Iterable[Verdict]") -> None:
     """A line for each verdict."""
-    rows = pipeline.verdict_rows(verdicts)
-    _print(out, pipeline.COLUMNS, [[row[column] for column in pipeline.COLUMNS] for row in rows])
+    _print(console(), pipeline.COLUMNS, [[*row.values()] for row in pipeline.verdict_rows(verdicts)])
 
 
-def print_listing(out: Console, found: "Listing", *, prereleases: bool) -> None:
+def print_listing(found: "Listing", *, prereleases: bool) -> None:
     """A line for each release, newest first, and what is not listed."""
+    out = console()
     usable = found.usable(prereleases=prereleases)
     rows = [[one.release, f"{len(one.wheels)} wheels" if one.wheels else "source only"] for one in reversed(usable)]
     _print(out, ("release", "files"), rows)
@@ -282,8 +269,9 @@ def print_listing(out: Console, found: "Listing", *, prereleases: bool) -> None:
         out.print(f"passed over, as their release is no version number: {', '.join(found.not_numbers)}", markup=False)
 
 
-def print_comparison(out: Console, found: "Comparison") -> None:
+def print_comparison(found: "Comparison") -> None:
     """Two builds side by side."""
+    out = console()
     out.print(f"[bold]{escape(found.before)} -> {escape(found.after)}[/]")
     _print(out, ("", "before", "after", ""), pipeline.figures(found))
     out.print(pipeline.answers_sentence(found), markup=False)
@@ -292,11 +280,6 @@ def print_comparison(out: Console, found: "Comparison") -> None:
     _print(out, ("changed", "before", "after"), [(one.name, one.before, one.after) for one in found.changes])
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
-
-
-def log_progress(log: Log) -> Progress:
-    """Progress as lines of the log."""
-    return LogProgress(log)
 
 
 @contextmanager
@@ -321,13 +304,6 @@ def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progres
     )
     with Bars(*columns, console=terminal) as bars:
         yield BarProgress(bars)
-
-
-def _targets_table(plan: "Plan") -> Table:
-    table = plain_table("target", "gpu", "backend", "release", "precision", "build")
-    for target in plan.targets:
-        table.add_row(target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
-    return table
 
 
 def _steps_table(plan: "Plan", done: "Mapping[str, StepRecord]") -> Table:
