@@ -253,7 +253,7 @@ def dev_env() -> None:
 def demo() -> None:
     """Build, publish, roll out and ask the example model, with everything it needs started and stopped again."""
     require_extra("local", "prefect", "moto")
-    raise typer.Exit(rooms.demo.run_demo(rooms.output.console()))
+    raise typer.Exit(rooms.demo.run_demo(rooms.output.console(), build_flow))
 
 
 @app.command(short_help="Check whether this machine is fit for it.")

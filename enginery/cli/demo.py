@@ -13,7 +13,6 @@ from rich.panel import Panel
 from rich.text import Text
 
 from enginery import toolchains
-from enginery.cli.options import build_flow
 from enginery.cli.output import outcomes_table
 from enginery.core.errors import RolloutError, UsageError
 from enginery.dev import REGISTRY, TITLES, Services, in_environment, newest_toolchain, services
@@ -50,7 +49,7 @@ NEXT = """\
 """Printed last: what the user may do next."""
 
 
-def run_demo(console: Console) -> int:
+def run_demo(console: Console, load_flow: "Callable[[], Callable[..., BuildSummary]]") -> int:
     """Build, publish, roll out and query the example model; returns the exit status.
 
     Services that run already are used and left running; the others are started, and stopped at the end.
@@ -62,7 +61,7 @@ def run_demo(console: Console) -> int:
     kept = services.status() is not None
     with Progress(console) as progress, ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
         progress.say("starting Prefect, S3 and Triton; making environments takes minutes once")
-        flow = threads.submit(build_flow)  # Prefect takes seconds to import
+        flow = threads.submit(load_flow)  # Prefect takes seconds to import
         ready = threads.submit(toolchains.ensure, newest_toolchain("onnxruntime"), progress.detail)
         with services.session(progress.news) as running, in_environment(services.environment(running)):
             ready.result()
