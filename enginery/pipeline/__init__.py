@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from enginery.pipeline.outcome import BuildSummary, Outcome
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
     from enginery.pipeline.promotion import promotions
-    from enginery.pipeline.release_verdicts import fleet_verdicts, with_prereleases
     from enginery.pipeline.run import (
         TIMEOUT_SECONDS,
         chain_of,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
         run_with_inputs,
     )
     from enginery.pipeline.script import shell_script
-    from enginery.pipeline.verdict import Verdict
+    from enginery.pipeline.verdict import Verdict, fleet_verdicts, with_prereleases
     from enginery.pipeline.watch_report import (
         COLUMNS,
         Rebuild,

@@ -7,8 +7,7 @@ import pytest
 
 from enginery.core.errors import SourceError, ToolchainError
 from enginery.pipeline.plan import make_plan
-from enginery.pipeline.release_verdicts import fleet_verdicts
-from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
+from enginery.pipeline.verdict import Kind, Verdict, fleet_verdicts, rebuild_spec
 from enginery.pipeline.watch_report import rebuilds, verdict_rows
 from enginery.registry import publish
 from enginery.releases.listing import Listing
