@@ -18,7 +18,7 @@ from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArt
 from prefect.client.orchestration import get_client
 
 from enginery.builds import ValidationReport, read_report
-from enginery.pipeline import Outcome, Plan, WatchReport, promotion_markdown, verdict_rows
+from enginery.pipeline import Outcome, Plan, WatchReport, markdown_table, promotion_markdown, verdict_rows
 from enginery.pipeline.tasks.progress import artifact_key
 from enginery.store import Stage, StepRecord, Store
 
@@ -77,14 +77,9 @@ def plan_artifacts(plan: Plan, done: Mapping[str, StepRecord]) -> list[Artifact]
 
 
 def _plan_notes(plan: Plan) -> str:
-    lines = [f"# Plan of {plan.spec.name}", "", "| target | GPU | backend | release | precision | build |"]
-    lines.append("|---|---|---|---|---|---|")
-    lines += [
-        f"| {target.name} | {target.gpu} | {target.backend} | {target.release} | {target.precision}"
-        f" | `{target.build_id}` |"
-        for target in plan.targets
-    ]
-    lines += ["", *(f"- {note}" for note in plan.notes)]
+    head = ("target", "GPU", "backend", "release", "precision", "build")
+    rows = [(one.name, one.gpu, one.backend, one.release, one.precision, f"`{one.build_id}`") for one in plan.targets]
+    lines = [f"# Plan of {plan.spec.name}", *markdown_table(head, rows), "", *(f"- {note}" for note in plan.notes)]
     return "\n".join(lines)
 
 

@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from enginery.pipeline.fleet import Pool, Pools, WorkPool, keep_plan, kept_plan, read_fleet, read_pools, spec_files
     from enginery.pipeline.outcome import BuildSummary, Outcome
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
-    from enginery.pipeline.promotion import promotions
+    from enginery.pipeline.promotion import (
+        COLUMNS,
+        Rebuild,
+        RebuildRun,
+        WatchReport,
+        answers_sentence,
+        figures,
+        markdown_table,
+        promotion_markdown,
+        promotions,
+        rebuilds,
+        verdict_rows,
+    )
     from enginery.pipeline.run import (
         TIMEOUT_SECONDS,
         chain_of,
@@ -32,16 +44,5 @@ if TYPE_CHECKING:
     )
     from enginery.pipeline.script import shell_script
     from enginery.pipeline.verdict import Verdict, fleet_verdicts, with_prereleases
-    from enginery.pipeline.watch_report import (
-        COLUMNS,
-        Rebuild,
-        RebuildRun,
-        WatchReport,
-        answers_sentence,
-        figures,
-        promotion_markdown,
-        rebuilds,
-        verdict_rows,
-    )
 else:
     __getattr__ = door(__name__, __file__)
