@@ -18,7 +18,15 @@ from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArt
 from prefect.client.orchestration import get_client
 
 from enginery.builds import ValidationReport, read_report
-from enginery.pipeline import Outcome, Plan, WatchReport, markdown_table, promotion_markdown, verdict_rows
+from enginery.pipeline import (
+    Outcome,
+    Plan,
+    PlannedTarget,
+    WatchReport,
+    markdown_table,
+    promotion_markdown,
+    verdict_rows,
+)
 from enginery.pipeline.tasks.progress import artifact_key
 from enginery.store import Stage, StepRecord, Store
 
@@ -40,7 +48,7 @@ class Sender:
     def send(self, *artifacts: Artifact) -> None:
         """Send these, in any order."""
         if artifacts:
-            self._sent.append(self._threads.submit(copy_context().run, _create_all, artifacts))
+            self._sent.append(self._threads.submit(copy_context().run, asyncio.run, _create(artifacts)))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         interrupted = error is not None and not isinstance(error, Exception)
@@ -48,10 +56,6 @@ class Sender:
         if error is None:
             for future in self._sent:
                 future.result()
-
-
-def _create_all(artifacts: tuple[Artifact, ...]) -> None:
-    asyncio.run(_create(artifacts))
 
 
 async def _create(artifacts: tuple[Artifact, ...]) -> None:
@@ -84,18 +88,11 @@ def _plan_notes(plan: Plan) -> str:
 
 
 def validation_artifacts(plan: Plan, store: Store, skipped: Collection[str]) -> list[Artifact]:
-    """The reports of all validations that came to an end, whether they passed or not.
-
-    Args:
-        plan: the plan.
-        store: where the reports are.
-        skipped: ids of steps that did not run.
-    """
+    """The reports of all validations that came to an end, whether they passed or not; `skipped` are ids of steps."""
     artifacts = []
     for planned in plan.steps:
-        if planned.step.stage is not Stage.VALIDATE or planned.id in skipped:
-            continue
-        record = store.find(planned.key)
+        wanted = planned.step.stage is Stage.VALIDATE and planned.id not in skipped
+        record = store.find(planned.key) if wanted else None
         if record is None:
             continue
         with TemporaryDirectory(prefix="enginery-") as scratch:
@@ -127,11 +124,8 @@ def _validation_artifact(model: str, target: str, report: ValidationReport) -> A
 def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifact]:
     """The published builds as text and as a table, and where one of them serves."""
     name = plan.spec.name
-    rows = [
-        _build_row(plan, target, outcomes)
-        for target in (target.name for target in plan.targets)
-        if f"{Stage.PUBLISH}/{target}" in outcomes
-    ]
+    published = [target for target in plan.targets if f"{Stage.PUBLISH}/{target.name}" in outcomes]
+    rows = [_build_row(plan, target, outcomes) for target in published]
     if not rows:
         return []
     text = [f"# Published builds of {name}", "", *(f"- **{row['target']}**: `{row['uri']}`" for row in rows)]
@@ -142,15 +136,14 @@ def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifac
     return builds + _serving_links(plan, outcomes)
 
 
-def _build_row(plan: Plan, target: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    planned = next(one for one in plan.targets if one.name == target)
-    published = outcomes[f"{Stage.PUBLISH}/{target}"]
-    builds = (step for step in plan.steps if step.step.stage is Stage.BUILD and target in step.targets)
+def _build_row(plan: Plan, target: PlannedTarget, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    published = outcomes[f"{Stage.PUBLISH}/{target.name}"]
+    builds = (step for step in plan.steps if step.step.stage is Stage.BUILD and target.name in step.targets)
     built = next((outcomes[step.id] for step in builds if step.id in outcomes), None)  # targets may share it
     return {
-        "target": target,
-        "build": planned.build_id,
-        "precision": planned.precision,
+        "target": target.name,
+        "build": target.build_id,
+        "precision": target.precision,
         "engine bytes": built.size if built else None,
         "status": "published now" if published.ran else "was published",
         "uri": str(published.facts.get("uri", "")),

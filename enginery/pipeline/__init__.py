@@ -14,7 +14,6 @@ from enginery.core.late import door
 if TYPE_CHECKING:
     from enginery.pipeline.explain import SpecChanges, explain_steps, spec_changes, with_last_builds
     from enginery.pipeline.fleet import Pool, Pools, WorkPool, keep_plan, kept_plan, read_fleet, read_pools, spec_files
-    from enginery.pipeline.outcome import BuildSummary, Outcome
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
     from enginery.pipeline.promotion import (
         COLUMNS,
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     )
     from enginery.pipeline.run import (
         TIMEOUT_SECONDS,
+        BuildSummary,
+        Outcome,
         chain_of,
         disk_findings,
         fill,

@@ -120,14 +120,12 @@ def read_pools(path: Path) -> Pools:
         SpecError: when it cannot be read, is not YAML, or has mistakes; lists all mistakes with their paths.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  a safe loader
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)  # noqa: S506  a safe loader
+        return Pools.model_validate(data)
     except OSError as error:
         raise SpecError([f"cannot be read: {error.strerror}"], subject=str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError([f"not YAML: {yaml_mistake(error, '')}"], subject=str(path)) from error
-    try:
-        return Pools.model_validate(data)
     except ValidationError as error:
         raise SpecError(sentences(error, Pools), subject=str(path)) from error
 

@@ -14,7 +14,7 @@ from prefect.locking.protocol import LockManager
 from enginery.core.errors import CommandError, EngineryError, RegistryError, SourceError, ValidationError
 from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts
 from enginery.pipeline.flows.failures import BuildError, failure
-from enginery.pipeline.outcome import Outcome
+from enginery.pipeline.run import Outcome
 from enginery.pipeline.tasks import interrupt
 from enginery.pipeline.tasks.locks import StoreLocks
 from enginery.pipeline.tasks.progress import artifact_key
