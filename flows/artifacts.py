@@ -6,13 +6,13 @@ records have. They are sent in the background, so that no step waits for them.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArtifact
 from prefect.client.orchestration import get_client
@@ -35,30 +35,30 @@ VERDICTS_KEY = "release-verdicts"
 REBUILDS_KEY = "release-rebuilds"
 
 
-class Sender:
-    """Sends artifacts of the current run in the background. Leaving the context waits for all, and raises any error."""
+@contextmanager
+def sending() -> Iterator[Callable[[Sequence[Artifact]], None]]:
+    """Yield a function that sends artifacts of the current run in the background.
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifacts")
-        self._sent: list[Future[None]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def send(self, *artifacts: Artifact) -> None:
-        """Send these, in any order."""
-        if artifacts:
-            self._sent.append(self._threads.submit(copy_context().run, asyncio.run, _create(artifacts)))
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        interrupted = error is not None and not isinstance(error, Exception)
-        self._threads.shutdown(wait=not interrupted, cancel_futures=interrupted)
-        if error is None:
-            for future in self._sent:
-                future.result()
+    Leaving the context waits for all, and raises any error. An interrupt does not wait.
+    """
+    threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifacts")
+    sent: list[Future[None]] = []
+    try:
+        yield lambda artifacts: sent.append(threads.submit(copy_context().run, _create_all, artifacts))
+    except BaseException as error:
+        interrupted = not isinstance(error, Exception)
+        threads.shutdown(wait=not interrupted, cancel_futures=interrupted)
+        raise
+    threads.shutdown()
+    for future in sent:
+        future.result()
 
 
-async def _create(artifacts: tuple[Artifact, ...]) -> None:
+def _create_all(artifacts: Sequence[Artifact]) -> None:
+    asyncio.run(_create(artifacts))
+
+
+async def _create(artifacts: Sequence[Artifact]) -> None:
     async with get_client() as client:
         await asyncio.gather(*(artifact.acreate(client) for artifact in artifacts))
 
@@ -77,14 +77,10 @@ def plan_artifacts(plan: Plan, done: Mapping[str, StepRecord]) -> list[Artifact]
         for planned in plan.steps
     ]
     table = TableArtifact(key=artifact_key("plan", name), table=rows, description=f"The steps of **{name}**")
-    return [table, MarkdownArtifact(key=artifact_key("plan-notes", name), markdown=_plan_notes(plan))]
-
-
-def _plan_notes(plan: Plan) -> str:
     head = ("target", "GPU", "backend", "release", "precision", "build")
-    rows = [(one.name, one.gpu, one.backend, one.release, one.precision, f"`{one.build_id}`") for one in plan.targets]
-    lines = [f"# Plan of {plan.spec.name}", *markdown_table(head, rows), "", *(f"- {note}" for note in plan.notes)]
-    return "\n".join(lines)
+    targets = [(it.name, it.gpu, it.backend, it.release, it.precision, f"`{it.build_id}`") for it in plan.targets]
+    notes = [f"# Plan of {name}", *markdown_table(head, targets), "", *(f"- {note}" for note in plan.notes)]
+    return [table, MarkdownArtifact(key=artifact_key("plan-notes", name), markdown="\n".join(notes))]
 
 
 def validation_artifacts(plan: Plan, store: Store, skipped: Collection[str]) -> list[Artifact]:

@@ -33,7 +33,7 @@ from enginery.pipeline import (
     require_prepared,
     with_last_builds,
 )
-from enginery.pipeline.flows.artifacts import Sender, build_artifacts, plan_artifacts, validation_artifacts
+from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts, sending, validation_artifacts
 from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
 from enginery.pipeline.flows.fan_out import FanOut, batches, part_for, require_pools, stays_local
 from enginery.pipeline.tasks.interrupt import interrupting_steps
@@ -95,12 +95,12 @@ def build_model(
     local = plan if spread is None else plan.model_copy(update={"steps": tuple(filter(stays_local, plan.steps))})
     require_disk_space(local, done, address)
     require_prepared(planned for planned in plan.steps if planned.key not in done)
-    with Sender() as sender:
-        sender.send(*plan_artifacts(plan, done))
+    with sending() as send:
+        send(plan_artifacts(plan, done))
         jobs = step_jobs(local.steps, done)
         results = run_jobs(jobs if spread is None else spread.jobs(jobs, opened, done), opened, done, log)
         outcomes = outcomes_of(plan, done, results, opened if spread is not None else None)
-        sender.send(*validation_artifacts(plan, opened, results.skipped), *build_artifacts(plan, outcomes))
+        send(validation_artifacts(plan, opened, results.skipped) + build_artifacts(plan, outcomes))
     summary = summary_of(plan, outcomes, started)
     if results.errors:
         raise failure_of(plan, results)
@@ -194,11 +194,7 @@ def outcomes_of(
 ) -> dict[str, Outcome]:
     """The outcome of each finished step, by its id, in the plan's order.
 
-    Args:
-        plan: the plan.
-        done: the records of the steps that were done before, by key.
-        results: what became of the tasks of this process.
-        shared: the store in which other machines keep the outputs of their steps; None without other machines.
+    `shared` is the store in which other machines keep the outputs of their steps; None without other machines.
     """
     found = dict(done)
     if shared is not None:

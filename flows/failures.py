@@ -62,8 +62,6 @@ class Breakage(Frozen):
     Attributes:
         step: the stage, such as `build`; empty for a failure before any step.
         target: the target; empty for a step that several targets share.
-        problem: what happened.
-        remedy: what to do.
     """
 
     step: str
@@ -80,12 +78,8 @@ class Breakage(Frozen):
 def failure(errors: Mapping[str, Exception], skipped: Sequence[str]) -> EngineryError:
     """The error to end a build with.
 
-    A single error keeps its class and exit code. It gets the name of its step, and the steps that did not run because
-    of it. Several errors become one that lists them.
-
-    Args:
-        errors: labels of steps -> why each failed; at least one.
-        skipped: labels of the steps that did not run because of them.
+    A single error keeps its class and exit code. It gets the label of its step, and of the `skipped` ones that did not
+    run because of it. Several errors become one that lists them.
     """
     known = {label: _as_ours(error) for label, error in errors.items()}
     if len(known) > 1:

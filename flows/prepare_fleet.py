@@ -40,10 +40,7 @@ RESULTS_BLOCK = "enginery-results"
 def prepare_fleet(pools_file: Path, results: str | None, log: Log) -> None:
     """Make or update the work pools of a pools file, their queues, and the block for results.
 
-    Args:
-        pools_file: the pools.
-        results: `s3://bucket/prefix` for Prefect's small results; the server's setting stays when left out.
-        log: takes a line for each change.
+    `results` is `s3://bucket/prefix` for Prefect's small results; the server's setting stays when it is None.
 
     Raises:
         SpecError: when the pools file or a job template has mistakes; nothing was changed.

@@ -69,7 +69,6 @@ class Schedule:
 
     Args:
         jobs: by their ids; of those that may begin, the first in this order does.
-        log: takes a line for each job that ends.
         at_once: how many jobs may be at work on this machine at the same time.
     """
 

@@ -86,12 +86,8 @@ def demo_spec(triton_url: str) -> Spec:
     for infra in (package / "_infra", package.parent / "infra"):
         path = infra / "models" / "tiny-llama.yaml"
         if path.is_file():
-            overrides = (
-                f"publish.to={REGISTRY}",
-                f"rollout.endpoints=[{triton_url}]",
-                f"rollout.target={SERVED_TARGET}",
-            )
-            return read_spec(path, overrides)
+            rollout = (f"rollout.endpoints=[{triton_url}]", f"rollout.target={SERVED_TARGET}")
+            return read_spec(path, (f"publish.to={REGISTRY}", *rollout))
     raise UsageError("the example model is not here", remedy="run the demo in a clone of Enginery's repository")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from enginery.cli.doctor import Check
     from enginery.dev import Services
     from enginery.pipeline import BuildSummary, Outcome, Plan, Verdict
-    from enginery.registry import Audit, ChannelPointer, Move, Pruning, PublishedBuild, Resolved
+    from enginery.registry import Audit, ChannelPointer, Pruning, PublishedBuild, Resolved
     from enginery.releases import Listing
     from enginery.store import StepRecord
     from enginery.toolchains import ToolchainReport, ToolchainStatus
@@ -191,7 +191,8 @@ def print_history(pointers: "Iterable[ChannelPointer]") -> None:
         shown = plain_table("when", "by", "how", "build", "from", "why")
         for move in reversed(pointer.history):
             when = f"{move.moved:%Y-%m-%d %H:%M:%S}"
-            shown.add_row(when, move.by or "?", move.action, move.build_id, move.previous or "-", _why(move))
+            why = "; ".join(filter(None, (move.reason, f"forced: {'; '.join(move.forced)}" if move.forced else "")))
+            shown.add_row(when, move.by or "?", move.action, move.build_id, move.previous or "-", escape(why))
         console().print(shown)
         if pointer.dropped:
             console().print(f"  and {pointer.dropped} older moves, which are not kept")
@@ -232,8 +233,7 @@ def print_pruning(pruning: "Pruning") -> None:
     for verdict in pruning.verdicts:
         size = human_bytes(verdict.size) if verdict.size else ""
         since = f"{verdict.since:%Y-%m-%d}"
-        fate = FATES[verdict.fate]
-        table.add_row(fate, verdict.kind, verdict.name, verdict.target, since, size, verdict.reason)
+        table.add_row(FATES[verdict.fate], verdict.kind, verdict.name, verdict.target, since, size, verdict.reason)
     out = console()
     if pruning.verdicts:
         out.print(table)
@@ -254,7 +254,8 @@ def print_audit(audit: "Audit") -> None:
 
 def print_verdicts(verdicts: "Iterable[Verdict]") -> None:
     """A line for each verdict."""
-    _print(console(), pipeline.COLUMNS, [[*row.values()] for row in pipeline.verdict_rows(verdicts)])
+    rows = pipeline.verdict_rows(verdicts)
+    _print(console(), [*rows[0]] if rows else (), [[*row.values()] for row in rows])
 
 
 def print_listing(found: "Listing", *, prereleases: bool) -> None:
@@ -284,12 +285,7 @@ def print_comparison(found: "Comparison") -> None:
 
 @contextmanager
 def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progress]:
-    """Show progress during a `with` block: as a bar below what is printed, or in lines of a log without a terminal.
-
-    Args:
-        log: takes the lines.
-        console: where the bar is drawn; standard error when left out.
-    """
+    """Show progress during a `with` block: as a bar on standard error or `console`, or in lines of a log."""
     terminal = console or Console(file=sys.stderr)
     if not terminal.is_terminal:
         yield LogProgress(log)
@@ -315,11 +311,6 @@ def _steps_table(plan: "Plan", done: "Mapping[str, StepRecord]") -> Table:
         )
         table.add_row(planned.id, ", ".join(planned.targets), planned.step.runs_on, state, planned.key[:12])
     return table
-
-
-def _why(move: "Move") -> str:
-    forced = f"forced: {'; '.join(move.forced)}" if move.forced else ""
-    return escape("; ".join(filter(None, (move.reason, forced))))
 
 
 def _print(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from enginery.pipeline.fleet import Pool, Pools, WorkPool, keep_plan, kept_plan, read_fleet, read_pools, spec_files
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
     from enginery.pipeline.promotion import (
-        COLUMNS,
         Rebuild,
         RebuildRun,
         WatchReport,

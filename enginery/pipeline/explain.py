@@ -28,14 +28,9 @@ Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
 
 @dataclass(frozen=True)
 class FieldChange:
-    """What a release makes of a build field that the spec sets.
+    """What a release makes of a build field, such as `gemm_plugin`, that the spec sets for a target.
 
-    Attributes:
-        target: the target it is set for.
-        field: the field, such as `gemm_plugin`.
-        value: its value.
-        effect: what the new release makes of it.
-        text: a sentence about the effect, with what replaces the field.
+    `text` is a sentence about the effect, with what replaces the field.
     """
 
     target: str

@@ -67,8 +67,6 @@ class PlannedStep(Frozen):
 
     Attributes:
         id: its name within the plan, such as `download` or `build/cpu-int4`.
-        key: the step's key.
-        step: the stage, the inputs and the recipe.
         targets: the names of the targets that need it.
         toolchain: the environment its commands run in.
         places: files and directories of the user, by the placeholders of its command; not part of the key.
@@ -135,11 +133,6 @@ class Plan(Frozen):
                 return planned
         known = ", ".join(planned.id for planned in self.steps)
         raise PlanError([f"no step {reference!r}; there are {known}"], subject="plan")
-
-    def inputs_of(self, planned: PlannedStep) -> tuple[PlannedStep, ...]:
-        """The steps whose outputs are the inputs of this one."""
-        wanted = set(planned.step.inputs.values())
-        return tuple(step for step in self.steps if step.key in wanted)
 
 
 def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:

@@ -23,18 +23,11 @@ from enginery.spec import Gates, Spec
 
 REASON = "release watch"
 KEY_DIGITS = 24
-COLUMNS = ("spec", "target", "backend", "now", "release", "verdict", "why")
 LONGEST_ANSWER = 120
 
 
 class GateResult(Frozen):
-    """The result of one gate, which a build must pass to be promoted.
-
-    Attributes:
-        name: what was compared.
-        passed: whether it is not worse than allowed.
-        told: the figures.
-    """
+    """The result of one gate, which a build must pass to be promoted; `told` are the figures."""
 
     name: str
     passed: bool
@@ -59,18 +52,7 @@ class Decision(StrEnum):
 
 
 class Promotion(Frozen):
-    """What was done about one finished build, and why.
-
-    Attributes:
-        spec: the spec's name.
-        target: the target.
-        build_id: the build.
-        channel: the channel that it is for.
-        decision: what was done.
-        reason: why.
-        gates: the gates; none when nothing was compared.
-        comparison: the comparison with the build on the channel; None when there was none.
-    """
+    """What was done about one finished build, why, and the comparison with the channel's build if there was one."""
 
     spec: str
     target: str
@@ -86,9 +68,6 @@ class RebuildRun(Frozen):
     """A build that follows from a verdict.
 
     Attributes:
-        spec: the spec's name.
-        release: the release.
-        targets: the targets that are built.
         key: the key under which it is started once: a digest of everything that determines the builds, and of their
             destination.
         run_id: the flow run that builds; empty if none was started.
@@ -112,13 +91,7 @@ class RebuildRun(Frozen):
 
 
 class WatchReport(Frozen):
-    """The end of a run of the watch.
-
-    Attributes:
-        verdicts: the verdicts on targets and releases.
-        rebuilds: the builds that follow from them.
-        promotions: what was done about finished builds.
-    """
+    """The end of a run of the watch: the verdicts, the builds that follow from them, what became of finished builds."""
 
     verdicts: tuple[Verdict, ...]
     rebuilds: tuple[RebuildRun, ...] = ()
@@ -212,15 +185,7 @@ def _decided(registry: Registry, about: dict[str, str], gates: Gates) -> dict[st
 
 
 def gate_results(comparison: Comparison, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
-    """Every gate between the two builds of a comparison, passed or not.
-
-    When one of the builds does not record a figure, it is unknown and the gate is passed.
-
-    Args:
-        comparison: the two builds.
-        after: the manifest of the second build, which is to replace the first.
-        gates: what counts as worse.
-    """
+    """Every gate of the second build of a comparison, passed or not. A figure that is not known of both is passed."""
     prompts, misses = len(after.validation.results), len(after.validation.misses)
     right = f"{prompts - misses} of {prompts} answers are as expected"
     worse = comparison.worse_answers

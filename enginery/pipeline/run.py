@@ -34,15 +34,8 @@ from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Call, Command, Stage, StepContext, StepRecord, Store, digest_output
 from enginery.toolchains import DRIVERS, examples_dir
 
-TIMEOUT_SECONDS = {
-    Stage.DOWNLOAD: 6 * 3600.0,
-    Stage.CONVERT: 6 * 3600.0,
-    Stage.BUILD: 6 * 3600.0,
-    Stage.VALIDATE: 3600.0,
-    Stage.PACKAGE: 3600.0,
-    Stage.PUBLISH: 6 * 3600.0,
-    Stage.ROLLOUT: 3600.0,
-}
+SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
+TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take; generous, for the largest models on slow disks and lines."""
 
 
@@ -81,7 +74,6 @@ class BuildSummary(Frozen):
     """The end of a run of the pipeline.
 
     Attributes:
-        name: the model's name.
         steps: every step of the plan, in its order.
         seconds: how long the whole run took.
         run_url: the run's page in the Prefect UI, where there is a server with one.
@@ -137,8 +129,8 @@ def run_with_inputs(
     planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
 ) -> Outcome:
     """Run a step, and before it each step it needs that the store does not have."""
-    for needed in plan.inputs_of(planned):
-        if find_valid(needed, store) is None:
+    for needed in plan.steps:
+        if needed.key in planned.step.inputs.values() and find_valid(needed, store) is None:
             run_with_inputs(needed, plan, store, log, progress)
     return run_step(planned, store, log, progress)
 

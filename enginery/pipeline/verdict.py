@@ -60,12 +60,8 @@ class Verdict(Frozen):
     """What one release means for one target of a spec.
 
     Attributes:
-        spec: the spec's name.
-        target: the target.
         backend: the backend it is built with; empty when that is not decided.
         present: the release that the spec is built for now; empty for none.
-        release: the release that the verdict is on.
-        kind: the verdict.
         reason: why, with the facts that were compared.
         remedy: what to change, where something must be changed.
         facts: where nothing is known of the release itself: the release whose facts were used.
@@ -122,8 +118,6 @@ class Candidate(NamedTuple):
     """A target that may be built for another release.
 
     Attributes:
-        spec: its spec.
-        target: the target.
         present: the release it is built for now; empty for none.
         listing: the releases of its backend in the package index.
         resolver: resolves the spec's source.
@@ -164,14 +158,10 @@ def fleet_verdicts(specs: Sequence[Spec], list_releases: ListReleases, resolver:
 
 
 def rebuild_spec(spec: Spec, targets: dict[str, str]) -> Spec:
-    """The spec of a rebuild: some targets, each for another release.
+    """The spec of a rebuild: only the given targets, each for another release.
 
     Nothing is rolled out, and only the channel `releases.build_channel` is moved, so nothing that serves changes. Up to
     publishing, the steps have the same keys as if the spec itself named these releases.
-
-    Args:
-        spec: the spec.
-        targets: the targets to keep -> the release for each.
     """
     chosen = tuple(
         target.model_copy(update={"release": targets[target.name]}) for target in spec.targets if target.name in targets
