@@ -79,6 +79,7 @@ def _name(planned: PlannedStep) -> str:
 
 
 def _stage(planned: PlannedStep, plan: Plan) -> dict[str, Any]:
-    needs = [f"{_name(needed)}.txt" for needed in plan.inputs_of(planned)] or ["source.txt"]
+    inputs = set(planned.step.inputs.values())
+    needs = [f"{_name(step)}.txt" for step in plan.steps if step.key in inputs] or ["source.txt"]
     made = f"{_name(planned)}.txt"
     return {"cmd": f"cat {' '.join(needs)} > {made}", "deps": needs, "outs": [made]}

@@ -6,19 +6,27 @@ records have. They are sent in the background, so that no step waits for them.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArtifact
 from prefect.client.orchestration import get_client
 
 from enginery.builds import ValidationReport, read_report
-from enginery.pipeline import Outcome, Plan, WatchReport, promotion_markdown, verdict_rows
+from enginery.pipeline import (
+    Outcome,
+    Plan,
+    PlannedTarget,
+    WatchReport,
+    markdown_table,
+    promotion_markdown,
+    verdict_rows,
+)
 from enginery.pipeline.tasks.progress import artifact_key
 from enginery.store import Stage, StepRecord, Store
 
@@ -27,34 +35,30 @@ VERDICTS_KEY = "release-verdicts"
 REBUILDS_KEY = "release-rebuilds"
 
 
-class Sender:
-    """Sends artifacts of the current run in the background. Leaving the context waits for all, and raises any error."""
+@contextmanager
+def sending() -> Iterator[Callable[[Sequence[Artifact]], None]]:
+    """Yield a function that sends artifacts of the current run in the background.
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifacts")
-        self._sent: list[Future[None]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def send(self, *artifacts: Artifact) -> None:
-        """Send these, in any order."""
-        if artifacts:
-            self._sent.append(self._threads.submit(copy_context().run, _create_all, artifacts))
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        interrupted = error is not None and not isinstance(error, Exception)
-        self._threads.shutdown(wait=not interrupted, cancel_futures=interrupted)
-        if error is None:
-            for future in self._sent:
-                future.result()
+    Leaving the context waits for all, and raises any error. An interrupt does not wait.
+    """
+    threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifacts")
+    sent: list[Future[None]] = []
+    try:
+        yield lambda artifacts: sent.append(threads.submit(copy_context().run, _create_all, artifacts))
+    except BaseException as error:
+        interrupted = not isinstance(error, Exception)
+        threads.shutdown(wait=not interrupted, cancel_futures=interrupted)
+        raise
+    threads.shutdown()
+    for future in sent:
+        future.result()
 
 
-def _create_all(artifacts: tuple[Artifact, ...]) -> None:
+def _create_all(artifacts: Sequence[Artifact]) -> None:
     asyncio.run(_create(artifacts))
 
 
-async def _create(artifacts: tuple[Artifact, ...]) -> None:
+async def _create(artifacts: Sequence[Artifact]) -> None:
     async with get_client() as client:
         await asyncio.gather(*(artifact.acreate(client) for artifact in artifacts))
 
@@ -73,34 +77,18 @@ def plan_artifacts(plan: Plan, done: Mapping[str, StepRecord]) -> list[Artifact]
         for planned in plan.steps
     ]
     table = TableArtifact(key=artifact_key("plan", name), table=rows, description=f"The steps of **{name}**")
-    return [table, MarkdownArtifact(key=artifact_key("plan-notes", name), markdown=_plan_notes(plan))]
-
-
-def _plan_notes(plan: Plan) -> str:
-    lines = [f"# Plan of {plan.spec.name}", "", "| target | GPU | backend | release | precision | build |"]
-    lines.append("|---|---|---|---|---|---|")
-    lines += [
-        f"| {target.name} | {target.gpu} | {target.backend} | {target.release} | {target.precision}"
-        f" | `{target.build_id}` |"
-        for target in plan.targets
-    ]
-    lines += ["", *(f"- {note}" for note in plan.notes)]
-    return "\n".join(lines)
+    head = ("target", "GPU", "backend", "release", "precision", "build")
+    targets = [(it.name, it.gpu, it.backend, it.release, it.precision, f"`{it.build_id}`") for it in plan.targets]
+    notes = [f"# Plan of {name}", *markdown_table(head, targets), "", *(f"- {note}" for note in plan.notes)]
+    return [table, MarkdownArtifact(key=artifact_key("plan-notes", name), markdown="\n".join(notes))]
 
 
 def validation_artifacts(plan: Plan, store: Store, skipped: Collection[str]) -> list[Artifact]:
-    """The reports of all validations that came to an end, whether they passed or not.
-
-    Args:
-        plan: the plan.
-        store: where the reports are.
-        skipped: ids of steps that did not run.
-    """
+    """The reports of all validations that came to an end, whether they passed or not; `skipped` are ids of steps."""
     artifacts = []
     for planned in plan.steps:
-        if planned.step.stage is not Stage.VALIDATE or planned.id in skipped:
-            continue
-        record = store.find(planned.key)
+        wanted = planned.step.stage is Stage.VALIDATE and planned.id not in skipped
+        record = store.find(planned.key) if wanted else None
         if record is None:
             continue
         with TemporaryDirectory(prefix="enginery-") as scratch:
@@ -132,11 +120,8 @@ def _validation_artifact(model: str, target: str, report: ValidationReport) -> A
 def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifact]:
     """The published builds as text and as a table, and where one of them serves."""
     name = plan.spec.name
-    rows = [
-        _build_row(plan, target, outcomes)
-        for target in (target.name for target in plan.targets)
-        if f"{Stage.PUBLISH}/{target}" in outcomes
-    ]
+    published = [target for target in plan.targets if f"{Stage.PUBLISH}/{target.name}" in outcomes]
+    rows = [_build_row(plan, target, outcomes) for target in published]
     if not rows:
         return []
     text = [f"# Published builds of {name}", "", *(f"- **{row['target']}**: `{row['uri']}`" for row in rows)]
@@ -147,15 +132,14 @@ def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifac
     return builds + _serving_links(plan, outcomes)
 
 
-def _build_row(plan: Plan, target: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    planned = next(one for one in plan.targets if one.name == target)
-    published = outcomes[f"{Stage.PUBLISH}/{target}"]
-    builds = (step for step in plan.steps if step.step.stage is Stage.BUILD and target in step.targets)
+def _build_row(plan: Plan, target: PlannedTarget, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    published = outcomes[f"{Stage.PUBLISH}/{target.name}"]
+    builds = (step for step in plan.steps if step.step.stage is Stage.BUILD and target.name in step.targets)
     built = next((outcomes[step.id] for step in builds if step.id in outcomes), None)  # targets may share it
     return {
-        "target": target,
-        "build": planned.build_id,
-        "precision": planned.precision,
+        "target": target.name,
+        "build": target.build_id,
+        "precision": target.precision,
         "engine bytes": built.size if built else None,
         "status": "published now" if published.ran else "was published",
         "uri": str(published.facts.get("uri", "")),

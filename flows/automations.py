@@ -25,11 +25,7 @@ HEADERS = {"Content-Type": "application/json"}
 
 
 def apply(directory: Path, address: str) -> list[str]:
-    """Create or update the automations in the files of a directory; returns their names.
-
-    Args:
-        directory: holds the files (`*.yaml`).
-        address: the webhook to call, with POST and JSON.
+    """Create or update the automations in a directory's files, `*.yaml`; they call `address`. Returns their names.
 
     Raises:
         UsageError: when there are none, or a file is not an automation.

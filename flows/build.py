@@ -1,11 +1,13 @@
-"""The pipeline as a Prefect flow: one spec in, one published build per target out.
+"""The pipeline as Prefect flows: one spec in, one published build per target out.
 
-`run_jobs` submits the tasks. Those of a target: download, convert, build, validate, package, publish, rollout.
+`run_jobs` submits the tasks. Those of a target: download, convert, build, validate, package, publish, rollout. A run of
+`build_target` is a part of a build: some targets of a plan, on the machine whose GPU they are for.
 """
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,29 +15,34 @@ from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.utilities.urls import url_for
 from pydantic import Field
 
 from enginery.core.progress import Log
+from enginery.core.threads import side_by_side
 from enginery.pipeline import (
     BuildSummary,
+    Outcome,
     Plan,
+    PlannedStep,
+    find_valid,
+    kept_plan,
     make_plan,
     read_pools,
     require_disk_space,
     require_prepared,
     with_last_builds,
 )
-from enginery.pipeline.flows.artifacts import Sender, build_artifacts, plan_artifacts, validation_artifacts
-from enginery.pipeline.flows.failures import announce_failure
-from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_local
-from enginery.pipeline.flows.outcomes import done_already, failure_of, outcomes_of, summary_of, with_remote_outcomes
+from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts, sending, validation_artifacts
+from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
+from enginery.pipeline.flows.fan_out import FanOut, batches, part_for, require_pools, stays_local
 from enginery.pipeline.tasks.interrupt import interrupting_steps
-from enginery.pipeline.tasks.pool_run import PoolRun, on_pool
+from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, lock_of_run, on_pool
 from enginery.pipeline.tasks.progress import run_log
 from enginery.pipeline.tasks.schedule import MAX_WORKERS, Job, Results, Schedule, step_jobs
 from enginery.pipeline.tasks.stages import prepare_toolchain, require_result_storage, tasks_in
 from enginery.spec import Spec
-from enginery.store import Store, open_store
+from enginery.store import StepRecord, Store, open_store
 from enginery.toolchains import ToolchainIdentity
 
 TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1024)
@@ -88,14 +95,12 @@ def build_model(
     local = plan if spread is None else plan.model_copy(update={"steps": tuple(filter(stays_local, plan.steps))})
     require_disk_space(local, done, address)
     require_prepared(planned for planned in plan.steps if planned.key not in done)
-    with Sender() as sender:
-        sender.send(*plan_artifacts(plan, done))
+    with sending() as send:
+        send(plan_artifacts(plan, done))
         jobs = step_jobs(local.steps, done)
         results = run_jobs(jobs if spread is None else spread.jobs(jobs, opened, done), opened, done, log)
-        outcomes = outcomes_of(plan, done, results)
-        if spread is not None:
-            outcomes = with_remote_outcomes(plan, done, outcomes, opened)
-        sender.send(*validation_artifacts(plan, opened, results.skipped), *build_artifacts(plan, outcomes))
+        outcomes = outcomes_of(plan, done, results, opened if spread is not None else None)
+        send(validation_artifacts(plan, opened, results.skipped) + build_artifacts(plan, outcomes))
     summary = summary_of(plan, outcomes, started)
     if results.errors:
         raise failure_of(plan, results)
@@ -138,3 +143,89 @@ def _spread(plan: Plan, pools: str | None, address: str | None, wait_for_worker:
     parts = batches(plan, read_pools(Path(pools)))
     require_pools((batch.pool for batch in parts), subject=pools)
     return FanOut(plan, parts, str(flow_run.get_id()), address, wait_for_worker)
+
+
+@flow(
+    name=FLOW,
+    description="Build some targets of a plan on this machine. `build-model` starts it, for each pool of machines.",
+    task_runner=TASK_RUNNER,
+    persist_result=True,
+    on_failure=[announce_failure],
+)
+def build_target(
+    plan: str,
+    targets: list[str],
+    store: str | None = None,
+    targets_at_once: Annotated[int, Field(ge=1)] = 1,
+) -> BuildSummary:
+    """Run the steps of some targets.
+
+    Args:
+        plan: digest of the plan, under which build-model has put it into the store.
+        targets: names of the targets to build.
+        store: where step outputs live: a directory, or s3://bucket/prefix; the local store when left out.
+        targets_at_once: how many steps are at work at the same time.
+
+    Raises:
+        EngineryError: the one thing that failed, or a list of all that did; other targets have been finished.
+    """
+    started, log, opened = time.monotonic(), run_log(), open_store(store)
+    with opened.lock(lock_of_run(flow_run.get_id())):
+        require_result_storage()
+        whole = kept_plan(plan, opened)
+        part = whole.model_copy(update={"steps": part_for(whole, targets)})
+        done = done_already(part.steps, opened)
+        log(f"{len(part.steps)} steps for {', '.join(targets)}; {len(done)} already done")
+        require_disk_space(part, done, store)
+        results = run_jobs(step_jobs(part.steps, done), opened, done, log, targets_at_once)
+    if results.errors:
+        raise failure_of(part, results)
+    return summary_of(part, outcomes_of(part, done, results), started)
+
+
+def done_already(steps: Iterable[PlannedStep], store: Store) -> dict[str, StepRecord]:
+    """The records of the steps whose results are in the store, by key. What Prefect's cache says does not matter."""
+    found = side_by_side(partial(find_valid, store=store), steps)
+    return {record.key: record for record in found if record is not None}
+
+
+def outcomes_of(
+    plan: Plan, done: Mapping[str, StepRecord], results: Results, shared: Store | None = None
+) -> dict[str, Outcome]:
+    """The outcome of each finished step, by its id, in the plan's order.
+
+    `shared` is the store in which other machines keep the outputs of their steps; None without other machines.
+    """
+    found = dict(done)
+    if shared is not None:
+        elsewhere = (step for step in plan.steps if step.id not in results.values and step.key not in done)
+        found |= done_already(elsewhere, shared)
+    outcomes: dict[str, Outcome] = {}
+    for planned in plan.steps:
+        if planned.id in results.values and planned.id not in results.cached:
+            outcomes[planned.id] = results.values[planned.id]
+        elif planned.id in results.values or (shared is not None and planned.key in found):
+            outcomes[planned.id] = Outcome.of(planned, found[planned.key], ran=planned.key not in done)
+    return outcomes
+
+
+def summary_of(plan: Plan, outcomes: Mapping[str, Outcome], started: float) -> BuildSummary:
+    """The summary of the current flow run, which began at `started` by the monotonic clock."""
+    return BuildSummary(
+        name=plan.spec.name,
+        steps=tuple(outcomes.values()),
+        seconds=round(time.monotonic() - started, 3),
+        run_url=url_for("flow-run", obj_id=flow_run.get_id()),
+    )
+
+
+def failure_of(plan: Plan, results: Results) -> Exception:
+    """One error for all that failed, on this machine and in the runs on other machines."""
+    labels = {planned.id: planned.label for planned in plan.steps}
+    errors: dict[str, Exception] = {}
+    skipped = [labels[name] for name in results.skipped if name in labels]
+    for name, error in results.errors.items():
+        parts = parts_of(error)
+        errors |= parts.errors if parts else {labels.get(name, name): error}
+        skipped += parts.skipped if parts else ()
+    return failure(errors, list(dict.fromkeys(skipped)))

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL
 
+from enginery.cli.options import note
 from enginery.core.errors import EngineryError, UsageError
 from enginery.dev import in_environment, services
 from enginery.pipeline import BuildSummary
@@ -22,13 +22,8 @@ from enginery.spec import Spec
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
-def to_stderr(line: str) -> None:
-    """Print a line beside the output."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201  this is what the user watches
-
-
 def build_from_cli(
-    spec: Spec, *, store: str | None = None, pools: str | None = None, say: Callable[[str], None] = to_stderr
+    spec: Spec, *, store: str | None = None, pools: str | None = None, say: Callable[[str], None] = note
 ) -> BuildSummary:
     """Run the build flow in this process.
 

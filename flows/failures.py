@@ -7,8 +7,7 @@ that a run failed; ours also say what broke and what to do.
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.events import emit_event
@@ -50,14 +49,8 @@ class BuildError(EngineryError):
                 self.add_note(note)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The failures that the error of a build is made of.
-
-    Attributes:
-        errors: labels of steps -> why each failed.
-        skipped: labels of the steps that did not run because of them.
-    """
+class Parts(NamedTuple):
+    """The failures that the error of a build is made of: as given to `failure`."""
 
     errors: Mapping[str, EngineryError]
     skipped: tuple[str, ...]
@@ -69,8 +62,6 @@ class Breakage(Frozen):
     Attributes:
         step: the stage, such as `build`; empty for a failure before any step.
         target: the target; empty for a step that several targets share.
-        problem: what happened.
-        remedy: what to do.
     """
 
     step: str
@@ -78,19 +69,26 @@ class Breakage(Frozen):
     problem: str
     remedy: str
 
+    @property
+    def where(self) -> str:
+        """Its step, for people."""
+        return f"{self.step} {self.target}".strip() or "before any step"
+
 
 def failure(errors: Mapping[str, Exception], skipped: Sequence[str]) -> EngineryError:
     """The error to end a build with.
 
-    A single error keeps its class and exit code. It gets the name of its step, and the steps that did not run because
-    of it. Several errors become one that lists them.
-
-    Args:
-        errors: labels of steps -> why each failed; at least one.
-        skipped: labels of the steps that did not run because of them.
+    A single error keeps its class and exit code. It gets the label of its step, and of the `skipped` ones that did not
+    run because of it. Several errors become one that lists them.
     """
     known = {label: _as_ours(error) for label, error in errors.items()}
-    ending = BuildError(known, skipped) if len(known) > 1 else _single(*next(iter(known.items())), skipped)
+    if len(known) > 1:
+        ending: EngineryError = BuildError(known, skipped)
+    else:
+        ((label, error),) = known.items()
+        ending = _at(label, error)
+        ending.problem = f"{error.problem}{_skipped_line(skipped)}"
+        ending.__cause__ = error
     vars(ending)[PARTS] = Parts(known, tuple(skipped))
     return ending
 
@@ -133,8 +131,9 @@ def breakages(error: BaseException) -> tuple[Breakage, ...]:
 def failure_payload(flow: str, run: FlowRun, error: BaseException) -> dict[str, Any]:
     """The content of the event for webhooks: the run, the model, the failures with remedies, and all of it as text."""
     broke = breakages(error)
-    model = _model(run.parameters)
-    lines = [f"{_named(one)}: {one.problem}" + (f" -> {one.remedy}" if one.remedy else "") for one in broke]
+    spec = run.parameters.get("spec")
+    model = str(spec.get("name", "")) if isinstance(spec, Mapping) else str(getattr(spec, "name", ""))
+    lines = [f"{one.where}: {one.problem}" + (f" -> {one.remedy}" if one.remedy else "") for one in broke]
     return {
         "flow": flow,
         "run": run.name,
@@ -150,13 +149,6 @@ def event_name(flow: str, broke: tuple[Breakage, ...]) -> str:
     if flow in ROLLING_OUT or any(one.step == Stage.ROLLOUT for one in broke):
         return ROLLOUT_FAILED
     return BUILD_FAILED if flow in BUILDING else RUN_FAILED
-
-
-def _single(label: str, error: EngineryError, skipped: Sequence[str]) -> EngineryError:
-    copied = _at(label, error)
-    copied.problem = f"{error.problem}{_skipped_line(skipped)}"
-    copied.__cause__ = error
-    return copied
 
 
 def _at(label: str, error: EngineryError) -> EngineryError:
@@ -181,12 +173,3 @@ def _breakage(label: str, error: EngineryError, *, about: str) -> Breakage:
     step, target = (found["step"], found["target"] or "") if found else ("", "")
     problem = f"{about}: {error.problem}" if about else error.problem
     return Breakage(step=step, target=target, problem=problem, remedy=error.remedy)
-
-
-def _named(one: Breakage) -> str:
-    return " ".join(word for word in (one.step, one.target) if word) or "before any step"
-
-
-def _model(parameters: Mapping[str, Any] | None) -> str:
-    spec = (parameters or {}).get("spec")
-    return str(spec.get("name", "")) if isinstance(spec, Mapping) else str(getattr(spec, "name", ""))

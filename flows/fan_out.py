@@ -8,7 +8,7 @@ is a directory of its own, and rolling out when the builds are done.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 from enginery.core.digests import json_digest
@@ -23,12 +23,7 @@ PREPARE = "run: python -m flows.prepare_fleet infra/pools.yaml; then: prefect --
 
 @dataclass(frozen=True)
 class Batch:
-    """Targets that one run builds.
-
-    Attributes:
-        pool: the pool that runs it.
-        targets: their names, in the plan's order.
-    """
+    """Targets that one run builds, by their names and in the plan's order."""
 
     pool: Pool
     targets: tuple[str, ...]
@@ -137,19 +132,14 @@ def require_pools(wanted: Iterable[Pool], subject: str) -> None:
     Raises:
         PlanError: with every pool and deployment that it does not know.
     """
+    missing = []
     with get_client(sync_client=True) as client:
-        names = dict.fromkeys(pool.work_pool for pool in wanted)
-        problems = [problem for name in names for problem in _missing(name, client)]
-    if problems:
-        raise PlanError([f"{problem}; {PREPARE}" for problem in problems], subject=subject)
-
-
-def _missing(name: str, client: SyncPrefectClient) -> list[str]:
-    problems = []
-    try:
-        client.read_work_pool(name)
-    except ObjectNotFound:
-        problems.append(f"Prefect's server has no work pool {name}")
-    if not is_deployed(f"{FLOW}/{name}", client):
-        problems.append(f"Prefect's server has no deployment {FLOW}/{name}")
-    return problems
+        for name in dict.fromkeys(pool.work_pool for pool in wanted):
+            try:
+                client.read_work_pool(name)
+            except ObjectNotFound:
+                missing.append(f"work pool {name}")
+            if not is_deployed(f"{FLOW}/{name}", client):
+                missing.append(f"deployment {FLOW}/{name}")
+    if missing:
+        raise PlanError([f"Prefect's server has no {what}; {PREPARE}" for what in missing], subject=subject)

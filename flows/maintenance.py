@@ -11,7 +11,6 @@ from pydantic import Field
 from enginery.core.errors import RegistryError, UsageError
 from enginery.core.progress import LogProgress
 from enginery.core.text import human_bytes
-from enginery.pipeline.flows.artifacts import Sender
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Audit, Pruning, Registry, Retention, audit, prune
@@ -51,8 +50,7 @@ def prune_registry(
     """
     log = run_log()
     done = prune(_opened(registry), Retention(keep=keep, days=days), model=model, dry_run=dry_run, log=log)
-    with Sender() as sender:
-        sender.send(pruning_artifact(done))
+    pruning_artifact(done).create()
     log(done.sentence)
     return done
 
@@ -75,8 +73,7 @@ def audit_registry(registry: str | None = None, model: str | None = None) -> Aud
     """
     log = run_log()
     found = audit(_opened(registry), model, LogProgress(log))
-    with Sender() as sender:
-        sender.send(audit_artifact(found))
+    audit_artifact(found).create()
     if found.damaged:
         first = found.problems[0]
         problem = f"{found.sentence}; the first: {first.subject}: {first.problem}"

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +25,7 @@ from enginery.core.errors import EngineryError, SpecError, UsageError
 from enginery.core.late import late
 from enginery.core.progress import Log
 from enginery.core.s3 import Address
-from enginery.pipeline import Pools, WorkPool, read_pools
+from enginery.pipeline import WorkPool, read_pools
 
 if TYPE_CHECKING:
     import prefect_aws
@@ -41,10 +40,7 @@ RESULTS_BLOCK = "enginery-results"
 def prepare_fleet(pools_file: Path, results: str | None, log: Log) -> None:
     """Make or update the work pools of a pools file, their queues, and the block for results.
 
-    Args:
-        pools_file: the pools.
-        results: `s3://bucket/prefix` for Prefect's small results; the server's setting stays when left out.
-        log: takes a line for each change.
+    `results` is `s3://bucket/prefix` for Prefect's small results; the server's setting stays when it is None.
 
     Raises:
         SpecError: when the pools file or a job template has mistakes; nothing was changed.
@@ -52,20 +48,17 @@ def prepare_fleet(pools_file: Path, results: str | None, log: Log) -> None:
     """
     pools = read_pools(pools_file)
     templates = {name: _template(pool, pools_file) for name, pool in pools.work_pools.items()}
+    queues = dict.fromkeys((one.work_pool, one.work_queue) for one in pools.pools if one.work_queue != "default")
     with get_client(sync_client=True) as client:
-        _make_pools(pools, templates, client, log)
+        for name, pool in pools.work_pools.items():
+            _make_pool(pool, templates[name], client)
+            log(f"work pool {name}: {pool.type}, {pool.concurrency} at once")
+        for name, queue in queues:
+            with suppress(ObjectAlreadyExists):
+                client.create_work_queue(queue, work_pool_name=name)
         if results is not None:
             client.update_server_default_result_storage(results_block(results))
             log(f"results of all runs: {results}, by the block s3-bucket/{RESULTS_BLOCK}")
-
-
-def _make_pools(pools: Pools, templates: Mapping[str, dict[str, Any]], client: SyncPrefectClient, log: Log) -> None:
-    for name, pool in pools.work_pools.items():
-        _make_pool(pool, templates[name], client)
-        log(f"work pool {name}: {pool.type}, {pool.concurrency} at once")
-    for name, queue in dict.fromkeys((pool.work_pool, pool.work_queue) for pool in pools.pools):
-        if queue != "default":
-            _make_queue(name, queue, client)
 
 
 def _template(pool: WorkPool, pools_file: Path) -> dict[str, Any]:
@@ -95,11 +88,6 @@ def _make_pool(pool: WorkPool, template: dict[str, Any], client: SyncPrefectClie
         problem = f"is of type {there.type}, not {pool.type}, and that cannot be changed"
         raise UsageError(problem, subject=f"work pool {pool.work_pool}", remedy=remedy)
     client.update_work_pool(pool.work_pool, WorkPoolUpdate(**wanted))
-
-
-def _make_queue(pool: str, queue: str, client: SyncPrefectClient) -> None:
-    with suppress(ObjectAlreadyExists):
-        client.create_work_queue(queue, work_pool_name=pool)
 
 
 def results_block(address: str) -> UUID:

@@ -17,7 +17,6 @@ from enginery.core.progress import Log
 from enginery.pipeline import (
     Rebuild,
     RebuildRun,
-    Verdict,
     WatchReport,
     fleet_verdicts,
     promotions,
@@ -25,12 +24,11 @@ from enginery.pipeline import (
     rebuilds,
     spec_files,
 )
-from enginery.pipeline.flows.artifacts import Sender, watch_artifacts
+from enginery.pipeline.flows.artifacts import watch_artifacts
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.tasks.pool_run import find_run, is_deployed
 from enginery.pipeline.tasks.progress import run_log
 from enginery.releases import Listing, listed_releases
-from enginery.spec import Spec
 
 TAG = "rebuild"
 FLEET = ("infra/models",)
@@ -71,16 +69,24 @@ def watch_releases(
     fleet = [spec for spec in read_fleet(spec_files(specs)) if spec.releases.watch]
     log(f"watching releases for {', '.join(spec.name for spec in fleet) or 'no spec: none says releases.watch'}")
     verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log))
+    reported = {"reason": "the watch is told to report only"}
     report = WatchReport(
         verdicts=tuple(verdicts),
         promotions=tuple(promotions(fleet, verdicts, report_only=report_only)),
-        rebuilds=tuple(_rebuild(fleet, verdicts, builder, store, report_only=report_only)),
+        rebuilds=tuple(
+            one.run.model_copy(update=reported) if report_only else start_rebuild(one, builder, store)
+            for one in rebuilds(fleet, verdicts)
+        ),
     )
-    with Sender() as sender:
-        sender.send(*watch_artifacts(report))
+    for artifact in watch_artifacts(report):
+        artifact.create()
     _log_report(report, log)
     if report.troubles:
-        raise _failure(report)
+        raise EngineryError(
+            "".join(("not everything could be found out:", *(f"\n- {trouble}" for trouble in report.troubles))),
+            subject="watch-releases",
+            remedy="correct the causes and run it again; what could be done has been done",
+        )
     get_run_logger().info("%s", report.sentence)
     return report
 
@@ -91,33 +97,18 @@ def start_rebuild(rebuild: Rebuild, deployment: str, store: str | None) -> Rebui
     The server has one run for each key, so two watches at the same time also start one run. An error of the server
     becomes the reason why no run was started.
     """
-    described = _describe(rebuild)
+    wanted = rebuild.run
     try:
         with get_client(sync_client=True) as client:
             if not is_deployed(deployment, client):
-                return described.model_copy(update={"reason": f"this Prefect server has no deployment {deployment}"})
-            before = find_run(rebuild.key, client)
+                return wanted.model_copy(update={"reason": f"this Prefect server has no deployment {deployment}"})
+            before = find_run(wanted.key, client)
         run = before or _start(rebuild, deployment, store)
     except httpx.HTTPError as error:  # go on with the other rebuilds
-        return described.model_copy(update={"reason": f"could not be started: {error}", "failed": True})
-    return described.model_copy(
-        update={
-            "run_id": str(run.id),
-            "state": run.state_name or "",
-            "url": url_for("flow-run", obj_id=run.id) or "",
-            "started_now": not before,
-        }
-    )
-
-
-def report_rebuild(rebuild: Rebuild) -> RebuildRun:
-    """The rebuild that would be started."""
-    return _describe(rebuild, "the watch is told to report only")
-
-
-def _describe(rebuild: Rebuild, reason: str = "") -> RebuildRun:
-    spec, release, targets, key = rebuild
-    return RebuildRun(spec=spec.name, release=release, targets=targets, key=key, reason=reason)
+        return wanted.model_copy(update={"reason": f"could not be started: {error}", "failed": True})
+    url = url_for("flow-run", obj_id=run.id) or ""
+    found = {"run_id": str(run.id), "state": run.state_name or "", "url": url, "started_now": not before}
+    return wanted.model_copy(update=found)
 
 
 def _start(rebuild: Rebuild, deployment: str, store: str | None) -> FlowRun:
@@ -125,9 +116,9 @@ def _start(rebuild: Rebuild, deployment: str, store: str | None) -> FlowRun:
     run = run_deployment(
         deployment,
         parameters={name: value for name, value in parameters.items() if value is not None},
-        flow_run_name=f"{rebuild.spec.name}: rebuild for {rebuild.release}",
-        tags=[TAG, f"release {rebuild.release}"],
-        idempotency_key=rebuild.key,
+        flow_run_name=f"{rebuild.spec.name}: rebuild for {rebuild.run.release}",
+        tags=[TAG, f"release {rebuild.run.release}"],
+        idempotency_key=rebuild.run.key,
         as_subflow=False,
         timeout=0,
     )
@@ -146,13 +137,6 @@ def _listed(project: str, log: Log) -> Listing:
     return found
 
 
-def _rebuild(
-    fleet: Sequence[Spec], verdicts: Sequence[Verdict], builder: str, store: str | None, *, report_only: bool
-) -> list[RebuildRun]:
-    wanted = rebuilds(fleet, verdicts)
-    return [report_rebuild(one) if report_only else start_rebuild(one, builder, store) for one in wanted]
-
-
 def _log_report(report: WatchReport, log: Log) -> None:
     for verdict in report.verdicts:
         log(f"{verdict.spec}/{verdict.target} {verdict.release}: {verdict.kind.value}: {verdict.why}")
@@ -161,12 +145,3 @@ def _log_report(report: WatchReport, log: Log) -> None:
         log(f"rebuild of {run.spec} for {run.release} ({', '.join(run.targets)}): {what} {run.url}".rstrip())
     for one in report.promotions:
         log(f"{one.spec}/{one.build_id}: {one.decision.value}: {one.reason}")
-
-
-def _failure(report: WatchReport) -> EngineryError:
-    listed = "".join(f"\n- {trouble}" for trouble in report.troubles)
-    return EngineryError(
-        f"not everything could be found out:{listed}",
-        subject="watch-releases",
-        remedy="correct the causes and run it again; what could be done has been done",
-    )

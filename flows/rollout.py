@@ -10,7 +10,6 @@ from prefect.artifacts import TableArtifact
 from pydantic import Field
 
 from enginery.core.model import Frozen
-from enginery.pipeline.flows.artifacts import Sender
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Registry
@@ -97,6 +96,5 @@ def _shown(summary: RolloutSummary) -> RolloutSummary:
     ]
     before = f"; before it was `{summary.before}`" if summary.before else ""
     text = f"**{summary.model}**: `{summary.build_id}` serves{before}"
-    with Sender() as sender:
-        sender.send(TableArtifact(key=artifact_key("rollout", summary.model), table=rows, description=text))
+    TableArtifact(key=artifact_key("rollout", summary.model), table=rows, description=text).create()
     return summary

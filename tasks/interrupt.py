@@ -41,30 +41,22 @@ def at_work() -> Iterator[None]:
             del _at_work[thread]
 
 
-def begin_steps() -> None:
-    """Let steps of the current flow run begin. An earlier attempt of the run may have been interrupted."""
-    with _lock:
-        _interrupted.discard(flow_run.get_id())
-
-
-def interrupt_steps() -> int:
-    """Raise `StepInterrupted` in every thread that works for the current flow run; returns how many there were."""
-    run = flow_run.get_id()
-    with _lock:
-        if run is not None:
-            _interrupted.add(run)
-        threads = [thread for thread, works_for in _at_work.items() if works_for == run]
-        for thread in threads:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(StepInterrupted))
-    return len(threads)
-
-
 @contextmanager
 def interrupting_steps() -> Iterator[None]:
-    """A context in which steps of the current flow run may work. An exception that leaves it interrupts them."""
-    begin_steps()
+    """A context in which steps of the current flow run may work. An exception that leaves it interrupts them.
+
+    It raises `StepInterrupted` in every thread that works for the run. Later steps of the run do not begin, until an
+    attempt of it enters this context again.
+    """
+    run = flow_run.get_id()
+    with _lock:
+        _interrupted.discard(run)
     try:
         yield
     except BaseException:
-        interrupt_steps()
+        with _lock:
+            if run is not None:
+                _interrupted.add(run)
+            for thread in (thread for thread, works_for in _at_work.items() if works_for == run):
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(StepInterrupted))
         raise

@@ -49,9 +49,6 @@ class PoolRun:
 
     Attributes:
         pool: the work pool. There is a deployment of the same name for it.
-        queue: the queue of the pool.
-        name: the run's name for people.
-        parameters: of the flow.
         key: identifies this work among all runs. With a number appended, it is Prefect's idempotency key.
         store: the store in which the run holds its lock.
         wait_for_worker: how many seconds the pool may be without a worker.
@@ -222,7 +219,9 @@ class _Watch:
     def _require_worker(self, state: State[Any] | None) -> None:
         """Handle a run that has not begun: there is no worker, none is free, or the worker died as it began."""
         pool, patience = self.wanted.pool, self.wanted.wait_for_worker
-        missing = self._seconds("missing", holds=not self._has_worker())
+        workers = patiently(lambda: self.client.read_workers_for_work_pool(pool), self.log)
+        has_worker = any(worker.status is WorkerStatus.ONLINE for worker in workers)
+        missing = self._seconds("missing", holds=not has_worker)
         if missing > patience:
             raise PoolError(
                 f"no worker for {missing:.0f} s",
@@ -237,10 +236,6 @@ class _Watch:
             self._end(Crashed(message=f"its worker has not begun it for {patience:.0f} s"))
         else:
             self._log_sometimes("busy", f"waiting for a worker to begin {self.wanted.name}")
-
-    def _has_worker(self) -> bool:
-        workers = patiently(lambda: self.client.read_workers_for_work_pool(self.wanted.pool), self.log)
-        return any(worker.status is WorkerStatus.ONLINE for worker in workers)
 
     def _end(self, state: State[Any]) -> None:
         patiently(lambda: self.client.set_flow_run_state(self.identifier, state, force=True), self.log)

@@ -69,7 +69,6 @@ class Schedule:
 
     Args:
         jobs: by their ids; of those that may begin, the first in this order does.
-        log: takes a line for each job that ends.
         at_once: how many jobs may be at work on this machine at the same time.
     """
 
@@ -140,13 +139,9 @@ def step_jobs(steps: Iterable[PlannedStep], done: Collection[str]) -> dict[str, 
         is_done = planned.key in done
         inputs = [key for key in planned.step.inputs.values() if key in ids and (key in done or not is_done)]
         needs = [ids[key] for key in inputs]
-        if planned.toolchain is not None and not is_done:
-            name = _toolchain_job_name(planned.toolchain)
-            toolchains[name] = Job(name, planned.toolchain)
+        if (identity := planned.toolchain) is not None and not is_done:
+            name = f"toolchain {identity.name}" + ("" if identity.kind == "venv" else f" ({identity.kind})")
+            toolchains[name] = Job(name, identity)
             needs.append(name)
         jobs[planned.id] = Job(planned.label, planned, tuple(needs))
     return toolchains | jobs
-
-
-def _toolchain_job_name(identity: ToolchainIdentity) -> str:
-    return f"toolchain {identity.name}" + ("" if identity.kind == "venv" else f" ({identity.kind})")

@@ -1,7 +1,6 @@
 """The Prefect task of each stage, the task that prepares a toolchain, and where Prefect keeps their results."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from prefect.utilities.annotations import NotSet
 from enginery import toolchains
 from enginery.core.errors import EngineryError, StoreError
 from enginery.core.home import home
-from enginery.core.progress import LogProgress, Progress, Several
+from enginery.core.progress import LogProgress, Several
 from enginery.pipeline import TIMEOUT_SECONDS, Outcome, PlannedStep, run_locked_step, run_step
 from enginery.pipeline.tasks.interrupt import at_work
 from enginery.pipeline.tasks.locks import StoreLocks, is_locked_already
@@ -27,7 +26,6 @@ from enginery.pipeline.tasks.progress import ArtifactProgress, run_log
 from enginery.store import Stage, Store
 from enginery.toolchains import ToolchainIdentity
 
-StepFunction = Callable[[PlannedStep, Store], Outcome]
 StageTask = Task[[PlannedStep, Store], Outcome]
 
 RETRIES = 3
@@ -54,33 +52,14 @@ def step_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 STEP_CACHE = CacheKeyFnPolicy(cache_key_fn=step_key)
 
 
-def stage_task(stage: Stage) -> Callable[[StepFunction], StageTask]:
-    """Make a function the task of a stage.
-
-    The tasks carry no tags: for each task with one, Prefect 3.8 asks its server for a concurrency slot, which on SQLite
-    was seen to take 2 s every few tasks. In the UI a stage is found by its task's name.
-    """
-    return task(
-        name=stage.value,
-        task_run_name="{planned.label}",
-        retries=RETRIES,
-        retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
-        retry_jitter_factor=JITTER,
-        retry_condition_fn=can_pass,
-        timeout_seconds=TIMEOUT_SECONDS[stage] + LIMIT_MARGIN_SECONDS,
-        cache_policy=STEP_CACHE,
-        persist_result=True,
-        result_serializer="json",
-    )
-
-
-def perform(planned: PlannedStep, store: Store, progress: Progress | None = None) -> Outcome:
-    """Run a step for the current task run. A transient failure is logged, because the task is then tried again.
-
-    `progress` receives the progress of the step's transfers.
-    """
+def perform(planned: PlannedStep, store: Store) -> Outcome:
+    """Run a step for the current task run. A transient failure is logged, because the task is then tried again."""
     log = run_log()
-    with at_work():
+    with (
+        ArtifactProgress(f"{planned.label} {planned.step.recipe.parameters.get('model', '')}", log) as artifact,
+        at_work(),
+    ):
+        progress = Several(LogProgress(log), artifact) if planned.step.stage is Stage.PUBLISH else None
         try:
             run = run_locked_step if is_locked_already(planned.key) else run_step
             return run(planned, store, log, progress)
@@ -98,59 +77,35 @@ def _not_about_threads(record: logging.LogRecord) -> bool:
 logging.getLogger("prefect.task_runs").addFilter(_not_about_threads)
 
 
-@stage_task(Stage.DOWNLOAD)
-def download(planned: PlannedStep, store: Store) -> Outcome:
-    """Fetch the weights."""
-    return perform(planned, store)
-
-
-@stage_task(Stage.CONVERT)
-def convert(planned: PlannedStep, store: Store) -> Outcome:
-    """Convert the weights into a checkpoint, and quantize them where the spec says so."""
-    return perform(planned, store)
-
-
-@stage_task(Stage.BUILD)
-def build(planned: PlannedStep, store: Store) -> Outcome:
-    """Build the engine of one target."""
-    return perform(planned, store)
-
-
-@stage_task(Stage.VALIDATE)
-def validate(planned: PlannedStep, store: Store) -> Outcome:
-    """Send the spec's prompts to the engine and compare its answers."""
-    return perform(planned, store)
-
-
-@stage_task(Stage.PACKAGE)
-def package(planned: PlannedStep, store: Store) -> Outcome:
-    """Write the Triton model repository."""
-    return perform(planned, store)
-
-
-@stage_task(Stage.PUBLISH)
-def publish(planned: PlannedStep, store: Store) -> Outcome:
-    """Put the finished build into the registry."""
-    log = run_log()
-    with ArtifactProgress(f"{planned.label} {planned.step.recipe.parameters.get('model', '')}", log) as artifact:
-        return perform(planned, store, Several(LogProgress(log), artifact))
-
-
-@stage_task(Stage.ROLLOUT)
-def rollout(planned: PlannedStep, store: Store) -> Outcome:
-    """Load the build into the Triton servers."""
-    return perform(planned, store)
-
+ABOUT = {
+    Stage.DOWNLOAD: "Fetch the weights.",
+    Stage.CONVERT: "Convert the weights into a checkpoint, and quantize them where the spec says so.",
+    Stage.BUILD: "Build the engine of one target.",
+    Stage.VALIDATE: "Send the spec's prompts to the engine and compare its answers.",
+    Stage.PACKAGE: "Write the Triton model repository.",
+    Stage.PUBLISH: "Put the finished build into the registry.",
+    Stage.ROLLOUT: "Load the build into the Triton servers.",
+}
+"""What the task of each stage does, for the Prefect UI."""
 
 STAGE_TASKS: dict[Stage, StageTask] = {
-    Stage.DOWNLOAD: download,
-    Stage.CONVERT: convert,
-    Stage.BUILD: build,
-    Stage.VALIDATE: validate,
-    Stage.PACKAGE: package,
-    Stage.PUBLISH: publish,
-    Stage.ROLLOUT: rollout,
+    stage: task(
+        name=stage.value,
+        description=about,
+        task_run_name="{planned.label}",
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
+        retry_jitter_factor=JITTER,
+        retry_condition_fn=can_pass,
+        timeout_seconds=TIMEOUT_SECONDS[stage] + LIMIT_MARGIN_SECONDS,
+        cache_policy=STEP_CACHE,
+        persist_result=True,
+        result_serializer="json",
+    )(perform)
+    for stage, about in ABOUT.items()
 }
+"""The tasks carry no tags: for each task with one, Prefect 3.8 asks its server for a concurrency slot, which on SQLite
+was seen to take 2 s every few tasks. In the UI a stage is found by its task's name."""
 
 
 def tasks_in(store: Store) -> dict[Stage, StageTask]:

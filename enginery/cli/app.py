@@ -2,8 +2,6 @@
 
 import shlex
 import sys
-from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,14 +11,19 @@ from enginery.cli import rooms
 from enginery.cli.options import (
     AsJson,
     BuildReference,
+    OnlyModel,
     RegistryAddress,
     StoreAddress,
     TrustedKeys,
+    build_flow,
     named_registry,
     note,
+    print_json,
+    print_result,
+    require_extra,
 )
 from enginery.cli.pull import pull_app
-from enginery.cli.registry import channels_app, registry_app
+from enginery.cli.registry import registry_app
 from enginery.cli.releases import releases_app
 from enginery.core import __version__
 from enginery.core.errors import EngineryError, UsageError
@@ -53,9 +56,8 @@ dev_app = typer.Typer(help="Local services to play with: Prefect with its UI, S3
 app.add_typer(toolchain_app, name="toolchain")
 app.add_typer(dev_app, name="dev")
 app.add_typer(releases_app, name="releases")
-app.add_typer(channels_app)
-app.add_typer(pull_app)
 app.add_typer(registry_app)
+app.add_typer(pull_app)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
 Overrides = Annotated[
@@ -91,11 +93,8 @@ def build(  # noqa: PLR0913, PLR0917  each is an option of the command
 ) -> None:
     """Run the pipeline for a spec; steps that are already done are not done again."""
     spec = _read_spec(spec_file, overrides, force)
-    summary = _flow("build").load()(spec, store=store, pools=str(pools) if pools else None)
-    if as_json:
-        print(summary.model_dump_json(indent=2))
-    else:
-        rooms.output.print_summary(summary)
+    summary = build_flow()(spec, store=store, pools=str(pools) if pools else None)
+    print_result(summary, rooms.output.print_summary, as_json=as_json)
 
 
 @app.command(short_help="Show what a build would do; nothing is run.")
@@ -111,7 +110,7 @@ def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
     """Show what a build would do: its steps, their keys, and which are already done. Nothing is run."""
     made = rooms.pipeline.make_plan(_read_spec(spec_file, overrides, force))
     if as_json:
-        print(made.model_dump_json(indent=2))
+        print_json(made)
     elif commands:
         print(rooms.pipeline.shell_script(made, str(spec_file), tuple(overrides or ()), store), end="")
     else:
@@ -143,21 +142,15 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
         record = opened.find(planned.key)
         assert record is not None  # noqa: S101  it has just run
         opened.fetch(record, output)
-    print(outcome.model_dump_json(indent=2) if as_json else f"{planned.label}: {'done' if outcome.ran else 'was done'}")
+    state = "done" if outcome.ran else "was done"
+    print_result(outcome, lambda _: print(f"{planned.label}: {state}"), as_json=as_json)
 
 
 @app.command("list")
-def list_builds(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model's builds.")] = None,
-    registry: RegistryAddress = None,
-    as_json: AsJson = False,
-) -> None:
+def list_builds(model: OnlyModel = None, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
     """List the published builds."""
     builds, unsound = named_registry(registry).listing(model)
-    if as_json:
-        rooms.output.print_json([build.model_dump(mode="json") for build in builds])
-    else:
-        rooms.output.print_builds(builds)
+    print_result(builds, rooms.output.print_builds, as_json=as_json)
     for error in unsound:
         note(f"error: {error}")
     if unsound:
@@ -167,11 +160,7 @@ def list_builds(
 @app.command(short_help="Show a build: target, prompts, answers, files.")
 def show(reference: BuildReference, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
     """Show one published build: its target, files, prompts and answers."""
-    manifest = named_registry(registry).find(reference)
-    if as_json:
-        print(manifest.model_dump_json(indent=2))
-    else:
-        rooms.output.print_manifest(manifest)
+    print_result(named_registry(registry).find(reference), rooms.output.print_manifest, as_json=as_json)
 
 
 @app.command()
@@ -179,9 +168,9 @@ def lineage(reference: BuildReference, registry: RegistryAddress = None, as_json
     """Show where a build came from: every step from the source on."""
     manifest = named_registry(registry).find(reference)
     if as_json:
-        rooms.output.print_json(rooms.builds.lineage_json(manifest))
+        print_json(rooms.builds.lineage_json(manifest))
     else:
-        rooms.output.print_tree(rooms.builds.lineage_tree(manifest))
+        rooms.output.console().print(rooms.builds.lineage_tree(manifest))
 
 
 @app.command(short_help="Load a published build into Triton servers.")
@@ -207,10 +196,7 @@ def rollout(
 def toolchain_list(as_json: AsJson = False) -> None:
     """List the toolchains there are pins for, and whether each is installed."""
     rows = [rooms.toolchains.status(name) for name in rooms.toolchains.names()]
-    if as_json:
-        rooms.output.print_json([row.model_dump(mode="json") for row in rows])
-    else:
-        rooms.output.print_toolchains(rows)
+    print_result(rows, rooms.output.print_toolchains, as_json=as_json)
 
 
 @toolchain_app.command("create")
@@ -223,10 +209,7 @@ def toolchain_create(name: ToolchainName, kind: ToolchainKind = None) -> None:
 def toolchain_check(name: ToolchainName, kind: ToolchainKind = None, as_json: AsJson = False) -> None:
     """Compare a toolchain with its pins."""
     report = rooms.toolchains.check(name, kind)
-    if as_json:
-        print(report.model_dump_json(indent=2))
-    else:
-        rooms.output.print_toolchain_report(report)
+    print_result(report, rooms.output.print_toolchain_report, as_json=as_json)
     if not report.good:
         raise typer.Exit(5)
 
@@ -234,7 +217,7 @@ def toolchain_check(name: ToolchainName, kind: ToolchainKind = None, as_json: As
 @dev_app.command("up")
 def dev_up() -> None:
     """Start the local services, or say where they run."""
-    _require_extra("local", "prefect", "moto")
+    require_extra("local", "prefect", "moto")
     rooms.output.print_services(rooms.dev.services.up(note))
 
 
@@ -249,7 +232,7 @@ def dev_status(as_json: AsJson = False) -> None:
     """Say which local services run, and where."""
     running = rooms.dev.services.status()
     if as_json:
-        rooms.output.print_json(running.addresses() if running else None)
+        print_json(running.addresses() if running else None)
     elif running:
         rooms.output.print_services(running)
     else:
@@ -269,18 +252,15 @@ def dev_env() -> None:
 @app.command(short_help="Run the example from its spec to an answer.")
 def demo() -> None:
     """Build, publish, roll out and ask the example model, with everything it needs started and stopped again."""
-    _require_extra("local", "prefect", "moto")
-    raise typer.Exit(rooms.demo.run_demo(rooms.output.console()))
+    require_extra("local", "prefect", "moto")
+    raise typer.Exit(rooms.demo.run_demo(rooms.output.console(), build_flow))
 
 
 @app.command(short_help="Check whether this machine is fit for it.")
 def doctor(registry: RegistryAddress = None, as_json: AsJson = False) -> None:
     """Check this machine: Python, disk, GPU, Prefect, S3, the Hub, toolchains; each finding with its remedy."""
     findings = rooms.doctor.examine(registry)
-    if as_json:
-        rooms.output.print_json([finding.model_dump(mode="json") for finding in findings])
-    else:
-        rooms.output.print_findings(findings)
+    print_result(findings, rooms.output.print_findings, as_json=as_json)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -298,23 +278,6 @@ def root(
     ] = False,
 ) -> None:
     """Build, check, publish and roll out language-model engines: one spec in, one build per GPU target out."""
-
-
-def _flow(name: str) -> EntryPoint:
-    """The entry point of a flow: it is looked up by name, as the library itself does not import Prefect."""
-    _require_extra("prefect", "prefect")
-    found = [point for point in entry_points(group="enginery.flows") if point.name == name]
-    if not found:
-        raise UsageError(f"the flow {name!r} is not installed", remedy="install Enginery anew")
-    return found[0]
-
-
-def _require_extra(extra: str, *modules: str) -> None:
-    """Raise an error when the packages of an extra are not installed."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        remedy = f"in a clone of Enginery: pip install -c constraints.txt '.[{extra}]'"
-        raise UsageError(f"this needs {' and '.join(missing)}, not installed here", remedy=remedy)
 
 
 def _read_spec(spec_file: Path, overrides: list[str] | None, force: list[str] | None) -> "Spec":

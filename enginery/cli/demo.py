@@ -2,16 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPConnection, HTTPException
-from importlib.metadata import entry_points
-from json import loads
 from pathlib import Path
 from textwrap import shorten
-from typing import Self, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Self
 
+import urllib3
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -20,8 +16,12 @@ from enginery import toolchains
 from enginery.cli.output import outcomes_table
 from enginery.core.errors import RolloutError, UsageError
 from enginery.dev import REGISTRY, TITLES, Services, in_environment, newest_toolchain, services
-from enginery.pipeline import BuildSummary
 from enginery.spec import Spec, read_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enginery.pipeline import BuildSummary
 
 BODY = (
     '{"text_input": "How do I count to nine in French?",'
@@ -30,6 +30,7 @@ BODY = (
 """The request in step 9 of the tutorial."""
 
 EXPECTED = "neuf"
+HEADERS = {"Content-Type": "application/json"}
 GENERATE = "/v2/models/ensemble/generate"
 ANSWER_SECONDS = 60.0
 NEWS_SECONDS = 5.0
@@ -47,10 +48,8 @@ NEXT = """\
                                  every command of the pipeline, to paste"""
 """Printed last: what the user may do next."""
 
-BuildFlow = Callable[..., BuildSummary]
 
-
-def run_demo(console: Console) -> int:
+def run_demo(console: Console, load_flow: "Callable[[], Callable[..., BuildSummary]]") -> int:
     """Build, publish, roll out and query the example model; returns the exit status.
 
     Services that run already are used and left running; the others are started, and stopped at the end.
@@ -62,7 +61,7 @@ def run_demo(console: Console) -> int:
     kept = services.status() is not None
     with Progress(console) as progress, ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
         progress.say("starting Prefect, S3 and Triton; making environments takes minutes once")
-        flow = threads.submit(_find_flow)
+        flow = threads.submit(load_flow)  # Prefect takes seconds to import
         ready = threads.submit(toolchains.ensure, newest_toolchain("onnxruntime"), progress.detail)
         with services.session(progress.news) as running, in_environment(services.environment(running)):
             ready.result()
@@ -87,12 +86,8 @@ def demo_spec(triton_url: str) -> Spec:
     for infra in (package / "_infra", package.parent / "infra"):
         path = infra / "models" / "tiny-llama.yaml"
         if path.is_file():
-            overrides = (
-                f"publish.to={REGISTRY}",
-                f"rollout.endpoints=[{triton_url}]",
-                f"rollout.target={SERVED_TARGET}",
-            )
-            return read_spec(path, overrides)
+            rollout = (f"rollout.endpoints=[{triton_url}]", f"rollout.target={SERVED_TARGET}")
+            return read_spec(path, (f"publish.to={REGISTRY}", *rollout))
     raise UsageError("the example model is not here", remedy="run the demo in a clone of Enginery's repository")
 
 
@@ -102,29 +97,16 @@ def query_model(triton_url: str) -> str:
     Raises:
         RolloutError: when there is no answer.
     """
-    place = urlsplit(triton_url)
-    connection = HTTPConnection(place.hostname or "", place.port, timeout=ANSWER_SECONDS)
+    pool = urllib3.PoolManager(retries=False, timeout=ANSWER_SECONDS)
     try:
-        connection.request("POST", GENERATE, BODY, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        text = response.read().decode()
-        return str(loads(text)["text_output"])
-    except (OSError, HTTPException, ValueError, KeyError) as error:
+        response = pool.request("POST", f"{triton_url}{GENERATE}", body=BODY, headers=HEADERS)
+        return str(response.json()["text_output"])
+    except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
         remedy = "read the log of Triton in the services' directory"
         raise RolloutError(f"the model does not answer: {error}", subject=triton_url, remedy=remedy) from error
-    finally:
-        connection.close()
 
 
-def _find_flow() -> BuildFlow:
-    """Load the build flow; Prefect takes seconds to import, so this is done while the services start."""
-    found = [point for point in entry_points(group="enginery.flows") if point.name == "build"]
-    if not found:
-        raise UsageError("the flow 'build' is not installed", remedy="install Enginery anew")
-    return cast("BuildFlow", found[0].load())
-
-
-def _build(flow: Future[BuildFlow], running: Services, progress: "Progress") -> BuildSummary:
+def _build(flow: "Future[Callable[..., BuildSummary]]", running: Services, progress: "Progress") -> "BuildSummary":
     spec = demo_spec(running.triton_url)
     progress.say(f"building {spec.name} for {' and '.join(target.name for target in spec.targets)}")
     return flow.result()(spec, store=None, say=progress.news)
@@ -172,7 +154,7 @@ class Progress:
         (self.say if important else self.detail)(line)
 
 
-def _show(console: Console, summary: BuildSummary, running: Services, answer: str, *, kept: bool) -> None:
+def _show(console: Console, summary: "BuildSummary", running: Services, answer: str, *, kept: bool) -> None:
     console.print(outcomes_table(summary.steps))
     console.print(f"[bold]{summary.sentence}[/]")
     for address in summary.published:

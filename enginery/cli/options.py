@@ -1,15 +1,26 @@
-"""What several commands use: options with their help, the registry they name, lines for people."""
+"""What several commands use: options with their help, the registry they name, the build flow, and how they print."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from enginery.cli import rooms
 from enginery.core.errors import UsageError
+from enginery.core.late import late
 
 if TYPE_CHECKING:
+    import pydantic_core
+
+    from enginery.pipeline import BuildSummary
     from enginery.registry import Registry
+else:
+    pydantic_core = late("pydantic_core")
+
+T = TypeVar("T")
 
 StoreAddress = Annotated[
     str | None,
@@ -25,10 +36,9 @@ RegistryAddress = Annotated[
     typer.Option("--registry", envvar="ENGINERY_REGISTRY", metavar="S3", help="Where builds are published: s3://…"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-BuildReference = Annotated[
-    str, typer.Argument(metavar="BUILD", help="A build id, MODEL/BUILD, or MODEL@CHANNEL/TARGET.")
-]
-
+BUILD_HELP = "A build id, MODEL/BUILD, or MODEL@CHANNEL/TARGET."
+BuildReference = Annotated[str, typer.Argument(metavar="BUILD", help=BUILD_HELP)]
+OnlyModel = Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model's builds.")]
 TrustedKeys = Annotated[
     str | None,
     typer.Option(
@@ -43,6 +53,34 @@ TrustedKeys = Annotated[
 def note(line: str) -> None:
     """Print a line for people to standard error, so that the output stays readable for scripts."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print models or plain data as JSON."""
+    print(pydantic_core.to_json(value, indent=2).decode())
+
+
+def print_result(value: T, for_people: Callable[[T], None], *, as_json: bool) -> None:
+    """Print what a command found: as JSON for scripts, or as `for_people` prints it."""
+    (print_json if as_json else for_people)(value)
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise an error when the packages of an extra are not installed."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        remedy = f"in a clone of Enginery: pip install -c constraints.txt '.[{extra}]'"
+        raise UsageError(f"this needs {' and '.join(missing)}, not installed here", remedy=remedy)
+
+
+def build_flow() -> "Callable[..., BuildSummary]":
+    """The build flow, found by its entry point, as the library itself does not import Prefect."""
+    require_extra("prefect", "prefect")
+    found = tuple(entry_points(group="enginery.flows", name="build"))
+    if not found:
+        raise UsageError("the flow 'build' is not installed", remedy="install Enginery anew")
+    flow: Callable[..., BuildSummary] = found[0].load()
+    return flow
 
 
 def named_registry(address: str | None) -> "Registry":

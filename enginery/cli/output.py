@@ -1,11 +1,10 @@
 """What the command line prints: tables, trees and progress bars made with rich; plain text if there is no terminal."""
 
-import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -18,14 +17,13 @@ from enginery.core.text import human_bytes
 
 if TYPE_CHECKING:
     from rich import progress as bars
-    from rich.tree import Tree
 
     from enginery import pipeline, registry
     from enginery.builds import Comparison, Manifest
     from enginery.cli.doctor import Check
     from enginery.dev import Services
     from enginery.pipeline import BuildSummary, Outcome, Plan, Verdict
-    from enginery.registry import Audit, ChannelPointer, Move, Pruning, PublishedBuild, Resolved
+    from enginery.registry import Audit, ChannelPointer, Pruning, PublishedBuild, Resolved
     from enginery.releases import Listing
     from enginery.store import StepRecord
     from enginery.toolchains import ToolchainReport, ToolchainStatus
@@ -47,17 +45,17 @@ class BarProgress:
         self._lock = threading.Lock()
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """See `Progress`."""
+        """Begin a bar."""
         self._done = 0
         self._task = self._drawn.add_task(what, total=size, files=files, done=0)
 
     def add(self, size: int) -> None:
-        """See `Progress`."""
+        """Count bytes."""
         if self._task is not None:
             self._drawn.advance(self._task, size)
 
     def end_file(self) -> None:
-        """See `Progress`."""
+        """Count a file."""
         with self._lock:
             self._done += 1
             if self._task is not None:
@@ -77,17 +75,14 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def print_json(value: Any) -> None:
-    """Print plain data as JSON."""
-    print(json.dumps(value, indent=2))
-
-
 def print_plan(plan: "Plan", done: "Mapping[str, StepRecord]", reasons: Mapping[str, Sequence[str]]) -> None:
     """The plan's steps, what is already done, what was decided, and why steps must run."""
     out = console()
     out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
-    out.print(_targets_table(plan))
-    out.print(_steps_table(plan, done))
+    targets = plain_table("target", "gpu", "backend", "release", "precision", "build")
+    for target in plan.targets:
+        targets.add_row(target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
+    out.print(targets, _steps_table(plan, done), sep="\n")
     for planned in plan.steps:
         for reason in reasons.get(planned.id, ()):
             out.print(f"  {planned.id}: {reason}", markup=False)
@@ -139,11 +134,6 @@ def print_manifest(manifest: "Manifest") -> None:
     for file in manifest.files:
         files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
     out.print(prompts, files, sep="\n")
-
-
-def print_tree(tree: "Tree") -> None:
-    """A tree, such as a lineage."""
-    console().print(tree)
 
 
 def print_toolchains(rows: "Iterable[ToolchainStatus]") -> None:
@@ -204,7 +194,8 @@ def print_history(pointers: "Iterable[ChannelPointer]") -> None:
         shown = plain_table("when", "by", "how", "build", "from", "why")
         for move in reversed(pointer.history):
             when = f"{move.moved:%Y-%m-%d %H:%M:%S}"
-            shown.add_row(when, move.by or "?", move.action, move.build_id, move.previous or "-", _why(move))
+            why = "; ".join(filter(None, (move.reason, f"forced: {'; '.join(move.forced)}" if move.forced else "")))
+            shown.add_row(when, move.by or "?", move.action, move.build_id, move.previous or "-", escape(why))
         console().print(shown)
         if pointer.dropped:
             console().print(f"  and {pointer.dropped} older moves, which are not kept")
@@ -245,8 +236,7 @@ def print_pruning(pruning: "Pruning") -> None:
     for verdict in pruning.verdicts:
         size = human_bytes(verdict.size) if verdict.size else ""
         since = f"{verdict.since:%Y-%m-%d}"
-        fate = FATES[verdict.fate]
-        table.add_row(fate, verdict.kind, verdict.name, verdict.target, since, size, verdict.reason)
+        table.add_row(FATES[verdict.fate], verdict.kind, verdict.name, verdict.target, since, size, verdict.reason)
     out = console()
     if pruning.verdicts:
         out.print(table)
@@ -265,14 +255,15 @@ def print_audit(audit: "Audit") -> None:
     out.print(audit.sentence, markup=False)
 
 
-def print_verdicts(out: Console, verdicts: "Iterable[Verdict]") -> None:
+def print_verdicts(verdicts: "Iterable[Verdict]") -> None:
     """A line for each verdict."""
     rows = pipeline.verdict_rows(verdicts)
-    _print(out, pipeline.COLUMNS, [[row[column] for column in pipeline.COLUMNS] for row in rows])
+    _print(console(), [*rows[0]] if rows else (), [[*row.values()] for row in rows])
 
 
-def print_listing(out: Console, found: "Listing", *, prereleases: bool) -> None:
+def print_listing(found: "Listing", *, prereleases: bool) -> None:
     """A line for each release, newest first, and what is not listed."""
+    out = console()
     usable = found.usable(prereleases=prereleases)
     rows = [[one.release, f"{len(one.wheels)} wheels" if one.wheels else "source only"] for one in reversed(usable)]
     _print(out, ("release", "files"), rows)
@@ -282,8 +273,9 @@ def print_listing(out: Console, found: "Listing", *, prereleases: bool) -> None:
         out.print(f"passed over, as their release is no version number: {', '.join(found.not_numbers)}", markup=False)
 
 
-def print_comparison(out: Console, found: "Comparison") -> None:
+def print_comparison(found: "Comparison") -> None:
     """Two builds side by side."""
+    out = console()
     out.print(f"[bold]{escape(found.before)} -> {escape(found.after)}[/]")
     _print(out, ("", "before", "after", ""), pipeline.figures(found))
     out.print(pipeline.answers_sentence(found), markup=False)
@@ -294,19 +286,9 @@ def print_comparison(out: Console, found: "Comparison") -> None:
         out.print(f"note: {note}", markup=False)
 
 
-def log_progress(log: Log) -> Progress:
-    """Progress as lines of the log."""
-    return LogProgress(log)
-
-
 @contextmanager
 def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progress]:
-    """Show progress during a `with` block: as a bar below what is printed, or in lines of a log without a terminal.
-
-    Args:
-        log: takes the lines.
-        console: where the bar is drawn; standard error when left out.
-    """
+    """Show progress during a `with` block: as a bar on standard error or `console`, or in lines of a log."""
     terminal = console or Console(file=sys.stderr)
     if not terminal.is_terminal:
         yield LogProgress(log)
@@ -323,13 +305,6 @@ def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progres
         yield BarProgress(drawn)
 
 
-def _targets_table(plan: "Plan") -> Table:
-    table = plain_table("target", "gpu", "backend", "release", "precision", "build")
-    for target in plan.targets:
-        table.add_row(target.name, target.gpu, target.backend, target.release, target.precision, target.build_id)
-    return table
-
-
 def _steps_table(plan: "Plan", done: "Mapping[str, StepRecord]") -> Table:
     table = plain_table("step", "for", "on", "state", "key")
     for planned in plan.steps:
@@ -339,11 +314,6 @@ def _steps_table(plan: "Plan", done: "Mapping[str, StepRecord]") -> Table:
         )
         table.add_row(planned.id, ", ".join(planned.targets), planned.step.runs_on, state, planned.key[:12])
     return table
-
-
-def _why(move: "Move") -> str:
-    forced = f"forced: {'; '.join(move.forced)}" if move.forced else ""
-    return escape("; ".join(filter(None, (move.reason, forced))))
 
 
 def _print(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,59 +1,70 @@
 """The commands `pull`, `verify` and `resolve`: the build of a model for a GPU and runtime, and whether it is whole."""
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from enginery.cli import rooms
-from enginery.cli.options import AsJson, RegistryAddress, TrustedKeys, named_registry, note
+from enginery.cli.options import (
+    AsJson,
+    RegistryAddress,
+    TrustedKeys,
+    named_registry,
+    note,
+    print_json,
+    print_result,
+)
 from enginery.core.errors import RegistryError, UsageError
+from enginery.core.progress import LogProgress
 
 if TYPE_CHECKING:
     from enginery.registry import Resolved
 
 pull_app = typer.Typer()
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
-Channel = Annotated[str | None, typer.Option("--channel", metavar="NAME", help="The channel it is on.")]
-Build = Annotated[str | None, typer.Option("--build", metavar="ID", help="Its id, or how that begins.")]
-Target = Annotated[str | None, typer.Option("--target", metavar="NAME", help="Its target.")]
-GpuName = Annotated[
-    str, typer.Option("--gpu", metavar="GPU", help="A product name, cpu, any, or auto for what this machine has.")
-]
-Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="How many GPUs there are.")]
-WorldSize = Annotated[int | None, typer.Option("--world-size", metavar="N", help="The GPUs it takes, exactly.")]
-BackendName = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="tensorrt, pytorch or onnxruntime.")]
-Release = Annotated[
-    str | None, typer.Option("--release", metavar="RANGE", help="Its backend's version, or a range: '>=1.0,<1.3'.")
-]
-Runtime = Annotated[
-    str | None, typer.Option("--runtime", metavar="VERSION", help="The TensorRT-LLM of the serving container.")
-]
-PrecisionName = Annotated[str | None, typer.Option("--precision", metavar="NAME", help="The format of its weights.")]
-OtherProduct = Annotated[
-    bool,
-    typer.Option("--other-product", help="Accept an engine of another product with the same compute capability."),
-]
+QUERY: dict[str, tuple[Any, Any, str | None, str]] = {
+    "channel": (str | None, None, "NAME", "The channel it is on."),
+    "build": (str | None, None, "ID", "Its id, or how that begins."),
+    "target": (str | None, None, "NAME", "Its target."),
+    "gpu": (str, "auto", "GPU", "A product name, cpu, any, or auto for what this machine has."),
+    "gpus": (int | None, None, "N", "How many GPUs there are."),
+    "world_size": (int | None, None, "N", "The GPUs it takes, exactly."),
+    "backend": (str | None, None, "NAME", "tensorrt, pytorch or onnxruntime."),
+    "release": (str | None, None, "RANGE", "Its backend's version, or a range: '>=1.0,<1.3'."),
+    "runtime": (str | None, None, "VERSION", "The TensorRT-LLM of the serving container."),
+    "precision": (str | None, None, "NAME", "The format of its weights."),
+    "other_product": (bool, False, None, "Accept an engine of another product with the same compute capability."),
+}
+"""The options of a query (`BuildQuery`): type, default, metavar and help of each."""
+
+
+def takes_query(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a query, before its own. In its code they are `**query`."""
+    *own, _ = signature(command, eval_str=True).parameters.values()
+    arguments = sum(parameter.default is Parameter.empty for parameter in own)
+    options = [
+        Parameter(
+            name,
+            Parameter.POSITIONAL_OR_KEYWORD,
+            default=default,
+            annotation=Annotated[kind, typer.Option(f"--{name.replace('_', '-')}", metavar=metavar, help=text)],
+        )
+        for name, (kind, default, metavar, text) in QUERY.items()
+    ]
+    vars(command)["__signature__"] = Signature([*own[:arguments], *options, *own[arguments:]])
+    return command
 
 
 @pull_app.command(short_help="Bring the build that fits into a directory.")
+@takes_query
 def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     model: Annotated[
         str, typer.Argument(metavar="MODEL|BUILD", help="A model; or MODEL/BUILD, MODEL@CHANNEL/TARGET or a build id.")
     ],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where: new, empty, or pulled into before.")],
-    channel: Channel = None,
-    build: Build = None,
-    target: Target = None,
-    gpu: GpuName = "auto",
-    gpus: Gpus = None,
-    world_size: WorldSize = None,
-    backend: BackendName = None,
-    release: Release = None,
-    runtime: Runtime = None,
-    precision: PrecisionName = None,
-    other_product: OtherProduct = False,
     link: Annotated[
         Path | None,
         typer.Option("--link", metavar="CACHE", help="A directory that pulls here share; each file comes once."),
@@ -65,28 +76,15 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     trusted_keys: TrustedKeys = None,
     registry: RegistryAddress = None,
     as_json: AsJson = False,
+    **query: Any,
 ) -> None:
     """Bring the build of a model that fits into a directory, or the build that is named.
 
     It is checked to the last byte; until it is whole, what was there stays.
     """
-    query = rooms.registry.BuildQuery(
-        model=model,
-        channel=channel,
-        build=build,
-        target=target,
-        gpu=gpu,
-        gpus=gpus,
-        world_size=world_size,
-        backend=backend,
-        release=release,
-        runtime=runtime,
-        precision=precision,
-        other_product=other_product,
-    )
     policy = rooms.builds.Policy.chosen(trusted_keys)
     opened = named_registry(registry)
-    manifest, found_by = rooms.registry.choose_build(opened, query, note)
+    manifest, found_by = rooms.registry.choose_build(opened, rooms.registry.BuildQuery(model=model, **query), note)
     note(f"pulling {manifest.reference} from {opened.address}")
     with rooms.output.shown_progress(note) as progress:
         pulled = rooms.registry.pull(
@@ -101,7 +99,7 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
             log=note,
         )
     if as_json:
-        print(pulled.model_dump_json(indent=2))
+        print_json(pulled)
         return
     size = f"{pulled.size:,} bytes, {pulled.fetched:,} of them fetched"
     print(f"{pulled.model}/{pulled.build_id} is at {pulled.directory}: {size}")
@@ -137,7 +135,7 @@ def verify(
         found = rooms.registry.verify_build(opened, manifest)
     if as_json:
         build = {"model": manifest.model, "build_id": manifest.build_id, "files": len(manifest.files)}
-        rooms.output.print_json({**build, "size": manifest.size, "findings": [damage.model_dump() for damage in found]})
+        print_json({**build, "size": manifest.size, "findings": found})
     else:
         for damage in found:
             print(damage)
@@ -148,44 +146,22 @@ def verify(
 
 
 @pull_app.command(short_help="Find the one build that fits a GPU and a runtime.")
-def resolve(  # noqa: PLR0913, PLR0917  each is an option of the command
-    model: Model,
-    channel: Channel = None,
-    build: Build = None,
-    target: Target = None,
-    gpu: GpuName = "auto",
-    gpus: Gpus = None,
-    world_size: WorldSize = None,
-    backend: BackendName = None,
-    release: Release = None,
-    runtime: Runtime = None,
-    precision: PrecisionName = None,
-    other_product: OtherProduct = False,
+@takes_query
+def resolve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
     registry: RegistryAddress = None,
     as_json: AsJson = False,
+    **query: Any,
 ) -> None:
     """Find the one build of a model that fits, and print it as MODEL/BUILD; or say why none does.
 
     Without --channel every build that passed its gates is looked at, the highest release first.
     """
-    found: Resolved = named_registry(registry).resolve(
-        model,
-        channel=channel,
-        build=build,
-        target=target,
-        gpu=gpu,
-        gpus=gpus,
-        world_size=world_size,
-        backend=backend,
-        release=release,
-        runtime=runtime,
-        precision=precision,
-        other_product=other_product,
-    )
+    found: Resolved = named_registry(registry).resolve(model, **query)
     for warning in found.warnings:
         note(f"warning: {warning}")
     if as_json:
-        rooms.output.print_json(rooms.output.resolved_json(found))
+        print_json(rooms.output.resolved_json(found))
         return
     note(rooms.output.resolved_line(found))
     print(found.manifest.reference)
@@ -193,10 +169,7 @@ def resolve(  # noqa: PLR0913, PLR0917  each is an option of the command
 
 def _audit(model: str | None, registry: str | None, *, as_json: bool) -> None:
     """Audit a registry or a model's builds, and end with the exit code of what was found."""
-    found = rooms.registry.audit(named_registry(registry), model, rooms.output.log_progress(note))
-    if as_json:
-        print(found.model_dump_json(indent=2))
-    else:
-        rooms.output.print_audit(found)
+    found = rooms.registry.audit(named_registry(registry), model, LogProgress(note))
+    print_result(found, rooms.output.print_audit, as_json=as_json)
     if found.damaged:
         raise typer.Exit(RegistryError.exit_code)

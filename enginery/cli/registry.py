@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from enginery.cli import rooms
-from enginery.cli.options import AsJson, BuildReference, RegistryAddress, named_registry, note
+from enginery.cli.options import (
+    BUILD_HELP,
+    AsJson,
+    BuildReference,
+    OnlyModel,
+    RegistryAddress,
+    named_registry,
+    note,
+    print_json,
+    print_result,
+)
 from enginery.core.errors import UsageError
 
 if TYPE_CHECKING:
     from enginery.registry import ChannelPointer
 
-channels_app = typer.Typer()
 registry_app = typer.Typer()
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the channel's history.")]
@@ -32,11 +41,9 @@ KeyFile = Annotated[
         help="The private key; its password, where it has one, is read from ENGINERY_SIGNING_KEY_PASSWORD.",
     ),
 ]
-OnlyModel = Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model's builds.")]
-HELP = "A build id, MODEL/BUILD, or MODEL@CHANNEL/TARGET."
 
 
-@channels_app.command(short_help="Point a channel at a build.")
+@registry_app.command(short_help="Point a channel at a build.")
 def promote(  # noqa: PLR0913, PLR0917  each is an option of the command
     reference: BuildReference,
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel's name, such as stable.")],
@@ -51,10 +58,10 @@ def promote(  # noqa: PLR0913, PLR0917  each is an option of the command
     pointer = named_registry(registry).promote(
         reference, channel, reason=reason, force=force, expected=if_now, allow_unconditional_writes=unconditional
     )
-    _show_moved(pointer, as_json=as_json)
+    print_result(pointer, _print_moved, as_json=as_json)
 
 
-@channels_app.command(short_help="Point a channel back at its previous build.")
+@registry_app.command(short_help="Point a channel back at its previous build.")
 def demote(  # noqa: PLR0913, PLR0917  each is an option of the command
     channel: Annotated[str, typer.Argument(metavar="MODEL@CHANNEL/TARGET", help="The channel of one target.")],
     reason: Reason = "",
@@ -67,10 +74,10 @@ def demote(  # noqa: PLR0913, PLR0917  each is an option of the command
     pointer = named_registry(registry).demote(
         channel, reason=reason, expected=if_now, allow_unconditional_writes=unconditional
     )
-    _show_moved(pointer, as_json=as_json)
+    print_result(pointer, _print_moved, as_json=as_json)
 
 
-@channels_app.command(short_help="Show where a model's channels point.")
+@registry_app.command(short_help="Show where a model's channels point.")
 def channels(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
     history: Annotated[bool, typer.Option("--history", help="Show every move, the last one first.")] = False,
@@ -79,12 +86,8 @@ def channels(
 ) -> None:
     """Show where each channel of a model points, for each target: since when, moved by whom, and from what."""
     pointers, unsound = named_registry(registry).pointers(model)
-    if as_json:
-        rooms.output.print_json([pointer.model_dump(mode="json") for pointer in pointers])
-    elif history:
-        rooms.output.print_history(pointers)
-    else:
-        rooms.output.print_channels(pointers)
+    for_people = rooms.output.print_history if history else rooms.output.print_channels
+    print_result(pointers, for_people, as_json=as_json)
     for error in unsound:
         note(f"error: {error}")
     if unsound:
@@ -125,10 +128,7 @@ def prune(  # noqa: PLR0913, PLR0917  each is an option of the command
     """Remove builds that no channel needs and that are old and not among the newest; without --yes only say which."""
     policy = rooms.registry.Retention(keep=keep, days=days)
     done = rooms.registry.prune(named_registry(registry), policy, model=model, dry_run=not yes, log=note)
-    if as_json:
-        print(done.model_dump_json(indent=2))
-    else:
-        rooms.output.print_pruning(done)
+    print_result(done, rooms.output.print_pruning, as_json=as_json)
 
 
 @registry_app.command(short_help="Print the IAM policy of a role for a registry.")
@@ -140,29 +140,23 @@ def iam(
     address: Annotated[str, typer.Argument(metavar="S3", help="The registry: s3://bucket/prefix.")],
 ) -> None:
     """Print the least that a role must be allowed, as an IAM policy for one registry."""
-    rooms.output.print_json(rooms.registry.policy(role, address))
+    print_json(rooms.registry.policy(role, address))
 
 
 @registry_app.command(short_help="Compare two published builds.")
 def diff(
-    before: Annotated[str, typer.Argument(metavar="A", help=HELP)],
-    after: Annotated[str, typer.Argument(metavar="B", help=HELP)],
+    before: Annotated[str, typer.Argument(metavar="A", help=BUILD_HELP)],
+    after: Annotated[str, typer.Argument(metavar="B", help=BUILD_HELP)],
     registry: RegistryAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two published builds by their manifests: what they are made of, answers, speed, size, build time."""
     opened = named_registry(registry)
     found = rooms.builds.compare_builds(opened.find(before), opened.find(after))
-    if as_json:
-        print(found.model_dump_json(indent=2))
-    else:
-        rooms.output.print_comparison(rooms.output.console(), found)
+    print_result(found, rooms.output.print_comparison, as_json=as_json)
 
 
-def _show_moved(pointer: "ChannelPointer", *, as_json: bool) -> None:
-    if as_json:
-        print(pointer.model_dump_json(indent=2))
-        return
+def _print_moved(pointer: "ChannelPointer") -> None:
     where = rooms.registry.channel_reference(pointer.model, pointer.channel, pointer.target)
     print(f"{where} is {pointer.build_id}" + (f", it was {pointer.previous}" if pointer.previous else ""))
     for failure in pointer.last.forced:

@@ -4,13 +4,10 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-
-from enginery.cli.output import plain_table
+from enginery.cli.output import console, plain_table
 from enginery.pipeline import SpecChanges
 from enginery.releases import (
     Changes,
-    Known,
     Provenance,
     builds_engines,
     capabilities,
@@ -23,7 +20,6 @@ from enginery.releases import (
     releases,
     shown,
 )
-from enginery.spec import Precision
 
 Row = dict[str, Any]
 
@@ -36,17 +32,18 @@ def release_rows() -> list[Row]:
 def described(release: str) -> Row:
     """The facts of a release that `enginery releases show` prints, as plain data."""
     images, flag, family = containers(release), flags_of(release), families(release)
-    gpus = capabilities(release)
     return {
         "release": release,
         "builds_engines": builds_engines(release),
-        "pins": {name: {"value": known.value, **_origin(known.provenance)} for name, known in pins(release).items()},
-        "containers": {"value": [asdict(one) for one in images.value], **_origin(images.provenance)},
+        "pins": {name: _row(known.value, known.provenance) for name, known in pins(release).items()},
+        "containers": _row([asdict(one) for one in images.value], images.provenance),
         "precisions": {
-            f"{major}.{minor}": _known_row(precisions(release, (major, minor))) for major, minor in gpus.value
+            f"{major}.{minor}": _row(sorted(known.value), known.provenance)
+            for major, minor in capabilities(release).value
+            for known in (precisions(release, (major, minor)),)
         },
-        "families": {"value": sorted(family.value), **_origin(family.provenance)},
-        "trtllm-build": {"value": len(flag.value), **_origin(flag.provenance)},
+        "families": _row(sorted(family.value), family.provenance),
+        "trtllm-build": _row(len(flag.value), flag.provenance),
     }
 
 
@@ -58,8 +55,9 @@ def as_data(found: Changes, for_spec: SpecChanges | None) -> Row:
     return {**data, "spec": asdict(for_spec) if for_spec else None}
 
 
-def print_listed(out: Console, rows: Iterable[Row]) -> None:
+def print_listed(rows: Iterable[Row]) -> None:
     """The list of releases; a star marks a fact of the nearest release."""
+    out = console()
     table = plain_table("release", "flags", "python", "cuda", "tensorrt", "triton container")
     for row in rows:
         cells = [row[name] + ("*" if name in row["nearest"] else "") for name in ("python", "cuda", "tensorrt")]
@@ -68,8 +66,9 @@ def print_listed(out: Console, rows: Iterable[Row]) -> None:
     out.print("flags: how those of trtllm-build are known.  *: not known of this release, but of the nearest one")
 
 
-def print_described(out: Console, one: Row) -> None:
+def print_described(one: Row) -> None:
     """One release on one page, each line with how it is known."""
+    out = console()
     out.print(f"[bold]TensorRT-LLM {one['release']}[/]")
     table = plain_table("", "", "known")
     for name, known in one["pins"].items():
@@ -85,8 +84,9 @@ def print_described(out: Console, one: Row) -> None:
         out.print("This release builds no TensorRT engines any more: use the backend pytorch.")
 
 
-def print_changes(out: Console, old: str, new: str, found: Changes) -> None:
+def print_changes(old: str, new: str, found: Changes) -> None:
     """What changes in a command's flags."""
+    out = console()
     out.print(f"[bold]{found.command}: {old} -> {new}[/]")
     for release, origin in ((old, found.old), (new, found.new)):
         out.print(f"  facts of {release}: {origin}", markup=False)
@@ -99,14 +99,16 @@ def print_changes(out: Console, old: str, new: str, found: Changes) -> None:
         how = f"{', '.join(instead.by)}{': ' if instead.by else ''}{instead.how}" if instead else ""
         table.add_row("-", gone.flag.name, f"default was {shown(gone.flag)}" + (f"; now: {how}" if how else ""))
     for flag in found.added:
-        table.add_row("+", flag.name, f"default {shown(flag)}" + _choices(flag.choices))
+        choices = f"; one of {', '.join(map(str, flag.choices))}" if flag.choices else ""
+        table.add_row("+", flag.name, f"default {shown(flag)}{choices}")
     for changed in found.changed:
         table.add_row("~", changed.name, "; ".join(changed.texts()))
     out.print(table if table.row_count else "  no flag changes")
 
 
-def print_spec_changes(out: Console, name: str, found: SpecChanges) -> None:
+def print_spec_changes(name: str, found: SpecChanges) -> None:
     """What changes for a spec in the new release."""
+    out = console()
     out.print(f"[bold]for the spec {name}[/]")
     table = plain_table("target", "field", "", "")
     for one in found.fields:
@@ -129,17 +131,8 @@ def _summary(release: str) -> Row:
     }
 
 
-def _known_row(known: Known[frozenset[Precision]]) -> Row:
-    return {"value": sorted(known.value), **_origin(known.provenance)}
-
-
-def _origin(provenance: Provenance) -> Row:
-    return {"certainty": provenance.certainty, "of": provenance.release, "note": provenance.note}
-
-
-def _choices(choices: Iterable[Any]) -> str:
-    named = ", ".join(str(choice) for choice in choices)
-    return f"; one of {named}" if named else ""
+def _row(value: Any, provenance: Provenance) -> Row:
+    return {"value": value, "certainty": provenance.certainty, "of": provenance.release, "note": provenance.note}
 
 
 def _known(known: Row) -> str:

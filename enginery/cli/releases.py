@@ -1,21 +1,20 @@
 """The commands `enginery releases …`: what is known of TensorRT-LLM's releases, and which the package index has."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from enginery.cli import rooms
-from enginery.cli.options import AsJson, note
+from enginery.cli.options import AsJson, note, print_json, print_result
 
-watch_app = typer.Typer()
 releases_app = typer.Typer(help="What is known of TensorRT-LLM's releases, and how sure it is.")
-releases_app.add_typer(watch_app)
 
 Release = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of TensorRT-LLM, such as 1.2.1.")]
 
 
-@watch_app.command(short_help="Say what new releases mean for specs.")
+@releases_app.command(short_help="Say what new releases mean for specs.")
 def watch(
     specs: Annotated[list[Path], typer.Argument(metavar="SPEC…", help="Spec files, or directories of them.")],
     prereleases: Annotated[bool, typer.Option("--prereleases", help="Count previews as releases, too.")] = False,
@@ -31,13 +30,10 @@ def watch(
         [rooms.pipeline.with_prereleases(one) for one in fleet] if prereleases else fleet,
         rooms.releases.listed_releases,
     )
-    if as_json:
-        rooms.output.print_json([verdict.model_dump(mode="json") for verdict in found])
-    else:
-        rooms.output.print_verdicts(rooms.output.console(), found)
+    print_result(found, rooms.output.print_verdicts, as_json=as_json)
 
 
-@watch_app.command(short_help="List the releases that your package index has.")
+@releases_app.command(short_help="List the releases that your package index has.")
 def listed(
     project: Annotated[
         str, typer.Argument(metavar="PROJECT", help="The project's name on the index.")
@@ -49,32 +45,20 @@ def listed(
     found = rooms.releases.listed_releases(project)
     for silent in found.silent:
         note(f"warning: no answer from {silent}")
-    if as_json:
-        rooms.output.print_json(found.model_dump(mode="json"))
-    else:
-        rooms.output.print_listing(rooms.output.console(), found, prereleases=prereleases)
+    print_result(found, partial(rooms.output.print_listing, prereleases=prereleases), as_json=as_json)
 
 
 @releases_app.callback(invoke_without_command=True)
 def list_releases(context: typer.Context, as_json: AsJson = False) -> None:
     """List the releases there are facts of, the newest first."""
-    if context.invoked_subcommand:
-        return
-    rows = rooms.release_tables.release_rows()
-    if as_json:
-        rooms.output.print_json(rows)
-    else:
-        rooms.release_tables.print_listed(rooms.output.console(), rows)
+    if not context.invoked_subcommand:
+        print_result(rooms.release_tables.release_rows(), rooms.release_tables.print_listed, as_json=as_json)
 
 
 @releases_app.command(short_help="Show a release: versions, precisions, families.")
 def show(release: Release, as_json: AsJson = False) -> None:
     """Show a release: its versions, containers, precisions by GPU, model families."""
-    one = rooms.release_tables.described(release)
-    if as_json:
-        rooms.output.print_json(one)
-    else:
-        rooms.release_tables.print_described(rooms.output.console(), one)
+    print_result(rooms.release_tables.described(release), rooms.release_tables.print_described, as_json=as_json)
 
 
 @releases_app.command(short_help="Show what changes between two, also for a spec.")
@@ -89,18 +73,11 @@ def diff(
 ) -> None:
     """Show which flags come, go and change from one release to another, and what that means for a spec."""
     found = rooms.releases.changes_between(old, new, command)
-    spec, for_spec = _for_spec(spec_file, old, new)
+    spec = rooms.spec.read_spec(spec_file) if spec_file else None
+    for_spec = rooms.pipeline.spec_changes(spec, old, new) if spec else None
     if as_json:
-        rooms.output.print_json(rooms.release_tables.as_data(found, for_spec))
+        print_json(rooms.release_tables.as_data(found, for_spec))
         return
-    rooms.release_tables.print_changes(rooms.output.console(), old, new, found)
-    if for_spec is not None:
-        rooms.release_tables.print_spec_changes(rooms.output.console(), spec, for_spec)
-
-
-def _for_spec(spec_file: Path | None, old: str, new: str) -> tuple[str, Any]:
-    """The spec's name, and what changes for it; nothing without a spec."""
-    if spec_file is None:
-        return "", None
-    spec = rooms.spec.read_spec(spec_file, ())
-    return spec.name, rooms.pipeline.spec_changes(spec, old, new)
+    rooms.release_tables.print_changes(old, new, found)
+    if spec and for_spec:
+        rooms.release_tables.print_spec_changes(spec.name, for_spec)

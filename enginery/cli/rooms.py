@@ -4,12 +4,19 @@
 imports a room late.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from enginery.core.late import late
 
 if TYPE_CHECKING:
     from enginery import builds, dev, pipeline, registry, releases, spec, store, toolchains, triton
     from enginery.cli import demo, doctor, output, release_tables
+else:
+    builds, dev, pipeline = late("enginery.builds"), late("enginery.dev"), late("enginery.pipeline")
+    registry, releases, spec = late("enginery.registry"), late("enginery.releases"), late("enginery.spec")
+    store, toolchains, triton = late("enginery.store"), late("enginery.toolchains"), late("enginery.triton")
+    demo, doctor = late("enginery.cli.demo"), late("enginery.cli.doctor")
+    output, release_tables = late("enginery.cli.output"), late("enginery.cli.release_tables")
 
 __all__ = [
     "builds",
@@ -26,12 +33,3 @@ __all__ = [
     "toolchains",
     "triton",
 ]
-
-_OF_THE_COMMAND_LINE = ("demo", "doctor", "output", "release_tables")
-
-
-def __getattr__(name: str) -> Any:
-    """The room of that name."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"enginery.cli.{name}" if name in _OF_THE_COMMAND_LINE else f"enginery.{name}")

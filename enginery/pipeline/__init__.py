@@ -14,12 +14,23 @@ from enginery.core.late import door
 if TYPE_CHECKING:
     from enginery.pipeline.explain import SpecChanges, explain_steps, spec_changes, with_last_builds
     from enginery.pipeline.fleet import Pool, Pools, WorkPool, keep_plan, kept_plan, read_fleet, read_pools, spec_files
-    from enginery.pipeline.outcome import BuildSummary, Outcome
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
-    from enginery.pipeline.promotion import promotions
-    from enginery.pipeline.release_verdicts import fleet_verdicts, with_prereleases
+    from enginery.pipeline.promotion import (
+        Rebuild,
+        RebuildRun,
+        WatchReport,
+        answers_sentence,
+        figures,
+        markdown_table,
+        promotion_markdown,
+        promotions,
+        rebuilds,
+        verdict_rows,
+    )
     from enginery.pipeline.run import (
         TIMEOUT_SECONDS,
+        BuildSummary,
+        Outcome,
         chain_of,
         disk_findings,
         fill,
@@ -32,17 +43,6 @@ if TYPE_CHECKING:
         run_with_inputs,
     )
     from enginery.pipeline.script import shell_script
-    from enginery.pipeline.verdict import Verdict
-    from enginery.pipeline.watch_report import (
-        COLUMNS,
-        Rebuild,
-        RebuildRun,
-        WatchReport,
-        answers_sentence,
-        figures,
-        promotion_markdown,
-        rebuilds,
-        verdict_rows,
-    )
+    from enginery.pipeline.verdict import Verdict, fleet_verdicts, with_prereleases
 else:
     __getattr__ = door(__name__, __file__)

@@ -11,31 +11,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from enginery import releases
 from enginery.core.late import late
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
-from enginery.spec import BackendName, BuildOptions, Precision, Spec, Target
+from enginery.pipeline.preflight import FLOATS
+from enginery.spec import BackendName, Precision, Spec, Target
 from enginery.store import Stage, Step, StepRecord, Store
 
 if TYPE_CHECKING:
     from enginery import backends
-    from enginery.backends import EngineOptions, RenderedOption
+    from enginery.backends import RenderedOption
 else:
     backends = late("enginery.backends")
 
 Differences = dict[str, tuple[object, object]]
 LONGEST_VALUE = 60
 Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
-FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
 
 
 @dataclass(frozen=True)
 class FieldChange:
-    """What a release makes of a build field that the spec sets.
+    """What a release makes of a build field, such as `gemm_plugin`, that the spec sets for a target.
 
-    Attributes:
-        target: the target it is set for.
-        field: the field, such as `gemm_plugin`.
-        value: its value.
-        effect: what the new release makes of it.
-        text: a sentence about the effect, with what replaces the field.
+    `text` is a sentence about the effect, with what replaces the field.
     """
 
     target: str
@@ -63,12 +58,9 @@ class SpecChanges:
 def explain_steps(
     plan: Plan, done: Mapping[str, StepRecord], records: Iterable[StepRecord]
 ) -> dict[str, tuple[str, ...]]:
-    """The reasons why steps of the plan must run, one sentence each, by the id of the step.
+    """The reasons why steps that are not `done` must run, one sentence each, by the id of the step.
 
-    Args:
-        plan: the plan.
-        done: the records of the plan's steps that the store has, by key.
-        records: every record in the store.
+    `records` are all that the store has.
     """
     names = {step.key: step.id for step in plan.steps}
     known = list(records)
@@ -146,14 +138,11 @@ def _notes(plan: Plan, target: PlannedTarget, known: Mapping[str, StepRecord]) -
     planned = next(step for step in plan.steps if step.step.stage is Stage.BUILD and target.name in step.targets)
     last = _last_build(planned, plan, known)
     old = _release(last.step) if last else target.release
-    if old != target.release:
-        yield from _changes(plan, target.name, old, target.release)
-
-
-def _changes(plan: Plan, name: str, old: str, new: str) -> Iterator[str]:
-    target = next(target for target in plan.spec.targets if target.name == name)
-    for change in backends.unset_changes(plan.spec.build_for(target), old, new):
-        yield f"{name}: the last build was for {old}; unset in the spec: {change}"
+    if old == target.release:
+        return
+    wanted = next(one for one in plan.spec.targets if one.name == target.name)
+    for change in backends.unset_changes(plan.spec.build_for(wanted), old, target.release):
+        yield f"{target.name}: the last build was for {old}; unset in the spec: {change}"
 
 
 def _last_build(planned: PlannedStep, plan: Plan, known: Mapping[str, StepRecord]) -> StepRecord | None:
@@ -187,7 +176,9 @@ def _source(step: Step, steps: Mapping[str, Step]) -> object:
 
 def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[FieldChange]:
     options = spec.build_for(target)
-    before, after = (_rendering(options, target, release) for release in (old, new))
+    # With any data type for `auto`: some releases need one, and it changes nothing.
+    dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
+    before, after = (backends.EngineOptions(options, release, dtype) for release in (old, new))
     for field in backends.OPTIONS:
         value = getattr(options, field)
         if value is None:
@@ -197,12 +188,6 @@ def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[F
         else:
             pieces = backends.render_option(before, field), backends.render_option(after, field)
             yield FieldChange(target.name, field, value, *_effect(*pieces, new))
-
-
-def _rendering(options: BuildOptions, target: Target, release: str) -> "EngineOptions":
-    """The options for a release, with any data type for `auto`: some releases need one, and it changes nothing."""
-    dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
-    return backends.EngineOptions(options, release, dtype)
 
 
 def _effect(before: "RenderedOption", after: "RenderedOption", new: str) -> tuple[Effect, str]:

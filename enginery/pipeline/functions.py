@@ -4,14 +4,14 @@ A function is imported when it is first called, so that making a plan loads none
 """
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import cast
 
 from pydantic import JsonValue
 
 from enginery.core.errors import UsageError
 from enginery.core.progress import Facts
-from enginery.store import StepContext
+from enginery.store import Call, Command, StepContext
 
 StepFunction = Callable[[StepContext], Facts]
 CommandRunner = Callable[[StepContext, tuple[str, ...], Mapping[str, str]], Facts]
@@ -67,32 +67,22 @@ def find_command_runner(name: str) -> CommandRunner:
     return cast("CommandRunner", _find(name, COMMAND_RUNNERS, "command runner"))
 
 
-def changes_elsewhere(name: str) -> bool:
-    """Whether the step changes something outside the store, so that it may have to run again."""
-    return name in EFFECT_CHECKS
+def find_effect_check(recipe: Command | Call) -> EffectCheck | None:
+    """What says whether the step's change outside the store is still there; None if it makes none."""
+    return cast("EffectCheck | None", _of_call(recipe, EFFECT_CHECKS))
 
 
-def still_holds(name: str, parameters: Mapping[str, JsonValue]) -> bool:
-    """Whether the step's change outside the store is still there; always true for a step that makes no such change."""
-    return not changes_elsewhere(name) or cast("EffectCheck", _load(EFFECT_CHECKS[name]))(parameters)
-
-
-def require_call_prepared(name: str, parameters: Mapping[str, JsonValue]) -> None:
-    """Make sure that the step will find what it needs outside the store.
-
-    Raises:
-        EngineryError: when it will not; nothing was changed.
-    """
-    if name in PREPARATION_CHECKS:
-        cast("PreparationCheck", _load(PREPARATION_CHECKS[name]))(parameters)
+def find_preparation_check(recipe: Command | Call) -> PreparationCheck | None:
+    """What raises an error if the step will not find what it needs outside the store; None if it needs nothing."""
+    return cast("PreparationCheck | None", _of_call(recipe, PREPARATION_CHECKS))
 
 
 def _find(name: str, addresses: Mapping[str, str], kind: str) -> object:
     if name not in addresses:
         raise UsageError(f"there is no {kind} {name!r}", remedy="make the plan again with this version")
-    return _load(addresses[name])
+    return resolve_name(addresses[name])
 
 
-def _load(address: str) -> object:
-    module, _, function = address.partition(":")
-    return getattr(import_module(module), function)
+def _of_call(recipe: Command | Call, addresses: Mapping[str, str]) -> object:
+    address = addresses.get(recipe.function) if isinstance(recipe, Call) else None
+    return resolve_name(address) if address else None

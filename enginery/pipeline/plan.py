@@ -1,6 +1,6 @@
 """From a spec to a plan: all steps with their keys, known before anything runs."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -13,7 +13,7 @@ from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.pipeline.preflight import estimate_findings, estimate_notes, weight_bytes
 from enginery.sources import ModelFacts, ResolvedSource, parameters, resolve
-from enginery.spec import BackendName, Finding, Gpu, Publish, Rollout, Source, Spec, Target, gpus, stopping
+from enginery.spec import BackendName, Finding, Gpu, Source, Spec, Target, gpus, stopping
 from enginery.store import Call, Stage, Step
 from enginery.toolchains import ToolchainIdentity, identify
 
@@ -67,8 +67,6 @@ class PlannedStep(Frozen):
 
     Attributes:
         id: its name within the plan, such as `download` or `build/cpu-int4`.
-        key: the step's key.
-        step: the stage, the inputs and the recipe.
         targets: the names of the targets that need it.
         toolchain: the environment its commands run in.
         places: files and directories of the user, by the placeholders of its command; not part of the key.
@@ -135,11 +133,6 @@ class Plan(Frozen):
                 return planned
         known = ", ".join(planned.id for planned in self.steps)
         raise PlanError([f"no step {reference!r}; there are {known}"], subject="plan")
-
-    def inputs_of(self, planned: PlannedStep) -> tuple[PlannedStep, ...]:
-        """The steps whose outputs are the inputs of this one."""
-        wanted = set(planned.step.inputs.values())
-        return tuple(step for step in self.steps if step.key in wanted)
 
 
 def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
@@ -233,12 +226,22 @@ def _is_local(request: Request) -> bool:
 
 
 def _target_steps(chosen: Chosen, weights: str) -> tuple[PlannedTarget, list[PlannedStep]]:
-    request, backend = chosen.request, chosen.backend
+    request, backend, wanted = chosen.request, chosen.backend, chosen.request.target
     chain = backend.chain(request, weights)
-    package, validate = chain.package.step, chain.validate.step
-    target = _planned_target(request, backend, build_id(request.target.name, package.key, validate.key))
-    steps = [*chain.steps, *_release_steps(request.spec, target, package.key, validate.key, weights)]
-    size = int(weight_bytes(request.model, request.target.precision)) if request.model else 0
+    package, validate = chain.package.step.key, chain.validate.step.key
+    target = PlannedTarget(
+        name=wanted.name,
+        gpu=request.gpu.name,
+        backend=backend.name,
+        release=backend.release(wanted),
+        precision=wanted.precision,
+        tensor_parallel=wanted.tensor_parallel,
+        pipeline_parallel=wanted.pipeline_parallel,
+        build_id=build_id(wanted.name, package, validate),
+    )
+    inputs = {"model_repository": package, "report": validate, "weights": weights}
+    steps = [*chain.steps, *map(BackendStep, _release_steps(request.spec, target, inputs))]
+    size = int(weight_bytes(request.model, wanted.precision)) if request.model else 0
     return target, [_placed(step, target.name, size) for step in steps]
 
 
@@ -254,57 +257,24 @@ def _placed(made: BackendStep, target: str, size: int) -> PlannedStep:
     )
 
 
-def _planned_target(request: Request, backend: Backend, identifier: str) -> PlannedTarget:
-    target = request.target
-    return PlannedTarget(
-        name=target.name,
-        gpu=request.gpu.name,
-        backend=backend.name,
-        release=backend.release(target),
-        precision=target.precision,
-        tensor_parallel=target.tensor_parallel,
-        pipeline_parallel=target.pipeline_parallel,
-        build_id=identifier,
-    )
-
-
-def _release_steps(
-    spec: Spec, target: PlannedTarget, model_repository: str, report: str, weights: str
-) -> list[BackendStep]:
+def _release_steps(spec: Spec, target: PlannedTarget, inputs: dict[str, str]) -> Iterator[Step]:
     """Publish and rollout, where the spec asks for them."""
     if spec.publish is None:
-        return []
-    inputs = {"model_repository": model_repository, "report": report, "weights": weights}
-    publish = _call(Stage.PUBLISH, inputs, _publish_details(spec, spec.publish, target))
+        return
+    about: dict[str, JsonValue] = {"model": spec.name, "build_id": target.build_id}
+    to_publish = about | spec.publish.model_dump(mode="json", include={"to", "channel", "allow_unconditional_writes"})
+    to_publish["target"] = target.model_dump(mode="json", exclude={"build_id"})
+    publish = Step(
+        stage=Stage.PUBLISH, inputs=inputs, recipe=Call(function="publish", version=1, parameters=to_publish)
+    )
+    yield publish
     rolled_out = spec.rollout_target()
     if spec.rollout is None or rolled_out is None or rolled_out.name != target.name:
-        return [BackendStep(publish)]
-    details = _rollout_details(spec, spec.rollout, target)
-    return [BackendStep(publish), BackendStep(_call(Stage.ROLLOUT, {"published": publish.key}, details))]
-
-
-def _call(stage: Stage, inputs: dict[str, str], details: dict[str, JsonValue]) -> Step:
-    return Step(stage=stage, inputs=inputs, recipe=Call(function=stage, version=1, parameters=details))
-
-
-def _publish_details(spec: Spec, publish: Publish, target: PlannedTarget) -> dict[str, JsonValue]:
-    return {
-        "model": spec.name,
-        "build_id": target.build_id,
-        "target": target.model_dump(mode="json", exclude={"build_id"}),
-        "to": publish.to,
-        "channel": publish.channel,
-        "allow_unconditional_writes": publish.allow_unconditional_writes,
-    }
-
-
-def _rollout_details(spec: Spec, rollout: Rollout, target: PlannedTarget) -> dict[str, JsonValue]:
-    return {
-        "model": spec.name,
-        "build_id": target.build_id,
-        "endpoints": list(rollout.endpoints),
-        "model_repository": _served_from(spec, target.backend),
-    }
+        return
+    place = _served_from(spec, target.backend)
+    to_roll_out = about | {"endpoints": list(spec.rollout.endpoints), "model_repository": place}
+    call = Call(function="rollout", version=1, parameters=to_roll_out)
+    yield Step(stage=Stage.ROLLOUT, inputs={"published": publish.key}, recipe=call)
 
 
 def _served_from(spec: Spec, backend: str) -> str:

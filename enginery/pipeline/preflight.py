@@ -66,38 +66,41 @@ class Need(NamedTuple):
 
 def estimate_findings(request: Request, *, local: bool) -> Iterator[Finding]:
     """Warnings about what is too small for a target; `local` says whether it is built on this machine."""
-    yield from gpu_memory_findings(request)
-    yield from host_memory_findings(request, local=local)
+    if request.model is None:
+        return
+    if _can_estimate(request, request.model):
+        yield from _gpu_memory_findings(request, request.model)
+    need, total = host_bytes(request, request.model), memory_bytes()
+    if local and need > total:
+        problem = f"converting takes about {human_bytes(need)} of host memory; this machine has {human_bytes(total)}"
+        yield warning("W202", "precision", problem, "run it on a machine with more memory")
 
 
 def estimate_notes(request: Request, *, local: bool) -> Iterator[str]:
     """Notes on how much memory a target takes; `local` says whether it is built on this machine."""
-    yield from gpu_memory_note(request)
-    yield from host_memory_note(request, local=local)
+    if request.model is None:
+        return
+    if _can_estimate(request, request.model):
+        yield from _gpu_memory_note(request, request.model)
+    need = host_bytes(request, request.model)
+    if not local and need > WORTH_A_NOTE:
+        yield f"converting takes about {human_bytes(need)} of host memory"
 
 
-def gpu_memory_findings(request: Request) -> Iterator[Finding]:
+def _gpu_memory_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
     """Warn when the engine cannot run one request of the greatest length on the target's GPU."""
-    model, memory = request.model, request.gpu.memory_gb * GB
-    if not _can_estimate(request) or model is None:
-        return
-    need = need_of(request, model)
-    if need.total <= memory:
-        return
-    has = f"{request.gpu.name} has {human_bytes(memory)}"
-    parts = (
-        f"weights {human_bytes(need.weights)}, activations {human_bytes(need.activations)}, KV cache of one sequence "
-        f"of {longest_sequence(request, model)} tokens {human_bytes(need.sequence)}"
-    )
-    problem = f"about {human_bytes(need.total)} are needed on each GPU ({parts}); {has}"
-    yield warning("W201", "tensor_parallel", problem, _remedy(request, model))
+    need, memory = need_of(request, model), request.gpu.memory_gb * GB
+    if need.total > memory:
+        problem = (
+            f"about {human_bytes(need.total)} are needed on each GPU (weights {human_bytes(need.weights)}, activations "
+            f"{human_bytes(need.activations)}, KV cache of one sequence of {longest_sequence(request, model)} tokens "
+            f"{human_bytes(need.sequence)}); {request.gpu.name} has {human_bytes(memory)}"
+        )
+        yield warning("W201", "tensor_parallel", problem, _remedy(request, model))
 
 
-def gpu_memory_note(request: Request) -> Iterator[str]:
+def _gpu_memory_note(request: Request, model: ModelFacts) -> Iterator[str]:
     """How much KV cache fits into the GPU's memory."""
-    model = request.model
-    if not _can_estimate(request) or model is None:
-        return
     need = need_of(request, model)
     fraction = request.serving.kv_cache_free_gpu_mem_fraction or 0.9
     free = (request.gpu.memory_gb * GB - need.weights - need.activations - RESERVED) * fraction
@@ -109,25 +112,6 @@ def gpu_memory_note(request: Request) -> Iterator[str]:
             f"estimated for each GPU: {taken}, "
             f"KV cache {human_bytes(free)} for {tokens:,} tokens ({tokens // longest:,} sequences of {longest:,})"
         )
-
-
-def host_memory_findings(request: Request, *, local: bool) -> Iterator[Finding]:
-    """Warn when this machine would run out of memory."""
-    if request.model is None or not local or _serves_as_it_is(request):
-        return
-    need, total = host_bytes(request, request.model), memory_bytes()
-    if need > total:
-        problem = f"converting takes about {human_bytes(need)} of host memory; this machine has {human_bytes(total)}"
-        yield warning("W202", "precision", problem, "run it on a machine with more memory")
-
-
-def host_memory_note(request: Request, *, local: bool) -> Iterator[str]:
-    """How much memory another machine must have to convert the weights."""
-    if request.model is None or local or _serves_as_it_is(request):
-        return
-    need = host_bytes(request, request.model)
-    if need > WORTH_A_NOTE:
-        yield f"converting takes about {human_bytes(need)} of host memory"
 
 
 def parameter_count(model: ModelFacts) -> int:
@@ -183,9 +167,17 @@ def need_of(request: Request, model: ModelFacts) -> Need:
 
 
 def host_bytes(request: Request, model: ModelFacts) -> float:
-    """Host memory that a conversion takes at most: the model as it is loaded, and one rank of the result."""
-    loaded = weight_bytes(model, _loaded_as(model, request.target.precision))
-    return loaded + weight_bytes(model, request.target.precision) / request.world_size
+    """Host memory that a conversion takes at most: the model as it is loaded, and one rank of the result.
+
+    It is 0 where nothing is converted: backend `pytorch` serves plain weights as they are. Converters load a model in
+    the format of the result, and in its own one to quantize it.
+    """
+    precision = loaded = request.target.precision
+    if precision not in FLOATS:
+        loaded = Precision(model.dtype) if model.dtype in set(FLOATS) else Precision.BFLOAT16
+    elif request.target.backend is BackendName.PYTORCH:
+        return 0.0
+    return weight_bytes(model, loaded) + weight_bytes(model, precision) / request.world_size
 
 
 def memory_bytes() -> int:
@@ -216,9 +208,8 @@ def _batch(request: Request) -> int:
     return next((size for size in sizes if isinstance(size, int)), own)
 
 
-def _can_estimate(request: Request) -> bool:
-    model = request.model
-    return bool(model and model.layers and model.hidden_size and request.gpu != gpus.CPU and request.gpu.memory_gb)
+def _can_estimate(request: Request, model: ModelFacts) -> bool:
+    return bool(model.layers and model.hidden_size and request.gpu != gpus.CPU and request.gpu.memory_gb)
 
 
 def _remedy(request: Request, model: ModelFacts) -> str:
@@ -229,15 +220,3 @@ def _remedy(request: Request, model: ModelFacts) -> str:
         if need_of(dataclasses.replace(request, target=wider), model).total <= request.gpu.memory_gb * GB:
             return f"use tensor_parallel: {ranks}, a precision with fewer bits than {target.precision}, or a larger GPU"
     return "use a precision with fewer bits, a smaller build.max_seq_len or a larger GPU"
-
-
-def _serves_as_it_is(request: Request) -> bool:
-    """Whether nothing is converted: backend `pytorch` serves plain weights as they are."""
-    return request.target.backend is BackendName.PYTORCH and request.target.precision in FLOATS
-
-
-def _loaded_as(model: ModelFacts, precision: Precision) -> Precision:
-    """Converters load a model in the format of the result, and in its own one to quantize it."""
-    if precision in FLOATS:
-        return precision
-    return Precision(model.dtype) if model.dtype in set(FLOATS) else Precision.BFLOAT16

@@ -1,30 +1,33 @@
-"""Finished builds of a new release: each is compared with the build on its channel, and promoted if not worse."""
+"""What one run of the release watch does about its verdicts, and what it shows.
 
-from collections.abc import Iterable, Iterator
+Builds that can be made are started. Finished builds are compared with the build on their channel, and promoted if they
+are not worse. Verdicts become rows of a table, the same on the terminal and in Prefect. Comparisons become Markdown.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from itertools import groupby
+from math import copysign
+from typing import Any, NamedTuple
 
 from packaging.version import Version
 
 from enginery.builds import Comparison, Figure, Manifest, compare_builds
+from enginery.core.digests import json_digest
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
-from enginery.pipeline.verdict import Kind, Verdict
+from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
 from enginery.registry import Registry
 from enginery.spec import Gates, Spec
 
 REASON = "release watch"
+KEY_DIGITS = 24
+LONGEST_ANSWER = 120
 
 
 class GateResult(Frozen):
-    """The result of one gate, which a build must pass to be promoted.
-
-    Attributes:
-        name: what was compared.
-        passed: whether it is not worse than allowed.
-        told: the figures.
-    """
+    """The result of one gate, which a build must pass to be promoted; `told` are the figures."""
 
     name: str
     passed: bool
@@ -49,18 +52,7 @@ class Decision(StrEnum):
 
 
 class Promotion(Frozen):
-    """What was done about one finished build, and why.
-
-    Attributes:
-        spec: the spec's name.
-        target: the target.
-        build_id: the build.
-        channel: the channel that it is for.
-        decision: what was done.
-        reason: why.
-        gates: the gates; none when nothing was compared.
-        comparison: the comparison with the build on the channel; None when there was none.
-    """
+    """What was done about one finished build, why, and the comparison with the channel's build if there was one."""
 
     spec: str
     target: str
@@ -72,13 +64,67 @@ class Promotion(Frozen):
     comparison: Comparison | None = None
 
 
-class Finished(NamedTuple):
-    """A finished build and the channel it is for."""
+class RebuildRun(Frozen):
+    """A build that follows from a verdict.
 
-    registry: Registry
+    Attributes:
+        key: the key under which it is started once: a digest of everything that determines the builds, and of their
+            destination.
+        run_id: the flow run that builds; empty if none was started.
+        state: the state of that run.
+        url: its page.
+        started_now: whether this watch started it, and not an earlier one.
+        reason: why none was started.
+        failed: whether the start failed, or its success is unknown.
+    """
+
+    spec: str
+    release: str
+    targets: tuple[str, ...]
+    key: str
+    run_id: str = ""
+    state: str = ""
+    url: str = ""
+    started_now: bool = False
+    reason: str = ""
+    failed: bool = False
+
+
+class WatchReport(Frozen):
+    """The end of a run of the watch: the verdicts, the builds that follow from them, what became of finished builds."""
+
+    verdicts: tuple[Verdict, ...]
+    rebuilds: tuple[RebuildRun, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """One line for people."""
+        started = sum(run.started_now for run in self.rebuilds)
+        promoted = sum(one.decision is Decision.PROMOTED for one in self.promotions)
+        return f"{len(self.verdicts)} verdicts; {started} builds started; {promoted} builds promoted"
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """One sentence for each verdict, promotion or start of a build that failed."""
+        undecided = (one for one in self.verdicts if one.kind is Kind.UNDECIDED)
+        failed = (one for one in self.promotions if one.decision is Decision.FAILED)
+        troubles = [f"{one.spec}/{one.target}: {one.why}" for one in undecided]
+        troubles += [f"{one.spec}/{one.build_id}: {one.reason}" for one in failed]
+        troubles += [f"{run.spec} for {run.release}: {run.reason}" for run in self.rebuilds if run.failed]
+        return tuple(troubles)
+
+
+class Rebuild(NamedTuple):
+    """One build: all targets of a spec that a release is to be built for.
+
+    Attributes:
+        spec: what to build; nothing of it is published where something serves from.
+        run: the run that builds, before it is started.
+    """
+
     spec: Spec
-    verdict: Verdict
-    channel: str
+    run: RebuildRun
 
 
 def promotions(specs: Iterable[Spec], verdicts: Iterable[Verdict], *, report_only: bool = False) -> list[Promotion]:
@@ -88,109 +134,166 @@ def promotions(specs: Iterable[Spec], verdicts: Iterable[Verdict], *, report_onl
     from the channel is not put back.
     """
     by_name = {spec.name: spec for spec in specs}
-    built = (verdict for verdict in verdicts if verdict.kind is Kind.BUILT)
-    return [_promotion(one, report_only=report_only) for verdict in built for one in _finished(by_name, verdict)]
+    built = [(by_name[verdict.spec], verdict) for verdict in verdicts if verdict.kind is Kind.BUILT]
+    return [found for spec, verdict in built for found in _promotion(spec, verdict, report_only=report_only)]
+
+
+def _promotion(spec: Spec, verdict: Verdict, *, report_only: bool) -> Iterator[Promotion]:
+    """What is done about a build; nothing for a spec without a channel."""
+    channel = spec.releases.promote_to
+    if spec.publish is None or channel is None:
+        return
+    registry = Registry(spec.publish.to)
+    about = {"spec": spec.name, "target": verdict.target, "build_id": verdict.build_id, "channel": channel}
+    try:
+        found = Promotion(**about, **_decided(registry, about, spec.releases.gates))
+        if found.decision is Decision.PROMOTED and report_only:
+            found = found.model_copy(update={"decision": Decision.WOULD_PROMOTE})
+        elif found.decision is Decision.PROMOTED:
+            compared = found.comparison.before if found.comparison else None
+            build, reason = f"{spec.name}/{verdict.build_id}", f"{REASON}: {found.reason}"
+            registry.promote(build, channel, reason=reason, expected=compared)
+        yield found
+    except RegistryError as error:
+        yield Promotion(**about, decision=Decision.FAILED, reason=str(error))
+
+
+def _decided(registry: Registry, about: dict[str, str], gates: Gates) -> dict[str, Any]:
+    """The decision on a build, the reason, and the comparison if there was one."""
+    model, channel, build_id = about["spec"], about["channel"], about["build_id"]
+    pointer = registry.channel(model, channel, about["target"])
+    if pointer is not None and pointer.build_id == build_id:
+        return {"decision": Decision.THERE, "reason": f"{channel} points to it"}
+    new = registry.manifest(model, build_id)
+    if pointer is None:
+        return {"decision": Decision.PROMOTED, "reason": f"{channel} had no build"}
+    if pointer.was_on(build_id, new.created):
+        reason = f"{channel} was moved from it to {pointer.build_id} by somebody"
+        return {"decision": Decision.LEFT, "reason": reason}
+    old = registry.manifest(model, pointer.build_id)
+    if Version(old.target.release) > Version(new.target.release):
+        return {"decision": Decision.LEFT, "reason": f"{channel} has {old.target.release}, which is newer"}
+    comparison = compare_builds(old, new)
+    results = gate_results(comparison, new, gates)
+    stopped = "; ".join(f"{gate.name}: {gate.told}" for gate in results if not gate.passed)
+    return {
+        "decision": Decision.WORSE if stopped else Decision.PROMOTED,
+        "reason": stopped or f"not worse than {old.build_id} (release {old.target.release})",
+        "gates": results,
+        "comparison": comparison,
+    }
 
 
 def gate_results(comparison: Comparison, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
-    """Every gate between the two builds of a comparison, passed or not.
-
-    When one of the builds does not record a figure, it is unknown and the gate is passed.
-
-    Args:
-        comparison: the two builds.
-        after: the manifest of the second build, which is to replace the first.
-        gates: what counts as worse.
-    """
-    return tuple(_results(comparison, after, gates))
-
-
-def _results(comparison: Comparison, after: Manifest, gates: Gates) -> Iterator[GateResult]:
+    """Every gate of the second build of a comparison, passed or not. A figure that is not known of both is passed."""
     prompts, misses = len(after.validation.results), len(after.validation.misses)
-    yield GateResult(
-        name="validation",
-        passed=after.validation.passed,
-        told=f"{prompts - misses} of {prompts} answers are as expected",
-    )
+    right = f"{prompts - misses} of {prompts} answers are as expected"
     worse = comparison.worse_answers
     listed = "; ".join(f"{answer.prompt!r} was right and is not: {answer.after!r}" for answer in worse)
-    yield GateResult(name="answers", passed=not worse, told=listed or "none that was right is wrong")
-    yield _speed(comparison.tokens_per_second, gates.slower_percent)
-    yield _size(comparison.engine_bytes, gates.larger_percent)
-
-
-def _speed(speed: Figure, allowed: float) -> GateResult:
-    if speed.percent is None:
-        return GateResult(name="speed", passed=True, told="unknown: not recorded of both")
-    figures = f"{speed.before:.1f} -> {speed.after:.1f} tokens/s ({speed.percent:+.1f}%, at worst -{allowed:g}%)"
-    return GateResult(name="speed", passed=-speed.percent <= allowed, told=figures)
-
-
-def _size(size: Figure, allowed: float) -> GateResult:
-    if size.percent is None:
-        return GateResult(name="size", passed=True, told="unknown: not recorded of both")
-    sizes = f"{human_bytes(int(size.before or 0))} -> {human_bytes(int(size.after or 0))}"
-    return GateResult(
-        name="size", passed=size.percent <= allowed, told=f"{sizes} ({size.percent:+.1f}%, at most +{allowed:g}%)"
+    return (
+        GateResult(name="validation", passed=after.validation.passed, told=right),
+        GateResult(name="answers", passed=not worse, told=listed or "none that was right is wrong"),
+        _figure_gate("speed", comparison.tokens_per_second, -gates.slower_percent, _number, " tokens/s"),
+        _figure_gate("size", comparison.engine_bytes, gates.larger_percent, human_bytes),
     )
 
 
-def _finished(specs: dict[str, Spec], verdict: Verdict) -> Iterator[Finished]:
-    spec = specs[verdict.spec]
-    if spec.publish is not None and spec.releases.promote_to is not None:
-        yield Finished(Registry(spec.publish.to), spec, verdict, spec.releases.promote_to)
+def _figure_gate(name: str, figure: Figure, worst: float, write: Callable[[float], str], unit: str = "") -> GateResult:
+    """The gate of a figure that may change by so many percent. With `worst` below zero, a smaller figure is worse."""
+    _, before, after, change = _figure(name, figure, write)
+    if figure.percent is None:
+        return GateResult(name=name, passed=True, told="unknown: not recorded of both")
+    sign = copysign(1.0, worst)
+    told = f"{before} -> {after}{unit} ({change}, at {'most' if sign > 0 else 'worst'} {worst:+g}%)"
+    return GateResult(name=name, passed=sign * figure.percent <= sign * worst, told=told)
 
 
-def _promotion(one: Finished, *, report_only: bool) -> Promotion:
-    try:
-        return _decided(one, report_only=report_only)
-    except RegistryError as error:
-        return _outcome(one, Decision.FAILED, str(error))
+def rebuilds(specs: Iterable[Spec], verdicts: Sequence[Verdict]) -> list[Rebuild]:
+    """The builds to start: targets of a spec that go to the same release are built together."""
+    found: list[Rebuild] = []
+    for spec in specs:
+        if not spec.releases.rebuild or spec.publish is None:
+            continue
+        mine = [one for one in verdicts if one.spec == spec.name and one.kind is Kind.REBUILD]
+        by_release = {one.release: [other for other in mine if other.release == one.release] for one in mine}
+        found += [_rebuild(spec, release, its) for release, its in by_release.items()]
+    return found
 
 
-def _decided(one: Finished, *, report_only: bool) -> Promotion:
-    pointer = one.registry.channel(one.spec.name, one.channel, one.verdict.target)
-    build_id = one.verdict.build_id
-    if pointer is not None and pointer.build_id == build_id:
-        return _outcome(one, Decision.THERE, f"{one.channel} points to it")
-    new = one.registry.manifest(one.spec.name, build_id)
-    if pointer is not None and pointer.was_on(build_id, new.created):
-        return _outcome(one, Decision.LEFT, f"{one.channel} was moved from it to {pointer.build_id} by somebody")
-    if pointer is None:
-        return _promoted(one, _outcome(one, Decision.PROMOTED, f"{one.channel} had no build"), report_only=report_only)
-    old = one.registry.manifest(one.spec.name, pointer.build_id)
-    if Version(old.target.release) > Version(new.target.release):
-        return _outcome(one, Decision.LEFT, f"{one.channel} has {old.target.release}, which is newer")
-    return _judged(one, old, new, report_only=report_only)
+def _rebuild(spec: Spec, release: str, verdicts: Sequence[Verdict]) -> Rebuild:
+    chosen = rebuild_spec(spec, {one.target: release for one in verdicts})
+    where = chosen.publish.model_dump(mode="json") if chosen.publish else None
+    digest = json_digest([spec.name, where, sorted(one.build_id for one in verdicts)])
+    key = f"rebuild {spec.name} {release} {digest[:KEY_DIGITS]}"
+    targets = tuple(one.target for one in verdicts)
+    return Rebuild(chosen, RebuildRun(spec=spec.name, release=release, targets=targets, key=key))
 
 
-def _judged(one: Finished, old: Manifest, new: Manifest, *, report_only: bool) -> Promotion:
-    comparison = compare_builds(old, new)
-    gates = gate_results(comparison, new, one.spec.releases.gates)
-    stopped = [f"{gate.name}: {gate.told}" for gate in gates if not gate.passed]
-    more = {"gates": gates, "comparison": comparison}
-    if stopped:
-        return _outcome(one, Decision.WORSE, "; ".join(stopped)).model_copy(update=more)
-    reason = f"not worse than {old.build_id} (release {old.target.release})"
-    better = _outcome(one, Decision.PROMOTED, reason).model_copy(update=more)
-    return _promoted(one, better, report_only=report_only)
+def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
+    """The rows of a table. Neighbouring releases with the same verdict are one row, with the newest one's reason."""
+    alike = [list(group) for _, group in groupby(verdicts, key=lambda one: (one.spec, one.target, one.kind))]
+    span = [f"{one[0].release} to {one[-1].release}" if len(one) > 1 else one[0].release for one in alike]
+    return [one[0].row | {"release": releases} for one, releases in zip(alike, span, strict=True)]
 
 
-def _promoted(one: Finished, promotion: Promotion, *, report_only: bool) -> Promotion:
-    if report_only:
-        return promotion.model_copy(update={"decision": Decision.WOULD_PROMOTE})
-    compared = promotion.comparison.before if promotion.comparison else None
-    build, reason = f"{one.spec.name}/{one.verdict.build_id}", f"{REASON}: {promotion.reason}"
-    one.registry.promote(build, one.channel, reason=reason, expected=compared)
-    return promotion
+def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+    """The figures of both builds, each with its name and by how many percent it changed."""
+    return [
+        _figure("tokens/s", comparison.tokens_per_second, _number),
+        _figure("engine", comparison.engine_bytes, human_bytes),
+        _figure("whole build", comparison.build_bytes, human_bytes),
+        _figure("seconds to make", comparison.making_seconds, _number),
+    ]
 
 
-def _outcome(one: Finished, decision: Decision, reason: str) -> Promotion:
-    return Promotion(
-        spec=one.spec.name,
-        target=one.verdict.target,
-        build_id=one.verdict.build_id,
-        channel=one.channel,
-        decision=decision,
-        reason=reason,
-    )
+def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[str, str, str, str]:
+    before, after = ("unknown" if value is None else write(value) for value in (figure.before, figure.after))
+    return name, before, after, "" if figure.percent is None else f"{figure.percent:+.1f}%"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def answers_sentence(comparison: Comparison) -> str:
+    """How many prompts have the same answer in both builds."""
+    same = len(comparison.answers) - len(comparison.different_answers)
+    return f"{same} of {len(comparison.answers)} answers are the same"
+
+
+def promotion_markdown(promotion: Promotion) -> str:
+    """A page on a finished build: the decision, the gates, and the comparison."""
+    return "\n".join(_promotion_lines(promotion)) + "\n"
+
+
+def _promotion_lines(promotion: Promotion) -> Iterator[str]:
+    yield f"# {promotion.spec}/{promotion.build_id}: {promotion.decision.value}"
+    yield f"\nChannel **{promotion.channel}**, target **{promotion.target}**: {_cell(promotion.reason)}"
+    gates = [(gate.name, "passed" if gate.passed else "**worse**", gate.told) for gate in promotion.gates]
+    yield from markdown_table(("gate", "", "figures"), gates)
+    if promotion.comparison is None:
+        return
+    comparison = promotion.comparison
+    yield f"\n## Compared with {comparison.before}\n\n{answers_sentence(comparison)}."
+    yield from markdown_table(("", "before", "after", ""), figures(comparison))
+    answers = [(one.prompt, _short(one.before), _short(one.after), one.said) for one in comparison.different_answers]
+    yield from markdown_table(("prompt", "before", "after", ""), answers)
+    changes = [(one.name, one.before, one.after) for one in comparison.changes]
+    yield from markdown_table(("what changed", "before", "after"), changes)
+    yield from (f"\n- {note}" for note in comparison.notes)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table after an empty one; none without rows."""
+    if rows:
+        yield f"\n| {' | '.join(head)} |"
+        yield f"|{'---|' * len(head)}"
+    yield from (f"| {' | '.join(map(_cell, row))} |" for row in rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_ANSWER else f"{text[:LONGEST_ANSWER]} …"

@@ -20,31 +20,86 @@ from enginery.core import __version__
 from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
 from enginery.core.files import cannot_write
 from enginery.core.home import logs_dir, store_dir
+from enginery.core.model import Frozen
 from enginery.core.progress import Facts, Log, Progress
 from enginery.core.text import human_bytes
 from enginery.pipeline.functions import (
-    changes_elsewhere,
     find_command_runner,
+    find_effect_check,
     find_function,
-    require_call_prepared,
-    still_holds,
+    find_preparation_check,
 )
-from enginery.pipeline.outcome import Outcome
 from enginery.pipeline.plan import Plan, PlannedStep
 from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Call, Command, Stage, StepContext, StepRecord, Store, digest_output
 from enginery.toolchains import DRIVERS, examples_dir
 
-TIMEOUT_SECONDS = {
-    Stage.DOWNLOAD: 6 * 3600.0,
-    Stage.CONVERT: 6 * 3600.0,
-    Stage.BUILD: 6 * 3600.0,
-    Stage.VALIDATE: 3600.0,
-    Stage.PACKAGE: 3600.0,
-    Stage.PUBLISH: 6 * 3600.0,
-    Stage.ROLLOUT: 3600.0,
-}
+SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
+TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take; generous, for the largest models on slow disks and lines."""
+
+
+class Outcome(Frozen):
+    """How a step came to be finished.
+
+    Attributes:
+        ran: whether the work was done now; False when the store already had it.
+    """
+
+    id: str
+    key: str
+    label: str
+    stage: Stage
+    ran: bool
+    seconds: float
+    size: int
+    facts: Facts
+
+    @classmethod
+    def of(cls, planned: PlannedStep, record: StepRecord, *, ran: bool) -> "Outcome":
+        """The outcome of a step whose record is `record`."""
+        return cls(
+            id=planned.id,
+            key=planned.key,
+            label=planned.label,
+            stage=planned.step.stage,
+            ran=ran,
+            seconds=record.seconds,
+            size=record.size,
+            facts=record.facts,
+        )
+
+
+class BuildSummary(Frozen):
+    """The end of a run of the pipeline.
+
+    Attributes:
+        steps: every step of the plan, in its order.
+        seconds: how long the whole run took.
+        run_url: the run's page in the Prefect UI, where there is a server with one.
+    """
+
+    name: str
+    steps: tuple[Outcome, ...]
+    seconds: float
+    run_url: str | None = None
+
+    @property
+    def ran(self) -> tuple[Outcome, ...]:
+        """The steps whose work was done in this run."""
+        return tuple(step for step in self.steps if step.ran)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The addresses of the published builds."""
+        return tuple(str(step.facts["uri"]) for step in self.steps if step.stage is Stage.PUBLISH)
+
+    @property
+    def sentence(self) -> str:
+        """One line for people."""
+        if not self.ran:
+            return f"{self.name}: nothing to do, all {len(self.steps)} steps were already done ({self.seconds:.1f} s)"
+        return f"{self.name}: ran {len(self.ran)} of {len(self.steps)} steps in {self.seconds:.1f} s"
 
 
 def run_step(planned: PlannedStep, store: Store, log: Log, progress: Progress | None = None) -> Outcome:
@@ -74,8 +129,8 @@ def run_with_inputs(
     planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
 ) -> Outcome:
     """Run a step, and before it each step it needs that the store does not have."""
-    for needed in plan.inputs_of(planned):
-        if find_valid(needed, store) is None:
+    for needed in plan.steps:
+        if needed.key in planned.step.inputs.values() and find_valid(needed, store) is None:
             run_with_inputs(needed, plan, store, log, progress)
     return run_step(planned, store, log, progress)
 
@@ -83,10 +138,8 @@ def run_with_inputs(
 def find_valid(planned: PlannedStep, store: Store) -> StepRecord | None:
     """The step's record, if the store has its whole output and its change outside the store is still there."""
     record = store.find(planned.key)
-    recipe = planned.step.recipe
-    if record is None or (isinstance(recipe, Call) and not still_holds(recipe.function, recipe.parameters)):
-        return None
-    return record
+    still_holds = find_effect_check(planned.step.recipe) if record else None
+    return record if still_holds is None or still_holds(planned.step.recipe.parameters) else None
 
 
 def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
@@ -119,17 +172,12 @@ def require_prepared(steps: Iterable[PlannedStep]) -> None:
         EngineryError: for the first that will not, such as a bucket that does not exist.
     """
     for planned in steps:
-        if isinstance(planned.step.recipe, Call):
-            require_call_prepared(planned.step.recipe.function, planned.step.recipe.parameters)
+        if require_call_prepared := find_preparation_check(planned.step.recipe):
+            require_call_prepared(planned.step.recipe.parameters)
 
 
 def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> None:
     """Make sure that the disk has space for the outputs of the steps to run, unless the spec accepts that it has not.
-
-    Args:
-        plan: the plan.
-        done: the keys of the steps that are done.
-        store: what `open_store` takes.
 
     Raises:
         PlanError: with the figures.
@@ -140,15 +188,12 @@ def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> 
 
 
 def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Finding]:
-    """Warn when the outputs of the steps to run do not fit on a disk.
+    """Warn when the outputs of the steps to run do not fit on a disk. Model repositories do not count: they are links.
 
-    Args:
-        plan: the plan. Model repositories do not count: their files are links.
-        done: the keys of the steps that are done.
-        place: a directory on that disk, which need not exist yet.
+    `done` are the keys of the other steps, and `place` is a directory on that disk, which need not exist yet.
     """
     need = sum(planned.estimated_bytes for planned in plan.steps if planned.key not in done)
-    free = shutil.disk_usage(_existing(place)).free
+    free = shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
     if need > free:
         problem = f"the steps to run make about {human_bytes(need)}; the disk of {place} has {human_bytes(free)} free"
         yield warning("W203", "targets", problem, "make room, or set ENGINERY_HOME or --store to a larger disk")
@@ -213,9 +258,8 @@ def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | 
         tee(f"working in {work}; log in {log_file}")
         if environment and (differences := toolchains.disagreements(environment)):
             tee(f"warning: the toolchain {environment.identity.name} is not what is recorded of it: {differences}")
-        recipe = planned.step.recipe
         # A step that changes something outside the store may run again. Then the new record is the true one.
-        replace = isinstance(recipe, Call) and changes_elsewhere(recipe.function)
+        replace = find_effect_check(planned.step.recipe) is not None
         return store.add(_record(planned, context), output, replace=replace)
 
 
@@ -306,7 +350,3 @@ def _require_gate(planned: PlannedStep, record: StepRecord, store: Store) -> Non
         report = Path(scratch) / "report"
         store.fetch(record, report)
         require_passed(read_report(report), planned.label)
-
-
-def _existing(place: Path) -> Path:
-    return next(parent for parent in (place, *place.parents) if parent.exists())

@@ -44,13 +44,8 @@ HEAD = """\
 def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
     """The script: external steps as their commands, internal steps through `enginery run-step`.
 
-    It is one subshell, so that a failure ends the script and not the shell into which it was pasted.
-
-    Args:
-        plan: the plan.
-        spec_file: where its spec is.
-        overrides: the `FIELD=VALUE` pairs with which it was planned.
-        store: the store to run with; the usual one when left out.
+    It is one subshell, so that a failure ends the script and not the shell into which it was pasted. `overrides` are
+    the `FIELD=VALUE` pairs with which the spec in `spec_file` was planned.
     """
     directory = f"{plan.spec.name}-steps"
     head = HEAD.format(name=plan.spec.name, directory=directory)
@@ -60,31 +55,29 @@ def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), stor
     return "\n".join([*lines, ")"]) + "\n"
 
 
-def command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: str) -> str:
-    """A line for a shell that runs a step's command.
-
-    Args:
-        planned: the step.
-        recipe: its command.
-        plan: the plan it is in.
-        directory: where the steps have their files, relative to the shell's working directory.
-    """
+def _command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: str) -> str:
+    """A line for a shell that runs a step's command. The files of the steps are in `directory`."""
     toolchain = planned.toolchain
     if toolchain is not None and toolchain.image:
         return _in_container(planned, recipe, toolchain, _places(planned, plan, f"{CURRENT_DIRECTORY}/{directory}"))
-    argv = fill(recipe, _places(planned, plan, directory))
-    if toolchain is not None and toolchain.kind == "venv" and "/" not in argv[0]:
-        argv = (str(location(toolchain) / "bin" / argv[0]), *argv[1:])
+    program, *arguments = fill(recipe, _places(planned, plan, directory))
+    if toolchain is not None and "/" not in program:
+        program = _program(toolchain, program)
     settings = [f"{name}={shlex.quote(value)}" for name, value in recipe.environment.items()]
-    return " ".join([*settings, shlex.join(argv)])
+    return " ".join([*settings, shlex.join([program, *arguments])])
 
 
-def wanted_examples(planned: PlannedStep) -> str:
+def _program(toolchain: ToolchainIdentity, name: str) -> str:
+    """A program of a toolchain: its path in a `venv`, else its name."""
+    return str(location(toolchain) / "bin" / name) if toolchain.kind == "venv" else name
+
+
+def _wanted_examples(planned: PlannedStep) -> str:
     """The release whose examples the reader must provide; empty when they are known, or not needed."""
-    recipe = planned.step.recipe
-    if planned.toolchain is None or not isinstance(recipe, Command) or _known_examples(planned, planned.toolchain):
+    recipe, toolchain = planned.step.recipe, planned.toolchain
+    if toolchain is None or not isinstance(recipe, Command) or not _uses(recipe, "examples"):
         return ""
-    return planned.toolchain.version(PACKAGE) if _uses(recipe, "examples") else ""
+    return "" if _known_examples(planned, toolchain) else toolchain.version(PACKAGE)
 
 
 def _uses(recipe: Command, place: str) -> bool:
@@ -98,7 +91,7 @@ def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
     toolchain = planned.toolchain
     if toolchain is not None:
         unknown = f"{CURRENT_DIRECTORY}/{EXAMPLES}" if toolchain.image else EXAMPLES
-        places["python"] = str(location(toolchain) / "bin" / "python") if toolchain.kind == "venv" else PYTHON
+        places["python"] = _program(toolchain, "python") if toolchain.kind == "venv" else PYTHON
         places["examples"] = str(_known_examples(planned, toolchain) or unknown)
     return places
 
@@ -125,11 +118,7 @@ def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIde
         environment=recipe.environment,
         user=USER,
     )
-    return _shell(docker_command(box, f"enginery-{planned.key[:12]}", fill(recipe, places)))
-
-
-def _shell(argv: Sequence[str]) -> str:
-    return " ".join(map(_quoted, argv))
+    return " ".join(map(_quoted, docker_command(box, f"enginery-{planned.key[:12]}", fill(recipe, places))))
 
 
 def _quoted(word: str) -> str:
@@ -156,7 +145,7 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
     if any(_lacks_registry(toolchain) for toolchain in wanted):
         yield f"# docker asks its own registry: plan with {REGISTRY} set to NVIDIA's, or a mirror of it"
     yield from (shlex.join(["docker", "pull", image]) for image in sorted(images))
-    for release in sorted({wanted_examples(planned) for planned in plan.steps} - {""}):
+    for release in sorted({_wanted_examples(planned) for planned in plan.steps} - {""}):
         yield f"# ./{EXAMPLES} is taken for that of a checkout of TensorRT-LLM v{release}; or set {SETTING}"
 
 
@@ -175,4 +164,4 @@ def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) 
         yield shlex.join([*run, *where])
         return
     yield f"mkdir -p {place}"
-    yield command_line(planned, recipe, plan, directory)
+    yield _command_line(planned, recipe, plan, directory)

@@ -1,23 +1,36 @@
-"""What one release means for one target of a spec.
+"""What new releases mean for the targets of a fleet's specs.
 
-The target is planned for the release, as if the spec had named it. Then the registry is searched for that build, and
-the package index for the release's wheel. Nothing is installed.
+Each target gets verdicts on the releases from the newest down to the first that can be built. For a verdict the target
+is planned for the release, as if the spec had named it. Then the registry is searched for that build, and the package
+index for the release's wheel. Nothing is installed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from enginery.core.errors import EngineryError, PlanError, RegistryError, SourceError, UsageError
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from enginery.backends import ONNXRUNTIME_PACKAGES, Request
+from enginery.core.errors import EngineryError, PlanError, RegistryError, SourceError, ToolchainError, UsageError
 from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
-from enginery.pipeline.plan import Plan, Resolver, make_plan
+from enginery.core.versions import is_range, is_version, mistake
+from enginery.pipeline.plan import Machine, Resolver, make_plan
 from enginery.registry import Registry
 from enginery.releases import Certainty, ListedRelease, Listing, arguments, facts, flags_of
-from enginery.spec import BackendName, Releases, Spec, Target, code_of
+from enginery.sources import resolve
+from enginery.spec import BackendName, Releases, Spec, Target, code_of, gpus
 from enginery.store import Stage
 from enginery.toolchains import PACKAGE, ToolchainIdentity
+
+ListReleases = Callable[[str], Listing]
+"""Lists the releases of a project in the package indexes."""
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Kind(StrEnum):
@@ -47,12 +60,8 @@ class Verdict(Frozen):
     """What one release means for one target of a spec.
 
     Attributes:
-        spec: the spec's name.
-        target: the target.
         backend: the backend it is built with; empty when that is not decided.
         present: the release that the spec is built for now; empty for none.
-        release: the release that the verdict is on.
-        kind: the verdict.
         reason: why, with the facts that were compared.
         remedy: what to change, where something must be changed.
         facts: where nothing is known of the release itself: the release whose facts were used.
@@ -93,8 +102,14 @@ BY_CODE: Mapping[str, Kind] = {
 FIRST_OF = (Kind.CHECKPOINT_ONLY, Kind.UNSUPPORTED, Kind.UNSUPPORTED_FLAG, Kind.NO_TOOLCHAIN)
 """The verdict when several findings stop a plan: the first of these."""
 
+ENDS = frozenset({Kind.REBUILD, Kind.BUILT, Kind.UNDECIDED})
+"""Verdicts after which older releases get none."""
+
 NO_PINS = "E302"
 PIN_IT = "write a pin file for the release, as infra/toolchains/README.md says"
+CORRECT_IT = "correct the target's release"
+CAN_BE_BUILT = "it is listed, and the spec can be built for it"
+ADD_INDEX = "add NVIDIA's package index, or a mirror of it, to your pip configuration, or use toolchain: container"
 OF_TARGET = re.compile(r"^targets\.0 \([^)]*\)\.")
 """How the findings of a trial begin. It has only one target, and the verdict names it."""
 
@@ -103,8 +118,6 @@ class Candidate(NamedTuple):
     """A target that may be built for another release.
 
     Attributes:
-        spec: its spec.
-        target: the target.
         present: the release it is built for now; empty for none.
         listing: the releases of its backend in the package index.
         resolver: resolves the spec's source.
@@ -116,16 +129,39 @@ class Candidate(NamedTuple):
     listing: Listing
     resolver: Resolver
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether the spec names a release that no index has. An index that did not answer might have it."""
+        wanted = self.target.release
+        return is_version(wanted) and self.listing.find(wanted) is None and not self.listing.silent
+
+    def verdict(self, kind: Kind, release: str = "", **more: str) -> Verdict:
+        """A verdict on a release; when left out, on the one that the spec has now."""
+        return Verdict(
+            spec=self.spec.name,
+            target=self.target.name,
+            present=self.present,
+            release=release or self.present or self.target.release,
+            kind=kind,
+            **more,
+        )
+
+
+def fleet_verdicts(specs: Sequence[Spec], list_releases: ListReleases, resolver: Resolver = resolve) -> list[Verdict]:
+    """The verdicts on each spec's targets, in the order of the specs. Each project is listed once.
+
+    A target gets a verdict on each release from the newest that the spec's policy admits down to the one it has now.
+    The last verdict is on the first release that can be built, or on which no verdict is possible.
+    """
+    list_once, resolve_once = _once(list_releases, ToolchainError), _once(resolver, SourceError)
+    return [verdict for spec in specs for verdict in _spec_verdicts(spec, list_once, resolve_once)]
+
 
 def rebuild_spec(spec: Spec, targets: dict[str, str]) -> Spec:
-    """The spec of a rebuild: some targets, each for another release.
+    """The spec of a rebuild: only the given targets, each for another release.
 
     Nothing is rolled out, and only the channel `releases.build_channel` is moved, so nothing that serves changes. Up to
     publishing, the steps have the same keys as if the spec itself named these releases.
-
-    Args:
-        spec: the spec.
-        targets: the targets to keep -> the release for each.
     """
     chosen = tuple(
         target.model_copy(update={"release": targets[target.name]}) for target in spec.targets if target.name in targets
@@ -135,82 +171,148 @@ def rebuild_spec(spec: Spec, targets: dict[str, str]) -> Spec:
     return spec.model_copy(update=changes)
 
 
-def judge(candidate: Candidate, release: ListedRelease) -> Verdict:
-    """The verdict on a release for a target."""
-    blank = Verdict(
-        spec=candidate.spec.name,
-        target=candidate.target.name,
-        present=candidate.present,
-        release=release.release,
-        kind=Kind.UNDECIDED,
-    )
+def with_prereleases(spec: Spec) -> Spec:
+    """The spec with a policy that also admits previews."""
+    return spec.model_copy(update={"releases": spec.releases.model_copy(update={"prereleases": True})})
+
+
+def _once(call: Callable[[A], R], errors: type[Exception]) -> Callable[[A], R]:
+    """The same function, called once for each argument. Later calls get the same result, or the same error."""
+    results: dict[str, R | Exception] = {}
+
+    def remembered(argument: A) -> R:
+        key = repr(argument)  # a source has no hash
+        if key not in results:
+            try:
+                results[key] = call(argument)
+            except errors as error:
+                results[key] = error
+        result = results[key]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return remembered
+
+
+def _spec_verdicts(spec: Spec, list_releases: ListReleases, resolver: Resolver) -> Iterator[Verdict]:
+    machine = Machine()
+    for target in spec.targets:
+        if spec.releases.targets and target.name not in spec.releases.targets:
+            continue
+        try:
+            request = Request(spec, target, machine.gpu_of(target))
+            yield from _verdicts(_candidate(request, machine, list_releases, resolver))
+        except (ToolchainError, UsageError) as error:
+            about = {"spec": spec.name, "target": target.name, "release": target.release}
+            reason = f"{error.subject}: {error.problem}"
+            yield Verdict(kind=Kind.UNDECIDED, reason=reason, remedy=error.remedy, **about)
+
+
+def _candidate(request: Request, machine: Machine, list_releases: ListReleases, resolver: Resolver) -> Candidate:
+    backend = machine.backend_of(request)
     try:
-        return blank.model_copy(update={"facts": _facts(candidate, release.release), **_judge(candidate, release)})
-    except PlanError as error:
-        return blank.model_copy(update={"facts": _facts(candidate, release.release), **_refused(error.mistakes)})
+        present = backend.release(request.target)
+    except PlanError:  # the backend does not know the release that the spec names
+        present = request.target.release if is_version(request.target.release) else ""
+    project = PACKAGE
+    if backend.name is BackendName.ONNXRUNTIME:
+        project = ONNXRUNTIME_PACKAGES["cpu" if request.gpu == gpus.CPU else "cuda"]
+    return Candidate(request.spec, request.target, present, list_releases(project), resolver)
+
+
+def _verdicts(candidate: Candidate) -> Iterator[Verdict]:
+    if problem := mistake(candidate.target.release):
+        yield candidate.verdict(Kind.NO_SUCH_RELEASE, reason=problem, remedy=CORRECT_IT)
+        return
+    newer = _newer_releases(candidate)
+    if not newer or candidate.is_missing:
+        yield _nothing_newer(candidate)
+    for release in reversed(newer):
+        verdict = _judge(candidate, release)
+        yield verdict
+        if verdict.kind in ENDS:
+            return
+
+
+def _newer_releases(candidate: Candidate) -> list[ListedRelease]:
+    """The releases newer than the present one that the policy and the spec admit, oldest first."""
+    policy, wanted = candidate.spec.releases, candidate.target.release
+    ranges = [SpecifierSet(policy.within), SpecifierSet(wanted if is_range(wanted) else "")]
+    return [
+        release
+        for release in candidate.listing.usable(prereleases=policy.prereleases)
+        if all(one.contains(release.version, prereleases=True) for one in ranges)
+        and (not candidate.present or release.version > Version(candidate.present))
+    ]
+
+
+def _nothing_newer(candidate: Candidate) -> Verdict:
+    listing, wanted = candidate.listing, candidate.target.release
+    usable = listing.usable(prereleases=candidate.spec.releases.prereleases)
+    newest = (
+        f"the newest listed is {usable[-1].release}" if usable else "none is listed but previews and withdrawn ones"
+    )
+    if candidate.is_missing:
+        problem = f"the spec names {listing.project} {wanted}, which no package index lists; {newest}"
+        return candidate.verdict(Kind.NO_SUCH_RELEASE, reason=problem, remedy=CORRECT_IT)
+    found = listing.find(candidate.present) if candidate.present else None
+    withdrawn = "; the spec's own was withdrawn from the index" if found is not None and found.yanked else ""
+    return candidate.verdict(Kind.CURRENT, reason=f"no newer release that the spec admits: {newest}{withdrawn}")
+
+
+def _judge(candidate: Candidate, release: ListedRelease) -> Verdict:
+    """The verdict on a newer release for a target."""
+    blank = candidate.verdict(Kind.UNDECIDED, release.release)
+    try:
+        found = _planned(candidate, release)
+        return blank.model_copy(update={"facts": _facts(candidate, release.release), **found})
     except UsageError as error:  # the release is older than all that Enginery knows
         return blank.model_copy(update={"kind": Kind.UNSUPPORTED, **_reason(error)})
     except (SourceError, RegistryError) as error:
         return blank.model_copy(update=_reason(error))
 
 
-def _reason(error: EngineryError) -> dict[str, object]:
+def _reason(error: EngineryError) -> dict[str, Any]:
     reason = f"{error.subject}: {error.problem}" if error.subject else error.problem
     return {"reason": reason, "remedy": error.remedy}
 
 
-def _judge(candidate: Candidate, release: ListedRelease) -> dict[str, object]:
+def _planned(candidate: Candidate, release: ListedRelease) -> dict[str, Any]:
+    """What a plan for the release makes of the target; the plan's mistakes are a verdict, too."""
     spec = rebuild_spec(candidate.spec, {candidate.target.name: release.release})
-    plan = make_plan(spec, candidate.resolver)
+    try:
+        plan = make_plan(spec, candidate.resolver)
+    except PlanError as error:
+        return _refused(error.mistakes)
     (target,) = plan.targets
-    toolchain = _toolchain(plan)
-    found: dict[str, object] = {"backend": target.backend, "build_id": target.build_id}
-    if _is_published(candidate.spec, target.build_id):
+    found = {"backend": target.backend, "build_id": target.build_id}
+    if spec.publish is not None and Registry(spec.publish.to).exists(spec.name, target.build_id):
         return found | {"kind": Kind.BUILT, "reason": f"{target.build_id} is published"}
-    if lacking := _lacking_wheel(toolchain, release, candidate.listing):
-        problem, remedy = lacking
-        return found | {"kind": Kind.NO_TOOLCHAIN, "reason": problem, "remedy": remedy}
-    return found | {
-        "kind": Kind.REBUILD,
-        "reason": f"it is listed, and the spec can be built for it{_where(toolchain)}",
-    }
-
-
-def _toolchain(plan: Plan) -> ToolchainIdentity | None:
-    """The environment of the release's own commands: the one in which the engine is validated."""
-    return next((step.toolchain for step in plan.steps if step.step.stage is Stage.VALIDATE), None)
-
-
-def _where(toolchain: ToolchainIdentity | None) -> str:
-    """The environment that the commands would run in, where there is one."""
+    # The environment of the release's own commands is the one in which the engine is validated.
+    toolchain = next((step.toolchain for step in plan.steps if step.step.stage is Stage.VALIDATE), None)
     if toolchain is None:
-        return ""
+        return found | {"kind": Kind.REBUILD, "reason": CAN_BE_BUILT}
+    if lacking := _lacking_wheel(toolchain, release, candidate.listing):
+        return found | {"kind": Kind.NO_TOOLCHAIN, "reason": lacking, "remedy": ADD_INDEX}
     image = f" {toolchain.image}" if toolchain.image else ""
-    return f" in toolchain {toolchain.name} ({toolchain.kind}{image})"
+    reason = f"{CAN_BE_BUILT} in toolchain {toolchain.name} ({toolchain.kind}{image})"
+    return found | {"kind": Kind.REBUILD, "reason": reason}
 
 
-def _is_published(spec: Spec, build_id: str) -> bool:
-    return spec.publish is not None and Registry(spec.publish.to).exists(spec.name, build_id)
-
-
-def _lacking_wheel(
-    toolchain: ToolchainIdentity | None, release: ListedRelease, listing: Listing
-) -> tuple[str, str] | None:
-    """Why a `venv` of TensorRT-LLM cannot be made, and the remedy. Only the names of the files are used."""
-    if toolchain is None or toolchain.kind != "venv" or not toolchain.version(PACKAGE):
-        return None
-    if release.has_wheel_for(toolchain.python):
-        return None
+def _lacking_wheel(toolchain: ToolchainIdentity, release: ListedRelease, listing: Listing) -> str:
+    """Why a `venv` of TensorRT-LLM cannot be made; empty when it can. Only the names of the files are used."""
+    is_needed = toolchain.kind == "venv" and toolchain.version(PACKAGE)
+    if not is_needed or release.has_wheel_for(toolchain.python):
+        return ""
     offered = ", ".join(f"{file.name} ({human_bytes(file.size)})" if file.size else file.name for file in release.files)
-    silent = f"; not candidate, as it did not answer: {'; '.join(listing.silent)}" if listing.silent else ""
-    problem = (
+    silent = f"; not counted, as it did not answer: {'; '.join(listing.silent)}" if listing.silent else ""
+    return (
         f"no wheel for Python {toolchain.python} is listed, only {offered}: NVIDIA's source packages are stubs{silent}"
     )
-    remedy = "add NVIDIA's package index, or a mirror of it, to your pip configuration, or use toolchain: container"
-    return problem, remedy
 
 
-def _refused(mistakes: Sequence[str]) -> dict[str, object]:
+def _refused(mistakes: Sequence[str]) -> dict[str, Any]:
     """The verdict for a plan that these findings stop. It is undecided if only the model's source is the problem."""
     of_source = [mistake for mistake in mistakes if not code_of(mistake)]
     kinds = {BY_CODE.get(code, Kind.UNSUPPORTED) for mistake in mistakes if (code := code_of(mistake))}

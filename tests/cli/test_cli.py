@@ -224,7 +224,7 @@ def test_an_unknown_option_exits_with_2(enginery: Enginery) -> None:
 def test_a_build_without_the_flow_says_what_to_install(
     enginery: Enginery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enginery.cli.app.entry_points", lambda **_: ())
+    monkeypatch.setattr("enginery.cli.options.entry_points", lambda **_: ())
     assert enginery("build", str(TINY)) == 2
     assert "the flow 'build' is not installed" in capsys.readouterr().err
 
@@ -281,6 +281,6 @@ def test_without_prefect_its_extra_is_named(
     monkeypatch: pytest.MonkeyPatch,
     command: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr("enginery.cli.app.find_spec", lambda name: None if name == "prefect" else name)
+    monkeypatch.setattr("enginery.cli.options.find_spec", lambda name: None if name == "prefect" else name)
     assert enginery(*command) == 2
     assert "this needs prefect, not installed here" in capsys.readouterr().err

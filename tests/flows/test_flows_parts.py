@@ -14,7 +14,7 @@ from prefect.locking.protocol import LockManager
 from enginery.core.errors import CommandError, EngineryError, RegistryError, SourceError, ValidationError
 from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts
 from enginery.pipeline.flows.failures import BuildError, failure
-from enginery.pipeline.outcome import Outcome
+from enginery.pipeline.run import Outcome
 from enginery.pipeline.tasks import interrupt
 from enginery.pipeline.tasks.locks import StoreLocks
 from enginery.pipeline.tasks.progress import artifact_key
@@ -170,13 +170,13 @@ def test_a_step_that_would_begin_after_the_interrupt_does_not_until_its_run_is_t
     """Between Prefect's own look at the run's state and the step's work a cancellation can come."""
     runs = iter(["cancelled", "cancelled", "another", "cancelled", "cancelled"])
     monkeypatch.setattr("enginery.pipeline.tasks.interrupt.flow_run.get_id", lambda: next(runs))
-    assert interrupt.interrupt_steps() == 0
+    with pytest.raises(KeyboardInterrupt), interrupt.interrupting_steps():
+        raise KeyboardInterrupt
     with pytest.raises(interrupt.StepInterrupted), interrupt.at_work():
         pass
     with interrupt.at_work():
         pass
-    interrupt.begin_steps()
-    with interrupt.at_work():
+    with interrupt.interrupting_steps(), interrupt.at_work():
         pass
 
 
@@ -203,7 +203,8 @@ def test_an_interrupt_reaches_a_thread_at_work_and_no_other() -> None:
     for thread in threads:
         thread.start()
     ready.wait()
-    assert interrupt.interrupt_steps() == 1
+    with pytest.raises(KeyboardInterrupt), interrupt.interrupting_steps():
+        raise KeyboardInterrupt
     wait_until(lambda: ended == ["interrupted"])
     free.set()
     for thread in threads:

@@ -162,7 +162,7 @@ class Elsewhere:
         (context.output / "done").write_text(f"done {self.changed}")
         return {"uri": context.parameters["to"], "times": self.changed}
 
-    def still_holds(self, _name: str, _parameters: Mapping[str, Any]) -> bool:
+    def still_holds(self, _parameters: Mapping[str, Any]) -> bool:
         return self.holds
 
 
@@ -170,7 +170,7 @@ class Elsewhere:
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     outside = Elsewhere()
     monkeypatch.setattr(run, "find_function", lambda _name: outside.change)
-    monkeypatch.setattr(run, "still_holds", outside.still_holds)
+    monkeypatch.setattr(run, "find_effect_check", lambda _recipe: outside.still_holds)
     return outside
 
 
@@ -278,7 +278,7 @@ def test_errors_keep_their_details_when_they_cross_processes() -> None:
 
 
 def test_what_steps_need_elsewhere_is_asked_for_by_the_steps_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, Mapping[str, Any]]] = []
-    monkeypatch.setattr(run, "require_call_prepared", lambda name, parameters: asked.append((name, parameters)))
+    asked: list[Mapping[str, Any]] = []
+    monkeypatch.setattr("enginery.registry.require_publishable", asked.append)
     require_prepared([shell_step("true"), call_step("publish")])
-    assert asked == [("publish", {"to": "there"})]
+    assert asked == [{"to": "there"}]

@@ -8,7 +8,7 @@ import pytest
 from enginery.core.errors import SpecError, UsageError
 from enginery.pipeline.fleet import read_fleet, spec_files
 from enginery.pipeline.flows import release_watch
-from enginery.pipeline.watch_report import Rebuild, WatchReport
+from enginery.pipeline.promotion import Rebuild, RebuildRun, WatchReport
 from enginery.spec.spec import parse_spec
 from tests.support.plans import examples, spec_data
 from tests.support.watched import watched_spec
@@ -96,7 +96,7 @@ def test_rebuilds_may_not_go_where_ordinary_builds_go() -> None:
 
 def test_a_rebuild_that_cannot_be_started_is_told_and_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = watched_spec({"name": "engine", "release": "1.1.0"})
-    wanted = Rebuild(spec=spec, release="1.2.1", targets=("engine",), key="0")
+    wanted = Rebuild(spec, RebuildRun(spec=spec.name, release="1.2.1", targets=("engine",), key="0"))
 
     def away(**_: object) -> None:
         raise httpx.ConnectError("connection refused")

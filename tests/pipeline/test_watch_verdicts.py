@@ -7,9 +7,8 @@ import pytest
 
 from enginery.core.errors import SourceError, ToolchainError
 from enginery.pipeline.plan import make_plan
-from enginery.pipeline.release_verdicts import fleet_verdicts
-from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
-from enginery.pipeline.watch_report import rebuilds, verdict_rows
+from enginery.pipeline.promotion import rebuilds, verdict_rows
+from enginery.pipeline.verdict import Kind, Verdict, fleet_verdicts, rebuild_spec
 from enginery.registry import publish
 from enginery.releases.index import Listing
 from enginery.sources import ResolvedSource, resolve
@@ -274,16 +273,16 @@ def test_targets_that_go_to_one_release_are_one_rebuild_with_one_key(bucket: str
     spec = watched_spec(OLD, OLD, to=f"s3://{bucket}/engines")
     found = verdicts(spec, listed("1.1.0", "1.2.1"))
     (one,), (again,) = rebuilds([spec], found), rebuilds([spec], list(reversed(found)))
-    assert one.targets == ("target-0", "target-1")
-    assert one.key == again.key
-    assert one.key.startswith("rebuild tiny 1.2.1 ")
+    assert one.run.targets == ("target-0", "target-1")
+    assert one.run.key == again.run.key
+    assert one.run.key.startswith("rebuild tiny 1.2.1 ")
     assert [target.release for target in one.spec.targets] == ["1.2.1", "1.2.1"]
 
 
 def test_the_key_of_a_rebuild_changes_with_what_it_makes_and_where_it_goes(bucket: str) -> None:
     def key(to: str, **target: Any) -> str:
         spec = watched_spec({**OLD, **target}, to=f"s3://{bucket}/{to}")
-        return rebuilds([spec], verdicts(spec, listed("1.1.0", "1.2.1")))[0].key
+        return rebuilds([spec], verdicts(spec, listed("1.1.0", "1.2.1")))[0].run.key
 
     assert len({key("a"), key("a"), key("b"), key("a", precision="float16")}) == 3
 

@@ -18,8 +18,8 @@ from enginery.core.errors import CommandError, EngineryError, PlanError, Validat
 from enginery.core.process.failures import FailureCause
 from enginery.core.s3.objects import Address, Prefix
 from enginery.pipeline import run
-from enginery.pipeline.outcome import Outcome
 from enginery.pipeline.plan import Plan, make_plan
+from enginery.pipeline.run import Outcome
 from enginery.registry import Registry
 from enginery.spec.spec import parse_spec
 from enginery.store.local import LocalStore

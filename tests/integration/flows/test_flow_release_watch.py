@@ -17,9 +17,8 @@ from prefect.settings import PREFECT_API_URL
 from enginery.core.errors import EngineryError, ToolchainError
 from enginery.core.process.service import Service
 from enginery.pipeline.flows.release_watch import watch_releases
-from enginery.pipeline.promotion import Decision
+from enginery.pipeline.promotion import Decision, WatchReport
 from enginery.pipeline.verdict import Kind
-from enginery.pipeline.watch_report import WatchReport
 from enginery.registry import Registry, publish
 from enginery.releases.index import Listing, listed_releases
 from enginery.spec.spec import Spec

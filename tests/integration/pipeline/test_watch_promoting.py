@@ -9,9 +9,8 @@ import pytest
 
 from enginery.builds.manifest import Manifest
 from enginery.builds.validation import ValidationReport
-from enginery.pipeline.promotion import Decision, Promotion, promotions
+from enginery.pipeline.promotion import Decision, Promotion, WatchReport, promotion_markdown, promotions
 from enginery.pipeline.verdict import Kind, Verdict
-from enginery.pipeline.watch_report import WatchReport, promotion_markdown
 from enginery.registry import Registry, publish
 from enginery.spec.spec import Spec
 from tests.support import builds

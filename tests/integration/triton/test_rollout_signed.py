@@ -14,6 +14,7 @@ from enginery.core.errors import EngineryError, RegistryError, RolloutError, Usa
 from enginery.core.s3.objects import Prefix
 from enginery.pipeline import functions
 from enginery.registry.signatures import sign_build
+from enginery.store import Call
 from enginery.triton.placement import arrange, open_repository, place, read_configs
 from enginery.triton.rollout import roll_out_build, rollout, serving_build
 from tests.support.builds import ANSWERS, QUESTION, Build
@@ -155,10 +156,12 @@ def test_keys_that_cannot_be_read_are_found_before_a_pipeline_begins(
     pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TRUSTED_KEYS, str(tmp_path / "nowhere"))
+    check = functions.find_preparation_check(Call(function="rollout", version=1, parameters={}))
+    assert check is not None
     with pytest.raises(UsageError, match="cannot be read"):
-        functions.require_call_prepared("rollout", {})
+        check({})
     monkeypatch.setenv(TRUSTED_KEYS, str(pair.public))
-    functions.require_call_prepared("rollout", {})
+    check({})
 
 
 def test_the_command_takes_the_trusted_keys_as_an_option(site: Site, pair: KeyPair) -> None:
