@@ -74,6 +74,11 @@ def first_of(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + more
 
 
+def below(lines: Iterable[str]) -> str:
+    """The last lines of a command, as they are shown below its error."""
+    return "".join(f"\n  | {line}" for line in lines)
+
+
 class LineReader:
     r"""Makes lines of bytes as they arrive, with secrets masked. A carriage return ends a line too, for progress bars.
 

@@ -1,26 +1,23 @@
 """Every toolchain by its name: which there are, what each one is, making one, and checking it against its pins."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from enginery.core import home
 from enginery.core.errors import ToolchainError
-from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Log, no_log
 from enginery.toolchains import pins
+from enginery.toolchains.container import Container
+from enginery.toolchains.host import Host
 from enginery.toolchains.identity import READY, Kind, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import PACKAGE, describe, release_of
-from enginery.toolchains.release_probe import machine_gpus, probe_release
+from enginery.toolchains.release_probe import machine_facts, probe_release
 from enginery.toolchains.venv import Venv
 
-if TYPE_CHECKING:
-    from enginery.toolchains import container, host
-else:
-    container, host = late("enginery.toolchains.container"), late("enginery.toolchains.host")
+KINDS: dict[Kind, type[Toolchain]] = {"venv": Venv, "host": Host, "container": Container}
 
 
 class Identify(Protocol):
@@ -112,7 +109,7 @@ def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdenti
         UsageError: when there is no such toolchain.
         ToolchainError: when no Python on this machine fits, no image is known, or `host` lacks a package.
     """
-    return _class_of(kind).identify(name, image)
+    return KINDS[kind].identify(name, image)
 
 
 def ensure(toolchain: ToolchainIdentity | str, log: Log = no_log) -> Toolchain:
@@ -127,7 +124,7 @@ def ensure(toolchain: ToolchainIdentity | str, log: Log = no_log) -> Toolchain:
         ToolchainError: when it cannot be made; `transient` if the network was the reason.
     """
     identity = identify(toolchain) if isinstance(toolchain, str) else toolchain
-    return _class_of(identity.kind).ensure(identity, log)
+    return KINDS[identity.kind].ensure(identity, log)
 
 
 def known_facts(toolchain: Toolchain) -> dict[str, str]:
@@ -136,18 +133,7 @@ def known_facts(toolchain: Toolchain) -> dict[str, str]:
     For TensorRT-LLM also what it can do (`verdict`), how that differs from what is recorded of the release
     (`disagreements`), and the `gpu` and `driver` of this machine. A `host` is probed once in each process.
     """
-    return toolchain.facts() | (_gpu_facts(toolchain) if toolchain.identity.version(PACKAGE) else {})
-
-
-def disagreements(toolchain: Toolchain) -> str:
-    """How a toolchain of TensorRT-LLM differs from what is recorded of the release; empty where it does not."""
-    return toolchain.facts().get("disagreements", "")
-
-
-def _gpu_facts(toolchain: Toolchain) -> dict[str, str]:
-    gpus, driver = machine_gpus(toolchain.environment)
-    counted = (f"{count} x {name}" if count > 1 else name for name, count in Counter(gpus).items())
-    return {"gpu": ", ".join(counted), "driver": driver} if gpus else {}
+    return toolchain.facts() | (machine_facts(toolchain.environment) if toolchain.identity.version(PACKAGE) else {})
 
 
 def check(name: str, kind: Kind | None = None) -> ToolchainReport:
@@ -168,26 +154,22 @@ def check(name: str, kind: Kind | None = None) -> ToolchainReport:
         return ToolchainReport(name=name, directory=location(identity), created=False)
     toolchain = ensure(identity)
     found = toolchain.probe()
-    report = ToolchainReport(
+    probed = probe_release(toolchain) if identity.version(PACKAGE) else None
+    reason = f" ({probed.reason})" if probed and probed.reason else ""
+    return ToolchainReport(
         name=name,
         directory=toolchain.directory,
         created=True,
         python=found.python,
         packages=found.installed,
         mismatches=tuple(toolchain.mismatches(found)),
+        verdict=f"{probed.verdict}{reason}" if probed else "",
+        disagreements=probed.disagreements if probed else (),
     )
-    return _with_release(report, toolchain) if identity.version(PACKAGE) else report
-
-
-def _with_release(report: ToolchainReport, toolchain: Toolchain) -> ToolchainReport:
-    probed = probe_release(toolchain)
-    verdict = f"{probed.verdict} ({probed.reason})" if probed.reason else probed.verdict
-    return report.model_copy(update={"verdict": verdict, "disagreements": probed.disagreements})
 
 
 def _made_or_venv(name: str) -> ToolchainIdentity:
     """The `venv` or `container` of that name that is ready; the `venv` that would be made if there is none."""
-    describe(name)
     images = [identity for identity in _recorded() if identity.name == name and identity.kind == "container"]
     try:
         identity = identify(name)
@@ -204,22 +186,16 @@ def _present(name: str) -> ToolchainIdentity:
     if _is_ready(identity) or not release_of(name):
         return identity
     try:
-        return host.Host.identify(name)
+        return Host.identify(name)
     except ToolchainError:
         return identity
 
 
 def _is_ready(identity: ToolchainIdentity) -> bool:
-    return _class_of(identity.kind).is_ready(identity)
+    return KINDS[identity.kind].is_ready(identity)
 
 
 def _recorded() -> Iterator[ToolchainIdentity]:
     """The toolchains that were made on this machine."""
     for path in sorted(home.toolchains_dir().glob(f"*/{READY}")):
         yield ToolchainIdentity.model_validate(json.loads(path.read_text(encoding="utf-8"))["identity"])
-
-
-def _class_of(kind: Kind) -> type[Toolchain]:
-    if kind == "venv":
-        return Venv
-    return host.Host if kind == "host" else container.Container
