@@ -1,7 +1,7 @@
 """How far a transfer is, in bytes and files: what takes note of it, and two simple ways to show it."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pydantic import JsonValue
@@ -35,17 +35,29 @@ class Progress(Protocol):
         """One more file is complete."""
 
 
-class NoProgress:
-    """Shows nothing."""
+class Several:
+    """Passes everything on to several."""
+
+    parts: Sequence[Progress] = ()
+
+    def __init__(self, *parts: Progress) -> None:
+        self.parts = parts
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        pass
+        for part in self.parts:
+            part.begin(what, files=files, size=size)
 
     def add(self, size: int) -> None:
-        pass
+        for part in self.parts:
+            part.add(size)
 
     def end_file(self) -> None:
-        pass
+        for part in self.parts:
+            part.end_file()
+
+
+class NoProgress(Several):
+    """Shows nothing: it passes everything on to nobody."""
 
 
 NO_PROGRESS = NoProgress()
@@ -71,22 +83,3 @@ class LogProgress(NoProgress):
             if percent >= self.logged + LOG_EVERY_PERCENT or (self.done == self.size and percent > self.logged):
                 self.logged = percent
                 self.log(f"{self.what}: {self.done:,} of {self.size:,} bytes ({percent}%)")
-
-
-class Several:
-    """Passes everything on to several."""
-
-    def __init__(self, *parts: Progress) -> None:
-        self.parts = parts
-
-    def begin(self, what: str, *, files: int, size: int) -> None:
-        for part in self.parts:
-            part.begin(what, files=files, size=size)
-
-    def add(self, size: int) -> None:
-        for part in self.parts:
-            part.add(size)
-
-    def end_file(self) -> None:
-        for part in self.parts:
-            part.end_file()
