@@ -5,7 +5,10 @@ help: a network failure can pass, a bad spec or a refused password cannot. The e
 of the error's class.
 """
 
+import copyreg
 from collections.abc import Sequence
+
+from enginery.core.text import below
 
 
 class EngineryError(Exception):
@@ -33,15 +36,8 @@ class EngineryError(Exception):
         return f"{where}{self.problem}{then}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(kind: type[EngineryError], args: tuple[object, ...], state: dict[str, object]) -> EngineryError:
-    """Make the error again when it is unpickled, without calling its constructor."""
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+        # Unpickled without a call of the constructor, which takes other arguments in each class.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(EngineryError):
@@ -111,8 +107,7 @@ class CommandError(EngineryError):
         self.last_lines = tuple(last_lines)
 
     def __str__(self) -> str:
-        tail = "".join(f"\n  | {line}" for line in self.last_lines)
-        return f"{super().__str__()}{tail}"
+        return f"{super().__str__()}{below(self.last_lines)}"
 
 
 class ValidationError(EngineryError):

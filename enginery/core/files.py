@@ -4,9 +4,9 @@ import ctypes
 import errno
 import os
 import shutil
-import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from enginery.core.errors import StoreError
@@ -26,11 +26,17 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     Raises:
         StoreError: when it cannot be written; a full disk has an error of its own.
     """
-    content = data.encode() if isinstance(data, str) else data
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content, mode)
+        _replace(path, data.encode() if isinstance(data, str) else data, mode)
         sync(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise the error that a user meets, `StoreError`, for a failed write to `path`."""
+    try:
+        yield
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -133,17 +139,14 @@ def copy_file(source: Path, destination: Path) -> None:
         StoreError: when the copy cannot be written; nothing is left of it.
     """
     try:
-        descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-        os.close(descriptor)
+        destination.touch(0o600, exist_ok=False)
+        shutil.copyfile(source, destination)
+        shutil.copymode(source, destination)
     except FileExistsError:
         raise
     except OSError as error:
-        raise cannot_write(destination, error) from error
-    try:
-        shutil.copyfile(source, destination)
-        shutil.copymode(source, destination)
-    except OSError as error:
-        destination.unlink()
+        with suppress(OSError):
+            destination.unlink()
         raise cannot_write(destination, error) from error
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self
 
 from pydantic import JsonValue
@@ -39,17 +39,29 @@ class Progress(Protocol):
         """One more file is complete."""
 
 
-class NoProgress:
-    """Shows nothing."""
+class Several:
+    """Passes everything on to several."""
+
+    parts: Sequence[Progress] = ()
+
+    def __init__(self, *parts: Progress) -> None:
+        self.parts = parts
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        pass
+        for part in self.parts:
+            part.begin(what, files=files, size=size)
 
     def add(self, size: int) -> None:
-        pass
+        for part in self.parts:
+            part.add(size)
 
     def end_file(self) -> None:
-        pass
+        for part in self.parts:
+            part.end_file()
+
+
+class NoProgress(Several):
+    """Shows nothing: it passes everything on to nobody."""
 
 
 NO_PROGRESS = NoProgress()
@@ -114,21 +126,3 @@ class SteadyProgress(LogProgress):
         while not self._ended.wait(INTERVAL_SECONDS):
             self.log(self.summary())
 
-
-class Several:
-    """Passes everything on to several."""
-
-    def __init__(self, *parts: Progress) -> None:
-        self.parts = parts
-
-    def begin(self, what: str, *, files: int, size: int) -> None:
-        for part in self.parts:
-            part.begin(what, files=files, size=size)
-
-    def add(self, size: int) -> None:
-        for part in self.parts:
-            part.add(size)
-
-    def end_file(self) -> None:
-        for part in self.parts:
-            part.end_file()

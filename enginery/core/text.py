@@ -74,6 +74,11 @@ def first_of(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + more
 
 
+def below(lines: Iterable[str]) -> str:
+    """The last lines of a command, as they are shown below its error."""
+    return "".join(f"\n  | {line}" for line in lines)
+
+
 class LineReader:
     r"""Makes lines of bytes as they arrive, with secrets masked. A carriage return ends a line too, for progress bars.
 
@@ -88,19 +93,16 @@ class LineReader:
         self.dropped = False
         self.after_return = False
 
-    def feed(self, data: bytes) -> list[str]:
-        """The lines that `data` completes."""
-        lines = []
-        for piece in re.split(rb"(\r\n|\n|\r)", data):
-            if piece in (b"\n", b"\r", b"\r\n"):
-                lines += self._end(piece)
-            elif piece:
-                self._add(piece)
-        return lines
-
-    def finish(self) -> list[str]:
-        """The last line, when the output does not end with a line end."""
-        return [self._take()] if self.pending else []
+    def lines(self, output: Iterable[bytes]) -> Iterator[str]:
+        """The lines of the output, each as soon as it is complete; the last one may lack its line end."""
+        for data in output:
+            for piece in re.split(rb"(\r\n|\n|\r)", data):
+                if piece in (b"\n", b"\r", b"\r\n"):
+                    yield from self._end(piece)
+                elif piece:
+                    self._add(piece)
+        if self.pending:
+            yield self._take()
 
     def _add(self, piece: bytes) -> None:
         self.after_return = False

@@ -1,127 +1,28 @@
-"""Starting each of the local services: its port, its environment, its log, and what an earlier start has left."""
+"""What each of the local services needs: its command, its environment, its log, and what an earlier start has left."""
 
-import json
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import psutil
 from packaging.version import Version
-from pydantic import Field, TypeAdapter, ValidationError
 
 from enginery import toolchains
 from enginery.core.errors import ToolchainError
-from enginery.core.files import write_atomic
 from enginery.core.home import services_dir
-from enginery.core.process import SUPERVISOR, Service, stop_pid
+from enginery.core.process import SUPERVISOR, stop_pid
 from enginery.core.progress import Log
-from enginery.dev.ready import LOOPBACK, free_port, wait_until_ready
+from enginery.dev.ready import LOOPBACK
 from enginery.dev.s3_server import CREDENTIALS, REGION, client
-from enginery.dev.triton import start_triton
 
-USUAL_PORTS = {"prefect": 4200, "s3": 9000, "triton": 8000}
 TITLES = {"prefect": "Prefect", "s3": "S3", "triton": "Triton"}
 HEALTH = "/api/health"
 BUCKET = "enginery"
 REGISTRY = f"s3://{BUCKET}/demo"
 SERVING_PREFIX = "demo/serving/tiny-llama"
 LEFTOVER_SECONDS = 30.0
-
-Started = Callable[[str, Service, str], None]
-"""Called for each service as soon as its process exists: name, process, address."""
-
-_PORTS = TypeAdapter(dict[str, Annotated[int, Field(ge=1, le=65535)]])
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """Starts services and waits until they are ready.
-
-    Attributes:
-        log: takes a line for each event.
-        detach: let them outlive this process.
-        started: called for each process before it is waited for.
-        stopping: set when they are no longer needed.
-    """
-
-    log: Log
-    detach: bool
-    started: Started
-    stopping: threading.Event
-
-    def prefect(self) -> None:
-        """The Prefect server with its UI; its database stays in Enginery's home."""
-        directory = services_dir() / "prefect"
-        directory.mkdir(parents=True, exist_ok=True)
-        end_leftovers("prefect")  # they may hold the port
-        port = port_for("prefect")
-        self._start("prefect", prefect_command(port), prefect_environment(directory, port), port, HEALTH)
-
-    def s3(self) -> None:
-        """The S3 server; its objects stay in Enginery's home."""
-        end_leftovers("s3")
-        port = port_for("s3")
-        places = ["--directory", str(services_dir() / "s3"), "--bucket", BUCKET]
-        argv = [sys.executable, "-m", "enginery.dev.s3_server", "--port", str(port), *places]
-        self._start("s3", argv, dict(os.environ), port, "/")
-
-    def triton(self, s3_url: str) -> None:
-        """The Triton server, reading the demo's model repository in that S3."""
-        site, python = triton_site(self.log), serving_python(self.log)
-        make_serving_prefix(s3_url)
-        end_leftovers("triton")
-        self.log("Triton: starting")
-        with in_environment(aws_environment(s3_url)):
-            server = start_triton(
-                f"s3://{s3_url}/{BUCKET}/{SERVING_PREFIX}",
-                triton_site=site,
-                serving_python=python,
-                log_file=log_file("triton"),
-                load_all=True,
-                http_port=port_for("triton"),
-                detach=self.detach,
-                log=self.log,
-                stopping=self.stopping,
-            )
-        self.started("triton", server.service, server.url)
-
-    def _start(self, name: str, argv: list[str], environment: Mapping[str, str], port: int, path: str) -> None:
-        self.log(f"{TITLES[name]}: starting")
-        url = f"http://{LOOPBACK}:{port}"
-        service = Service.start(argv, env=environment, log_file=log_file(name), detach=self.detach)
-        self.started(name, service, url)
-        wait_until_ready(TITLES[name], service, url, path, self.log, self.stopping)
-
-
-def port_for(service: str) -> int:
-    """The first free port of: the service's last one, so that addresses stay; its usual one; any."""
-    for wanted in filter(None, (_last_ports().get(service), USUAL_PORTS[service])):
-        if free_port(wanted) == wanted:
-            return wanted
-    return free_port()
-
-
-def remember_port(service: str, port: int) -> None:
-    """Note the port of a service for the next time. Not thread-safe.
-
-    Raises:
-        StoreError: when it cannot be written.
-    """
-    ports = _last_ports() | {service: port}
-    write_atomic(services_dir() / "ports.json", json.dumps(ports, indent=2))
-
-
-def _last_ports() -> dict[str, int]:
-    """The noted ports; none when there is no file, or a damaged one."""
-    try:
-        return _PORTS.validate_json((services_dir() / "ports.json").read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return {}
 
 
 def prefect_command(port: int) -> list[str]:

@@ -1,15 +1,17 @@
 """The local services as a whole: started side by side, reused when they run already, stopped together."""
 
-import json
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enginery.core.files import write_atomic
 from enginery.core.home import services_dir
@@ -17,23 +19,31 @@ from enginery.core.locks import file_lock
 from enginery.core.process import Service, running, stop_pid
 from enginery.core.progress import Log
 from enginery.core.threads import side_by_side
-from enginery.dev.ready import answers
+from enginery.dev.ready import LOOPBACK, answers, free_port, wait_until_ready
 from enginery.dev.servers import (
+    BUCKET,
     HEALTH,
     REGISTRY,
+    SERVING_PREFIX,
     TITLES,
-    Launcher,
     aws_environment,
     end_leftovers,
-    remember_port,
+    in_environment,
+    log_file,
+    make_serving_prefix,
+    prefect_command,
+    prefect_environment,
     serving_python,
     triton_site,
 )
+from enginery.dev.triton import start_triton
 
 STATE_SCHEMA = 1
+USUAL_PORTS = {"prefect": 4200, "s3": 9000, "triton": 8000}
 STOP_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = {"prefect": 10.0, "s3": 30.0, "triton": 1.0}
 """S3 has objects to save; Triton has nothing to save, and would take long to unload every model."""
+STATE_FILE = "services.json"
 READY_PATHS = {"prefect": HEALTH, "s3": "/", "triton": "/v2/health/live"}
 
 
@@ -65,30 +75,26 @@ def up(log: Log) -> Services:
         CommandError: when a service ends while it starts, with its last lines.
         ToolchainError: when Triton's environment cannot be made.
     """
-    with exclusive():
-        return _bring_up(log, detach=True).services
+    with _exclusive():
+        return Group(log, detach=True).start()
 
 
 @contextmanager
 def session(log: Log) -> Iterator[Services]:
-    """The services for as long as the block lasts. Those that ran before it stay; the others end with it.
-
-    Raises:
-        CommandError: when a service ends while it starts, with its last lines.
-        ToolchainError: when Triton's environment cannot be made.
-    """
-    with exclusive():
-        group = _bring_up(log, detach=False)
+    """The services for as long as the block lasts, as `up` starts them. Those that ran before it stay afterwards."""
+    group = Group(log, detach=False)
+    with _exclusive():
+        services = group.start()
     try:
-        yield group.services
+        yield services
     finally:
-        with exclusive():
+        with _exclusive():
             group.stop()
 
 
 def down(log: Log) -> None:
     """Stop all of them; their data is kept for the next time."""
-    with exclusive():
+    with _exclusive():
         alive = read_state().alive()
         if not alive:
             log("the local services are not running")
@@ -138,42 +144,45 @@ class Entry(BaseModel):
 
 
 class State(BaseModel):
-    """All services, by name."""
+    """All services by name, and the ports that each of them had last, so that addresses stay."""
 
     schema_version: int = STATE_SCHEMA
     services: dict[str, Entry] = {}
+    ports: dict[str, Annotated[int, Field(ge=1, le=65535)]] = {}
 
     def alive(self) -> dict[str, Entry]:
         """The services that still run."""
         return {name: entry for name, entry in self.services.items() if entry.alive()}
 
 
-def state_file() -> Path:
-    """Where the services are noted."""
-    return services_dir() / "services.json"
-
-
 def read_state() -> State:
     """The noted services; none when there is no file, or one that cannot be read."""
     try:
-        return State.model_validate_json(state_file().read_bytes())
+        return State.model_validate_json((services_dir() / STATE_FILE).read_bytes())
     except (FileNotFoundError, ValidationError):  # one of another version: its processes have to be found by hand
         return State()
 
 
-def write_state(state: State) -> None:
-    """Note the services, atomically."""
-    write_atomic(state_file(), json.dumps(state.model_dump(mode="json"), indent=2), mode=0o600)
+def write_state(services: Mapping[str, Entry], ports: Mapping[str, int]) -> None:
+    """Note the services and their ports, atomically."""
+    state = State(services=dict(services), ports=dict(ports))
+    write_atomic(services_dir() / STATE_FILE, state.model_dump_json(indent=2), mode=0o600)
 
 
-@contextmanager
-def exclusive() -> Iterator[None]:
+def port_for(service: str) -> int:
+    """The first free port of: the service's last one, so that addresses stay; its usual one; any."""
+    for wanted in filter(None, (read_state().ports.get(service), USUAL_PORTS[service])):
+        if free_port(wanted) == wanted:
+            return wanted
+    return free_port()
+
+
+def _exclusive() -> AbstractContextManager[None]:
     """Let only one process at a time change the services."""
-    with file_lock(services_dir() / "services.lock"):
-        yield
+    return file_lock(services_dir() / "services.lock")
 
 
-def _services(entries: dict[str, Entry]) -> Services:
+def _services(entries: Mapping[str, Entry]) -> Services:
     ui = entries["prefect"].url
     return Services(prefect_api=f"{ui}/api", prefect_ui=ui, s3_url=entries["s3"].url, triton_url=entries["triton"].url)
 
@@ -183,88 +192,124 @@ def _stop(stops: Mapping[str, Callable[[float], object]], log: Log) -> None:
     for name in stops:
         log(f"{TITLES[name]}: stopping")
     side_by_side(lambda name: stops[name](STOP_SECONDS[name]), stops)
-    kept = {name: entry for name, entry in read_state().services.items() if name not in stops}
-    write_state(State(services=kept))
+    state = read_state()
+    write_state({name: entry for name, entry in state.services.items() if name not in stops}, state.ports)
 
 
-def _bring_up(log: Log, *, detach: bool) -> "_Group":
-    """Start the services that do not run or do not answer."""
-    group = _Group(log, detach=detach)
-    try:
-        group.start()
-    except BaseException:
-        group.launcher.stopping.set()
-        group.stop()
-        raise
-    return group
-
-
-class _Group:
+class Group:
     """The services while they are brought up.
 
     Attributes:
+        log: takes a line for each event.
+        detach: let what is started outlive this process.
         entries: all that are there.
         new: the processes that this group has started.
+        stopping: set when they are no longer needed.
     """
 
     def __init__(self, log: Log, *, detach: bool) -> None:
+        self.log, self.detach = log, detach
         self.entries: dict[str, Entry] = {}
         self.new: dict[str, Service] = {}
-        self.lock = threading.Lock()
-        self.launcher = Launcher(log, detach, self._started, threading.Event())
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+
+    def start(self) -> Services:
+        """Start the services that do not run or do not answer."""
+        self._find_running()
+        try:
+            self._start_missing()
+        except BaseException:
+            self.stop()
+            raise
+        return _services(self.entries)
+
+    def _find_running(self) -> None:
         for name, entry in read_state().alive().items():
             if answers(entry.url, READY_PATHS[name]):
                 self.entries[name] = entry
-                log(f"{TITLES[name]}: runs already at {entry.url}")
+                self.log(f"{TITLES[name]}: runs already at {entry.url}")
             else:
                 entry.stop()
         if "s3" not in self.entries and "triton" in self.entries:  # it reads from an S3 server that is gone
             self.entries.pop("triton").stop()
 
-    @property
-    def services(self) -> Services:
-        """Where they all are, once started."""
-        return _services(self.entries)
-
     def stop(self) -> None:
         """Stop what this group has started."""
-        _stop({name: service.stop for name, service in self.new.items()}, self.launcher.log)
+        _stop({name: service.stop for name, service in self.new.items()}, self.log)
 
-    def start(self) -> None:
-        """Start what is missing: Prefect and S3 while the toolchains are made, then Triton, which needs S3."""
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="services") as threads:
-            waiting = [
-                threads.submit(self._guarded, start)
-                for name, start in (("s3", self.launcher.s3), ("prefect", self.launcher.prefect))
-                if name not in self.entries
-            ]
-            try:
-                if "triton" not in self.entries:
-                    self._start_triton(waiting[0].result if "s3" not in self.entries else lambda: None)
-                for future in waiting:
-                    future.result()
-            except BaseException:
-                self.launcher.stopping.set()
-                raise
+    def _start_missing(self) -> None:
+        """Start Prefect and S3 while the toolchains are made, then Triton, which needs S3."""
+        starts = {"s3": self.start_s3, "prefect": self.start_prefect}
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="services") as threads, self._together():
+            waiting = {name: threads.submit(self._one, starts[name]) for name in starts if name not in self.entries}
+            if "triton" not in self.entries:
+                site, python = triton_site(self.log), serving_python(self.log)
+                if "s3" in waiting:
+                    waiting["s3"].result()
+                self._start_triton(self.entries["s3"].url, site, python)
+            for future in waiting.values():
+                future.result()
 
-    def _start_triton(self, s3_is_ready: Callable[[], None]) -> None:
-        triton_site(self.launcher.log)
-        serving_python(self.launcher.log)
-        s3_is_ready()
-        self.launcher.triton(self.entries["s3"].url)
-
-    def _guarded(self, start: Callable[[], None]) -> None:
-        """Start one service; when it fails, the others stop too."""
-        try:
+    def _one(self, start: Callable[[], None]) -> None:
+        with self._together():
             start()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """When this fails, what is started meanwhile is no longer needed."""
+        try:
+            yield
         except BaseException:
-            self.launcher.stopping.set()
+            self.stopping.set()
             raise
 
-    def _started(self, name: str, service: Service, url: str) -> None:
+    def start_prefect(self) -> None:
+        """Start the Prefect server with its UI; its database stays in Enginery's home."""
+        directory = services_dir() / "prefect"
+        directory.mkdir(parents=True, exist_ok=True)
+        end_leftovers("prefect")  # they may hold the port
+        port = port_for("prefect")
+        self._start("prefect", prefect_command(port), prefect_environment(directory, port), port)
+
+    def start_s3(self) -> None:
+        """Start the S3 server; its objects stay in Enginery's home."""
+        end_leftovers("s3")
+        port = port_for("s3")
+        places = ["--directory", str(services_dir() / "s3"), "--bucket", BUCKET]
+        self._start(
+            "s3", [sys.executable, "-m", "enginery.dev.s3_server", "--port", str(port), *places], os.environ, port
+        )
+
+    def _start(self, name: str, argv: list[str], environment: Mapping[str, str], port: int) -> None:
+        self.log(f"{TITLES[name]}: starting")
+        url = f"http://{LOOPBACK}:{port}"
+        service = Service.start(argv, env=environment, log_file=log_file(name), detach=self.detach)
+        self._note(name, service, url)
+        wait_until_ready(TITLES[name], service, url, READY_PATHS[name], self.log, self.stopping)
+
+    def _start_triton(self, s3_url: str, site: Path, python: Path) -> None:
+        """Start the Triton server, reading the demo's model repository in that S3."""
+        make_serving_prefix(s3_url)
+        end_leftovers("triton")
+        self.log("Triton: starting")
+        with in_environment(aws_environment(s3_url)):
+            server = start_triton(
+                f"s3://{s3_url}/{BUCKET}/{SERVING_PREFIX}",
+                triton_site=site,
+                serving_python=python,
+                log_file=log_file("triton"),
+                load_all=True,
+                http_port=port_for("triton"),
+                detach=self.detach,
+                log=self.log,
+                stopping=self.stopping,
+            )
+        self._note("triton", server.service, server.url)
+
+    def _note(self, name: str, service: Service, url: str) -> None:
         entry = Entry(pid=service.pid, created=service.created, url=url, log_file=service.log_file)
-        with self.lock:
+        with self._lock:
             self.entries[name] = entry
             self.new[name] = service
-            write_state(State(services=self.entries))
-            remember_port(name, urlsplit(url).port or 0)
+            write_state(self.entries, read_state().ports | {name: urlsplit(url).port or 0})

@@ -256,7 +256,7 @@ def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | 
             progress=progress,
         )
         tee(f"working in {work}; log in {log_file}")
-        if environment and (differences := toolchains.disagreements(environment)):
+        if environment and (differences := environment.facts().get("disagreements")):
             tee(f"warning: the toolchain {environment.identity.name} is not what is recorded of it: {differences}")
         # A step that changes something outside the store may run again. Then the new record is the true one.
         replace = find_effect_check(planned.step.recipe) is not None

@@ -108,13 +108,12 @@ def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIde
     own = [name for name in planned.places if name not in read and name != "examples"]
     box = Box(
         image=reference(toolchain.image),
-        name_hint=planned.key,
-        home=container_home(),
+        name=planned.key,
         gpus="" if planned.step.runs_on == CPU.name else "all",
         network=recipe.environment.get("HF_HUB_OFFLINE") != "1",
         read_only=tuple(Path(places[name]) for name in (*read, *own)),
         read_write=(Path(places["output"]),),
-        workdir=Path(places["output"]),
+        cwd=Path(places["output"]),
         environment=recipe.environment,
         user=USER,
     )

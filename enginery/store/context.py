@@ -79,8 +79,7 @@ class StepContext:
         if self.toolchain is None:
             done = process.run(argv, env={**os.environ, **given}, cwd=cwd, log=self.log, timeout=self.timeout)
         else:
-            access = self._access(given, cwd)
-            done = self.toolchain.run(argv, given, access=access, cwd=cwd, log=self.log, timeout=self.timeout)
+            done = self.toolchain.run(argv, self._access(given, cwd), self.log, self.timeout)
         self.completed.append(done)
         return done
 
@@ -88,6 +87,8 @@ class StepContext:
         own = tuple(Path(place) for place in self.places.values())
         return Access(
             name=self.key,
+            environment=environment,
+            cwd=cwd,
             read_only=(*self.inputs.values(), *own, DRIVERS),
             read_write=(self.output.parent, *([cwd] if cwd else [])),
             network=environment.get("HF_HUB_OFFLINE") != "1",

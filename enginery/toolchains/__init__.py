@@ -6,7 +6,7 @@ identity is part of the key of every step that runs in it. A release of TensorRT
 is called `tensorrt-llm-<release>`.
 
     toolchain = ensure(identify("onnxruntime-0.18"), log=print)
-    toolchain.run(["python", "-V"], {}, access=Access("show"), cwd=None, log=print, timeout=60)
+    toolchain.run(["python", "-V"], Access(name="show"), log=print, timeout=60)
 """
 
 from typing import TYPE_CHECKING
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
         ToolchainReport,
         ToolchainStatus,
         check,
-        disagreements,
         ensure,
         identify,
         known_facts,
         names,
         status,
     )
-    from enginery.toolchains.docker import PYTHON, REGISTRY, Box, container_home, docker_command, reference
+    from enginery.toolchains.container import PYTHON, REGISTRY, Box, container_home, docker_command, reference
     from enginery.toolchains.drivers import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, DRIVERS, driver_sha256
     from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
     from enginery.toolchains.identity import Access, Toolchain, ToolchainIdentity, location

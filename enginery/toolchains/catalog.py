@@ -1,7 +1,6 @@
 """Every toolchain by its name: which there are, what each one is, making one, and checking it against its pins."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -135,18 +134,9 @@ def known_facts(toolchain: Toolchain) -> dict[str, str]:
     For TensorRT-LLM also what it can do (`verdict`), how that differs from what is recorded of the release
     (`disagreements`), and the `gpu` and `driver` of this machine. A `host` is probed once in each process.
     """
-    return toolchain.facts() | (_gpu_facts(toolchain) if toolchain.identity.version(PACKAGE) else {})
-
-
-def disagreements(toolchain: Toolchain) -> str:
-    """How a toolchain of TensorRT-LLM differs from what is recorded of the release; empty where it does not."""
-    return toolchain.facts().get("disagreements", "")
-
-
-def _gpu_facts(toolchain: Toolchain) -> dict[str, str]:
-    gpus, driver = release_probe.machine_gpus(toolchain.environment)
-    counted = (f"{count} x {name}" if count > 1 else name for name, count in Counter(gpus).items())
-    return {"gpu": ", ".join(counted), "driver": driver} if gpus else {}
+    if not toolchain.identity.version(PACKAGE):
+        return toolchain.facts()
+    return toolchain.facts() | release_probe.machine_facts(toolchain.environment)
 
 
 def check(name: str, kind: Kind | None = None) -> ToolchainReport:
@@ -167,26 +157,22 @@ def check(name: str, kind: Kind | None = None) -> ToolchainReport:
         return ToolchainReport(name=name, directory=location(identity), created=False)
     toolchain = ensure(identity)
     found = toolchain.probe()
-    report = ToolchainReport(
+    probed = release_probe.probe_release(toolchain) if identity.version(PACKAGE) else None
+    reason = f" ({probed.reason})" if probed and probed.reason else ""
+    return ToolchainReport(
         name=name,
         directory=toolchain.directory,
         created=True,
         python=found.python,
         packages=found.installed,
         mismatches=tuple(toolchain.mismatches(found)),
+        verdict=f"{probed.verdict}{reason}" if probed else "",
+        disagreements=probed.disagreements if probed else (),
     )
-    return _with_release(report, toolchain) if identity.version(PACKAGE) else report
-
-
-def _with_release(report: ToolchainReport, toolchain: Toolchain) -> ToolchainReport:
-    probed = release_probe.probe_release(toolchain)
-    verdict = f"{probed.verdict} ({probed.reason})" if probed.reason else probed.verdict
-    return report.model_copy(update={"verdict": verdict, "disagreements": probed.disagreements})
 
 
 def _made_or_venv(name: str) -> ToolchainIdentity:
     """The `venv` or `container` of that name that is ready; the `venv` that would be made if there is none."""
-    describe(name)
     images = [identity for identity in _recorded() if identity.name == name and identity.kind == "container"]
     try:
         identity = identify(name)

@@ -1,25 +1,86 @@
-"""Toolchains of the kind `container`: each command runs with `docker run` in the release's image."""
+"""Toolchains of the kind `container`: each command runs with `docker run` in the release's image, and leaves nothing.
+
+`docker_command` is a pure function that gives the whole `docker run` command line. Directories are mounted at the path
+that they have on this machine, so that a command needs no rewriting. Images are named without a registry;
+`ENGINERY_CONTAINER_REGISTRY` names the registry, or a mirror of it, that this machine uses.
+"""
 
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Self
 
 from packaging.specifiers import SpecifierSet
 
-from enginery.core.errors import ToolchainError
-from enginery.core.process import Completed
-from enginery.core.progress import Log
-from enginery.toolchains.docker import PYTHON, Box, container_home, gpus_argument, image_id, pull, reference, run_box
+from enginery.core import home, process
+from enginery.core.errors import CommandError, ToolchainError, UsageError
+from enginery.core.late import late
+from enginery.core.process import Completed, FailureCause
+from enginery.core.progress import Log, no_log
+from enginery.core.text import SECRET_NAME, below
 from enginery.toolchains.examples import checkout_examples, image_examples
 from enginery.toolchains.identity import READY, Access, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import ANY_PYTHON, describe, fixed_minor, no_image
 from enginery.toolchains.probe import Probe
 from enginery.toolchains.release_probe import probed_facts
+
+if TYPE_CHECKING:
+    import huggingface_hub
+else:
+    huggingface_hub = late("huggingface_hub")
+
+REGISTRY = "ENGINERY_CONTAINER_REGISTRY"
+PYTHON = "python3"
+"""The interpreter of an image."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+NO_DEVICES = {"", "-1", "none", "void", "NoDevFiles"}
+STACK_BYTES = 64 << 20
+INSPECT_SECONDS = 60.0
+PULL_SECONDS = 4 * 3600.0
+REMOVE_SECONDS = 60.0
+GONE = re.compile(r"[Nn]o such container|removal of container .* is already in progress")
+TRANSIENT = re.compile(
+    r"TLS handshake timeout|i/o timeout|Client\.Timeout|connection re(set|fused)|toomanyrequests|unexpected EOF"
+    r"|Temporary failure in name resolution|status(?: code)?:? 5\d\d"
+)
+NAME_HINT_LENGTH = 12
+NETWORK_SETTINGS = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "HF_ENDPOINT")
+"""Proxies, and a mirror of the Hugging Face Hub."""
+NOT_PASSED_ON = (VISIBLE, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HOME", "PATH")
+"""Docker selects the GPUs and numbers them anew; tokens are passed as a file; the image has its own HOME and PATH."""
+
+
+def container_home() -> Path:
+    """The home directory of every container: caches stay there from one command to the next."""
+    return home.home() / "container-home"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box(Access):
+    """What one container is given. Every directory and file of `Access` is mounted at its own path.
+
+    A variable whose name looks like that of a secret is passed by name only: its value is not in the command line.
+
+    Attributes:
+        image: the image, with the registry that docker gets it from.
+        home: its home directory, mounted writable; the command starts there when `cwd` is left out.
+        gpus: docker's selection of GPUs, such as `all`; empty for none.
+        token_file: a file with a Hugging Face token.
+        user: user and group that the command runs as.
+    """
+
+    image: str
+    home: Path = field(default_factory=container_home)
+    gpus: str = ""
+    token_file: Path | None = None
+    user: str = field(default_factory=lambda: f"{os.getuid()}:{os.getgid()}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +114,7 @@ class Container(Toolchain):
                 subject=identity.name,
                 remedy="install Docker with NVIDIA's container toolkit, or use the kind venv or host",
             )
-        found = image_id(image) or pull(image, identity.name, log)
+        found = _image_id(image) or _pull(image, identity.name, log)
         if _recorded_image(toolchain.directory) != found:
             _inspect(toolchain, found, log)
         return toolchain
@@ -71,35 +132,39 @@ class Container(Toolchain):
             differences.append(f"Python is {found.python}, expected is {python}")
         return differences
 
-    def run(  # noqa: PLR0913  as in `Toolchain`
-        self,
-        argv: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        access: Access,
-        cwd: Path | None,
-        log: Log,
-        timeout: float | None,
-    ) -> Completed:
-        """Run a command in a container of its own; it sees what `access` names, each directory at its own path."""
-        box = self.box(access, environment, cwd)
-        return run_box(box, argv, environment=self.environment, log=log, timeout=timeout)
+    def run(self, argv: Sequence[str], access: Access, log: Log, timeout: float | None) -> Completed:
+        """Run a command in a container of its own; when this returns or raises, the container is gone.
 
-    def box(self, access: Access, environment: Mapping[str, str], cwd: Path | None) -> Box:
-        """What the container of one command is given."""
-        workdir = cwd or next(iter(access.read_write), self.neutral_directory)
+        No peak memory is reported: docker's client uses little, and the command is not its child process.
+        """
+        hint = re.sub(r"[^a-zA-Z0-9_.-]", "-", access.name)[:NAME_HINT_LENGTH]
+        name = f"enginery-{hint}-{secrets.token_hex(4)}"
+        # The container belongs to docker's daemon: killing `docker run` does not end it.
+        removal = ("docker", "rm", "--force", name)
+        given = {**self.environment, **access.environment}
+        container_home().mkdir(parents=True, exist_ok=True)
+        with _token_file(access) as token:
+            command = docker_command(replace(self._box(access), token_file=token), name, argv)
+            try:
+                done = process.run(command, env=given, log=log, timeout=timeout, afterwards=removal)
+            except BaseException:
+                _remove(removal, self.environment, log)
+                raise
+        return replace(done, peak_memory_bytes=0)
+
+    def _box(self, access: Access) -> Box:
+        workdir = access.cwd or next(iter(access.read_write), self.neutral_directory)
         # A path that is not on this machine is one inside the image.
         present = tuple(path for path in access.read_only if path.is_absolute() and path.exists())
         return Box(
             image=self.image,
-            name_hint=access.name,
-            home=container_home(),
-            gpus=gpus_argument({**self.environment, **environment}),
+            name=access.name,
+            gpus=gpus_argument({**self.environment, **access.environment}),
             network=access.network,
             read_only=(*present, *self._checkout()) if access.read_only else (),
             read_write=tuple(dict.fromkeys((*access.read_write, workdir))) if access.read_write else (),
-            workdir=workdir,
-            environment=environment,
+            cwd=workdir,
+            environment=access.environment,
         )
 
     def _checkout(self) -> tuple[Path, ...]:
@@ -113,6 +178,45 @@ class Container(Toolchain):
             return f"=={self.identity.python}.*"
         pin_file = describe(self.identity.name)
         return pin_file.python if self.identity.image == pin_file.image else ANY_PYTHON
+
+
+def reference(image: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The image with this machine's registry in front, unless it names a registry itself."""
+    registry = environment.get(REGISTRY, "").strip().rstrip("/")
+    first = image.partition("/")[0]
+    names_one = "/" in image and ("." in first or ":" in first or first == "localhost")
+    return image if names_one or not registry else f"{registry}/{image}"
+
+
+def _image_id(image: str) -> str:
+    """The id of an image that this machine has; empty when it does not have it."""
+    argv = ("docker", "image", "inspect", "--format", "{{.Id}}", image)
+    try:
+        return process.run(argv, log=no_log, timeout=INSPECT_SECONDS).last_lines[-1].strip()
+    except CommandError as error:
+        if error.cause == FailureCause.CONTAINER_IMAGE:
+            return ""
+        raise _docker_failed(image, error) from error
+
+
+def _pull(image: str, subject: str, log: Log) -> str:
+    """Pull an image, for the toolchain `subject`, and return its id."""
+    log(f"pulling {image}")
+    try:
+        process.run(("docker", "pull", image), log=log, timeout=PULL_SECONDS)
+    except CommandError as error:
+        raise _docker_failed(subject, error) from error
+    found = _image_id(image)
+    if not found:
+        raise ToolchainError(f"docker has pulled {image} and does not have it", subject=subject)
+    return found
+
+
+def _docker_failed(subject: str, error: CommandError) -> ToolchainError:
+    transient = any(TRANSIENT.search(line) for line in error.last_lines)
+    remedy = "check the network and the registry, then try again" if transient else error.remedy
+    problem = f"{error.problem}{below(error.last_lines[-5:])}"
+    return ToolchainError(problem, subject=subject, remedy=remedy, transient=transient)
 
 
 def _recorded_image(directory: Path) -> str:
@@ -135,3 +239,85 @@ def _inspect(toolchain: Container, identifier: str, log: Log) -> None:
         )
     facts = found.versions | probed_facts(toolchain) | {"image": toolchain.image, "image-id": identifier}
     toolchain.record(facts, image_id=identifier)
+
+
+def gpus_argument(environment: Mapping[str, str]) -> str:
+    """Docker's `--gpus` for the GPUs in `CUDA_VISIBLE_DEVICES`; empty for none, or without a GPU driver."""
+    if shutil.which("nvidia-smi", path=environment.get("PATH")) is None:
+        return ""
+    visible = environment.get(VISIBLE)
+    if visible is None or visible.strip() == "all":
+        return "all"
+    devices = visible.replace(" ", "")
+    # Docker reads the value as a line of CSV: without its own quotes a comma would end it.
+    return "" if devices in NO_DEVICES else f'"device={devices}"'
+
+
+def docker_command(box: Box, name: str, argv: Sequence[str]) -> tuple[str, ...]:
+    """The whole command line that runs `argv` in a container of that name.
+
+    Raises:
+        UsageError: when a path contains a colon, which docker cannot mount.
+    """
+    return (
+        *("docker", "run", "--rm", "--init", "--pull", "never", "--name", name),
+        *("--user", box.user, "--ipc", "host"),
+        # Without a network only this name can be resolved, and MPI resolves its own host name.
+        *(("--network", "host") if box.network else ("--network", "none", "--hostname", "localhost")),
+        *("--ulimit", "memlock=-1", "--ulimit", f"stack={STACK_BYTES}"),
+        *(("--gpus", box.gpus) if box.gpus else ()),
+        *_mounts(box),
+        *("--workdir", str(box.cwd or box.home)),
+        *_environment(box),
+        box.image,
+        *argv,
+    )
+
+
+def _mounts(box: Box) -> Iterator[str]:
+    """Outer directories first, so that a read-only one inside a writable one stays read-only."""
+    token = (box.token_file,) if box.token_file else ()
+    writable = dict.fromkeys((*box.read_write, box.home), "rw")
+    modes = {**writable, **dict.fromkeys((*box.read_only, *token), "ro")}
+    for path in sorted(modes):
+        if ":" in str(path):
+            raise UsageError("docker cannot mount a path with a colon", subject=str(path), remedy="use another one")
+        yield from ("--volume", f"{path}:{path}:{modes[path]}")
+
+
+def _environment(box: Box) -> Iterator[str]:
+    given = {name: value for name, value in box.environment.items() if name not in NOT_PASSED_ON}
+    # The user is not in the image's passwd: tools that need a user name find it in these two variables.
+    own = {"HOME": str(box.home), "USER": "enginery", "LOGNAME": "enginery"}
+    if box.token_file:
+        own["HF_TOKEN_PATH"] = str(box.token_file)
+    for name, value in {**own, **given}.items():
+        secret = SECRET_NAME.search(name) and name not in own
+        yield from ("--env", name if secret else f"{name}={value}")
+    if box.network:
+        for name in NETWORK_SETTINGS:
+            yield from ("--env", name)
+
+
+@contextmanager
+def _token_file(access: Access) -> Iterator[Path | None]:
+    """The user's Hugging Face token in a file that only its owner can read, for what may reach the network."""
+    token = huggingface_hub.get_token() if access.network else None
+    if not token:
+        yield None
+        return
+    with TemporaryDirectory(prefix="enginery-") as directory:
+        path = Path(directory) / "token"
+        path.touch(mode=0o600)
+        path.write_text(token, encoding="utf-8")
+        yield path
+
+
+def _remove(removal: Sequence[str], environment: Mapping[str, str], log: Log) -> None:
+    """Remove a container whose `docker run` has failed; most often docker has removed it already."""
+    try:
+        process.run(removal, env=environment, log=no_log, timeout=REMOVE_SECONDS)
+    except CommandError as error:
+        if not any(GONE.search(line) for line in error.last_lines):
+            last = below(error.last_lines[-3:])
+            log(f"container {removal[-1]} may still run: {error.problem}; remove it by hand (docker rm --force){last}")

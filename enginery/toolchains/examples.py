@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from enginery.core.errors import ToolchainError
+from enginery.core.versions import same
 from enginery.toolchains.identity import ToolchainIdentity
 from enginery.toolchains.pins import PACKAGE
 
@@ -44,9 +45,7 @@ def checkout_examples(named: str = "", environment: Mapping[str, str] = os.envir
 def examples_dir(toolchain: ToolchainIdentity, named: str = "") -> Path:
     """Where the release's examples are for the commands of a toolchain.
 
-    Args:
-        toolchain: the toolchain.
-        named: the directory that the spec names. Without it the image's own are used, else `ENGINERY_TRTLLM_EXAMPLES`.
+    They are those of the directory that the spec names, else the image's own, else `ENGINERY_TRTLLM_EXAMPLES`.
 
     Raises:
         ToolchainError: there are none, or they are of another release.
@@ -70,7 +69,7 @@ def _require_release(examples: Path, toolchain: ToolchainIdentity) -> None:
             remedy=f"name the directory `examples` of a checkout of v{release} there",
         )
     found = checkout_version(examples)
-    if found and release and _differ(found, release):
+    if found and release and not same(found, release):
         raise ToolchainError(
             f"these examples are of TensorRT-LLM {found}, the toolchain {toolchain.name} is {release}",
             subject=str(examples),
@@ -85,22 +84,13 @@ def checkout_version(examples: Path) -> str:
     return found[1] if found else ""
 
 
-def _differ(found: str, release: str) -> bool:
-    try:
-        return Version(found).public != Version(release).public
-    except InvalidVersion:
-        return found != release
-
-
 def _missing(toolchain: ToolchainIdentity) -> ToolchainError:
     release = toolchain.version(PACKAGE) or "of the release"
+    problem = "the examples of TensorRT-LLM are needed, and its wheel does not have them"
     if toolchain.image:
-        why = f"the image {toolchain.image} is not known to have TensorRT-LLM's examples"
-    else:
-        why = "the examples of TensorRT-LLM are needed, and its wheel does not have them"
-    return ToolchainError(
-        why,
-        subject=toolchain.name,
-        remedy=f"check out the tag v{release} of TensorRT-LLM's repository, and name its directory `examples` in"
-        f" {SETTING} or in the spec's convert.examples",
+        problem = f"the image {toolchain.image} is not known to have TensorRT-LLM's examples"
+    remedy = (
+        f"check out the tag v{release} of TensorRT-LLM's repository, and name its directory `examples` in"
+        f" {SETTING} or in the spec's convert.examples"
     )
+    return ToolchainError(problem, subject=toolchain.name, remedy=remedy)

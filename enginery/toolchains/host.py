@@ -7,10 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
-from packaging.version import Version
-
 from enginery.core.errors import ToolchainError
 from enginery.core.progress import Log
+from enginery.core.versions import same
 from enginery.toolchains.identity import Toolchain, ToolchainIdentity
 from enginery.toolchains.pins import PACKAGE, TENSORRT_PACKAGES, PinFile, describe, minor_of, release_of
 from enginery.toolchains.probe import Probe, probe_environment
@@ -22,9 +21,8 @@ class Host(Toolchain):
     """What is on PATH. The identity has the versions found there, so a plan for it is made where it runs."""
 
     @classmethod
-    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:
+    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:  # noqa: ARG003  of a container
         """What is on PATH, with the versions found. This starts a process."""
-        del image
         pin_file = describe(name)
         python = _python(name)
         found = probe_environment(python, dict(os.environ), pin_file.probe)
@@ -39,15 +37,13 @@ class Host(Toolchain):
         return ToolchainIdentity(name=name, kind="host", pins=pins, python=minor_of(found.python))
 
     @classmethod
-    def is_ready(cls, identity: ToolchainIdentity) -> bool:
+    def is_ready(cls, identity: ToolchainIdentity) -> bool:  # noqa: ARG003  the same for each
         """Always: it was found when it was identified."""
-        del identity
         return True
 
     @classmethod
-    def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:
+    def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:  # noqa: ARG003  nothing is made
         """What is on PATH, if it still has the versions of the identity."""
-        del log
         present = cls.identify(identity.name)
         if present != identity:
             raise ToolchainError(
@@ -68,9 +64,8 @@ class Host(Toolchain):
         versions = dict(pin.split("==", 1) for pin in self.identity.pins)
         return {"python": self.identity.python, **versions, **_facts(self.identity, self.environment.get("PATH", ""))}
 
-    def mismatches(self, found: Probe) -> list[str]:
+    def mismatches(self, found: Probe) -> list[str]:  # noqa: ARG002  as it was identified
         """None: `identify` raises when a required package is missing, and any version of it is right."""
-        del found
         return []
 
 
@@ -83,7 +78,7 @@ def _facts(identity: ToolchainIdentity, _path: str) -> dict[str, str]:
 def _require_release(name: str, found: str, python: Path) -> None:
     """The files of an engine do not say which release made it, so it must be the release that the name says."""
     release = release_of(name)
-    if release is None or Version(found).public == Version(release).public:
+    if release is None or same(found, release):
         return
     raise ToolchainError(
         f"{python} has TensorRT-LLM {found}, asked for is {release}",

@@ -6,7 +6,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
@@ -16,7 +16,7 @@ from enginery.core.digests import json_digest
 from enginery.core.model import Frozen
 from enginery.core.progress import Log, no_log
 from enginery.toolchains.pins import describe
-from enginery.toolchains.probe import Probe, mismatches, probe_command, read_probe
+from enginery.toolchains.probe import SCRIPT, Probe, mismatches, read_probe
 
 Kind = Literal["host", "venv", "container"]
 
@@ -68,18 +68,23 @@ def location(identity: ToolchainIdentity) -> Path:
     return home.toolchains_dir() / f"{identity.name}-{identity.digest()[:DIGEST_LENGTH]}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Access:
-    """What a command may reach. Only a container keeps it from everything else.
+    """What a command is given and may reach. Only a container keeps it from everything else.
 
     Attributes:
         name: says what runs, such as a step's key.
+        environment: variables besides the toolchain's own.
+        cwd: where it starts; when left out this process's own working directory, and in a container the first directory
+            that it may write to.
         read_only: directories and files that it reads.
         read_write: directories that it writes to.
         network: whether it reaches the network.
     """
 
     name: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
     read_only: tuple[Path, ...] = ()
     read_write: tuple[Path, ...] = ()
     network: bool = False
@@ -108,16 +113,7 @@ class Toolchain(ABC):
     @classmethod
     @abstractmethod
     def identify(cls, name: str, image: str = "") -> ToolchainIdentity:
-        """The identity of the toolchain with this name, without making it.
-
-        Args:
-            name: a pin file's name, or `tensorrt-llm-<release>`.
-            image: for `container`, an image to be used instead of the known one.
-
-        Raises:
-            UsageError: when there is no such toolchain.
-            ToolchainError: when this machine cannot have it.
-        """
+        """The identity of the toolchain with this name, without making it; for a `container` also of another image."""
 
     @classmethod
     @abstractmethod
@@ -127,11 +123,7 @@ class Toolchain(ABC):
     @classmethod
     @abstractmethod
     def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:
-        """The toolchain, made first if needed. Processes that want the same one wait while one of them makes it.
-
-        Raises:
-            ToolchainError: when it cannot be had; `transient` if the network was the reason.
-        """
+        """The toolchain, made first if needed. Processes that want the same one wait while one of them makes it."""
 
     @property
     def neutral_directory(self) -> Path:
@@ -154,18 +146,14 @@ class Toolchain(ABC):
         return mismatches(describe(self.identity.name).requirements(), found)
 
     def probe(self, log: Log = no_log, modules: Sequence[str] | None = None) -> Probe:
-        """Find out which Python, packages and modules it has.
-
-        Args:
-            log: called with each line of the command's output.
-            modules: the modules to import; those of the pin file when left out.
+        """Find out which Python and packages it has, and whether the modules (of its pin file) can be imported.
 
         Raises:
             CommandError: when its Python does not work.
         """
         if modules is None:
             modules = describe(self.identity.name).probe
-        return read_probe(self.output((str(self.python), *probe_command(modules)), log))
+        return read_probe(self.output((str(self.python), "-c", SCRIPT, *modules), log))
 
     def output(self, argv: Sequence[str], log: Log = no_log) -> list[str]:
         """Every line that a short command prints, run in the neutral directory.
@@ -181,32 +169,14 @@ class Toolchain(ABC):
             lines.append(line)
             log(line)
 
-        self.run(argv, {}, access=Access("ask"), cwd=self.neutral_directory, log=keep, timeout=PROBE_SECONDS)
+        self.run(argv, Access(name="ask", cwd=self.neutral_directory), keep, PROBE_SECONDS)
         return lines[1:]  # the first is the command itself
 
-    def run(  # noqa: PLR0913  what a command may see and take
-        self,
-        argv: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        access: Access,
-        cwd: Path | None,
-        log: Log,
-        timeout: float | None,
-    ) -> "process.Completed":
-        """Run a command in it.
-
-        Args:
-            argv: the command.
-            environment: variables besides the toolchain's own.
-            access: what it may reach.
-            cwd: its working directory; when left out this process's own, and in a container the first directory that
-                it may write to.
-            log: called with each line.
-            timeout: seconds it may take; None for no limit.
+    def run(self, argv: Sequence[str], access: Access, log: Log, timeout: float | None) -> "process.Completed":
+        """Run a command in it; `timeout` is the seconds that it may take.
 
         Raises:
             CommandError: when it cannot be started, fails, or takes too long.
         """
-        del access  # a command on this machine reaches what its user does
-        return process.run(argv, env={**self.environment, **environment}, cwd=cwd, log=log, timeout=timeout)
+        environment = {**self.environment, **access.environment}
+        return process.run(argv, env=environment, cwd=access.cwd, log=log, timeout=timeout)

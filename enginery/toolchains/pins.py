@@ -13,10 +13,11 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from enginery.core.errors import ToolchainError, UsageError
 from enginery.core.model import Frozen
+from enginery.core.versions import is_version
 from enginery.releases import containers, facts, pin
 
 PACKAGE = "tensorrt-llm"
@@ -66,11 +67,7 @@ def names() -> list[str]:
 
 
 def directories() -> list[Path]:
-    """Where pin files are looked for, in this order.
-
-    First the directories in `$ENGINERY_TOOLCHAINS`, then those that come with Enginery: inside the installed package,
-    or beside it in a checkout.
-    """
+    """Where pin files are looked for: in `$ENGINERY_TOOLCHAINS`, the installed package, or beside it in a checkout."""
     own = [Path(part) for part in os.environ.get("ENGINERY_TOOLCHAINS", "").split(os.pathsep) if part]
     package = Path(__file__).parents[1]
     return [*own, package / "_infra" / "toolchains", package.parent / "infra" / "toolchains"]
@@ -91,10 +88,9 @@ def describe(name: str) -> PinFile:
     release = release_of(name)
     if release is not None:
         return _of_release(name, release)
-    known = ", ".join(names()) or "none"
     remedy = (
-        f"known are: {known}, and {toolchain_name('<release>')} for TensorRT-LLM; more can be put into a directory"
-        " named in ENGINERY_TOOLCHAINS"
+        f"known are: {', '.join(names()) or 'none'}, and {toolchain_name('<release>')} for TensorRT-LLM; more can be"
+        " put into a directory named in ENGINERY_TOOLCHAINS"
     )
     raise UsageError("there is no such toolchain", subject=name, remedy=remedy)
 
@@ -107,13 +103,7 @@ def toolchain_name(release: str) -> str:
 def release_of(name: str) -> str | None:
     """The release a toolchain's name stands for; None for a name of another kind."""
     text = name.removeprefix(PREFIX)
-    if text == name:
-        return None
-    try:
-        Version(text)
-    except InvalidVersion:
-        return None
-    return text
+    return text if text != name and is_version(text) else None
 
 
 def no_image(name: str) -> ToolchainError:
@@ -158,9 +148,10 @@ def _of_release(name: str, release: str) -> PinFile:
 @lru_cache
 def _read(path: Path, _modified: int, _size: int) -> PinFile:
     """Cached until the file changes: a plan for many targets reads the same few files."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = list(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
     header = _header(path, lines)
-    pins = sorted(_pin(path, number, line) for number, line in enumerate(lines, 1) if _content(line))
+    contents = [(number, line.partition("#")[0].strip()) for number, line in lines]
+    pins = sorted(_pin(path, number, content) for number, content in contents if content)
     if not pins:
         raise _mistake(path, "it pins nothing")
     return PinFile(
@@ -176,13 +167,9 @@ def _read(path: Path, _modified: int, _size: int) -> PinFile:
     )
 
 
-def _content(line: str) -> str:
-    return line.split("#", maxsplit=1)[0].strip()
-
-
-def _header(path: Path, lines: list[str]) -> dict[str, str]:
+def _header(path: Path, lines: list[tuple[int, str]]) -> dict[str, str]:
     header: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         match = HEADER_LINE.match(line)
         if match is None:
             continue
@@ -192,14 +179,14 @@ def _header(path: Path, lines: list[str]) -> dict[str, str]:
     return header
 
 
-def _pin(path: Path, number: int, line: str) -> str:
+def _pin(path: Path, number: int, content: str) -> str:
     try:
-        requirement = Requirement(_content(line))
+        requirement = Requirement(content)
     except InvalidRequirement as error:
-        raise _mistake(path, f"line {number}: {_content(line)!r} is not a requirement") from error
+        raise _mistake(path, f"line {number}: {content!r} is not a requirement") from error
     exact = [part for part in requirement.specifier if part.operator == "==" and not part.version.endswith(".*")]
     if requirement.url or len(exact) != 1 or len(requirement.specifier) != 1:
-        raise _mistake(path, f"line {number}: {_content(line)!r} must be of the form name==version")
+        raise _mistake(path, f"line {number}: {content!r} must be of the form name==version")
     marker = f" ; {requirement.marker}" if requirement.marker else ""
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     return f"{canonicalize_name(requirement.name)}{extras}=={exact[0].version}{marker}"

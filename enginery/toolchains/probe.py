@@ -59,11 +59,6 @@ class Probe(Frozen):
         return {**loose, **self.packages}
 
 
-def probe_command(modules: Sequence[str]) -> tuple[str, ...]:
-    """The arguments for a Python interpreter that print what it has."""
-    return ("-c", SCRIPT, *modules)
-
-
 def read_probe(lines: Iterable[str]) -> Probe:
     """Read what the command has printed; other lines, as some modules print when imported, are ignored."""
     facts = [line.split(" ", 3)[1:] for line in lines if line.startswith("probe ")]
@@ -77,18 +72,13 @@ def read_probe(lines: Iterable[str]) -> Probe:
 
 
 def probe_environment(python: Path, environment: Mapping[str, str], modules: Sequence[str] = ()) -> Probe:
-    """Find out what an interpreter of this machine has.
-
-    Args:
-        python: the interpreter.
-        environment: the whole environment to run it in.
-        modules: modules to import.
+    """Find out what an interpreter of this machine has, run in this whole environment.
 
     Raises:
         CommandError: when the interpreter does not work.
     """
     lines: list[str] = []
-    argv = [str(python), *probe_command(modules)]
+    argv = [str(python), "-c", SCRIPT, *modules]
     # From the root directory, or modules in the current one would be found first.
     process.run(argv, cwd=Path("/"), env=environment, log=lines.append, timeout=PROBE_SECONDS)
     return read_probe(lines)
@@ -96,12 +86,12 @@ def probe_environment(python: Path, environment: Mapping[str, str], modules: Seq
 
 def mismatches(requirements: Iterable[Requirement], found: Probe) -> list[str]:
     """One sentence for each difference between what was found and what is required."""
-    installed = found.installed
-    differences = [
-        f"{requirement.name} is {installed.get(requirement.name, 'missing')}, pinned is {requirement.specifier}"
-        for requirement in requirements
-        if _applies(requirement, found.python) and not _satisfied(requirement, installed.get(requirement.name))
-    ]
+    differences = []
+    for requirement in requirements:
+        version = found.installed.get(requirement.name, "")
+        satisfied = version and requirement.specifier.contains(version, prereleases=True)  # 2.13.0+cpu is ==2.13.0
+        if not satisfied and _applies(requirement, found.python):
+            differences.append(f"{requirement.name} is {version or 'missing'}, pinned is {requirement.specifier}")
     return differences + [f"module {name} cannot be imported ({why})" for name, why in found.broken.items()]
 
 
@@ -110,8 +100,3 @@ def _applies(requirement: Requirement, python: str) -> bool:
         return True
     environment = {**default_environment(), "python_full_version": python, "python_version": minor_of(python)}
     return requirement.marker.evaluate({name: str(value) for name, value in environment.items()})
-
-
-def _satisfied(requirement: Requirement, version: str | None) -> bool:
-    # As for pip, 2.13.0+cpu satisfies ==2.13.0.
-    return version is not None and requirement.specifier.contains(version, prereleases=True)

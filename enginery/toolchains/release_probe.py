@@ -5,12 +5,12 @@ The recorded facts come from source code and documentation. In a toolchain the h
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from enginery.core import process
 from enginery.core.errors import CommandError
-from enginery.core.model import Frozen
 from enginery.core.process import FailureCause
 from enginery.core.progress import no_log
 from enginery.releases import BUILD, Flag, facts, flags_of
@@ -29,52 +29,28 @@ SMI_SECONDS = 60.0
 Verdict = Literal["engine", "checkpoint-only", "unsupported"]
 
 
-class HelpFlag(Frozen):
-    """One flag as the help shows it.
-
-    Attributes:
-        names: all its names, long ones first.
-        choices: the only values it takes; empty for any.
-        metavar: what stands for its value; empty for a switch.
-    """
+class HelpFlag(NamedTuple):
+    """One flag as the help shows it: all its names, long ones first, and the only values it takes, empty for any."""
 
     names: tuple[str, ...]
-    choices: tuple[str, ...] = ()
-    metavar: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its first long name."""
-        return self.names[0]
+    choices: tuple[str, ...]
 
 
-class ReleaseProbe(Frozen):
+class ReleaseProbe(NamedTuple):
     """What was found in a toolchain of TensorRT-LLM.
 
     Attributes:
-        toolchain: the toolchain's name.
-        version: TensorRT-LLM's version; empty when it is not there.
         tensorrt: TensorRT's version; empty when it is not there.
-        python: Python's version.
-        gpus: the names of this machine's GPUs, as `nvidia-smi` prints them.
-        driver: the GPU driver's version; empty without one.
-        flags: what the help of `trtllm-build` lists.
         verdict: `engine`: engines can be built; `checkpoint-only`: there is no builder (any more); `unsupported`:
             it does not work here.
         reason: why the verdict is not `engine`.
         disagreements: one sentence for each difference from what is recorded of the release.
     """
 
-    toolchain: str
-    version: str
     tensorrt: str
-    python: str
-    gpus: tuple[str, ...] = ()
-    driver: str = ""
-    flags: tuple[HelpFlag, ...] = ()
     verdict: Verdict
-    reason: str = ""
-    disagreements: tuple[str, ...] = ()
+    reason: str
+    disagreements: tuple[str, ...]
 
 
 def probe_release(toolchain: Toolchain) -> ReleaseProbe:
@@ -86,19 +62,8 @@ def probe_release(toolchain: Toolchain) -> ReleaseProbe:
     found = toolchain.probe(modules=describe(toolchain.identity.name).probe or (MODULE,))
     versions = found.installed
     listed, verdict, reason = _builder(toolchain, found)
-    names, driver = machine_gpus(toolchain.environment)
-    return ReleaseProbe(
-        toolchain=toolchain.identity.name,
-        version=versions.get(PACKAGE, ""),
-        tensorrt=next((versions[name] for name in TENSORRT_PACKAGES if name in versions), ""),
-        python=found.python,
-        gpus=names,
-        driver=driver,
-        flags=listed,
-        verdict=verdict,
-        reason=reason,
-        disagreements=tuple(_disagreements(versions.get(PACKAGE, ""), verdict, listed)),
-    )
+    tensorrt = next((versions[name] for name in TENSORRT_PACKAGES if name in versions), "")
+    return ReleaseProbe(tensorrt, verdict, reason, tuple(_disagreements(versions.get(PACKAGE, ""), verdict, listed)))
 
 
 def probed_facts(toolchain: Toolchain) -> dict[str, str]:
@@ -109,26 +74,23 @@ def probed_facts(toolchain: Toolchain) -> dict[str, str]:
     """
     if not toolchain.identity.version(PACKAGE):
         return {}
-    found = probe_release(toolchain)
-    facts_found = {
-        "tensorrt": found.tensorrt,
-        "verdict": found.verdict,
-        "verdict-reason": found.reason,
-        "disagreements": "; ".join(found.disagreements),
-    }
-    return {name: value for name, value in facts_found.items() if value}
+    tensorrt, verdict, reason, told = probe_release(toolchain)
+    found = {"tensorrt": tensorrt, "verdict": verdict, "verdict-reason": reason, "disagreements": "; ".join(told)}
+    return {name: value for name, value in found.items() if value}
 
 
-def machine_gpus(environment: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-    """The names of this machine's GPUs and their driver's version; both empty without a working driver."""
+def machine_facts(environment: Mapping[str, str]) -> dict[str, str]:
+    """The `gpu` (or several) of this machine and their `driver`; empty without a working driver."""
     if shutil.which(SMI_QUERY[0], path=environment.get("PATH")) is None:
-        return (), ""
+        return {}
     try:
         lines = process.run(SMI_QUERY, env=environment, log=no_log, timeout=SMI_SECONDS).last_lines
     except CommandError:
-        return (), ""  # a command that needs the driver will fail with an error of its own
+        return {}  # a command that needs the driver will fail with an error of its own
     rows = [line.rpartition(",") for line in lines if "," in line]
-    return tuple(name.strip() for name, _, _ in rows), rows[0][2].strip() if rows else ""
+    gpus = Counter(name.strip() for name, _, _ in rows)
+    counted = (f"{count} x {name}" if count > 1 else name for name, count in gpus.items())
+    return {"gpu": ", ".join(counted), "driver": rows[0][2].strip()} if rows else {}
 
 
 def read_help(lines: Iterable[str]) -> tuple[HelpFlag, ...]:
@@ -138,19 +100,21 @@ def read_help(lines: Iterable[str]) -> tuple[HelpFlag, ...]:
     return tuple(flag for flag in flags if HELP not in flag.names)
 
 
-def compare_flags(listed: Sequence[HelpFlag], recorded: Mapping[str, Flag], record: str) -> Iterator[str]:
-    """One sentence for each difference between a help text and recorded flags.
+def _read_flag(text: str) -> HelpFlag:
+    """Read `--a A, --b A`, `-s {x,y}, --size {x,y}` or `--all`; since Python 3.13 also `-a, --all A`."""
+    names = [part.partition(" ")[0] for part in BETWEEN_NAMES.split(text)]
+    found = CHOICES.search(text)
+    choices = tuple(found[1].split(",")) if found else ()
+    return HelpFlag(tuple(sorted(names, key=lambda name: not name.startswith("--"))), choices)
 
-    Args:
-        listed: the flags of the help text.
-        recorded: the recorded flags by name.
-        record: names the record in the sentences.
-    """
+
+def compare_flags(listed: Sequence[HelpFlag], recorded: Mapping[str, Flag], record: str) -> Iterator[str]:
+    """One sentence for each difference between a help text and the recorded flags; `record` names these there."""
     by_name = {name: flag for flag in listed for name in flag.names}
     known_names = {name for flag in recorded.values() for name in (flag.name, *flag.aliases)}
     for flag in listed:
         if not known_names.intersection(flag.names):
-            yield f"{flag.name} is listed by {BUILD} --help and not in the {record}"
+            yield f"{flag.names[0]} is listed by {BUILD} --help and not in the {record}"
     for fact in recorded.values():
         shown = next((by_name[name] for name in (fact.name, *fact.aliases) if name in by_name), None)
         if shown is None:
@@ -158,6 +122,10 @@ def compare_flags(listed: Sequence[HelpFlag], recorded: Mapping[str, Flag], reco
         elif set(shown.choices) != {str(choice) for choice in fact.choices}:
             actual, stated = _choices(shown.choices), _choices(fact.choices)
             yield f"{fact.name} takes {actual} by {BUILD} --help and {stated} by the {record}"
+
+
+def _choices(choices: Sequence[object]) -> str:
+    return ", ".join(str(choice) for choice in choices) or "any value"
 
 
 def _builder(toolchain: Toolchain, found: Probe) -> tuple[tuple[HelpFlag, ...], Verdict, str]:
@@ -176,28 +144,11 @@ def _builder(toolchain: Toolchain, found: Probe) -> tuple[tuple[HelpFlag, ...], 
 
 
 def _disagreements(version: str, verdict: Verdict, listed: Sequence[HelpFlag]) -> Iterator[str]:
-    if not version:
-        return
-    builds = facts.builds_engines(version)
+    builds = bool(version) and facts.builds_engines(version)
     if verdict == "checkpoint-only" and builds:
         yield f"{version} is recorded as building engines, but there is no {BUILD}"
-    if verdict != "engine":
-        return
-    if not builds:
+    if verdict == "engine" and builds:
+        recorded = flags_of(version)
+        yield from compare_flags(listed, recorded.value, f"recorded facts of {version}, {recorded.provenance}")
+    elif verdict == "engine" and version:
         yield f"{version} is recorded as building no engines any more, but there is {BUILD}"
-        return
-    recorded = flags_of(version)
-    yield from compare_flags(listed, recorded.value, f"recorded facts of {version}, {recorded.provenance}")
-
-
-def _read_flag(text: str) -> HelpFlag:
-    """Read `--a A, --b A`, `-s {x,y}, --size {x,y}` or `--all`; since Python 3.13 also `-a, --all A`."""
-    parts = [part.partition(" ") for part in BETWEEN_NAMES.split(text)]
-    names = sorted((name for name, _, _ in parts), key=lambda name: not name.startswith("--"))
-    metavar = next((rest for _, _, rest in reversed(parts) if rest), "")
-    found = CHOICES.search(metavar)
-    return HelpFlag(names=tuple(names), choices=tuple(found[1].split(",")) if found else (), metavar=metavar)
-
-
-def _choices(choices: Sequence[object]) -> str:
-    return ", ".join(str(choice) for choice in choices) or "any value"

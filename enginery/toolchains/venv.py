@@ -22,6 +22,7 @@ from enginery.core.errors import CommandError, ToolchainError
 from enginery.core.late import late
 from enginery.core.locks import waiting_lock
 from enginery.core.progress import Log
+from enginery.core.text import below
 from enginery.toolchains.identity import READY, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import describe, fixed_minor, minor_of
 from enginery.toolchains.probe import probe_environment
@@ -56,12 +57,12 @@ class Venv(Toolchain):
     """A virtual environment, made from pins once for everybody on the machine."""
 
     @classmethod
-    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:
+    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:  # noqa: ARG003  of a container
         """The pins, with the minor version of the Python on this machine that would be used."""
-        del image
         pin_file = describe(name)
-        pins = (*pin_file.options, *pin_file.pins)
-        return ToolchainIdentity(name=name, kind="venv", pins=pins, python=planned_minor(pin_file.python, name))
+        # An interpreter is looked for only if the range leaves a choice.
+        python = fixed_minor(pin_file.python) or minor_of(_version_of(_find_python(pin_file.python, name)))
+        return ToolchainIdentity(name=name, kind="venv", pins=(*pin_file.options, *pin_file.pins), python=python)
 
     @classmethod
     def is_ready(cls, identity: ToolchainIdentity) -> bool:
@@ -74,11 +75,9 @@ class Venv(Toolchain):
         """The environment, made first if needed."""
         toolchain = cls.opened(identity)
         if not cls.is_ready(identity):
-            directory = toolchain.directory
-            lock = directory.with_name(f"{directory.name}.lock")
-            with waiting_lock(
-                lock, f"waiting for another process that is making toolchain {identity.name}", log, every=20.0
-            ):
+            lock = toolchain.directory.with_name(f"{toolchain.directory.name}.lock")
+            why = f"waiting for another process that is making toolchain {identity.name}"
+            with waiting_lock(lock, why, log, every=20.0):
                 if not cls.is_ready(identity):
                     _create(toolchain, log)
         return toolchain
@@ -95,37 +94,12 @@ class Venv(Toolchain):
         return cls(identity, directory, binaries / "python", environment)
 
 
-def planned_minor(versions: str, subject: str = "python") -> str:
-    """The minor version of Python to use; an interpreter is looked for only if the range leaves a choice.
-
-    Raises:
-        ToolchainError: when there is a choice and no interpreter on this machine is in the range.
-    """
-    fixed = fixed_minor(versions)
-    if fixed:
-        return fixed
-    search = os.environ.get("PATH", "")
-    return minor_of(_version_of(find_python(versions, search, subject), search))
-
-
-def find_python(versions: str, search: str, subject: str = "python") -> Path:
-    """An interpreter whose version is in the range: the one running this if possible, else one on `search`.
-
-    Args:
-        versions: the range.
-        search: directories to look into, as in `PATH`.
-        subject: what needs it, for the error.
-
-    Raises:
-        ToolchainError: when there is none.
-    """
+def _find_python(versions: str, subject: str) -> Path:
+    """An interpreter whose version is in the range: the one running this if possible, else one on PATH."""
     allowed = SpecifierSet(versions)
-    if allowed.contains(_version_of(Path(sys.executable), search), prereleases=True):
-        return Path(sys.executable)
     minors = [minor for minor in range(NEWEST_MINOR, 7, -1) if _may_contain(allowed, minor)]
-    for minor in minors:
-        found = shutil.which(f"python3.{minor}", path=search)
-        version = _version_of(Path(found), search) if found else ""
+    for found in (sys.executable, *(shutil.which(f"python3.{minor}") for minor in minors)):
+        version = _version_of(Path(found)) if found else ""
         if found and version and allowed.contains(version, prereleases=True):
             return Path(found)
     command = f"python3.{minors[-1] if minors else 11}"
@@ -137,24 +111,48 @@ def find_python(versions: str, search: str, subject: str = "python") -> Path:
     )
 
 
-def create_venv(directory: Path, interpreter: Path, pins: Sequence[str], log: Log) -> None:
-    """Make a virtual environment in `directory` and install `pins`; what is there already is removed first.
+def _may_contain(versions: SpecifierSet, minor: int) -> bool:
+    return versions.contains(f"3.{minor}.0") or versions.contains(f"3.{minor}.99")
 
-    Args:
-        directory: where to make it. It is made in its final place, as a virtual environment cannot be moved.
-        interpreter: the Python to make it with.
-        pins: requirements, and options of pip's among them.
-        log: called with what happens, line by line.
 
-    Raises:
-        ToolchainError: when that fails; `transient` if the network was the reason.
-    """
+@lru_cache
+def _version_of(python: Path) -> str:
+    """The version of an interpreter; empty when it does not work (a shim without a Python behind it)."""
+    if python == Path(sys.executable):
+        return ".".join(str(part) for part in sys.version_info[:3])
+    try:
+        return probe_environment(python, {"PATH": os.environ.get("PATH", "")}).python
+    except CommandError:
+        return ""
+
+
+def _create(toolchain: Venv, log: Log) -> None:
+    name, directory, pin_file = toolchain.identity.name, toolchain.directory, describe(toolchain.identity.name)
+    started = time.monotonic()
+    interpreter = _find_python(f"=={toolchain.identity.python}.*", name)
+    log(f"making toolchain {name} in {directory} ({len(pin_file.pins)} packages)")
+    _install(toolchain, interpreter, log)
+    found = toolchain.probe()
+    differences = toolchain.mismatches(found)
+    if differences:
+        raise ToolchainError(
+            f"was installed but is not what its pins say: {'; '.join(differences)}",
+            subject=name,
+            remedy=f"correct {pin_file.path or 'your pins'}, or the pip configuration that led to this",
+        )
+    facts = found.versions | release_probe.probed_facts(toolchain)
+    seconds = time.monotonic() - started
+    toolchain.record(facts, seconds=round(seconds, 1))
+    log(f"toolchain {name} is ready ({seconds:.0f} s)")
+
+
+def _install(toolchain: Venv, interpreter: Path, log: Log) -> None:
+    """Make the environment in its final place, as it cannot be moved, and install its pins."""
+    directory, name = toolchain.directory, toolchain.identity.name
     if directory.exists():
         log(f"removing what an interrupted creation left in {directory}")
         _await_strays(directory)
         files.remove_tree(directory)
-    options = [pin for pin in pins if pin.startswith("--")]
-    requirements = [pin for pin in pins if not pin.startswith("--")]
     lines: list[str] = []
 
     def keep(line: str) -> None:
@@ -162,12 +160,27 @@ def create_venv(directory: Path, interpreter: Path, pins: Sequence[str], log: Lo
         log(line)
 
     try:
-        own_pip = _make(directory, interpreter, log)
-        files.write_atomic(directory / REQUIREMENTS, "".join(f"{pin}\n" for pin in requirements))
-        _install(directory, own_pip, options, keep)
+        _run_pip(toolchain, interpreter, keep)
     except CommandError as error:
-        name = directory.name.rpartition("-")[0] or directory.name  # without the digest
         raise (stub_error(lines, name) or _pip_error(error, name)) from error
+
+
+def _run_pip(toolchain: Venv, interpreter: Path, log: Log) -> None:
+    directory, pins = toolchain.directory, toolchain.identity.pins
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    environment = {**kept, "PIP_USER": "0", "PYTHONNOUSERSITE": "1"}
+    # A pip of its own takes seconds, and is needed only where Enginery's own environment has none.
+    own_pip = importlib.util.find_spec("pip") is None
+    argv = [str(interpreter), "-m", "venv", *([] if own_pip else ["--without-pip"]), str(directory)]
+    process.run(argv, env=environment, log=log, timeout=CREATE_SECONDS)
+    requirements = directory / REQUIREMENTS
+    files.write_atomic(requirements, "".join(f"{pin}\n" for pin in pins if not pin.startswith("--")))
+    python = str(toolchain.python)
+    pip = [python, "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", python]
+    # Compiling every file would take longer than all the rest; Python compiles each one at its first import.
+    pip += ["install", "--no-compile", "--disable-pip-version-check", "--no-input"]
+    pip += [*(pin for pin in pins if pin.startswith("--")), "-r", str(requirements)]
+    process.run(pip, env=environment, log=log, timeout=INSTALL_SECONDS)
 
 
 def stub_error(lines: Sequence[str], name: str) -> ToolchainError | None:
@@ -184,63 +197,6 @@ def stub_error(lines: Sequence[str], name: str) -> ToolchainError | None:
     )
 
 
-def _may_contain(versions: SpecifierSet, minor: int) -> bool:
-    return versions.contains(f"3.{minor}.0") or versions.contains(f"3.{minor}.99")
-
-
-@lru_cache
-def _version_of(python: Path, search: str) -> str:
-    """The version of an interpreter; empty when it does not work (a shim without a Python behind it)."""
-    if python == Path(sys.executable):
-        return ".".join(str(part) for part in sys.version_info[:3])
-    try:
-        return probe_environment(python, {"PATH": search}).python
-    except CommandError:
-        return ""
-
-
-def _create(toolchain: Venv, log: Log) -> None:
-    name, directory, pin_file = toolchain.identity.name, toolchain.directory, describe(toolchain.identity.name)
-    started = time.monotonic()
-    interpreter = find_python(f"=={toolchain.identity.python}.*", os.environ.get("PATH", ""), name)
-    log(f"making toolchain {name} in {directory} ({len(pin_file.pins)} packages)")
-    create_venv(directory, interpreter, toolchain.identity.pins, log)
-    found = toolchain.probe()
-    differences = toolchain.mismatches(found)
-    if differences:
-        raise ToolchainError(
-            f"was installed but is not what its pins say: {'; '.join(differences)}",
-            subject=name,
-            remedy=f"correct {pin_file.path or 'your pins'}, or the pip configuration that led to this",
-        )
-    facts = found.versions | release_probe.probed_facts(toolchain)
-    seconds = time.monotonic() - started
-    toolchain.record(facts, seconds=round(seconds, 1))
-    log(f"toolchain {name} is ready ({seconds:.0f} s)")
-
-
-def _make(directory: Path, interpreter: Path, log: Log) -> bool:
-    """Make the environment; returns whether it got a pip of its own, which takes seconds and is seldom needed."""
-    own_pip = importlib.util.find_spec("pip") is None
-    argv = [str(interpreter), "-m", "venv", *([] if own_pip else ["--without-pip"]), str(directory)]
-    process.run(argv, env=_environment(), log=log, timeout=CREATE_SECONDS)
-    return own_pip
-
-
-def _install(directory: Path, own_pip: bool, options: Sequence[str], log: Log) -> None:  # noqa: FBT001  private
-    python = str(directory / "bin" / "python")
-    pip = [python, "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", python]
-    # Compiling every file would take longer than all the rest; Python compiles each one at its first import.
-    argv = [*pip, "install", "--no-compile", "--disable-pip-version-check", "--no-input", *options]
-    argv += ["-r", str(directory / REQUIREMENTS)]
-    process.run(argv, env=_environment(), log=log, timeout=INSTALL_SECONDS)
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    return {**kept, "PIP_USER": "0", "PYTHONNOUSERSITE": "1"}
-
-
 def _pip_error(error: CommandError, name: str) -> ToolchainError:
     known = process.FailureCause
     network = any(NETWORK.search(line) for line in error.last_lines)
@@ -249,8 +205,8 @@ def _pip_error(error: CommandError, name: str) -> ToolchainError:
         remedy = "check the network, the proxy and the index in your pip configuration, then try again"
     elif error.cause in {known.DISK_FULL, known.TIMEOUT, known.HOST_MEMORY}:
         remedy = error.remedy
-    tail = "".join(f"\n  | {line}" for line in error.last_lines)
-    return ToolchainError(f"could not be made: {error.problem}{tail}", subject=name, remedy=remedy, transient=network)
+    problem = f"could not be made: {error.problem}{below(error.last_lines)}"
+    return ToolchainError(problem, subject=name, remedy=remedy, transient=network)
 
 
 def _await_strays(directory: Path) -> None:

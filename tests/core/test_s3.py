@@ -244,10 +244,10 @@ def test_without_patience_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatch
 
 def test_there_is_one_client_for_one_set_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    first = s3.shared_client()
-    assert s3.shared_client() is first
+    first = s3.connection().client
+    assert s3.connection().client is first
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:10")
-    assert s3.shared_client() is not first
+    assert s3.connection().client is not first
 
 
 def test_other_servers_are_asked_by_path_and_aws_by_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_other_servers_are_asked_by_path_and_aws_by_host(monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
 
     def url() -> str:
-        return s3.shared_client().generate_presigned_url("get_object", Params={"Bucket": "engines", "Key": "k"})
+        return s3.connection().client.generate_presigned_url("get_object", Params={"Bucket": "engines", "Key": "k"})
 
     assert url().startswith("https://engines.s3.")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.local:9000")
@@ -263,9 +263,9 @@ def test_other_servers_are_asked_by_path_and_aws_by_host(monkeypatch: pytest.Mon
 
 
 def test_the_region_is_us_east_1_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert s3.shared_client().meta.region_name == "us-east-1"
+    assert s3.connection().client.meta.region_name == "us-east-1"
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    assert s3.shared_client().meta.region_name == "eu-central-1"
+    assert s3.connection().client.meta.region_name == "eu-central-1"
 
 
 def test_a_password_in_the_endpoint_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_a_password_in_the_endpoint_is_not_shown(monkeypatch: pytest.MonkeyPatch
 def test_an_endpoint_that_is_no_url_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
     with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
-        s3.shared_client()
+        s3.connection()
 
 
 def test_no_credentials_is_an_error_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

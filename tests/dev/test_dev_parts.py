@@ -12,9 +12,9 @@ from enginery.cli.demo import BODY, demo_spec
 from enginery.core.errors import StoreError, ToolchainError
 from enginery.dev import servers, services
 from enginery.dev.ready import LOOPBACK, answers, free_port, free_ports
-from enginery.dev.s3_objects import ObjectFiles
+from enginery.dev.s3_server import ObjectFiles
 from enginery.dev.servers import prefect_environment
-from enginery.dev.services import Entry, State, read_state, state_file, write_state
+from enginery.dev.services import Entry, State, read_state, write_state
 from tests.support.s3_server import S3Server, running_s3_server
 
 
@@ -127,15 +127,15 @@ def test_no_services_run_at_first() -> None:
 
 def test_a_process_that_only_has_the_same_id_is_not_taken_for_a_service() -> None:
     entry = Entry(pid=os.getpid(), created=1.0, url="http://127.0.0.1:1", log_file=Path("x"))
-    write_state(State(services={"prefect": entry}))
+    write_state({"prefect": entry}, {})
     assert read_state().services == {"prefect": entry}
     assert read_state().alive() == {}
     assert not entry.stop()
 
 
-def test_a_damaged_state_file_counts_as_none() -> None:
-    state_file().parent.mkdir(parents=True)
-    state_file().write_text("{")
+def test_a_damaged_state_file_counts_as_none(own_home: Path) -> None:
+    (own_home / "services").mkdir(parents=True)
+    (own_home / "services" / "services.json").write_text("{")
     assert read_state() == State()
 
 

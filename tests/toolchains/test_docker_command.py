@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from enginery.core.errors import UsageError
-from enginery.toolchains.docker import Box, docker_command, gpus_argument
+from enginery.toolchains.container import Box, docker_command, gpus_argument
 from tests.support.fake_docker import option_values as values
 
 IMAGE = "nvidia/tritonserver:26.07-trtllm-python-py3"
@@ -14,7 +14,7 @@ KEY = "0123456789abcdef" * 4
 
 
 def box(**changes: Any) -> Box:
-    return Box(image=IMAGE, name_hint=KEY, home=Path("/home/caches"), user="1000:1001", **changes)
+    return Box(image=IMAGE, name=KEY, home=Path("/home/caches"), user="1000:1001", **changes)
 
 
 def words(**changes: Any) -> list[str]:

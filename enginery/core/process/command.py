@@ -10,9 +10,8 @@ import shlex
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from subprocess import PIPE
 
@@ -81,12 +80,10 @@ def run(  # noqa: PLR0913  options that do not depend on each other
         CommandError: when it cannot be started, fails, or takes too long; `cause` tells the known failures apart.
     """
     command = Command(argv, cwd=cwd, env=env)
-    with ExitStack() as stack:
-        sink = Sink(log, stack.enter_context(_appending(log_file)) if log_file else None)
-        sink.put(shown(command.argv))
+    with _kept_in(log_file, log) as put:
+        put(shown(command.argv))
         launch = command.launch(timeout=timeout, grace=grace, afterwards=afterwards)
-        outcome = _run_supervised(launch, sink, command.secrets)
-    lines = tuple(sink.tail)
+        outcome, lines = _run_supervised(launch, put, command.secrets)
     if outcome["reason"] != "exited" or outcome["code"] != 0 or outcome["left"]:
         raise command.error(outcome, lines, timeout)
     return Completed(command.argv, outcome["seconds"], outcome["peak_memory_bytes"], lines[-LINES_KEPT:])
@@ -119,21 +116,18 @@ class Command:
         self.words = [os.fspath(word) for word in argv]
         self.argv = tuple(masked(word, self.secrets) for word in self.words)
         self.cwd = (cwd or Path.cwd()).absolute()
-        self.program = self._find()
-
-    def _find(self) -> str:
         if not self.cwd.is_dir():
-            raise self.not_started(f"its working directory {self.cwd} does not exist")
+            raise self._not_started(f"its working directory {self.cwd} does not exist")
         if not self.words or any("\0" in word for word in self.words):
-            raise self.not_started("it is empty or holds a zero byte")
-        return self._path_of(self.words[0])
+            raise self._not_started("it is empty or holds a zero byte")
+        self.program = self._path_of(self.words[0])
 
     def _path_of(self, name: str) -> str:
         if "/" in name:
             return str(self.cwd / name)
         found = shutil.which(name, path=self.environment.get("PATH", os.defpath))
         if found is None:
-            raise self.not_started("there is no such command on PATH")
+            raise self._not_started("there is no such command on PATH")
         return str(self.cwd / found)
 
     def launch(
@@ -151,8 +145,7 @@ class Command:
             afterwards=[self._path_of(afterwards[0]), *afterwards[1:]] if afterwards else [],
         )
 
-    def not_started(self, why: str) -> CommandError:
-        """The error for a command that never ran."""
+    def _not_started(self, why: str) -> CommandError:
         return CommandError(
             f"{self.argv[0] if self.argv else 'the command'} could not be started: {why}",
             subject=shown(self.argv),
@@ -163,7 +156,7 @@ class Command:
     def error(self, outcome: Outcome, lines: tuple[str, ...], timeout: float | None) -> CommandError:
         """The error for a command that did not end well."""
         if outcome["reason"] == "not started":
-            return self.not_started(os.strerror(outcome["code"]))
+            return self._not_started(os.strerror(outcome["code"]))
         how, failure = _how_it_ended(outcome, lines, timeout)
         meaning = f": {failure.meaning}" if failure.meaning else ""
         left = f"; processes {outcome['left']} could not be ended" if outcome["left"] else ""
@@ -187,52 +180,36 @@ def _how_it_ended(outcome: Outcome, lines: Sequence[str], timeout: float | None)
     return how, failure_of(outcome["code"], lines)
 
 
-class Sink:
-    """Where the lines of a command go: to the log, to a file, and the last ones into memory."""
-
-    def __init__(self, log: Log, file: FileIO | None) -> None:
-        self.log = log
-        self.file = file
-        self.tail: deque[str] = deque(maxlen=LINES_SEARCHED)
-
-    def put(self, line: str) -> None:
-        """Pass on a line."""
-        if self.file is not None:
-            try:
-                self.file.write(f"{line}\n".encode(errors="backslashreplace"))
-            except OSError as error:
-                raise files.cannot_write(Path(str(self.file.name)), error) from error
-        self.log(line)
-
-    def keep_and_put(self, line: str) -> None:
-        """Pass on a line that the command printed, and keep it for its error."""
-        self.tail.append(line)
-        self.put(line)
-
-
 @contextmanager
-def _appending(path: Path) -> Iterator[FileIO]:
-    try:
+def _kept_in(path: Path | None, log: Log) -> Iterator[Log]:
+    """A log that adds each line to a file too, where it is also after a crash."""
+    if path is None:
+        yield log
+        return
+    with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab", buffering=0)  # what was printed is there, also after a crash
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
+        file = path.open("ab", buffering=0)
+
+    def put(line: str) -> None:
+        with files.writing(path):
+            file.write(f"{line}\n".encode(errors="backslashreplace"))
+        log(line)
+
     with file:
-        yield file
+        yield put
 
 
-def _run_supervised(launch: Launch, sink: Sink, secrets: tuple[str, ...]) -> Outcome:
+def _run_supervised(launch: Launch, put: Log, secrets: tuple[str, ...]) -> tuple[Outcome, tuple[str, ...]]:
+    """Run it to its end; what became of it, and the last lines that it printed."""
+    tail: deque[str] = deque(maxlen=LINES_SEARCHED)
     supervised = Supervised.start(launch, PIPE)
     try:
-        reader = LineReader(secrets)
-        for data in supervised.output():
-            for line in reader.feed(data):
-                sink.keep_and_put(line)
-        for line in reader.finish():
-            sink.keep_and_put(line)
+        for line in LineReader(secrets).lines(supervised.output()):
+            tail.append(line)
+            put(line)
         supervised.process.wait()
         outcome = supervised.outcome()
     finally:
         supervised.end()
     # A supervisor that was killed wrote no outcome; the kernel has ended its command with it.
-    return outcome or Outcome(reason="stopped", code=0, seconds=0.0, peak_memory_bytes=0, left=[])
+    return outcome or Outcome(reason="stopped", code=0, seconds=0.0, peak_memory_bytes=0, left=[]), tuple(tail)

@@ -40,155 +40,112 @@ class Failure:
         cause: its name.
         meaning: what happened, to follow the command's name and its exit status.
         remedy: what to do next.
+        sign: a pattern of the lines that a command then prints; empty where its end alone tells.
     """
 
     cause: FailureCause
     meaning: str
     remedy: str
+    sign: str = ""
 
 
-@dataclass(frozen=True)
-class Sign:
-    """What a command prints when it fails in a known way."""
-
-    pattern: re.Pattern[str]
-    failure: Failure
-
-
-def _sign(cause: FailureCause, meaning: str, remedy: str, *patterns: str) -> Sign:
-    return Sign(re.compile("|".join(patterns)), Failure(cause, meaning, remedy))
-
-
-OUT_OF_HOST_MEMORY = Failure(
-    FailureCause.HOST_MEMORY,
-    "it ran out of the machine's memory",
-    "use a machine with more memory, or run fewer steps side by side",
-)
-
+MORE_HOST_MEMORY = "use a machine with more memory, or run fewer steps side by side"
 WARNING = re.compile(r"\[(W|I|V|D|WARNING|INFO|VERBOSE|DEBUG)\]|skipping tactic", re.IGNORECASE)
 """Lines in which no error is looked for: TensorRT warns of GPU memory for each tactic that it then skips."""
 
 SIGNS = (
-    _sign(
+    Failure(
         FailureCause.CONTAINER_DAEMON,
         "docker's daemon does not answer",
         "start Docker, and let this user use it (see that `docker info` works); or use another kind of toolchain",
-        r"Cannot connect to the Docker daemon",
-        r"permission denied while trying to connect to the [Dd]ocker",
-        r"^error during connect: ",
+        r"Cannot connect to the Docker daemon|permission denied while trying to connect to the [Dd]ocker"
+        r"|^error during connect: ",
     ),
-    _sign(
+    Failure(
         FailureCause.CONTAINER_GPU,
         "docker cannot give it a GPU",
-        "install NVIDIA's container toolkit and configure docker for it (nvidia-ctk runtime configure), then check with"
-        " nvidia-smi that the driver works",
-        r"could not select device driver .*gpu",
-        r"unknown or invalid runtime name: nvidia",
-        r"nvidia-container-cli: ",
+        "install NVIDIA's container toolkit and configure docker for it (nvidia-ctk runtime configure), then check"
+        " with nvidia-smi that the driver works",
+        r"could not select device driver .*gpu|unknown or invalid runtime name: nvidia|nvidia-container-cli: ",
     ),
-    _sign(
+    Failure(
         FailureCause.CONTAINER_IMAGE,
         "docker cannot get the image",
         "set ENGINERY_CONTAINER_REGISTRY to the registry that has it (for NVIDIA's images the host in the `docker"
         " pull` line of NVIDIA's catalogue of containers, or a mirror of yours), and sign in with docker login",
-        r"pull access denied",
-        r"manifest unknown",
-        r"manifest for .* not found",
-        r"no matching manifest",
-        r"[Nn]o such image",
-        r"[Uu]nable to find image",
-        r"^Error response from daemon: .*(unauthorized|denied)",
+        r"pull access denied|manifest unknown|manifest for .* not found|no matching manifest|[Nn]o such image"
+        r"|[Uu]nable to find image|^Error response from daemon: .*(unauthorized|denied)",
     ),
-    _sign(
+    Failure(
         FailureCause.NOT_FOUND,
         "there is no such command in the image",
         "name an image that has the release inside, or another release",
-        r"executable file not found in \$PATH",
         # With `--init` it is docker's own first process that starts the command, or the image's entry point, a shell.
-        r"^\[FATAL tini \(\d+\)\] exec .* failed: No such file or directory",
-        r": exec: .*: not found$",
+        r"executable file not found in \$PATH|^\[FATAL tini \(\d+\)\] exec .* failed: No such file or directory"
+        r"|: exec: .*: not found$",
     ),
-    _sign(
+    Failure(
         FailureCause.GPU_MEMORY,
         "the GPU's memory is too small for it",
         "free the GPU's memory (see nvidia-smi), use a larger GPU, a smaller precision or more tensor parallelism",
-        r"CUDA out of memory",
-        r"CUDA error: out of memory",
-        r"CUDA_ERROR_OUT_OF_MEMORY",
-        r"cudaErrorMemoryAllocation",
-        r"Requested amount of GPU memory",
-        r"GPU memory allocation.*failed",
-        r"OutOfMemory",
-        r"CUDA failure 2: out of memory",
+        r"CUDA out of memory|CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation"
+        r"|Requested amount of GPU memory|GPU memory allocation.*failed|OutOfMemory|CUDA failure 2: out of memory",
     ),
-    _sign(
+    Failure(
         FailureCause.DISK_FULL,
         "the disk is full",
         "free some space, or set ENGINERY_HOME to a larger disk",
-        r"No space left on device",
-        r"Disk quota exceeded",
+        r"No space left on device|Disk quota exceeded",
     ),
-    _sign(
+    Failure(
         FailureCause.GPU_NOT_VISIBLE,
         "it sees no usable GPU",
         "check with nvidia-smi that the driver works, that CUDA_VISIBLE_DEVICES names a GPU, and that the"
         " container was started with access to it",
-        r"[Nn]o CUDA-capable device",
-        r"CUDA driver version is insufficient",
-        r"NVIDIA-SMI has failed",
-        r"[Nn]o CUDA GPUs are available",
-        r"Found no NVIDIA driver",
-        r"CUDA_ERROR_NO_DEVICE",
+        r"[Nn]o CUDA-capable device|CUDA driver version is insufficient|NVIDIA-SMI has failed"
+        r"|[Nn]o CUDA GPUs are available|Found no NVIDIA driver|CUDA_ERROR_NO_DEVICE",
     ),
-    _sign(
+    Failure(
         FailureCause.MISSING_LIBRARY,
         "a library it needs is missing",
         "check the toolchain (enginery toolchain check) and create it again, or install what is named below",
-        r"error while loading shared libraries",
-        r"cannot open shared object file",
-        r"^ModuleNotFoundError: ",
-        r"^ImportError: ",
+        r"error while loading shared libraries|cannot open shared object file|^ModuleNotFoundError: |^ImportError: ",
     ),
-    _sign(
+    Failure(
         FailureCause.UNKNOWN_FLAG,
         "it does not know one of its flags or values",
         "compare the command with the --help of this release",
-        r"error: unrecognized arguments",
-        r"error: .*invalid choice",
-        r"No such option",
-        r"unrecognized option",
-        r"invalid option --",
+        r"error: unrecognized arguments|error: .*invalid choice|No such option|unrecognized option|invalid option --",
     ),
-    _sign(
+    Failure(
         FailureCause.ENGINE_MISMATCH,
         "the engine is of another TensorRT or another GPU than it is to run with",
         "run it with the release and on the GPU that it was built for, or build it again for these",
-        r"engine plan file is not compatible with this version",
-        r"engine plan file is generated on an incompatible device",
-        r"Version tag does not match",
+        r"engine plan file is (not compatible with this version|generated on an incompatible device)"
+        r"|Version tag does not match",
     ),
-    _sign(
+    Failure(
         FailureCause.SHARED_MEMORY,
         "there is too little shared memory for its ranks to talk to each other",
         "start the container with more (docker run --shm-size=1g --ulimit memlock=-1, or --ipc=host)",
-        r"[Ee]rror while (creating|attaching to) shared memory segment",
-        r"unable to open shared memory object",
-        r"insufficient shared memory \(shm\)",
+        r"[Ee]rror while (creating|attaching to) shared memory segment|unable to open shared memory object"
+        r"|insufficient shared memory \(shm\)",
     ),
-    _sign(
+    Failure(
         FailureCause.MPI,
         "mpirun could not start its ranks",
         "check that mpirun is the Open MPI of this release and that the machine has as many GPUs as the engine needs",
-        r"There are not enough slots available",
-        r"mpirun has detected an attempt to run as root",
-        r"mpirun was unable to (launch|find|start)",
-        r"looks like MPI_INIT failed",
+        r"There are not enough slots available|mpirun has detected an attempt to run as root"
+        r"|mpirun was unable to (launch|find|start)|looks like MPI_INIT failed",
     ),
-    Sign(
-        re.compile(r"std::bad_alloc|^MemoryError\b|Cannot allocate memory|DefaultCPUAllocator: can't allocate"),
-        OUT_OF_HOST_MEMORY,
+    Failure(
+        FailureCause.HOST_MEMORY,
+        "it ran out of the machine's memory",
+        MORE_HOST_MEMORY,
+        r"std::bad_alloc|^MemoryError\b|Cannot allocate memory|DefaultCPUAllocator: can't allocate",
     ),
 )
+"""What a command prints when it fails in a known way."""
 
 
 def failure_of(code: int, lines: Sequence[str]) -> Failure:
@@ -201,12 +158,11 @@ def failure_of(code: int, lines: Sequence[str]) -> Failure:
     number = signal_of(code)
     if number == signal.SIGKILL:
         # A command that Enginery ends has another outcome: this was the kernel, or a user with kill -9.
-        meaning = "most likely the machine's memory ran out"
-        return Failure(FailureCause.HOST_MEMORY, meaning, OUT_OF_HOST_MEMORY.remedy)
+        return Failure(FailureCause.HOST_MEMORY, "most likely the machine's memory ran out", MORE_HOST_MEMORY)
     for line in reversed(lines):  # the last error is the one it ended with
-        sign = None if WARNING.search(line) else next((sign for sign in SIGNS if sign.pattern.search(line)), None)
-        if sign is not None:
-            return sign.failure
+        known = None if WARNING.search(line) else next((known for known in SIGNS if re.search(known.sign, line)), None)
+        if known is not None:
+            return known
     if number is not None:
         remedy = "read its last lines; if nobody ended it on purpose, this is a fault of the command itself"
         return Failure(FailureCause.KILLED, f"it was ended by {number.name}", remedy)

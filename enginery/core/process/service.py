@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -72,12 +72,13 @@ class Service:
             StoreError: when the log file cannot be written.
         """
         command = Command(argv, cwd=cwd, env=env)
-        output = _new_log(log_file)
+        launch = command.launch(timeout=None, grace=LONGEST_GRACE_SECONDS, detached=detach)
+        with files.writing(log_file):
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            output = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
             os.write(output, f"{shown(command.argv)}\n".encode())
-            supervised = Supervised.start(
-                command.launch(timeout=None, grace=LONGEST_GRACE_SECONDS, detached=detach), output
-            )
+            supervised = Supervised.start(launch, output)
         finally:
             os.close(output)
         if detach:
@@ -109,16 +110,7 @@ class Service:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
             data = file.read()
-        reader = LineReader(self._secrets)
-        return tuple([*reader.feed(data), *reader.finish()][-count:])
-
-
-def _new_log(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
+        return tuple([*LineReader(self._secrets).lines([data])][-count:])
 
 
 def stop_pid(pid: int, created: float, grace: float = GRACE_SECONDS) -> bool:
@@ -137,9 +129,9 @@ def stop_pid(pid: int, created: float, grace: float = GRACE_SECONDS) -> bool:
         return False
     with suppress(psutil.NoSuchProcess):
         service.send_signal(signal.SIGTERM)
-        if not _wait(lambda: running(pid, created) is None, grace):
+        if not _ends(pid, created, grace):
             service.send_signal(signal.SIGTERM)  # after a second signal a supervisor kills at once
-        if not _wait(lambda: running(pid, created) is None, KILL_SECONDS):
+        if not _ends(pid, created, KILL_SECONDS):
             _kill_tree(service)
     return True
 
@@ -154,9 +146,9 @@ def running(pid: int, created: float) -> psutil.Process | None:
         return None
 
 
-def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+def _ends(pid: int, created: float, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while not condition():
+    while running(pid, created):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)

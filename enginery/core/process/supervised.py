@@ -15,18 +15,7 @@ SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class Launch(TypedDict):
-    """What to run.
-
-    Attributes:
-        program: path of the executable.
-        argv: the command, its first word as the user wrote it.
-        environment: the whole environment of the command.
-        cwd: its working directory.
-        timeout: seconds it may take; None for no limit.
-        grace: seconds between SIGTERM and SIGKILL.
-        detached: go on when standard input is closed.
-        afterwards: a command to run after one that was ended, without output; its first word is an executable's path.
-    """
+    """What to run: the options of `command.run` with the paths of executables; whether to go on without Enginery."""
 
     program: str
     argv: list[str]
@@ -70,12 +59,7 @@ class Supervised:
 
     @classmethod
     def start(cls, launch: Launch, output: int | IO[bytes]) -> Self:
-        """Start a supervisor and its command.
-
-        Args:
-            launch: the command.
-            output: where the command's output goes, as in `subprocess.Popen`.
-        """
+        """Start a supervisor and its command; `output` is where the command prints, as in `subprocess.Popen`."""
         report, report_in = os.pipe()
         try:
             process = subprocess.Popen(
@@ -92,19 +76,15 @@ class Supervised:
         finally:
             os.close(report_in)
         supervised = cls(process, report)
+        control = cast("IO[bytes]", process.stdin)
         try:
-            supervised._send(launch)
+            with suppress(BrokenPipeError):  # it has died, which its missing outcome will show
+                control.write(marshal.dumps(dict(launch)))
+                control.flush()
         except BaseException:
             supervised.end()
             raise
         return supervised
-
-    def _send(self, launch: Launch) -> None:
-        data = marshal.dumps(dict(launch))
-        control = cast("IO[bytes]", self.process.stdin)
-        with suppress(BrokenPipeError):  # it has died, which its missing outcome will show
-            control.write(len(data).to_bytes(8, "big") + data)
-            control.flush()
 
     def close_input(self) -> None:
         """Close the supervisor's standard input, which ends the command unless it is detached."""

@@ -33,6 +33,7 @@ LONGEST_WAIT_SECONDS = 1.0
 KILL_ATTEMPT_SECONDS = 30.0
 AFTERWARDS_SECONDS = 60.0
 SIGNALS_TO_KILL = 2
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -71,7 +72,7 @@ class Supervisor:
             "reason": reason,
             "code": os.waitstatus_to_exitcode(self.status) if self.status is not None else -signal.SIGKILL,
             "seconds": time.monotonic() - started,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * maxrss_unit(),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * MAXRSS_UNIT,
             "left": left,
         }
 
@@ -149,11 +150,6 @@ class Supervisor:
                 os.killpg(self.command, number)
 
 
-def maxrss_unit() -> int:
-    """Bytes in the unit of `ru_maxrss`, which is the kilobyte except on macOS."""
-    return 1 if sys.platform == "darwin" else 1024
-
-
 def descendants(root: int) -> list[int]:
     """Processes below `root`, parents before children."""
     children: dict[int, list[int]] = {}
@@ -213,27 +209,16 @@ def prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def read_all(descriptor: int, size: int) -> bytes:
-    """Read `size` bytes, or fewer when the other end is closed."""
-    data = b""
-    while len(data) < size:
-        chunk = os.read(descriptor, size - len(data))
-        if not chunk:
-            break
-        data += chunk
-    return data
-
-
 def main() -> None:
     """Read the `Launch`, run it, write the `Outcome` to the file descriptor named on the command line."""
     report = int(sys.argv[1])
     os.set_inheritable(report, False)  # noqa: FBT003  the standard library's own signature
-    size = int.from_bytes(read_all(0, 8), "big")
-    data = read_all(0, size)
-    if not size or len(data) < size:
+    try:
+        launch = marshal.load(sys.stdin.buffer)  # noqa: S302  from our own parent, same interpreter
+    except EOFError:
         return  # Enginery died before it had sent everything
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    outcome = Supervisor(marshal.loads(data)).run()  # noqa: S302  from our own parent, same interpreter
+    outcome = Supervisor(launch).run()
     with suppress(BrokenPipeError):
         os.write(report, marshal.dumps(dict(outcome)))
 

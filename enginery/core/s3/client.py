@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 else:
     boto3_session, loaders = late("boto3.session"), late("botocore.loaders")
-    botocore_config = late("botocore.config")
-    botocore_session = late("botocore.session")
+    botocore_config, botocore_session = late("botocore.config"), late("botocore.session")
 
 CONNECTIONS = 32
 CONNECT_SECONDS = 5.0
@@ -95,17 +94,8 @@ def connection() -> Connection:
         return _connections[name]
 
 
-def shared_client() -> "S3Client":
-    """The client of `connection()`.
-
-    Raises:
-        StoreError: when the AWS settings do not make sense.
-    """
-    return connection().client
-
-
 def close_clients() -> None:
-    """Close every connection; the next call of `client` opens new ones."""
+    """Close every connection; the next call of `connection` opens new ones."""
     with _lock:
         while _connections:
             _connections.popitem()[1].client.close()

@@ -14,23 +14,16 @@ from enginery.core.late import late
 from enginery.core.text import without_sign_in
 
 if TYPE_CHECKING:
-    import botocore
     from boto3 import exceptions as boto3_exceptions
     from botocore import exceptions as botocore_exceptions
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import ClientError
     from urllib3 import exceptions as urllib3_exceptions
 else:
     boto3_exceptions = late("boto3.exceptions")
-    botocore = late("botocore")
     botocore_exceptions = late("botocore.exceptions")
     urllib3_exceptions = late("urllib3.exceptions")
 
-WRONG_CREDENTIALS = {
-    "ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken", "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-}  # fmt: skip
 NO_PERMISSION = {"403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "UnauthorizedAccess"}
-WRONG_REGION = {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 PASSING = {
     "ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable",
     "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
@@ -39,6 +32,33 @@ ALTERED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"}
 FAILED_CONDITION = {"412", "PreconditionFailed"}
 HTTP_TOO_MANY_REQUESTS = 429
 HTTP_SERVER_ERROR = 500
+
+REFUSALS = (
+    (
+        ALTERED,
+        "the bytes that arrived are not those that were meant to be sent",
+        "check that nothing changes the file while it is sent, then run it again",
+    ),
+    ({"NoSuchBucket"}, "bucket {bucket} does not exist{at}", "create it, or correct the address"),
+    (
+        {"ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken", "SignatureDoesNotMatch",
+         "TokenRefreshRequired"},
+        "S3{at} does not accept the credentials ({code})",
+        "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again",
+    ),
+    (
+        NO_PERMISSION,
+        "the credentials are not allowed to do this{at} ({code})",
+        "let them use {subject}, or take others (AWS_PROFILE, AWS_ACCESS_KEY_ID)",
+    ),
+    (
+        {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"},
+        "the bucket is not in the region that was asked ({code})",
+        "set AWS_REGION to the bucket's region",
+    ),
+    ({"RequestTimeTooSkewed"}, "this machine's clock is wrong, so S3 refuses its requests", "set the clock"),
+)  # fmt: skip
+"""Names of errors that no other try can pass, and for each of them what happened and what to do."""
 
 
 class PreconditionFailed(EngineryError):  # noqa: N818  the name S3 gives it
@@ -51,7 +71,7 @@ class Gone(EngineryError):  # noqa: N818  what it is, not that it is wrong
 
 @contextmanager
 def translated_errors(
-    subject: object, error_class: type[EngineryError] = StoreError, *, endpoint: str = ""
+    subject: object, error_class: type[EngineryError] = StoreError, *, endpoint: str = "", disk: bool = True
 ) -> Iterator[None]:
     """Turn the errors of S3's client, and that of a full disk, into `error_class`, with a remedy for each.
 
@@ -59,37 +79,26 @@ def translated_errors(
         subject: what the work is about, mostly an address.
         error_class: the error to raise.
         endpoint: the server's URL, for the messages.
+        disk: whether `subject` is where files of this machine are written.
 
     Raises:
         PreconditionFailed: when a conditional write found another object than it asked for.
         EngineryError: of `error_class` for all else; `transient` where trying again can help.
     """
     try:
-        with translated_answers(subject, error_class, endpoint=endpoint):
-            yield
+        yield
+    except (  # urllib3's comes through when a listing breaks off
+        boto3_exceptions.Boto3Error,
+        botocore_exceptions.ClientError,
+        botocore_exceptions.BotoCoreError,
+        urllib3_exceptions.HTTPError,
+    ) as error:
+        raise _translated(error, str(subject), error_class, f" at {endpoint}" if endpoint else "") from error
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if not disk or error.errno not in DISK_FULL:
             raise
         remedy = "free some space on the disk, or set ENGINERY_HOME to another one"
         raise error_class("the disk is full", subject=str(subject), remedy=remedy) from error
-
-
-@contextmanager
-def translated_answers(
-    subject: object, error_class: type[EngineryError] = StoreError, *, endpoint: str = ""
-) -> Iterator[None]:
-    """Like `translated_errors`, without errors of this machine's files, which have another subject."""
-    at = f" at {endpoint}" if endpoint else ""
-    try:
-        yield
-    except boto3_exceptions.Boto3Error as error:  # of a managed transfer; its context is the original error
-        raise _from_transfer(error, str(subject), error_class, at) from error
-    except botocore_exceptions.ClientError as error:
-        raise _from_answer(error, str(subject), error_class, at) from error
-    except botocore_exceptions.BotoCoreError as error:
-        raise _from_client(error, str(subject), error_class, at) from error
-    except urllib3_exceptions.HTTPError as error:  # boto3 lets it through when a listing breaks off
-        raise _broken_off(error, str(subject), error_class, at) from error
 
 
 def answer_code(error: "ClientError") -> str:
@@ -99,9 +108,8 @@ def answer_code(error: "ClientError") -> str:
 
 def is_denied(error: EngineryError) -> bool:
     """Whether S3 refused permission; without permission to list, also for an object that does not exist."""
-    return (
-        isinstance(error.__cause__, botocore_exceptions.ClientError) and answer_code(error.__cause__) in NO_PERMISSION
-    )
+    cause = error.__cause__
+    return isinstance(cause, botocore_exceptions.ClientError) and answer_code(cause) in NO_PERMISSION
 
 
 def failed_condition(subject: str) -> PreconditionFailed:
@@ -110,73 +118,57 @@ def failed_condition(subject: str) -> PreconditionFailed:
     return PreconditionFailed("another object is there than was expected", subject=subject, remedy=remedy)
 
 
-def _from_transfer(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
-    if isinstance(error.__context__, botocore_exceptions.ClientError):
-        return _from_answer(error.__context__, subject, error_class, at)
-    if isinstance(error.__context__, botocore_exceptions.BotoCoreError):
-        return _from_client(error.__context__, subject, error_class, at)
-    return error_class(f"the transfer failed: {error}", subject=subject, remedy="try again", transient=True)
+def _translated(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
+    # The error of a managed transfer has the original one as its context.
+    cause = error.__context__ if isinstance(error, boto3_exceptions.Boto3Error) else error
+    if isinstance(cause, botocore_exceptions.ClientError):
+        if answer_code(cause) in FAILED_CONDITION:
+            return failed_condition(subject)
+        problem, remedy, passing = _meaning_of_answer(cause, subject, at)
+    elif isinstance(cause, botocore_exceptions.BotoCoreError | urllib3_exceptions.HTTPError):
+        problem, remedy, passing = _meaning(cause, at)
+    else:
+        problem, remedy, passing = f"the transfer failed: {error}", "try again", True
+    return error_class(problem, subject=subject, remedy=remedy, transient=passing)
 
 
-def _from_answer(error: "ClientError", subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
+def _meaning_of_answer(error: "ClientError", subject: str, at: str) -> tuple[str, str, bool]:
+    """What happened, what to do, and whether it can pass."""
     code, status = answer_code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in FAILED_CONDITION:
-        return failed_condition(subject)
     if code in PASSING or status == HTTP_TOO_MANY_REQUESTS or status >= HTTP_SERVER_ERROR:
-        problem = f"S3{at} cannot answer just now ({code})"
         remedy = "try again later; should it go on, ask who runs it"
-        return error_class(problem, subject=subject, remedy=remedy, transient=True)
+        return f"S3{at} cannot answer just now ({code})", remedy, True
     if code == "404" and not error.operation_name.startswith("Head"):  # a complete answer would name what is missing
-        return _broken_off(error, subject, error_class, at)
-    if code in ALTERED:
-        return error_class(
-            "the bytes that arrived are not those that were meant to be sent",
-            subject=subject,
-            remedy="check that nothing changes the file while it is sent, then run it again",
-        )
-    problem, remedy = _refusal(code, error, subject, at)
-    return error_class(problem, subject=subject, remedy=remedy)
-
-
-def _refusal(code: str, error: "ClientError", subject: str, at: str) -> tuple[str, str]:
-    if code == "NoSuchBucket":
-        bucket = subject.removeprefix("s3://").split("/")[0]
-        return f"bucket {bucket} does not exist{at}", "create it, or correct the address"
-    if code in WRONG_CREDENTIALS:
-        problem = f"S3{at} does not accept the credentials ({code})"
-        return problem, "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again"
-    if code in NO_PERMISSION:
-        problem = f"the credentials are not allowed to do this{at} ({code})"
-        return problem, f"let them use {subject}, or take others (AWS_PROFILE, AWS_ACCESS_KEY_ID)"
-    if code in WRONG_REGION:
-        return f"the bucket is not in the region that was asked ({code})", "set AWS_REGION to the bucket's region"
-    if code == "RequestTimeTooSkewed":
-        return "this machine's clock is wrong, so S3 refuses its requests", "set the clock"
+        return _broken_off(error, at)
+    known = {"code": code, "subject": subject, "at": at, "bucket": subject.removeprefix("s3://").split("/")[0]}
+    for codes, problem, remedy in REFUSALS:
+        if code in codes:
+            return problem.format_map(known), remedy.format_map(known), False
     message = error.response.get("Error", {}).get("Message", "no message")
-    return f"S3{at} refused: {code}: {message}", "check the address and what the server can do"
+    return f"S3{at} refused: {code}: {message}", "check the address and what the server can do", False
 
 
-def _from_client(error: "BotoCoreError", subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
-    if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
+def _meaning(error: Exception, at: str) -> tuple[str, str, bool]:
+    """The same for an error without an answer of the server."""
+    kinds = botocore_exceptions
+    if isinstance(error, kinds.NoCredentialsError | kinds.PartialCredentialsError):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        return error_class(f"there are no credentials for S3{at}", subject=subject, remedy=remedy)
-    if isinstance(error, botocore.exceptions.SSLError):
+        return f"there are no credentials for S3{at}", remedy, False
+    if isinstance(error, kinds.SSLError):
         remedy = "check the server's certificate, or set AWS_CA_BUNDLE to the authority that signed it"
-        return error_class(
-            f"no trusted connection to S3{at}: {without_sign_in(str(error))}", subject=subject, remedy=remedy
+        return f"no trusted connection to S3{at}: {without_sign_in(str(error))}", remedy, False
+    if isinstance(error, kinds.ConnectionError):
+        return (
+            f"S3{at} cannot be reached",
+            "check that it runs and that AWS_ENDPOINT_URL is right, then try again",
+            True,
         )
-    if isinstance(error, botocore.exceptions.ConnectionError):
-        remedy = "check that it runs and that AWS_ENDPOINT_URL is right, then try again"
-        return error_class(f"S3{at} cannot be reached", subject=subject, remedy=remedy, transient=True)
-    if isinstance(error, botocore.exceptions.HTTPClientError | botocore.exceptions.IncompleteReadError):
-        return _broken_off(error, subject, error_class, at)
-    if isinstance(error, botocore.exceptions.FlexibleChecksumError):
-        return error_class("was altered on its way", subject=subject, remedy="try again", transient=True)
-    return error_class(
-        f"S3 cannot be used: {without_sign_in(str(error))}", subject=subject, remedy="check the AWS settings"
-    )
+    if isinstance(error, kinds.HTTPClientError | kinds.IncompleteReadError | urllib3_exceptions.HTTPError):
+        return _broken_off(error, at)
+    if isinstance(error, kinds.FlexibleChecksumError):
+        return "was altered on its way", "try again", True
+    return f"S3 cannot be used: {without_sign_in(str(error))}", "check the AWS settings", False
 
 
-def _broken_off(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
-    problem = f"the connection to S3{at} broke off ({type(error).__name__})"
-    return error_class(problem, subject=subject, remedy="try again", transient=True)
+def _broken_off(error: Exception, at: str) -> tuple[str, str, bool]:
+    return f"the connection to S3{at} broke off ({type(error).__name__})", "try again", True

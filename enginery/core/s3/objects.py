@@ -22,7 +22,6 @@ from enginery.core.s3.errors import (
     PreconditionFailed,
     answer_code,
     failed_condition,
-    translated_answers,
     translated_errors,
 )
 
@@ -37,6 +36,13 @@ else:
 
 
 PAGE = 1000
+LISTINGS = {"list_objects_v2": ("Contents", "MaxKeys"), "list_multipart_uploads": ("Uploads", "MaxUploads")}
+"""Operation -> where its answer has the entries, and the option for how many a page has."""
+FOLLOWING = {
+    "ContinuationToken": "NextContinuationToken",
+    "KeyMarker": "NextKeyMarker",
+    "UploadIdMarker": "NextUploadIdMarker",
+}
 READINGS = 3
 """Attempts to read an object whose digest is not the one in its metadata; after them it is taken as it is."""
 PROBE = ".probe-"
@@ -153,7 +159,7 @@ class Prefix:
     def attempt(self, path: str, call: Callable[["S3Client"], T]) -> T:
         """One call of S3, its errors translated."""
         used = self.connection()
-        with translated_answers(self.where(path), self.error_class, endpoint=used.endpoint):
+        with translated_errors(self.where(path), self.error_class, endpoint=used.endpoint, disk=False):
             return call(used.client)
 
     def patiently(self, path: str, call: Callable[["S3Client"], T]) -> T:
@@ -277,19 +283,21 @@ class Prefix:
     def list(self, path: str = "") -> Iterator[ObjectInfo]:
         """Every object in the directory `path`, sorted by path."""
         under = self.address.key(path)
-        options: dict[str, Any] = {
-            "Bucket": self.address.bucket,
-            "MaxKeys": PAGE,
-            "Prefix": f"{under}/" if under else "",
-        }
+        for found, entry in self.entries("list_objects_v2", f"{under}/" if under else "", path):
+            yield ObjectInfo(found, entry["Size"], entry["ETag"], modified=entry["LastModified"])
+
+    def entries(self, operation: str, under: str, path: str = "") -> Iterator[tuple[str, Any]]:
+        """What a listing has of the keys that begin with `under`, each with its path; `path` is for messages."""
+        what, most = LISTINGS[operation]
+        options: dict[str, Any] = {"Bucket": self.address.bucket, most: PAGE, "Prefix": under}
         cut = len(self.address.prefix) + 1 if self.address.prefix else 0
         while True:
-            page = self.patiently(path, lambda s3: s3.list_objects_v2(**options))
-            for entry in page.get("Contents", []):
-                yield ObjectInfo(entry["Key"][cut:], entry["Size"], entry["ETag"], modified=entry["LastModified"])
-            if not page["IsTruncated"]:
+            page = self.patiently(path, lambda s3: getattr(s3, operation)(**options))
+            for entry in page.get(what, []):
+                yield entry["Key"][cut:], entry
+            if not page.get("IsTruncated"):  # not every server says so
                 return
-            options["ContinuationToken"] = page["NextContinuationToken"]
+            options.update({name: page[source] for name, source in FOLLOWING.items() if page.get(source)})
 
     def copy(self, source: str, path: str) -> None:
         """Copy an object to another path; the bytes stay on the server.
@@ -309,7 +317,7 @@ class Prefix:
             Gone: when it is not there any more, or was replaced by another object.
             EngineryError: of `error_class`, when it cannot be copied.
         """
-        self.patiently(path, partial(_copy, self, origin, source, path))
+        self.patiently(path, partial(_copy, self, origin, source, path, checksum=True))
 
     def delete(self, path: str) -> None:
         """Remove an object, if there is one."""
@@ -333,6 +341,12 @@ def honours_conditional_writes(prefix: Prefix) -> bool:
     if bucket not in known:
         known[bucket] = _probe(prefix)
     return known[bucket]
+
+
+def probes(prefix: Prefix) -> Iterator[ObjectInfo]:
+    """The objects with which conditional writes were probed, where a writer died before it removed them."""
+    for path, entry in prefix.entries("list_objects_v2", prefix.address.key(PROBE)):
+        yield ObjectInfo(path, entry["Size"], entry["ETag"], modified=entry["LastModified"])
 
 
 def _condition_failed(error: "ClientError", options: Mapping[str, Any]) -> bool:
@@ -365,30 +379,26 @@ def _refuses(prefix: Prefix, path: str, **condition: Any) -> bool:
     return False
 
 
-def _copy(prefix: Prefix, origin: Prefix, source: ObjectInfo, path: str, s3: "S3Client") -> None:
+def _copy(  # noqa: PLR0913  from where to where
+    prefix: Prefix, origin: Prefix, source: ObjectInfo, path: str, s3: "S3Client", *, checksum: bool
+) -> None:
+    options = {"CopySourceIfMatch": source.etag} | ({"ChecksumAlgorithm": "SHA256"} if checksum else {})
     try:
-        _with_checksum(partial(_request_copy, prefix, origin, source, path, s3))
+        _request_copy(prefix, origin, source, path, s3, options)
     except botocore_exceptions.ClientError as error:
-        if answer_code(error) in MISSING:
+        if checksum and answer_code(error) in CHECKSUM_UNKNOWN:
+            _copy(prefix, origin, source, path, s3, checksum=False)
+        elif answer_code(error) in MISSING:
             raise Gone("the object to copy is not there any more", subject=origin.where(source.path)) from error
-        raise
-
-
-def _with_checksum(request: Callable[..., None]) -> None:
-    try:
-        request(ChecksumAlgorithm="SHA256")
-    except botocore_exceptions.ClientError as error:
-        if answer_code(error) not in CHECKSUM_UNKNOWN:
+        else:
             raise
-        request()
 
 
-def _request_copy(
-    prefix: Prefix, origin: Prefix, source: ObjectInfo, path: str, s3: "S3Client", **options: Any
+def _request_copy(  # noqa: PLR0913, PLR0917  from where to where
+    prefix: Prefix, origin: Prefix, source: ObjectInfo, path: str, s3: "S3Client", options: Any
 ) -> None:
     bucket, key = prefix.address.bucket, prefix.address.key(path)
     place: Any = {"Bucket": origin.address.bucket, "Key": origin.address.key(source.path)}
-    options["CopySourceIfMatch"] = source.etag
     if source.size <= LARGEST_SINGLE_COPY:
         s3.copy_object(Bucket=bucket, Key=key, CopySource=place, **options)
     else:

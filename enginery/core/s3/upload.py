@@ -20,7 +20,7 @@ from enginery.core.errors import EngineryError
 from enginery.core.late import late
 from enginery.core.progress import NO_PROGRESS, Progress
 from enginery.core.s3.errors import ALTERED, answer_code
-from enginery.core.s3.objects import PROBE, ObjectInfo, Prefix, digested
+from enginery.core.s3.objects import Prefix, digested
 from enginery.core.s3.small import SMALL_BYTES, put_small
 from enginery.core.threads import in_order
 
@@ -199,8 +199,8 @@ class UnfinishedUpload:
 def unfinished_uploads(prefix: Prefix, path: str = "") -> Iterator[UnfinishedUpload]:
     """Every multipart upload in the directory `path`, whether its writer is still at work or not."""
     under = prefix.address.key(path)
-    for entry in _pages(prefix, "list_multipart_uploads", "Uploads", f"{under}/" if under else ""):
-        yield UnfinishedUpload(_relative(prefix, entry["Key"]), entry["UploadId"], entry["Initiated"])
+    for found, entry in prefix.entries("list_multipart_uploads", f"{under}/" if under else ""):
+        yield UnfinishedUpload(found, entry["UploadId"], entry["Initiated"])
 
 
 def abort_upload(prefix: Prefix, upload: UnfinishedUpload) -> None:
@@ -213,32 +213,3 @@ def abort_upload(prefix: Prefix, upload: UnfinishedUpload) -> None:
         cause = error.__cause__
         if not isinstance(cause, botocore_exceptions.ClientError) or answer_code(cause) != "NoSuchUpload":
             raise
-
-
-def probes(prefix: Prefix) -> Iterator[ObjectInfo]:
-    """The objects with which conditional writes were probed, where a writer died before it removed them."""
-    for entry in _pages(prefix, "list_objects_v2", "Contents", prefix.address.key(PROBE)):
-        path = _relative(prefix, entry["Key"])
-        yield ObjectInfo(path, entry["Size"], entry["ETag"], modified=entry["LastModified"])
-
-
-def _pages(prefix: Prefix, operation: str, what: str, under: str) -> Iterator[Any]:
-    """The entries of a listing, page by page; each page is retried."""
-    options: dict[str, Any] = {"Bucket": prefix.address.bucket, "Prefix": under}
-    while True:
-        page = prefix.patiently("", partial(_page, operation, options))
-        yield from page.get(what, [])
-        if not page.get("IsTruncated"):  # not every server says so
-            return
-        following = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
-        following |= {"ContinuationToken": "NextContinuationToken"}
-        options |= {name: page[source] for name, source in following.items() if page.get(source)}
-
-
-def _page(operation: str, options: dict[str, Any], s3: "S3Client") -> dict[str, Any]:
-    page: dict[str, Any] = getattr(s3, operation)(**options)
-    return page
-
-
-def _relative(prefix: Prefix, key: str) -> str:
-    return key.removeprefix(f"{prefix.address.prefix}/") if prefix.address.prefix else key

@@ -239,7 +239,7 @@ def unlisted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer as S3 does to credentials without s3:ListBucket."""
     from enginery.core import s3
 
-    client = s3.shared_client()
+    client = s3.connection().client
     there = {f"{place.build.address.prefix}/{info.path}" for info in place.build.list()}
 
     def refuse(operation: str, status: int = 403) -> None:

@@ -6,8 +6,8 @@ from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError
 from enginery.core.s3 import upload
 from enginery.core.s3.download import digest_object
-from enginery.core.s3.objects import Prefix
-from enginery.core.s3.upload import abort_upload, probes, unfinished_uploads
+from enginery.core.s3.objects import Prefix, probes
+from enginery.core.s3.upload import abort_upload, unfinished_uploads
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.registries import begin_upload, write
 from tests.support.s3_fixtures import bucket, prefix, proxy, server

@@ -18,8 +18,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from enginery.core.errors import StoreError
 from enginery.dev import s3_server
 from enginery.dev.ready import LOOPBACK, answers, free_port
-from enginery.dev.s3_objects import ObjectFiles
-from enginery.dev.s3_server import client
+from enginery.dev.s3_server import ObjectFiles, client
 from tests.support.waiting import wait_until
 
 BUCKET = "kept"

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from enginery.dev import servers, services
+from enginery.dev import services
 from enginery.dev.ready import LOOPBACK, answers
 from enginery.dev.s3_server import client
-from enginery.dev.services import Services, read_state
+from enginery.dev.services import Services, read_state, write_state
 
 pytestmark = pytest.mark.usefixtures("shared_toolchains")
 
@@ -43,9 +43,9 @@ def test_services_start_keep_what_they_hold_and_stop(running: Services) -> None:
 
 def test_services_whose_usual_ports_are_taken_keep_their_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as others:
-        for name in servers.USUAL_PORTS:
+        for name in services.USUAL_PORTS:
             other = others.enter_context(socket.create_server((LOOPBACK, 0)))
-            monkeypatch.setitem(servers.USUAL_PORTS, name, other.getsockname()[1])
+            monkeypatch.setitem(services.USUAL_PORTS, name, other.getsockname()[1])
         with services.session(print) as first:
             pass
         with services.session(print) as second:
@@ -69,10 +69,8 @@ def test_what_runs_is_shared_and_a_service_that_was_killed_is_started_again(runn
 
 
 def test_services_whose_state_was_lost_are_ended_before_others_start(running: Services) -> None:
-    from enginery.dev.services import State, write_state
-
     lost = read_state().services
-    write_state(State())
+    write_state({}, {})
     again = services.up(print)
     assert not any(entry.alive() for entry in lost.values())
     assert services.status() == again

@@ -19,8 +19,7 @@ from enginery.pipeline.run import run_with_inputs
 from enginery.spec.spec import parse_spec
 from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
-from enginery.toolchains import docker
-from enginery.toolchains.container import Container
+from enginery.toolchains.container import Container, container_home
 from enginery.toolchains.identity import Toolchain
 from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
 from tests.support.fake_docker import option_values as values
@@ -167,19 +166,20 @@ def test_a_container_is_killed_when_the_step_is_cancelled(
 RUN_A_BOX = """
 import os, sys
 from pathlib import Path
-from enginery.toolchains import docker
-box = docker.Box(image=sys.argv[1], name_hint="hanging", home=Path(sys.argv[2]))
+from enginery.toolchains import Access, identify
+from enginery.toolchains.container import Container
+toolchain = Container(identify(sys.argv[1], "container"), Path("."), Path("python3"), dict(os.environ), sys.argv[2])
 script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done"
-docker.run_box(box, ["sh", "-c", script], environment=os.environ, log=lambda line: None, timeout=None)
+toolchain.run(["sh", "-c", script], Access(name="hanging"), log=lambda line: None, timeout=None)
 """
 
 
-@pytest.mark.usefixtures("toolchain")
-def test_a_container_is_removed_also_when_enginery_itself_is_killed(fake: FakeDocker, tmp_path: Path) -> None:
+def test_a_container_is_removed_also_when_enginery_itself_is_killed(fake: FakeDocker) -> None:
     """The daemon would let it run on: that it is told to end it is the supervisor's work."""
-    home = tmp_path / "caches"
-    parent = subprocess.Popen([sys.executable, "-c", RUN_A_BOX, IMAGE, str(home)])
-    wait_until(lambda: (home / "pid").exists() and (home / "pid").read_text() != "", seconds=30)
+    fake.add_image(IMAGE)
+    pid = container_home() / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", RUN_A_BOX, NAME, IMAGE])
+    wait_until(lambda: pid.exists() and pid.read_text() != "", seconds=30)
     parent.kill()
     parent.wait()
     (name,) = values(["run", *fake.calls("run")[0]["argv"]], "--name")
@@ -209,7 +209,7 @@ def test_scratch_lies_where_a_container_can_read_and_write(toolchain: Toolchain,
     (context.scratch / "requests").write_text("ask")
     context.run(["sh", "-c", 'cp "$1/requests" "$1/answers"', "sh", str(context.scratch)])
     assert (context.scratch / "answers").read_text() == "ask"
-    assert docker.container_home().is_dir()
+    assert container_home().is_dir()
 
 
 def test_a_docker_without_nvidias_toolkit_is_named(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:

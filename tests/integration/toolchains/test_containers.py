@@ -9,7 +9,7 @@ import pytest
 
 from enginery import toolchains
 from enginery.core.errors import ToolchainError
-from enginery.toolchains import docker
+from enginery.toolchains.container import reference
 from enginery.toolchains.identity import ToolchainIdentity
 from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
 from tests.support.trtllm import make_release
@@ -96,7 +96,7 @@ def test_a_release_without_a_known_image_says_how_to_name_one() -> None:
 def test_the_registry_of_this_machine_is_put_before_images_that_name_none(
     image: str, registry: str, expected: str
 ) -> None:
-    assert docker.reference(image, {"ENGINERY_CONTAINER_REGISTRY": registry}) == expected
+    assert reference(image, {"ENGINERY_CONTAINER_REGISTRY": registry}) == expected
 
 
 # Getting ready
