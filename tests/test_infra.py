@@ -158,7 +158,7 @@ def test_a_job_runs_on_the_nodes_of_its_gpu_and_not_as_root(path: Path) -> None:
     if gpu.name == "cpu":
         assert "nodeSelector" not in pod
         return
-    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": gpu.product.replace(" ", "-")}
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": gpu.label}
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
 
