@@ -4,8 +4,8 @@ import pytest
 
 from enginery.core.errors import StoreError
 from enginery.core.s3 import upload
-from enginery.core.s3.objects import Prefix
-from enginery.core.s3.upload import abort_upload, probes, unfinished_uploads
+from enginery.core.s3.objects import Prefix, probes
+from enginery.core.s3.upload import abort_upload, unfinished_uploads
 from tests.support.faulty_http import Fault, Proxy
 from tests.support.registries import begin_upload, write
 from tests.support.s3_fixtures import bucket, prefix, proxy, server
