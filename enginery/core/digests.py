@@ -8,13 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from enginery.core.errors import StoreError
 from enginery.core.home import home
-
-if TYPE_CHECKING:
-    from sqlite3 import Connection
 
 CHUNK_BYTES = 1 << 20
 SETTLED_SECONDS = 2.0
@@ -69,12 +66,8 @@ def quick_digest(path: Path, *, memory: Path | None = None) -> str:
 def remembered_digest(path: Path, *, memory: Path | None = None) -> str:
     """SHA-256 of a file that stays where it is, such as local weights: the file is read once.
 
-    Digests are remembered by device, inode, size and mtime, so a file that was changed is read again. Any number of
-    processes may do this at once.
-
-    Args:
-        path: the file.
-        memory: the database; None for the one in Enginery's home.
+    Digests are remembered by device, inode, size and mtime in a database, by default the one in Enginery's home. So a
+    file that was changed is read again. Any number of processes may do this at once.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -82,10 +75,11 @@ def remembered_digest(path: Path, *, memory: Path | None = None) -> str:
     """
     database = memory or home() / MEMORY
     found = path.stat()
+    query = "SELECT sha256 FROM digests WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ?"
     with _memory(database) as known_digests:
-        known = _recall(known_digests, found)
+        known = known_digests.execute(query, _identity(found)).fetchone()
     if known:
-        return known
+        return str(known[0])
     digest, status = _settled_digest(path)
     if time.time() - status.st_mtime > SETTLED_SECONDS:
         with _memory(database) as known_digests:
@@ -122,7 +116,7 @@ def _identity(status: os.stat_result) -> tuple[str, str, int, int]:
 
 
 @contextmanager
-def _memory(path: Path) -> "Iterator[Connection]":
+def _memory(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as memory:
@@ -136,11 +130,5 @@ def _memory(path: Path) -> "Iterator[Connection]":
         raise StoreError(f"cannot be used: {error}", subject=str(path), remedy=remedy) from error
 
 
-def _recall(memory: "Connection", status: os.stat_result) -> str | None:
-    query = "SELECT sha256 FROM digests WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ?"
-    row = memory.execute(query, _identity(status)).fetchone()
-    return row[0] if row else None
-
-
-def _remember(memory: "Connection", status: os.stat_result, digest: str) -> None:
+def _remember(memory: sqlite3.Connection, status: os.stat_result, digest: str) -> None:
     memory.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*_identity(status), digest))

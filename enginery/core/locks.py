@@ -32,12 +32,9 @@ def file_lock(path: Path, patience: float | None = None) -> Iterator[None]:
         OSError: when the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path, thread_local=False)  # another thread may release it
-    lock.acquire(timeout=-1 if patience is None else patience)
-    try:
+    # Another thread may release it.
+    with filelock.FileLock(path, thread_local=False).acquire(timeout=-1 if patience is None else patience):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

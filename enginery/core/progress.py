@@ -125,4 +125,3 @@ class SteadyProgress(LogProgress):
     def _report(self) -> None:
         while not self._ended.wait(INTERVAL_SECONDS):
             self.log(self.summary())
-

@@ -26,12 +26,12 @@ LEFTOVER_SECONDS = 30.0
 
 
 def prefect_command(port: int) -> list[str]:
-    """The command that starts it."""
+    """The command that starts Prefect's server."""
     return [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
 
 
 def prefect_environment(directory: Path, port: int) -> Mapping[str, str]:
-    """Its environment: the user's, without settings of Prefect, which are meant for other servers."""
+    """The environment of that server: the user's, without settings of Prefect, which are meant for other servers."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return kept | {
         "PREFECT_HOME": str(directory),

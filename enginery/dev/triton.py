@@ -37,18 +37,9 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class TritonServer:
-    """A running server.
-
-    Attributes:
-        url: its HTTP address.
-        grpc_url: its gRPC address, without a scheme, as clients want it.
-        metrics_url: where Prometheus reads.
-        service: its process.
-    """
+    """A running server: its HTTP address, and its process."""
 
     url: str
-    grpc_url: str
-    metrics_url: str
     service: Service
 
 
@@ -130,7 +121,7 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is sta
         ports = (http_port or http, grpc, metrics)
         argv = server_command(model_repository, triton_site, backends, ports, load_all=load_all)
         service = Service.start(argv, env=environment, log_file=log_file, detach=detach)
-        server = TritonServer(*_addresses(ports), service)
+        server = TritonServer(f"http://{LOOPBACK}:{ports[0]}", service)
         try:
             wait_until_ready("Triton", service, server.url, READY_PATH, log, stopping)
         except BaseException as error:
@@ -215,8 +206,3 @@ def write_backends(directory: Path, triton_site: Path, python: ServingPython) ->
         if path.is_file():
             (backend / path.name).symlink_to(path)
     return directory
-
-
-def _addresses(ports: tuple[int, int, int]) -> tuple[str, str, str]:
-    http, grpc, metrics = ports
-    return f"http://{LOOPBACK}:{http}", f"{LOOPBACK}:{grpc}", f"http://{LOOPBACK}:{metrics}/metrics"

@@ -5,13 +5,12 @@ that they have on this machine, so that a command needs no rewriting. Images are
 `ENGINERY_CONTAINER_REGISTRY` names the registry, or a mirror of it, that this machine uses.
 """
 
-import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,7 +114,7 @@ class Container(Toolchain):
                 remedy="install Docker with NVIDIA's container toolkit, or use the kind venv or host",
             )
         found = _image_id(image) or _pull(image, identity.name, log)
-        if _recorded_image(toolchain.directory) != found:
+        if not cls.is_ready(identity) or toolchain.facts().get("image-id") != found:
             _inspect(toolchain, found, log)
         return toolchain
 
@@ -219,13 +218,6 @@ def _docker_failed(subject: str, error: CommandError) -> ToolchainError:
     return ToolchainError(problem, subject=subject, remedy=remedy, transient=transient)
 
 
-def _recorded_image(directory: Path) -> str:
-    """The id of the image that was inspected last; empty when none was."""
-    with suppress(FileNotFoundError):
-        return str(json.loads((directory / READY).read_text(encoding="utf-8"))["image_id"])
-    return ""
-
-
 def _inspect(toolchain: Container, identifier: str, log: Log) -> None:
     """Find out what is in an image that was never used on this machine, and record it."""
     log(f"looking into {toolchain.image}")
@@ -237,8 +229,8 @@ def _inspect(toolchain: Container, identifier: str, log: Log) -> None:
             subject=toolchain.identity.name,
             remedy="name the image of this very release, or set the target's release to the one in the image",
         )
-    facts = found.versions | probed_facts(toolchain) | {"image": toolchain.image, "image-id": identifier}
-    toolchain.record(facts, image_id=identifier)
+    image = {"image": toolchain.image, "image-id": identifier}
+    toolchain.record(found.versions | probed_facts(toolchain) | image)
 
 
 def gpus_argument(environment: Mapping[str, str]) -> str:

@@ -5,7 +5,6 @@ The wheel of a release does not contain them. Most of NVIDIA's images do; otherw
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from packaging.version import Version
@@ -36,9 +35,9 @@ def image_examples(image: str) -> Path | None:
     return IN_TRITON_IMAGES if tag and Version(tag[1]) >= FIRST_TRITON_WITH_EXAMPLES else None
 
 
-def checkout_examples(named: str = "", environment: Mapping[str, str] = os.environ) -> Path | None:
+def checkout_examples(named: str = "") -> Path | None:
     """The directory that the spec or the environment names, absolute; None when neither does."""
-    chosen = named or environment.get(SETTING, "")
+    chosen = named or os.environ.get(SETTING, "")
     return Path(chosen).expanduser().absolute() if chosen else None
 
 

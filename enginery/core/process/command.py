@@ -102,8 +102,6 @@ class Command:
         argv: the same with secrets masked, to be shown.
         environment: its whole environment, without the variables in `OURS_ALONE`.
         secrets: values that must not be shown.
-        cwd: its working directory, absolute.
-        program: the executable's path.
 
     Raises:
         CommandError: when there is no such command or working directory.

@@ -46,12 +46,7 @@ class Outcome(TypedDict):
 
 
 class Supervised:
-    """A running supervisor process.
-
-    Attributes:
-        process: the supervisor.
-        report: where it will write the outcome.
-    """
+    """A running supervisor process, and the pipe on which it will report the outcome."""
 
     def __init__(self, process: subprocess.Popen[bytes], report: int) -> None:
         self.process = process

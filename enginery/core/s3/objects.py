@@ -44,7 +44,7 @@ FOLLOWING = {
     "UploadIdMarker": "NextUploadIdMarker",
 }
 READINGS = 3
-"""Attempts to read an object whose digest is not the one in its metadata; after them it is taken as it is."""
+"""Attempts to read bytes whose digest is another than was recorded."""
 PROBE = ".probe-"
 """Begins the names of the objects with which conditional writes are tried."""
 LARGEST_SINGLE_COPY = 5 << 30
@@ -132,21 +132,13 @@ class Prefix:
         self._settled: Connection | None = None
 
     def settled(self) -> Self:
-        """The same prefix for many requests: the AWS settings are read once, and not for each of them.
-
-        Raises:
-            EngineryError: of `error_class`, when the settings are wrong.
-        """
+        """The same prefix for many requests: the AWS settings are read once, and not for each of them."""
         made = copy(self)
         made._settled = self.connection()  # noqa: SLF001  the same class
         return made
 
     def connection(self) -> Connection:
-        """The clients of the server.
-
-        Raises:
-            EngineryError: of `error_class`, when the AWS settings are wrong.
-        """
+        """The clients of the server."""
         if self._settled is not None:
             return self._settled
         with translated_errors(self.address, self.error_class):
@@ -300,11 +292,7 @@ class Prefix:
             options.update({name: page[source] for name, source in FOLLOWING.items() if page.get(source)})
 
     def copy(self, source: str, path: str) -> None:
-        """Copy an object to another path; the bytes stay on the server.
-
-        Raises:
-            EngineryError: of `error_class`, also when there is no such object.
-        """
+        """Copy an object, which must be there, to another path; the bytes stay on the server."""
         found = self.head(source)
         if found is None:
             raise self.error_class("there is no such object to copy", subject=self.where(source))

@@ -62,10 +62,9 @@ def upload_file(prefix: Prefix, path: str, file: Path, sha256: str, progress: Pr
             _Parts(prefix, path, file, progress).send(sha256)
         except _Aborted as error:
             if not left:
+                problem, subject = "the upload keeps being aborted", prefix.where(path)
                 remedy = "find out what aborts uploads there, such as a rule of the bucket"
-                raise prefix.error_class(
-                    "the upload keeps being aborted", subject=prefix.where(path), remedy=remedy
-                ) from error
+                raise prefix.error_class(problem, subject=subject, remedy=remedy) from error
         else:
             return
 
@@ -115,7 +114,12 @@ class _Parts:
         self.lock = threading.Lock()
 
     def send(self, sha256: str) -> None:
-        upload = {**self.object, "UploadId": self._patiently(partial(self._begin, sha256))}
+        begun = self._patiently(
+            lambda s3: s3.create_multipart_upload(
+                **self.object, Metadata={"sha256": sha256}, ChecksumAlgorithm="SHA256"
+            )
+        )
+        upload = {**self.object, "UploadId": begun["UploadId"]}
         try:
             parts = list(in_order(partial(self._send, upload), self._pieces(), threads=PARTS_AT_ONCE))
             self._require(sha256)
@@ -141,10 +145,6 @@ class _Parts:
                 raise _Aborted from error
             _raise_altered(self.prefix, self.path, error)
             raise
-
-    def _begin(self, sha256: str, s3: "S3Client") -> str:
-        begun = s3.create_multipart_upload(**self.object, Metadata={"sha256": sha256}, ChecksumAlgorithm="SHA256")
-        return begun["UploadId"]
 
     def _pieces(self) -> Iterator[tuple[int, bytes]]:
         """The parts with their numbers; the digest of the whole file is taken while they are read."""
