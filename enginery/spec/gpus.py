@@ -46,6 +46,11 @@ class Gpu:
     memory_gb: int
 
     @property
+    def label(self) -> str:
+        """The name as Kubernetes' GPU feature discovery writes it in `nvidia.com/gpu.product`."""
+        return self.product.replace(" ", "-")
+
+    @property
     def compute_capability(self) -> str:
         """The compute capability as NVIDIA writes it, such as `9.0`; empty for `cpu`."""
         return "" if self == CPU else f"{self.capability[0]}.{self.capability[1]}"
