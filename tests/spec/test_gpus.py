@@ -66,9 +66,10 @@ def test_a_model_of_several_variants_is_told_all_of_them(model: str, variants: s
         ("NVIDIA-RTX-PRO-4000-Blackwell-SFF-Edition", "RTX-PRO-4000-SFF"),
     ],
 )
-def test_kubernetes_labels_are_understood(label: str, name: str) -> None:
-    assert gpus.find(label).name == name
-    assert gpus.find(label).product.replace(" ", "-") == label  # as GPU feature discovery writes them
+def test_kubernetes_labels_are_understood_and_written(label: str, name: str) -> None:
+    gpu = gpus.find(label)
+    assert gpu.name == name
+    assert gpu.label == label
 
 
 def test_cpu_is_a_target_without_a_gpu() -> None:
