@@ -56,8 +56,8 @@ dev_app = typer.Typer(help="Local services to play with: Prefect with its UI, S3
 app.add_typer(toolchain_app, name="toolchain")
 app.add_typer(dev_app, name="dev")
 app.add_typer(releases_app, name="releases")
-app.add_typer(registry_app)
 app.add_typer(pull_app)
+app.add_typer(registry_app)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
 Overrides = Annotated[
@@ -149,12 +149,12 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
 @app.command("list")
 def list_builds(model: OnlyModel = None, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
     """List the published builds."""
-    builds, unsound = named_registry(registry).listing(model)
+    builds, unreadable = named_registry(registry).listing(model)
     print_result(builds, rooms.output.print_builds, as_json=as_json)
-    for error in unsound:
+    for error in unreadable:
         note(f"error: {error}")
-    if unsound:
-        raise typer.Exit(unsound[0].exit_code)
+    if unreadable:
+        raise typer.Exit(unreadable[0].exit_code)
 
 
 @app.command(short_help="Show a build: target, prompts, answers, files.")

@@ -85,13 +85,13 @@ def channels(
     as_json: AsJson = False,
 ) -> None:
     """Show where each channel of a model points, for each target: since when, moved by whom, and from what."""
-    pointers, unsound = named_registry(registry).pointers(model)
+    pointers, unreadable = named_registry(registry).pointers(model)
     for_people = rooms.output.print_history if history else rooms.output.print_channels
     print_result(pointers, for_people, as_json=as_json)
-    for error in unsound:
+    for error in unreadable:
         note(f"error: {error}")
-    if unsound:
-        raise typer.Exit(unsound[0].exit_code)
+    if unreadable:
+        raise typer.Exit(unreadable[0].exit_code)
 
 
 @registry_app.command(short_help="Sign a published build.")

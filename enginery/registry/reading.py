@@ -71,15 +71,15 @@ class PublishedBuilds:
 
     def builds(self, model: str | None = None) -> list[PublishedBuild]:
         """Every published build, or those of one model, newest last; an error when one manifest cannot be read."""
-        builds, unsound = self.listing(model)
-        if unsound:
-            raise unsound[0]
+        builds, unreadable = self.listing(model)
+        if unreadable:
+            raise unreadable[0]
         return builds
 
     def listing(self, model: str | None = None) -> tuple[list[PublishedBuild], list[RegistryError]]:
         """Every published build that can be read, or those of one model, and why the others cannot."""
-        manifests, unsound = self.manifests(model)
-        return [PublishedBuild.model_validate(manifest, from_attributes=True) for manifest in manifests], unsound
+        manifests, unreadable = self.manifests(model)
+        return [PublishedBuild.model_validate(manifest, from_attributes=True) for manifest in manifests], unreadable
 
     def manifests(self, model: str | None = None) -> tuple[list[Manifest], list[RegistryError]]:
         """The manifests of all builds or of one model's, oldest first, and the errors of those that cannot be read.
@@ -87,8 +87,8 @@ class PublishedBuilds:
         Manifests that were read before come from this machine, so a second call costs little more than a listing.
         """
         listed = [info for info in self._listed(model) if build_of(info.path)]
-        found, unsound = _read_each(self._read_listed, listed)
-        return sorted(found, key=lambda manifest: manifest.created), unsound
+        found, unreadable = _read_each(self._read_listed, listed)
+        return sorted(found, key=lambda manifest: manifest.created), unreadable
 
     def exists(self, model: str, build_id: str) -> bool:
         """Whether the build is published."""
@@ -153,9 +153,9 @@ class PublishedBuilds:
 
     def channels(self, model: str) -> list[ChannelPointer]:
         """The pointer of each channel of a model, for each target; an error when one cannot be read."""
-        found, unsound = self.pointers(model)
-        if unsound:
-            raise unsound[0]
+        found, unreadable = self.pointers(model)
+        if unreadable:
+            raise unreadable[0]
         return found
 
     def _listed(self, model: str | None) -> Iterator[ObjectInfo]:

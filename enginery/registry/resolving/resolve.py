@@ -198,24 +198,24 @@ def _candidates(registry: PublishedBuilds, query: BuildQuery) -> list[Candidate 
         return [Candidate(registry.find(f"{query.model}/{query.build}"))]
     if query.channel is not None:
         return _on_channel(registry, query, query.channel)
-    found, unsound = registry.manifests(query.model)
-    return [*map(_unreadable, unsound), *map(Candidate, found)]
+    found, unreadable = registry.manifests(query.model)
+    return [*map(_unreadable, unreadable), *map(Candidate, found)]
 
 
 def _on_channel(registry: PublishedBuilds, query: BuildQuery, channel: str) -> list[Candidate | Miss]:
     """The builds that the channel points at; each pointer is read once."""
-    unsound: list[RegistryError] = []
+    unreadable: list[RegistryError] = []
     try:
         if query.target is not None:
             found = [pointer for pointer in [registry.channel(query.model, channel, query.target)] if pointer]
         else:
-            found, unsound = registry.pointers(query.model, channel)
+            found, unreadable = registry.pointers(query.model, channel)
     except RegistryError as error:
         if query.target is None and not error.transient:
             error.add_note("where the bucket may not be listed, name the target too (--target): nothing is listed then")
         raise
     followed = side_by_side(lambda pointer: _follow(registry, pointer), found, threads=READERS)
-    return [*map(_unreadable, unsound), *followed]
+    return [*map(_unreadable, unreadable), *followed]
 
 
 def _follow(registry: PublishedBuilds, pointer: ChannelPointer) -> Candidate | Miss:

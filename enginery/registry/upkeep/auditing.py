@@ -118,8 +118,8 @@ def _channels(registry: Registry, inventory: Inventory) -> Iterator[Problem]:
     """Channels that point at no build, and pointers that cannot be read."""
     builds = {(build.model, build.build_id) for build in inventory.builds if build.manifest}
     for model in inventory.models:
-        found, unsound = registry.pointers(model)
-        for error in unsound:
+        found, unreadable = registry.pointers(model)
+        for error in unreadable:
             yield _damage(error.subject, error.problem, error.remedy)
         for pointer in found:
             if (model, pointer.build_id) in builds or registry.exists(model, pointer.build_id):
