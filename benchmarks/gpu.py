@@ -77,7 +77,7 @@ def measured(argv: list[str], work: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: when it fails, with its output.
     """
-    command = [sys.executable, "-c", "from enginery.cli import main; main()", *argv]
+    command = [sys.executable, "-c", "from enginery.cli.app import main; main()", *argv]
     started = time.perf_counter()
     with GpuMemory() as memory:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -102,7 +102,7 @@ def _deploy(scratch: Path, environment: Mapping[str, str]) -> None:
     (scratch / "pools.yaml").write_text(yaml.safe_dump({"pools": [pool]}), encoding="utf-8")
     deployment = {
         "name": POOL,
-        "entrypoint": "flows/build.py:build_target",
+        "entrypoint": "flows/build_target.py:build_target",
         # A start takes half as long where the worker need not look for the right Python.
         "work_pool": {"name": POOL, "job_variables": {"command": f"{sys.executable} -m prefect.engine"}},
     }

@@ -1,7 +1,6 @@
 """The pipeline as Prefect flows: one spec in, one published build per target out.
 
-`run_jobs` submits the tasks. Those of a target: download, convert, build, validate, package, publish, rollout. A run of
-`build_target` is a part of a build: some targets of a plan, on the machine whose GPU they are for.
+`run_jobs` submits the tasks. Those of a target: download, convert, build, validate, package, publish, rollout.
 """
 
 import os
@@ -26,7 +25,6 @@ from enginery.pipeline import (
     Plan,
     PlannedStep,
     find_valid,
-    kept_plan,
     make_plan,
     read_pools,
     require_disk_space,
@@ -35,9 +33,9 @@ from enginery.pipeline import (
 )
 from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts, sending, validation_artifacts
 from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
-from enginery.pipeline.flows.fan_out import FanOut, batches, part_for, require_pools, stays_local
+from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_local
 from enginery.pipeline.tasks.interrupt import interrupting_steps
-from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, lock_of_run, on_pool
+from enginery.pipeline.tasks.pool_run import PoolRun, on_pool
 from enginery.pipeline.tasks.progress import run_log
 from enginery.pipeline.tasks.schedule import MAX_WORKERS, Job, Results, Schedule, step_jobs
 from enginery.pipeline.tasks.stages import prepare_toolchain, require_result_storage, tasks_in
@@ -143,44 +141,6 @@ def _spread(plan: Plan, pools: str | None, address: str | None, wait_for_worker:
     parts = batches(plan, read_pools(Path(pools)))
     require_pools((batch.pool for batch in parts), subject=pools)
     return FanOut(plan, parts, str(flow_run.get_id()), address, wait_for_worker)
-
-
-@flow(
-    name=FLOW,
-    description="Build some targets of a plan on this machine. `build-model` starts it, for each pool of machines.",
-    task_runner=TASK_RUNNER,
-    persist_result=True,
-    on_failure=[announce_failure],
-)
-def build_target(
-    plan: str,
-    targets: list[str],
-    store: str | None = None,
-    targets_at_once: Annotated[int, Field(ge=1)] = 1,
-) -> BuildSummary:
-    """Run the steps of some targets.
-
-    Args:
-        plan: digest of the plan, under which build-model has put it into the store.
-        targets: names of the targets to build.
-        store: where step outputs live: a directory, or s3://bucket/prefix; the local store when left out.
-        targets_at_once: how many steps are at work at the same time.
-
-    Raises:
-        EngineryError: the one thing that failed, or a list of all that did; other targets have been finished.
-    """
-    started, log, opened = time.monotonic(), run_log(), open_store(store)
-    with opened.lock(lock_of_run(flow_run.get_id())):
-        require_result_storage()
-        whole = kept_plan(plan, opened)
-        part = whole.model_copy(update={"steps": part_for(whole, targets)})
-        done = done_already(part.steps, opened)
-        log(f"{len(part.steps)} steps for {', '.join(targets)}; {len(done)} already done")
-        require_disk_space(part, done, store)
-        results = run_jobs(step_jobs(part.steps, done), opened, done, log, targets_at_once)
-    if results.errors:
-        raise failure_of(part, results)
-    return summary_of(part, outcomes_of(part, done, results), started)
 
 
 def done_already(steps: Iterable[PlannedStep], store: Store) -> dict[str, StepRecord]:

@@ -142,13 +142,13 @@ def make_pool(word: str) -> str:
 
 
 def _deploy(pool: str, client: SyncPrefectClient) -> UUID:
-    from enginery.pipeline.flows.build import build_target
+    from enginery.pipeline.flows.build_target import build_target
 
     pull = {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
     return client.create_deployment(
         client.create_flow(build_target),
         pool,
-        entrypoint="flows/build.py:build_target",
+        entrypoint="flows/build_target.py:build_target",
         pull_steps=[pull],
         work_pool_name=pool,
         parameter_openapi_schema=parameter_schema(build_target).model_dump_for_openapi(),
