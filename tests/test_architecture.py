@@ -7,6 +7,7 @@ names that a room's `__init__.py` imports. `core` has no door of its own; each o
 import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,8 +112,8 @@ def target_of(found: Import) -> str:
 
 
 def room_of(module: str) -> str:
-    fitting = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
-    return max(fitting, key=len) if fitting else "enginery"
+    around = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
+    return max(around, key=len) if around else "enginery"
 
 
 def door_of(room: str) -> set[str]:
@@ -156,6 +157,12 @@ def test_a_name_of_a_door_is_not_that_of_a_file_behind_it(room: str) -> None:
     files = {module.rpartition(".")[2] for module in FILES if module.rpartition(".")[0] == room}
     shown = {found.name for found in OURS if found.importer == room and target_of(found) == found.module}
     assert files & shown == set()
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in WITHOUT_A_DOOR])
+def test_every_name_of_a_door_can_be_had_from_it(room: str) -> None:
+    opened = import_module(room)
+    assert [name for name in door_of(room) if not hasattr(opened, name)] == []
 
 
 def test_nobody_takes_a_private_name_of_another_file() -> None:

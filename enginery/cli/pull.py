@@ -18,7 +18,6 @@ from enginery.cli.options import (
     print_result,
 )
 from enginery.core.errors import RegistryError, UsageError
-from enginery.core.progress import LogProgress
 
 if TYPE_CHECKING:
     from enginery.registry import Resolved
@@ -169,7 +168,7 @@ def resolve(
 
 def _audit(model: str | None, registry: str | None, *, as_json: bool) -> None:
     """Audit a registry or a model's builds, and end with the exit code of what was found."""
-    found = rooms.registry.audit(named_registry(registry), model, LogProgress(note))
+    found = rooms.registry.audit(named_registry(registry), model, rooms.progress.LogProgress(note))
     print_result(found, rooms.output.print_audit, as_json=as_json)
     if found.damaged:
         raise typer.Exit(RegistryError.exit_code)

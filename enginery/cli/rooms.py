@@ -11,11 +11,13 @@ from enginery.core.late import late
 if TYPE_CHECKING:
     from enginery import builds, dev, pipeline, registry, releases, spec, store, toolchains, triton
     from enginery.cli import demo, doctor, output, release_tables
+    from enginery.core import progress
 else:
     builds, dev, pipeline = late("enginery.builds"), late("enginery.dev"), late("enginery.pipeline")
     registry, releases, spec = late("enginery.registry"), late("enginery.releases"), late("enginery.spec")
     store, toolchains, triton = late("enginery.store"), late("enginery.toolchains"), late("enginery.triton")
     demo, doctor = late("enginery.cli.demo"), late("enginery.cli.doctor")
+    progress = late("enginery.core.progress")
     output, release_tables = late("enginery.cli.output"), late("enginery.cli.release_tables")
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "doctor",
     "output",
     "pipeline",
+    "progress",
     "registry",
     "release_tables",
     "releases",
