@@ -4,7 +4,6 @@ import pytest
 
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError
-from enginery.core.s3 import upload
 from enginery.core.s3.download import digest_object
 from enginery.core.s3.objects import Prefix, probes
 from enginery.core.s3.upload import abort_upload, unfinished_uploads
@@ -87,5 +86,5 @@ def test_an_answer_that_does_not_say_what_is_not_there_is_asked_for_again(prefix
 def test_a_listing_that_does_not_say_whether_it_goes_on_has_ended(
     prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "_page", lambda *_: {})  # as rclone's server answers
+    monkeypatch.setattr(prefix, "patiently", lambda *_: {})  # as rclone's server answers
     assert list(unfinished_uploads(prefix)) == []
