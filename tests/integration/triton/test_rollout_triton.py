@@ -205,6 +205,7 @@ def test_a_server_that_was_started_again_has_no_build_and_gets_it_back(
     log_file = tmp_path / "again.log"
     again = start_triton(site.read, triton_site=triton_site, serving_python=onnxruntime_python, log_file=log_file)
     try:
+        assert not any(TritonClient(again.url).ready(model) for model in LOAD_ORDER)  # they wait to be loaded
         assert serving_build(again.url) is None
         manifest = site.published(FIRST)
         (result,) = roll_out_build(manifest, site.registry, (again.url,), site.repository, site.lines.append)
