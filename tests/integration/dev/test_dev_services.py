@@ -1,4 +1,4 @@
-"""The local services, real ones."""
+"""The local services, real ones. Prefect's server takes long to start, so one test walks through their life."""
 
 import os
 import socket
@@ -8,77 +8,92 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from enginery.dev import services
+from enginery.core.home import services_dir
+from enginery.dev import servers, services
 from enginery.dev.ready import LOOPBACK, answers
-from enginery.dev.s3_server import client
+from enginery.dev.s3_server import ObjectFiles, client
 from enginery.dev.services import Services, read_state, write_state
 
 pytestmark = pytest.mark.usefixtures("shared_toolchains")
 
 
 @pytest.fixture
-def running() -> Iterator[Services]:
-    yield services.up(print)
+def _nothing_is_left() -> Iterator[None]:
+    yield
     services.down(print)
 
 
-def test_services_start_keep_what_they_hold_and_stop(running: Services) -> None:
+@pytest.fixture
+def _usual_ports_are_taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ExitStack() as others:
+        for name in services.USUAL_PORTS:
+            other = others.enter_context(socket.create_server((LOOPBACK, 0)))
+            monkeypatch.setitem(services.USUAL_PORTS, name, other.getsockname()[1])
+        yield
+
+
+@pytest.mark.usefixtures("_nothing_is_left", "_usual_ports_are_taken")
+def test_services_are_shared_keep_their_addresses_and_objects_and_end_with_whoever_started_them() -> None:
+    running = services.up(print)
     assert answers(running.prefect_ui, "/")
-    assert services.up(print) == running
     assert services.status() == running
-    s3 = client(running.s3_url)
-    s3.put_object(Bucket="enginery", Key="kept/note.txt", Body=b"still here", Metadata={"sha256": "abc"})
-    s3.close()
+    found = services.environment(running)
+    assert found["PREFECT_API_URL"] == running.prefect_api
+    assert found["AWS_ENDPOINT_URL"] == running.s3_url
+    assert not set(found) & set(os.environ)
+    those_whose_state_was_lost_are_ended_before_others_start(running)
+    a_session_shares_what_runs_and_ends_what_it_starts(running)
+    started_again_they_hold_what_they_held(running)
+    put(running, "note.txt")
     before = read_state()
     services.down(print)
     assert services.status() is None
     assert not any(entry.alive() for entry in before.services.values())
-    again = services.up(print)
-    s3 = client(again.s3_url)
-    found = s3.get_object(Bucket="enginery", Key="kept/note.txt")
+    saved = ObjectFiles(services_dir() / "s3").index.objects
+    assert {"kept/of-a-session.txt", "kept/note.txt"} <= {entry.key for entry in saved}
+
+
+def those_whose_state_was_lost_are_ended_before_others_start(running: Services) -> None:
+    lost, ports = read_state().services, read_state().ports
+    write_state({}, ports)
+    assert services.up(print) == running
+    assert set(lost) == set(servers.TITLES)
+    assert not any(entry.alive() for entry in lost.values())
+    assert services.status() == running
+
+
+def a_session_shares_what_runs_and_ends_what_it_starts(running: Services) -> None:
+    """Without S3, which was killed, Triton is started again too."""
+    psutil.Process(read_state().services["s3"].pid).kill()
+    assert services.status() is None
+    before = read_state().services
+    with services.session(print) as inside:
+        assert inside == running
+        assert services.status() == inside
+        assert answers(inside.s3_url, "/")
+        entries = read_state().services
+        assert entries["prefect"] == before["prefect"]
+        assert entries["triton"] != before["triton"]
+        with services.session(print) as another:
+            assert another == inside
+        assert services.up(print) == inside
+        assert services.status() == inside  # a session leaves running what ran before
+        put(inside, "of-a-session.txt")
+    assert services.status() is None
+    assert [name for name, entry in entries.items() if entry.alive()] == ["prefect"]
+    assert set(read_state().services) == {"prefect"}
+
+
+def started_again_they_hold_what_they_held(running: Services) -> None:
+    assert services.up(print) == running
+    s3 = client(running.s3_url)
+    found = s3.get_object(Bucket="enginery", Key="kept/of-a-session.txt")
     assert found["Body"].read() == b"still here"
     assert found["Metadata"] == {"sha256": "abc"}
     s3.close()
 
 
-def test_services_whose_usual_ports_are_taken_keep_their_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ExitStack() as others:
-        for name in services.USUAL_PORTS:
-            other = others.enter_context(socket.create_server((LOOPBACK, 0)))
-            monkeypatch.setitem(services.USUAL_PORTS, name, other.getsockname()[1])
-        with services.session(print) as first:
-            pass
-        with services.session(print) as second:
-            assert second == first
-
-
-def test_what_runs_is_shared_and_a_service_that_was_killed_is_started_again(running: Services) -> None:
-    with services.session(print) as inside:
-        assert inside == running
-    assert services.status() == running  # a session leaves running what ran before
-    found = services.environment(running)
-    assert found["PREFECT_API_URL"] == running.prefect_api
-    assert found["AWS_ENDPOINT_URL"] == running.s3_url
-    assert not set(found) & set(os.environ)
-    killed = read_state().services["s3"]
-    psutil.Process(killed.pid).kill()
-    assert services.status() is None
-    again = services.up(print)
-    assert answers(again.s3_url, "/")
-    assert services.status() == again
-
-
-def test_services_whose_state_was_lost_are_ended_before_others_start(running: Services) -> None:
-    lost = read_state().services
-    write_state({}, {})
-    again = services.up(print)
-    assert not any(entry.alive() for entry in lost.values())
-    assert services.status() == again
-
-
-def test_a_session_stops_what_it_started() -> None:
-    with services.session(print) as inside:
-        assert services.status() == inside
-        entries = read_state().services
-    assert services.status() is None
-    assert not any(entry.alive() for entry in entries.values())
+def put(running: Services, name: str) -> None:
+    s3 = client(running.s3_url)
+    s3.put_object(Bucket="enginery", Key=f"kept/{name}", Body=b"still here", Metadata={"sha256": "abc"})
+    s3.close()

@@ -1,4 +1,4 @@
-"""Rollouts on a real Triton that reads its model repository straight from S3."""
+"""Rollouts on a real Triton that reads its model repository straight from S3. One server is emptied for each test."""
 
 import signal
 import subprocess
@@ -22,10 +22,18 @@ from enginery.triton.placement import BucketRepository, open_repository
 from enginery.triton.rollout import roll_out_build, serving_build
 from enginery.triton.state import read_state
 from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.s3_server import S3Server
+from tests.support.s3_server import S3Server, running_s3_server
 from tests.support.waiting import wait_until
 
-FIRST, SECOND, THIRD = (f"cpu-int4-{number * 12}" for number in "123")
+FIRST, SECOND, THIRD, BROKEN, WRONG = (f"cpu-int4-{number * 12}" for number in "12345")
+BUILDS = {
+    FIRST: Build(build_id=FIRST),
+    SECOND: Build(build_id=SECOND, answers={QUESTION: "the second"}),
+    THIRD: Build(build_id=THIRD, answers={QUESTION: "the third"}),
+    BROKEN: Build(build_id=BROKEN, answers={QUESTION: "the broken"}, broken="tensorrt_llm_bls"),
+    WRONG: Build(build_id=WRONG, answers={QUESTION: "garbage"}, recorded=ANSWERS),
+}
+KEPT = ".keep"
 REQUEST = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
 
 ROLL_OUT = """
@@ -43,17 +51,22 @@ roll_out_build(registry.find(reference), registry, (endpoint,), repository, log)
 class Site:
     """A registry, a model repository in the same bucket, and a Triton that reads it."""
 
-    def __init__(self, bucket: str, server: TritonServer) -> None:
+    def __init__(self, bucket: str, s3_url: str, server: TritonServer) -> None:
         self.address, self.repository = f"s3://{bucket}/prod", f"s3://{bucket}/serving/tiny"
+        self.read = f"s3://{s3_url}/{bucket}/serving/tiny"
         self.url = server.url
         self.client = TritonClient(server.url)
         self.registry = Registry(self.address)
         self.lines: list[str] = []
+        self._published: dict[str, Manifest] = {}
 
-    def publish(self, build: Build) -> Manifest:
-        return build.publish(self.address)
+    def published(self, build_id: str) -> Manifest:
+        if build_id not in self._published:
+            self._published[build_id] = BUILDS[build_id].publish(self.address)
+        return self._published[build_id]
 
-    def roll_out(self, manifest: Manifest) -> list[EndpointResult]:
+    def roll_out(self, build_id: str) -> list[EndpointResult]:
+        manifest = self.published(build_id)
         return roll_out_build(manifest, self.registry, (self.url,), self.repository, self.lines.append)
 
     def ask(self) -> str:
@@ -65,73 +78,58 @@ class Site:
     def ready_versions(self) -> set[tuple[str, str]]:
         return {(row["name"], row["version"]) for row in self.client.index() if row.get("state") == "READY"}
 
+    def empty(self) -> None:
+        """Unload every model, and leave nothing but what keeps the prefix."""
+        for model in reversed(LOAD_ORDER):
+            self.client.unload(model)
+        wait_until(lambda: not self.ready_versions())
+        prefix = BucketRepository(s3.Address.parse(self.repository)).prefix
+        for info in prefix.list():
+            if info.path != KEPT:
+                prefix.delete(info.path)
+        self.lines.clear()
+
+
+@pytest.fixture(scope="module")
+def served(
+    triton_site: Path, onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[S3Server, Site]]:
+    with running_s3_server() as s3_server, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment().items():
+            patch.setenv(name, value)
+        bucket = f"engines-{uuid4().hex[:12]}"
+        s3_server.create_bucket(bucket)
+        open_repository(f"s3://{bucket}/serving/tiny").write(KEPT, b"")  # Triton wants the prefix to exist
+        server = start_triton(
+            f"s3://{s3_server.url}/{bucket}/serving/tiny",
+            triton_site=triton_site,
+            serving_python=onnxruntime_python,
+            log_file=tmp_path_factory.mktemp("triton") / "triton.log",
+        )
+        try:
+            yield s3_server, Site(bucket, s3_server.url, server)
+        finally:
+            server.service.stop()
+            s3.close_clients()
+
 
 @pytest.fixture
-def site(s3_server: S3Server, triton_site: Path, onnxruntime_python: Path, tmp_path: Path) -> Iterator[Site]:
-    bucket = f"engines-{uuid4().hex[:12]}"
-    s3_server.create_bucket(bucket)
-    open_repository(f"s3://{bucket}/serving/tiny").write(".keep", b"")  # Triton wants the prefix to exist
-    address = f"s3://{s3_server.url}/{bucket}/serving/tiny"
-    server = start_triton(
-        address, triton_site=triton_site, serving_python=onnxruntime_python, log_file=tmp_path / "triton.log"
-    )
-    try:
-        yield Site(bucket, server)
-    finally:
-        server.service.stop()
-        s3.close_clients()
+def site(served: tuple[S3Server, Site], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The server with no model, and an empty repository."""
+    s3_server, found = served
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    found.empty()
+    yield found
+    s3.close_clients()
 
 
-def answering(answer: str) -> dict[str, str]:
-    return {QUESTION: answer}
-
-
-def test_the_first_build_serves_and_the_next_takes_its_place(site: Site) -> None:
-    site.roll_out(site.publish(Build(build_id=FIRST)))
+def test_each_build_takes_the_place_of_the_last_one_unless_it_fails_and_all_requests_are_answered(site: Site) -> None:
+    site.roll_out(FIRST)
     assert site.ask() == ANSWERS[QUESTION]
     assert serving_build(site.url) == FIRST
-    site.roll_out(site.publish(Build(build_id=SECOND, answers=answering("the second"))))
-    assert site.ask() == "the second"
-    assert serving_build(site.url) == SECOND
-    assert site.ready_versions() == {(model, "2") for model in LOAD_ORDER}
-    site.roll_out(site.publish(Build(build_id=THIRD, answers=answering("the third"))))
-    assert site.ask() == "the third"
-    assert site.versions() == {"2", "3"}
-
-
-@pytest.mark.parametrize("model", ["tensorrt_llm", "postprocessing"])
-def test_when_a_model_does_not_load_the_previous_build_serves_again(site: Site, model: str) -> None:
-    site.roll_out(site.publish(Build(build_id=FIRST)))
-    broken = site.publish(Build(build_id=SECOND, answers=answering("the second"), broken=model))
-    with pytest.raises(RolloutError, match=f"(?s)model {model} failed to load.*no such engine.*{FIRST} serves again"):
-        site.roll_out(broken)
-    assert site.ask() == ANSWERS[QUESTION]
-    assert serving_build(site.url) == FIRST
-    assert site.versions() == {"1"}
-    assert site.ready_versions() == {(name, "1") for name in LOAD_ORDER}
-
-
-def test_when_the_first_build_does_not_load_nothing_is_served_and_nothing_is_left(site: Site) -> None:
-    with pytest.raises(RolloutError, match="no such engine"):
-        site.roll_out(site.publish(Build(build_id=FIRST, broken="tensorrt_llm")))
-    assert serving_build(site.url) is None
-    assert site.ready_versions() == set()
-    assert site.versions() == set()
-
-
-def test_when_the_answers_differ_the_previous_build_serves_again(site: Site) -> None:
-    site.roll_out(site.publish(Build(build_id=FIRST)))
-    wrong = site.publish(Build(build_id=SECOND, answers=answering("garbage"), recorded=ANSWERS))
-    with pytest.raises(RolloutError, match=f"answers differently.*garbage.*{FIRST} serves again"):
-        site.roll_out(wrong)
-    assert site.ask() == ANSWERS[QUESTION]
-    assert serving_build(site.url) == FIRST
-
-
-def test_requests_during_a_rollout_and_a_failed_one_are_all_answered(site: Site) -> None:
-    site.roll_out(site.publish(Build(build_id=FIRST)))
-    second = site.publish(Build(build_id=SECOND, answers=answering("the second")))
-    broken = site.publish(Build(build_id=THIRD, answers=answering("the third"), broken="tensorrt_llm_bls"))
+    for build_id in (SECOND, BROKEN, WRONG):
+        site.published(build_id)
     answers: Counter[str] = Counter()
     stop = threading.Event()
 
@@ -147,23 +145,29 @@ def test_requests_during_a_rollout_and_a_failed_one_are_all_answered(site: Site)
         thread.start()
     try:
         wait_until(lambda: answers[ANSWERS[QUESTION]] > 5)
-        site.roll_out(second)
+        site.roll_out(SECOND)
         wait_until(lambda: answers["the second"] > 5)
-        with pytest.raises(RolloutError):
-            site.roll_out(broken)
+        assert site.ready_versions() == {(model, "2") for model in LOAD_ORDER}
+        failed = f"(?s)model tensorrt_llm_bls failed to load.*no such engine.*{SECOND} serves again"
+        with pytest.raises(RolloutError, match=failed):
+            site.roll_out(BROKEN)
+        assert (site.ask(), serving_build(site.url)) == ("the second", SECOND)
+        with pytest.raises(RolloutError, match=f"answers differently.*garbage.*{SECOND} serves again"):
+            site.roll_out(WRONG)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert set(answers) <= {ANSWERS[QUESTION], "the second", "the third"}
-    assert site.ask() == "the second"
+    assert set(answers) <= {ANSWERS[QUESTION], "the second", "the broken", "garbage"}
+    assert (site.ask(), serving_build(site.url)) == ("the second", SECOND)
+    site.roll_out(THIRD)
+    assert site.ask() == "the third"
+    assert site.versions() == {"2", "3"}
 
 
-@pytest.mark.parametrize("moment", ["placing", "tensorrt_llm version 2 is ready", "tensorrt_llm_bls version 2"])
-def test_a_rollout_that_is_killed_is_undone_or_done_again_by_the_next(site: Site, moment: str) -> None:
-    site.roll_out(site.publish(Build(build_id=FIRST)))
-    second = site.publish(Build(build_id=SECOND, answers=answering("the second")))
-    arguments = [site.address, SECOND, site.url, site.repository]
+def killed(site: Site, build_id: str, moment: str) -> None:
+    """A rollout in another process, which is killed when it says that."""
+    arguments = [site.address, build_id, site.url, site.repository]
     with subprocess.Popen([sys.executable, "-c", ROLL_OUT, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -173,35 +177,41 @@ def test_a_rollout_that_is_killed_is_undone_or_done_again_by_the_next(site: Site
     state = read_state(open_repository(site.repository))
     assert state is not None
     assert state.phase != "done"
-    assert site.ask() in {ANSWERS[QUESTION], "the second"}
-    site.roll_out(second)
+
+
+def test_a_rollout_that_is_killed_is_undone_or_done_again_by_the_next(site: Site) -> None:
+    site.roll_out(FIRST)
+    site.published(SECOND)
+    killed(site, SECOND, "placing")
+    assert site.ask() == ANSWERS[QUESTION]
+    site.roll_out(SECOND)
     assert any(f"the rollout of {SECOND} died" in line for line in site.lines)
     assert site.ask() == "the second"
     assert site.versions() == {"1", "2"}
+    site.published(THIRD)
+    killed(site, THIRD, "tensorrt_llm_bls version 3")
+    assert site.ask() in {"the second", "the third"}
+    site.roll_out(THIRD)
+    assert any(f"the rollout of {THIRD} died" in line for line in site.lines)
+    assert site.ask() == "the third"
+    assert site.versions() == {"2", "3"}
 
 
-def test_a_server_that_was_started_again_gets_its_build_back(
-    site: Site, s3_server: S3Server, triton_site: Path, onnxruntime_python: Path, tmp_path: Path
+def test_a_server_that_was_started_again_has_no_build_and_gets_it_back(
+    site: Site, triton_site: Path, onnxruntime_python: Path, tmp_path: Path
 ) -> None:
-    manifest = site.publish(Build(build_id=FIRST))
-    site.roll_out(manifest)
-    address = site.repository.replace("s3://", f"s3://{s3_server.url}/")
+    site.roll_out(FIRST)
     log_file = tmp_path / "again.log"
-    again = start_triton(address, triton_site=triton_site, serving_python=onnxruntime_python, log_file=log_file)
+    again = start_triton(site.read, triton_site=triton_site, serving_python=onnxruntime_python, log_file=log_file)
     try:
+        assert not any(TritonClient(again.url).ready(model) for model in LOAD_ORDER)  # they wait to be loaded
         assert serving_build(again.url) is None
+        manifest = site.published(FIRST)
         (result,) = roll_out_build(manifest, site.registry, (again.url,), site.repository, site.lines.append)
         assert result.version == 1
         assert serving_build(again.url) == FIRST
     finally:
         again.service.stop()
-
-
-def wrong_repository(site: Site) -> str:
-    """Another repository in the same bucket, which exists."""
-    other = site.repository.replace("/serving/tiny", "/serving/other")
-    open_repository(other).write(".keep", b"")
-    return other
 
 
 def contents(prefix: str) -> dict[str, bytes | None]:
@@ -210,47 +220,22 @@ def contents(prefix: str) -> dict[str, bytes | None]:
 
 
 def test_another_repository_than_the_server_reads_is_refused_and_the_server_serves_on(site: Site) -> None:
-    site.roll_out(site.publish(Build(build_id=FIRST)))
-    second = site.publish(Build(build_id=SECOND, answers=answering("the second")))
-    other = wrong_repository(site)
+    other = site.repository.replace("/serving/tiny", "/serving/other")
+    open_repository(other).write(KEPT, b"")
+
+    def refused(build_id: str, serves: str) -> None:
+        manifest = site.published(build_id)
+        with pytest.raises(RolloutError, match=f"does not read {other}.*serves {serves}"):
+            roll_out_build(manifest, site.registry, (site.url,), other, site.lines.append)
+        assert contents(other) == {KEPT: b""}
+
+    refused(FIRST, "no build")
+    assert site.ready_versions() == set()
+    assert contents(site.repository) == {KEPT: b""}
+    site.roll_out(FIRST)
     before = contents(site.repository)
-    with pytest.raises(RolloutError, match=f"does not read {other}.*serves {FIRST}"):
-        roll_out_build(second, site.registry, (site.url,), other, site.lines.append)
+    refused(SECOND, FIRST)
     assert site.ask() == ANSWERS[QUESTION]
     assert serving_build(site.url) == FIRST
     assert site.ready_versions() == {(model, "1") for model in LOAD_ORDER}
     assert contents(site.repository) == before
-    assert contents(other) == {".keep": b""}
-    site.roll_out(second)
-    assert site.ask() == "the second"
-
-
-def test_a_fresh_server_that_reads_another_repository_is_found_out(site: Site) -> None:
-    manifest = site.publish(Build(build_id=FIRST))
-    other = wrong_repository(site)
-    with pytest.raises(RolloutError, match=f"does not read {other}.*serves no build"):
-        roll_out_build(manifest, site.registry, (site.url,), other, site.lines.append)
-    assert site.ready_versions() == set()
-    assert contents(other) == contents(site.repository) == {".keep": b""}
-    site.roll_out(manifest)
-    assert site.ask() == ANSWERS[QUESTION]
-
-
-def test_a_server_that_reads_a_directory_is_told_from_one_that_reads_another(
-    site: Site, triton_site: Path, onnxruntime_python: Path, tmp_path: Path
-) -> None:
-    manifest = site.publish(Build(build_id=FIRST))
-    right, wrong = tmp_path / "right", tmp_path / "wrong"
-    right.mkdir()
-    wrong.mkdir()
-    server = start_triton(
-        str(right), triton_site=triton_site, serving_python=onnxruntime_python, log_file=tmp_path / "directory.log"
-    )
-    try:
-        with pytest.raises(RolloutError, match=f"does not read {wrong}"):
-            roll_out_build(manifest, site.registry, (server.url,), str(wrong), site.lines.append)
-        assert list(wrong.iterdir()) == list(right.iterdir()) == []
-        roll_out_build(manifest, site.registry, (server.url,), str(right), site.lines.append)
-        assert serving_build(server.url) == FIRST
-    finally:
-        server.service.stop()

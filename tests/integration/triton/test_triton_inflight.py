@@ -7,7 +7,6 @@ that says whether the five models of a release fit together, and nothing about e
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,8 @@ from pydantic import JsonValue
 from tokenizers import Tokenizer
 
 from enginery.core import s3
+from enginery.core.errors import RolloutError
+from enginery.core.files import remove_tree
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
 from enginery.spec.serving import ServingOptions
@@ -29,6 +30,7 @@ from tests.support.builds import Build
 from tests.support.inflight_engine import put_stand_in, write_engine
 from tests.support.s3_server import S3Server
 from tests.support.triton_http import TritonHttp
+from tests.support.waiting import wait_until
 
 QUESTION = "How do I count to nine in French?"
 NINE = "un deux trois quatre cinq six sept huit neuf"
@@ -79,6 +81,15 @@ class Client(TritonHttp):
     def load(self, model: str) -> tuple[int, str]:
         return self.post(f"/v2/repository/models/{model}/load", {})
 
+    def unload_all(self) -> None:
+        for model in reversed(LOAD_ORDER):
+            self.post(f"/v2/repository/models/{model}/unload", {})
+        wait_until(lambda: not self.ready())
+
+    def ready(self) -> list[str]:
+        _, text = self.post("/v2/repository/index", {})
+        return [entry["name"] for entry in json.loads(text) if entry.get("state") == "READY"]
+
     def infer(self, model: str, *inputs: tuple[str, str, Any]) -> dict[str, Any]:
         body = [{"name": name, "datatype": kind, "shape": shape(data), "data": data} for name, kind, data in inputs]
         status, text = self.post(f"/v2/models/{model}/infer", {"inputs": body})
@@ -100,34 +111,47 @@ def shape(data: Any) -> list[int]:
 Start = Callable[..., Client]
 
 
+@pytest.fixture(scope="module")
+def client(
+    tiny_weights: Path, triton_site: Path, onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    """One server for all tests; what it reads is `models` beside its log."""
+    directory = tmp_path_factory.mktemp("inflight")
+    (directory / "models").mkdir()
+    server = start_triton(
+        str(directory / "models"),
+        triton_site=triton_site,
+        serving_python=onnxruntime_python,
+        log_file=directory / "triton.log",
+    )
+    try:
+        yield Client(server, Tokenizer.from_file(str(tiny_weights / "tokenizer.json")))
+    finally:
+        server.service.stop()
+
+
 @pytest.fixture
-def start(tiny_weights: Path, tmp_path: Path, triton_site: Path, onnxruntime_python: Path) -> Iterator[Start]:
-    """Starts a server of a release, with `tensorrt_llm` as it is or with the stand-in."""
-    with ExitStack() as running:
+def start(client: Client, tiny_weights: Path, tmp_path: Path) -> Start:
+    """Gives the server nothing but the models of a release, with `tensorrt_llm` as it is or with the stand-in."""
 
-        def serve(release: str, *, stand_in: bool = False, **serving: Any) -> Client:
-            directory = tmp_path / "models"
-            options = InflightOptions(release=release, serving=ServingOptions(mount=str(directory), **serving))
-            engine = write_engine(tmp_path / "engine", max_beam_width=2)
-            write_inflight_repository(directory, engine=engine, weights=tiny_weights, options=options)
-            tokenizer = Tokenizer.from_file(str(tiny_weights / "tokenizer.json"))
-            if stand_in:
-                put_answers(directory, tokenizer)
-            server = start_triton(
-                str(directory),
-                triton_site=triton_site,
-                serving_python=onnxruntime_python,
-                log_file=tmp_path / "triton.log",
-            )
-            running.callback(server.service.stop)
-            return Client(server, tokenizer)
+    def serve(release: str, *, stand_in: bool = False, **serving: Any) -> Client:
+        directory = client.server.service.log_file.parent / "models"
+        client.unload_all()
+        remove_tree(directory)
+        options = InflightOptions(release=release, serving=ServingOptions(mount=str(directory), **serving))
+        engine = write_engine(tmp_path / "engine", max_beam_width=2)
+        write_inflight_repository(directory, engine=engine, weights=tiny_weights, options=options)
+        if stand_in:
+            put_answers(directory, client.tokenizer)
+        return client
 
-        yield serve
+    return serve
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_python_models_serve_and_the_engine_lacks_only_its_backend(start: Start, release: str) -> None:
     client = start(release)
+    assert client.ready() == []
     assert [client.load(model)[0] for model in PARTS] == [200] * 3
 
     status, refusal = client.load("tensorrt_llm")
@@ -201,17 +225,23 @@ def test_the_script_can_send_the_whole_text_so_far(start: Start) -> None:
     assert all(later.startswith(earlier) for earlier, later in pairwise(pieces))
 
 
-def test_a_rollout_tells_the_engine_where_its_files_are(
-    s3_server: S3Server, tiny_weights: Path, triton_site: Path, onnxruntime_python: Path, tmp_path: Path
+def test_a_rollout_tells_the_engine_where_its_files_are_unless_the_server_reads_another_directory(
+    s3_server: S3Server, client: Client, tiny_weights: Path, tmp_path: Path
 ) -> None:
     bucket = f"engines-{uuid4().hex[:12]}"
     s3_server.create_bucket(bucket)
-    address, serving = f"s3://{bucket}/prod", tmp_path / "serving"
-    serving.mkdir()
-    server = start_triton(
-        str(serving), triton_site=triton_site, serving_python=onnxruntime_python, log_file=tmp_path / "triton.log"
-    )
+    client.unload_all()
+    address, server = f"s3://{bucket}/prod", client.server
+    serving, wrong = server.service.log_file.parent / "models", tmp_path / "wrong"
+    remove_tree(serving)
+    for directory in (serving, wrong):
+        directory.mkdir()
     try:
+        build = EngineBuild(build_id="h100-111111111111", weights=tiny_weights, mount=str(serving))
+        manifest = build.publish(address)
+        with pytest.raises(RolloutError, match=f"does not read {wrong}"):
+            roll_out_build(manifest, Registry(address), [server.url], str(wrong), print)
+        assert list(wrong.iterdir()) == list(serving.iterdir()) == []
         for version, build_id in enumerate(("h100-111111111111", "h100-222222222222", "h100-111111111111"), start=1):
             build = EngineBuild(build_id=build_id, weights=tiny_weights, mount=str(serving))
             (result,) = roll_out_build(build.publish(address), Registry(address), [server.url], str(serving), print)
@@ -219,5 +249,4 @@ def test_a_rollout_tells_the_engine_where_its_files_are(
             assert serving_build(server.url) == build_id
             assert f'"{serving}/tensorrt_llm/{version}"' in (serving / "tensorrt_llm" / "config.pbtxt").read_text()
     finally:
-        server.service.stop()
         s3.close_clients()

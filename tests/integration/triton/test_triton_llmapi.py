@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from enginery.core import s3
 from enginery.core.errors import RolloutError
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
 from enginery.spec import ServingOptions
-from enginery.triton.llmapi import MODELS, LlmApiOptions, write_llmapi_repository
+from enginery.triton.llmapi import LlmApiOptions, write_llmapi_repository
+from enginery.triton.placement import open_repository
 from enginery.triton.rollout import roll_out_build
 from tests.support.builds import Build
 from tests.support.fake_llm import ANSWERS, write_fake_llm
@@ -227,14 +229,6 @@ def test_work_stops_when_the_client_goes(streaming: Client) -> None:
     assert streaming.stream(TUTORIAL)[-1]["text_output"] == NINE
 
 
-def test_a_model_that_cannot_be_loaded_says_why(start: Any) -> None:
-    options = LlmApiOptions(release="1.2.1", llm_class="tensorrt_llm:NoSuchClass")
-    client = start(options)
-    status, text = client.post("/v2/repository/models/tensorrt_llm/load", {})
-    assert status == 400
-    assert "NoSuchClass" in text
-
-
 def test_another_file_can_be_named_in_the_servers_environment(
     tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,64 +242,32 @@ def test_another_file_can_be_named_in_the_servers_environment(
     assert client.ask() == NINE
 
 
-def test_the_repository_is_served_straight_from_s3(
-    s3_server: Any, tmp_path: Path, triton_site: Path, onnxruntime_python: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from boto3.session import Session
-
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    repository = tmp_path / "models"
-    options = LlmApiOptions(release="1.2.1", warm_up=(2,))
-    write_llmapi_repository(repository, checkpoint=checkpoint, weights=checkpoint, options=options)
-    s3 = Session().client("s3", endpoint_url=s3_server.url)
-    s3.create_bucket(Bucket="engines")
-    for path in repository.rglob("*"):
-        if path.is_file():
-            s3.upload_file(str(path), "engines", f"a/prefix/{path.relative_to(repository)}")
-    s3.close()
-    for name, value in stand_in_environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    packages = next(onnxruntime_python.parent.parent.glob("lib/python*/site-packages"))
-    server = start_triton(
-        f"s3://{s3_server.url}/engines/a/prefix",
-        triton_site=triton_site,
-        serving_python=serving_python(tmp_path / "python", packages, write_fake_llm(tmp_path / "stand-in")),
-        log_file=tmp_path / "triton.log",
-    )
-    try:
-        client = Client(server, tmp_path / "heard.jsonl")
-        for model in MODELS:
-            status, text = client.post(f"/v2/repository/models/{model}/load", {})
-            assert status == 200, text
-        assert client.answer(TUTORIAL)["text_output"] == NINE
-    finally:
-        server.service.stop()
-
-
 @dataclass
 class LlmBuild(Build):
     """A build of the backend `pytorch` on the way to a registry."""
+
+    llm_class: str = "tensorrt_llm:LLM"
 
     def write(self, directory: Path) -> dict[str, Path]:
         inputs = super().write(directory)
         rmtree(inputs["model_repository"])
         checkpoint = write_checkpoint(directory / "checkpoint")
-        options = LlmApiOptions(release="1.2.1", warm_up=(1,))
+        options = LlmApiOptions(release="1.2.1", warm_up=(2,), llm_class=self.llm_class)
         write_llmapi_repository(inputs["model_repository"], checkpoint=checkpoint, weights=checkpoint, options=options)
         return inputs
 
 
-def test_a_build_is_rolled_out_and_one_that_answers_otherwise_is_taken_back(
+def test_a_build_is_served_straight_from_s3_and_one_that_does_not_load_or_answers_otherwise_is_taken_back(
     s3_server: Any, tmp_path: Path, triton_site: Path, onnxruntime_python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3_server.create_bucket("engines")
     for name, value in stand_in_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     packages = next(onnxruntime_python.parent.parent.glob("lib/python*/site-packages"))
-    repository = tmp_path / "serving"
-    repository.mkdir()
+    repository = "s3://engines/a/prefix"
+    open_repository(repository).write(".keep", b"")
     server = start_triton(
-        str(repository),
+        f"s3://{s3_server.url}/engines/a/prefix",
         triton_site=triton_site,
         serving_python=serving_python(tmp_path / "python", packages, write_fake_llm(tmp_path / "stand-in")),
         log_file=tmp_path / "triton.log",
@@ -313,19 +275,22 @@ def test_a_build_is_rolled_out_and_one_that_answers_otherwise_is_taken_back(
 
     def roll_out(build: LlmBuild) -> None:
         manifest = build.publish("s3://engines/prod")
-        roll_out_build(manifest, Registry("s3://engines/prod"), (server.url,), str(repository), lambda _line: None)
+        roll_out_build(manifest, Registry("s3://engines/prod"), (server.url,), repository, lambda _line: None)
 
     try:
         client = Client(server, tmp_path / "heard.jsonl")
         roll_out(LlmBuild(build_id="h100-111111111111"))
         assert client.answer(TUTORIAL)["text_output"] == NINE
+        with pytest.raises(RolloutError, match="(?s)tensorrt_llm failed to load.*NoSuchClass"):
+            roll_out(LlmBuild(build_id="h100-444444444444", llm_class="tensorrt_llm:NoSuchClass"))
         with pytest.raises(RolloutError, match="answers differently"):
             roll_out(LlmBuild(build_id="h100-222222222222", recorded={QUESTION: "never said"}))
         assert client.answer(TUTORIAL)["text_output"] == NINE
         roll_out(LlmBuild(build_id="h100-333333333333"))
         assert client.answer(TUTORIAL)["text_output"] == NINE
         loaded = [event["arguments"]["model"] for event in client.heard() if "arguments" in event]
-        assert loaded[-1].endswith("/tensorrt_llm/2/checkpoint")
+        assert loaded[-1].endswith("/2/checkpoint")
         wait_until(lambda: sum("shutdown" in event for event in client.heard()) == len(loaded) - 1, seconds=30)
     finally:
         server.service.stop()
+        s3.close_clients()

@@ -43,32 +43,25 @@ def ready(url: str, model: str) -> bool:
     return answers(url, f"/v2/models/{model}/ready")
 
 
-def test_a_server_comes_back_with_its_models_although_one_is_broken(tmp_path: Path, parts: dict[str, Any]) -> None:
+def test_a_server_has_its_port_and_its_models_although_one_is_broken_and_leaves_no_process(
+    tmp_path: Path, parts: dict[str, Any]
+) -> None:
     add_model(tmp_path / "models", "echo", ECHO)
     add_model(tmp_path / "models", "broken", "import there_is_no_such_module\n")
-    server = start_triton(str(tmp_path / "models"), load_all=True, **parts)
+    port = free_port()
+    server = start_triton(str(tmp_path / "models"), load_all=True, http_port=port, **parts)
     try:
+        assert server.url.endswith(f":{port}")
         assert ready(server.url, "echo")
         assert not ready(server.url, "broken")
+        other = {**parts, "log_file": tmp_path / "other.log"}
+        with pytest.raises(UsageError, match=f"port {port} is taken"):
+            start_triton(str(tmp_path / "models"), http_port=port, **other)
+        assert server.service.alive()
+        family = psutil.Process(server.service.pid).children(recursive=True)
+        assert any("stub" in process.name() or "python" in process.name() for process in family)
     finally:
         server.service.stop()
-
-
-def test_models_wait_to_be_loaded_otherwise(tmp_path: Path, parts: dict[str, Any]) -> None:
-    add_model(tmp_path / "models", "echo", ECHO)
-    server = start_triton(str(tmp_path / "models"), **parts)
-    try:
-        assert not ready(server.url, "echo")
-    finally:
-        server.service.stop()
-
-
-def test_it_leaves_no_process(tmp_path: Path, parts: dict[str, Any]) -> None:
-    add_model(tmp_path / "models", "echo", ECHO)
-    server = start_triton(str(tmp_path / "models"), load_all=True, **parts)
-    family = psutil.Process(server.service.pid).children(recursive=True)
-    assert any("stub" in process.name() or "python" in process.name() for process in family)
-    server.service.stop()
     assert not server.service.alive()
     assert psutil.wait_procs(family, timeout=60)[1] == []
 
@@ -77,16 +70,3 @@ def test_it_leaves_no_process(tmp_path: Path, parts: dict[str, Any]) -> None:
 def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path, parts: dict[str, Any], *, load_all: bool) -> None:
     with pytest.raises(UsageError, match="no such model repository"):
         start_triton(str(tmp_path / "nowhere"), load_all=load_all, **parts)
-
-
-def test_a_taken_port_is_an_error_when_it_was_asked_for(tmp_path: Path, parts: dict[str, Any]) -> None:
-    (tmp_path / "models").mkdir()
-    first = start_triton(str(tmp_path / "models"), http_port=free_port(), **parts)
-    try:
-        port = int(first.url.rpartition(":")[2])
-        other = {**parts, "log_file": tmp_path / "other.log"}
-        with pytest.raises(UsageError, match=f"port {port} is taken"):
-            start_triton(str(tmp_path / "models"), http_port=port, **other)
-        assert first.service.alive()
-    finally:
-        first.service.stop()

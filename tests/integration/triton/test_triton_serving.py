@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -395,38 +394,3 @@ def test_a_client_that_goes_away_stops_the_generation(start: Any) -> None:
     stopped = re.search(r"stopped after (\d+) tokens", log.read_text())
     assert stopped is not None
     assert int(stopped[1]) < 200
-
-
-def test_the_repository_is_served_straight_from_s3(  # noqa: PLR0913, PLR0917  fixtures
-    s3_server: Any,
-    tmp_path: Path,
-    tiny_engine: Path,
-    tiny_weights: Path,
-    triton_site: Path,
-    onnxruntime_python: Path,
-) -> None:
-    from boto3.session import Session
-
-    repository = write_repository(tmp_path / "models", tiny_engine, tiny_weights, ServingOptions())
-    s3 = Session().client("s3", endpoint_url=s3_server.url)
-    s3.create_bucket(Bucket="engines")
-    for path in repository.rglob("*"):
-        if path.is_file():
-            s3.upload_file(str(path), "engines", f"a/prefix/{path.relative_to(repository)}")
-    s3.close()
-    shutil.rmtree(repository)
-    server = start_triton(
-        f"s3://{s3_server.url}/engines/a/prefix",
-        triton_site=triton_site,
-        serving_python=onnxruntime_python,
-        log_file=tmp_path / "triton.log",
-    )
-    try:
-        client = Client(server)
-        for model in MODELS:
-            status, text = client.post(f"/v2/repository/models/{model}/load", {})
-            assert status == 200, text
-        for model in ENTRY_POINTS:
-            assert NINE in client.ask(model=model)
-    finally:
-        server.service.stop()
