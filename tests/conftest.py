@@ -14,6 +14,9 @@ __all__ = ["trtllm_examples"]
 # Read when Prefect is imported: a test that forgets to name a server must not be given one that nobody stops.
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 
+# Models of tests are so small that a second thread gains nothing, and on a busy machine it makes all slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("enginery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("enginery")

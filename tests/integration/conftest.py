@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from enginery import toolchains
 from enginery.core import s3
-from enginery.core.process.command import run
 from enginery.toolchains.identity import Toolchain
+from tests.support import onnx_engines
 from tests.support.faulty_http import Proxy, faulty_proxy
 from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.s3_server import S3Server, running_s3_server
@@ -39,6 +39,12 @@ def made_in_the_checkout(name: str) -> Toolchain:
             del os.environ["ENGINERY_HOME"]
         else:
             os.environ["ENGINERY_HOME"] = before
+
+
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of this run of the tests that all its workers share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +82,11 @@ def tiny_weights() -> Path:
 @pytest.fixture(scope="session")
 def tiny_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example model as an int4 engine for the CPU; built once for all workers."""
-    shared = tmp_path_factory.getbasetemp().parent
+    shared = of_all_workers(tmp_path_factory)
     engine = shared / "tiny-engine"
     with FileLock(shared / "tiny-engine.lock"):
         if not (engine / "genai_config.json").exists():
-            builder = ["-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu"]
-            places = ["-i", str(tiny_weights), "-o", str(engine), "-c", str(shared / "tiny-engine-cache")]
-            run([str(toolchain.python), *builder, *places], env=toolchain.environment)
+            onnx_engines.build(toolchain, tiny_weights, engine, "int4")
     return engine
 
 

@@ -113,6 +113,21 @@ def test_a_full_gpu_is_named_with_what_can_be_done_in_a_build(site: Site) -> Non
     assert "max_batch_size" in error.remedy
 
 
+@pytest.mark.parametrize(
+    ("how", "cause", "problem", "remedy"),
+    [
+        ("host_out_of_memory", FailureCause.HOST_MEMORY, "memory ran out", "or build on one with more"),
+        ("disk_full", FailureCause.DISK_FULL, "the disk is full", "ENGINERY_HOME"),
+    ],
+)
+def test_what_runs_out_is_named(site: Site, how: str, cause: FailureCause, problem: str, remedy: str) -> None:
+    site.stand_in.misbehave(BUILD, how)
+    error = failing(site)
+    assert error.cause == cause
+    assert problem in error.problem
+    assert remedy in error.remedy
+
+
 def test_a_killed_build_ran_out_of_the_machines_memory(site: Site) -> None:
     site.stand_in.misbehave(BUILD, "killed")
     error = failing(site)

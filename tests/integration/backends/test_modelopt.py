@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from enginery.backends.checkpoints.verify import verify_checkpoint, verify_hf_ch
 from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain
-from tests.integration.conftest import made_in_the_checkout
+from tests.integration.conftest import made_in_the_checkout, of_all_workers
 
 pytestmark = pytest.mark.timeout(1500)
 
 MODELOPT = "modelopt-0.47"
 MAKING_SECONDS = 1200.0
-"""It takes some 220 s of a processor's time; the first test of each worker waits for it."""
+"""It takes some 20 s of a processor's time; the first test of each worker waits for it."""
 DRIVER = DRIVERS / "convert_modelopt.py"
 SUPPORT = Path(__file__).parents[2] / "support"
 LLAMA_3_SCALING = {
@@ -35,6 +34,9 @@ LLAMA_3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+FEW_TEXTS = {"calib_size": 2}
+"""To search the scales of AWQ takes long with every text."""
 
 CONVERTED: dict[str, dict[str, Any]] = {
     "bf16": {},
@@ -47,8 +49,8 @@ CONVERTED: dict[str, dict[str, Any]] = {
     "int8_sq-tp2": {"qformat": "int8_sq", "kv_cache_dtype": "int8", "tp_size": 2},
     "int8_wo": {"qformat": "int8_wo"},
     "int4_wo": {"qformat": "int4_wo"},
-    "int4_awq": {"qformat": "int4_awq", "kv_cache_dtype": "fp8"},
-    "w4a8_awq": {"qformat": "w4a8_awq"},
+    "int4_awq": {"qformat": "int4_awq", "kv_cache_dtype": "fp8", **FEW_TEXTS},
+    "w4a8_awq": {"qformat": "w4a8_awq", **FEW_TEXTS},
     "nvfp4-tp2": {"qformat": "nvfp4", "kv_cache_dtype": "fp8", "tp_size": 2},
 }
 """Checkpoints for `trtllm-build` of the example model."""
@@ -57,8 +59,8 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "hf-bf16": {},
     "hf-fp8": {"qformat": "fp8", "kv_cache_dtype": "fp8"},
     "hf-nvfp4": {"qformat": "nvfp4", "kv_cache_dtype": "fp8"},
-    "hf-int4_awq": {"qformat": "int4_awq"},
-    "hf-w4a8_awq": {"qformat": "w4a8_awq"},
+    "hf-int4_awq": {"qformat": "int4_awq", **FEW_TEXTS},
+    "hf-w4a8_awq": {"qformat": "w4a8_awq", **FEW_TEXTS},
     "hf-int8_sq": {"qformat": "int8_sq"},
 }
 """Hugging Face checkpoints of the example model."""
@@ -102,8 +104,7 @@ def modelopt() -> Toolchain:
 @pytest.fixture(scope="session")
 def made(modelopt: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything these tests look at, made by the driver in one process, once for all workers."""
-    own = tmp_path_factory.getbasetemp()
-    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "modelopt"
+    shared = of_all_workers(tmp_path_factory) / "modelopt"
     with FileLock(f"{shared}.lock"):
         if not (shared / "runs.json").exists():
             shared.mkdir(exist_ok=True)

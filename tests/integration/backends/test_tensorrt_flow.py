@@ -7,13 +7,11 @@ The commands are doubles: this tests what Enginery makes of them, and nothing of
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enginery.backends.tensorrt.timing_cache import packed, unpacked
 from enginery.core.errors import CommandError, EngineryError, PlanError, ValidationError
 from enginery.core.process.failures import FailureCause
 from enginery.core.s3.objects import Address, Prefix
@@ -30,7 +28,6 @@ from tests.support.trtllm import StandIn, make_release
 
 pytestmark = pytest.mark.usefixtures("bucket")
 
-RELEASES = ("0.8.0", "0.16.0", "1.2.1")
 MODEL = Path(__file__).parents[3] / "examples" / "tiny-llama" / "model"
 GPU = "H100-SXM5-80GB"
 QUESTION = "How do I count to nine in French?"
@@ -152,14 +149,14 @@ def flow(whole_flow: Flow, converted: LocalStore) -> Flow:
     return replace(whole_flow, converted=converted)
 
 
-every_release = pytest.mark.parametrize("release", RELEASES)
-
-
 # What goes well
 
 
-@pytest.mark.parametrize(("release", "tensor_parallel"), [("0.8.0", 1), ("0.16.0", 2), ("1.2.1", 1), ("1.2.1", 2)])
-def test_the_whole_way_ends_in_a_published_build(whole_flow: Flow, release: str, tensor_parallel: int) -> None:
+@pytest.mark.parametrize(("release", "tensor_parallel"), [("0.8.0", 2), ("0.16.0", 1), ("1.2.1", 2)])
+def test_the_whole_way_ends_in_a_published_build_whatever_the_builder_prints(
+    whole_flow: Flow, release: str, tensor_parallel: int
+) -> None:
+    whole_flow.stand_in.misbehave(BUILD, "noise_on_stderr", lines=2000)
     outcomes = whole_flow.run(whole_flow.plan(tensor_parallel))
     built, validated = outcomes[Stage.BUILD].facts, outcomes[Stage.VALIDATE].facts
     assert built["release"] == release
@@ -172,21 +169,9 @@ def test_the_whole_way_ends_in_a_published_build(whole_flow: Flow, release: str,
     )
     assert manifest.validation.results[0].got.strip() == ANSWER
     assert manifest.target.release == release
-
-
-@pytest.mark.parametrize("release", ["0.8.0"])
-def test_two_ranks_are_asked_through_mpirun(flow: Flow) -> None:
-    flow.run(flow.plan(2))
-    (call,) = flow.stand_in.calls("mpirun")
-    assert call.argv[:4] == ("-n", "2", "--allow-run-as-root", "--oversubscribe")
-
-
-@every_release
-def test_noise_on_stderr_is_only_logged(flow: Flow) -> None:
-    flow.stand_in.misbehave(BUILD, "noise_on_stderr", lines=2000)
-    flow.run(flow.plan())
-    assert flow.published()
-    assert sum("this is noise" in line for line in flow.lines) == 2000
+    assert sum("this is noise" in line for line in whole_flow.lines) == 2000
+    started = [call.argv[:4] for call in whole_flow.stand_in.calls("mpirun")]
+    assert started == ([("-n", "2", "--allow-run-as-root", "--oversubscribe")] if release == "0.8.0" else [])
 
 
 def test_the_next_build_begins_with_the_timings_of_the_last(flow: Flow) -> None:
@@ -198,29 +183,6 @@ def test_the_next_build_begins_with_the_timings_of_the_last(flow: Flow) -> None:
     assert "0 new layers timed" in "\n".join(flow.lines)
 
 
-def test_a_timing_cache_that_crashes_the_build_costs_a_second_try_and_nothing_else(flow: Flow) -> None:
-    flow.run(flow.plan())
-    flow.stand_in.misbehave(BUILD, "bad_timing_cache", crash=True)
-    again = flow.run(flow.plan(build={"max_batch_size": 8}))[Stage.BUILD].facts
-    cache = again["timing_cache"]
-    assert isinstance(cache, Mapping)
-    assert cache == {"used": False, "kept": "saved"}
-
-
-def test_a_timing_cache_from_another_tensorrt_is_discarded_and_replaced(flow: Flow) -> None:
-    flow.run(flow.plan())
-    (kept,) = (path for path in (flow.store.root / "shelf" / "timing-caches" / GPU).iterdir() if path.name[0] != ".")
-    described, cache = unpacked(kept.read_bytes())
-    assert described is not None
-    kept.write_bytes(packed(GPU, "9.2.0", cache, {}))
-    flow.run(flow.plan(build={"max_batch_size": 8}))
-    assert any(f"it was made by TensorRT 9.2.0, this is {described.tensorrt}" in line for line in flow.lines)
-    renewed, _ = unpacked(kept.read_bytes())
-    assert renewed is not None
-    assert renewed.tensorrt == described.tensorrt
-
-
-@pytest.mark.parametrize("release", ["0.8.0", "0.16.0"])
 def test_the_tutorials_own_script_can_be_asked(flow: Flow) -> None:
     outcomes = flow.run(flow.plan(validation={"run_script": True}))
     assert outcomes[Stage.VALIDATE].facts["passed"] is True
@@ -246,8 +208,7 @@ def checkpoint_plan(flow: Flow, tensor_parallel: int = 1) -> Plan:
     return flow.plan(targets=[target], llm=limits)
 
 
-@pytest.mark.parametrize("release", ["0.20.0", "1.2.1"])
-@pytest.mark.parametrize("tensor_parallel", [1, 2])
+@pytest.mark.parametrize(("release", "tensor_parallel"), [("0.20.0", 2), ("1.2.1", 1)])
 def test_a_checkpoint_is_asked_as_it_will_be_served_and_published(flow: Flow, tensor_parallel: int) -> None:
     outcomes = flow.run(checkpoint_plan(flow, tensor_parallel))
     assert Stage.BUILD not in outcomes
@@ -267,16 +228,12 @@ def test_a_checkpoint_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
 # What goes wrong
 
 
-GOES_WRONG: list[tuple[str, dict[str, Any], FailureCause, str, str]] = [
-    ("killed", {}, FailureCause.HOST_MEMORY, "killed (SIGKILL)", "or build on one with more"),
-    ("host_out_of_memory", {}, FailureCause.HOST_MEMORY, "memory ran out", "or build on one with more"),
-    ("gpu_out_of_memory", {}, FailureCause.GPU_MEMORY, "the GPU's memory is too small", "build.max_batch_size"),
-    ("disk_full", {}, FailureCause.DISK_FULL, "the disk is full", "ENGINERY_HOME"),
-    ("world_size_mismatch", {}, FailureCause.INCOMPLETE, "world_size is 2 and not 1", "convert it again"),
-    ("truncated_engine", {}, FailureCause.INCOMPLETE, "rank0.engine empty", "how full the disk is"),
-    ("exit_0_without_engine", {}, FailureCause.INCOMPLETE, "exit status 0 but wrote no engine", "last lines"),
-    ("exit_0_without_engine", {"config": True}, FailureCause.INCOMPLETE, "(it wrote config.json)", "last lines"),
+# Each way for itself, and what is said of it, is in test_building.py; here is what all of them have in common.
+GOES_WRONG: list[tuple[str, str, dict[str, Any], FailureCause, str, str]] = [
+    ("0.8.0", "killed", {}, FailureCause.HOST_MEMORY, "killed (SIGKILL)", "or build on one with more"),
+    ("0.16.0", "truncated_engine", {}, FailureCause.INCOMPLETE, "rank0.engine empty", "how full the disk is"),
     (
+        "1.2.1",
         "unknown_flag",
         {"flags": ["--gpt_attention_plugin"]},
         FailureCause.UNKNOWN_FLAG,
@@ -286,10 +243,7 @@ GOES_WRONG: list[tuple[str, dict[str, Any], FailureCause, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("release", "how", "details", "cause", "problem", "remedy"),
-    [(release, *row) for release, row in zip(cycle(RELEASES), GOES_WRONG, strict=False)],
-)
+@pytest.mark.parametrize(("release", "how", "details", "cause", "problem", "remedy"), GOES_WRONG)
 def test_a_build_that_goes_wrong_publishes_nothing_and_says_what_to_do(  # noqa: PLR0913, PLR0917  one row of the table
     flow: Flow, how: str, details: dict[str, Any], cause: FailureCause, problem: str, remedy: str
 ) -> None:
@@ -301,14 +255,6 @@ def test_a_build_that_goes_wrong_publishes_nothing_and_says_what_to_do(  # noqa:
     assert remedy in error.remedy
 
 
-@every_release
-def test_a_missing_rank_publishes_nothing(flow: Flow) -> None:
-    flow.stand_in.misbehave(BUILD, "rank_missing")
-    error = flow.fails(flow.plan(2), Stage.BUILD)
-    assert "for 2 GPUs is not whole: rank1.engine missing" in error.problem
-
-
-@every_release
 def test_a_hang_is_ended_at_the_time_limit_with_all_that_was_started(
     flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,7 +278,6 @@ def test_after_a_failure_the_same_plan_goes_on_where_it_failed(whole_flow: Flow)
     assert whole_flow.published()
 
 
-@every_release
 def test_an_engine_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
     flow.stand_in.answer(QUESTION, "lorem ipsum")
     with pytest.raises(ValidationError, match="1 of 1 answers are not as expected") as caught:
@@ -341,7 +286,7 @@ def test_an_engine_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
     assert flow.published() == []
 
 
-@pytest.mark.parametrize(("release", "tensor_parallel"), [("0.8.0", 2), ("0.16.0", 1), ("1.2.1", 2)])
+@pytest.mark.parametrize(("release", "tensor_parallel"), [("0.8.0", 2), ("1.2.1", 1)])
 def test_an_engine_that_cannot_be_loaded_publishes_nothing(flow: Flow, tensor_parallel: int) -> None:
     flow.stand_in.misbehave("tensorrt_llm", "gpu_out_of_memory")
     error = flow.fails(flow.plan(tensor_parallel), Stage.VALIDATE)

@@ -9,9 +9,10 @@ import pytest
 
 from enginery import toolchains
 from enginery.releases.facts import releases
-from enginery.releases.flags import Flag
+from enginery.releases.flags import BUILD, Flag, flags_of
 from enginery.toolchains.release_probe import ReleaseProbe, compare_flags, probe_release, read_help
 from tests.support.trtllm import StandIn, make_release
+from tests.support.trtllm.parser import parser
 
 HELP = """\
 usage: trtllm-build [-h] [--checkpoint_dir CHECKPOINT_DIR]
@@ -122,7 +123,16 @@ def test_an_alias_is_the_same_flag() -> None:
 
 
 @pytest.mark.parametrize("release", releases())
-def test_the_help_of_every_release_is_read_whole(release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_help_of_every_release_is_read_whole(release: str) -> None:
+    found, recorded = read_help(parser(release, BUILD).format_help().splitlines()), flags_of(release).value
+    assert list(compare_flags(found, recorded, "record")) == []
+    assert len(found) == len(recorded)
+
+
+@pytest.mark.parametrize("release", ["0.8.0", "0.16.0", "1.2.1"])
+def test_the_flags_of_a_toolchain_are_those_recorded_of_its_release(
+    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on_path(tmp_path, release, monkeypatch)
     found = probed(release)
     assert (found.verdict, found.reason) == ("engine", "")
@@ -137,11 +147,18 @@ def test_a_release_without_a_builder_runs_checkpoints_only(tmp_path: Path, monke
     assert found.disagreements == ()
 
 
-def test_a_builder_that_is_missing_where_it_is_recorded_is_a_disagreement(stand_in: StandIn) -> None:
+def test_a_builder_that_is_missing_where_it_is_recorded_is_told_by_probe_check_and_record(stand_in: StandIn) -> None:
     (stand_in.bin / "trtllm-build").unlink()
+    told = "1.2.1 is recorded as building engines, but there is no trtllm-build"
     found = probed("1.2.1")
-    assert found.verdict == "checkpoint-only"
-    assert found.disagreements == ("1.2.1 is recorded as building engines, but there is no trtllm-build",)
+    assert (found.verdict, found.disagreements) == ("checkpoint-only", (told,))
+    report = toolchains.check("tensorrt-llm-1.2.1", "host")
+    assert report.verdict == "checkpoint-only (there is no trtllm-build in it)"
+    assert report.disagreements == (told,)
+    assert report.packages["tensorrt-llm"] == "1.2.1"
+    toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
+    kept = toolchains.known_facts(toolchain)
+    assert (kept["verdict"], kept["disagreements"]) == ("checkpoint-only", told)
 
 
 def test_a_builder_that_fails_makes_the_toolchain_unsupported(stand_in: StandIn) -> None:
@@ -166,14 +183,6 @@ def test_flags_that_differ_from_the_record_are_told_with_how_sure_it_is(stand_in
 
 
 # In a toolchain's report and in a step's record
-
-
-def test_a_check_reports_the_verdict_and_every_disagreement(stand_in: StandIn) -> None:
-    (stand_in.bin / "trtllm-build").unlink()
-    report = toolchains.check("tensorrt-llm-1.2.1", "host")
-    assert report.verdict == "checkpoint-only (there is no trtllm-build in it)"
-    assert len(report.disagreements) == 1
-    assert report.packages["tensorrt-llm"] == "1.2.1"
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -153,7 +153,7 @@ def test_another_python_on_path_is_taken_when_the_running_one_does_not_fit(
 # Making
 
 
-def test_a_toolchain_is_made_once_and_is_apart_from_everything_else(
+def test_a_toolchain_is_made_once_apart_from_everything_else_and_readably_remembered(
     pins: WritePins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pins("tiny", "# probe: tinytool", "tinytool==1.2")
@@ -179,26 +179,21 @@ def test_a_toolchain_is_made_once_and_is_apart_from_everything_else(
     again: list[str] = []
     assert toolchains.ensure("tiny", again.append) == toolchain
     assert again == []
+    ready = json.loads((toolchain.directory / "ready.json").read_text())
+    assert ToolchainIdentity.model_validate(ready["identity"]) == toolchain.identity
+    assert ready["probe"]["tinytool"] == "1.2"
 
 
-def test_options_reach_pip(pins: WritePins, wheels: Path) -> None:
+def test_options_reach_pip_and_labels_and_markers_are_no_mismatch(pins: WritePins, wheels: Path) -> None:
     make_wheel(wheels, "needy", "1", requires=("not-to-be-found-anywhere",))
-    pins("needy", "# options: --no-deps", "needy==1")
-    assert toolchains.known_facts(toolchains.ensure("needy"))["needy"] == "1"
-
-
-def test_a_local_version_label_satisfies_its_pin(pins: WritePins, wheels: Path) -> None:
     make_wheel(wheels, "torchlike", "2.13.0+cpu")
-    pins("local", "torchlike==2.13.0")
-    toolchain = toolchains.ensure("local")
-    assert toolchains.known_facts(toolchain)["torchlike"] == "2.13.0+cpu"
-    assert toolchains.check("local").good
-
-
-def test_a_pin_for_another_python_is_no_mismatch(pins: WritePins) -> None:
-    pins("marked", "tinytool==1.2", "ancient==1 ; python_version < '3'")
-    toolchains.ensure("marked")
-    assert toolchains.check("marked").mismatches == ()
+    lines = ("needy==1", "torchlike==2.13.0", "ancient==1 ; python_version < '3'")
+    pins("mixed", "# options: --no-deps", *lines)
+    facts = toolchains.known_facts(toolchains.ensure("mixed"))
+    assert (facts["needy"], facts["torchlike"]) == ("1", "2.13.0+cpu")
+    report = toolchains.check("mixed")
+    assert report.good
+    assert report.mismatches == ()
 
 
 def test_a_version_that_cannot_be_had_is_an_error_with_pips_words(pins: WritePins) -> None:
@@ -229,7 +224,7 @@ def test_a_toolchain_whose_module_does_not_import_is_never_ready(pins: WritePins
     assert not toolchains.check("broken").created
 
 
-def test_a_half_made_toolchain_is_made_again(pins: WritePins) -> None:
+def test_a_half_made_toolchain_and_one_whose_python_has_gone_are_made_again(pins: WritePins) -> None:
     pins("tiny", "tinytool==1.2")
     toolchain = toolchains.ensure("tiny")
     (toolchain.directory / "ready.json").unlink()
@@ -237,11 +232,6 @@ def test_a_half_made_toolchain_is_made_again(pins: WritePins) -> None:
     assert toolchains.ensure("tiny") == toolchain
     assert not (toolchain.directory / "rubbish").exists()
     assert ask(toolchain, "import tinytool; print(tinytool.ANSWER)") == "9"
-
-
-def test_a_toolchain_whose_python_has_gone_is_made_again(pins: WritePins) -> None:
-    pins("tiny", "tinytool==1.2")
-    toolchain = toolchains.ensure("tiny")
     toolchain.python.unlink()
     toolchains.ensure("tiny")
     assert ask(toolchain, "import tinytool; print(tinytool.ANSWER)") == "9"
@@ -328,23 +318,33 @@ def test_a_check_lists_every_difference(pins: WritePins, wheels: Path) -> None:
     )
 
 
-def test_what_is_remembered_of_it_is_readable(pins: WritePins) -> None:
-    pins("tiny", "tinytool==1.2")
-    toolchain = toolchains.ensure("tiny")
-    ready = json.loads((toolchain.directory / "ready.json").read_text())
-    assert ToolchainIdentity.model_validate(ready["identity"]) == toolchain.identity
-    assert ready["probe"]["tinytool"] == "1.2"
-
-
 # Host
 
 
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The PATH of a machine whose python3 has a toolchain's packages: an environment made like any other."""
+    directory = tmp_path_factory.mktemp("machine")
+    make_wheel(directory, "tinytool", "1.2", source="ANSWER = 9")
+    (directory / "tiny.txt").write_text("# probe: tinytool\ntinytool==1.2\n")
+    settings = {
+        "ENGINERY_HOME": str(directory / "home"),
+        "ENGINERY_TOOLCHAINS": str(directory),
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(directory),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        return toolchains.ensure("tiny").environment["PATH"]
+
+
 @pytest.fixture
-def host(pins: WritePins, monkeypatch: pytest.MonkeyPatch) -> WritePins:
+def host(machine: str, pins: WritePins, monkeypatch: pytest.MonkeyPatch) -> WritePins:
     """A machine where a toolchain's packages are what PATH's python3 has."""
     pins("tiny", "# probe: tinytool", "tinytool==1.2")
-    made = toolchains.ensure("tiny")
-    monkeypatch.setenv("PATH", made.environment["PATH"])
+    monkeypatch.setenv("PATH", machine)
     return pins
 
 
