@@ -15,11 +15,12 @@ from enginery import toolchains
 from enginery.core import s3
 from enginery.toolchains.identity import Toolchain
 from tests.support import onnx_engines
+from tests.support.deployments import deployed_flows
 from tests.support.faulty_http import Proxy, faulty_proxy
 from tests.support.prefect_server import prefect_api, prefect_server
 from tests.support.s3_server import S3Server, running_s3_server
 
-__all__ = ["prefect_api", "prefect_server"]
+__all__ = ["deployed_flows", "prefect_api", "prefect_server"]
 """Fixtures of theirs: here, so that all modules share one server; Prefect sends its events to one per process."""
 
 CHECKOUT = Path(__file__).parent.parent.parent

@@ -5,7 +5,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from enginery.core.process.command import run
+from tests.conftest import FOREIGN_SETTINGS
 
 CHECKOUT = Path(__file__).parent.parent.parent
 POOL = "enginery-flows"
@@ -15,11 +18,20 @@ COMMANDS = (("flows.prepare_fleet", "infra/pools.yaml"), ("prefect", "--no-promp
 
 def deploy_all(settings: Mapping[str, str]) -> None:
     """Make the work pools and deploy; `settings` lead to the server."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_SETTINGS)}
     for command in COMMANDS:
-        run([sys.executable, "-m", *command], cwd=CHECKOUT, env={**os.environ, **settings}, timeout=DEPLOY_SECONDS)
+        run([sys.executable, "-m", *command], cwd=CHECKOUT, env={**kept, **settings}, timeout=DEPLOY_SECONDS)
 
 
 def settings_for(api: str, home: Path) -> dict[str, str]:
     """The settings for commands that use the server whose API is at `api`, with a Prefect home of their own."""
     quiet = {"NO_COLOR": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     return {"PREFECT_API_URL": api, "PREFECT_HOME": str(home), **quiet}
+
+
+@pytest.fixture(scope="session")
+def deployed_flows(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The checkout's deployments on the session's server; gives the settings that lead there."""
+    settings = settings_for(f"{prefect_server}/api", tmp_path_factory.mktemp("prefect-home"))
+    deploy_all(settings)
+    return settings

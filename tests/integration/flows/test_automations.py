@@ -67,14 +67,16 @@ def test_all_are_created_and_a_second_time_brings_them_up_to_date(receiver: Rece
 def test_each_file_is_what_prefects_own_command_takes(receiver: Receiver, prefect_api: str, tmp_path: Path) -> None:
     """With the id of the server's block in place of its name."""
     block = automations()[NAMES[0]].actions[0].block_document_id
-    for file in sorted(DEFINITIONS.glob("*.yaml")):
-        data = yaml.safe_load(file.read_text(encoding="utf-8").replace(PLACEHOLDER, str(block)))
-        data["name"] = f"by hand: {file.stem}"
-        made = tmp_path / file.name
-        made.write_text(yaml.safe_dump(data))
-        argv = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(made)]
-        run(argv, env={**os.environ, "PREFECT_API_URL": prefect_api}, timeout=120)
-        created = automations()[data["name"]]
+    files = sorted(DEFINITIONS.glob("*.yaml"))
+    assert len(files) == len(NAMES)
+    texts = [file.read_text(encoding="utf-8").replace(PLACEHOLDER, str(block)) for file in files]
+    made = tmp_path / "all.yaml"
+    named = [yaml.safe_load(text) | {"name": f"by hand: {file.stem}"} for file, text in zip(files, texts, strict=True)]
+    made.write_text(yaml.safe_dump({"automations": named}))
+    argv = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(made)]
+    run(argv, env={**os.environ, "PREFECT_API_URL": prefect_api}, timeout=120)
+    for one in named:
+        created = automations()[one["name"]]
         assert created.actions[0].block_document_id == block
         with get_client(sync_client=True) as client:
             client.delete_automation(created.id)

@@ -41,9 +41,10 @@ class Deployment:
 
     def start(self, spec: dict[str, object]) -> UUID:
         """Have a spec built; gives the flow run's id."""
-        with get_client(sync_client=True) as client:
-            deployment = client.read_deployment_by_name("build-model/build-model")
-            return client.create_flow_run_from_deployment(deployment.id, parameters={"spec": spec}).id
+        parameters = json.dumps({"spec": spec})
+        started = self.prefect("deployment", "run", "build-model/build-model", "--params", parameters)
+        (found,) = re.findall(r"UUID: ([0-9a-f-]{36})", started)
+        return UUID(found)
 
 
 def flow_run(identifier: UUID) -> FlowRun:
@@ -52,14 +53,9 @@ def flow_run(identifier: UUID) -> FlowRun:
 
 
 @pytest.fixture(scope="module")
-def deployed(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+def deployed(deployed_flows: dict[str, str]) -> Deployment:
     """The checkout's deployments on the server, as the guide says."""
-    more = {"PREFECT_API_URL": f"{prefect_server}/api", "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect-home"))}
-    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "NO_COLOR": "1", "COLUMNS": "200"}
-    made = Deployment({**clean_environment(), **more, **quiet})
-    made.python("-m", "flows.prepare_fleet", "infra/pools.yaml")
-    made.prefect("--no-prompt", "deploy", "--all")
-    return made
+    return Deployment({**clean_environment(), **deployed_flows, "COLUMNS": "200"})
 
 
 @pytest.fixture
@@ -102,19 +98,7 @@ def ended(identifier: UUID) -> bool:
 
 
 @pytest.mark.usefixtures("shared_toolchains")
-def test_the_deployment_runs_on_a_worker(deployment: Deployment) -> None:
-    started = deployment.prefect(
-        "deployment", "run", "build-model/build-model", "--params", json.dumps({"spec": example("deployed")})
-    )
-    (found,) = re.findall(r"UUID: ([0-9a-f-]{36})", started)
-    identifier = UUID(found)
-    wait_until(lambda: ended(identifier), seconds=240, pause=1.0)
-    assert flow_run(identifier).state_name == "Completed"
-    assert flow_run(identifier).name == "deployed: cpu-int4"
-
-
-@pytest.mark.usefixtures("shared_toolchains")
-def test_cancelling_a_run_ends_its_commands(deployment: Deployment) -> None:
+def test_a_run_builds_on_a_worker_and_ends_its_commands_when_it_is_cancelled(deployment: Deployment) -> None:
     identifier = deployment.start(example("cancelled"))
     commands: list[psutil.Process] = []
 
@@ -128,6 +112,7 @@ def test_cancelling_a_run_ends_its_commands(deployment: Deployment) -> None:
     wait_until(lambda: not any(command.is_running() for command in commands), seconds=60)
     wait_until(lambda: ended(identifier), seconds=60)
     assert flow_run(identifier).state_name == "Cancelled"
+    assert flow_run(identifier).name == "cancelled: cpu-int4"
 
 
 @pytest.mark.usefixtures("deployed", "prefect_api")
@@ -143,7 +128,8 @@ def test_the_deployment_has_a_form_and_an_example() -> None:
 def test_every_form_explains_its_fields_and_keeps_their_order() -> None:
     with get_client(sync_client=True) as client:
         found = [one for one in client.read_deployments(limit=200) if "enginery" in one.tags]
-    assert {"build-model", "roll-out", "roll-back", "enginery-cpu", "enginery-h100"} <= {one.name for one in found}
+    names = {"build-model", "roll-out", "roll-back", "enginery-cpu", "enginery-h100", "prune", "audit"}
+    assert names <= {one.name for one in found}
     for deployment in found:
         assert deployment.description, deployment.name
         fields = deployment.parameter_openapi_schema["properties"]  # type: ignore[index]

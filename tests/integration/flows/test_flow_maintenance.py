@@ -9,13 +9,11 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.responses import DeploymentResponse
 
 from enginery.core import s3
 from enginery.core.errors import RegistryError, UsageError
 from enginery.pipeline.flows.maintenance import audit_registry, prune_registry
 from enginery.pipeline.tasks.progress import artifact_key
-from tests.support.deployments import deploy_all, settings_for
 from tests.support.registries import build_id, listed, publish_builds, remove
 from tests.support.s3_server import S3Server
 
@@ -77,24 +75,11 @@ def test_a_flow_without_a_registry_says_where_to_name_it(prefect_api: str) -> No
         audit_registry()
 
 
-@pytest.fixture
-def deployed(prefect_api: str, tmp_path: Path) -> dict[str, DeploymentResponse]:
-    """The deployments of prefect.yaml, by name."""
-    deploy_all(settings_for(prefect_api, tmp_path / "prefect-home"))
+@pytest.mark.usefixtures("deployed_flows", "prefect_api")
+def test_prune_is_deployed_nightly_and_dry_and_audit_weekly() -> None:
     with get_client(sync_client=True) as client:
-        return {name: client.read_deployment_by_name(f"{name}/{name}") for name in ("prune", "audit")}
-
-
-def test_prune_is_deployed_nightly_and_dry_and_audit_weekly(deployed: dict[str, DeploymentResponse]) -> None:
+        deployed = {name: client.read_deployment_by_name(f"{name}/{name}") for name in ("prune", "audit")}
     assert deployed["prune"].parameters["dry_run"] is True
     schedules = {name: [one.schedule for one in found.schedules] for name, found in deployed.items()}
     assert [getattr(one, "cron", None) for one in schedules["prune"]] == ["30 2 * * *"]
     assert [getattr(one, "cron", None) for one in schedules["audit"]] == ["30 4 * * 0"]
-
-
-def test_every_field_of_the_forms_says_what_it_is(deployed: dict[str, DeploymentResponse]) -> None:
-    for found in deployed.values():
-        schema = found.parameter_openapi_schema
-        assert schema is not None
-        fields = schema["properties"]
-        assert [name for name, described in fields.items() if not described.get("description")] == []

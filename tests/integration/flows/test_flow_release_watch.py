@@ -23,7 +23,7 @@ from enginery.registry import Registry, publish
 from enginery.releases.index import Listing, listed_releases
 from enginery.spec.spec import Spec
 from tests.support.builds import QUESTION, Build
-from tests.support.deployments import POOL, deploy_all, settings_for
+from tests.support.deployments import POOL
 from tests.support.package_index import PackageIndex, package_index
 from tests.support.s3_fixtures import bucket, server
 from tests.support.waiting import wait_until
@@ -38,19 +38,11 @@ OLD = {"name": "engine", "release": "1.1.0", "toolchain": "container"}
 PYTORCH = {"name": "checkpoint", "backend": "pytorch", "release": "1.1.0"}
 
 
-@pytest.fixture(scope="module")
-def deployed(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The checkout's deployments on the server; gives the settings that lead there."""
-    settings = settings_for(f"{prefect_server}/api", tmp_path_factory.mktemp("prefect-home"))
-    deploy_all(settings)
-    return settings
-
-
 @pytest.fixture
-def worker(deployed: dict[str, str], tmp_path: Path) -> Iterator[Service]:
+def worker(deployed_flows: dict[str, str], tmp_path: Path) -> Iterator[Service]:
     """One that runs what is deployed."""
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
-    settings = os.environ | deployed | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    settings = os.environ | deployed_flows | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     service = Service.start(argv, env=settings, cwd=CHECKOUT, log_file=tmp_path / "worker.log")
     try:
         yield service
@@ -103,7 +95,7 @@ def recorded(index: PackageIndex) -> None:
     index.add("tensorrt-llm", WHEEL.format("1.6.0rc1"), "tensorrt_llm-banana.tar.gz")
 
 
-@pytest.mark.usefixtures("deployed")
+@pytest.mark.usefixtures("deployed_flows")
 def test_a_new_release_is_built_once_however_often_it_is_watched(
     package_index: PackageIndex, bucket: str, tmp_path: Path
 ) -> None:
@@ -130,7 +122,7 @@ def test_a_new_release_is_built_once_however_often_it_is_watched(
     assert "1.5.0" not in table("release-verdicts")
 
 
-@pytest.mark.usefixtures("deployed")
+@pytest.mark.usefixtures("deployed_flows")
 def test_two_watches_at_once_start_one_build(package_index: PackageIndex, bucket: str, tmp_path: Path) -> None:
     """As a doubled schedule does: two processes, each of which has found that there is no run yet."""
     recorded(package_index)
@@ -159,7 +151,7 @@ def live() -> Listing:
         pytest.skip(f"no package index can be reached: {error}")
 
 
-@pytest.mark.usefixtures("deployed")
+@pytest.mark.usefixtures("deployed_flows")
 def test_the_live_index_gives_the_same_verdicts_and_one_build_when_watched_twice(
     live: Listing, bucket: str, tmp_path: Path
 ) -> None:
@@ -277,7 +269,7 @@ def test_a_new_release_is_built_compared_and_promoted_if_no_gate_is_worse(
     assert len(rebuild_runs("0.18.0", "tiny-llama")) == 1
 
 
-@pytest.mark.usefixtures("deployed")
+@pytest.mark.usefixtures("deployed_flows")
 def test_the_deployment_has_a_schedule_and_a_form_that_explains_itself() -> None:
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name("watch-releases/watch-releases")

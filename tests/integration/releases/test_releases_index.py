@@ -19,6 +19,11 @@ def names(found: Listing, *, prereleases: bool = False) -> list[str]:
     return [one.release for one in found.usable(prereleases=prereleases)]
 
 
+def only(index: PackageIndex) -> PipSettings:
+    """The settings that name this index: for what pip, which takes a second, need not be asked."""
+    return PipSettings(indexes=(index.url,), retries=0)
+
+
 @pytest.fixture(params=["json", "html"])
 def recorded(package_index: PackageIndex, request: pytest.FixtureRequest) -> PackageIndex:
     """A new release, a yanked one, a preview, and files whose release is no number."""
@@ -32,20 +37,20 @@ def recorded(package_index: PackageIndex, request: pytest.FixtureRequest) -> Pac
 
 
 def test_releases_are_listed_by_number_without_yanked_ones_and_previews(recorded: PackageIndex) -> None:
-    found = listed_releases(PROJECT)
+    found = listed_releases(PROJECT, only(recorded))
     assert names(found) == ["0.8.0", "1.2.1", "1.10.0"]
     assert names(found, prereleases=True) == ["0.8.0", "1.2.1", "1.10.0", "1.12.0rc1"]
     assert [one.release for one in found.releases if one.yanked] == ["1.11.0"]
 
 
 def test_a_release_that_is_no_number_is_passed_over_and_named(recorded: PackageIndex) -> None:
-    assert listed_releases(PROJECT).not_numbers == ("tensorrt_llm-banana.tar.gz",)
+    assert listed_releases(PROJECT, only(recorded)).not_numbers == ("tensorrt_llm-banana.tar.gz",)
 
 
 def test_a_release_of_which_one_file_was_withdrawn_is_still_there(package_index: PackageIndex) -> None:
     package_index.add(PROJECT, "tensorrt_llm-1.0.0.tar.gz", yanked=True)
     package_index.add(PROJECT, "tensorrt_llm-1.0.0-py3-none-any.whl")
-    (release,) = listed_releases(PROJECT).usable()
+    (release,) = listed_releases(PROJECT, only(package_index)).usable()
     assert [file.name for file in release.files] == ["tensorrt_llm-1.0.0-py3-none-any.whl"]
 
 
@@ -64,7 +69,7 @@ def test_a_release_of_which_one_file_was_withdrawn_is_still_there(package_index:
 )
 def test_a_wheel_fits_a_python_by_its_name(package_index: PackageIndex, wheel: str, python: str, *, fits: bool) -> None:
     package_index.add(PROJECT, wheel)
-    (release,) = listed_releases(PROJECT).releases
+    (release,) = listed_releases(PROJECT, only(package_index)).releases
     assert release.has_wheel_for(python) is fits
 
 
@@ -128,19 +133,19 @@ def test_no_index_that_answers_is_one_error_that_can_pass(package_index: Package
 def test_what_is_no_index_is_told_from_one_without_releases(package_index: PackageIndex, body: str, kind: str) -> None:
     package_index.answer(PROJECT, 200, body, kind)
     with pytest.raises(ToolchainError, match="does not answer as a package index does"):
-        listed_releases(PROJECT)
+        listed_releases(PROJECT, only(package_index))
 
 
 def test_an_index_without_any_release_says_so(package_index: PackageIndex) -> None:
     with pytest.raises(ToolchainError, match="has no release of it") as caught:
-        listed_releases(PROJECT)
+        listed_releases(PROJECT, only(package_index))
     assert not caught.value.transient
 
 
 def test_only_names_that_are_no_numbers_are_an_error_that_names_them(package_index: PackageIndex) -> None:
     package_index.add(PROJECT, "tensorrt_llm-banana.tar.gz")
     with pytest.raises(ToolchainError, match=r"tensorrt_llm-banana\.tar\.gz was passed over"):
-        listed_releases(PROJECT)
+        listed_releases(PROJECT, only(package_index))
 
 
 def test_a_password_is_sent_and_never_shown(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
