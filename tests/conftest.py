@@ -24,6 +24,11 @@ settings.load_profile("enginery")
 INTEGRATION = Path(__file__).parent / "integration"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only the others are asked for, what lies there is not even imported: that takes seconds in each process."""
+    return True if collection_path == INTEGRATION and config.option.markexpr == "not integration" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What lies under tests/integration uses real servers, toolchains or processes, and is marked so."""
     for item in items:

@@ -81,24 +81,27 @@ FILES = {
 
 
 def imports_of(module: str, path: Path) -> Iterator[Import]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    inner = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    functions = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
-        where = (str(path.relative_to(ROOT)), getattr(node, "lineno", 0), module)
+    file = str(path.relative_to(ROOT))
+    for node in nodes:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        where = (file, node.lineno, module)
+        inside = any(node.lineno in function for function in functions)
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(*where, alias.name, "", id(node) in inner)
-        elif isinstance(node, ast.ImportFrom):
+                yield Import(*where, alias.name, "", inside)
+        else:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             source = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
-                yield Import(*where, source, alias.name, id(node) in inner)
+                yield Import(*where, source, alias.name, inside)
 
 
 IMPORTS = [found for module, path in FILES.items() for found in imports_of(module, path)]

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from enginery.backends import Request
 from enginery.backends.tensorrt.backend import TensorRT
 from enginery.releases.facts import builds_engines, releases
-from enginery.releases.flags import BUILD, commands, flags_of, script
+from enginery.releases.flags import BUILD, Flag, commands, flags_of, script
 from enginery.spec.findings import Finding
 from enginery.spec.types import Precision
 from enginery.store.steps import Command
@@ -62,6 +62,12 @@ class Refused(Exception):  # noqa: N818  what the command does
 parser_of = cache(parser)
 
 
+@cache
+def known_of(release: str, command: str) -> Mapping[str, Flag]:
+    return flags_of(release, command).value
+
+
+@cache
 def command_of(release: str, location: str) -> str:
     """The command as the facts name it, of a script below the release's examples."""
     (found,) = {
@@ -77,7 +83,7 @@ def accept(release: str, argv: Sequence[str]) -> None:
         Refused: it would not take them.
     """
     command = BUILD if argv[0] == BUILD else command_of(release, argv[1].removeprefix("{examples}/"))
-    known = flags_of(release, command).value
+    known = known_of(release, command)
     members = {str(choice) for flag in known.values() for choice in flag.choices}
     words = [f"CheckpointType.{word}" if f"CheckpointType.{word}" in members else word for word in argv]
     said = io.StringIO()
