@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 CHECKOUT = Path(__file__).parents[3]
 FIRST, SECOND = (f"cpu-int4-{number * 12}" for number in "12")
 MB = 1 << 20
-KILLS = 6
+KILLS = 4
 PULL = """
 import sys
 from pathlib import Path
@@ -128,32 +128,32 @@ def test_a_large_file_goes_on_where_a_killed_pull_broke_off(
     link = tmp_path / "cache" if cached else None
     puller = Puller(address, FIRST, tmp_path / "models", link)
     puller.wait_until_ready()
-    proxy.fail(Fault("stall", times=4, bytes=1000, matches=lambda _, path: path.endswith(".engine")))
+    proxy.fail(Fault("stall", times=3, bytes=1000, matches=lambda _, path: path.endswith(".engine")))
     puller.begin()
     wait_until(lambda: proxy.count("GET", ".engine") >= 10, seconds=60)
     puller.kill()
     before = proxy.count("GET", ".engine")
     pull(Registry(address), manifest, tmp_path / "models", link=link)
-    assert 4 <= proxy.count("GET", ".engine") - before < 12
+    assert 3 <= proxy.count("GET", ".engine") - before < 12
     assert (tmp_path / "models/current" / ENGINE).read_bytes() == engine
 
 
-def test_ten_pulls_at_once_on_a_machine_with_a_cache_download_once(address: str, proxy: Proxy, tmp_path: Path) -> None:
+def test_five_pulls_at_once_on_a_machine_with_a_cache_download_once(address: str, proxy: Proxy, tmp_path: Path) -> None:
     manifest = EngineBuild(engine=some_bytes(5 * MB)).publish(address)
-    pullers = [Puller(address, FIRST, tmp_path / str(number), tmp_path / "cache") for number in range(10)]
+    pullers = [Puller(address, FIRST, tmp_path / str(number), tmp_path / "cache") for number in range(5)]
     for puller in pullers:
         puller.wait_until_ready()
     del proxy.requests[:]
     for puller in pullers:
         puller.begin()
     distinct = {file.sha256: file.size for file in manifest.files}
-    assert sorted(puller.fetched() for puller in pullers) == [0] * 9 + [sum(distinct.values())]
+    assert sorted(puller.fetched() for puller in pullers) == [0] * 4 + [sum(distinct.values())]
     for file in manifest.files:
         assert proxy.count("GET", f"/{FIRST}/{file.path}") <= (5 if file.path == ENGINE else 1)  # in five ranges
-    assert proxy.count("GET", "manifest.json") == 10
-    engines = [tmp_path / str(number) / "current" / ENGINE for number in range(10)]
+    assert proxy.count("GET", "manifest.json") == 5
+    engines = [tmp_path / str(number) / "current" / ENGINE for number in range(5)]
     assert all(engine.samefile(engines[0]) for engine in engines)
-    assert all(state(tmp_path / str(number)) == FIRST for number in range(10))
+    assert all(state(tmp_path / str(number)) == FIRST for number in range(5))
 
 
 def test_of_two_pulls_into_one_directory_the_second_waits(address: str, proxy: Proxy, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_of_two_pulls_into_one_directory_the_second_waits(address: str, proxy: P
     assert state(models) == SECOND
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_an_s3_that_fails_one_request_in_five_still_gives_a_whole_build(
     address: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
