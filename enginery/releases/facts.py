@@ -106,6 +106,10 @@ def releases() -> tuple[str, ...]:
     return releases_read("build", "trtllm-build")
 
 
+parsed = cache(Version)
+"""A version made once: finding the release nearest to another one compares all of them."""
+
+
 def version(release: str) -> Version:
     """The release as a version that can be compared.
 
@@ -115,22 +119,22 @@ def version(release: str) -> Version:
     first = releases()[0]
     remedy = f"give a release from {first} on, such as {releases()[-2]}; `enginery releases` lists those known"
     try:
-        found = Version(release)
+        found = parsed(release)
     except InvalidVersion as error:
         raise UsageError("is not a release of TensorRT-LLM", subject=release, remedy=remedy) from error
-    if found < Version(first):
+    if found < parsed(first):
         raise UsageError("nothing is known of so old a TensorRT-LLM", subject=release, remedy=remedy)
     return found
 
 
 def builds_engines(release: str) -> bool:
     """Whether the release still has the TensorRT backend."""
-    return version(release) <= Version(ENGINES_UNTIL)
+    return version(release) <= parsed(ENGINES_UNTIL)
 
 
 def stable_releases() -> tuple[str, ...]:
     """The releases that are no previews, oldest first."""
-    return tuple(one for one in releases() if not Version(one).is_prerelease)
+    return tuple(one for one in releases() if not parsed(one).is_prerelease)
 
 
 def was_never_made(release: str) -> bool:
@@ -138,11 +142,11 @@ def was_never_made(release: str) -> bool:
 
     0.17.0 counts as known when 0.17.0.post1 is. Some releases are known only from Triton's containers.
     """
-    wanted = Version(release)
-    if wanted.is_prerelease or wanted >= Version(stable_releases()[-1]):
+    wanted = parsed(release)
+    if wanted.is_prerelease or wanted >= parsed(stable_releases()[-1]):
         return False
-    known = map(Version, (*releases(), *releases_read("pins", CONTAINERS)))
-    return not any(wanted in {one, Version(one.base_version)} for one in known)
+    known = map(parsed, (*releases(), *releases_read("pins", CONTAINERS)))
+    return not any(wanted in {one, parsed(one.base_version)} for one in known)
 
 
 def containers(release: str) -> Known[tuple[Container, ...]]:
@@ -206,7 +210,7 @@ def look_up(of_topic: str, name: str, release: str, fact: str | None = None) -> 
     wanted = version(release)
     chosen = nearest(wanted, tuple(history))
     origin = history[chosen].provenance
-    if Version(chosen) != wanted:
+    if parsed(chosen) != wanted:
         notes = [f"known of {chosen} ({origin.certainty}), not of {release}", *_others(wanted, chosen, values)]
         origin = replace(origin, certainty=Certainty.NEAREST, note="; ".join(notes))
     return Known(values[chosen], origin)
@@ -218,21 +222,21 @@ def nearest(wanted: Version, read: Sequence[str]) -> str:
     The distance is counted in releases. Of two that are equally near, it is the earlier one. 0.17.0 and 0.17.0.post1
     have the same number; previews have it with no other release.
     """
-    by_version = {Version(name): name for name in read}
+    by_version = {parsed(name): name for name in read}
     if wanted in by_version:
         return by_version[wanted]
     known = [] if wanted.is_prerelease else [one for one in by_version if not one.is_prerelease]
     if same := [one for one in known if one.base_version == wanted.base_version]:
         return by_version[max(same)]
-    order = sorted({*map(Version, releases()), *by_version, wanted})
+    order = sorted({*map(parsed, releases()), *by_version, wanted})
     place = order.index(wanted)
     return by_version[min(by_version, key=lambda one: (abs(order.index(one) - place), one))]
 
 
 def _others(wanted: Version, chosen: str, values: Mapping[str, Any]) -> list[str]:
     """Whether the known releases before and after an unknown one agree with the chosen one."""
-    before = [one for one in values if Version(one) < wanted]
-    after = [one for one in values if Version(one) > wanted]
+    before = [one for one in values if parsed(one) < wanted]
+    after = [one for one in values if parsed(one) > wanted]
     others = [one for one in (*before[-1:], *after[:1]) if one != chosen]
     return [f"{one} says {'the same' if values[one] == values[chosen] else 'otherwise'}" for one in others]
 

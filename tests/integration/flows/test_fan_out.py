@@ -110,9 +110,8 @@ def test_a_step_that_fails_on_another_machine_is_told_and_stops_no_other_target(
 
 
 def test_a_run_whose_machine_dies_is_started_again_and_does_no_finished_step_twice(
-    site: FanOutSite, pipeline: FanPipeline, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    site: FanOutSite, pipeline: FanPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("enginery.pipeline.tasks.pool_run.GONE_SECONDS", 10.0)
     gate = pipeline.directory / "gate"
     pipeline.scripts["package/l4-1"] = f"while [ ! -e {gate} ]; do sleep 0.1; done"
     spec = fan_spec("l4-1", name=new_name())

@@ -26,9 +26,9 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
-KILLS = int(os.environ.get("KILLS") or 8)
+KILLS = int(os.environ.get("KILLS") or 5)
 REGISTRY = "s3://killed/registry"
-LONGEST_SECONDS = 14.0
+SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 14.0
 SPEC = {
     "name": "tiny",
     "source": {"path": str(examples() / "tiny-llama" / "model")},
@@ -117,9 +117,12 @@ def test_killed_at_random_moments_it_goes_on_and_shows_nothing_half_made(
     builds: Builds, shared_toolchains: Path
 ) -> None:
     chance = random.Random(20240418)
-    kills = 0
-    while kills < KILLS:
-        if builds.kill_after(chance.uniform(0.5, LONGEST_SECONDS)):
+    part = (LONGEST_SECONDS - SHORTEST_SECONDS) / KILLS
+    kills = attempts = 0
+    while kills < KILLS:  # in each part of the time that a build takes, as far as it takes that long
+        moment = SHORTEST_SECONDS + part * (attempts % KILLS + chance.random())
+        attempts += 1
+        if builds.kill_after(moment):
             kills += 1
         else:
             remove_tree(store_dir())  # all was done: the next kill meets a pipeline at work again

@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,14 @@ def begun() -> FlowRun | None:
     return next((run for run in runs if run.parameters.get("spec", {}).get("name") == MODEL), None)
 
 
+def happened(ui: PrefectUI, what: Callable[[], bool]) -> bool:
+    """Whether something happens before one would click again; the page goes on meanwhile."""
+    deadline = time.monotonic() + CLICK_AGAIN_SECONDS
+    while not what() and time.monotonic() < deadline:
+        ui.page.wait_for_timeout(100)
+    return what()
+
+
 def submit(ui: PrefectUI) -> None:
     """Submit the form, and once more when that was not heard, as a person does who sees that nothing happens."""
     button = ui.page.get_by_role("button", name="Submit")
@@ -83,8 +92,7 @@ def submit(ui: PrefectUI) -> None:
     def heard() -> bool:
         if button.is_visible() and button.is_enabled():
             button.click()
-        ui.page.wait_for_timeout(CLICK_AGAIN_SECONDS * 1000)
-        return begun() is not None
+        return happened(ui, lambda: begun() is not None)
 
     wait_until(heard, seconds=PATIENCE_SECONDS, otherwise=ui.text)
 
@@ -124,8 +132,7 @@ def open_artifact(ui: PrefectUI, key: str) -> None:
     def left() -> bool:
         if ui.page.url == run_page:
             link.first.click()
-        ui.page.wait_for_timeout(1000)
-        return ui.page.url != run_page
+        return happened(ui, lambda: ui.page.url != run_page)
 
     wait_until(left, seconds=PATIENCE_SECONDS, otherwise=ui.text)
     if "/artifacts/artifact/" not in ui.page.url:
