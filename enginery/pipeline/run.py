@@ -18,7 +18,7 @@ from enginery import toolchains
 from enginery.builds import read_report, require_passed
 from enginery.core import __version__
 from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
-from enginery.core.files import cannot_write
+from enginery.core.files import writing
 from enginery.core.home import logs_dir, store_dir
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, Log, Progress
@@ -307,11 +307,9 @@ def _fetch_inputs(planned: PlannedStep, chain: tuple[StepRecord, ...], store: St
 def _logged(planned: PlannedStep, log: Log) -> Iterator[tuple[Log, Path]]:
     """A log that also writes each line to a file, which stays after the run. An error gets a note with its name."""
     path = logs_dir() / f"{planned.id.replace('/', '-')}-{planned.key[:12]}.log"
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.open("a", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise cannot_write(path, error) from error
     with opened as file:
         file.write(f"--- {datetime.now(UTC).isoformat(timespec='seconds')} {planned.label} {planned.key}\n")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from enginery.core.digests import json_digest, remembered_digest
 from enginery.core.errors import SourceError
-from enginery.core.files import cannot_write, write_atomic
+from enginery.core.files import write_atomic, writing
 from enginery.core.home import home
 from enginery.sources.model_files import (
     ResolvedSource,
@@ -104,9 +104,7 @@ def copy(commit: str, files: tuple[SourceFile, ...], output: Path) -> None:
         changed = partial(SourceError, subject=str(directory / file.name), remedy="make the plan again")
         if not (directory / file.name).is_file():
             raise changed("is gone since the plan was made")
-        try:
+        with writing(output / file.name):
             shutil.copyfile(directory / file.name, output / file.name)
-        except OSError as error:
-            raise cannot_write(output / file.name, error) from error
         if wrong := mismatch(output / file.name, file):
             raise changed(f"was changed since the plan was made: it {wrong}")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from enginery.core.digests import file_digest, git_blob_name
 from enginery.core.errors import SourceError
-from enginery.core.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic
+from enginery.core.files import cannot_write, link_or_copy, list_files, remove_tree, write_atomic, writing
 from enginery.core.home import home
 from enginery.core.locks import file_lock, waiting_lock
 from enginery.core.progress import Log, SteadyProgress, no_log
@@ -45,10 +45,8 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
         StoreError: when the disk is full or cannot be written.
     """
     directory = downloads_dir() / commit
-    try:
+    with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(directory, error) from error
     with waiting_lock(_lock_file(directory), f"waiting: another process is downloading {commit}", log):
         directory.mkdir(parents=True, exist_ok=True)  # the other process may have removed it
         (directory / STORED_MARK).unlink(missing_ok=True)

@@ -1,13 +1,11 @@
 """Files kept by their SHA-256 in a directory, as `blobs/sha256/ab/<digest>`: read-only, linked rather than copied."""
 
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from enginery.core.digests import file_digest, quick_digest
 from enginery.core.errors import StoreError
-from enginery.core.files import cannot_write, list_files
+from enginery.core.files import list_files, writing
 from enginery.core.threads import side_by_side
 from enginery.store.layout import blob_path
 from enginery.store.steps import FileRecord
@@ -57,15 +55,6 @@ class Blobs:
             part.chmod(READ_ONLY)
             blob.parent.mkdir(parents=True, exist_ok=True)
             part.replace(blob)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn failures to write to `path` into a StoreError with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def digest_output(root: Path) -> tuple[FileRecord, ...]:

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 from enginery.core.digests import file_digest
 from enginery.core.errors import StoreError
-from enginery.core.files import link_or_copy, remove_tree, write_atomic
+from enginery.core.files import link_or_copy, remove_tree, write_atomic, writing
 from enginery.core.locks import file_lock
 from enginery.core.progress import Log, no_log
 from enginery.core.threads import side_by_side
-from enginery.store.blobs import Blobs, writing
+from enginery.store.blobs import Blobs
 from enginery.store.layout import (
     STEPS,
     StillLockedError,

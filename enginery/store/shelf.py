@@ -12,9 +12,8 @@ from typing import Protocol
 from enginery.core import s3
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError, UsageError
-from enginery.core.files import write_atomic
+from enginery.core.files import write_atomic, writing
 from enginery.core.locks import file_lock
-from enginery.store.blobs import writing
 
 SHELF = "shelf"
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*(/[0-9A-Za-z][0-9A-Za-z._+-]*)*")
