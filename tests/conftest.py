@@ -17,6 +17,9 @@ os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 # Models of tests are so small that a second thread gains nothing, and on a busy machine it makes all slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Tests start hundreds of processes, each of which would compile Enginery's modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("enginery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("enginery")

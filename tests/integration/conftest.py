@@ -17,10 +17,11 @@ from enginery.toolchains.identity import Toolchain
 from tests.support import onnx_engines
 from tests.support.deployments import deployed_flows
 from tests.support.faulty_http import Proxy, faulty_proxy
-from tests.support.prefect_server import prefect_api, prefect_server
+from tests.support.prefect_server import prefect_api, prefect_server, prefect_tables
 from tests.support.s3_server import S3Server, running_s3_server
+from tests.support.workers import of_all_workers
 
-__all__ = ["deployed_flows", "prefect_api", "prefect_server"]
+__all__ = ["deployed_flows", "prefect_api", "prefect_server", "prefect_tables"]
 """Fixtures of theirs: here, so that all modules share one server; Prefect sends its events to one per process."""
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -40,12 +41,6 @@ def made_in_the_checkout(name: str) -> Toolchain:
             del os.environ["ENGINERY_HOME"]
         else:
             os.environ["ENGINERY_HOME"] = before
-
-
-def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of this run of the tests that all its workers share."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -1,38 +1,66 @@
 """A real Prefect server on a free port with a home and a database of its own, one for a whole test session."""
 
+import shutil
+import sqlite3
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+from enginery.core.process.command import run
 from enginery.core.process.service import Service
 from enginery.dev.ready import answers, free_port
 from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
 from tests.support.waiting import wait_until
+from tests.support.workers import of_all_workers
+
+DATABASE = "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with Prefect's tables and nothing in them: making them takes most of a server's first start."""
+    made = of_all_workers(tmp_path_factory) / "prefect-tables"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            directory = tmp_path_factory.mktemp("prefect-tables")
+            upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            run(upgrade, cwd=directory, env=prefect_environment(directory, 0))
+            with closing(sqlite3.connect(directory / DATABASE)) as source, closing(sqlite3.connect(made)) as copy:
+                source.backup(copy)
+    return made
 
 
 @contextmanager
-def running_prefect_server(directory: Path) -> Iterator[str]:
-    """A server that keeps its things in `directory`; gives its address, under which its API is `/api`."""
+def running_prefect_server(directory: Path, tables: Path) -> Iterator[tuple[str, Service]]:
+    """A server that keeps its things in `directory`; gives its address, under which its API is `/api`.
+
+    Args:
+        directory: exists.
+        tables: what `prefect_tables` has made.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
+    shutil.copyfile(tables, directory / DATABASE)
     log_file = directory / "server.log"
     service = Service.start(prefect_command(port), env=prefect_environment(directory, port), log_file=log_file)
     try:
         wait_until(lambda: answers(url, HEALTH) or not service.alive(), seconds=300)
         assert service.alive(), service.last_lines()
-        yield url
+        yield url, service
     finally:
         service.stop()
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_server(prefect_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's address."""
-    with running_prefect_server(tmp_path_factory.mktemp("prefect")) as url:
+    with running_prefect_server(tmp_path_factory.mktemp("prefect"), prefect_tables) as (url, _):
         try:
             yield url
         finally:

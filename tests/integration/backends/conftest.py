@@ -6,8 +6,8 @@ import pytest
 from filelock import FileLock
 
 from enginery.toolchains.identity import Toolchain
-from tests.integration.conftest import of_all_workers
 from tests.support import onnx_engines
+from tests.support.workers import of_all_workers
 
 
 @pytest.fixture(scope="session")

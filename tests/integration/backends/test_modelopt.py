@@ -18,7 +18,8 @@ from enginery.backends.checkpoints.verify import verify_checkpoint, verify_hf_ch
 from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain
-from tests.integration.conftest import made_in_the_checkout, of_all_workers
+from tests.integration.conftest import made_in_the_checkout
+from tests.support.workers import of_all_workers
 
 pytestmark = pytest.mark.timeout(1500)
 

@@ -13,12 +13,11 @@ from prefect.settings import PREFECT_DEFAULT_RESULT_STORAGE_BLOCK, temporary_set
 from enginery.core import s3
 from enginery.core.errors import StoreError
 from enginery.core.process.service import Service
-from enginery.dev.ready import answers, free_port
-from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
 from enginery.pipeline.flows.build import build_model
 from enginery.pipeline.flows.prepare_fleet import RESULTS_BLOCK, results_block
 from enginery.store import open_store
 from tests.support.fleet_site import CHECKOUT, forget_clients
+from tests.support.prefect_server import running_prefect_server
 from tests.support.small_plans import SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
 
@@ -47,17 +46,11 @@ main()
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[tuple[str, Service]]:
+def own_server(prefect_tables: Path, tmp_path: Path) -> Iterator[tuple[str, Service]]:
     """A server that this test may stop."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = prefect_environment(tmp_path / "server", port)
-    service = Service.start(prefect_command(port), env=environment, log_file=tmp_path / "server.log")
-    try:
-        wait_until(lambda: answers(url, HEALTH) or not service.alive(), seconds=120)
+    (tmp_path / "server").mkdir()
+    with running_prefect_server(tmp_path / "server", prefect_tables) as (url, service):
         yield f"{url}/api", service
-    finally:
-        service.stop()
 
 
 def test_a_server_that_goes_away_during_a_build_costs_no_finished_step(

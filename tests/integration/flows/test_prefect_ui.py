@@ -33,9 +33,9 @@ RUN_SECONDS = 480
 
 
 @pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_server(prefect_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One of this module's own: what other tests have deployed would be in the lists, too."""
-    with running_prefect_server(tmp_path_factory.mktemp("prefect-ui")) as url:
+    with running_prefect_server(tmp_path_factory.mktemp("prefect-ui"), prefect_tables) as (url, _):
         yield url
 
 
@@ -104,7 +104,7 @@ def wait_for_end(worker: Service) -> None:
         run = begun()
         return run is not None and run.state is not None and run.state.is_final()
 
-    wait_until(ended, seconds=RUN_SECONDS, pause=1.0, otherwise=lambda: f"{begun()}\n{worker.last_lines()}")
+    wait_until(ended, seconds=RUN_SECONDS, longest_pause=1.0, otherwise=lambda: f"{begun()}\n{worker.last_lines()}")
 
 
 def open_run(ui: PrefectUI) -> str:
