@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -145,8 +146,8 @@ def test_a_changed_driver_is_another_recipe(monkeypatch: pytest.MonkeyPatch, tmp
     assert validate.validate_call(ValidationOptions()) != before
 
 
-def context(tmp_path: Path, **parameters: str) -> StepContext:
-    call = validate.validate_call(ValidationOptions())
+def context(tmp_path: Path, options: ValidationOptions | None = None, **parameters: str) -> StepContext:
+    call = validate.validate_call(options or ValidationOptions())
     return StepContext(
         key="0" * 64,
         parameters={**call.parameters, **parameters},
@@ -166,3 +167,23 @@ def test_a_plan_of_another_version_is_refused_before_anything_runs(tmp_path: Pat
 def test_a_validation_without_toolchain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a toolchain"):
         validate.validate(context(tmp_path))
+
+
+TWO_PROMPTS = ValidationOptions(prompts=(Prompt(prompt="a", contains="un"), Prompt(prompt="b", contains="deux")))
+
+
+@pytest.mark.parametrize(("second", "failed"), [("deux", 0), ("two, two, two", 1)])
+def test_one_wrong_answer_makes_a_validation_fail_and_the_report_and_the_facts_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, failed: int
+) -> None:
+    answers = tuple(
+        validate.Answer(text=text, token_ids=(7,), tokens=1, seconds_to_first_token=0.1, seconds=0.5, finish="eos")
+        for text in ("un", second)
+    )
+    monkeypatch.setattr(validate, "answers_to", lambda *_: answers)
+    facts = validate.validate(context(tmp_path, TWO_PROMPTS))
+    assert facts == {"passed": not failed, "prompts": 2, "failed": failed, "tokens_per_second": 2.0}
+    found = validation.read_report(tmp_path)
+    assert [found.passed, *(each.passed for each in found.results)] == [not failed, True, not failed]
+    with pytest.raises(ValidationError, match=second) if failed else nullcontext():
+        validation.require_passed(found, "validate cpu-int4")
