@@ -33,10 +33,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What lies under tests/integration uses real servers, toolchains or processes, and is marked so."""
+    """Mark what lies under tests/integration, and begin with what takes longest.
+
+    Of several processes that share the tests, one then runs most tests of flows, with one Prefect server, and the
+    quick tests are left to the end, when they can be shared out evenly.
+    """
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.integration)
+    items.sort(key=lambda item: (INTEGRATION / "flows" not in item.path.parents, INTEGRATION not in item.path.parents))
 
 
 FOREIGN_SETTINGS = ("AWS_", "HF_", "HUGGING_FACE_", "PREFECT_", "ENGINERY_", "HUGGINGFACE_")
