@@ -29,7 +29,7 @@ from enginery.builds import (
 )
 from enginery.core import __version__
 from enginery.core.digests import (
-    MEMORY,
+    DIGESTS_FILE,
     SMALL_FILE_BYTES,
     bytes_digest,
     file_digest,
@@ -203,7 +203,7 @@ class _Pull:
         return None
 
     def _is_whole(self, build: LocalBuild) -> bool:
-        found = damages(build, partial(quick_digest, memory=self.directory.memory))
+        found = damages(build, partial(quick_digest, database=self.directory.digests))
         for damage in found:
             if damage.kind == "bytecode":
                 (build.directory / damage.path).unlink()
@@ -274,7 +274,7 @@ class _Pull:
     def _is(self, path: Path | None, file: FileRecord) -> bool:
         if path is None or path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
             return False
-        return quick_digest(path, memory=self.directory.memory) == file.sha256
+        return quick_digest(path, database=self.directory.digests) == file.sha256
 
     def _fetch(self, missing: Sequence[FileRecord], staging: Path) -> int:
         """Download each distinct file once; returns the number of bytes."""
@@ -285,7 +285,7 @@ class _Pull:
         else:
             fetched = self._download(places, staging, staging)
             for file, place in places.items():
-                remember_digest(place, file.sha256, memory=self.directory.memory)
+                remember_digest(place, file.sha256, database=self.directory.digests)
         for file in missing:
             first = distinct[file.sha256]
             if file is not first:
@@ -327,7 +327,7 @@ class _Pull:
 
 def _blobs(cache: Path) -> Blobs:
     """The files of a cache. Their digests are remembered inside it: a process may have no home directory."""
-    return Blobs(cache, memory=cache / MEMORY)
+    return Blobs(cache, database=cache / DIGESTS_FILE)
 
 
 def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord], *, checked: bool) -> None:
@@ -336,11 +336,11 @@ def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord], *, che
         part = incoming / file.sha256
         if not part.is_file():
             continue
-        if not checked and quick_digest(part, memory=blobs.memory) != file.sha256:
+        if not checked and quick_digest(part, database=blobs.database) != file.sha256:
             part.unlink()
         else:
             blobs.keep(part, file)
-            remember_digest(blobs.path(file), file.sha256, memory=blobs.memory)
+            remember_digest(blobs.path(file), file.sha256, database=blobs.database)
 
 
 def _configured(path: Path, mount: str) -> str | None:

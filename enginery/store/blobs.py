@@ -18,11 +18,11 @@ class Blobs:
 
     Attributes:
         root: the directory.
-        memory: the database of known digests; None for the one in Enginery's home.
+        database: the database of known digests; None for the one in Enginery's home.
     """
 
-    def __init__(self, root: Path, memory: Path | None = None) -> None:
-        self.root, self.memory = root, memory
+    def __init__(self, root: Path, database: Path | None = None) -> None:
+        self.root, self.database = root, database
 
     def path(self, file: FileRecord) -> Path:
         """Where the file's bytes are, or would be."""
@@ -43,7 +43,7 @@ class Blobs:
         blob = self.path(file)
         if not self.has(file):
             return None
-        if quick_digest(blob, memory=self.memory) == file.sha256:
+        if quick_digest(blob, database=self.database) == file.sha256:
             return blob
         blob.unlink(missing_ok=True)  # another process may have removed it
         return None

@@ -145,7 +145,7 @@ class Container(Toolchain):
         with _token_file(access) as token:
             command = docker_command(replace(self._box(access), token_file=token), name, argv)
             try:
-                done = process.run(command, env=given, log=log, timeout=timeout, afterwards=removal)
+                done = process.run(command, env=given, log=log, timeout=timeout, cleanup=removal)
             except BaseException:
                 _remove(removal, self.environment, log)
                 raise
