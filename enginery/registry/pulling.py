@@ -262,7 +262,7 @@ class _Pull:
         target = staging / file.path
         if not self._is(target, file):
             remove_tree(target)
-            source = _blobs(self.cache).take_sound(file) if self.cache else None
+            source = _blobs(self.cache).verified_path(file) if self.cache else None
             if source is None and self._is(known.get(file.sha256), file):
                 source = known[file.sha256]
             if source is None:
@@ -306,7 +306,7 @@ class _Pull:
         lock, incoming = root / "locks" / f"{work}.add.lock", root / "work" / f"{work}.incoming"
         with writing(root), waiting_lock(lock, f"waiting for another pull that fills {root}", self.log):
             _collect(blobs, incoming, places, checked=False)
-            missing = {file: incoming / file.sha256 for file in places if blobs.take_sound(file) is None}
+            missing = {file: incoming / file.sha256 for file in places if blobs.verified_path(file) is None}
             for file in places.keys() - missing.keys():
                 self._count(file)
             try:

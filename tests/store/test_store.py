@@ -116,8 +116,8 @@ def test_a_store_is_a_directory_or_a_bucket(monkeypatch: pytest.MonkeyPatch, tmp
     assert local_root(str(tmp_path / "mine")) == tmp_path / "mine"
     tiered = open_store("s3://engines/store")
     assert isinstance(tiered, TieredStore)
-    assert tiered.near.root == tmp_path / "home" / "store"
-    assert str(tiered.far.prefix.address) == "s3://engines/store"
+    assert tiered.local.root == tmp_path / "home" / "store"
+    assert str(tiered.remote.prefix.address) == "s3://engines/store"
     assert list(tmp_path.iterdir()) == []
 
 

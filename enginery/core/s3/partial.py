@@ -20,7 +20,7 @@ PART = ".download-"
 LONGEST_NAME = 100
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 WRITE_BYTES = 256 << 10
-"""The size of one write. For larger writes ext4 allocates larger blocks of memory, and a download may take twice as long."""
+"""The size of one write. With larger writes, ext4 allocates larger blocks, which can double a download's time."""
 _PRESENT = b"\1"
 
 Read = Callable[[int, int], Iterator[bytes]]
