@@ -8,7 +8,7 @@ its own exit status for the command line.
 import copyreg
 from collections.abc import Sequence
 
-from enginery.core.text import below
+from enginery.core.text import indented
 
 
 class EngineryError(Exception):
@@ -107,7 +107,7 @@ class CommandError(EngineryError):
         self.last_lines = tuple(last_lines)
 
     def __str__(self) -> str:
-        return f"{super().__str__()}{below(self.last_lines)}"
+        return f"{super().__str__()}{indented(self.last_lines)}"
 
 
 class ValidationError(EngineryError):

@@ -24,7 +24,7 @@ def no_log(_line: str) -> None:
 
 
 class Progress(Protocol):
-    """Is called as a transfer goes on. It is thread-safe, so many files may share one.
+    """Follows a transfer: its methods are called as bytes arrive. It is thread-safe, so many files may share one.
 
     Examples are the bar in a terminal, a log and Prefect's progress artifact.
     """
@@ -39,7 +39,7 @@ class Progress(Protocol):
         """One more file is complete."""
 
 
-class Several:
+class ProgressGroup:
     """Passes each call on to several `Progress` objects."""
 
     parts: Sequence[Progress] = ()
@@ -60,7 +60,7 @@ class Several:
             part.end_file()
 
 
-class NoProgress(Several):
+class NoProgress(ProgressGroup):
     """Shows nothing."""
 
 

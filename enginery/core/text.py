@@ -35,7 +35,7 @@ def secrets_in(*environments: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _sign_ins(value: str) -> Iterator[str]:
-    """The user name with password, and the password alone, of each URL in a value. Each also URL-decoded."""
+    """The secrets in the URLs of a value: user name with password, password, token. Each also URL-decoded."""
     for written in SIGN_IN.findall(value):
         for sign_in in {written, unquote(written)}:
             user, colon, password = sign_in.partition(":")
@@ -74,16 +74,15 @@ def first_of(texts: Sequence[str], most: int) -> str:
     return ", ".join(texts[:most]) + more
 
 
-def below(lines: Iterable[str]) -> str:
+def indented(lines: Iterable[str]) -> str:
     """A command's last lines, indented, to show below its error."""
     return "".join(f"\n  | {line}" for line in lines)
 
 
 class LineReader:
-    r"""Splits a stream of bytes into lines of text and masks secrets.
+    r"""Splits a stream of bytes into lines of text and masks secrets. A carriage return ends a line too.
 
-    A carriage return ends a line too, because of progress bars. Bytes that are not UTF-8 are replaced. Only the
-    beginning of a very long line is kept, so the memory in use has a limit.
+    Bytes that are not UTF-8 are replaced. The end of a very long line is cut off, so the memory in use has a limit.
     """
 
     def __init__(self, secrets: tuple[str, ...]) -> None:

@@ -122,8 +122,7 @@ class Entry(BaseModel):
     """A running service.
 
     Attributes:
-        pid: the process id, as in `Service.pid`.
-        created: when that process was created, in seconds since the epoch.
+        pid: together with `created`, identifies the process, as in `Service`.
         url: the address on which the service listens.
         log_file: the file to which the service prints.
     """

@@ -36,8 +36,6 @@ H = TypeVar("H", bound=Frozen)
 def lease_seconds() -> float:
     """Seconds that a lease is valid without renewal: `ENGINERY_LEASE_SECONDS`, or else 15.
 
-    Others wait so long for the lease of a machine that has died.
-
     Raises:
         UsageError: when `ENGINERY_LEASE_SECONDS` is not a number above 0.
     """

@@ -57,7 +57,7 @@ SIGNS = (
     Failure(
         FailureCause.CONTAINER_DAEMON,
         "docker's daemon does not answer",
-        "start Docker, and let this user use it (see that `docker info` works); or use another kind of toolchain",
+        "start Docker, and let this user use it (check that `docker info` works); or use another kind of toolchain",
         r"Cannot connect to the Docker daemon|permission denied while trying to connect to the [Dd]ocker"
         r"|^error during connect: ",
     ),
@@ -71,15 +71,15 @@ SIGNS = (
     Failure(
         FailureCause.CONTAINER_IMAGE,
         "docker cannot get the image",
-        "set ENGINERY_CONTAINER_REGISTRY to the registry that has it (for NVIDIA's images the host in the `docker"
-        " pull` line of NVIDIA's catalogue of containers, or a mirror of yours), and sign in with docker login",
+        "set ENGINERY_CONTAINER_REGISTRY to the registry that has it (for NVIDIA's images: the host in the `docker"
+        " pull` line of NVIDIA's container catalogue, or your own mirror), and sign in with docker login",
         r"pull access denied|manifest unknown|manifest for .* not found|no matching manifest|[Nn]o such image"
         r"|[Uu]nable to find image|^Error response from daemon: .*(unauthorized|denied)",
     ),
     Failure(
         FailureCause.NOT_FOUND,
         "there is no such command in the image",
-        "name an image that has the release inside, or another release",
+        "name an image that contains the release, or choose another release",
         # With `docker run --init`, tini starts the command, or starts the image's entry point, which may be a shell.
         r"executable file not found in \$PATH|^\[FATAL tini \(\d+\)\] exec .* failed: No such file or directory"
         r"|: exec: .*: not found$",
@@ -119,7 +119,7 @@ SIGNS = (
     ),
     Failure(
         FailureCause.ENGINE_MISMATCH,
-        "the engine is of another TensorRT or another GPU than it is to run with",
+        "the engine was built for another TensorRT or another GPU",
         "run it with the release and on the GPU that it was built for, or build it again for these",
         r"engine plan file is (not compatible with this version|generated on an incompatible device)"
         r"|Version tag does not match",

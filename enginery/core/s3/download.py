@@ -1,8 +1,7 @@
 """Downloads. A file is written completely and checked, or not at all, even if the connection breaks.
 
-A large object is read in several ranges at the same time. Each range is written as it arrives. If the connection of a
-range breaks, the range continues from the byte that it had reached. The bytes are digested as they arrive. At the end,
-the file gets its name.
+A large object is read in several ranges at the same time. If the connection of a range breaks, the range continues from
+the byte that it had reached. Bytes are written and digested as they arrive. At the end, the file gets its name.
 """
 
 import hashlib
@@ -32,8 +31,7 @@ else:
 
 Take = Callable[[bytes, int], object]
 """A function that is called with bytes and their position in the object."""
-Range = tuple[int, int]
-"""The first byte, and the end."""
+Range = tuple[int, int]  # the first byte, and the end
 
 LEAST_RANGE_BYTES = 16 << 20
 RANGE_BYTES = 64 << 20
@@ -67,8 +65,7 @@ def download_file(  # noqa: PLR0913  what the bytes must be
         sha256: the digest that the object must have; None to accept any.
         etag: the ETag that the object must have during the whole download; None to accept any.
         resume: if the download of a large object fails or is killed, keep the bytes in a hidden file beside
-            `destination`. The next download continues from there. This needs `sha256`, and only one download of a
-            `destination` at a time.
+            `destination`. The next download continues it. This needs `sha256`, and one download at a time.
         progress: receives the number of digested bytes.
 
     Raises:

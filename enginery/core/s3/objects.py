@@ -55,7 +55,6 @@ CHECKSUM_UNKNOWN = {"501", "NotImplemented"}
 (https://github.com/cloudflare/cloudflare-docs/issues/4508). Enginery asks for it because the checksum of an object that
 was sent in parts is a checksum of the parts."""
 SOURCE_GONE = {"404", "NoSuchKey"} | FAILED_CONDITION
-"""Error codes of a copy whose source was removed or replaced."""
 
 T = TypeVar("T")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")

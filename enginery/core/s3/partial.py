@@ -150,13 +150,13 @@ class ContiguousDigest:
     def arrived(self, index: int, data: bytes, position: int) -> None:
         """Bytes of a range were written: the next bytes, or earlier bytes once more."""
         if position < self._reached[index]:
-            self._again(index, position)
+            self._rewind(index, position)
         self._reached[index] = position + len(data)
         if self._working.acquire(blocking=False):
             try:
                 if position == self._position:
-                    self._take(data)
-                self._follow()
+                    self._update(data)
+                self._digest_present()
             finally:
                 self._working.release()
 
@@ -167,28 +167,28 @@ class ContiguousDigest:
             ValueError: when not every byte has arrived.
         """
         with self._working:
-            self._follow()
+            self._digest_present()
         if self._range < len(self._ranges):
             raise ValueError(f"range {self._range} of {len(self._ranges)} has not arrived")
         return self._digest.hexdigest()
 
-    def _again(self, index: int, position: int) -> None:
+    def _rewind(self, index: int, position: int) -> None:
         with self._working:
             self._reached[index] = position
             if position < self._position:
                 self._progress.add(-self._position)
                 self._begin()
 
-    def _follow(self) -> None:
+    def _digest_present(self) -> None:
         while self._range < len(self._ranges):
             reached = self._reached[self._range]
             for data in self._read(self._position, reached):
-                self._take(data)
+                self._update(data)
             if reached < self._ranges[self._range][1]:
                 return
             self._range += 1
 
-    def _take(self, data: bytes) -> None:
+    def _update(self, data: bytes) -> None:
         self._digest.update(data)
         self._position += len(data)
         self._progress.add(len(data))
