@@ -126,7 +126,7 @@ def _connect(database: Path | None) -> Iterator[sqlite3.Connection]:
             )
             yield connection
     except (sqlite3.Error, OSError) as error:
-        remedy = "remove this file (it only saves time), and check that you may write to its directory"
+        remedy = "remove it (it only saves time), and check that you may write to its directory"
         raise StoreError(f"cannot be used: {error}", subject=str(path), remedy=remedy) from error
 
 

@@ -91,7 +91,7 @@ def translated(error: Exception, error_class: type[EngineryError] = StoreError) 
         ("403", 403, "not allowed", "give them access to"),
         ("PermanentRedirect", 301, "not in the region", "AWS_REGION"),
         ("RequestTimeTooSkewed", 403, "clock", "set the clock"),
-        ("BadDigest", 400, "not those that were meant", "nothing changes the file"),
+        ("BadDigest", 400, "not the bytes that were sent", "nothing changes the file"),
         ("NotImplemented", 400, "refused: NotImplemented: m", "what the server can do"),
     ],
 )

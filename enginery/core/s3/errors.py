@@ -53,7 +53,7 @@ REFUSALS = (
     ),
     (
         {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"},
-        "the bucket is in another region ({code})",
+        "the bucket is not in the region of this request ({code})",
         "set AWS_REGION to the bucket's region",
     ),
     ({"RequestTimeTooSkewed"}, "this machine's clock is wrong, so S3 refuses its requests", "set the clock"),
