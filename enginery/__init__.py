@@ -1,6 +1,6 @@
 """Enginery: build, check, publish and roll out TensorRT-LLM engines.
 
-`docs/architecture.md` shows the rooms of this package. Serving teams need one name of it:
+`docs/architecture.md` shows the folders of this package. Serving teams need only `Registry`:
 
     from enginery import Registry
 
@@ -19,7 +19,7 @@ __all__ = ["Registry", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Registry`, imported when it is asked for: whatever imports a part of Enginery runs this file first."""
+    """Import `Registry` at its first use. Every import of a part of Enginery runs this file, so it must be fast."""
     if name == "Registry":
         return import_module("enginery.registry").Registry
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from prefect.utilities.annotations import NotSet
 from enginery import toolchains
 from enginery.core.errors import EngineryError, StoreError
 from enginery.core.home import home
-from enginery.core.progress import LogProgress, Several
+from enginery.core.progress import LogProgress, ProgressGroup
 from enginery.pipeline import TIMEOUT_SECONDS, Outcome, PlannedStep, run_locked_step, run_step
 from enginery.pipeline.tasks.interrupt import at_work
 from enginery.pipeline.tasks.locks import StoreLocks, is_locked_already
@@ -59,7 +59,7 @@ def perform(planned: PlannedStep, store: Store) -> Outcome:
         ArtifactProgress(f"{planned.label} {planned.step.recipe.parameters.get('model', '')}", log) as artifact,
         at_work(),
     ):
-        progress = Several(LogProgress(log), artifact) if planned.step.stage is Stage.PUBLISH else None
+        progress = ProgressGroup(LogProgress(log), artifact) if planned.step.stage is Stage.PUBLISH else None
         try:
             run = run_locked_step if is_locked_already(planned.key) else run_step
             return run(planned, store, log, progress)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from enginery.builds.manifest import MANIFEST, MODEL_REPOSITORY, Manifest, read_manifest
 from enginery.builds.model_config import CONFIG
-from enginery.core.digests import MEMORY
+from enginery.core.digests import DIGESTS_FILE
 from enginery.core.errors import EngineryError, RegistryError
 from enginery.core.files import DISK_FULL, remove_tree, sync, sync_tree
 from enginery.core.locks import waiting_lock
@@ -128,14 +128,14 @@ class PullDirectory:
     Attributes:
         root: its absolute path.
         model_repository: the path to give to a Triton server.
-        memory: where the digests of its large files are remembered.
+        digests: the database in which the digests of its large files are remembered.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         self.model_repository = self.root / MODEL_REPOSITORY
         self._state = self.root / STATE
-        self.memory = self._state / MEMORY
+        self.digests = self._state / DIGESTS_FILE
 
     def require_ours(self) -> None:
         """Make sure that it is new, empty, or was made by a pull. Nothing in it is changed.

@@ -1,4 +1,4 @@
-"""SHA-256 digests: of canonical JSON, of bytes, of files, and of large files that are remembered while unchanged."""
+"""SHA-256 digests of canonical JSON, bytes and files. The digests of large files are remembered in a database."""
 
 import hashlib
 import json
@@ -15,15 +15,15 @@ from enginery.core.home import home
 
 CHUNK_BYTES = 1 << 20
 SETTLED_SECONDS = 2.0
-"""A file changed more recently than this may change again within the same mtime: it is not remembered."""
+"""A file that was changed less than this ago may change again with the same mtime. Its digest is not remembered."""
 ATTEMPTS = 3
 SMALL_FILE_BYTES = 4 << 20
-"""To digest a file up to this size is faster than to look its digest up."""
-MEMORY = "digests.sqlite"
+"""Up to this size, digesting the file is faster than a query of the database."""
+DIGESTS_FILE = "digests.sqlite"
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys and no white space, UTF-8: equal values give equal bytes.
+    """JSON in UTF-8 with sorted keys and no white space: equal values give equal bytes.
 
     Raises:
         ValueError: for NaN and infinities, which JSON does not have.
@@ -48,7 +48,7 @@ def file_digest(path: Path) -> str:
 
 
 def git_blob_name(path: Path) -> str:
-    """The Git blob id of a file's content, 40 hex digits: the only digest that the Hub has of small files."""
+    """The Git blob id of a file's content, 40 hex digits. It is the only digest that the Hub has for small files."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -56,47 +56,46 @@ def git_blob_name(path: Path) -> str:
     return digest.hexdigest()
 
 
-def quick_digest(path: Path, *, memory: Path | None = None) -> str:
-    """SHA-256 of a file, the fastest way: a small file is read, the digest of a large one is remembered."""
+def quick_digest(path: Path, *, database: Path | None = None) -> str:
+    """SHA-256 of a file. A small file is read each time; the digest of a large file is remembered."""
     if path.stat().st_size <= SMALL_FILE_BYTES:
         return file_digest(path)
-    return remembered_digest(path, memory=memory)
+    return remembered_digest(path, database=database)
 
 
-def remembered_digest(path: Path, *, memory: Path | None = None) -> str:
-    """SHA-256 of a file that stays where it is, such as local weights: the file is read once.
+def remembered_digest(path: Path, *, database: Path | None = None) -> str:
+    """SHA-256 of a file that stays in its place, such as local weights. It is read once, and again after a change.
 
-    Digests are remembered by device, inode, size and mtime in a database, by default the one in Enginery's home. So a
-    file that was changed is read again. Any number of processes may do this at once.
+    A database holds the digests by device, inode, size and mtime. The default is the database in Enginery's home. Any
+    number of processes may use it at the same time.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        StoreError: when the file keeps changing while it is read, or when nothing can be remembered.
+        StoreError: when the file keeps changing while it is read, or when the database cannot be used.
     """
-    database = memory or home() / MEMORY
     found = path.stat()
     query = "SELECT sha256 FROM digests WHERE device = ? AND inode = ? AND size = ? AND mtime_ns = ?"
-    with _memory(database) as known_digests:
-        known = known_digests.execute(query, _identity(found)).fetchone()
+    with _connect(database) as connection:
+        known = connection.execute(query, _identity(found)).fetchone()
     if known:
         return str(known[0])
     digest, status = _settled_digest(path)
     if time.time() - status.st_mtime > SETTLED_SECONDS:
-        with _memory(database) as known_digests:
-            _remember(known_digests, status, digest)
+        with _connect(database) as connection:
+            _remember(connection, status, digest)
     return digest
 
 
-def remember_digest(path: Path, sha256: str, *, memory: Path | None = None) -> None:
-    """Remember a digest that was taken while the file was written, by its only writer, for `quick_digest`.
+def remember_digest(path: Path, sha256: str, *, database: Path | None = None) -> None:
+    """Remember a digest for `quick_digest`. The caller is the file's only writer and digested it while writing.
 
     Raises:
-        StoreError: when nothing can be remembered.
+        StoreError: when the database cannot be used.
     """
     status = path.stat()
     if status.st_size > SMALL_FILE_BYTES:
-        with _memory(memory or home() / MEMORY) as known_digests:
-            _remember(known_digests, status, sha256)
+        with _connect(database) as connection:
+            _remember(connection, status, sha256)
 
 
 def _settled_digest(path: Path) -> tuple[str, os.stat_result]:
@@ -111,24 +110,25 @@ def _settled_digest(path: Path) -> tuple[str, os.stat_result]:
 
 
 def _identity(status: os.stat_result) -> tuple[str, str, int, int]:
-    # As text: device and inode numbers may be larger than the integers of SQLite.
+    # Text, as device and inode numbers may be larger than SQLite's integers.
     return str(status.st_dev), str(status.st_ino), status.st_size, status.st_mtime_ns
 
 
 @contextmanager
-def _memory(path: Path) -> Iterator[sqlite3.Connection]:
+def _connect(database: Path | None) -> Iterator[sqlite3.Connection]:
+    path = database or home() / DIGESTS_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as memory:
-            memory.execute(
+        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
+            connection.execute(
                 "CREATE TABLE IF NOT EXISTS digests (device TEXT, inode TEXT, size INTEGER, mtime_ns INTEGER,"
                 " sha256 TEXT, PRIMARY KEY (device, inode)) WITHOUT ROWID"
             )
-            yield memory
+            yield connection
     except (sqlite3.Error, OSError) as error:
-        remedy = "remove it (it only saves time), and check that the directory can be written"
+        remedy = "remove it (it only saves time), and check that you may write to its directory"
         raise StoreError(f"cannot be used: {error}", subject=str(path), remedy=remedy) from error
 
 
-def _remember(memory: sqlite3.Connection, status: os.stat_result, digest: str) -> None:
-    memory.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*_identity(status), digest))
+def _remember(connection: sqlite3.Connection, status: os.stat_result, digest: str) -> None:
+    connection.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*_identity(status), digest))

@@ -1,14 +1,14 @@
-"""The errors that a user sees, all of them an `EngineryError`.
+"""The errors that a user sees. Each of them is an `EngineryError`.
 
-Each says what happened, to which input, and what to do next. `transient` tells a retry whether another attempt can
-help: a network failure can pass, a bad spec or a refused password cannot. The exit status of the command line is that
-of the error's class.
+Each error says what happened, to which input, and what to do next. `transient` says whether another attempt can help.
+It can help after a network failure; it cannot help after a bad spec or a refused password. Each class of errors has
+its own exit status for the command line.
 """
 
 import copyreg
 from collections.abc import Sequence
 
-from enginery.core.text import below
+from enginery.core.text import indented
 
 
 class EngineryError(Exception):
@@ -16,9 +16,9 @@ class EngineryError(Exception):
 
     Attributes:
         problem: what happened, one sentence.
-        subject: the field, file, address or step it happened to; empty when the problem names it.
+        subject: the field, file, address or step with the problem; empty when `problem` names it.
         remedy: what to do next, one sentence in the imperative.
-        transient: whether the same call may succeed later without anything being changed.
+        transient: whether the same call may succeed later although nobody changes anything.
     """
 
     exit_code = 1
@@ -36,7 +36,7 @@ class EngineryError(Exception):
         return f"{where}{self.problem}{then}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Unpickled without a call of the constructor, which takes other arguments in each class.
+        # Unpickling must not call the constructor: each class has its own arguments.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -47,7 +47,7 @@ class UsageError(EngineryError):
 
 
 class SpecError(UsageError):
-    """A spec with mistakes: all of them, each with its path.
+    """A spec has mistakes. The error lists all of them.
 
     Attributes:
         mistakes: one sentence for each mistake, beginning with the path of the field.
@@ -61,7 +61,7 @@ class SpecError(UsageError):
 
 
 class PlanError(SpecError):
-    """A spec without mistakes of form that describes something which cannot be built."""
+    """The form of a spec is correct, but what the spec describes cannot be built."""
 
 
 class SourceError(EngineryError):
@@ -86,8 +86,8 @@ class CommandError(EngineryError):
     """A command failed or could not be started.
 
     Attributes:
-        cause: the failure's name from `process.FailureCause`, for scripts and retry policies.
-        last_lines: the last lines the command printed.
+        cause: a name from `process.FailureCause`, for scripts and retry policies.
+        last_lines: the last lines that the command printed.
     """
 
     exit_code = 6
@@ -107,7 +107,7 @@ class CommandError(EngineryError):
         self.last_lines = tuple(last_lines)
 
     def __str__(self) -> str:
-        return f"{super().__str__()}{below(self.last_lines)}"
+        return f"{super().__str__()}{indented(self.last_lines)}"
 
 
 class ValidationError(EngineryError):

@@ -1,4 +1,4 @@
-"""Files: written atomically, linked where the file system allows, listed in a fixed order, removed."""
+"""Files: atomic writes, hard links or copies, lists in a fixed order, removal."""
 
 import ctypes
 import errno
@@ -15,16 +15,16 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 SYNC_FILE_RANGE_WRITE = 2
-"""Of Linux: linux/fs.h."""
+"""A constant of Linux, from linux/fs.h."""
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
-    """Write `data` (text as UTF-8) to `path`: readers see the old file or the new one, also after a crash.
+    """Write `data` (text as UTF-8) to `path`. Readers see the old file or the new one, also after a crash.
 
-    Missing parent directories are made. `mode` is the file's permissions, to which the umask is applied.
+    Missing parent directories are made. `mode` is the file's permissions; the umask is applied.
 
     Raises:
-        StoreError: when it cannot be written; a full disk has an error of its own.
+        StoreError: when the file cannot be written. A full disk has its own message.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise the error that a user meets, `StoreError`, for a failed write to `path`."""
+    """Turn an OSError from a write to `path` into a `StoreError`, which a user understands."""
     try:
         yield
     except OSError as error:
@@ -42,7 +42,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
-    """The error a user meets for a failed write to `path`."""
+    """The error that a user sees when a write to `path` fails."""
     if error.errno in DISK_FULL:
         remedy = f"free some space on the disk that holds {path.parent}, or set ENGINERY_HOME to another one"
         return StoreError("the disk is full", subject=str(path), remedy=remedy)
@@ -67,7 +67,7 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
 
 def _umask() -> int:
     status = Path("/proc/self/status")
-    if status.exists():  # os.umask would change it for the other threads
+    if status.exists():  # os.umask would change the umask of the other threads too
         line = next(line for line in status.read_text().splitlines() if line.startswith("Umask:"))
         return int(line.split()[1], 8)
     current = os.umask(0o022)
@@ -78,10 +78,10 @@ def _umask() -> int:
 def sync_tree(root: Path) -> None:
     """Write `root` and everything under it to the disk, so that it survives a power failure.
 
-    It is one call for the whole file system: a call for each of thousands of files takes longer than writing them.
+    One call syncs the whole file system. With thousands of files, one call for each would take too long.
 
     Raises:
-        OSError: when something could not be written to the disk.
+        OSError: when something cannot be written to the disk.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -94,16 +94,16 @@ def sync_tree(root: Path) -> None:
 
 
 def begin_to_sync(descriptor: int, start: int, size: int) -> None:
-    """Let the disk begin to write `size` bytes of an open file from `start` on, without waiting for it.
+    """Make the disk begin to write `size` bytes of an open file, from position `start`. Do not wait for the disk.
 
-    A later `sync` then waits less. On a file system that cannot do this, nothing happens.
+    A later `sync` then takes less time. A file system that does not support this ignores the call.
     """
     first, count = ctypes.c_int64(start), ctypes.c_int64(size)
     ctypes.CDLL(None).sync_file_range(descriptor, first, count, SYNC_FILE_RANGE_WRITE)
 
 
 def sync(path: Path) -> None:
-    """Write a file, or the entries of a directory, to the disk, so that they survive a power failure."""
+    """Write a file, or the entries of a directory, to the disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -112,14 +112,14 @@ def sync(path: Path) -> None:
 
 
 def link_or_copy(source: Path, destination: Path) -> None:
-    """Make `destination` a hard link to `source`, or a copy of it where links are not possible.
+    """Make `destination` a hard link to `source`, or a copy where a hard link is not possible.
 
-    The parent directory of `destination` is made when missing; `destination` itself must not exist. If `source` is a
-    symbolic link, the file that it points to is taken.
+    A missing parent directory of `destination` is made. `destination` itself must not exist. If `source` is a symbolic
+    link, the file that it points to is linked or copied.
 
     Raises:
-        FileNotFoundError: when there is no `source`.
-        FileExistsError: when there is a `destination`.
+        FileNotFoundError: when `source` does not exist.
+        FileExistsError: when `destination` exists.
         StoreError: when the copy cannot be written.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -132,11 +132,11 @@ def link_or_copy(source: Path, destination: Path) -> None:
 
 
 def copy_file(source: Path, destination: Path) -> None:
-    """Make `destination` a copy of `source` with its permissions; it must not exist, its directory must.
+    """Copy `source` with its permissions to `destination`, which must not exist. Its directory must exist.
 
     Raises:
-        FileExistsError: when there is a `destination`.
-        StoreError: when the copy cannot be written; nothing is left of it.
+        FileExistsError: when `destination` exists.
+        StoreError: when the copy cannot be written. Then no partial copy remains.
     """
     try:
         destination.touch(0o600, exist_ok=False)
@@ -154,9 +154,8 @@ def list_files(root: Path) -> list[Path]:
     """Every regular file under `root`, as paths relative to it, sorted by their parts.
 
     Raises:
-        StoreError: when there is a symbolic link or something else that is neither file nor directory: its meaning
-            would be another in another place.
-        FileNotFoundError: when there is no `root`.
+        StoreError: for a symbolic link, which may point to another file in another place, or for a special file.
+        FileNotFoundError: when `root` does not exist.
     """
     found: list[str] = []
     waiting = [""]
@@ -184,10 +183,10 @@ def _not_a_file(path: Path, *, is_link: bool) -> StoreError:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, a link or a whole directory; nothing to remove is fine. Links are not followed.
+    """Remove a file, a link or a whole directory, if it exists. Links are not followed.
 
     Raises:
-        StoreError: when something in it cannot be removed.
+        StoreError: when something cannot be removed.
     """
     try:
         if path.is_dir() and not path.is_symlink():

@@ -1,6 +1,6 @@
-"""Where Enginery keeps its things on this machine: one directory, moved as a whole with `ENGINERY_HOME`.
+"""The directory in which Enginery keeps its data on this machine. `ENGINERY_HOME` names another one.
 
-These functions create nothing: the code that writes to a directory makes it first.
+These functions create nothing. Code that writes to a directory creates it first.
 """
 
 import os
@@ -8,26 +8,26 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The directory of everything Enginery keeps: `$ENGINERY_HOME`, else `~/.enginery`; always absolute."""
+    """The directory of all data of Enginery: `$ENGINERY_HOME`, or else `~/.enginery`; always absolute."""
     chosen = os.environ.get("ENGINERY_HOME")
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".enginery"
 
 
 def store_dir() -> Path:
-    """Outputs and records of steps."""
+    """The local store: outputs and records of steps."""
     return home() / "store"
 
 
 def toolchains_dir() -> Path:
-    """Environments made from pin files."""
+    """The environments that are made from pin files."""
     return home() / "toolchains"
 
 
 def logs_dir() -> Path:
-    """Logs of commands and services."""
+    """The logs of commands and services."""
     return home() / "logs"
 
 
 def services_dir() -> Path:
-    """State of the services started for local use."""
+    """The state of the services of `enginery dev`."""
     return home() / "services"

@@ -1,7 +1,7 @@
-"""Modules imported when something of theirs is first used: heavy libraries, and the files behind a room's door.
+"""Lazy imports: a module is imported at its first use. This is for heavy libraries and for the files of a room.
 
-boto3, the Hub's client or Triton's cost tenths of a second each, and most commands need none of them. A file names what
-it uses at its top all the same, and type checkers see the real module:
+To import boto3, the Hub's client or Triton's client takes tenths of a second, and most commands need none of them. A
+file still names them at its top, and type checkers see the real module:
 
     if TYPE_CHECKING:
         from botocore import exceptions as botocore_exceptions
@@ -19,29 +19,29 @@ from types import ModuleType
 from typing import Any
 
 IMPORT = re.compile(r"^    from (\S+) import (?:\(([^)]*)\)|(.+))$", re.MULTILINE)
-"""An import under `if TYPE_CHECKING:` of a door: the module, and its names in brackets or without. `ast` is slower."""
+"""An import under `if TYPE_CHECKING:`: the module, then its names, with or without brackets. `ast` would be slower."""
 
 
 class _Late(ModuleType):
-    """Stands for a module that is imported at its first use."""
+    """A placeholder for a module. The module is imported when one of its attributes is used."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self.__name__), name)
 
 
 def late(name: str) -> ModuleType:
-    """The module of that name, imported when an attribute of it is first asked for.
+    """A placeholder for the module `name`, which is imported when one of its attributes is first used.
 
-    Where it is not installed, that is when ImportError is raised.
+    If the module is not installed, the first use raises ImportError.
     """
     return _Late(name)
 
 
 def door(room: str, file: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a room: a name that its door shows is imported when it is first asked for.
+    """The `__getattr__` of a room's `__init__.py`, its door: it imports each public name at the name's first use.
 
-    So a plan does not load what publishes, and a publish does not load what rolls out. The names are those that the
-    door imports under `if TYPE_CHECKING:`, so they are written down once:
+    So a plan does not load the code that publishes, and a publish does not load the code of rollouts. The public names
+    are those that the door imports under `if TYPE_CHECKING:`:
 
         if TYPE_CHECKING:
             from enginery.registry.pulling import pull
@@ -54,9 +54,9 @@ def door(room: str, file: str) -> Callable[[str], Any]:
     """
 
     def get(name: str) -> Any:
-        if name not in _shown(file):
+        if name not in _public_names(file):
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
-        module, original = _shown(file)[name]
+        module, original = _public_names(file)[name]
         inside = import_module(f"{module}.{original}") if module == room else getattr(import_module(module), original)
         setattr(sys.modules[room], name, inside)
         return inside
@@ -65,11 +65,11 @@ def door(room: str, file: str) -> Callable[[str], Any]:
 
 
 @cache
-def _shown(file: str) -> dict[str, tuple[str, str]]:
-    """The names that a door shows -> the module each is in, and its name there."""
-    shown: dict[str, tuple[str, str]] = {}
+def _public_names(file: str) -> dict[str, tuple[str, str]]:
+    """Each public name of a door -> its module, and its name in that module."""
+    names: dict[str, tuple[str, str]] = {}
     for module, several, one in IMPORT.findall(Path(file).read_text(encoding="utf-8")):
         for name in filter(None, map(str.strip, (several or one).split(","))):
             original, _, renamed = name.partition(" as ")
-            shown[renamed or original] = module, original
-    return shown
+            names[renamed or original] = module, original
+    return names

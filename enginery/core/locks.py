@@ -1,4 +1,4 @@
-"""Locks between the processes of one machine, and the name of a process by which its death is noticed."""
+"""Locks between the processes of one machine, and a description of a process that shows when it has died."""
 
 import os
 import socket
@@ -21,31 +21,31 @@ else:
 
 @contextmanager
 def file_lock(path: Path, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock at `path`; it is free again when its holder dies. Missing directories are made.
+    """Hold the lock at `path`. The lock is free again when its holder dies. Missing directories are made.
 
     Args:
-        path: the lock's file, which stays there.
-        patience: seconds to wait for it; None for as long as it takes.
+        path: the lock's file. It is never removed.
+        patience: seconds to wait for the lock; None for no limit.
 
     Raises:
-        TimeoutError: when another process still holds it after that time.
+        TimeoutError: when another process still holds the lock after that time.
         OSError: when the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Another thread may release it.
+    # Not thread-local: another thread may release the lock.
     with filelock.FileLock(path, thread_local=False).acquire(timeout=-1 if patience is None else patience):
         yield
 
 
 @contextmanager
 def waiting_lock(path: Path, why: str, log: Log, *, every: float | None = None) -> Iterator[None]:
-    """Hold the lock at `path`; log `why` when another process holds it, and wait.
+    """Hold the lock at `path`. While another process holds it, log `why` and wait.
 
     Args:
         path: the lock's file.
         why: the line to log.
-        log: takes it.
-        every: seconds after which it is logged again; None for once.
+        log: is called with that line.
+        every: seconds after which the line is logged again; None to log it once.
 
     Raises:
         OSError: when the file cannot be written.
@@ -63,13 +63,13 @@ def waiting_lock(path: Path, why: str, log: Log, *, every: float | None = None) 
 
 
 class Worker(Frozen):
-    """A process that works on something which others must not touch meanwhile.
+    """A process that works on something that other processes must not touch at the same time.
 
     Attributes:
-        host: the machine's name; its containers may have the same.
-        where: the PID namespace in which `pid` is its number; empty where the system does not tell.
-        pid: its process id.
-        started: when it began, seconds since 1970; tells it from a later process with the same id.
+        host: the machine's name. A container may have the same name as its machine.
+        where: the PID namespace of `pid`; empty where the system has none.
+        pid: the process id.
+        started: when the process started, in seconds since 1970. A later process with the same id has another value.
     """
 
     host: str
@@ -84,11 +84,11 @@ class Worker(Frozen):
         return cls(host=socket.gethostname(), where=_pid_namespace(), pid=os.getpid(), started=started)
 
     def is_local(self) -> bool:
-        """Whether it is or was a process of this machine, and of this container if this is one."""
+        """Whether the process is or was one of this machine and of this PID namespace (a container has its own)."""
         return (self.host, self.where) == (socket.gethostname(), _pid_namespace())
 
     def is_at_work(self) -> bool:
-        """Whether it is another process that still runs on this machine; False for one of another machine."""
+        """Whether this is another process, on this machine, that still runs. False for a process of another machine."""
         if not self.is_local() or self == Worker.this():
             return False
         try:
@@ -99,6 +99,6 @@ class Worker(Frozen):
 
 @cache
 def _pid_namespace() -> str:
-    """The PID namespace of this process, as Linux names it: each container has its own."""
+    """The PID namespace of this process, as Linux names it."""
     namespace = Path("/proc/self/ns/pid")
     return str(namespace.readlink()) if namespace.is_symlink() else ""

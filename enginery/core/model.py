@@ -1,9 +1,9 @@
-"""The base class of all values that are written to JSON and read back."""
+"""The base class of values that are written to JSON and read back."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """A value that cannot change once made."""
+    """An immutable value. A field that the class does not have is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

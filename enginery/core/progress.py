@@ -1,4 +1,4 @@
-"""How far a transfer is, in bytes and files: what takes note of it, and simple ways to show it."""
+"""The progress of a transfer, in bytes and files, and simple ways to show it."""
 
 import threading
 import time
@@ -13,10 +13,10 @@ LOG_EVERY_PERCENT = 10
 INTERVAL_SECONDS = 5.0
 
 Log = Callable[[str], None]
-"""Takes one line for people to read while the step runs."""
+"""A function that is called with each line of text for people, while the step runs."""
 
 Facts = Mapping[str, JsonValue]
-"""What a stage wants to be remembered in the step's record."""
+"""Facts that a stage adds to the step's record."""
 
 
 def no_log(_line: str) -> None:
@@ -24,23 +24,23 @@ def no_log(_line: str) -> None:
 
 
 class Progress(Protocol):
-    """Takes note of a transfer; thread-safe, so that many files may share one.
+    """Follows a transfer: its methods are called as bytes arrive. It is thread-safe, so many files may share one.
 
-    A terminal's bar, a log and Prefect's progress artifact are three of them.
+    Examples are the bar in a terminal, a log and Prefect's progress artifact.
     """
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """A transfer of so many files begins, of `size` bytes in all; `what` is for people: `publishing tiny-llama`."""
+        """A transfer begins: `files` files with `size` bytes in all. `what` is for people: `publishing tiny-llama`."""
 
     def add(self, size: int) -> None:
-        """So many more bytes have arrived, or were there already. A negative number: bytes have to come again."""
+        """`size` more bytes have arrived, or were there already. It is negative when bytes must be sent again."""
 
     def end_file(self) -> None:
         """One more file is complete."""
 
 
-class Several:
-    """Passes everything on to several."""
+class ProgressGroup:
+    """Passes each call on to several `Progress` objects."""
 
     parts: Sequence[Progress] = ()
 
@@ -60,15 +60,15 @@ class Several:
             part.end_file()
 
 
-class NoProgress(Several):
-    """Shows nothing: it passes everything on to nobody."""
+class NoProgress(ProgressGroup):
+    """Shows nothing."""
 
 
 NO_PROGRESS = NoProgress()
 
 
 class LogProgress(NoProgress):
-    """Logs how much is done, a line for each tenth."""
+    """Logs one line for each tenth of the bytes."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -90,10 +90,10 @@ class LogProgress(NoProgress):
 
 
 class SteadyProgress(LogProgress):
-    """Logs how much is done every few seconds, also while nothing arrives. Use it as a context.
+    """Logs the progress every few seconds, even when nothing arrives. Use it as a context manager.
 
     Attributes:
-        active: the names of the files under way.
+        active: the names of the files that are being transferred.
     """
 
     def __init__(self, log: Log) -> None:
@@ -116,7 +116,7 @@ class SteadyProgress(LogProgress):
             self.done += size
 
     def summary(self) -> str:
-        """One line: bytes, percentage, speed since the context was entered, and the files under way."""
+        """One line: bytes, percentage, speed since the context was entered, and the files in transfer."""
         percent = 100 * self.done // self.size if self.size else 100
         speed = human_bytes(max(self.done - self._found, 0) / max(time.monotonic() - self._started, 1e-6))
         underway = f"; under way: {', '.join(sorted(self.active))}" if self.active else ""

@@ -1,7 +1,7 @@
-"""Trying again what failed for a reason that can pass, with growing waits.
+"""Retries after transient errors, with growing waits between the attempts.
 
-Only an `EngineryError` that is `transient` is tried again. When it is enough, the caller decides: S3 counts seconds,
-downloads count attempts that brought nothing new.
+Only an `EngineryError` with `transient` set is retried. The caller decides when to give up: S3 counts seconds, and
+downloads count attempts that brought no new bytes.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Waits(NamedTuple):
-    """Seconds between attempts: the first wait, doubled each time up to the longest, plus a random part."""
+    """Seconds between attempts. The first wait is doubled each time, up to the longest. A random part is added."""
 
     first: float
     longest: float
@@ -28,13 +28,13 @@ class Waits(NamedTuple):
 
 
 def retry(call: Callable[[], T], *, give_up: Callable[[], bool], waits: Waits, log: Log = no_log) -> T:
-    """Call until it works, fails with an error that cannot pass, or `give_up` says so.
+    """Call `call` until it succeeds, raises an error that is not transient, or `give_up` returns True.
 
     Args:
-        call: what to do.
-        give_up: called once after each failure that can pass; True ends it.
+        call: the work.
+        give_up: is called once after each transient error.
         waits: how long to wait between attempts.
-        log: takes a line for each failure that is followed by another attempt.
+        log: is called with a line before each new attempt.
 
     Raises:
         EngineryError: the last failure.

@@ -1,4 +1,4 @@
-"""Text for people: the lines that a command prints, without secrets, and numbers of bytes."""
+"""Text for people: the lines that a command prints, with secrets masked, and readable numbers of bytes."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 LONGEST_LINE_BYTES = 8192
 SHORTEST_SECRET = 8
 SHORTEST_TOKEN = 16
-"""A word alone before the host of an address is a token when it is that long, else a user's name."""
+"""In `https://word@host`, a word of at least so many characters is a token. A shorter word is a user's name."""
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|KEY", re.IGNORECASE)
 SIGN_IN = re.compile(r"(?<=://)[^\s/]+(?=@)")
 """User name and password in a URL, such as those of a package index or a proxy."""
@@ -17,10 +17,10 @@ UNIT_STEP = 1000.0
 
 
 def secrets_in(*environments: Mapping[str, str]) -> tuple[str, ...]:
-    """What must not be shown, longest first.
+    """The secrets in environment variables, longest first.
 
-    These are the values of variables whose names look secret, line by line, and the user names and passwords in the
-    addresses in any variable (`https://user:password@host`).
+    If a variable's name looks secret, each line of its value is a secret. In every variable, user names and passwords
+    in URLs (`https://user:password@host`) are secrets.
     """
     values = {
         line.strip()
@@ -35,7 +35,7 @@ def secrets_in(*environments: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _sign_ins(value: str) -> Iterator[str]:
-    """User name and password of each address in a value, together and the password alone; also URL-decoded."""
+    """The secrets in the URLs of a value: user name with password, password, token. Each also URL-decoded."""
     for written in SIGN_IN.findall(value):
         for sign_in in {written, unquote(written)}:
             user, colon, password = sign_in.partition(":")
@@ -47,7 +47,7 @@ def _sign_ins(value: str) -> Iterator[str]:
 
 
 def without_sign_in(address: str) -> str:
-    """An address without user name and password, to be shown."""
+    """A URL without user name and password, to show to people."""
     return re.sub(rf"{SIGN_IN.pattern}@", "", address)
 
 
@@ -60,7 +60,7 @@ def masked(text: str, secrets: Iterable[str]) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """A number of bytes for people, such as `16.1 GB`, in steps of 1000."""
+    """A number of bytes for people, such as `16.1 GB`. One kB is 1000 bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < UNIT_STEP:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -69,32 +69,32 @@ def human_bytes(count: float) -> str:
 
 
 def first_of(texts: Sequence[str], most: int) -> str:
-    """The first texts in one line, and how many more there are."""
+    """The first `most` texts in one line, and the number of the rest."""
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 
 
-def below(lines: Iterable[str]) -> str:
-    """The last lines of a command, as they are shown below its error."""
+def indented(lines: Iterable[str]) -> str:
+    """A command's last lines, indented, to show below its error."""
     return "".join(f"\n  | {line}" for line in lines)
 
 
 class LineReader:
-    r"""Makes lines of bytes as they arrive, with secrets masked. A carriage return ends a line too, for progress bars.
+    r"""Splits a stream of bytes into lines of text and masks secrets. A carriage return ends a line too.
 
-    Undecodable bytes are replaced. Only the beginning of a huge line is kept, so memory stays bounded.
+    Bytes that are not UTF-8 are replaced. The end of a very long line is cut off, so the memory in use has a limit.
     """
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         self.secrets = secrets
-        # A secret at the cut must be complete to be masked.
+        # A secret that crosses the limit must be complete, or else it is not masked.
         self.keep = LONGEST_LINE_BYTES + max((len(os.fsencode(secret)) for secret in secrets), default=0)
         self.pending = bytearray()
         self.dropped = False
         self.after_return = False
 
     def lines(self, output: Iterable[bytes]) -> Iterator[str]:
-        """The lines of the output, each as soon as it is complete; the last one may lack its line end."""
+        """The lines of the output, each as soon as it is complete. The last line may have no line end."""
         for data in output:
             for piece in re.split(rb"(\r\n|\n|\r)", data):
                 if piece in (b"\n", b"\r", b"\r\n"):
@@ -111,7 +111,7 @@ class LineReader:
         self.dropped = self.dropped or len(piece) > space
 
     def _end(self, mark: bytes) -> list[str]:
-        rest_of_mark = self.after_return and mark == b"\n"  # the line end was cut in two between reads
+        rest_of_mark = self.after_return and mark == b"\n"  # a \r\n came in two reads
         self.after_return = mark == b"\r"
         if not self.pending and (rest_of_mark or self.after_return):
             return []

@@ -1,4 +1,4 @@
-"""One call for many items, side by side in threads: for work that waits for a network, and for digesting."""
+"""Calls a function for many items in several threads: for work that waits for a network, and for digests."""
 
 import threading
 import time
@@ -12,23 +12,23 @@ R = TypeVar("R")
 
 THREADS = 8
 WAKE_SECONDS = 0.5
-"""A waiting thread wakes up so often, so that an exception that another thread raises in it can reach it."""
+"""A waiting thread wakes up so often. An exception that another thread raises in it can only arrive then."""
 
-_own = threading.local()
-"""`work`: the `_Work` that this thread takes part in."""
+_thread = threading.local()
+"""Its `work` is the `_Work` that this thread takes part in."""
 
 
 class Stopped(BaseException):
-    """Another item of the same work has failed, or the work was interrupted: its result is no longer needed."""
+    """The result is no longer needed: another item of the same work has failed, or the work was interrupted."""
 
 
 def raise_if_stopped() -> None:
-    """To be called now and then by work that takes long on one item.
+    """Leave the work on this item if its result is no longer needed. Long work calls this from time to time.
 
     Raises:
         Stopped: when another item has failed, or the work was interrupted.
     """
-    work = _own_work()
+    work = _current_work()
     if work and work.is_stopped():
         raise Stopped
 
@@ -41,17 +41,17 @@ def side_by_side(
     at_first: int | None = None,
     slow: float | None = None,
 ) -> list[R]:
-    """`call` of each item, in the order of the items.
+    """Call `call` with each item in several threads, and return the results in the order of the items.
 
-    The first failure is raised as it is. Items that have not begun by then do not begin, also in calls of this function
-    that an item has made.
+    The first failure is raised unchanged. After it no further item starts. This also holds for the items of a nested
+    `side_by_side` that an item has called.
 
     Args:
         call: the work on one item.
         items: the items.
-        threads: how many at once, at most.
-        at_first: how many threads begin; all of them when left out. Few are faster where each item is done quickly.
-        slow: every so many seconds one more thread joins, as long as an item has taken longer than that.
+        threads: how many threads work at the same time, at most.
+        at_first: how many threads start; default: all of them. Few threads are faster when each item takes little time.
+        slow: seconds. When an item takes longer than this, one more thread joins, and again after as many seconds.
     """
     waiting = list(items)
     if len(waiting) < 2:  # noqa: PLR2004  nothing to do side by side
@@ -76,37 +76,37 @@ class _Work(Generic[T, R]):
     def __init__(self, call: Callable[[T], R], items: list[T]) -> None:
         self.call = call
         self.count = len(items)
-        self.left = iter(enumerate(items))  # safe for several threads, as `next` of it is atomic
+        self.remaining = iter(enumerate(items))  # thread-safe: its `next` is atomic
         self.results: dict[int, R] = {}
         self.failures: list[BaseException] = []
-        self.begun: dict[int, float] = {}
+        self.started_at: dict[int, float] = {}
         self.stopped = False
-        self.outer = _own_work()
+        self.outer = _current_work()
 
     def is_stopped(self) -> bool:
-        """Whether it has failed or was interrupted, or the work that it is a part of."""
+        """Whether this work, or the work that it is part of, has failed or was interrupted."""
         return self.stopped or (self.outer is not None and self.outer.is_stopped())
 
     def join(self) -> None:
         """Work until no item is left or the work is stopped."""
-        _own.work = self
+        _thread.work = self
         thread = threading.get_ident()
         try:
-            # In this order, so that an item that is taken is also done.
-            while not self.is_stopped() and (taken := next(self.left, None)):
+            # `is_stopped` comes first: an item that was taken must also be worked on.
+            while not self.is_stopped() and (taken := next(self.remaining, None)):
                 index, item = taken
-                self.begun[thread] = time.monotonic()
+                self.started_at[thread] = time.monotonic()
                 self.results[index] = self.call(item)
         except BaseException as error:  # noqa: BLE001  raised by `side_by_side`
             self.failures.append(error)
             self.stopped = True
 
     def takes_longer(self, seconds: float) -> bool:
-        """Whether some item has been worked on for that long."""
-        return min(list(self.begun.values()), default=time.monotonic()) < time.monotonic() - seconds
+        """Whether a thread has worked on its item for longer than `seconds`."""
+        return min(list(self.started_at.values()), default=time.monotonic()) < time.monotonic() - seconds
 
     def outcome(self) -> list[R]:
-        """The results in the order of the items; or the first failure."""
+        """The results in the order of the items. If an item failed, the first failure is raised."""
         if self.failures:
             raise self.failures[0]
         if len(self.results) < self.count:
@@ -114,27 +114,27 @@ class _Work(Generic[T, R]):
         return [self.results[index] for index in range(self.count)]
 
 
-def _own_work() -> _Work[Any, Any] | None:
-    return getattr(_own, "work", None)
+def _current_work() -> _Work[Any, Any] | None:
+    return getattr(_thread, "work", None)
 
 
 def in_order(call: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Generator[R, None, None]:
-    """`call` of each item, side by side, each result given when its turn has come.
+    """Call `call` with each item in several threads, and yield the results in the order of the items.
 
-    Items are taken only as results are: in memory is never more than one item per thread, and one more. The first
-    failure is raised as it is; items that have not begun by then do not begin. A caller that may leave early closes the
-    generator, which waits until nothing runs any more.
+    An item is taken only when the caller takes a result: at most `threads` + 1 items are in memory. The first failure
+    is raised unchanged, and no further item starts. A caller that stops early closes the generator. Closing it waits
+    for the calls that still run.
     """
     with ThreadPoolExecutor(threads) as pool:
-        begun: deque[Future[R]] = deque()
+        submitted: deque[Future[R]] = deque()
         try:
             for item in items:
                 raise_if_stopped()
-                begun.append(pool.submit(call, item))
-                if len(begun) > threads:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                submitted.append(pool.submit(call, item))
+                if len(submitted) > threads:
+                    yield submitted.popleft().result()
+            while submitted:
+                yield submitted.popleft().result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,6 +1,6 @@
-"""The local services of `enginery dev` and `make demo`: an S3 server, Prefect's server and a real Triton.
+"""The local services of `enginery dev` and `make demo`: an S3 server, a Prefect server and a real Triton server.
 
-Services that run already are reused:
+Services that already run are used again:
 
     with services.session(log=print) as running:
         print(running.addresses())

@@ -13,14 +13,14 @@ from enginery.core.progress import Log
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.1
-NEWS_SECONDS = 5.0
+LOG_SECONDS = 5.0
 LIMIT_SECONDS = 180.0
 ANSWER_SECONDS = 2.0
 HTTP_ERRORS = 400
 
 
 def free_port(preferred: int = 0) -> int:
-    """The preferred port when nothing listens there, else any that is free."""
+    """The port `preferred` when nothing listens there, or else any free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -31,7 +31,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """As many different ports that are free."""
+    """`count` different free ports."""
     with ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -55,22 +55,22 @@ def answers(url: str, path: str) -> bool:
 def wait_until_ready(  # noqa: PLR0913, PLR0917  the service, its address and where to log
     name: str, service: Service, url: str, path: str, log: Log, stopping: threading.Event
 ) -> None:
-    """Wait until a service that was just started answers, and log every few seconds that it is still starting.
+    """Wait until a new service answers at `path`. Every few seconds, log that it is still starting.
 
     Raises:
-        CommandError: when it dies, with its last lines, or takes longer than three minutes.
+        CommandError: when the service ends, or does not answer for three minutes. It has the service's last lines.
         EngineryError: when `stopping` is set, because another service has failed.
     """
     started = logged = time.monotonic()
     while not answers(url, path):
         if stopping.wait(POLL_SECONDS):
-            raise EngineryError(f"{name} is no longer wanted")
+            raise EngineryError(f"{name} is no longer needed, as another service has failed")
         now = time.monotonic()
         if not service.alive():
             raise _failed(name, "ended while it was starting", service)
         if now - started > LIMIT_SECONDS:
             raise _failed(name, f"did not answer within {LIMIT_SECONDS:.0f} s", service)
-        if now - logged > NEWS_SECONDS:
+        if now - logged > LOG_SECONDS:
             logged = now
             log(f"{name}: still starting ({now - started:.0f} s)")
     log(f"{name}: ready at {url} ({time.monotonic() - started:.1f} s)")

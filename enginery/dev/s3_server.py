@@ -1,9 +1,9 @@
-"""The local S3 server: moto's, with its objects kept in a directory between runs. Run it with `python -m`.
+"""The local S3 server: moto's server, which keeps its objects in a directory between runs. Run it with `python -m`.
 
-Objects are saved a moment after each change, and at the end, after SIGTERM. While it serves, a failure to save is
-printed and tried again; at the end it is an error, with an exit status other than 0. `index.json` names every object
-and the file with its bytes, `blobs/<sha256>`. It is written last and atomically, so after a crash the index of before
-is there, with all its files.
+Objects are saved about a second after each change, and at the end, after SIGTERM. If they cannot be saved while the
+server runs, it prints the error and tries again. At the end, such an error gives an exit status other than 0.
+`index.json` names every object and the file with its bytes, `blobs/<sha256>`. It is written last and atomically: after
+a crash, the previous index and all its files are there.
 """
 
 import argparse
@@ -45,7 +45,7 @@ else:
 
 SAVE_AFTER_SECONDS = 1.0
 TIME_GRAIN_SECONDS = 2.0
-VANISHED = {"NoSuchKey", "NoSuchBucket"}
+DELETED = {"NoSuchKey", "NoSuchBucket"}
 READING = {"GET", "HEAD", "OPTIONS"}
 KEY = "enginery-local"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY}
@@ -55,11 +55,11 @@ Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class SavedObject(BaseModel):
-    """One object.
+    """A saved object.
 
     Attributes:
-        etag: its ETag when it was saved.
-        sha256: names the file with its bytes.
+        etag: the ETag when the object was saved.
+        sha256: the name of the file with the bytes.
         metadata: the user metadata.
     """
 
@@ -72,30 +72,30 @@ class SavedObject(BaseModel):
 
 
 class Index(BaseModel):
-    """All buckets and objects."""
+    """All saved buckets and objects."""
 
     buckets: list[str] = []
     objects: list[SavedObject] = []
 
 
 class Seen(NamedTuple):
-    """An object as it was when it was saved, at a time in seconds since the epoch."""
+    """An object when it was saved. `at` is the time, in seconds since the epoch; `modified` is from the server."""
 
     at: float
     modified: datetime
     saved: SavedObject
 
-    def is_still(self, entry: Any) -> bool:
-        """Whether the entry of a listing has the same content and metadata.
+    def is_unchanged(self, entry: Any) -> bool:
+        """Whether the object in an entry of a listing has certainly not changed since it was saved.
 
-        The server gives times in whole seconds: an object changed just before it was saved may have changed again.
+        The server gives times in whole seconds. So an object that was changed just before may have changed again.
         """
         settled = self.at - self.modified.timestamp() > TIME_GRAIN_SECONDS
         return settled and (entry["ETag"], entry["LastModified"]) == (self.saved.etag, self.modified)
 
 
 class ObjectFiles:
-    """The directory, and what is in it."""
+    """The directory with the saved objects."""
 
     def __init__(self, directory: Path) -> None:
         self.blobs = directory / "blobs"
@@ -104,7 +104,7 @@ class ObjectFiles:
         self._seen: dict[tuple[str, str], Seen] = {}
 
     def restore(self, s3: "S3Client") -> int:
-        """Put everything back into an empty server, and return the number of objects."""
+        """Put all saved objects into an empty server. Returns their number."""
         for bucket in self.index.buckets:
             s3.create_bucket(Bucket=bucket)
         for saved in self.index.objects:
@@ -118,16 +118,16 @@ class ObjectFiles:
         return len(self.index.objects)
 
     def save(self, s3: "S3Client") -> None:
-        """Save everything that the server holds; an object that is deleted meanwhile may be left out.
+        """Save all objects of the server. An object that is deleted during the save may be left out.
 
         Raises:
-            StoreError: when the directory cannot be written; the objects saved before are kept.
+            StoreError: when the directory cannot be written. The objects of the previous save are kept.
         """
         buckets = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
         seen = {}
         for bucket in buckets:
             for entry in _objects(s3, bucket):
-                with _vanished_is_fine():
+                with _ignoring_deleted():
                     seen[bucket, entry["Key"]] = self._look_at(s3, bucket, entry)
         self._seen = seen
         self.index = Index(buckets=buckets, objects=[one.saved for one in seen.values()])
@@ -139,7 +139,7 @@ class ObjectFiles:
 
     def _look_at(self, s3: "S3Client", bucket: str, entry: Any) -> Seen:
         before = self._seen.get((bucket, entry["Key"]))
-        if before and before.is_still(entry):
+        if before and before.is_unchanged(entry):
             return before
         return Seen(time.time(), entry["LastModified"], self._save_object(s3, bucket, entry["Key"]))
 
@@ -161,26 +161,26 @@ class ObjectFiles:
 
 def _objects(s3: "S3Client", bucket: str) -> list[Any]:
     entries: list[Any] = []
-    with _vanished_is_fine():
+    with _ignoring_deleted():
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
             entries += page.get("Contents", [])
     return entries
 
 
 @contextmanager
-def _vanished_is_fine() -> Iterator[None]:
-    """Ignore that something was deleted after it was listed."""
+def _ignoring_deleted() -> Iterator[None]:
+    """Ignore the error for an object or a bucket that was deleted after it was listed."""
     try:
         yield
     except botocore_exceptions.ClientError as error:
-        if error.response["Error"]["Code"] not in VANISHED:
+        if error.response["Error"]["Code"] not in DELETED:
             raise
 
 
 class Watched:
-    """Passes requests on to the application, one at a time, and notes when one has changed something.
+    """Passes requests on to the application, one at a time, and sets `changed` when a request may have changed objects.
 
-    Moto is not thread-safe: a request that lists or reads fails when another one puts or deletes an object meanwhile.
+    Moto is not thread-safe: a request that lists or reads fails if another request puts or deletes an object then.
     """
 
     def __init__(self, application: Application) -> None:
@@ -192,7 +192,7 @@ class Watched:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
         changing = environ["REQUEST_METHOD"] not in READING
-        body = werkzeug_wsgi.get_input_stream(environ).read()  # before the lock, as a sender may be slow
+        body = werkzeug_wsgi.get_input_stream(environ).read()  # before the lock, as the client may be slow
         environ["wsgi.input"] = BytesIO(body)
         with self._one_at_a_time:
             if changing and self._closed:
@@ -203,17 +203,17 @@ class Watched:
             return answer
 
     def close(self) -> None:
-        """Refuse changes from now on: everything that was accepted before this is then saved."""
+        """Refuse changes from now on. So the last save has all changes that were accepted."""
         with self._one_at_a_time:
             self._closed = True
 
 
 def serve(port: int, directory: Path, bucket: str) -> None:
-    """Serve until SIGTERM or SIGINT; `bucket` is made when it is not there."""
+    """Serve until SIGTERM or SIGINT. `bucket` is made when it does not exist."""
 
     class Silent(werkzeug_serving.WSGIRequestHandler):
         def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
-            """Not a line for our own requests, which save and restore."""
+            """Log nothing for our own requests, which save and restore."""
 
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -221,7 +221,7 @@ def serve(port: int, directory: Path, bucket: str) -> None:
     application = Watched(moto_app.DomainDispatcherApplication(moto_app.create_backend_app))
     server = werkzeug_serving.make_server(LOOPBACK, port, application, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
-    # Clients that connect before everything is restored wait in the listening queue.
+    # Clients that connect before all objects are restored wait in the listen queue.
     inside = werkzeug_serving.make_server(LOOPBACK, 0, application, threaded=True, request_handler=Silent)
     threading.Thread(target=inside.serve_forever, daemon=True).start()
     s3 = client(f"http://{LOOPBACK}:{inside.server_port}")
@@ -238,21 +238,21 @@ def serve(port: int, directory: Path, bucket: str) -> None:
 
 
 def _save_changes(changed: threading.Event, ending: threading.Event, save: Callable[[], None]) -> None:
-    """Save a moment after each change, until `ending` is set; a failure is tried again."""
+    """Save about a second after each change, until `ending` is set. A failed save is tried again."""
     printed = ""
     while not ending.wait(SAVE_AFTER_SECONDS):
         if not changed.is_set():
             continue
-        changed.clear()  # first, so that a change while saving is not missed
+        changed.clear()  # before the save, so that a change during the save is not missed
         try:
             save()
             printed = ""
         except Exception as error:  # noqa: BLE001  whatever it is, the server must go on
             changed.set()
-            news = f"objects could not be saved, which is tried again: {type(error).__name__}: {error}"
-            if news != printed:  # a full disk must not be filled with this line
-                print(news, flush=True)  # noqa: T201  its log
-            printed = news
+            message = f"objects could not be saved, trying again: {type(error).__name__}: {error}"
+            if message != printed:  # only once: the disk may be full, and the log is on it
+                print(message, flush=True)  # noqa: T201  its log
+            printed = message
 
 
 def _save_at_the_end(save: Callable[[], None]) -> None:
@@ -261,12 +261,12 @@ def _save_at_the_end(save: Callable[[], None]) -> None:
     except Exception as error:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
-        problem = "the objects could not be saved at the end, those of the save before are kept"
+        problem = "the objects could not be saved at the end; the objects of the previous save are kept"
         raise SystemExit(f"{problem}: {reason}") from error
 
 
 def client(url: str) -> "S3Client":
-    """A client of the local server, whatever the user's own AWS settings are."""
+    """A client of the local server. It ignores the user's own AWS settings."""
     session = boto3_session.Session(aws_access_key_id=KEY, aws_secret_access_key=KEY, region_name=REGION)
     return session.client("s3", endpoint_url=url, config=botocore_config.Config(s3={"addressing_style": "path"}))
 

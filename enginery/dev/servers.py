@@ -1,4 +1,4 @@
-"""What each of the local services needs: its command, its environment, its log, and what an earlier start has left."""
+"""The commands, environments, logs and toolchains of the local services, and the end of leftover processes."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def prefect_command(port: int) -> list[str]:
 
 
 def prefect_environment(directory: Path, port: int) -> Mapping[str, str]:
-    """The environment of that server: the user's, without settings of Prefect, which are meant for other servers."""
+    """The environment of Prefect's server. The user's own Prefect settings are for other servers and are left out."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return kept | {
         "PREFECT_HOME": str(directory),
@@ -47,12 +47,12 @@ def prefect_environment(directory: Path, port: int) -> Mapping[str, str]:
 
 
 def log_file(name: str) -> Path:
-    """The file that a service prints to."""
+    """The file to which a service prints."""
     return services_dir() / "logs" / f"{name}.log"
 
 
 def end_leftovers(name: str) -> None:
-    """End what a killed start of a service has left running: supervisors that still write to its log."""
+    """End the processes that a killed start of a service has left: the supervisors that still write to its log."""
     path = str(log_file(name))
     for process in psutil.process_iter(["cmdline"]):
         if str(SUPERVISOR) in (process.info["cmdline"] or ()) and path in _open_files(process):
@@ -73,7 +73,7 @@ def aws_environment(s3_url: str) -> dict[str, str]:
 
 @contextmanager
 def in_environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process and what it starts meanwhile."""
+    """Set environment variables for this process, and for the processes that it starts in this context."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -87,17 +87,17 @@ def in_environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def make_serving_prefix(s3_url: str) -> None:
-    """Put an object where the model repository will be: Triton does not start on a prefix that does not exist."""
+    """Put an object under the prefix of the model repository: Triton does not start if the prefix is empty."""
     s3 = client(s3_url)
     s3.put_object(Bucket=BUCKET, Key=f"{SERVING_PREFIX}/.enginery", Body=b"")
     s3.close()
 
 
 def newest_toolchain(family: str) -> str:
-    """The name of the newest toolchain there is a pin file for, of those named `<family>-<version>`.
+    """The name of the newest toolchain `<family>-<version>` that has a pin file.
 
     Raises:
-        ToolchainError: when there is none.
+        ToolchainError: when there is no such toolchain.
     """
     found = [name for name in toolchains.names() if name.rpartition("-")[0] == family]
     if not found:
@@ -106,11 +106,11 @@ def newest_toolchain(family: str) -> str:
 
 
 def triton_site(log: Log) -> Path:
-    """The packages of the toolchain that carries Triton, made first if needed."""
+    """The site-packages directory of Triton's toolchain. The toolchain is made if it is missing."""
     toolchain = toolchains.ensure(newest_toolchain("triton"), log)
     return next(toolchain.directory.glob("lib/python*/site-packages"))
 
 
 def serving_python(log: Log) -> Path:
-    """The interpreter that served models run in, its toolchain made first if needed."""
+    """The Python interpreter of the served models. Its toolchain is made if it is missing."""
     return toolchains.ensure(newest_toolchain("onnxruntime"), log).python

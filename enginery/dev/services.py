@@ -1,4 +1,4 @@
-"""The local services as a whole: started side by side, reused when they run already, stopped together."""
+"""Starts the local services in parallel, uses services again that already run, and stops all of them together."""
 
 import os
 import sys
@@ -42,19 +42,19 @@ STATE_SCHEMA = 1
 USUAL_PORTS = {"prefect": 4200, "s3": 9000, "triton": 8000}
 STOP_PATIENCE_SECONDS = 30.0
 STOP_SECONDS = {"prefect": 10.0, "s3": 30.0, "triton": 1.0}
-"""S3 has objects to save; Triton has nothing to save, and would take long to unload every model."""
+"""Seconds until SIGKILL. S3 has objects to save. Triton has nothing to save, and takes long to unload its models."""
 STATE_FILE = "services.json"
 READY_PATHS = {"prefect": HEALTH, "s3": "/", "triton": "/v2/health/live"}
 
 
 @dataclass(frozen=True)
 class Services:
-    """Where the local services are.
+    """The addresses of the local services.
 
     Attributes:
-        prefect_api: for `PREFECT_API_URL`.
-        prefect_ui: for a browser.
-        s3_url: for `AWS_ENDPOINT_URL`.
+        prefect_api: the value for `PREFECT_API_URL`.
+        prefect_ui: the address to open in a browser.
+        s3_url: the value for `AWS_ENDPOINT_URL`.
         triton_url: Triton's HTTP address.
     """
 
@@ -64,15 +64,15 @@ class Services:
     triton_url: str
 
     def addresses(self) -> dict[str, str]:
-        """Name -> address, for people."""
+        """Name of a service -> its address, for people."""
         return {"prefect": self.prefect_ui, "s3": self.s3_url, "triton": self.triton_url}
 
 
 def up(log: Log) -> Services:
-    """Start the services that do not run yet; they outlive this process, until `down`.
+    """Start the services that do not run yet. They run on after this process, until `down`.
 
     Raises:
-        CommandError: when a service ends while it starts, with its last lines.
+        CommandError: when a service ends during its start. It has the service's last lines.
         ToolchainError: when Triton's environment cannot be made.
     """
     with _exclusive():
@@ -81,7 +81,7 @@ def up(log: Log) -> Services:
 
 @contextmanager
 def session(log: Log) -> Iterator[Services]:
-    """The services for as long as the block lasts, as `up` starts them. Those that ran before it stay afterwards."""
+    """Start the services that do not run yet, and stop them at the end of the context. Others run on."""
     group = Group(log, detach=False)
     with _exclusive():
         services = group.start()
@@ -93,7 +93,7 @@ def session(log: Log) -> Iterator[Services]:
 
 
 def down(log: Log) -> None:
-    """Stop all of them; their data is kept for the next time."""
+    """Stop all services. Their data is kept for the next start."""
     with _exclusive():
         alive = read_state().alive()
         if not alive:
@@ -104,13 +104,13 @@ def down(log: Log) -> None:
 
 
 def status() -> Services | None:
-    """The addresses; None unless all services run and answer."""
+    """The addresses of the services; None unless all of them run and answer."""
     found = {name: entry for name, entry in read_state().alive().items() if answers(entry.url, READY_PATHS[name])}
     return _services(found) if set(found) == set(TITLES) else None
 
 
 def environment(services: Services) -> dict[str, str]:
-    """The settings that point Enginery, Prefect and AWS clients at the local services."""
+    """Environment variables with which Enginery, Prefect and AWS clients use the local services."""
     return {
         **aws_environment(services.s3_url),
         "PREFECT_API_URL": services.prefect_api,
@@ -119,12 +119,12 @@ def environment(services: Services) -> dict[str, str]:
 
 
 class Entry(BaseModel):
-    """One service.
+    """A running service.
 
     Attributes:
-        pid: with `created`, names its process.
-        url: where it listens.
-        log_file: what it prints.
+        pid: together with `created`, identifies the process, as in `Service`.
+        url: the address on which the service listens.
+        log_file: the file to which the service prints.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -135,16 +135,16 @@ class Entry(BaseModel):
     log_file: Path
 
     def alive(self) -> bool:
-        """Whether its process still runs."""
+        """Whether the process still runs."""
         return running(self.pid, self.created) is not None
 
     def stop(self, seconds: float = STOP_PATIENCE_SECONDS) -> bool:
-        """End it, by SIGKILL after so many seconds; says whether it was still running."""
+        """End the service, with SIGKILL after `seconds`. Returns whether it was still running."""
         return stop_pid(self.pid, self.created, seconds)
 
 
 class State(BaseModel):
-    """All services by name, and the ports that each of them had last, so that addresses stay."""
+    """All services by name, and the last port of each service. A service that starts again gets the same port."""
 
     schema_version: int = STATE_SCHEMA
     services: dict[str, Entry] = {}
@@ -156,21 +156,21 @@ class State(BaseModel):
 
 
 def read_state() -> State:
-    """The noted services; none when there is no file, or one that cannot be read."""
+    """The saved state; empty when the file is missing or not valid."""
     try:
         return State.model_validate_json((services_dir() / STATE_FILE).read_bytes())
-    except (FileNotFoundError, ValidationError):  # one of another version: its processes have to be found by hand
+    except (FileNotFoundError, ValidationError):  # a file of another version: its processes are not found
         return State()
 
 
 def write_state(services: Mapping[str, Entry], ports: Mapping[str, int]) -> None:
-    """Note the services and their ports, atomically."""
+    """Save the services and their ports, atomically."""
     state = State(services=dict(services), ports=dict(ports))
     write_atomic(services_dir() / STATE_FILE, state.model_dump_json(indent=2), mode=0o600)
 
 
 def port_for(service: str) -> int:
-    """The first free port of: the service's last one, so that addresses stay; its usual one; any."""
+    """The service's last port, so that its address stays the same; or else its usual port; or else any free port."""
     for wanted in filter(None, (read_state().ports.get(service), USUAL_PORTS[service])):
         if free_port(wanted) == wanted:
             return wanted
@@ -188,7 +188,7 @@ def _services(entries: Mapping[str, Entry]) -> Services:
 
 
 def _stop(stops: Mapping[str, Callable[[float], object]], log: Log) -> None:
-    """Stop these side by side, each by its function, which takes the seconds of grace; and forget them."""
+    """Call the stop function of each service, in parallel, with its grace in seconds. Remove them from the state."""
     for name in stops:
         log(f"{TITLES[name]}: stopping")
     side_by_side(lambda name: stops[name](STOP_SECONDS[name]), stops)
@@ -197,14 +197,14 @@ def _stop(stops: Mapping[str, Callable[[float], object]], log: Log) -> None:
 
 
 class Group:
-    """The services while they are brought up.
+    """Starts the services that are missing.
 
     Attributes:
-        log: takes a line for each event.
-        detach: let what is started outlive this process.
-        entries: all that are there.
-        new: the processes that this group has started.
-        stopping: set when they are no longer needed.
+        log: is called with a line for each event.
+        detach: let the started services run on after this process.
+        entries: all services that run.
+        new: the services that this group has started.
+        stopping: set when a service has failed, so that the others are no longer needed.
     """
 
     def __init__(self, log: Log, *, detach: bool) -> None:
@@ -231,18 +231,18 @@ class Group:
                 self.log(f"{TITLES[name]}: runs already at {entry.url}")
             else:
                 entry.stop()
-        if "s3" not in self.entries and "triton" in self.entries:  # it reads from an S3 server that is gone
+        if "s3" not in self.entries and "triton" in self.entries:  # this Triton reads from an S3 server that has ended
             self.entries.pop("triton").stop()
 
     def stop(self) -> None:
-        """Stop what this group has started."""
+        """Stop the services that this group has started."""
         _stop({name: service.stop for name, service in self.new.items()}, self.log)
 
     def _start_missing(self) -> None:
-        """Start Prefect and S3 while the toolchains are made, then Triton, which needs S3."""
+        """Start Prefect and S3 while the toolchains are made. Then start Triton, which needs S3."""
         starts = {"s3": self.start_s3, "prefect": self.start_prefect}
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="services") as threads, self._together():
-            waiting = {name: threads.submit(self._one, starts[name]) for name in starts if name not in self.entries}
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="services") as threads, self._stopping_all():
+            waiting = {name: threads.submit(self._run, starts[name]) for name in starts if name not in self.entries}
             if "triton" not in self.entries:
                 site, python = triton_site(self.log), serving_python(self.log)
                 if "s3" in waiting:
@@ -251,13 +251,13 @@ class Group:
             for future in waiting.values():
                 future.result()
 
-    def _one(self, start: Callable[[], None]) -> None:
-        with self._together():
+    def _run(self, start: Callable[[], None]) -> None:
+        with self._stopping_all():
             start()
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
-        """When this fails, what is started meanwhile is no longer needed."""
+    def _stopping_all(self) -> Iterator[None]:
+        """If this block fails, stop waiting for the services that start at the same time."""
         try:
             yield
         except BaseException:
@@ -265,15 +265,15 @@ class Group:
             raise
 
     def start_prefect(self) -> None:
-        """Start the Prefect server with its UI; its database stays in Enginery's home."""
+        """Start the Prefect server with its UI. Its database is in Enginery's home."""
         directory = services_dir() / "prefect"
         directory.mkdir(parents=True, exist_ok=True)
-        end_leftovers("prefect")  # they may hold the port
+        end_leftovers("prefect")  # they may use the port
         port = port_for("prefect")
         self._start("prefect", prefect_command(port), prefect_environment(directory, port), port)
 
     def start_s3(self) -> None:
-        """Start the S3 server; its objects stay in Enginery's home."""
+        """Start the S3 server. Its objects are in Enginery's home."""
         end_leftovers("s3")
         port = port_for("s3")
         places = ["--directory", str(services_dir() / "s3"), "--bucket", BUCKET]
@@ -289,7 +289,7 @@ class Group:
         wait_until_ready(TITLES[name], service, url, READY_PATHS[name], self.log, self.stopping)
 
     def _start_triton(self, s3_url: str, site: Path, python: Path) -> None:
-        """Start the Triton server, reading the demo's model repository in that S3."""
+        """Start the Triton server. It reads the demo's model repository from the S3 server at `s3_url`."""
         make_serving_prefix(s3_url)
         end_leftovers("triton")
         self.log("Triton: starting")

@@ -1,7 +1,7 @@
-"""Starting the Triton Inference Server that the wheel `nvidia-pytriton` contains.
+"""Starts the Triton Inference Server of the wheel `nvidia-pytriton`.
 
-The wheel itself is not changed. The server also needs a Python backend with the stub for its Python version and with
-Python's shared library: that is a directory of symbolic links beside the server's log.
+The wheel is not changed. The server also needs a Python backend with a stub for the models' Python version and with
+Python's shared library. `write_backends` makes it: a directory of symbolic links beside the server's log.
 """
 
 import json
@@ -30,14 +30,14 @@ print(json.dumps({
 }))
 """
 ENVIRONMENT = {
-    "AWS_EC2_METADATA_DISABLED": "true",  # else a missing credential costs seconds of looking for a cloud
+    "AWS_EC2_METADATA_DISABLED": "true",  # or else, without credentials, the search for a cloud takes seconds
     "TOKENIZERS_PARALLELISM": "false",
 }
 
 
 @dataclass(frozen=True)
 class TritonServer:
-    """A running server: its HTTP address, and its process."""
+    """A running server: its HTTP address and its process."""
 
     url: str
     service: Service
@@ -50,7 +50,7 @@ class ServingPython:
     Attributes:
         executable: its interpreter.
         version: such as `3.11`.
-        library: its shared library.
+        library: its shared library, `libpython`.
     """
 
     executable: Path
@@ -59,11 +59,11 @@ class ServingPython:
 
     @classmethod
     def find(cls, executable: Path) -> "ServingPython":
-        """Read the facts from an interpreter.
+        """Ask an interpreter for its version and its shared library.
 
         Raises:
-            ToolchainError: when it has no shared library, which Triton's stub must load.
-            CommandError: when it cannot be run.
+            ToolchainError: when it has no shared library. Triton's stub must load that library.
+            CommandError: when the interpreter cannot be run.
         """
         lines: list[str] = []
         process.run([str(executable), "-c", PYTHON_FACTS], log=lines.append)
@@ -93,23 +93,23 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is sta
 ) -> TritonServer:
     """Start a server on loopback, in explicit model-control mode, and wait until it is ready.
 
-    S3 credentials are taken from the `AWS_*` environment.
+    The server reads S3 credentials from the `AWS_*` environment variables.
 
     Args:
         model_repository: a directory, or `s3://http://host:port/bucket/prefix`, or `s3://bucket/prefix`.
-        triton_site: the site-packages directory that holds `pytriton`.
+        triton_site: the site-packages directory with `pytriton`.
         serving_python: the interpreter of the environment with `numpy<2`, `tokenizers` and `onnxruntime-genai`.
-        log_file: what the server prints; its backend directory is made beside it.
-        load_all: load every model there is; one that fails does not stop the server.
-        http_port: a free one when left out.
-        detach: let the server outlive this process.
-        log: takes a line now and then while it starts.
-        stopping: set by another thread to end the waiting.
+        log_file: the file to which the server prints. Its backend directory is made beside this file.
+        load_all: load every model of the repository. A model that fails does not stop the server.
+        http_port: default: a free port.
+        detach: let the server run on after this process.
+        log: is called with a line every few seconds during the start.
+        stopping: another thread sets it to end the wait.
 
     Raises:
         ToolchainError: when something the server needs is missing.
-        UsageError: when there is no such directory, or the port is taken.
-        CommandError: when the server ends or is not ready in time, with its last lines.
+        UsageError: when the model repository does not exist, or the port is in use.
+        CommandError: when the server ends or is not ready in time. It has the server's last lines.
     """
     _check(model_repository, http_port)
     python = ServingPython.find(serving_python)
@@ -135,7 +135,7 @@ def start_triton(  # noqa: PLR0913  what is served, with what, and how it is sta
 
 
 def _check(model_repository: str, http_port: int | None) -> None:
-    """Refuse a missing repository, for which Triton would wait for ever, and a port on which another server answers."""
+    """Refuse a missing repository, for which Triton would wait for ever, and a port that another server uses."""
     if "://" not in model_repository and not Path(model_repository).is_dir():
         raise UsageError("there is no such model repository", subject=model_repository)
     if http_port and free_port(http_port) != http_port:
@@ -147,7 +147,7 @@ def _check(model_repository: str, http_port: int | None) -> None:
 def server_command(
     model_repository: str, triton_site: Path, backends: Path, ports: tuple[int, int, int], *, load_all: bool
 ) -> list[str]:
-    """The command that starts the server on these ports: HTTP, gRPC, metrics."""
+    """The command that starts the server. `ports` are those for HTTP, gRPC and metrics."""
     http, grpc, metrics = ports
     return [
         str(triton_site / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
@@ -170,10 +170,10 @@ def server_command(
 def server_environment(
     base: Mapping[str, str], triton_site: Path, backends: Path, python: ServingPython
 ) -> dict[str, str]:
-    """The server's environment. The Python embedded in the stub ignores `PYTHONPATH`; it finds itself by `PATH`.
+    """The server's environment. The Python inside the stub ignores `PYTHONPATH`; it finds its packages through `PATH`.
 
-    Python's shared library is found through its link among the backends. Its own directory may be the system's, whose
-    cuDNN would then be mixed with the one that is installed as a wheel.
+    The stub finds Python's shared library through the link in the backend directory. The library's own directory is not
+    on the path: it may be the system's, whose cuDNN would be mixed with the cuDNN of a wheel.
     """
     libraries = [str(triton_site / "nvidia_pytriton.libs"), str((backends / PYTHON_BACKEND).absolute())]
     return {
@@ -185,10 +185,10 @@ def server_environment(
 
 
 def write_backends(directory: Path, triton_site: Path, python: ServingPython) -> Path:
-    """A backend directory with the Python backend, the stub for a Python and its library, all symbolic links.
+    """Make a backend directory with links to the Python backend, the stub for `python` and its shared library.
 
     Raises:
-        ToolchainError: when `triton_site` has no Triton, or no stub for this version.
+        ToolchainError: when `triton_site` has no Triton, or no stub for this Python version.
     """
     server = triton_site / "pytriton" / "tritonserver"
     stub = server / "python_backend_stubs" / python.version / "triton_python_backend_stub"

@@ -29,7 +29,7 @@ from enginery.builds import (
 )
 from enginery.core import __version__
 from enginery.core.digests import (
-    MEMORY,
+    DIGESTS_FILE,
     SMALL_FILE_BYTES,
     bytes_digest,
     file_digest,
@@ -203,7 +203,7 @@ class _Pull:
         return None
 
     def _is_whole(self, build: LocalBuild) -> bool:
-        found = damages(build, partial(quick_digest, memory=self.directory.memory))
+        found = damages(build, partial(quick_digest, database=self.directory.digests))
         for damage in found:
             if damage.kind == "bytecode":
                 (build.directory / damage.path).unlink()
@@ -262,7 +262,7 @@ class _Pull:
         target = staging / file.path
         if not self._is(target, file):
             remove_tree(target)
-            source = _blobs(self.cache).take_sound(file) if self.cache else None
+            source = _blobs(self.cache).verified_path(file) if self.cache else None
             if source is None and self._is(known.get(file.sha256), file):
                 source = known[file.sha256]
             if source is None:
@@ -274,7 +274,7 @@ class _Pull:
     def _is(self, path: Path | None, file: FileRecord) -> bool:
         if path is None or path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
             return False
-        return quick_digest(path, memory=self.directory.memory) == file.sha256
+        return quick_digest(path, database=self.directory.digests) == file.sha256
 
     def _fetch(self, missing: Sequence[FileRecord], staging: Path) -> int:
         """Download each distinct file once; returns the number of bytes."""
@@ -285,7 +285,7 @@ class _Pull:
         else:
             fetched = self._download(places, staging, staging)
             for file, place in places.items():
-                remember_digest(place, file.sha256, memory=self.directory.memory)
+                remember_digest(place, file.sha256, database=self.directory.digests)
         for file in missing:
             first = distinct[file.sha256]
             if file is not first:
@@ -306,7 +306,7 @@ class _Pull:
         lock, incoming = root / "locks" / f"{work}.add.lock", root / "work" / f"{work}.incoming"
         with writing(root), waiting_lock(lock, f"waiting for another pull that fills {root}", self.log):
             _collect(blobs, incoming, places, checked=False)
-            missing = {file: incoming / file.sha256 for file in places if blobs.take_sound(file) is None}
+            missing = {file: incoming / file.sha256 for file in places if blobs.verified_path(file) is None}
             for file in places.keys() - missing.keys():
                 self._count(file)
             try:
@@ -327,7 +327,7 @@ class _Pull:
 
 def _blobs(cache: Path) -> Blobs:
     """The files of a cache. Their digests are remembered inside it: a process may have no home directory."""
-    return Blobs(cache, memory=cache / MEMORY)
+    return Blobs(cache, database=cache / DIGESTS_FILE)
 
 
 def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord], *, checked: bool) -> None:
@@ -336,11 +336,11 @@ def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord], *, che
         part = incoming / file.sha256
         if not part.is_file():
             continue
-        if not checked and quick_digest(part, memory=blobs.memory) != file.sha256:
+        if not checked and quick_digest(part, database=blobs.database) != file.sha256:
             part.unlink()
         else:
             blobs.keep(part, file)
-            remember_digest(blobs.path(file), file.sha256, memory=blobs.memory)
+            remember_digest(blobs.path(file), file.sha256, database=blobs.database)
 
 
 def _configured(path: Path, mount: str) -> str | None:

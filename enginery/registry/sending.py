@@ -138,6 +138,6 @@ def _copied(prefix: Prefix, file: Upload, held: Sequence[tuple[Prefix, str]]) ->
     for origin, path in held[:SOURCES_TRIED]:
         if found := _found(origin, path, file):
             with suppress(Gone):  # pruned just now
-                prefix.copy_found(origin, found, file.path)
+                prefix.copy_from(origin, found, file.path)
                 return True
     return False

@@ -1,6 +1,6 @@
-"""Where the outputs of steps are kept: records and content-addressed files, in a directory, in S3, or in both.
+"""The store of step outputs: records and content-addressed files, in a directory, in S3, or in both.
 
-A record is written after all its files, so a step with a record is complete. A process that dies earlier leaves no
+A record is written after all its files. So a step with a record is complete, and a process that dies before leaves no
 record.
 
     store = open_store()                      # or open_store("s3://bucket/prefix")

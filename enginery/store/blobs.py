@@ -1,4 +1,4 @@
-"""Files kept by their SHA-256 in a directory, as `blobs/sha256/ab/<digest>`: read-only, linked rather than copied."""
+"""Read-only files in a directory, named by their SHA-256: `blobs/sha256/ab/<digest>`. Hard links avoid copies."""
 
 import stat
 from pathlib import Path
@@ -14,42 +14,42 @@ READ_ONLY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
 class Blobs:
-    """The files under a directory. Methods raise StoreError when one cannot be read or written.
+    """The content-addressed files of a directory. Methods raise StoreError when a file cannot be read or written.
 
     Attributes:
         root: the directory.
-        memory: the database of known digests; None for the one in Enginery's home.
+        database: the database of remembered digests; None for the database in Enginery's home.
     """
 
-    def __init__(self, root: Path, memory: Path | None = None) -> None:
-        self.root, self.memory = root, memory
+    def __init__(self, root: Path, database: Path | None = None) -> None:
+        self.root, self.database = root, database
 
     def path(self, file: FileRecord) -> Path:
-        """Where the file's bytes are, or would be."""
+        """The path of the file's bytes, whether the file exists or not."""
         return self.root / blob_path(file)
 
     def has(self, file: FileRecord) -> bool:
-        """Whether the file is there, with its size; it is not digested."""
+        """Whether the file exists and has its size. It is not digested."""
         try:
             return self.path(file).stat().st_size == file.size
         except FileNotFoundError:
             return False
 
-    def take_sound(self, file: FileRecord) -> Path | None:
-        """The path of the file, checked by its digest; None when it is not there or damaged.
+    def verified_path(self, file: FileRecord) -> Path | None:
+        """The path of the file if its digest is right; None when the file is missing or damaged.
 
-        A damaged file is removed, so that it is made or fetched again. A digest that is remembered is not taken again.
+        A damaged file is removed, so that it is made or fetched again. A remembered digest is not computed again.
         """
         blob = self.path(file)
         if not self.has(file):
             return None
-        if quick_digest(blob, memory=self.memory) == file.sha256:
+        if quick_digest(blob, database=self.database) == file.sha256:
             return blob
         blob.unlink(missing_ok=True)  # another process may have removed it
         return None
 
     def keep(self, part: Path, file: FileRecord) -> None:
-        """Move a finished file in; it must be on the same file system."""
+        """Move the complete file `part` into the store. It must be on the same file system."""
         blob = self.path(file)
         with writing(blob):
             part.chmod(READ_ONLY)
@@ -58,11 +58,11 @@ class Blobs:
 
 
 def digest_output(root: Path) -> tuple[FileRecord, ...]:
-    """Every file under `root` with its SHA-256 and size, sorted by path; directories without files do not count.
+    """Every file under `root` with its SHA-256 and size, sorted by path. Empty directories are left out.
 
     Raises:
-        StoreError: for symbolic links and special files, and for names that are not UTF-8.
-        FileNotFoundError: when there is no `root`.
+        StoreError: for symbolic links, special files, and names that are not UTF-8.
+        FileNotFoundError: when `root` does not exist.
     """
     files = side_by_side(lambda path: _describe(root, path), list_files(root))
     return tuple(sorted(files, key=lambda file: file.path))

@@ -1,4 +1,4 @@
-"""The store in S3, laid out like the one in a directory."""
+"""The store in S3, and the local store in front of it. The layout is that of the store in a directory."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,8 +23,8 @@ REQUESTS = 16
 class BucketStore:
     """A `Store` in S3.
 
-    Workspaces are those of `scratch`, on this machine. Locks are those of `scratch` and a lease in S3. Should two
-    machines do one step at once all the same, the first to finish is kept.
+    Workspaces are directories of `scratch`, a local store. A lock is a lock of `scratch` and a lease in S3. If two
+    machines do the same step at the same time anyway, the output that is finished first is kept.
     """
 
     def __init__(self, address: Address, scratch: LocalStore) -> None:
@@ -32,22 +32,22 @@ class BucketStore:
         self.scratch = scratch
 
     def find(self, key: str) -> StepRecord | None:
-        return self._whole([self._read(key)]).get(key)
+        return self._complete([self._read(key)]).get(key)
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
         wanted = list(keys)
-        if len(wanted) > WORTH_A_LISTING:  # one request for each thousand records
-            there = set(self._keys())
-            wanted = [key for key in wanted if key in there]
-        return self._whole(side_by_side(self._read, wanted, threads=REQUESTS))
+        if len(wanted) > WORTH_A_LISTING:  # a listing takes one request per thousand records
+            existing = set(self._keys())
+            wanted = [key for key in wanted if key in existing]
+        return self._complete(side_by_side(self._read, wanted, threads=REQUESTS))
 
     def has(self, file: FileRecord) -> bool:
-        """Whether the file is there, with its size; it is not digested."""
+        """Whether the file exists and has its size. It is not digested."""
         found = self.prefix.head(blob_path(file))
         return found is not None and found.size == file.size
 
     def has_record(self, key: str) -> bool:
-        """Whether there is a record; its files are not looked for."""
+        """Whether the record exists. Its files are not checked."""
         return self.prefix.head(record_path(key)) is not None
 
     def _read(self, key: str) -> StepRecord | None:
@@ -56,7 +56,7 @@ class BucketStore:
     def _parse(self, key: str, content: Content | None) -> StepRecord | None:
         return parse_record(content.data, key, self.prefix.where(record_path(key))) if content else None
 
-    def _whole(self, records: Iterable[StepRecord | None]) -> dict[str, StepRecord]:
+    def _complete(self, records: Iterable[StepRecord | None]) -> dict[str, StepRecord]:
         found = [record for record in records if record]
         files = {file.sha256: file for record in found for file in record.files}
         present = dict(zip(files, side_by_side(self.has, files.values(), threads=REQUESTS), strict=True))
@@ -67,11 +67,11 @@ class BucketStore:
             yield entry.path.removeprefix(f"{STEPS}/").removesuffix(".json")
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """Every file is digested on the way."""
-        side_by_side(lambda file: self.bring(file, destination / safe_path(file)), record.files)
+        """Download the files of `record`. Every file is digested during the download."""
+        side_by_side(lambda file: self.download(file, destination / safe_path(file)), record.files)
 
-    def bring(self, file: FileRecord, target: Path) -> None:
-        """Download one file, checked and read-only."""
+    def download(self, file: FileRecord, target: Path) -> None:
+        """Download one file to `target`, checked and read-only."""
         download_file(self.prefix, blob_path(file), target, size=file.size, sha256=file.sha256)
         target.chmod(READ_ONLY)
 
@@ -79,16 +79,16 @@ class BucketStore:
         return self.send(record, {file.sha256: root / safe_path(file) for file in record.files}, replace=replace)
 
     def send(self, record: StepRecord, sources: dict[str, Path], *, replace: bool = False) -> StepRecord:
-        """Like `add`, with the files found by their digests."""
+        """Like `add`, but `sources` gives the files: digest -> path."""
         path = record_path(record.key)
         before = self.prefix.get(path)
-        if not replace and (known := self._whole([self._parse(record.key, before)])):
+        if not replace and (known := self._complete([self._parse(record.key, before)])):
             return known[record.key]
         files = {file.sha256: file for file in record.files}
         side_by_side(lambda file: self._send_file(file, sources[file.sha256]), files.values())
         if self.prefix.swap(path, record_bytes(record), before.etag if before else None):
             return record
-        return self.find(record.key) or record  # another machine was first; its record is as good
+        return self.find(record.key) or record  # another machine was first: its record counts
 
     def _send_file(self, file: FileRecord, source: Path) -> None:
         if self.has(file):
@@ -99,7 +99,7 @@ class BucketStore:
 
     @contextmanager
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> Iterator[None]:
-        """First on this machine, then between machines."""
+        """Lock on this machine, then take the lease between machines."""
         with self.scratch.lock(key, patience=patience), leased(self.prefix, key, patience=patience, log=log):
             yield
 
@@ -107,20 +107,20 @@ class BucketStore:
         return watched(self.prefix, key)
 
     def records(self) -> Iterator[StepRecord]:
-        """Sorted by key."""
+        """Every record that can be read, sorted by key."""
         for record in side_by_side(self._read, self._keys(), threads=REQUESTS):
             if record:
                 yield record
 
     def workspace(self, key: str) -> AbstractContextManager[Path]:
-        """In the local store."""
+        """A workspace of the local store `scratch`."""
         return self.scratch.workspace(key)
 
     def shelf(self) -> BucketShelf:
         return BucketShelf(self.prefix)
 
     def verify(self, record: StepRecord) -> list[str]:
-        """Every file is downloaded."""
+        """Download every file and digest it."""
         name = f"verify-{record.key}"
         with self.scratch.lock(name), self.scratch.workspace(name) as directory:
             examine = partial(self._examine, directory)
@@ -137,68 +137,68 @@ class BucketStore:
 
 
 class TieredStore:
-    """The local store, `near`, in front of the one in S3, `far`: what was downloaded once is kept on this machine."""
+    """A local store in front of a store in S3, `remote`. Files that were downloaded once stay on this machine."""
 
-    def __init__(self, near: LocalStore, far: BucketStore) -> None:
-        self.near, self.far = near, far
+    def __init__(self, local: LocalStore, remote: BucketStore) -> None:
+        self.local, self.remote = local, remote
 
     def find(self, key: str) -> StepRecord | None:
-        """Uploads a step that only this machine has, so that other machines find it too.
+        """The record of a step. A step that only this machine has is uploaded, so that other machines find it too.
 
-        Its upload may have failed, or it was made for the local store alone.
+        Such a step was made for the local store alone, or its upload has failed.
         """
-        record = self.near.find(key)
+        record = self.local.find(key)
         if record is None:
-            return self.far.find(key)
-        return record if self.far.has_record(key) else self._send(record)
+            return self.remote.find(key)
+        return record if self.remote.has_record(key) else self._send(record)
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
-        """Only what this machine does not have is looked up in S3."""
+        """The records of many steps. Only records that this machine does not have are looked up in S3."""
         wanted = list(keys)
-        found = self.near.find_many(wanted)
-        return found | self.far.find_many(key for key in wanted if key not in found)
+        found = self.local.find_many(wanted)
+        return found | self.remote.find_many(key for key in wanted if key not in found)
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """What is downloaded is digested on the way, and kept on this machine."""
-        self.near.receive(record, self.far.bring)
-        self.near.fetch(record, destination)
+        """Download missing files, digest them during the download, and keep them on this machine."""
+        self.local.receive(record, self.remote.download)
+        self.local.fetch(record, destination)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
-        """First on this machine, so that a failing upload does not lose the work; then in S3."""
-        return self._send(self.near.add(record, root, replace=replace), replace=replace)
+        """Add to the local store first, so that a failed upload does not lose the work, then to S3."""
+        return self._send(self.local.add(record, root, replace=replace), replace=replace)
 
     def _send(self, record: StepRecord, *, replace: bool = False) -> StepRecord:
-        """Upload; where another machine was first, take its files: all machines must continue from the same ones."""
-        sources = {file.sha256: self.near.blobs.path(file) for file in record.files}
-        kept = self.far.send(record, sources, replace=replace)
+        """Upload. If another machine was first, take its files: all machines must continue from the same files."""
+        sources = {file.sha256: self.local.blobs.path(file) for file in record.files}
+        kept = self.remote.send(record, sources, replace=replace)
         if kept.files != record.files:
-            self.near.receive(kept, self.far.bring, replace=True)
+            self.local.receive(kept, self.remote.download, replace=True)
         return kept
 
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> AbstractContextManager[None]:
-        """First on this machine, then between machines."""
-        return self.far.lock(key, patience=patience, log=log)
+        """Lock on this machine, then take the lease between machines."""
+        return self.remote.lock(key, patience=patience, log=log)
 
     def watch(self, key: str) -> Callable[[], bool]:
-        return self.far.watch(key)
+        return self.remote.watch(key)
 
     def records(self) -> Iterator[StepRecord]:
-        """Those on this machine, then those that are only in S3."""
+        """The records of this machine, then the records that are only in S3."""
         seen = set()
-        for record in self.near.records():
+        for record in self.local.records():
             seen.add(record.key)
             yield record
-        yield from (record for record in self.far.records() if record.key not in seen)
+        yield from (record for record in self.remote.records() if record.key not in seen)
 
     def workspace(self, key: str) -> AbstractContextManager[Path]:
-        """In the local store."""
-        return self.near.workspace(key)
+        """A workspace of the local store."""
+        return self.local.workspace(key)
 
     def shelf(self) -> TieredShelf:
-        return TieredShelf(self.near.shelf(), self.far.shelf())
+        return TieredShelf(self.local.shelf(), self.remote.shelf())
 
     def verify(self, record: StepRecord) -> list[str]:
-        """In each of the two that has it."""
-        near = self.near.verify(record) if self.near.find(record.key) else []
-        far = self.far.verify(record) if self.far.has_record(record.key) else []
-        return [f"here: {problem}" for problem in near] + [f"in S3: {problem}" for problem in far]
+        """Check the files in each of the two stores that has the record."""
+        local = self.local.verify(record) if self.local.find(record.key) else []
+        remote = self.remote.verify(record) if self.remote.has_record(record.key) else []
+        return [f"here: {problem}" for problem in local] + [f"in S3: {problem}" for problem in remote]

@@ -1,4 +1,4 @@
-"""What a running step sees: its parameters, its inputs, the directory to fill, and the way to start commands."""
+"""What a running step can use: its parameters, its inputs, its output directory, and a function to run commands."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepContext:
-    """One step at work.
+    """A running step.
 
     Attributes:
         key: the step's key.
         parameters: the recipe's parameters; empty for a command.
         inputs: input names -> directories that must not be changed.
-        output: an empty directory to fill; what is in it at the end is the step's output.
-        chain: the records of every step this one comes from, each after those it needs.
-        toolchain: the environment for the step's commands; None where the step needs none.
-        log: takes lines for people.
+        output: an empty directory. The files in it at the end are the step's output.
+        chain: the records of all steps before this one. Each step is after the steps that it needs.
+        toolchain: the environment for the step's commands; None when the step needs none.
+        log: is called with lines for people.
         timeout: seconds that each command may take; None for no limit.
-        places: placeholders of the step's command -> files and directories of the user.
-        shelf: where the store keeps what makes steps faster; None where there is no store.
-        progress: takes note of a transfer; None for lines in the log.
-        completed: the commands that were run, in order.
+        places: placeholders in the step's command -> files and directories of the user.
+        shelf: files of the store that make steps faster, such as timing caches; None without a store.
+        progress: is called as a transfer goes on; None to write lines to the log.
+        completed: the commands that have run, in order.
     """
 
     key: str
@@ -51,9 +51,9 @@ class StepContext:
 
     @property
     def scratch(self) -> Path:
-        """A directory beside the output for files that commands exchange with Enginery; made when first asked for.
+        """A directory beside the output for files that commands exchange with Enginery. It is made at its first use.
 
-        A command in a container sees it, other than the system's directory for temporary files.
+        A command in a container sees this directory, but not the system's directory for temporary files.
         """
         path = self.output.parent / "scratch"
         path.mkdir(exist_ok=True)
@@ -62,18 +62,18 @@ class StepContext:
     def run(
         self, argv: Sequence[str], environment: Mapping[str, str] | None = None, *, cwd: Path | None = None
     ) -> "process.Completed":
-        """Run a command in the step's toolchain and remember it.
+        """Run a command in the step's toolchain and add it to `completed`.
 
-        In a container it sees the inputs, `places` and Enginery's drivers, and can write into and beside the output;
-        it reaches the network unless `environment` has HF_HUB_OFFLINE=1.
+        In a container the command can read the inputs, `places` and Enginery's drivers, and can write to the output and
+        the directory around it. It has a network unless `environment` has HF_HUB_OFFLINE=1.
 
         Args:
             argv: the command.
-            environment: variables it is given besides the toolchain's.
-            cwd: its working directory; this process's own when left out.
+            environment: environment variables, in addition to those of the toolchain.
+            cwd: its working directory; default: that of this process.
 
         Raises:
-            CommandError: when the command cannot be started or does not end well.
+            CommandError: when the command cannot be started or fails.
         """
         given = environment or {}
         if self.toolchain is None:

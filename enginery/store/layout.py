@@ -1,7 +1,7 @@
-"""The layout of a store, the same in a directory and in a bucket, and how its records are read.
+"""The layout of a store, which is the same in a directory and in a bucket, and how its records are read.
 
-A damaged record counts as absent, with a warning: the step runs again and its record is replaced. A record that a newer
-Enginery wrote is an error: this version may not understand it, and must not replace it.
+A damaged record is ignored with a warning: the step runs again and replaces the record. A record of a newer Enginery is
+an error: this version may not understand it, and must not replace it.
 """
 
 import json
@@ -24,14 +24,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class StillLockedError(StoreError):
-    """A lock was not free in time."""
+    """Another process held the lock for longer than the caller wanted to wait."""
 
 
 def record_path(key: str) -> str:
-    """Where the record of a step is.
+    """The path of a step's record, relative to the store.
 
     Raises:
-        StoreError: when `key` is not one.
+        StoreError: when `key` is not a step key.
     """
     if not _KEY.fullmatch(key):
         raise StoreError("is not a step key", subject=key, remedy="take the key from `enginery plan`")
@@ -39,21 +39,21 @@ def record_path(key: str) -> str:
 
 
 def blob_path(file: FileRecord) -> str:
-    """Where the bytes of a file are.
+    """The path of a file's bytes, relative to the store.
 
     Raises:
-        StoreError: when the record does not carry a digest there.
+        StoreError: when the `sha256` of the file is not a digest.
     """
     if not _SHA256.fullmatch(file.sha256):
-        raise StoreError("a record names something that is no SHA-256", subject=file.sha256 or file.path)
+        raise StoreError("a record has something else in place of a SHA-256", subject=file.sha256 or file.path)
     return f"{BLOBS}/{file.sha256[:2]}/{file.sha256}"
 
 
 def safe_path(file: FileRecord) -> PurePosixPath:
-    """The file's path, which stays inside the directory it is put in.
+    """The file's path, relative to an output directory and certainly inside it.
 
     Raises:
-        StoreError: when it would not; such a record was not written by Enginery.
+        StoreError: when the path leads outside. Enginery does not write such a record.
     """
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in file.path:
@@ -62,7 +62,7 @@ def safe_path(file: FileRecord) -> PurePosixPath:
 
 
 def record_bytes(record: StepRecord) -> bytes:
-    """The record as it is kept: JSON that people can read."""
+    """The bytes of a record in the store: JSON that people can read."""
     return f"{record.model_dump_json(indent=1)}\n".encode()
 
 
@@ -77,22 +77,22 @@ def parse_record(data: bytes, key: str, where: str) -> StepRecord | None:
     except ValidationError as error:
         with suppress(ValueError, KeyError, TypeError):
             _refuse_newer(json.loads(data)["record_schema"], where)
-        logger.warning("%s is damaged and taken for absent: %s", where, error.errors()[0]["msg"])
+        logger.warning("%s is damaged and is ignored: %s", where, error.errors()[0]["msg"])
         return None
     _refuse_newer(record.record_schema, where)
     if record.key != key:
-        logger.warning("%s is the record of another step, %s, and taken for absent", where, record.key)
+        logger.warning("%s is the record of another step, %s, and is ignored", where, record.key)
         return None
     return record
 
 
 def _refuse_newer(schema: object, where: str) -> None:
     if isinstance(schema, int) and schema > RECORD_SCHEMA:
-        remedy = "use that Enginery, or another store"
+        remedy = "use the newer Enginery, or another store"
         raise StoreError("was written by a newer Enginery", subject=where, remedy=remedy)
 
 
 def not_in_output(path: Path) -> StoreError:
-    """The error for a record that names a file its output does not have."""
-    remedy = "let nothing remove a step's output before it is kept"
+    """The error for a record with a file that the output does not have."""
+    remedy = "let nothing remove files of a step's output before the store has them"
     return StoreError("the record names a file that is not there", subject=str(path), remedy=remedy)

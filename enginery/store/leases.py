@@ -1,8 +1,8 @@
-"""Locks between machines: a lease is an object in S3 that its holder renews, and that another may take when it ends.
+"""Leases: locks between machines. A lease is an object in S3. Its holder renews it; others may take it when it ends.
 
-A lease saves work; it does not protect files. A process that loses its lease works on, and the store keeps the output
-that was finished first. Clocks of machines are never compared: a process that waits measures with its own clock how
-long a lease has not been renewed.
+A lease saves work, but it does not protect files. A process that loses its lease continues its work, and the store
+keeps the output that is finished first. The clocks of machines are never compared: a waiting process measures with its
+own clock for how long the lease has not changed.
 """
 
 import logging
@@ -26,7 +26,7 @@ LEASES = "leases"
 DEFAULT_SECONDS = 15.0
 POLL_SECONDS = 0.5
 RENEWALS = 3
-"""How often a lease is renewed in the time it lasts."""
+"""How often a lease is renewed during the time that it is valid."""
 
 _logger = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ H = TypeVar("H", bound=Frozen)
 
 
 def lease_seconds() -> float:
-    """How long others wait for the lease of a machine that has died: `ENGINERY_LEASE_SECONDS`, else 15.
+    """Seconds that a lease is valid without renewal: `ENGINERY_LEASE_SECONDS`, or else 15.
 
     Raises:
-        UsageError: when it is not a number above 0.
+        UsageError: when `ENGINERY_LEASE_SECONDS` is not a number above 0.
     """
     chosen = os.environ.get("ENGINERY_LEASE_SECONDS") or str(DEFAULT_SECONDS)
     try:
@@ -50,13 +50,13 @@ def lease_seconds() -> float:
 
 
 class Lease(Frozen):
-    """The content of the object.
+    """The content of a lease's object.
 
     Attributes:
-        worker: the process that holds it, or held it last.
-        seconds: how long it is valid after each renewal.
-        renewed: how often it was renewed, so that each renewal changes the object.
-        free: whether it was released.
+        worker: the process that holds the lease, or held it last.
+        seconds: how long the lease is valid after each renewal.
+        renewed: how often the lease was renewed. So each renewal changes the object.
+        free: whether the lease was released.
     """
 
     worker: Worker
@@ -65,18 +65,18 @@ class Lease(Frozen):
     free: bool = False
 
     def ended(self) -> bool:
-        """Whether it is certainly not held: it was released, or its process was on this machine and has ended."""
+        """Whether certainly no process holds it: it was released, or its process ran on this machine and has ended."""
         return self.free or (self.worker.is_local() and not self.worker.is_at_work())
 
 
 class HeldObject(Generic[H]):
-    """A JSON object in S3 that names its holder, and that is replaced only if nobody else has changed it meanwhile.
+    """A JSON object in S3 that names its holder, such as a lease. It is replaced only if nobody else has changed it.
 
-    Leases are such objects. It needs a server that honours conditional writes.
+    This needs a server that honours conditional writes.
 
     Attributes:
-        held: what was read or written last; None where there was no object, or one that cannot be understood.
-        etag: the ETag of that; None where there was no object.
+        held: the content that was read or written last; None when there was no object, or it was not valid.
+        etag: the ETag of that content; None when there was no object.
     """
 
     def __init__(self, prefix: Prefix, path: str, kind: type[H]) -> None:
@@ -85,7 +85,7 @@ class HeldObject(Generic[H]):
         self.etag: str | None = None
 
     def read(self) -> H | None:
-        """What the object holds now."""
+        """Read the object. Returns its content, or None when it does not exist or is not valid."""
         found = self.prefix.get(self.path)
         self.etag, self.held = (found.etag if found else None), None
         with suppress(ValidationError):
@@ -93,7 +93,7 @@ class HeldObject(Generic[H]):
         return self.held
 
     def replace(self, held: H) -> bool:
-        """Write over what was read or written last; False when another has changed it since."""
+        """Replace the content that was read or written last. False when another process has changed it since."""
         written = self.prefix.swap(self.path, held.model_dump_json().encode(), self.etag)
         if written:
             self.etag, self.held = written, held
@@ -101,14 +101,14 @@ class HeldObject(Generic[H]):
 
 
 class ObservedLease(HeldObject[Lease]):
-    """A lease, and for how long it has been seen unchanged."""
+    """A lease, with the time at which this process first saw its present content."""
 
     def __init__(self, prefix: Prefix, key: str) -> None:
         super().__init__(prefix, f"{LEASES}/{key}.json", Lease)
         self._changed = time.monotonic()
 
     def is_held(self) -> bool:
-        """Read it, and say whether a process holds it."""
+        """Read the lease. Returns whether a process holds it."""
         before = self.etag
         lease = self.read()
         if self.etag != before:
@@ -120,25 +120,25 @@ class ObservedLease(HeldObject[Lease]):
 
 @contextmanager
 def leased(prefix: Prefix, key: str, *, patience: float | None, log: Log) -> Iterator[None]:
-    """Hold the lease of `key`, so that no other machine does.
+    """Hold the lease of `key`, so that no other machine holds it.
 
-    On this machine only one thread at a time may call it for one key. Where the server does not honour conditional
-    writes there are no leases, and nobody is kept out.
+    On this machine, only one thread at a time may hold the lease of a key. If the server does not honour conditional
+    writes, there are no leases: other machines do not wait.
 
     Args:
         prefix: the store.
-        key: what is locked.
-        patience: seconds to wait for it; None for as long as it takes.
-        log: takes one line, with the process that is waited for.
+        key: what is locked, such as a step key.
+        patience: seconds to wait for the lease; None for no limit.
+        log: is called with one line, which names the process that holds the lease.
 
     Raises:
-        StillLockedError: when another machine still holds it after that time.
+        StillLockedError: when another machine still holds the lease after that time.
     """
     if not honours_conditional_writes(prefix):
         yield
         return
     lease = ObservedLease(prefix, key)
-    _take(lease, patience, log)
+    _acquire(lease, patience, log)
     stop = threading.Event()
     renewing = threading.Thread(target=_renew, args=(lease, stop), name=f"lease-{key[:12]}", daemon=True)
     try:
@@ -152,17 +152,17 @@ def leased(prefix: Prefix, key: str, *, patience: float | None, log: Log) -> Ite
 
 
 def watched(prefix: Prefix, key: str) -> Callable[[], bool]:
-    """A function that says whether the lease of `key` is held, to be called repeatedly.
+    """A function that returns whether a process holds the lease of `key`. The caller calls it repeatedly.
 
-    A machine counts as dead when its lease has not been renewed between two calls that are far enough apart. Where the
-    server does not honour conditional writes there are no leases, and every holder counts as alive.
+    A holder counts as dead when the lease has not changed between two calls and its `seconds` have passed. If the
+    server does not honour conditional writes, there are no leases, and every holder counts as alive.
     """
     if not honours_conditional_writes(prefix):
         return lambda: True
     return ObservedLease(prefix, key).is_held
 
 
-def _take(lease: ObservedLease, patience: float | None, log: Log) -> None:
+def _acquire(lease: ObservedLease, patience: float | None, log: Log) -> None:
     deadline = None if patience is None else time.monotonic() + patience
     logged = False
     while lease.is_held() or not lease.replace(Lease(worker=Worker.this(), seconds=lease_seconds())):
@@ -176,11 +176,11 @@ def _take(lease: ObservedLease, patience: float | None, log: Log) -> None:
 
 
 def _renew(lease: ObservedLease, stop: threading.Event) -> None:
-    """Renew it until `stop` is set or another process has taken it."""
+    """Renew the lease until `stop` is set or another process has taken the lease."""
     while (held := lease.held) is not None and not stop.wait(held.seconds / RENEWALS):
         try:
             kept = lease.replace(held.model_copy(update={"renewed": held.renewed + 1}))
-        except EngineryError as error:  # the work matters more than the lease, so it continues
+        except EngineryError as error:  # the work continues, as it matters more than the lease
             _logger.warning("the lease %s could not be renewed: %s", lease.path, error)
             continue
         if not kept:
@@ -189,9 +189,9 @@ def _renew(lease: ObservedLease, stop: threading.Event) -> None:
 
 
 def _release(lease: ObservedLease) -> None:
-    """Free it at once for others; where that fails it ends by itself."""
-    assert lease.held is not None  # noqa: S101  it was taken
+    """Free the lease for others. If that fails, it ends by itself."""
+    assert lease.held is not None  # noqa: S101  this process holds it
     try:
         lease.replace(lease.held.model_copy(update={"free": True}))
     except EngineryError as error:
-        _logger.warning("the lease %s could not be given back: %s", lease.path, error)
+        _logger.warning("the lease %s could not be released: %s", lease.path, error)

@@ -1,4 +1,4 @@
-"""The store in a directory: `steps/<key>.json` over `blobs/sha256/ab/<digest>`; `work/` and `locks/` beside them."""
+"""The store in a directory: records `steps/<key>.json`, files `blobs/sha256/ab/<digest>`, and `work/` and `locks/`."""
 
 import os
 import shutil
@@ -28,11 +28,11 @@ from enginery.store.shelf import SHELF, LocalShelf
 from enginery.store.steps import FileRecord, StepRecord
 
 WORTH_A_LISTING = 64
-"""More keys than this are first looked up in a listing of all records."""
+"""For more keys than this, a listing of all records is read first."""
 
 
 class LocalStore:
-    """A `Store` in a directory. Files are hard links to it where the file system allows."""
+    """A `Store` in a directory. Fetched files are hard links into the store where the file system allows it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,8 +45,8 @@ class LocalStore:
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
         wanted = list(keys)
         if len(wanted) > WORTH_A_LISTING:
-            there = set(self._keys())
-            wanted = [key for key in wanted if key in there]
+            existing = set(self._keys())
+            wanted = [key for key in wanted if key in existing]
         found = [record for key in wanted if (record := self._read(key))]
         files = {file.sha256: file for record in found for file in record.files}
         lost = {sha256 for sha256, file in files.items() if not self.blobs.has(file)}
@@ -64,62 +64,62 @@ class LocalStore:
         return parse_record(data, key, str(path))
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """The files are shared with the store where possible."""
+        """Link or copy the files of `record` to `destination`."""
         side_by_side(lambda file: self._fetch_file(file, destination / safe_path(file)), record.files)
 
     def _fetch_file(self, file: FileRecord, target: Path) -> None:
         if not self.blobs.has(file):
-            remedy = "run the build again: the step is done anew"
+            remedy = "run the build again: the step then runs again"
             raise StoreError(f"the store has lost {file.path}", subject=str(self.blobs.path(file)), remedy=remedy)
-        blob = self.blobs.take_sound(file)
+        blob = self.blobs.verified_path(file)
         if blob is None:
-            remedy = "run the build again: the step that made it is done anew"
-            problem = f"{file.path} was damaged in the store (its bytes are not those that were made), and is removed"
+            remedy = "run the build again: the step that made it then runs again"
+            problem = f"{file.path} was damaged in the store (its bytes have changed), and is removed"
             raise StoreError(problem, subject=str(self.blobs.path(file)), remedy=remedy)
         with writing(target):
             target.unlink(missing_ok=True)
             link_or_copy(blob, target)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
-        """A file with other links than its own is copied: someone else may change it."""
+        """A file that has other hard links is copied, because another program may change it."""
         with self._locked(f"{record.key}.add"):
             known = None if replace else self.find(record.key)
             if known is None:
-                self._keep_files(record, lambda file, part: _take(root / safe_path(file), part))
+                self._keep_files(record, lambda file, part: _link_or_copy(root / safe_path(file), part))
                 self._keep_record(record)
             return known or record
 
-    def receive(self, record: StepRecord, bring: Callable[[FileRecord, Path], None], *, replace: bool = False) -> None:
-        """Keep a record of another store and its files; `bring(file, path)` writes a missing one to a new path."""
+    def receive(self, record: StepRecord, write: Callable[[FileRecord, Path], None], *, replace: bool = False) -> None:
+        """Keep a record of another store with its files. `write(file, path)` writes a missing file to a new path."""
         if not replace and all(map(self.blobs.has, record.files)) and self.find(record.key):
             return
         with self._locked(f"{record.key}.add"):
             known = None if replace else self.find(record.key)
-            self._keep_files(record, bring)
+            self._keep_files(record, write)
             if known is None:
                 self._keep_record(record)
 
-    def _keep_files(self, record: StepRecord, bring: Callable[[FileRecord, Path], None]) -> None:
+    def _keep_files(self, record: StepRecord, write: Callable[[FileRecord, Path], None]) -> None:
         missing = {file.sha256: file for file in record.files if not self.blobs.has(file)}
         with self._emptied(self.root / "work" / f"{record.key}.incoming") as incoming:
-            side_by_side(partial(self._place, incoming, bring), missing.values())
+            side_by_side(partial(self._place, incoming, write), missing.values())
 
     def _keep_record(self, record: StepRecord) -> None:
-        # Blobs are not synced: after a power failure, a truncated one is recognised by its size.
+        # Blobs are not synced. After a power failure, the size shows that a blob is truncated.
         write_atomic(self.root / record_path(record.key), record_bytes(record))
 
-    def _place(self, incoming: Path, bring: Callable[[FileRecord, Path], None], file: FileRecord) -> None:
+    def _place(self, incoming: Path, write: Callable[[FileRecord, Path], None], file: FileRecord) -> None:
         part = incoming / uuid4().hex
         with writing(self.blobs.path(file)):
-            bring(file, part)
+            write(file, part)
             if part.stat().st_size != file.size:
-                remedy = "let nothing write to a step's output after it has ended"
-                raise StoreError("is not what the record says: it was changed", subject=file.path, remedy=remedy)
+                remedy = "let nothing write to a step's output after the step has ended"
+                raise StoreError("was changed: its size is not that of the record", subject=file.path, remedy=remedy)
             self.blobs.keep(part, file)
 
     @contextmanager
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> Iterator[None]:  # noqa: ARG002
-        """The lock of a process that died is free."""
+        """A lock between the processes of this machine. It is free when its holder has died."""
         with self._locked(key, patience):
             yield
 
@@ -145,7 +145,7 @@ class LocalStore:
             yield
 
     def records(self) -> Iterator[StepRecord]:
-        """Sorted by key."""
+        """Every record that can be read, sorted by key."""
         for key in sorted(self._keys()):
             if record := self._read(key):
                 yield record
@@ -159,18 +159,18 @@ class LocalStore:
 
     @contextmanager
     def workspace(self, key: str) -> Iterator[Path]:
-        record_path(key)  # refuses what is no key, and so no name of a directory either
+        record_path(key)  # raises when `key` is not a step key, and so not safe as the name of a directory
         self._sweep(key)
         with self._emptied(self.root / "work" / key) as directory:
             yield directory
 
     def _sweep(self, mine: str) -> None:
-        """Remove the directories of steps that were killed: those whose lock is free."""
+        """Remove the directories of steps that were killed. Their locks are free."""
         work = self.root / "work"
         for directory in work.iterdir() if work.is_dir() else ():
             key, dot, _ = directory.name.partition(".")
             if key == mine:
-                continue  # its lock is held by this caller
+                continue  # the caller holds its lock
             with suppress(TimeoutError), file_lock(self._lock_file(f"{key}.add" if dot else key), 0):
                 remove_tree(directory)
 
@@ -200,7 +200,7 @@ class LocalStore:
         return f"{file.path}: missing, {self.blobs.path(file)} does not exist"
 
 
-def _take(source: Path, part: Path) -> None:
+def _link_or_copy(source: Path, part: Path) -> None:
     if not source.is_file():
         raise not_in_output(source)
     if source.stat().st_nlink == 1:

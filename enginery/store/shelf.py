@@ -1,7 +1,7 @@
-"""Files beside the steps that are replaced as they get better, such as timing caches.
+"""The shelf: files beside the steps that make later steps faster, such as timing caches. Better ones replace them.
 
-They are never part of a step's output or key, and losing one costs nothing but time. A writer names the content that it
-replaces, so that of two who write at once the second one notices.
+They are never part of a step's output or key. To lose one costs only time. A writer names the content that it replaces.
+So if two write at the same time, the second write is refused.
 """
 
 import re
@@ -25,7 +25,7 @@ class Kept:
 
     Attributes:
         data: its bytes.
-        tag: identifies this content; to be given when it is replaced.
+        tag: identifies this content. A writer that replaces the content passes it to `put`.
     """
 
     data: bytes
@@ -36,18 +36,18 @@ class Shelf(Protocol):
     """Named files with tags. Methods raise StoreError when the store cannot be read or written."""
 
     def get(self, name: str) -> Kept | None:
-        """The file of that name, such as `timing-caches/L4/10.3.0`; None when there is none."""
+        """The file with this name, such as `timing-caches/L4/10.3.0`; None when it does not exist."""
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
-        """Write a file, if it still has the content that the writer has seen.
+        """Write a file, but only if its content is still the one that the writer has read.
 
         Args:
-            name: which file.
+            name: the file.
             data: its new bytes.
-            after: the tag of the content it replaces; None where there was no file.
+            after: the tag of the content to replace; None when the file did not exist.
 
         Returns:
-            Whether it was written; False when another writer was first.
+            Whether the file was written. False when another writer was first.
         """
 
 
@@ -84,7 +84,7 @@ class LocalShelf:
 class BucketShelf:
     """A `Shelf` under a prefix in S3.
 
-    Where the server does not honour conditional writes, the last of two that write at once wins.
+    If the server does not honour conditional writes and two write at the same time, the last write wins.
     """
 
     def __init__(self, prefix: "s3.Prefix") -> None:
@@ -106,24 +106,23 @@ class BucketShelf:
 
 
 class TieredShelf:
-    """The shelf in S3, which all machines share; a file that only the local one has, from earlier, is found too."""
+    """The shelf in S3, which all machines share. A file that only the local shelf has is found too."""
 
-    def __init__(self, near: Shelf, far: Shelf) -> None:
-        self.near, self.far = near, far
+    def __init__(self, local: Shelf, remote: Shelf) -> None:
+        self.local, self.remote = local, remote
 
     def get(self, name: str) -> Kept | None:
-        found = self.far.get(name)
-        if found is not None:
-            return Kept(found.data, f"far:{found.tag}")
-        local = self.near.get(name)
-        return Kept(local.data, f"near:{local.tag}") if local else None
+        if found := self.remote.get(name):
+            return Kept(found.data, f"remote:{found.tag}")
+        found = self.local.get(name)
+        return Kept(found.data, f"local:{found.tag}") if found else None
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:
-        far_tag = after.removeprefix("far:") if after and after.startswith("far:") else None
-        if not self.far.put(name, data, after=far_tag):
+        tag = after.removeprefix("remote:") if after and after.startswith("remote:") else None
+        if not self.remote.put(name, data, after=tag):
             return False
-        local = self.near.get(name)
-        self.near.put(name, data, after=local.tag if local else None)
+        found = self.local.get(name)
+        self.local.put(name, data, after=found.tag if found else None)
         return True
 
 

@@ -1,7 +1,7 @@
 """Steps, their keys and their records.
 
-A step is the work of one stage for one target. Its key is the digest of everything that determines its output. Its
-record says what was made, from what, how long it took and where.
+A step is the work of one stage for one target. A step's key is the digest of everything that determines its output. A
+step's record says which files the step made, from which inputs, how long it took and on which machine.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from enginery.core.digests import json_digest
 from enginery.core.model import Frozen
 
 KEY_SCHEMA = 1
-"""Part of every key: raised when the meaning of a key's fields changes, so that no old result is used by mistake."""
+"""Part of every key. It is raised when the meaning of a key's fields changes, so that old outputs are not used."""
 RECORD_SCHEMA = 1
 ANY_GPU = "nvidia"
-"""Where a step runs that needs any NVIDIA GPU."""
+"""`Step.runs_on` of a step that needs an NVIDIA GPU, but no special one."""
 
 
 class Stage(StrEnum):
-    """A kind of work, in the order a build goes through them."""
+    """A kind of work. The order is that of a build."""
 
     DOWNLOAD = "download"
     CONVERT = "convert"
@@ -37,15 +37,15 @@ class Stage(StrEnum):
 class Command(Frozen):
     """An external step's recipe: the command itself.
 
-    `{name}` in an argument stands for the directory of the input of that name, `{output}` for the directory to fill,
-    `{python}` for the toolchain's interpreter, `{examples}` for its release's examples and `{drivers}` for Enginery's
-    own drivers.
+    Arguments may have placeholders. `{name}` is the directory of the input with that name, `{output}` the output
+    directory, `{python}` the toolchain's interpreter, `{examples}` the examples of its release, and `{drivers}` the
+    scripts of Enginery that run inside a toolchain.
 
     Attributes:
         argv: the command.
-        environment: variables it is given besides the toolchain's.
-        runner: names the function that runs the command and checks what it made; without one it is just run.
-        parameters: what else the runner must know.
+        environment: environment variables, in addition to those of the toolchain.
+        runner: the name of a function that runs the command and checks its output; None to only run the command.
+        parameters: more parameters of the runner.
     """
 
     kind: Literal["command"] = "command"
@@ -56,9 +56,9 @@ class Command(Frozen):
 
 
 class Call(Frozen):
-    """An internal step's recipe: a function of Enginery's, its version and its parameters.
+    """An internal step's recipe: a function of Enginery, its version and its parameters.
 
-    The version is raised whenever the function would make something else from the same parameters.
+    The version is raised when the function changes and its output for the same parameters changes too.
     """
 
     kind: Literal["call"] = "call"
@@ -71,14 +71,14 @@ Recipe = Annotated[Command | Call, Field(discriminator="kind")]
 
 
 class Step(Frozen):
-    """One stage's work: what goes in, what is done to it, with what, and where.
+    """The work of one stage for one target.
 
     Attributes:
         stage: the kind of work.
-        inputs: names as the recipe uses them -> keys of the steps that make them.
+        inputs: names in the recipe -> keys of the steps that make these inputs.
         recipe: the command or function.
-        toolchain: digest of the toolchain's identity; None where Enginery itself does the work.
-        runs_on: the GPU the step must run on, `nvidia` for any of them, `cpu`, or `any` machine.
+        toolchain: the digest of the toolchain's identity; None when Enginery itself does the work.
+        runs_on: the GPU on which the step must run, `nvidia` for any NVIDIA GPU, `cpu`, or `any` for any machine.
     """
 
     stage: Stage
@@ -108,20 +108,20 @@ class FileRecord(Frozen):
 
 
 class StepRecord(Frozen):
-    """A finished step. It is written last, so a step with a record is complete.
+    """The record of a finished step. It is written after the files, so a step with a record is complete.
 
     Attributes:
         key: the step's key.
         step: the step itself.
         label: a name for people, such as `build cpu-int4`.
-        files: the output, sorted by path.
+        files: the files of the output, sorted by path.
         started: when the work began, UTC.
         seconds: how long it took.
         host: the name of the machine.
-        toolchain: the probed versions of the toolchain, package -> version; empty for Enginery's own work.
-        peak_memory_bytes: highest resident memory of the step's commands; 0 where none was started.
-        commands: the commands as they were run, for people; secrets are masked.
-        facts: what the stage notes, such as the commit of the weights.
+        toolchain: package -> its version in the toolchain; empty when Enginery itself did the work.
+        peak_memory_bytes: the highest resident memory of the step's commands; 0 when none was started.
+        commands: the commands as they were run, for people, with secrets masked.
+        facts: facts that the stage recorded, such as the commit of the weights.
         enginery: the version of Enginery that did the work.
     """
 
@@ -141,5 +141,5 @@ class StepRecord(Frozen):
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The size of all files together, in bytes."""
         return sum(file.size for file in self.files)

@@ -1,4 +1,4 @@
-"""What a store is to runs and plans, and the store at an address."""
+"""The interface of every store, and `open_store`, which opens the store at an address."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -21,76 +21,76 @@ else:
 
 
 class Store(Protocol):
-    """A store, as runs and plans need it. Methods raise StoreError when it cannot be read or written."""
+    """A store of step outputs. Methods raise StoreError when the store cannot be read or written."""
 
     def find(self, key: str) -> StepRecord | None:
-        """The record of a step, if all its files are there with their sizes (they are not digested).
+        """The record of a step, if all its files exist with their sizes. The files are not digested.
 
-        A damaged record counts as absent; one from a newer Enginery is an error.
+        A damaged record counts as missing. A record of a newer Enginery is an error.
         """
 
     def find_many(self, keys: Iterable[str]) -> dict[str, StepRecord]:
-        """What `find` finds, for many keys at once. It never writes."""
+        """Key -> record, as `find` returns it, for many keys at once. It never writes."""
 
     def fetch(self, record: StepRecord, destination: Path) -> None:
-        """Put the files of `record` under `destination`, read-only; existing files of these names are replaced."""
+        """Put the files of `record` under `destination`, read-only. Existing files with these names are replaced."""
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
-        """Keep the files of `record`, which are under `root`, then the record; return the record that is kept.
+        """Keep the files of `record`, which are under `root`, then the record. Returns the record that is kept.
 
-        The files may become read-only links to the store. A complete step that the store has already stays, unless
-        `replace` is given: everything that builds on a step must see the same output.
+        The files may become read-only links into the store. If the store has the complete step already, that step
+        stays, unless `replace` is given: all later steps must get the same output.
         """
 
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> AbstractContextManager[None]:
-        """A lock that one process at a time holds; with a store in S3, one process of all machines.
+        """A lock that one process at a time holds. With a store in S3, that is one process of all machines.
 
         Args:
-            key: what is locked, such as a step.
-            patience: seconds to wait; None for as long as it takes.
-            log: takes a line when another machine is waited for.
+            key: what is locked, such as a step key.
+            patience: seconds to wait for the lock; None for no limit.
+            log: is called with a line when this process waits for another machine.
 
         Raises:
-            StillLockedError: when it is not free in that time.
+            StillLockedError: when the lock is not free in that time.
         """
 
     def watch(self, key: str) -> Callable[[], bool]:
-        """A function that says whether the lock of `key` is held, to be called repeatedly.
+        """A function that returns whether a process holds the lock of `key`. The caller calls it repeatedly.
 
-        That another machine has died is noticed some seconds later.
+        If the holder's machine dies, the function returns False some seconds later.
         """
 
     def records(self) -> Iterator[StepRecord]:
-        """Every record, whether its files are still there or not."""
+        """Every record, even if its files are missing."""
 
     def workspace(self, key: str) -> AbstractContextManager[Path]:
-        """A new, empty directory from which finished files can be linked into the store; `lock` must be held.
+        """A new, empty directory for a step. `add` can link its files into the store. The caller must hold `lock`.
 
-        It is removed at the end. Directories that killed runs have left, of any step, are removed first.
+        The directory is removed at the end. First, directories that killed runs of any step have left are removed.
         """
 
     def verify(self, record: StepRecord) -> list[str]:
-        """Digest all files of `record` anew: one sentence for each that is missing or differs."""
+        """Digest all files of `record` again. Returns one sentence for each file that is missing or differs."""
 
     def shelf(self) -> "Shelf":
-        """Files beside the steps that are replaced as they get better."""
+        """The shelf: files beside the steps that make later steps faster."""
 
 
 def open_store(address: str | None = None) -> Store:
-    """The store at `address`; nothing is created or connected before it is needed.
+    """The store at `address`. Nothing is created, and no connection is opened, before the first use.
 
     Args:
         address: a directory, `s3://bucket/prefix` (with the local store in front of it), or None for the local store.
 
     Raises:
-        UsageError: when it is no such address.
-        StoreError: when there is a file in its place.
+        UsageError: when `address` is not such an address.
+        StoreError: when `address` is a file.
     """
     if address is None:
         return LocalStore(store_dir())
     if address.startswith("s3://"):
-        near = LocalStore(store_dir())
-        return bucket.TieredStore(near, bucket.BucketStore(s3.Address.parse(address), scratch=near))
+        local = LocalStore(store_dir())
+        return bucket.TieredStore(local, bucket.BucketStore(s3.Address.parse(address), scratch=local))
     if "://" in address or not address:
         remedy = "name a directory, or s3://bucket/prefix"
         raise UsageError("is not the address of a store", subject=address or "(nothing)", remedy=remedy)

@@ -23,7 +23,7 @@ from enginery.core.errors import CommandError, ToolchainError, UsageError
 from enginery.core.late import late
 from enginery.core.process import Completed, FailureCause
 from enginery.core.progress import Log, no_log
-from enginery.core.text import SECRET_NAME, below
+from enginery.core.text import SECRET_NAME, indented
 from enginery.toolchains.examples import checkout_examples, image_examples
 from enginery.toolchains.identity import READY, Access, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import ANY_PYTHON, describe, fixed_minor, no_image
@@ -145,7 +145,7 @@ class Container(Toolchain):
         with _token_file(access) as token:
             command = docker_command(replace(self._box(access), token_file=token), name, argv)
             try:
-                done = process.run(command, env=given, log=log, timeout=timeout, afterwards=removal)
+                done = process.run(command, env=given, log=log, timeout=timeout, cleanup=removal)
             except BaseException:
                 _remove(removal, self.environment, log)
                 raise
@@ -214,7 +214,7 @@ def _pull(image: str, subject: str, log: Log) -> str:
 def _docker_failed(subject: str, error: CommandError) -> ToolchainError:
     transient = any(TRANSIENT.search(line) for line in error.last_lines)
     remedy = "check the network and the registry, then try again" if transient else error.remedy
-    problem = f"{error.problem}{below(error.last_lines[-5:])}"
+    problem = f"{error.problem}{indented(error.last_lines[-5:])}"
     return ToolchainError(problem, subject=subject, remedy=remedy, transient=transient)
 
 
@@ -311,5 +311,5 @@ def _remove(removal: Sequence[str], environment: Mapping[str, str], log: Log) ->
         process.run(removal, env=environment, log=no_log, timeout=REMOVE_SECONDS)
     except CommandError as error:
         if not any(GONE.search(line) for line in error.last_lines):
-            last = below(error.last_lines[-3:])
+            last = indented(error.last_lines[-3:])
             log(f"container {removal[-1]} may still run: {error.problem}; remove it by hand (docker rm --force){last}")

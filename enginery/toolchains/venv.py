@@ -22,7 +22,7 @@ from enginery.core.errors import CommandError, ToolchainError
 from enginery.core.late import late
 from enginery.core.locks import waiting_lock
 from enginery.core.progress import Log
-from enginery.core.text import below
+from enginery.core.text import indented
 from enginery.toolchains.identity import READY, Toolchain, ToolchainIdentity, location
 from enginery.toolchains.pins import describe, fixed_minor, minor_of
 from enginery.toolchains.probe import probe_environment
@@ -205,7 +205,7 @@ def _pip_error(error: CommandError, name: str) -> ToolchainError:
         remedy = "check the network, the proxy and the index in your pip configuration, then try again"
     elif error.cause in {known.DISK_FULL, known.TIMEOUT, known.HOST_MEMORY}:
         remedy = error.remedy
-    problem = f"could not be made: {error.problem}{below(error.last_lines)}"
+    problem = f"could not be made: {error.problem}{indented(error.last_lines)}"
     return ToolchainError(problem, subject=name, remedy=remedy, transient=network)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from enginery.cli.output import shown_progress
 from enginery.core import progress as core_progress
-from enginery.core.progress import LogProgress, NoProgress, Progress, Several, SteadyProgress
+from enginery.core.progress import LogProgress, NoProgress, Progress, ProgressGroup, SteadyProgress
 from tests.support.waiting import wait_until
 
 
@@ -53,7 +53,7 @@ def test_without_a_terminal_lines_are_logged() -> None:
 def test_several_are_told_the_same() -> None:
     one: list[str] = []
     other: list[str] = []
-    transfer(Several(LogProgress(one.append), NoProgress(), LogProgress(other.append)))
+    transfer(ProgressGroup(LogProgress(one.append), NoProgress(), LogProgress(other.append)))
     assert one == other
     assert len(one) == 3
 

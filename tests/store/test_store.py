@@ -68,7 +68,7 @@ def test_a_record_cannot_name_a_file_outside_its_output(path: str) -> None:
 
 @pytest.mark.parametrize("sha256", ["", "abc", "../../../../etc/passwd", "Z" * 64, "A" * 64])
 def test_a_record_cannot_name_a_blob_that_is_no_digest(sha256: str) -> None:
-    with pytest.raises(StoreError, match="no SHA-256"):
+    with pytest.raises(StoreError, match="in place of a SHA-256"):
         layout.blob_path(FileRecord(path="x", sha256=sha256, size=0))
 
 
@@ -116,8 +116,8 @@ def test_a_store_is_a_directory_or_a_bucket(monkeypatch: pytest.MonkeyPatch, tmp
     assert local_root(str(tmp_path / "mine")) == tmp_path / "mine"
     tiered = open_store("s3://engines/store")
     assert isinstance(tiered, TieredStore)
-    assert tiered.near.root == tmp_path / "home" / "store"
-    assert str(tiered.far.prefix.address) == "s3://engines/store"
+    assert tiered.local.root == tmp_path / "home" / "store"
+    assert str(tiered.remote.prefix.address) == "s3://engines/store"
     assert list(tmp_path.iterdir()) == []
 
 

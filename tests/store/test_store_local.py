@@ -194,7 +194,7 @@ def test_a_file_that_is_gone_before_it_is_kept_is_an_error(store: LocalStore, ou
 def test_a_file_that_was_changed_before_it_is_kept_is_an_error(store: LocalStore, output: Path) -> None:
     record = some_record(output)
     (output / "config.json").write_bytes(b"{} ")
-    with pytest.raises(StoreError, match="it was changed"):
+    with pytest.raises(StoreError, match="was changed"):
         store.add(record, output)
     assert store.find(record.key) is None
 

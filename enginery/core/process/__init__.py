@@ -1,7 +1,7 @@
 """Starting commands and servers.
 
-Every command gets a session of its own and no shell. Its output is passed on line by line. A time limit, a
-cancelled run or the death of Enginery ends it with all its descendants. Known failures are named.
+Each command runs in its own session, without a shell. Its output is passed on line by line. A time limit, a cancelled
+run or the death of Enginery ends the command with all its descendants. Known failures have names.
 
     done = run(["trtllm-build", "--help"], log=print, timeout=60)
 """

@@ -1,7 +1,7 @@
-"""Running a command to its end: `run`.
+"""`run` runs a command to its end.
 
-Every command runs under a supervisor process of its own (`supervisor.py`). It ends the command with all its descendants
-when the time is over, when Enginery is interrupted, and also when Enginery itself is killed.
+Each command runs under its own supervisor process (`supervisor.py`). The supervisor ends the command with all its
+descendants at the time limit, when Enginery is interrupted, and also when Enginery is killed.
 """
 
 import logging
@@ -25,8 +25,8 @@ from enginery.core.text import LineReader, masked, secrets_in
 LINES_KEPT = 30
 LINES_SEARCHED = 300
 GRACE_SECONDS = 5.0
-OURS_ALONE = frozenset({"ENGINERY_SIGNING_KEY_PASSWORD"})
-"""Variables of this process that no command gets: none of them signs."""
+WITHHELD_VARIABLES = frozenset({"ENGINERY_SIGNING_KEY_PASSWORD"})
+"""Environment variables that no command gets: only Enginery itself signs."""
 
 _to_logger = logging.getLogger(__name__).info
 
@@ -36,11 +36,11 @@ class Completed:
     """A command that ended well.
 
     Attributes:
-        argv: the command as it was run, secrets masked.
-        seconds: from its start to the end of the last process it started.
-        peak_memory_bytes: the largest resident memory that any single one of its processes reached (what the
-            kernel reports for ended children); processes side by side are not added up.
-        last_lines: the last lines it printed, at most 30.
+        argv: the command as it was run, with secrets masked.
+        seconds: from the start of the command to the end of the last process that it started.
+        peak_memory_bytes: the largest resident memory of any one of its processes, as the kernel reports it for ended
+            children. Processes that run at the same time are not added up.
+        last_lines: the last lines that the command printed, at most 30.
     """
 
     argv: tuple[str, ...]
@@ -58,50 +58,50 @@ def run(  # noqa: PLR0913  options that do not depend on each other
     timeout: float | None = None,
     log_file: Path | None = None,
     grace: float = GRACE_SECONDS,
-    afterwards: Sequence[str] = (),
+    cleanup: Sequence[str] = (),
 ) -> Completed:
-    """Run a command to its end, without a shell and with nothing on its standard input.
+    """Run a command to its end, without a shell and with empty standard input.
 
-    When this returns or raises, for whatever reason, no process that the command started is alive. Values of
-    environment variables that look secret are masked in all that is logged, kept or raised.
+    When this function returns or raises, all processes that the command started have ended. Secrets from environment
+    variables are masked in everything that is logged, kept or raised.
 
     Args:
         argv: the command and its arguments.
-        cwd: its working directory; this process's own when left out.
-        env: its whole environment; this process's own when left out.
-        log: called with each line as it comes, standard output and error together; first with the command itself.
-        timeout: seconds it may take.
-        log_file: a file to which the lines are added too.
-        grace: seconds its processes have to end by themselves after SIGTERM.
-        afterwards: a command that removes what the ended processes have left elsewhere. It is run, without output,
-            when the command had to be ended: by its time limit, an interrupt, or the death of Enginery itself.
+        cwd: its working directory; default: that of this process.
+        env: its whole environment; default: that of this process.
+        log: is called with the command, then with each line of its standard output and standard error.
+        timeout: seconds that the command may take.
+        log_file: a file to which the lines are appended too.
+        grace: seconds that its processes have to end by themselves after SIGTERM.
+        cleanup: a command that removes what the processes leave behind elsewhere, such as a container. It runs, without
+            output, only when Enginery ended the command: time limit, interrupt, or the death of Enginery.
 
     Raises:
-        CommandError: when it cannot be started, fails, or takes too long; `cause` tells the known failures apart.
+        CommandError: when the command cannot be started, fails, or takes too long. `cause` names a known failure.
     """
     command = Command(argv, cwd=cwd, env=env)
-    with _kept_in(log_file, log) as put:
-        put(shown(command.argv))
-        launch = command.launch(timeout=timeout, grace=grace, afterwards=afterwards)
-        outcome, lines = _run_supervised(launch, put, command.secrets)
-    if outcome["reason"] != "exited" or outcome["code"] != 0 or outcome["left"]:
+    with _logging_to_file(log_file, log) as write:
+        write(shell_line(command.argv))
+        launch = command.launch(timeout=timeout, grace=grace, cleanup=cleanup)
+        outcome, lines = _run_supervised(launch, write, command.secrets)
+    if outcome["reason"] != "exited" or outcome["code"] != 0 or outcome["survivors"]:
         raise command.error(outcome, lines, timeout)
     return Completed(command.argv, outcome["seconds"], outcome["peak_memory_bytes"], lines[-LINES_KEPT:])
 
 
-def shown(argv: Sequence[str]) -> str:
-    """The command as it can be pasted into a shell."""
+def shell_line(argv: Sequence[str]) -> str:
+    """The command as a line that can be pasted into a shell."""
     return shlex.join(argv)
 
 
 class Command:
-    """A command that is ready to be run: found on its PATH, its secrets known.
+    """A command that is ready to run: its executable was found on PATH, and its secrets are known.
 
     Attributes:
         words: the command and its arguments.
-        argv: the same with secrets masked, to be shown.
-        environment: its whole environment, without the variables in `OURS_ALONE`.
-        secrets: values that must not be shown.
+        argv: the same with secrets masked, for people.
+        environment: its whole environment, without `WITHHELD_VARIABLES`.
+        secrets: the values to mask.
 
     Raises:
         CommandError: when there is no such command or working directory.
@@ -109,7 +109,7 @@ class Command:
 
     def __init__(self, argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None) -> None:
         inherited = os.environ if env is None else env
-        self.environment = {name: value for name, value in inherited.items() if name not in OURS_ALONE}
+        self.environment = {name: value for name, value in inherited.items() if name not in WITHHELD_VARIABLES}
         self.secrets = secrets_in(self.environment, os.environ)
         self.words = [os.fspath(word) for word in argv]
         self.argv = tuple(masked(word, self.secrets) for word in self.words)
@@ -129,9 +129,9 @@ class Command:
         return str(self.cwd / found)
 
     def launch(
-        self, *, timeout: float | None, grace: float, detached: bool = False, afterwards: Sequence[str] = ()
+        self, *, timeout: float | None, grace: float, detached: bool = False, cleanup: Sequence[str] = ()
     ) -> Launch:
-        """What the supervisor needs to know."""
+        """The `Launch` to send to the supervisor."""
         return Launch(
             program=self.program,
             argv=self.words,
@@ -140,27 +140,27 @@ class Command:
             timeout=timeout,
             grace=grace,
             detached=detached,
-            afterwards=[self._path_of(afterwards[0]), *afterwards[1:]] if afterwards else [],
+            cleanup=[self._path_of(cleanup[0]), *cleanup[1:]] if cleanup else [],
         )
 
     def _not_started(self, why: str) -> CommandError:
         return CommandError(
             f"{self.argv[0] if self.argv else 'the command'} could not be started: {why}",
-            subject=shown(self.argv),
+            subject=shell_line(self.argv),
             remedy="check the spelling, that it is installed in this toolchain, and that it may be executed",
             cause=FailureCause.NOT_FOUND,
         )
 
     def error(self, outcome: Outcome, lines: tuple[str, ...], timeout: float | None) -> CommandError:
-        """The error for a command that did not end well."""
+        """The error for a command that failed."""
         if outcome["reason"] == "not started":
             return self._not_started(os.strerror(outcome["code"]))
         how, failure = _how_it_ended(outcome, lines, timeout)
         meaning = f": {failure.meaning}" if failure.meaning else ""
-        left = f"; processes {outcome['left']} could not be ended" if outcome["left"] else ""
+        survivors = f"; processes {outcome['survivors']} could not be ended" if outcome["survivors"] else ""
         return CommandError(
-            f"{Path(self.argv[0]).name} {how}{meaning}{left}",
-            subject=shown(self.argv),
+            f"{Path(self.argv[0]).name} {how}{meaning}{survivors}",
+            subject=shell_line(self.argv),
             remedy=failure.remedy,
             cause=failure.cause,
             last_lines=lines[-LINES_KEPT:],
@@ -179,8 +179,8 @@ def _how_it_ended(outcome: Outcome, lines: Sequence[str], timeout: float | None)
 
 
 @contextmanager
-def _kept_in(path: Path | None, log: Log) -> Iterator[Log]:
-    """A log that adds each line to a file too, where it is also after a crash."""
+def _logging_to_file(path: Path | None, log: Log) -> Iterator[Log]:
+    """A log that also appends each line to a file, without a buffer: the lines are there after a crash."""
     if path is None:
         yield log
         return
@@ -188,26 +188,26 @@ def _kept_in(path: Path | None, log: Log) -> Iterator[Log]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab", buffering=0)
 
-    def put(line: str) -> None:
+    def write(line: str) -> None:
         with files.writing(path):
             file.write(f"{line}\n".encode(errors="backslashreplace"))
         log(line)
 
     with file:
-        yield put
+        yield write
 
 
-def _run_supervised(launch: Launch, put: Log, secrets: tuple[str, ...]) -> tuple[Outcome, tuple[str, ...]]:
-    """Run it to its end; what became of it, and the last lines that it printed."""
+def _run_supervised(launch: Launch, log: Log, secrets: tuple[str, ...]) -> tuple[Outcome, tuple[str, ...]]:
+    """Run the command to its end. Returns the outcome and the last lines that the command printed."""
     tail: deque[str] = deque(maxlen=LINES_SEARCHED)
     supervised = Supervised.start(launch, PIPE)
     try:
         for line in LineReader(secrets).lines(supervised.output()):
             tail.append(line)
-            put(line)
+            log(line)
         supervised.process.wait()
         outcome = supervised.outcome()
     finally:
         supervised.end()
-    # A supervisor that was killed wrote no outcome; the kernel has ended its command with it.
-    return outcome or Outcome(reason="stopped", code=0, seconds=0.0, peak_memory_bytes=0, left=[]), tuple(tail)
+    # A killed supervisor writes no outcome. The kernel has ended its command too.
+    return outcome or Outcome(reason="stopped", code=0, seconds=0.0, peak_memory_bytes=0, survivors=[]), tuple(tail)

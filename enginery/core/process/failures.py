@@ -1,4 +1,4 @@
-"""Names for the ways a command fails, recognised by its exit status and its last lines."""
+"""Names for known failures of commands. They are recognised by the exit status and the last lines."""
 
 import re
 import signal
@@ -10,7 +10,7 @@ SHELL_SIGNAL_BASE = 128
 
 
 class FailureCause(StrEnum):
-    """Why a command did not end well."""
+    """Why a command failed."""
 
     GPU_MEMORY = "gpu-memory"
     HOST_MEMORY = "host-memory"
@@ -38,9 +38,9 @@ class Failure:
 
     Attributes:
         cause: its name.
-        meaning: what happened, to follow the command's name and its exit status.
+        meaning: what happened. The error shows it after the command's name and exit status.
         remedy: what to do next.
-        sign: a pattern of the lines that a command then prints; empty where its end alone tells.
+        sign: a pattern that matches a line of the command's output; empty when the exit status is enough.
     """
 
     cause: FailureCause
@@ -51,13 +51,13 @@ class Failure:
 
 MORE_HOST_MEMORY = "use a machine with more memory, or run fewer steps side by side"
 WARNING = re.compile(r"\[(W|I|V|D|WARNING|INFO|VERBOSE|DEBUG)\]|skipping tactic", re.IGNORECASE)
-"""Lines in which no error is looked for: TensorRT warns of GPU memory for each tactic that it then skips."""
+"""Lines that are not searched for errors: TensorRT warns about GPU memory for each tactic that it skips."""
 
 SIGNS = (
     Failure(
         FailureCause.CONTAINER_DAEMON,
         "docker's daemon does not answer",
-        "start Docker, and let this user use it (see that `docker info` works); or use another kind of toolchain",
+        "start Docker, and let this user use it (check that `docker info` works); or use another kind of toolchain",
         r"Cannot connect to the Docker daemon|permission denied while trying to connect to the [Dd]ocker"
         r"|^error during connect: ",
     ),
@@ -71,16 +71,16 @@ SIGNS = (
     Failure(
         FailureCause.CONTAINER_IMAGE,
         "docker cannot get the image",
-        "set ENGINERY_CONTAINER_REGISTRY to the registry that has it (for NVIDIA's images the host in the `docker"
-        " pull` line of NVIDIA's catalogue of containers, or a mirror of yours), and sign in with docker login",
+        "set ENGINERY_CONTAINER_REGISTRY to the registry that has it (for NVIDIA's images: the host in the `docker"
+        " pull` line of NVIDIA's container catalogue, or your own mirror), and sign in with docker login",
         r"pull access denied|manifest unknown|manifest for .* not found|no matching manifest|[Nn]o such image"
         r"|[Uu]nable to find image|^Error response from daemon: .*(unauthorized|denied)",
     ),
     Failure(
         FailureCause.NOT_FOUND,
         "there is no such command in the image",
-        "name an image that has the release inside, or another release",
-        # With `--init` it is docker's own first process that starts the command, or the image's entry point, a shell.
+        "name an image that contains the release, or choose another release",
+        # With `docker run --init`, tini starts the command, or starts the image's entry point, which may be a shell.
         r"executable file not found in \$PATH|^\[FATAL tini \(\d+\)\] exec .* failed: No such file or directory"
         r"|: exec: .*: not found$",
     ),
@@ -119,7 +119,7 @@ SIGNS = (
     ),
     Failure(
         FailureCause.ENGINE_MISMATCH,
-        "the engine is of another TensorRT or another GPU than it is to run with",
+        "the engine was built for another TensorRT or another GPU",
         "run it with the release and on the GPU that it was built for, or build it again for these",
         r"engine plan file is (not compatible with this version|generated on an incompatible device)"
         r"|Version tag does not match",
@@ -145,21 +145,21 @@ SIGNS = (
         r"std::bad_alloc|^MemoryError\b|Cannot allocate memory|DefaultCPUAllocator: can't allocate",
     ),
 )
-"""What a command prints when it fails in a known way."""
+"""The known failures, each with the lines that a command prints then."""
 
 
 def failure_of(code: int, lines: Sequence[str]) -> Failure:
-    """Name a failure.
+    """The known failure of a command, or one with the cause `unknown`.
 
     Args:
         code: the exit status, or the negative number of the signal that ended the command.
-        lines: the last lines it printed.
+        lines: the last lines that the command printed.
     """
     number = signal_of(code)
     if number == signal.SIGKILL:
-        # A command that Enginery ends has another outcome: this was the kernel, or a user with kill -9.
+        # Not Enginery: its supervisor reports another outcome. So it was the kernel, or a user with kill -9.
         return Failure(FailureCause.HOST_MEMORY, "most likely the machine's memory ran out", MORE_HOST_MEMORY)
-    for line in reversed(lines):  # the last error is the one it ended with
+    for line in reversed(lines):  # the last error ended the command
         known = None if WARNING.search(line) else next((known for known in SIGNS if re.search(known.sign, line)), None)
         if known is not None:
             return known
@@ -170,7 +170,7 @@ def failure_of(code: int, lines: Sequence[str]) -> Failure:
 
 
 def signal_of(code: int) -> signal.Signals | None:
-    """The signal that ended a command, also when a shell in between reports it as 128 plus its number."""
+    """The signal that ended a command, or None. A shell reports a signal as 128 plus its number."""
     number = -code if code < 0 else code - SHELL_SIGNAL_BASE
     try:
         return signal.Signals(number) if number > 0 else None

@@ -1,4 +1,4 @@
-"""Long-running servers: started under a supervisor, ended with everything they started."""
+"""Long-running servers. Each runs under a supervisor, which ends it with all its descendants."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import Self
 import psutil
 
 from enginery.core import files
-from enginery.core.process.command import LINES_KEPT, Command, shown
+from enginery.core.process.command import LINES_KEPT, Command, shell_line
 from enginery.core.process.supervised import Supervised
 from enginery.core.text import LineReader
 
@@ -23,18 +23,18 @@ GRACE_SECONDS = 10.0
 LONGEST_GRACE_SECONDS = 30.0
 
 _left_running: list[Supervised] = []
-"""Detached services stay referenced: the standard library warns of processes that nobody waits for."""
+"""References to the supervisors of detached services. Without them, Python warns about processes that still run."""
 
 
 class Service:
     """A server that runs until it is stopped.
 
     Attributes:
-        argv: the command, secrets masked.
-        pid: the process to stop for stopping all of it (its supervisor).
-        created: when that process was created, in seconds since the epoch; with `pid` it names the process for
-            `stop_pid`, as process ids are used again.
-        log_file: what it prints.
+        argv: the command, with secrets masked.
+        pid: the process id of the supervisor. To stop the supervisor stops the server.
+        created: when the supervisor was created, in seconds since the epoch. `stop_pid` needs it together with `pid`,
+            as the system reuses process ids.
+        log_file: the file to which the server prints.
     """
 
     def __init__(self, command: Command, supervised: Supervised, log_file: Path) -> None:
@@ -56,16 +56,16 @@ class Service:
         cwd: Path | None = None,
         detach: bool = False,
     ) -> Self:
-        """Start a server, without waiting until it is ready: only its own protocol can show that.
+        """Start a server. This does not wait until the server is ready, which only the server's protocol can show.
 
         Args:
             argv: the command and its arguments.
-            log_file: the server writes directly to it (truncated, readable by its owner only): unlike with `run`,
-                secrets are not masked there.
-            env: its whole environment; this process's own when left out.
-            cwd: its working directory; this process's own when left out.
-            detach: let it outlive this process, until `stop` or `stop_pid`; otherwise it ends with this process,
-                however that ends.
+            log_file: the file to which the server prints. It is emptied first, and only its owner can read it. Secrets
+                in it are not masked.
+            env: its whole environment; default: that of this process.
+            cwd: its working directory; default: that of this process.
+            detach: let the server run on after this process, until `stop` or `stop_pid`. Otherwise the server ends
+                with this process, even when this process is killed.
 
         Raises:
             CommandError: when there is no such command.
@@ -77,7 +77,7 @@ class Service:
             log_file.parent.mkdir(parents=True, exist_ok=True)
             output = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
-            os.write(output, f"{shown(command.argv)}\n".encode())
+            os.write(output, f"{shell_line(command.argv)}\n".encode())
             supervised = Supervised.start(launch, output)
         finally:
             os.close(output)
@@ -87,14 +87,14 @@ class Service:
         return cls(command, supervised, log_file)
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the server still runs."""
         return self._supervised.process.poll() is None
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
-        """End it and everything it started; does nothing when it has ended already.
+        """End the server and all its descendants. If it has ended already, nothing happens.
 
         Args:
-            grace: seconds its processes have to end by themselves, at most 30.
+            grace: seconds that its processes have to end by themselves, at most 30.
         """
         if self._stopped:
             return
@@ -105,7 +105,7 @@ class Service:
             _left_running.remove(self._supervised)
 
     def last_lines(self, count: int = LINES_KEPT) -> tuple[str, ...]:
-        """The last lines it printed, secrets masked."""
+        """The last lines that the server printed, with secrets masked."""
         with self.log_file.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
@@ -114,15 +114,15 @@ class Service:
 
 
 def stop_pid(pid: int, created: float, grace: float = GRACE_SECONDS) -> bool:
-    """End a service, and everything it started, that this or an earlier process has started.
+    """End a service and all its descendants. This process or an earlier one may have started it.
 
     Args:
-        pid: its `Service.pid`.
-        created: its `Service.created`. Another process that has got the same id since then is left alone.
-        grace: seconds its processes have to end by themselves, at most 30.
+        pid: the service's `Service.pid`.
+        created: the service's `Service.created`. A later process with the same id is not touched.
+        grace: seconds that its processes have to end by themselves, at most 30.
 
     Returns:
-        Whether it was still running.
+        Whether the service was still running.
     """
     service = running(pid, created)
     if service is None:
@@ -130,14 +130,14 @@ def stop_pid(pid: int, created: float, grace: float = GRACE_SECONDS) -> bool:
     with suppress(psutil.NoSuchProcess):
         service.send_signal(signal.SIGTERM)
         if not _ends(pid, created, grace):
-            service.send_signal(signal.SIGTERM)  # after a second signal a supervisor kills at once
+            service.send_signal(signal.SIGTERM)  # at a second signal, a supervisor kills at once
         if not _ends(pid, created, KILL_SECONDS):
             _kill_tree(service)
     return True
 
 
 def running(pid: int, created: float) -> psutil.Process | None:
-    """The process with this id if it was created at that time and has not ended."""
+    """The process with this id, if it was created at that time and still runs; else None."""
     try:
         process = psutil.Process(pid)
         same = abs(process.create_time() - created) < SAME_START_SECONDS

@@ -1,4 +1,4 @@
-"""Enginery's side of a supervisor process: starting it, sending it a `Launch`, and reading its `Outcome`."""
+"""Starts a supervisor process, sends it a `Launch`, and reads its `Outcome`."""
 
 import marshal
 import os
@@ -15,7 +15,7 @@ SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class Launch(TypedDict):
-    """What to run: the options of `command.run` with the paths of executables; whether to go on without Enginery."""
+    """The options of `command.run`, with the executables as paths. `detached`: run on after the death of Enginery."""
 
     program: str
     argv: list[str]
@@ -24,29 +24,29 @@ class Launch(TypedDict):
     timeout: float | None
     grace: float
     detached: bool
-    afterwards: list[str]
+    cleanup: list[str]
 
 
 class Outcome(TypedDict):
-    """What became of the command.
+    """How the command ended.
 
     Attributes:
-        reason: why it ended: `exited`, `timeout`, `stopped` (from outside) or `not started`.
-        code: exit status, or the negative number of the signal that ended it; errno when not started.
-        seconds: from start to the end of the last descendant.
+        reason: why the command ended: `exited`, `timeout`, `stopped` (from outside) or `not started`.
+        code: the exit status, or the negative number of the signal that ended the command; errno if `not started`.
+        seconds: from the start of the command to the end of its last descendant.
         peak_memory_bytes: the largest resident memory of any one of its processes.
-        left: descendants that could not be ended.
+        survivors: process ids of descendants that could not be ended.
     """
 
     reason: str
     code: int
     seconds: float
     peak_memory_bytes: int
-    left: list[int]
+    survivors: list[int]
 
 
 class Supervised:
-    """A running supervisor process, and the pipe on which it will report the outcome."""
+    """A running supervisor process, and the pipe from which its outcome is read."""
 
     def __init__(self, process: subprocess.Popen[bytes], report: int) -> None:
         self.process = process
@@ -73,7 +73,7 @@ class Supervised:
         supervised = cls(process, report)
         control = cast("IO[bytes]", process.stdin)
         try:
-            with suppress(BrokenPipeError):  # it has died, which its missing outcome will show
+            with suppress(BrokenPipeError):  # the supervisor has died: there will be no outcome
                 control.write(marshal.dumps(dict(launch)))
                 control.flush()
         except BaseException:
@@ -90,7 +90,7 @@ class Supervised:
         """End the command and wait until all its descendants have ended."""
         self.close_input()
         try:
-            for _ in self.output():  # else a command that still prints could not end
+            for _ in self.output():  # or else a command that still prints is blocked and cannot end
                 pass
             self.process.wait()
         finally:
@@ -99,23 +99,23 @@ class Supervised:
             os.close(self.report)
 
     def output(self) -> Iterator[bytes]:
-        """What the command prints, as it comes, until it ends."""
+        """The bytes that the command prints, as they arrive, until it ends."""
         if self.process.stdout is None:
             return
         ready = select.poll()
         ready.register(self.process.stdout, select.POLLIN | select.POLLHUP)
         while True:
             ended = self.process.poll() is not None
-            # It wakes up now and then, so that an exception can reach a thread that another one cancels.
+            # The wait is short: if another thread cancels this one, the exception arrives between two waits.
             if ready.poll(0 if ended else WAKE_SECONDS * 1000):
                 data = os.read(self.process.stdout.fileno(), 65536)
                 if not data:
                     return
                 yield data
-            elif ended:  # a process that is no descendant still holds the pipe
+            elif ended:  # but a process that is not a descendant still holds the pipe open
                 return
 
     def outcome(self) -> Outcome | None:
-        """The outcome, once the supervisor has ended; None when the supervisor itself was killed."""
+        """The outcome. Call it after the supervisor has ended. None when the supervisor was killed."""
         data = os.read(self.report, 65536)
         return cast("Outcome", marshal.loads(data)) if data else None  # noqa: S302  from our own supervisor

@@ -1,14 +1,14 @@
-"""The small process between Enginery and a command, which ends the command together with all its descendants.
+"""The supervisor: a small process between Enginery and a command. It ends the command with all its descendants.
 
-It is run as a script, with the standard library only, and imports little so that it starts fast. It has a session of
-its own: a signal to Enginery's process group does not reach it. On Linux it is the subreaper of all descendants of the
-command: also an orphan with a session of its own, such as an MPI rank, becomes its child and cannot escape.
+It runs as a script and imports little, only from the standard library, so that it starts fast. It has its own session:
+a signal to Enginery's process group does not reach it. On Linux it is the subreaper of the command's descendants. So
+even an orphan with its own session, such as an MPI rank, becomes the supervisor's child and cannot escape.
 
-It reads a `Launch` from standard input, starts the command, and ends all descendants (SIGTERM, then SIGKILL after a
-grace period) as soon as one of these happens: the command has ended; its time is over; standard input is closed,
-as Enginery has died or wants the command to end; or it receives a signal itself (after a second one it kills at once).
-A command that was ended may have left something with a daemon; a `Launch` can have a command to run afterwards.
-The `Outcome` is written to a pipe.
+The supervisor reads a `Launch` from standard input and starts the command. It ends all descendants (SIGTERM, then
+SIGKILL after a grace period) when the command ends, at the time limit, when standard input closes (Enginery has died,
+or wants the command to end), or when the supervisor gets a signal. At a second signal it kills at once. A killed
+command may leave something behind, such as a container; the launch's `cleanup` removes it. The `Outcome` is written to
+a pipe.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST_WAIT_SECONDS = 1.0
 KILL_ATTEMPT_SECONDS = 30.0
-AFTERWARDS_SECONDS = 60.0
+CLEANUP_SECONDS = 60.0
 SIGNALS_TO_KILL = 2
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -58,26 +58,26 @@ class Supervisor:
         self.end_signals += 1
 
     def run(self) -> Outcome:
-        """Run the command to its end and the end of all its descendants."""
+        """Run the command until it and all its descendants have ended."""
         started = time.monotonic()
         self.command, failure = start(self.launch)
         if failure:
             os.waitpid(self.command, 0)
-            return {"reason": "not started", "code": failure, "seconds": 0.0, "peak_memory_bytes": 0, "left": []}
+            return {"reason": "not started", "code": failure, "seconds": 0.0, "peak_memory_bytes": 0, "survivors": []}
         reason = self.watch(started)
-        left = self.end_all()
-        if reason != "exited" and self.launch["afterwards"]:
-            self.run_afterwards(self.launch["afterwards"])
+        survivors = self.end_all()
+        if reason != "exited" and self.launch["cleanup"]:
+            self.clean_up(self.launch["cleanup"])
         return {
             "reason": reason,
             "code": os.waitstatus_to_exitcode(self.status) if self.status is not None else -signal.SIGKILL,
             "seconds": time.monotonic() - started,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * MAXRSS_UNIT,
-            "left": left,
+            "survivors": survivors,
         }
 
     def watch(self, started: float) -> str:
-        """Wait until there is a reason to end, and say which."""
+        """Wait until there is a reason to end the command. Returns the `reason` of an `Outcome`."""
         limit = self.launch["timeout"]
         deadline = float("inf") if limit is None else started + limit
         while True:
@@ -90,7 +90,7 @@ class Supervisor:
                 return "stopped"
 
     def is_abandoned(self, wait: float) -> bool:
-        """Sleep until something happens, and say whether Enginery is gone or has closed standard input."""
+        """Sleep at most `wait` seconds. Returns whether Enginery has died or has closed standard input."""
         control = [] if self.launch["detached"] else [0]
         ready = self.sleep(min(wait, LONGEST_WAIT_SECONDS), control)
         if self.launch["detached"]:
@@ -98,7 +98,7 @@ class Supervisor:
         return (0 in ready and not os.read(0, 1)) or os.getppid() != self.parent
 
     def sleep(self, seconds: float, control: list[int]) -> list[int]:
-        """Wait for a signal, for `control` to be readable, or for the time to pass."""
+        """Sleep until a signal arrives or a descriptor in `control` is readable, at most `seconds`."""
         ready, _, _ = select.select([self.alarm, *control], [], [], max(seconds, 0.0))
         if self.alarm in ready:
             with suppress(BlockingIOError):
@@ -106,7 +106,7 @@ class Supervisor:
         return ready
 
     def reap(self) -> bool:
-        """Collect every child that has ended, and say whether any child is left."""
+        """Collect every child that has ended. Returns whether children are left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -118,7 +118,7 @@ class Supervisor:
                 return True
 
     def end_all(self) -> list[int]:
-        """End every descendant, with SIGTERM first; return those that could not be ended."""
+        """End every descendant, with SIGTERM first. Returns those that could not be ended."""
         if self.reap():
             self.signal_all(signal.SIGTERM)
         deadline = time.monotonic() + self.launch["grace"]
@@ -130,18 +130,18 @@ class Supervisor:
             self.sleep(0.05, [])
         return descendants(os.getpid()) if self.reap() else []
 
-    def run_afterwards(self, words: list[str]) -> None:
-        """Run the command for afterwards, without output: Enginery may have died, and nobody would read it."""
+    def clean_up(self, words: list[str]) -> None:
+        """Run the cleanup command without output: Enginery may have died, so nobody would read it."""
         files = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
         with suppress(OSError):
             os.posix_spawn(words[0], words, self.launch["environment"], file_actions=files)
-        deadline = time.monotonic() + AFTERWARDS_SECONDS
+        deadline = time.monotonic() + CLEANUP_SECONDS
         while self.reap() and time.monotonic() < deadline:
             self.sleep(LONGEST_WAIT_SECONDS, [])
         self.signal_all(signal.SIGKILL)
 
     def signal_all(self, number: int) -> None:
-        """Send a signal to every descendant, and to the command's process group where they cannot be listed."""
+        """Send a signal to every descendant; to the command's process group where descendants cannot be listed."""
         for pid in descendants(os.getpid()):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
@@ -151,7 +151,7 @@ class Supervisor:
 
 
 def descendants(root: int) -> list[int]:
-    """Processes below `root`, parents before children."""
+    """All descendants of the process `root`, parents before children."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc") if sys.platform == "linux" else []:  # noqa: PTH208  names only, and fast
         if name.isdigit():
@@ -166,29 +166,29 @@ def descendants(root: int) -> list[int]:
 
 
 def parent_of(pid: str) -> int:
-    """The parent of a process; 0 when it has just gone."""
+    """The parent of a process; 0 when the process has just ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  importing pathlib takes 6 ms
             text = file.read()
     except OSError:
         return 0
-    return int(text[text.rindex(b")") + 1 :].split()[1])  # the name before it may contain spaces and brackets
+    return int(text[text.rindex(b")") + 1 :].split()[1])  # after the command's name, which may have spaces and brackets
 
 
 def start(launch: Launch) -> tuple[int, int]:
-    """Fork and run the command; return its process id and, when it could not be run, the errno."""
+    """Fork and run the command. Returns its process id, and an errno if the command cannot run, else 0."""
     failures, failure_in = os.pipe()
     pid = os.fork()
     if pid == 0:
-        become(launch, failure_in)
+        exec_command(launch, failure_in)
     os.close(failure_in)
     failure = os.read(failures, 16)
     os.close(failures)
     return pid, int(failure or 0)
 
 
-def become(launch: Launch, failure_in: int) -> None:
-    """Turn this process, just forked, into the command; never returns."""
+def exec_command(launch: Launch, failure_in: int) -> None:
+    """Turn this forked process into the command. It never returns; an errno is written to `failure_in`."""
     try:
         os.setsid()
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -210,7 +210,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def main() -> None:
-    """Read the `Launch`, run it, write the `Outcome` to the file descriptor named on the command line."""
+    """Read the `Launch`, run it, and write the `Outcome` to the file descriptor whose number is the argument."""
     report = int(sys.argv[1])
     os.set_inheritable(report, False)  # noqa: FBT003  the standard library's own signature
     try:

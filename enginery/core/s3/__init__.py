@@ -1,7 +1,7 @@
-"""Everything that talks to S3.
+"""All code that talks to S3.
 
-A `Prefix` is the objects under an address. Files are uploaded and downloaded complete and checked, or not at all. While
-a server cannot be reached, requests are retried.
+A `Prefix` gives access to the objects under an address. A file is uploaded or downloaded completely and checked, or not
+at all. Requests are retried while a server cannot be reached.
 
     prefix = Prefix(Address.parse("s3://engines/prod"))
     prefix.put_bytes("hello.txt", b"hello", if_none_match=True)

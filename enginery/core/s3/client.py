@@ -1,7 +1,7 @@
-"""The clients of S3, one for each set of AWS settings, and the retry of what they fail at.
+"""The S3 clients, one for each set of AWS settings, and the retries of failed requests.
 
-A server that does not answer is tried again for `ENGINERY_S3_PATIENCE` seconds (30). Endpoint, region and credentials
-come from the usual AWS settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config` …).
+If a server does not answer, the request is retried for `ENGINERY_S3_PATIENCE` seconds (default 30). Endpoint, region
+and credentials come from the usual AWS settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config` …).
 """
 
 import os
@@ -35,7 +35,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 DEFAULT_PATIENCE = 30.0
 LEAST_ATTEMPTS = 3
-"""Even when patience has ended: a single answer that never comes takes all of its seconds."""
+"""Attempts that are made even after the time of `patience`: one request without an answer may use all of it."""
 WAITS = Waits(first=0.1, longest=3.0, random=0.2)
 
 T = TypeVar("T")
@@ -46,10 +46,10 @@ class Connection:
     """The clients of one server, for one set of AWS settings.
 
     Attributes:
-        client: for every kind of request.
-        session: the AWS settings it was made from.
-        stores: bucket -> a client that is quick with small objects there; None where it cannot be used.
-        conditional: bucket -> whether conditional writes are honoured there.
+        client: boto3's client, for every kind of request.
+        session: the AWS settings.
+        stores: bucket -> a client that is fast with small objects; None where that client cannot be used.
+        conditional: bucket -> whether the server honours conditional writes.
     """
 
     client: "S3Client"
@@ -68,7 +68,7 @@ _lock = threading.Lock()
 
 
 def patience() -> float:
-    """Seconds for which a server that does not answer is tried again, counted from the first failure.
+    """Seconds for which requests to a server that does not answer are retried, counted from the first failure.
 
     Raises:
         UsageError: when `ENGINERY_S3_PATIENCE` is not a number.
@@ -81,7 +81,7 @@ def patience() -> float:
 
 
 def connection() -> Connection:
-    """The process's connection; another one after the AWS settings or the process have changed. Thread-safe.
+    """The connection of this process, for the present AWS settings. Thread-safe.
 
     Raises:
         StoreError: when the AWS settings do not make sense.
@@ -107,18 +107,18 @@ def endpoint() -> str:
 
 
 def is_aws(url: str) -> bool:
-    """Whether the server at `url` is Amazon's own; others seldom have a host name for each bucket."""
+    """Whether the server at `url` is Amazon's. Other servers rarely have a host name for each bucket."""
     return "amazonaws." in url
 
 
 def read_seconds() -> float:
-    """How long a server may be silent in the middle of an answer."""
+    """Seconds for which a server may send nothing in the middle of an answer."""
     return max(1.0, min(READ_SECONDS, patience()))
 
 
 @cache
 def _loader() -> "loaders.Loader":
-    """Reads botocore's descriptions of AWS services: once for all connections, as that is most of opening one."""
+    """Botocore's descriptions of AWS services. To read them takes long, so all connections share them."""
     return loaders.create_loader()
 
 
@@ -127,7 +127,7 @@ def _connect() -> Connection:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=read_seconds(),
         max_pool_connections=CONNECTIONS,
-        # Only for the parts of a large copy, which boto3 sends itself; all else is retried by `patiently`.
+        # Only for the parts of a large copy, which boto3 sends. `patiently` retries all other requests.
         retries={"mode": "standard", "total_max_attempts": max(1, min(4, int(patience() // 5)))},
         user_agent_extra=f"enginery/{__version__}",
     )
@@ -147,9 +147,9 @@ def _connect() -> Connection:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call until it works, fails with what cannot pass, or has failed for `patience()` seconds and three times.
+    """Call `call` until it succeeds, raises an error that is not transient, or `patience()` has ended.
 
-    With a patience of zero it is called once.
+    It is called at least three times, but only once when `patience()` is zero.
     """
     failures: list[float] = []
 

@@ -1,7 +1,7 @@
-"""The errors of S3's clients, turned into errors with a remedy.
+"""Turns the errors of S3 clients into errors with a remedy.
 
-A missing bucket, refused credentials, a missing permission and a server that cannot be reached need four different
-remedies; boto3 raises all of them as one kind of exception.
+A missing bucket, wrong credentials, a missing permission and a server that cannot be reached each need another remedy,
+but boto3 raises the same kind of exception for most of them.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ else:
     urllib3_exceptions = late("urllib3.exceptions")
 
 NO_PERMISSION = {"403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "UnauthorizedAccess"}
-PASSING = {
+TRANSIENT = {
     "ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable",
     "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
 }  # fmt: skip
@@ -36,7 +36,7 @@ HTTP_SERVER_ERROR = 500
 REFUSALS = (
     (
         ALTERED,
-        "the bytes that arrived are not those that were meant to be sent",
+        "the bytes that arrived are not the bytes that were sent",
         "check that nothing changes the file while it is sent, then run it again",
     ),
     ({"NoSuchBucket"}, "bucket {bucket} does not exist{at}", "create it, or correct the address"),
@@ -49,45 +49,45 @@ REFUSALS = (
     (
         NO_PERMISSION,
         "the credentials are not allowed to do this{at} ({code})",
-        "let them use {subject}, or take others (AWS_PROFILE, AWS_ACCESS_KEY_ID)",
+        "give them access to {subject}, or use others (AWS_PROFILE, AWS_ACCESS_KEY_ID)",
     ),
     (
         {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"},
-        "the bucket is not in the region that was asked ({code})",
+        "the bucket is not in the region of this request ({code})",
         "set AWS_REGION to the bucket's region",
     ),
     ({"RequestTimeTooSkewed"}, "this machine's clock is wrong, so S3 refuses its requests", "set the clock"),
 )  # fmt: skip
-"""Names of errors that no other try can pass, and for each of them what happened and what to do."""
+"""Error codes that a retry cannot solve, each group with the problem and the remedy."""
 
 
 class PreconditionFailed(EngineryError):  # noqa: N818  the name S3 gives it
-    """The object was there already, or is not the one the write was meant to replace; nothing was written."""
+    """A conditional write was refused and wrote nothing: another writer has made or changed the object."""
 
 
 class Gone(EngineryError):  # noqa: N818  what it is, not that it is wrong
-    """An object that was found is not there any more, or was replaced by another one."""
+    """An object that was found before is removed or replaced now."""
 
 
 @contextmanager
 def translated_errors(
     subject: object, error_class: type[EngineryError] = StoreError, *, endpoint: str = "", disk: bool = True
 ) -> Iterator[None]:
-    """Turn the errors of S3's client, and that of a full disk, into `error_class`, with a remedy for each.
+    """Turn the errors of S3 clients, and the error of a full disk, into `error_class` with a remedy.
 
     Args:
-        subject: what the work is about, mostly an address.
-        error_class: the error to raise.
+        subject: what the messages name, mostly an address.
+        error_class: the class of the errors to raise.
         endpoint: the server's URL, for the messages.
-        disk: whether `subject` is where files of this machine are written.
+        disk: whether a full disk of this machine is turned into `error_class` too.
 
     Raises:
-        PreconditionFailed: when a conditional write found another object than it asked for.
-        EngineryError: of `error_class` for all else; `transient` where trying again can help.
+        PreconditionFailed: when the condition of a conditional write does not hold.
+        EngineryError: of `error_class` for all other errors. It is `transient` where a retry can help.
     """
     try:
         yield
-    except (  # urllib3's comes through when a listing breaks off
+    except (  # urllib3's error comes when the connection breaks during a listing
         boto3_exceptions.Boto3Error,
         botocore_exceptions.ClientError,
         botocore_exceptions.BotoCoreError,
@@ -101,44 +101,44 @@ def translated_errors(
         raise error_class("the disk is full", subject=str(subject), remedy=remedy) from error
 
 
-def answer_code(error: "ClientError") -> str:
-    """S3's name for the error; the HTTP status where the answer had no body, as to a HEAD request."""
+def error_code(error: "ClientError") -> str:
+    """S3's code for the error. The answer to a HEAD request has no body; its code is the HTTP status, such as `404`."""
     return error.response.get("Error", {}).get("Code", "unknown")
 
 
 def is_denied(error: EngineryError) -> bool:
-    """Whether S3 refused permission; without permission to list, also for an object that does not exist."""
+    """Whether S3 refused permission. Without permission to list, S3 also refuses for objects that do not exist."""
     cause = error.__cause__
-    return isinstance(cause, botocore_exceptions.ClientError) and answer_code(cause) in NO_PERMISSION
+    return isinstance(cause, botocore_exceptions.ClientError) and error_code(cause) in NO_PERMISSION
 
 
 def failed_condition(subject: str) -> PreconditionFailed:
-    """The error for a conditional write that found another object than it asked for."""
-    remedy = "read it again and decide anew"
-    return PreconditionFailed("another object is there than was expected", subject=subject, remedy=remedy)
+    """The error for a conditional write whose condition does not hold."""
+    remedy = "read it again, then decide again"
+    return PreconditionFailed("another writer has changed this object", subject=subject, remedy=remedy)
 
 
 def _translated(error: Exception, subject: str, error_class: type[EngineryError], at: str) -> EngineryError:
     # The error of a managed transfer has the original one as its context.
     cause = error.__context__ if isinstance(error, boto3_exceptions.Boto3Error) else error
     if isinstance(cause, botocore_exceptions.ClientError):
-        if answer_code(cause) in FAILED_CONDITION:
+        if error_code(cause) in FAILED_CONDITION:
             return failed_condition(subject)
-        problem, remedy, passing = _meaning_of_answer(cause, subject, at)
+        problem, remedy, transient = _meaning_of_answer(cause, subject, at)
     elif isinstance(cause, botocore_exceptions.BotoCoreError | urllib3_exceptions.HTTPError):
-        problem, remedy, passing = _meaning(cause, at)
+        problem, remedy, transient = _meaning(cause, at)
     else:
-        problem, remedy, passing = f"the transfer failed: {error}", "try again", True
-    return error_class(problem, subject=subject, remedy=remedy, transient=passing)
+        problem, remedy, transient = f"the transfer failed: {error}", "try again", True
+    return error_class(problem, subject=subject, remedy=remedy, transient=transient)
 
 
 def _meaning_of_answer(error: "ClientError", subject: str, at: str) -> tuple[str, str, bool]:
-    """What happened, what to do, and whether it can pass."""
-    code, status = answer_code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in PASSING or status == HTTP_TOO_MANY_REQUESTS or status >= HTTP_SERVER_ERROR:
-        remedy = "try again later; should it go on, ask who runs it"
+    """Problem, remedy, and whether the error is transient."""
+    code, status = error_code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in TRANSIENT or status == HTTP_TOO_MANY_REQUESTS or status >= HTTP_SERVER_ERROR:
+        remedy = "try again later; if it continues, ask the people who run the server"
         return f"S3{at} cannot answer just now ({code})", remedy, True
-    if code == "404" and not error.operation_name.startswith("Head"):  # a complete answer would name what is missing
+    if code == "404" and not error.operation_name.startswith("Head"):  # a complete answer has a code such as NoSuchKey
         return _broken_off(error, at)
     known = {"code": code, "subject": subject, "at": at, "bucket": subject.removeprefix("s3://").split("/")[0]}
     for codes, problem, remedy in REFUSALS:
@@ -149,7 +149,7 @@ def _meaning_of_answer(error: "ClientError", subject: str, at: str) -> tuple[str
 
 
 def _meaning(error: Exception, at: str) -> tuple[str, str, bool]:
-    """The same for an error without an answer of the server."""
+    """Problem, remedy, and whether the error is transient, for an error without an answer from the server."""
     kinds = botocore_exceptions
     if isinstance(error, kinds.NoCredentialsError | kinds.PartialCredentialsError):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"

@@ -1,4 +1,4 @@
-"""Addresses in S3, and the objects under an address: read, written, listed, copied; each request is retried."""
+"""Addresses in S3, and reading, writing, listing and copying the objects under an address. Requests are retried."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from enginery.core.s3.errors import (
     FAILED_CONDITION,
     Gone,
     PreconditionFailed,
-    answer_code,
+    error_code,
     failed_condition,
     translated_errors,
 )
@@ -37,23 +37,24 @@ else:
 
 PAGE = 1000
 LISTINGS = {"list_objects_v2": ("Contents", "MaxKeys"), "list_multipart_uploads": ("Uploads", "MaxUploads")}
-"""Operation -> where its answer has the entries, and the option for how many a page has."""
-FOLLOWING = {
+"""Operation -> the field of its answer that has the entries, and the option for the number of entries in a page."""
+NEXT_PAGE = {
     "ContinuationToken": "NextContinuationToken",
     "KeyMarker": "NextKeyMarker",
     "UploadIdMarker": "NextUploadIdMarker",
 }
-READINGS = 3
-"""Attempts to read bytes whose digest is another than was recorded."""
+"""Option of a listing -> the field of an answer that has the option's value for the next page."""
+READ_ATTEMPTS = 3
+"""How often an object is read when its bytes do not have the recorded digest."""
 PROBE = ".probe-"
-"""Begins the names of the objects with which conditional writes are tried."""
+"""The names of the objects that test conditional writes begin with this."""
 LARGEST_SINGLE_COPY = 5 << 30
 COPY_PART_BYTES = 512 << 20
 CHECKSUM_UNKNOWN = {"501", "NotImplemented"}
-"""Answers of servers that cannot make a checksum of a whole object while they copy it. It is requested because the
-checksum of an object that was sent in parts covers the parts. Cloudflare's R2 refuses it:
-https://github.com/cloudflare/cloudflare-docs/issues/4508."""
-MISSING = {"404", "NoSuchKey"} | FAILED_CONDITION
+"""Error codes of servers that cannot make a checksum of the whole object when they copy it, such as Cloudflare's R2
+(https://github.com/cloudflare/cloudflare-docs/issues/4508). Enginery asks for it because the checksum of an object that
+was sent in parts is a checksum of the parts."""
+SOURCE_GONE = {"404", "NoSuchKey"} | FAILED_CONDITION
 
 T = TypeVar("T")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -61,17 +62,17 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 @dataclass(frozen=True)
 class Address:
-    """A bucket and a prefix in it, written `s3://bucket/prefix`; the prefix has no slash at either end."""
+    """A bucket and a prefix in it, written `s3://bucket/prefix`. `prefix` does not begin or end with a slash."""
 
     bucket: str
     prefix: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `s3://bucket/prefix`.
+        """The address in a text such as `s3://bucket/prefix`.
 
         Raises:
-            UsageError: when it is not such an address.
+            UsageError: when the text is not such an address.
         """
         bucket, _, prefix = text.removeprefix("s3://").partition("/")
         if not text.startswith("s3://") or not _BUCKET.fullmatch(bucket):
@@ -80,7 +81,7 @@ class Address:
         return cls(bucket, prefix.strip("/"))
 
     def key(self, *parts: str) -> str:
-        """The object key of `parts` joined under the prefix."""
+        """The key of an object: the prefix and `parts`, joined with slashes."""
         return "/".join(part for part in (self.prefix, *parts) if part)
 
     def __str__(self) -> str:
@@ -89,15 +90,15 @@ class Address:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object without its bytes.
+    """An object, without its bytes.
 
     Attributes:
         path: the key, relative to the prefix.
         size: bytes.
-        etag: its ETag, with the quotes.
-        sha256: 64 hex digits, from the metadata, where the writer put it there; None in a listing.
+        etag: the ETag, with its quotes.
+        sha256: 64 hex digits, from the metadata; None when the metadata has none, and in a listing.
         metadata: the user metadata; empty in a listing.
-        modified: when it was written, UTC.
+        modified: when the object was written, UTC.
     """
 
     path: str
@@ -110,9 +111,9 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Content:
-    """An object's bytes, and the ETag to replace just these with `put_bytes(…, if_match=etag)`.
+    """An object's bytes and its ETag. `put_bytes(…, if_match=etag)` replaces the object only if it has not changed.
 
-    `sha256` is from the metadata, 64 hex digits; None where the writer did not put it there.
+    `sha256` has 64 hex digits, from the metadata; None when the metadata has none.
     """
 
     data: bytes
@@ -121,51 +122,51 @@ class Content:
 
 
 class Prefix:
-    """The objects under an address. Paths are relative to it, with forward slashes.
+    """The objects under an address. Paths are relative to the address, with forward slashes.
 
-    Every method retries while the server cannot be reached, and raises `error_class` when it fails.
+    Every method except `attempt` retries while the server cannot be reached, and raises `error_class` when it fails.
     """
 
     def __init__(self, address: Address, error_class: type[EngineryError] = StoreError) -> None:
         self.address = address
         self.error_class = error_class
-        self._settled: Connection | None = None
+        self._kept_connection: Connection | None = None
 
-    def settled(self) -> Self:
-        """The same prefix for many requests: the AWS settings are read once, and not for each of them."""
+    def with_kept_connection(self) -> Self:
+        """This prefix for many requests: the AWS settings are read once, not for each request."""
         made = copy(self)
-        made._settled = self.connection()  # noqa: SLF001  the same class
+        made._kept_connection = self.connection()  # noqa: SLF001  the same class
         return made
 
     def connection(self) -> Connection:
         """The clients of the server."""
-        if self._settled is not None:
-            return self._settled
+        if self._kept_connection is not None:
+            return self._kept_connection
         with translated_errors(self.address, self.error_class):
             return connection()
 
     def where(self, path: str) -> str:
-        """The full address of `path`, for messages."""
+        """The full address of the object `path`, for messages."""
         return f"s3://{self.address.bucket}/{self.address.key(path)}"
 
     def attempt(self, path: str, call: Callable[["S3Client"], T]) -> T:
-        """One call of S3, its errors translated."""
+        """Call `call` with the S3 client once, and translate its errors."""
         used = self.connection()
         with translated_errors(self.where(path), self.error_class, endpoint=used.endpoint, disk=False):
             return call(used.client)
 
     def patiently(self, path: str, call: Callable[["S3Client"], T]) -> T:
-        """Like `attempt`, and again while the server cannot be reached."""
+        """Like `attempt`, with retries while the server cannot be reached."""
         return patiently(lambda: self.attempt(path, call))
 
     def get(self, path: str) -> Content | None:
-        """A small object, or None when there is none.
+        """A small object, or None when it does not exist.
 
-        A network can alter bytes. So bytes that have another digest than the object's metadata says are only believed
-        when they were read twice.
+        A network can alter bytes. So if the digest is not the one in the metadata, the object is read again, until the
+        same bytes arrive twice.
         """
         found: set[bytes] = set()
-        for _ in range(READINGS):
+        for _ in range(READ_ATTEMPTS):
             content = self.patiently(path, lambda s3: self._get(s3, path))
             digest = bytes_digest(content.data) if content else None
             if content is None or content.sha256 in {None, digest} or content.data in found:
@@ -174,13 +175,13 @@ class Prefix:
         raise self.altered_on_the_way(path)
 
     def altered_on_the_way(self, path: str) -> EngineryError:
-        """The error for an object of which each of `READINGS` readings brought other bytes."""
-        problem = f"was altered on its way: each of {READINGS} readings brought other bytes"
-        remedy = "try again; should it go on, look for a proxy or a network that alters bytes"
+        """The error for an object when each read returns different bytes."""
+        problem = f"was altered on its way: each of {READ_ATTEMPTS} reads returned different bytes"
+        remedy = "try again; if it continues, look for a proxy or a network that alters bytes"
         return self.error_class(problem, subject=self.where(path), remedy=remedy, transient=True)
 
     def get_bytes(self, path: str) -> bytes | None:
-        """A small object's bytes, or None when there is none."""
+        """The bytes of a small object, or None when it does not exist."""
         content = self.get(path)
         return content.data if content else None
 
@@ -188,7 +189,7 @@ class Prefix:
         try:
             answer = s3.get_object(Bucket=self.address.bucket, Key=self.address.key(path))
         except botocore_exceptions.ClientError as error:
-            if answer_code(error) == "NoSuchKey":
+            if error_code(error) == "NoSuchKey":
                 return None
             raise
         with closing(answer["Body"]) as body:
@@ -203,18 +204,18 @@ class Prefix:
         if_match: str | None = None,
         content_type: str = "application/octet-stream",
     ) -> str:
-        """Write a small object and return its etag.
+        """Write a small object. Returns its ETag.
 
         Args:
-            path: where.
-            data: the content.
-            if_none_match: write only when there is no object yet.
-            if_match: write only over the object with this etag.
+            path: the object.
+            data: its bytes.
+            if_none_match: write only when the object does not exist yet.
+            if_match: write only when the object has this ETag.
             content_type: the media type.
 
         Raises:
-            PreconditionFailed: when the condition does not hold. If it fails only because of an earlier attempt of this
-                call, whose answer was lost, that is a success.
+            PreconditionFailed: when the condition does not hold. It is not raised when an earlier attempt of this call
+                has written the object and only its answer was lost.
         """
         conditions: dict[str, Any] = {"IfNoneMatch": "*"} if if_none_match else {}
         conditions |= {"IfMatch": if_match} if if_match is not None else {}
@@ -228,9 +229,9 @@ class Prefix:
         return self.patiently(path, put)
 
     def swap(self, path: str, data: bytes, etag: str | None, *, content_type: str = "application/json") -> str | None:
-        """Write a small object over the one with this ETag, or where there is none yet if the ETag is None.
+        """Replace a small object that has this ETag. If `etag` is None, write it only when it does not exist yet.
 
-        Returns its new ETag; None when it was not written, because another writer was first.
+        Returns its new ETag, or None when nothing was written because another writer was first.
         """
         try:
             return self.put_bytes(path, data, if_none_match=etag is None, if_match=etag, content_type=content_type)
@@ -241,7 +242,7 @@ class Prefix:
         digest = bytes_digest(data)
         try:
             answer = s3.put_object(
-                Bucket=self.address.bucket, Key=self.address.key(path), Body=data, **digested(digest), **options
+                Bucket=self.address.bucket, Key=self.address.key(path), Body=data, **digest_options(digest), **options
             )
         except botocore_exceptions.ClientError as error:
             if _condition_failed(error, options):
@@ -253,33 +254,33 @@ class Prefix:
         return answer["ETag"]
 
     def head(self, path: str) -> ObjectInfo | None:
-        """Size, ETag and metadata of an object, or None when there is none."""
+        """Size, ETag and metadata of an object, or None when it does not exist."""
         return self.patiently(path, lambda s3: self._head(s3, path))
 
     def _head(self, s3: "S3Client", path: str) -> ObjectInfo | None:
         try:
             answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))
         except botocore_exceptions.ClientError as error:
-            if answer_code(error) not in {"404", "403"}:
+            if error_code(error) not in {"404", "403"}:
                 raise
             # The answer to HEAD has no body: it does not say whether the key, the bucket or a permission is missing.
             if self._get(s3, path) is None:
                 return None
-            if answer_code(error) == "403":
+            if error_code(error) == "403":
                 raise
-            answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))  # it was written just now
+            answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))  # it was just written
         metadata = answer["Metadata"]
         size, etag, modified = answer["ContentLength"], answer["ETag"], answer["LastModified"]
         return ObjectInfo(path, size, etag, metadata.get("sha256"), metadata, modified)
 
     def list(self, path: str = "") -> Iterator[ObjectInfo]:
-        """Every object in the directory `path`, sorted by path."""
+        """Every object under `path`, sorted by path. `path` is like a directory; empty for the whole prefix."""
         under = self.address.key(path)
         for found, entry in self.entries("list_objects_v2", f"{under}/" if under else "", path):
             yield ObjectInfo(found, entry["Size"], entry["ETag"], modified=entry["LastModified"])
 
     def entries(self, operation: str, under: str, path: str = "") -> Iterator[tuple[str, Any]]:
-        """What a listing has of the keys that begin with `under`, each with its path; `path` is for messages."""
+        """The entries of a listing whose keys begin with `under`, each with its path. `path` is for messages."""
         what, most = LISTINGS[operation]
         options: dict[str, Any] = {"Bucket": self.address.bucket, most: PAGE, "Prefix": under}
         cut = len(self.address.prefix) + 1 if self.address.prefix else 0
@@ -287,43 +288,43 @@ class Prefix:
             page = self.patiently(path, lambda s3: getattr(s3, operation)(**options))
             for entry in page.get(what, []):
                 yield entry["Key"][cut:], entry
-            if not page.get("IsTruncated"):  # not every server says so
+            if not page.get("IsTruncated"):  # some servers leave this field out
                 return
-            options.update({name: page[source] for name, source in FOLLOWING.items() if page.get(source)})
+            options.update({name: page[source] for name, source in NEXT_PAGE.items() if page.get(source)})
 
     def copy(self, source: str, path: str) -> None:
-        """Copy an object, which must be there, to another path; the bytes stay on the server."""
+        """Copy an object, which must exist, to another path. The server copies the bytes."""
         found = self.head(source)
         if found is None:
             raise self.error_class("there is no such object to copy", subject=self.where(source))
-        self.copy_found(self, found, path)
+        self.copy_from(self, found, path)
 
-    def copy_found(self, origin: "Prefix", source: ObjectInfo, path: str) -> None:
-        """Copy an object that was found under another prefix, with its metadata; the bytes stay on the server.
+    def copy_from(self, origin: "Prefix", source: ObjectInfo, path: str) -> None:
+        """Copy an object of another prefix, with its metadata. The server copies the bytes.
 
         Raises:
-            Gone: when it is not there any more, or was replaced by another object.
-            EngineryError: of `error_class`, when it cannot be copied.
+            Gone: when `source` was removed or replaced.
+            EngineryError: of `error_class`, when the object cannot be copied.
         """
         self.patiently(path, partial(_copy, self, origin, source, path, checksum=True))
 
     def delete(self, path: str) -> None:
-        """Remove an object, if there is one."""
+        """Remove an object, if it exists."""
         self.patiently(path, lambda s3: s3.delete_object(Bucket=self.address.bucket, Key=self.address.key(path)))
 
 
-def digested(sha256: str) -> dict[str, Any]:
-    """The options to put bytes with this digest: the server checks it, and keeps it in the metadata."""
+def digest_options(sha256: str) -> dict[str, Any]:
+    """The options to write bytes with this digest: the server checks it, and keeps it in the metadata."""
     return {"ChecksumSHA256": b64encode(bytes.fromhex(sha256)).decode(), "Metadata": {"sha256": sha256}}
 
 
 def honours_conditional_writes(prefix: Prefix) -> bool:
-    """Whether the server honours If-None-Match and If-Match; tried once per server and bucket, with a small object.
+    """Whether the server honours If-None-Match and If-Match. A small object tests this once per server and bucket.
 
-    Some servers ignore both without an error, so the only way to know is to try.
+    Some servers ignore both without an error, so only a test shows it.
 
     Raises:
-        EngineryError: of the prefix's class, when nothing can be written there.
+        EngineryError: of the prefix's class, when the test object cannot be written.
     """
     known, bucket = prefix.connection().conditional, prefix.address.bucket
     if bucket not in known:
@@ -332,18 +333,18 @@ def honours_conditional_writes(prefix: Prefix) -> bool:
 
 
 def probes(prefix: Prefix) -> Iterator[ObjectInfo]:
-    """The objects with which conditional writes were probed, where a writer died before it removed them."""
+    """Objects that a test of conditional writes has left behind, because the writer died before it removed them."""
     for path, entry in prefix.entries("list_objects_v2", prefix.address.key(PROBE)):
         yield ObjectInfo(path, entry["Size"], entry["ETag"], modified=entry["LastModified"])
 
 
 def _condition_failed(error: "ClientError", options: Mapping[str, Any]) -> bool:
-    code = answer_code(error)
+    code = error_code(error)
     return code in FAILED_CONDITION or (code == "NoSuchKey" and "IfMatch" in options)
 
 
 class _Probed(Prefix):
-    """The prefix of a probe. Its errors name the prefix, as the user does not know the probe's own object."""
+    """A prefix whose errors name the prefix, and not the object: the user does not know the test object."""
 
     def where(self, path: str) -> str:  # noqa: ARG002  the same for every object
         return str(self.address)
@@ -374,9 +375,9 @@ def _copy(  # noqa: PLR0913  from where to where
     try:
         _request_copy(prefix, origin, source, path, s3, options)
     except botocore_exceptions.ClientError as error:
-        if checksum and answer_code(error) in CHECKSUM_UNKNOWN:
+        if checksum and error_code(error) in CHECKSUM_UNKNOWN:
             _copy(prefix, origin, source, path, s3, checksum=False)
-        elif answer_code(error) in MISSING:
+        elif error_code(error) in SOURCE_GONE:
             raise Gone("the object to copy is not there any more", subject=origin.where(source.path)) from error
         else:
             raise

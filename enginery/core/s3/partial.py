@@ -1,6 +1,6 @@
-"""The file that a download fills, range by range, and its digest while it is filled.
+"""The file that a download fills range by range, and the digest of the file while it is filled.
 
-A killed download is continued from the ranges that its file already has.
+A killed download can continue: the ranges that are complete in the file are kept.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ PART = ".download-"
 LONGEST_NAME = 100
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 WRITE_BYTES = 256 << 10
-"""For one write: for a larger one ext4 allocates larger blocks of memory, which can double the time of a download."""
+"""The size of one write. With larger writes, ext4 allocates larger blocks, which can double a download's time."""
 _PRESENT = b"\1"
 
 Read = Callable[[int, int], Iterator[bytes]]
-"""Gives the bytes of the file from one position to another, in pieces."""
+"""A function that yields the bytes of the file between two positions, in pieces."""
 
 
 def write_small(destination: Path, data: bytes) -> None:
-    """Write a small file whole or not at all; missing directories are made. It is never resumed."""
+    """Write a small file completely or not at all. Missing directories are made. It is never resumed."""
     directory = str(destination.parent)
-    part = f"{directory}/{PART}{token_hex(8)}"  # as text: there are thousands of these
+    part = f"{directory}/{PART}{token_hex(8)}"  # a string, as Path is slow for thousands of files
     try:
         descriptor = os.open(part, NEW, 0o600)
     except FileNotFoundError:
@@ -53,24 +53,24 @@ def _write_all(descriptor: int, data: bytes, position: int) -> None:
 
 
 class Part:
-    """The file while it arrives, beside its destination and under a name of its own.
+    """A file during its download. It is in the directory of its destination, under another name.
 
-    After the bytes of the file comes one byte for each range, which says whether that range is complete. These are cut
-    off at the end. Damage by a power failure is found by the digest of the whole file.
+    After the bytes of the file there is one byte for each range, which says whether that range is complete. `finish`
+    removes these bytes. The digest of the whole file shows damage by a power failure.
 
     Attributes:
-        path: where it is.
+        path: the path during the download.
     """
 
     def __init__(self, destination: Path, size: int, ranges: int, resume: str | None) -> None:
-        """Open it.
+        """Open the file.
 
         Args:
-            destination: the file it is to become; its directory is there.
-            size: bytes of that file.
-            ranges: in how many pieces it comes.
-            resume: the SHA-256 of the complete file, for a part that is kept after a failure and found again by the
-                next download of that digest; None for a part of this download alone. Only one may use it at a time.
+            destination: the path after the download. Its directory must exist.
+            size: bytes of the complete file.
+            ranges: the number of ranges.
+            resume: the SHA-256 of the complete file. The file is then kept after a failure, and the next download of
+                this digest continues it; only one download at a time may use it. None: the file is not kept.
         """
         self.size, self.ranges, self.keep = size, ranges, resume is not None
         if resume is None:
@@ -83,37 +83,37 @@ class Part:
             self.restart()
 
     def restart(self) -> None:
-        """Forget every range."""
+        """Mark every range as missing."""
         os.ftruncate(self._descriptor, 0)
         os.ftruncate(self._descriptor, self.size + self.ranges)
 
     def missing(self) -> list[int]:
-        """The ranges that are not complete."""
+        """The indexes of the ranges that are not complete."""
         if os.fstat(self._descriptor).st_size == self.size:
-            return []  # already finished once
-        notes = os.pread(self._descriptor, self.ranges, self.size)
-        return [index for index in range(self.ranges) if notes[index : index + 1] != _PRESENT]
+            return []  # `finish` was called before
+        marks = os.pread(self._descriptor, self.ranges, self.size)
+        return [index for index in range(self.ranges) if marks[index : index + 1] != _PRESENT]
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` to `end`, in pieces; they must have been written."""
+        """The bytes from `start` to `end`, in pieces. They must be written already."""
         for position in range(start, end, CHUNK_BYTES):
             yield os.pread(self._descriptor, min(CHUNK_BYTES, end - position), position)
 
     def write(self, data: bytes, position: int) -> None:
-        """Write bytes at their position in the file."""
+        """Write bytes at a position of the file."""
         _write_all(self._descriptor, data, position)
 
-    def note(self, index: int, start: int, end: int) -> None:
-        """Note that a range is complete; the disk begins to write it while others arrive."""
+    def mark_complete(self, index: int, start: int, end: int) -> None:
+        """Mark a range as complete. The disk begins to write it while other ranges arrive."""
         os.pwrite(self._descriptor, _PRESENT, self.size + index)
         begin_to_sync(self._descriptor, start, end - start)
 
     def finish(self) -> None:
-        """Cut off the notes, so that only the file itself is left."""
+        """Remove the marks at the end, so that only the bytes of the file remain."""
         os.ftruncate(self._descriptor, self.size)
 
     def close(self) -> None:
-        """Close the file, and remove it unless it has been renamed to its destination or may be resumed."""
+        """Close the file. Remove it, unless it was renamed to its destination or may be resumed."""
         os.close(self._descriptor)
         if not self.keep:
             with suppress(FileNotFoundError):
@@ -121,22 +121,22 @@ class Part:
 
 
 class ContiguousDigest:
-    """SHA-256 of a file whose ranges arrive side by side, taken as far as there is no gap.
+    """SHA-256 of a file whose ranges arrive at the same time. The bytes before the first gap are digested at once.
 
-    The thread that has written bytes also digests them, and what follows them without a gap, unless another thread is
-    digesting just then. So the bytes are still in the processor's cache, and no thread is needed for it.
+    The thread that has written bytes also digests them, and the bytes after them up to the next gap, unless another
+    thread digests at that moment. So the bytes are still in the processor's cache, and no extra thread is needed.
     """
 
     def __init__(
         self, ranges: Sequence[tuple[int, int]], present: Collection[int], read: Read, progress: Progress
     ) -> None:
-        """Begin.
+        """Begin a digest.
 
         Args:
-            ranges: first byte and end of each range, without a gap between them.
-            present: the indexes of those that are complete already.
-            read: reads back what has arrived.
-            progress: is given the bytes that are digested; a negative number when they have to be digested again.
+            ranges: the first byte and the end of each range, without gaps between the ranges.
+            present: the indexes of the ranges that are complete already.
+            read: reads bytes that have arrived.
+            progress: receives the number of digested bytes; a negative number when bytes must be digested again.
         """
         self._ranges, self._read, self._progress = ranges, read, progress
         self._reached = [end if index in present else start for index, (start, end) in enumerate(ranges)]
@@ -148,15 +148,15 @@ class ContiguousDigest:
         self._range = self._position = 0
 
     def arrived(self, index: int, data: bytes, position: int) -> None:
-        """Bytes of a range have been written: the next ones, or some of before once more."""
+        """Bytes of a range were written: the next bytes, or earlier bytes once more."""
         if position < self._reached[index]:
-            self._again(index, position)
+            self._rewind(index, position)
         self._reached[index] = position + len(data)
         if self._working.acquire(blocking=False):
             try:
                 if position == self._position:
-                    self._take(data)
-                self._follow()
+                    self._update(data)
+                self._digest_present()
             finally:
                 self._working.release()
 
@@ -167,28 +167,28 @@ class ContiguousDigest:
             ValueError: when not every byte has arrived.
         """
         with self._working:
-            self._follow()
+            self._digest_present()
         if self._range < len(self._ranges):
             raise ValueError(f"range {self._range} of {len(self._ranges)} has not arrived")
         return self._digest.hexdigest()
 
-    def _again(self, index: int, position: int) -> None:
+    def _rewind(self, index: int, position: int) -> None:
         with self._working:
             self._reached[index] = position
             if position < self._position:
                 self._progress.add(-self._position)
                 self._begin()
 
-    def _follow(self) -> None:
+    def _digest_present(self) -> None:
         while self._range < len(self._ranges):
             reached = self._reached[self._range]
             for data in self._read(self._position, reached):
-                self._take(data)
+                self._update(data)
             if reached < self._ranges[self._range][1]:
                 return
             self._range += 1
 
-    def _take(self, data: bytes) -> None:
+    def _update(self, data: bytes) -> None:
         self._digest.update(data)
         self._position += len(data)
         self._progress.add(len(data))

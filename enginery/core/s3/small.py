@@ -1,7 +1,7 @@
-"""Small objects, quickly: for a small file, boto3's own work costs more time than its bytes.
+"""A fast client for small objects: with boto3, the overhead of a small object takes longer than its transfer.
 
-This is the first attempt of `upload_file` and `download_file`, with a client written in Rust. It tries once. Whatever
-fails is done again with boto3, which is retried and says what is wrong.
+`upload_file` and `download_file` first try this client, which is written in Rust. It tries once. If it fails, they use
+boto3, with retries and clear errors.
 """
 
 from datetime import timedelta
@@ -28,7 +28,7 @@ SMALL_BYTES = 1 << 20
 
 
 def put_small(prefix: Prefix, path: str, data: bytes, sha256: str) -> bool:
-    """Write an object with its SHA-256, for the server to check and in its metadata; False when that failed."""
+    """Write an object. The server checks its SHA-256 and keeps it in the metadata. False when the request failed."""
     store = _store(prefix.connection(), prefix.address.bucket)
     if store is None:
         return False
@@ -40,7 +40,7 @@ def put_small(prefix: Prefix, path: str, data: bytes, sha256: str) -> bool:
 
 
 def get_small(prefix: Prefix, path: str, etag: str | None) -> bytes | None:
-    """An object's bytes, not checked; None when the request failed."""
+    """The bytes of an object, not checked; None when the request failed."""
     store = _store(prefix.connection(), prefix.address.bucket)
     if store is None:
         return None
@@ -58,7 +58,7 @@ def _store(used: Connection, bucket: str) -> "S3Store | None":
 
 
 def _open(used: Connection, bucket: str) -> "S3Store | None":
-    """The Rust client; None without credentials, or with a CA bundle of the user's own, which it does not read."""
+    """The Rust client. None without credentials, or with the user's own CA bundle, which it cannot read."""
     endpoint = used.client.meta.endpoint_url
     own_ca_bundle = used.session.get_config_variable("ca_bundle") and endpoint.startswith("https:")
     if own_ca_bundle or used.session.get_credentials() is None:
@@ -79,7 +79,7 @@ def _open(used: Connection, bucket: str) -> "S3Store | None":
 
 
 def _place(endpoint: str, bucket: str) -> Any:
-    """The bucket's address: at Amazon a host of its own, unless its name has dots, which certificates do not cover."""
+    """The URL of the bucket. Amazon has a host for each bucket, but its certificates do not cover names with dots."""
     if not is_aws(endpoint) or "." in bucket:
         return {"endpoint": endpoint, "virtual_hosted_style_request": False}
     scheme, _, host = endpoint.partition("://")

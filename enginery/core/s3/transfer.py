@@ -1,4 +1,4 @@
-"""Many files to and from S3 at once, each written complete and checked, or not at all."""
+"""Transfers many files to and from S3 at the same time. Each is written completely and checked, or not at all."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from enginery.core.threads import side_by_side
 SMALL_AT_ONCE = 32
 SMALL_AT_FIRST = 4
 SLOW_SECONDS = 0.01
-"""A small file that takes longer is waiting for the network, so that more of them can wait at once."""
+"""If a small file takes longer, it waits for the network. Then more files are transferred at the same time."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 LARGE_AT_ONCE = max(4, min(8, CORES // 2))
-"""Each goes in several parts at once; the parts of an upload are held in memory, 80 MB for each file."""
+"""Each large file has several parts in transfer. The parts of an upload are in memory, 80 MB for each file."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Download:
 
     Attributes:
         path: the object, relative to the prefix.
-        destination: where it goes; missing directories are made.
-        size: the bytes it must have.
-        sha256: the digest it must have, 64 hex digits.
-        resume: as in `download_file`.
+        destination: the file to write. Missing directories are made.
+        size: the size that the object must have, in bytes.
+        sha256: the digest that the object must have, 64 hex digits.
+        resume: whether a later download may continue this one, as in `download_file`.
     """
 
     path: str
@@ -46,10 +46,10 @@ class Upload:
     """A file to upload.
 
     Attributes:
-        source: the file; read once.
+        source: the file. It is read once.
         path: the object, relative to the prefix.
-        size: the bytes it has.
-        sha256: the digest it must have, 64 hex digits.
+        size: bytes.
+        sha256: the digest that the file must have, 64 hex digits.
     """
 
     source: Path
@@ -62,38 +62,38 @@ F = TypeVar("F", Download, Upload)
 
 
 def download_all(prefix: Prefix, downloads: Sequence[Download], progress: Progress) -> None:
-    """Download every file, side by side; after a failure, those that are complete stay.
+    """Download many files at the same time. After a failure, the files that are complete stay.
 
     Raises:
-        EngineryError: of the prefix's class, when a file is missing, is not the right one, or does not fit on the disk.
+        EngineryError: of the prefix's class, when a file is missing, differs, or does not fit on the disk.
     """
-    settled = prefix.settled()
+    connected = prefix.with_kept_connection()
 
-    def bring(file: Download) -> None:
+    def download(file: Download) -> None:
         checks: Any = {"size": file.size, "sha256": file.sha256, "resume": file.resume}
-        download_file(settled, file.path, file.destination, **checks, progress=progress)
+        download_file(connected, file.path, file.destination, **checks, progress=progress)
         progress.end_file()
 
-    _many(bring, downloads)
+    _many(download, downloads)
 
 
 def upload_all(prefix: Prefix, uploads: Sequence[Upload], progress: Progress) -> None:
-    """Upload every file, side by side; after a failure, those that are complete stay.
+    """Upload many files at the same time. After a failure, the files that are complete stay.
 
     Raises:
         EngineryError: of the prefix's class, when a file has another digest, or S3 refuses it.
     """
-    settled = prefix.settled()
+    connected = prefix.with_kept_connection()
 
-    def send(file: Upload) -> None:
-        upload_file(settled, file.path, file.source, file.sha256, progress)
+    def upload(file: Upload) -> None:
+        upload_file(connected, file.path, file.source, file.sha256, progress)
         progress.end_file()
 
-    _many(send, uploads)
+    _many(upload, uploads)
 
 
 def _many(call: Callable[[F], object], files: Sequence[F]) -> None:
-    """`call` of each file, the large ones first and few at once, then the small ones, many at once."""
+    """Call `call` with each file: first the large files, a few at a time, then the small files, many at a time."""
     large = sorted((file for file in files if file.size > SMALL_BYTES), key=lambda file: -file.size)
     side_by_side(call, large, threads=LARGE_AT_ONCE)
     small = [file for file in files if file.size <= SMALL_BYTES]

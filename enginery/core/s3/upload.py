@@ -1,7 +1,7 @@
-"""Uploads whose every byte is read once, digested on the way, and checked by the server as it arrives.
+"""Uploads. Every byte is read once and digested while it is read. The server checks every byte that arrives.
 
-A large file goes in parts side by side, each with its own digest. Only when the digest of the whole is the right one
-do they become an object; so an object is what it should be, or is not there.
+A large file is sent in several parts at the same time, each with its own digest. The parts become an object only if the
+digest of the whole file is right. So the object is correct, or it does not exist.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from enginery.core.digests import bytes_digest
 from enginery.core.errors import EngineryError
 from enginery.core.late import late
 from enginery.core.progress import NO_PROGRESS, Progress
-from enginery.core.s3.errors import ALTERED, answer_code
-from enginery.core.s3.objects import Prefix, digested
+from enginery.core.s3.errors import ALTERED, error_code
+from enginery.core.s3.objects import Prefix, digest_options
 from enginery.core.s3.small import SMALL_BYTES, put_small
 from enginery.core.threads import in_order
 
@@ -41,17 +41,17 @@ T = TypeVar("T")
 
 
 def upload_file(prefix: Prefix, path: str, file: Path, sha256: str, progress: Progress = NO_PROGRESS) -> None:
-    """Write a file whose digest is `sha256`; each request carries the digest of its bytes, for the server to check.
+    """Upload a file. Each request carries the digest of its bytes, which the server checks.
 
     Args:
-        prefix: where to.
+        prefix: where the object is.
         path: the object, relative to the prefix.
-        file: what is read, once.
-        sha256: the digest it must have; also noted in the object's metadata.
-        progress: is given the bytes that have arrived.
+        file: the file. It is read once.
+        sha256: the digest that the file must have. The object's metadata gets it too.
+        progress: receives the number of bytes that have arrived.
 
     Raises:
-        EngineryError: of the prefix's class, also when the file has another digest; then nothing is written.
+        EngineryError: of the prefix's class, also when the file has another digest. Then nothing is written.
     """
     if file.stat().st_size <= PART_BYTES:
         _upload_whole(prefix, path, file, sha256)
@@ -79,27 +79,27 @@ def _upload_whole(prefix: Prefix, path: str, file: Path, sha256: str) -> None:
 
 def _put(prefix: Prefix, path: str, data: bytes, sha256: str, s3: "S3Client") -> None:
     try:
-        s3.put_object(Bucket=prefix.address.bucket, Key=prefix.address.key(path), Body=data, **digested(sha256))
+        s3.put_object(Bucket=prefix.address.bucket, Key=prefix.address.key(path), Body=data, **digest_options(sha256))
     except botocore_exceptions.ClientError as error:
         _raise_altered(prefix, path, error)
         raise
 
 
 def _raise_altered(prefix: Prefix, path: str, error: "ClientError") -> None:
-    """Raise a transient error when the server received other bytes than were sent: the file itself was right."""
-    if answer_code(error) in ALTERED:
+    """Raise a transient error if the network altered the bytes between here and the server. The file is correct."""
+    if error_code(error) in ALTERED:
         problem = "was altered on its way to S3"
         raise prefix.error_class(problem, subject=prefix.where(path), remedy="try again", transient=True) from error
 
 
 def _changed(prefix: Prefix, file: Path, found: str, sha256: str) -> EngineryError:
     problem = f"holds other bytes than were recorded: sha256 is {found}, not {sha256}"
-    remedy = "see what changed it, then run the step that made it again; nothing of it was kept in S3"
+    remedy = "find out what changed it, then run the step that made it again; nothing of it was kept in S3"
     return prefix.error_class(problem, subject=str(file), remedy=remedy)
 
 
-class _Aborted(Exception):  # noqa: N818  nobody else sees it
-    """Another process has aborted the upload, as one that was left behind."""
+class _Aborted(Exception):  # noqa: N818  it does not leave this file
+    """Another process has aborted the upload, because it seemed abandoned."""
 
 
 class _Parts:
@@ -126,7 +126,7 @@ class _Parts:
             self._patiently(partial(self._complete, upload, parts, sha256))
         except BaseException:
             self.progress.add(-self.sent)
-            with suppress(EngineryError):  # a later publish aborts what is left
+            with suppress(EngineryError):  # a later publish aborts it
                 self.prefix.attempt(self.path, lambda s3: s3.abort_multipart_upload(**upload))
             raise
 
@@ -141,13 +141,13 @@ class _Parts:
         try:
             return call(s3)
         except botocore_exceptions.ClientError as error:
-            if answer_code(error) == "NoSuchUpload":
+            if error_code(error) == "NoSuchUpload":
                 raise _Aborted from error
             _raise_altered(self.prefix, self.path, error)
             raise
 
     def _pieces(self) -> Iterator[tuple[int, bytes]]:
-        """The parts with their numbers; the digest of the whole file is taken while they are read."""
+        """The parts with their numbers. Reading them also makes the digest of the whole file."""
         with self.file.open("rb") as opened:
             for number in count(1):
                 if not (data := opened.read(self.part_bytes)):
@@ -157,7 +157,7 @@ class _Parts:
 
     def _send(self, upload: Any, piece: tuple[int, bytes]) -> "CompletedPartTypeDef":
         number, data = piece
-        checksum: str = digested(bytes_digest(data))["ChecksumSHA256"]
+        checksum: str = digest_options(bytes_digest(data))["ChecksumSHA256"]
         answer = self._patiently(
             lambda s3: s3.upload_part(**upload, PartNumber=number, Body=data, ChecksumSHA256=checksum)
         )
@@ -167,7 +167,7 @@ class _Parts:
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _complete(self, upload: Any, parts: "list[CompletedPartTypeDef]", sha256: str, s3: "S3Client") -> None:
-        """Complete the upload; one that is gone may have been completed by a request whose answer was lost."""
+        """Complete the upload. If it is gone, an earlier request may have completed it and its answer was lost."""
         try:
             s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except s3.exceptions.NoSuchUpload:
@@ -177,18 +177,18 @@ class _Parts:
 
 
 def part_bytes(size: int) -> int:
-    """The size of a part, so that a file of `size` bytes has no more parts than S3 accepts."""
+    """The size of a part, large enough that a file of `size` bytes has no more parts than S3 accepts."""
     return max(PART_BYTES, -(-size // MOST_PARTS))
 
 
 @dataclass(frozen=True)
 class UnfinishedUpload:
-    """A multipart upload that was neither completed nor aborted. Its parts cost money and are in no listing of objects.
+    """A multipart upload that was not completed or aborted. Its parts cost money, but no listing of objects shows them.
 
     Attributes:
-        path: the object it would become, relative to the prefix.
-        upload_id: S3's name for it.
-        begun: when, UTC.
+        path: the object that the upload would make, relative to the prefix.
+        upload_id: S3's id of the upload.
+        begun: when the upload began, UTC.
     """
 
     path: str
@@ -197,19 +197,19 @@ class UnfinishedUpload:
 
 
 def unfinished_uploads(prefix: Prefix, path: str = "") -> Iterator[UnfinishedUpload]:
-    """Every multipart upload in the directory `path`, whether its writer is still at work or not."""
+    """Every multipart upload under `path`, also those whose writer still works."""
     under = prefix.address.key(path)
     for found, entry in prefix.entries("list_multipart_uploads", f"{under}/" if under else ""):
         yield UnfinishedUpload(found, entry["UploadId"], entry["Initiated"])
 
 
 def abort_upload(prefix: Prefix, upload: UnfinishedUpload) -> None:
-    """Abort an upload and free its parts; one that has ended already is no error."""
+    """Abort an upload and free its parts. It is no error if the upload has ended already."""
     address = prefix.address
     names: Any = {"Bucket": address.bucket, "Key": address.key(upload.path), "UploadId": upload.upload_id}
     try:
         prefix.patiently(upload.path, lambda s3: s3.abort_multipart_upload(**names))
     except prefix.error_class as error:
         cause = error.__cause__
-        if not isinstance(cause, botocore_exceptions.ClientError) or answer_code(cause) != "NoSuchUpload":
+        if not isinstance(cause, botocore_exceptions.ClientError) or error_code(cause) != "NoSuchUpload":
             raise

@@ -231,20 +231,20 @@ def test_a_killed_enginery_takes_its_commands_along(
 
 def test_what_an_ended_command_left_elsewhere_is_undone(tmp_path: Path) -> None:
     undone = tmp_path / "un done"
-    error = failing(shell("sleep 60"), timeout=0.5, afterwards=["touch", str(undone)])
+    error = failing(shell("sleep 60"), timeout=0.5, cleanup=["touch", str(undone)])
     assert error.cause == FailureCause.TIMEOUT
     assert undone.exists()
 
 
 def test_nothing_is_undone_after_a_command_that_ended_by_itself(tmp_path: Path) -> None:
     undone = tmp_path / "undone"
-    process.run(["true"], log=ignore, afterwards=["touch", str(undone)])
-    failing(shell("exit 3"), afterwards=["touch", str(undone)])
+    process.run(["true"], log=ignore, cleanup=["touch", str(undone)])
+    failing(shell("exit 3"), cleanup=["touch", str(undone)])
     assert not undone.exists()
 
 
 def test_what_undoes_prints_nothing_into_the_commands_output() -> None:
-    error = failing(shell("echo said; sleep 60"), timeout=5, afterwards=["echo", "undone"])
+    error = failing(shell("echo said; sleep 60"), timeout=5, cleanup=["echo", "undone"])
     assert error.last_lines == ("said",)
 
 

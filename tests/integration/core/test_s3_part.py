@@ -134,7 +134,7 @@ def test_a_part_knows_its_ranges_again(tmp_path: Path) -> None:
     part = Part(tmp_path / "engine", 10, 3, SHA256)
     assert part.missing() == [0, 1, 2]
     part.write(b"56789", 5)
-    part.note(1, 5, 10)
+    part.mark_complete(1, 5, 10)
     part.close()
     again = Part(tmp_path / "engine", 10, 3, SHA256)
     assert again.missing() == [0, 2]

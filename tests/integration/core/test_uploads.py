@@ -319,7 +319,7 @@ def test_a_copy_of_what_has_gone_or_changed_meanwhile_says_so(
     assert found
     prefix.delete("x")
     with pytest.raises(Gone, match="not there any more"):
-        prefix.copy_found(prefix, found, "y")
+        prefix.copy_from(prefix, found, "y")
     assert prefix.head("y") is None
 
 

@@ -99,7 +99,7 @@ def test_wrong_credentials_are_told_and_what_was_made_is_kept_here(
         one.add(record, root)
     assert not caught.value.transient
     assert len(proxy.requests) == 1
-    assert one.near.find(record.key) == record
+    assert one.local.find(record.key) == record
 
 
 def test_files_that_are_there_are_not_uploaded_again(far: BucketStore, proxy: Proxy, tmp_path: Path) -> None:
@@ -184,11 +184,11 @@ def test_what_one_machine_added_another_finds_and_keeps(far: BucketStore, proxy:
     root = write_output(tmp_path / "output")
     record = some_record(root)
     one.add(record, root)
-    assert two.near.find(record.key) is None
+    assert two.local.find(record.key) is None
     assert two.find(record.key) == record
     two.fetch(record, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == FILES
-    assert two.near.find(record.key) == record
+    assert two.local.find(record.key) == record
     before = proxy.count("GET")
     two.fetch(record, tmp_path / "again")
     assert proxy.count("GET") == before
@@ -199,7 +199,7 @@ def test_a_machine_that_finishes_second_goes_on_with_what_the_first_one_made(far
     first, second = write_output(tmp_path / "1", {"x": b"first"}), write_output(tmp_path / "2", {"x": b"second"})
     kept = one.add(some_record(first), first)
     assert two.add(some_record(second, label="second"), second) == kept
-    assert two.find(kept.key) == two.near.find(kept.key) == kept
+    assert two.find(kept.key) == two.local.find(kept.key) == kept
     two.fetch(kept, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == {"x": b"first"}
 
@@ -210,7 +210,7 @@ def test_a_step_that_is_replaced_is_replaced_here_and_there(far: BucketStore, tm
     one.add(some_record(first), first)
     again = some_record(second, label="again")
     assert one.add(again, second, replace=True) == again
-    assert one.near.find(again.key) == two.find(again.key) == again
+    assert one.local.find(again.key) == two.find(again.key) == again
     two.fetch(again, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == {"x": b"second"}
 
@@ -236,7 +236,7 @@ def test_looking_for_many_writes_nothing(far: BucketStore, proxy: Proxy, tmp_pat
     one = other_machine(far, tmp_path / "one")
     root = write_output(tmp_path / "output")
     record = some_record(root)
-    one.near.add(record, root)
+    one.local.add(record, root)
     assert one.find_many([record.key, "0" * 64]) == {record.key: record}
     assert proxy.count("PUT") == 0
 
@@ -246,11 +246,11 @@ def test_a_step_whose_files_are_gone_here_is_fetched_from_the_bucket(far: Bucket
     root = write_output(tmp_path / "output")
     record = some_record(root)
     one.add(record, root)
-    one.near.blobs.path(record.files[-1]).unlink()
+    one.local.blobs.path(record.files[-1]).unlink()
     assert one.find(record.key) == record
     one.fetch(record, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == FILES
-    assert one.near.find(record.key) == record
+    assert one.local.find(record.key) == record
 
 
 def test_a_blob_that_is_altered_in_the_bucket_does_not_get_here(far: BucketStore, tmp_path: Path) -> None:
@@ -261,14 +261,14 @@ def test_a_blob_that_is_altered_in_the_bucket_does_not_get_here(far: BucketStore
     far.prefix.put_bytes(blob_path(record.files[0]), b"weightz")
     with pytest.raises(StoreError, match="other bytes"):
         two.fetch(record, tmp_path / "fetched")
-    assert two.near.find(record.key) is None
+    assert two.local.find(record.key) is None
     assert not (tmp_path / "fetched").exists()
     assert one.verify(record) == [f"in S3: {problem}" for problem in far.verify(record)] != []
 
 
 def test_the_records_of_both_are_listed_once(far: BucketStore, tmp_path: Path) -> None:
     one, two = other_machine(far, tmp_path / "one"), other_machine(far, tmp_path / "two")
-    for store, name in ((one, "shared"), (two.near, "near")):
+    for store, name in ((one, "shared"), (two.local, "near")):
         root = write_output(tmp_path / name, {"name": name.encode()})
         store.add(some_record(root, name, label=name), root)
     assert sorted(record.label for record in two.records()) == ["near", "shared"]
