@@ -161,7 +161,7 @@ def _processor_seconds() -> float:
 
 @contextmanager
 def server(scratch: Path) -> Iterator[None]:
-    """Run a server that keeps objects under `scratch`, and set the environment variables with which the tools use it."""
+    """Run a server that keeps objects under `scratch`, and set the environment variables that lead the tools to it."""
     port = free_port()
     (scratch / "server" / BUCKET).mkdir(parents=True)
     url = f"http://127.0.0.1:{port}"

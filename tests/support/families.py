@@ -1,4 +1,4 @@
-"""Commands that start other processes, in ways that are hard to clean up, and looking whether they live."""
+"""Commands that start child processes which are hard to end, and functions that say which of them are alive."""
 
 import sys
 from pathlib import Path
@@ -34,27 +34,27 @@ sit("command")
 
 
 def family_argv(told: Path, *words: str) -> list[str]:
-    """A command with a child and an orphaned grandchild in its own session; each writes its process id into `told`.
+    """A command with a child and an orphaned grandchild in its own session. Each writes its process id into `told`.
 
-    `stubborn` makes all of them ignore SIGTERM; `leave` makes the command itself end at once.
+    With the word `stubborn` all of them ignore SIGTERM. With `leave` the command itself ends at once.
     """
     return [sys.executable, "-c", FAMILY, str(told), *words]
 
 
 def wait_for_family(told: Path) -> list[int]:
-    """The process ids of the whole family, once all are there."""
+    """Wait until the command, its child and its grandchild run, and return their process ids."""
     names = ("rank", "child", "command")
     wait_until(lambda: all((told / name).exists() for name in names), seconds=30)
     return family_pids(told)
 
 
 def family_pids(told: Path) -> list[int]:
-    """The process ids of those who have said theirs."""
+    """The process ids that have been written so far."""
     return [int(path.read_text()) for path in told.iterdir() if path.suffix != ".part"]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, not counting one that has ended and was not yet collected."""
+    """Whether there is such a process. A zombie does not count."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""A real Prefect server on a free port with a home and a database of its own, one for a whole test session."""
+"""A real Prefect server on a free port with a home and a database of its own, one for each test session."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 @contextmanager
 def running_prefect_server(directory: Path) -> Iterator[str]:
-    """A server that keeps its things in `directory`; gives its address, under which its API is `/api`."""
+    """Run a server with its data in `directory` and yield its address. Its API is at `/api`."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log_file = directory / "server.log"
@@ -36,12 +36,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         try:
             yield url
         finally:
-            APILogWorker.drain_all()  # or it complains at the end that its server is gone
+            APILogWorker.drain_all()  # otherwise it reports at the end that its server is gone
 
 
 @pytest.fixture
 def prefect_api(prefect_server: str, tmp_path: Path) -> Iterator[str]:
-    """The server's API, which Prefect's settings in this test point at."""
+    """The address of the server's API; Prefect's settings in this test name it."""
     api = f"{prefect_server}/api"
     with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: tmp_path / "prefect-home"}):
         yield api

@@ -11,16 +11,16 @@ def wait_until(
     pause: float = 0.01,
     otherwise: Callable[[], object] = str,
 ) -> None:
-    """Return as soon as `condition()` is true. The limit is only reached when it never will be, so it is generous.
+    """Return as soon as `condition()` is true. The limit is generous, because only a failing test reaches it.
 
     Args:
-        condition: asked again after each pause.
+        condition: called again after each pause.
         seconds: the limit.
-        pause: seconds.
-        otherwise: says what stands in the way.
+        pause: seconds between two calls.
+        otherwise: returns the reason for the error text.
 
     Raises:
-        AssertionError: when it is still false after `seconds`.
+        AssertionError: when the condition is still false after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -30,5 +30,5 @@ def wait_until(
         time.sleep(pause)
 
 
-HEED_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-"""First in a script that a test interrupts: it would ignore SIGINT where the tests run in the background."""
+ACCEPT_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""The first line of a script that a test interrupts. Without it, a script of tests in the background ignores SIGINT."""

@@ -18,7 +18,7 @@ from enginery.backends.checkpoints.verify import verify_checkpoint, verify_hf_ch
 from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain
-from tests.integration.conftest import made_in_the_checkout, of_all_workers
+from tests.integration.conftest import made_in_the_checkout, shared_by_workers
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -104,7 +104,7 @@ def modelopt() -> Toolchain:
 @pytest.fixture(scope="session")
 def made(modelopt: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything these tests look at, made by the driver in one process, once for all workers."""
-    shared = of_all_workers(tmp_path_factory) / "modelopt"
+    shared = shared_by_workers(tmp_path_factory) / "modelopt"
     with FileLock(f"{shared}.lock"):
         if not (shared / "runs.json").exists():
             shared.mkdir(exist_ok=True)
