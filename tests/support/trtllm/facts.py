@@ -62,7 +62,7 @@ class Signature:
 
 
 def signature(release: str, name: str) -> Signature | None:
-    """The parameters of a function such as `ModelRunner.generate` in a release; None if the release does not have it."""
+    """The parameters of a function such as `ModelRunner.generate` in a release; None if the release has none."""
     found = _signatures(release).get(name)
     if found is None:
         return None
