@@ -114,8 +114,8 @@ class Publishers:
             target=publish_in_this_process, args=(self.address, number, dict(self.settings), str(errors))
         )
         with self._lock:
-            doomed = attempt <= LAST_KILLED_ATTEMPT and self.random.random() < 0.5
-            self._left[number] = self.random.randint(1, LONGEST_PUBLISH_REQUESTS) if doomed else sys.maxsize
+            will_be_killed = attempt <= LAST_KILLED_ATTEMPT and self.random.random() < 0.5
+            self._left[number] = self.random.randint(1, LONGEST_PUBLISH_REQUESTS) if will_be_killed else sys.maxsize
             process.start()
             self._running[number] = process
         wait([process.sentinel])

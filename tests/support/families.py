@@ -10,47 +10,48 @@ from tests.support.waiting import wait_until
 FAMILY = """
 import os, signal, sys, time
 from pathlib import Path
-told = Path(sys.argv[1])
+pids = Path(sys.argv[1])
 stubborn = "stubborn" in sys.argv
 if stubborn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def sit(name):
-    (told / f"{name}.part").write_text(str(os.getpid()))
-    (told / f"{name}.part").rename(told / name)
+def wait(name):
+    (pids / f"{name}.part").write_text(str(os.getpid()))
+    (pids / f"{name}.part").rename(pids / name)
     time.sleep(600)
 if os.fork() == 0:
     if os.fork() == 0:
         os.setsid()      # as MPI ranks do: another session, and its parent has gone
-        sit("rank")
+        wait("rank")
     os._exit(0)
 if os.fork() == 0:
-    sit("child")
+    wait("child")
 if "leave" in sys.argv:
-    while not ((told / "rank").exists() and (told / "child").exists()):
+    while not ((pids / "rank").exists() and (pids / "child").exists()):
         time.sleep(0.01)
     os._exit(0)
-sit("command")
+wait("command")
 """
 
 
-def family_argv(told: Path, *words: str) -> list[str]:
-    """A command with a child and an orphaned grandchild in its own session. Each writes its process id into `told`.
+def family_argv(pids: Path, *words: str) -> list[str]:
+    """A command with a child and an orphaned grandchild in its own session.
 
+    Each of the three writes its process id into the directory `pids`.
     With the word `stubborn` all of them ignore SIGTERM. With `leave` the command itself ends at once.
     """
-    return [sys.executable, "-c", FAMILY, str(told), *words]
+    return [sys.executable, "-c", FAMILY, str(pids), *words]
 
 
-def wait_for_family(told: Path) -> list[int]:
+def wait_for_family(pids: Path) -> list[int]:
     """Wait until the command, its child and its grandchild run, and return their process ids."""
     names = ("rank", "child", "command")
-    wait_until(lambda: all((told / name).exists() for name in names), seconds=30)
-    return family_pids(told)
+    wait_until(lambda: all((pids / name).exists() for name in names), seconds=30)
+    return family_pids(pids)
 
 
-def family_pids(told: Path) -> list[int]:
+def family_pids(pids: Path) -> list[int]:
     """The process ids that have been written so far."""
-    return [int(path.read_text()) for path in told.iterdir() if path.suffix != ".part"]
+    return [int(path.read_text()) for path in pids.iterdir() if path.suffix != ".part"]
 
 
 def is_alive(pid: int) -> bool:

@@ -65,8 +65,8 @@ class HubServer:
         model = self.models.setdefault(name, HubModel(name))
         model.gated, model.private = gated, private
         files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
-        told = "".join(f"{file}\0{file_digest(path)}\0" for file, path in sorted(files.items()))
-        commit = hashlib.sha1(f"{name}\0{told}".encode()).hexdigest()
+        content = "".join(f"{file}\0{file_digest(path)}\0" for file, path in sorted(files.items()))
+        commit = hashlib.sha1(f"{name}\0{content}".encode()).hexdigest()
         model.commits[commit] = {file: self._keep(commit, file, path) for file, path in files.items()}
         model.references[revision] = commit
         return commit

@@ -8,7 +8,7 @@ from tests.support.trtllm.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """An answer.
 
     Attributes:
@@ -31,7 +31,7 @@ def tokens_of(own: Home, checkpoint: str) -> Tokens | None:
     return None
 
 
-def answer(own: Home, tokens: Tokens | None, prompt_ids: Sequence[int], limit: int) -> Said:
+def answer(own: Home, tokens: Tokens | None, prompt_ids: Sequence[int], limit: int) -> Answer:
     """The answer to a prompt, with at most `limit` tokens. Without a tokenizer it is the prompt's tokens."""
     ids = list(prompt_ids)
     if tokens is not None:
@@ -39,4 +39,4 @@ def answer(own: Home, tokens: Tokens | None, prompt_ids: Sequence[int], limit: i
         table = own.control["answers"]
         text = table.get(prompt, table.get(prompt.strip(), prompt))
         ids = tokens.encode(text, add_special_tokens=False)
-    return Said(ids[:limit], ended=len(ids) < limit)
+    return Answer(ids[:limit], ended=len(ids) < limit)

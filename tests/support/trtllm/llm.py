@@ -76,13 +76,13 @@ class LLM:
                 f"The sum of prompt length ({len(ids)}) and max_tokens ({sampling.limit}) should not exceed "
                 f"max_seq_len ({self.max_seq_len})"
             )
-        said = answers.answer(self.own, self.tokenizer, ids, sampling.limit)
-        text = self.tokenizer.decode(said.ids, skip_special_tokens=True) if self.tokenizer else ""
-        output = CompletionOutput(0, text, self._tokens(said), "stop" if said.ended else "length")
+        answer = answers.answer(self.own, self.tokenizer, ids, sampling.limit)
+        text = self.tokenizer.decode(answer.ids, skip_special_tokens=True) if self.tokenizer else ""
+        output = CompletionOutput(0, text, self._tokens(answer), "stop" if answer.ended else "length")
         return RequestOutput(number, prompt if isinstance(prompt, str) else None, ids, [output])
 
-    def _tokens(self, said: answers.Said) -> list[int]:
-        return said.ids
+    def _tokens(self, answer: answers.Answer) -> list[int]:
+        return answer.ids
 
     def shutdown(self) -> None:
         """Do nothing: the stand-in has no processes to end."""
@@ -131,10 +131,10 @@ class TorchLLM(LLM):
         self._check_gpus(world)
         return int(self.arguments.get("max_seq_len") or source["max_position_embeddings"])
 
-    def _tokens(self, said: answers.Said) -> list[int]:
+    def _tokens(self, answer: answers.Answer) -> list[int]:
         """The tokens of an answer. This backend includes the end token."""
         end = self.tokenizer.eos_token_id if self.tokenizer else None
-        return [*said.ids, end] if said.ended and end is not None else said.ids
+        return [*answer.ids, end] if answer.ended and end is not None else answer.ids
 
 
 class OldLLM:

@@ -93,10 +93,10 @@ def _slow(_own: Home, details: Details) -> None:
 
 def _hang(own: Home, _details: Details) -> None:
     """Sleep until killed, with a child that does the same. Their process ids go into the stand-in's directory."""
-    told = own.directory / home.HANGING
-    told.mkdir(exist_ok=True)
+    pids = own.directory / home.HANGING
+    pids.mkdir(exist_ok=True)
     os.fork()
-    (told / str(os.getpid())).touch()
+    (pids / str(os.getpid())).touch()
     while True:
         signal.pause()
 

@@ -93,8 +93,8 @@ class StandIn:
 
     def hanging(self) -> list[int]:
         """The process ids of all processes that hang or did hang."""
-        told = self.directory / HANGING
-        return sorted(int(path.name) for path in told.iterdir()) if told.exists() else []
+        pids = self.directory / HANGING
+        return sorted(int(path.name) for path in pids.iterdir()) if pids.exists() else []
 
     def _change(self, change: Any) -> None:
         own = Home(self.directory)
