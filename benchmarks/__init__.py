@@ -1,1 +1,1 @@
-"""What Enginery claims to be fast, measured against what people use instead."""
+"""Measures the parts of Enginery that are claimed to be fast, and compares them with other tools."""

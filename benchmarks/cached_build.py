@@ -1,4 +1,4 @@
-"""A build with nothing to do against Prefect's floor: an empty flow with as many cached tasks, on the same server."""
+"""Compares a build with nothing to do with an empty Prefect flow that has as many cached tasks, on the same server."""
 
 import json
 import os
@@ -16,7 +16,7 @@ TIMES = 15
 
 
 def measure() -> list[Row]:
-    """Both, run in turn in one warm process."""
+    """Measure both in turn in one process."""
     with TemporaryDirectory(prefix="prefect-", dir=ROOT) as name, example():
         scratch = Path(name)
         with prefect_server(scratch / "server") as api:

@@ -1,4 +1,4 @@
-"""`make demo` in a fresh clone with a new home, cold and again."""
+"""Measures `make demo` in a fresh clone with a new home: the first run, and a second one."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ AGAIN = Goal(20.0, "seconds")
 
 
 def measure() -> list[Row]:
-    """What is committed, with nothing shared with this checkout but what pip has in its cache."""
+    """Measure the committed state. The clone shares only pip's cache with this checkout."""
     ROOT.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="enginery-bench-", ignore_cleanup_errors=True) as name:
         clone, home = Path(name) / "enginery", Path(name) / "home"
@@ -26,12 +26,12 @@ def measure() -> list[Row]:
             Row(f"make demo, {how}", _demo(clone, home, ROOT / f"demo-{how}.log"), None, goal, load=load())
             for how, goal in (("cold", COLD), ("again", AGAIN))
         ]
-        remove_tree(Path(name))  # it knows read-only directories
+        remove_tree(Path(name))  # it can remove read-only directories
     return rows
 
 
 def _demo(clone: Path, home: Path, log: Path) -> float:
-    python = Path(sys.base_prefix) / "bin" / "python3"  # a shim on PATH may look for itself in the home
+    python = Path(sys.base_prefix) / "bin" / "python3"  # a shim on PATH may need files in the user's home
     argv = ["make", "demo", f"PYTHON={python}"]
     with log.open("wb") as output:
         return seconds(
@@ -42,7 +42,7 @@ def _demo(clone: Path, home: Path, log: Path) -> float:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """A new user's on this machine: a home of their own, with pip set up as it is here."""
+    """The environment of a new user on this machine: a home of their own, and this user's pip configuration."""
     kept = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "ENGINERY_HOME"}}
     cache = subprocess.run(
         [sys.executable, "-m", "pip", "cache", "dir"], stdout=subprocess.PIPE, text=True, check=True

@@ -1,4 +1,4 @@
-"""DVC in an environment of its own, and a pipeline in it with as many steps as a plan of ours."""
+"""Installs DVC in an environment of its own, and makes a DVC pipeline with as many stages as a plan has steps."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ VERSION = "3.67.1"
 
 @dataclass(frozen=True)
 class DvcPipeline:
-    """A pipeline with nothing to do.
+    """A DVC pipeline that is up to date.
 
     Attributes:
-        directory: where it is.
+        directory: the pipeline's directory.
         program: the `dvc` command.
-        environment: without the user's DVC settings.
+        environment: the environment for the command, without the user's DVC settings.
     """
 
     directory: Path
@@ -31,12 +31,12 @@ class DvcPipeline:
     environment: Mapping[str, str]
 
     def repro(self) -> None:
-        """Bring it up to date, which it is."""
+        """Run `dvc repro`, which finds that nothing has changed."""
         command([self.program, "repro"], self.directory, self.environment)
 
 
 def ensure_dvc(venv: Path) -> Path:
-    """The `dvc` command of the pinned version; pip installs it, into `venv`, when it is not there."""
+    """The `dvc` command of the pinned version. If `venv` does not have it, pip installs it there."""
     program, python = venv / "bin" / "dvc", venv / "bin" / "python"
     if not program.exists() or _version(program) != VERSION:
         command([sys.executable, "-m", "venv", "--clear", venv])
@@ -49,9 +49,9 @@ def _version(program: Path) -> str:
 
 
 def pipeline_like(plan: Plan, directory: Path, program: Path) -> DvcPipeline:
-    """A DVC pipeline of a plan's shape: a stage for each step, fed by the same stages, each with a small output.
+    """A DVC pipeline with the shape of a plan: a stage with a small output for each step, with the same inputs.
 
-    DVC is spared what costs it time: no Git repository, no analytics, no look for updates.
+    To be fast, DVC uses no Git repository, sends no analytics and does not check for updates.
     """
     directory.mkdir(parents=True)
     own = {"DVC_SITE_CACHE_DIR": "site", "DVC_GLOBAL_CONFIG_DIR": "global", "DVC_SYSTEM_CONFIG_DIR": "system"}
@@ -70,7 +70,7 @@ def pipeline_like(plan: Plan, directory: Path, program: Path) -> DvcPipeline:
 
 
 def stages(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The stages for the steps of a plan, as in `dvc.yaml`."""
+    """A stage for each step of a plan, as `dvc.yaml` lists them."""
     return {_name(planned): _stage(planned, plan) for planned in plan.steps}
 
 

@@ -1,9 +1,9 @@
-"""Builds and checks engines of ONNX Runtime on this machine's NVIDIA GPU, as a worker does: with `enginery run-step`.
+"""Builds and validates engines of ONNX Runtime on this machine's NVIDIA GPU with `enginery run-step`, as a worker does.
 
     python -m benchmarks.gpu RESULT.json
 
-The toolchain is what is on PATH (`host`): python3 with ONNX Runtime GenAI for CUDA, torch and safetensors. Written are
-the commands as they were run, their seconds, the memory they took, and what the machine is.
+The toolchain is `host`: python3 on PATH with ONNX Runtime GenAI for CUDA, torch and safetensors. The result file has
+the commands, their seconds, the GPU memory in use, and facts about the machine.
 """
 
 import argparse
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "tiny-llama"
 PRECISIONS = ("bfloat16", "int4")
 SAMPLE_SECONDS = 0.25
-TELLING = ("engine loaded on", "prompt ")
-"""How the lines of a log begin that are worth keeping."""
+KEPT_LINES = ("engine loaded on", "prompt ")
+"""Log lines that begin with one of these are kept in the result."""
 QUESTION = {"prompt": "How do I count to nine in French?"}
 
 
@@ -57,10 +57,10 @@ def _smi(fields: str) -> str:
 
 
 def gpu_facts() -> dict[str, str]:
-    """What the machine is."""
+    """The machine's GPU, driver, number of cores, Python and kernel."""
     fields = ("name", "compute_cap", "memory.total", "driver_version")
-    said = dict(zip(fields, _smi(",".join(fields)).split(", "), strict=True))
-    return {**said, "cpu_cores": str(os.cpu_count()), "python": platform.python_version(), "kernel": platform.release()}
+    gpu = dict(zip(fields, _smi(",".join(fields)).split(", "), strict=True))
+    return {**gpu, "cpu_cores": str(os.cpu_count()), "python": platform.python_version(), "kernel": platform.release()}
 
 
 def spec_for(name: str, weights: Path, prompts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def spec_for(name: str, weights: Path, prompts: list[dict[str, Any]]) -> dict[st
 
 
 def measured(argv: list[str], work: Path) -> dict[str, Any]:
-    """Run one `enginery` command and describe it; paths are shown without the directory they lie in.
+    """Run one `enginery` command and describe it. Paths are shown relative to `work`.
 
     Raises:
         RuntimeError: when it fails, with its output.
@@ -90,7 +90,7 @@ def measured(argv: list[str], work: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "gpu_memory_mib": memory.most,
         "outcome": json.loads(done.stdout),
-        "said": [line for line in done.stderr.splitlines() if line.startswith(TELLING)],
+        "said": [line for line in done.stderr.splitlines() if line.startswith(KEPT_LINES)],
     }
 
 

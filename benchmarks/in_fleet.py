@@ -1,7 +1,7 @@
-"""Builds many targets of one-second steps over the workers of a pool, and prints how long that took as JSON.
+"""Builds many targets of one-second steps on the workers of a pool, and prints the seconds as JSON.
 
-Started by `orchestration.py` with Prefect's settings in its environment. The runs on the workers take the plan from the
-store, so only here the plan is put in the place of a spec's.
+`orchestration.py` starts it with Prefect's settings in its environment. The plan of the spec is replaced only in this
+process: the runs on the workers take the plan from the store.
 """
 
 import argparse
@@ -22,14 +22,14 @@ ARGV = ("sh", "-c", "sleep 1; echo made > {output}/made.txt")
 
 
 def many_targets(number: int, name: str) -> Spec:
-    """A spec for so many targets of one GPU."""
+    """A spec with `number` targets for the same GPU."""
     targets = [{"name": f"target-{index}", "gpu": GPU, "precision": "float16"} for index in range(number)]
     prompts = {"prompts": [{"prompt": "How do I count to nine in French?"}]}
     return parse_spec({"name": name, "source": {"path": "weights"}, "targets": targets, "validation": prompts})
 
 
 def plan_of(spec: Spec, stages: int) -> Plan:
-    """For each target a chain of so many steps, each of them a second long."""
+    """A plan with a chain of `stages` steps for each target. Each step takes one second."""
     source = ResolvedSource(kind="path", location="weights", commit="0" * 40, files=())
     names = [target.name for target in spec.targets]
     steps = tuple(step for name in names for step in _chain(spec.name, name, STAGES[:stages]))

@@ -1,6 +1,6 @@
-"""Runs builds with every step cached, and flows of Prefect's own with as many cached tasks, in turn, in this process.
+"""Runs builds with every step cached, and plain Prefect flows with as many cached tasks, in turn, in this process.
 
-Started by `cached_build.py` with Prefect's settings in its environment; prints the seconds of each as JSON.
+`cached_build.py` starts it with Prefect's settings in its environment. It prints the seconds of both as JSON.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from enginery.pipeline.tasks.schedule import MAX_WORKERS
 from enginery.spec import read_spec
 
 PAUSE_SECONDS = 1.0
-"""The server goes on writing events and logs after a run; that shall not slow down the next."""
+"""The pause after a run: the server still writes events and logs, which would slow down the next run."""
 
 
-FEW_AT_ONCE: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MAX_WORKERS)
+TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=MAX_WORKERS)
 
 
 def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -33,13 +33,13 @@ def _key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 @task(cache_policy=CacheKeyFnPolicy(cache_key_fn=_key), persist_result=True, result_serializer="json")
 def nothing(number: int) -> int:
-    """A task with nothing to do, and a result that is cached."""
+    """A task that does nothing and has a cached result."""
     return number
 
 
-@flow(task_runner=FEW_AT_ONCE)
+@flow(task_runner=TASK_RUNNER)
 def floor(tasks: int, storage: Path) -> None:
-    """The least that so many cached tasks cost: no plan, no store, no artifacts, no names."""
+    """A flow with only `tasks` cached tasks: no plan, no store, no artifacts, no names."""
     cached = nothing.with_options(result_storage=storage)
     for future in [cached.submit(number) for number in range(tasks)]:
         future.result()

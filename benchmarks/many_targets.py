@@ -1,4 +1,4 @@
-"""`plan` for a thousand targets, with nothing done yet and with everything done."""
+"""Measures `enginery plan` for a thousand targets, first with no step done, then with all steps done."""
 
 import os
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ ENGINES: list[dict[str, Any]] = [
 
 
 def measure(targets: int = TARGETS, times: int = TIMES) -> list[Row]:
-    """The plan's own work, and for information the whole command."""
+    """Measure the plan's own work, which has a goal, and the whole command, which has none."""
     with TemporaryDirectory(prefix="enginery-bench-") as scratch, in_environment({"ENGINERY_HOME": f"{scratch}/home"}):
         spec = Path(scratch) / "many.yaml"
         spec.write_text(yaml.safe_dump(many_targets(targets)), encoding="utf-8")
@@ -57,7 +57,7 @@ def _rows(spec: Path, what: str, times: int) -> list[Row]:
 
 
 def many_targets(number: int) -> dict[str, Any]:
-    """A spec in which hardly any two targets share a step but the download and the engine."""
+    """A spec with `number` targets. They share the download and some engines, but hardly any other step."""
     engines = cycle(ENGINES)
     return {
         "name": "many",
@@ -79,7 +79,7 @@ def many_targets(number: int) -> dict[str, Any]:
 
 
 def fill(store: Store, plan: Plan, output: Path) -> None:
-    """Put a record for each step of a plan into the store, with small outputs, as if all had been done."""
+    """Put a record with a small output for each step of a plan into the store, as if all steps had been done."""
     output.mkdir()
     for planned in plan.steps:
         (output / "made.txt").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""A hundred targets over four workers of a pool, against the least that so much work takes them; and what a step costs.
+"""A build of a hundred targets on four workers, compared with the ideal time: the work divided by the workers.
 
-The work is steps that sleep for a second. Prefect's server with its PostgreSQL, the four workers, their runs and the
-build itself all share this machine's processors, which in a fleet they do not.
+The steps sleep for a second. Here Prefect's server, PostgreSQL, the four workers, their runs and the build itself share
+the processors of one machine; in a fleet they do not.
 """
 
 import json
@@ -34,7 +34,7 @@ START_SECONDS = 300.0
 
 
 def measure() -> list[Row]:
-    """Targets as real ones are, with a chain of steps; then targets of a single step, where starting weighs most."""
+    """Measure targets with a chain of steps, like real ones; then targets with one step, where starting counts most."""
     ROOT.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="fleet-", dir=ROOT) as name, _fleet(Path(name)) as environment:
         bare = _bare_seconds(Path(name))
@@ -63,7 +63,7 @@ def _bare_seconds(scratch: Path) -> float:
 
 @contextmanager
 def _fleet(scratch: Path) -> Iterator[dict[str, str]]:
-    """A server with workers and all that a build needs there; gives the environment of its clients."""
+    """A Prefect server with a pool and its workers; yields the environment for clients."""
     with ExitStack() as stack:
         database = stack.enter_context(postgres())
         api = stack.enter_context(prefect_server(scratch / "server", database=database))
@@ -97,13 +97,13 @@ def _wait_for_workers(api: str) -> None:
 
 
 def _deploy(scratch: Path, environment: Mapping[str, str]) -> None:
-    """The pool and its deployment, as docs/operate.md says."""
+    """Make the pool and its deployment, as docs/operate.md says."""
     pool = {"gpu": GPU, "work_pool": POOL, "concurrency": WORKERS}
     (scratch / "pools.yaml").write_text(yaml.safe_dump({"pools": [pool]}), encoding="utf-8")
     deployment = {
         "name": POOL,
         "entrypoint": "flows/build_target.py:build_target",
-        # A start takes half as long where the worker need not look for the right Python.
+        # A run starts in half the time if the worker does not have to search for the right Python.
         "work_pool": {"name": POOL, "job_variables": {"command": f"{sys.executable} -m prefect.engine"}},
     }
     (scratch / "prefect.yaml").write_text(yaml.safe_dump({"deployments": [deployment]}), encoding="utf-8")

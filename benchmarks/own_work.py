@@ -1,7 +1,7 @@
-"""Plans a spec file and looks its steps up in the store, once, and prints how long that took.
+"""Plans a spec file and searches the store for its steps, once, and prints how long that took.
 
-A process of its own for each time: what is remembered within a process would make a second time look faster than what
-a user's `enginery plan` does. Importing is not counted; the whole process is measured elsewhere.
+Each measurement is a new process, like a user's `enginery plan`: in the same process a second time would be faster
+because of caches. The time of imports is not counted; `plan_against_dvc.py` measures the whole process.
 """
 
 import json
@@ -15,7 +15,7 @@ from enginery.store import open_store
 
 
 def main() -> None:
-    """Print the seconds as JSON: `read` the file, then `plan`, which is making the plan and looking its steps up."""
+    """Print JSON with the seconds: `read` for the file, `plan` for making the plan and searching the store."""
     open_store()  # imports the store
     started = time.perf_counter()
     spec = read_spec(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What the pipeline claims, measured in one run: `python -m benchmarks.pipeline [--only NAME ...] [--json FILE]`."""
+"""Runs the benchmarks and shows their goals: `python -m benchmarks.pipeline [--only NAME ...] [--json FILE]`."""
 
 import argparse
 import json
@@ -31,13 +31,13 @@ Measure = Callable[[], list[Row]]
 
 
 def main() -> int:
-    """Measure, and print a table; the exit status says whether all could be measured, not whether goals were met."""
+    """Measure and print a table. The exit status is 1 when a measurement failed; a missed goal does not change it."""
     arguments = _arguments()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     machine = describe_machine()
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if settle_environment():
-        console.print(f"{NO_BYTECODE} is set here, which users have not: unset for all that is measured")
+        console.print(f"{NO_BYTECODE} was set; users do not have that, so it is removed for the measurements")
     chosen = {name: cast("Measure", import_module(PARTS[name]).measure) for name in arguments.only or PARTS}
     rows, failed = run_parts(chosen, console)
     console.print(table(rows))
@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def run_parts(parts: Mapping[str, Measure], console: Console) -> tuple[list[Row], list[str]]:
-    """Run these, one after the other; one that fails is told and does not stop the others."""
+    """Run the parts one after the other. A part that fails is printed and does not stop the others."""
     rows: list[Row] = []
     failed: list[str] = []
     for name, measure in parts.items():
@@ -65,7 +65,7 @@ def run_parts(parts: Mapping[str, Measure], console: Console) -> tuple[list[Row]
         console.print(f"measuring {name} …")
         try:
             found = measure()
-        except Exception:  # noqa: BLE001  whatever it is, it is shown, and the exit status tells
+        except Exception:  # noqa: BLE001  any error is printed, and the exit status becomes 1
             console.print(traceback.format_exc(), markup=False)
             failed.append(name)
             continue
@@ -75,7 +75,7 @@ def run_parts(parts: Mapping[str, Measure], console: Console) -> tuple[list[Row]
 
 
 def describe_machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """The facts about the machine that the figures depend on."""
     return {
         "cpus": str(os.cpu_count()),
         "load averages": " ".join(f"{value:.1f}" for value in _loads()),

@@ -1,4 +1,4 @@
-"""`enginery plan` of the example against a `dvc repro` that has as many steps and nothing to do."""
+"""Compares `enginery plan` of the example with a `dvc repro` that has as many stages and nothing to do."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ENGINERY = Path(sys.executable).parent / "enginery"
 
 
 def measure() -> list[Row]:
-    """Both, as whole processes; and how much of ours is not Python starting and importing."""
+    """Measure both as whole processes, and our own work without the start of Python and without imports."""
     program = ensure_dvc(ROOT / "dvc")
     with example() as built, TemporaryDirectory(prefix="enginery-bench-") as scratch:
         pipeline = pipeline_like(built.plan, Path(scratch) / "pipeline", program)
@@ -35,7 +35,7 @@ def measure() -> list[Row]:
 
 
 def own_work(spec: Path) -> dict[str, float]:
-    """What `benchmarks.own_work` prints."""
+    """The figures that `benchmarks.own_work` prints for a spec file."""
     argv = [sys.executable, "-m", "benchmarks.own_work", str(spec)]
     done = subprocess.run(argv, cwd=REPOSITORY, env=os.environ, stdout=subprocess.PIPE, check=True)
     printed: dict[str, float] = json.loads(done.stdout)

@@ -1,9 +1,9 @@
-"""Makes a Llama of a given shape with random weights: as large as a real one, and free to be carried anywhere.
+"""Makes a Llama of a given shape with random weights: as large as a real model, but without a licence.
 
     python3 benchmarks/random_llama.py DIRECTORY --shape 1b
 
-Needs torch and safetensors, nothing of Enginery's. The tokenizer is the example model's: what such a model says means
-nothing in any case.
+Needs torch and safetensors, but not Enginery. The tokenizer is that of the example model; the answers of a random model
+mean nothing.
 """
 
 import argparse
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch  # type: ignore[import-not-found,unused-ignore]  # of the machine that measures
+import torch  # type: ignore[import-not-found,unused-ignore]  # installed only on the machine that measures
 from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]
 
 SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
-"""As of Llama 3.2 1B (but with a last layer of its own) and of Llama 3 8B."""
+"""The shapes of Llama 3.2 1B (but with an output layer of its own) and of Llama 3 8B."""
 COMMON = {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-05}
 TOKENIZER = Path(__file__).parent.parent / "examples" / "tiny-llama" / "model"
 SPREAD = 0.02
-"""Standard deviation of the weights, as transformers starts with."""
+"""The standard deviation of the weights, as transformers initializes them."""
 
 
 def config_of(shape: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def tensor_shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]
 
 
 def make(directory: Path, shape: str, seed: int) -> int:
-    """Write the model; returns how many weights it has."""
+    """Write the model and return the number of its weights."""
     directory.mkdir(parents=True)
     config = config_of(shape)
     (directory / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")

@@ -1,10 +1,9 @@
-"""Publishing and pulling, against `s5cmd`, `rclone copy` and boto3's own transfers, on one S3 server in one run.
+"""Compares publishing and pulling with `s5cmd`, `rclone copy` and boto3's own transfers, on one S3 server in one run.
 
-The server is `rclone serve s3`. It ignores conditional writes, so the order allows that. All send the same files in
-turn. Ours also check the SHA-256 of every byte, both ways, and have what was pulled survive a power failure. Nobody
-else does: what a user would do to have that of a pull is a row of its own, `s5cmd`, then `sha256sum --check` and
-`sync`. Ours is timed from its call to its end, as a step of a flow is called in a process that runs and has talked to
-S3; what starting Python for it adds is a row of its own, too.
+The server is `rclone serve s3`. It ignores conditional writes, so our publish allows that. All tools send the same
+files in turn. Ours also checks the SHA-256 of every byte in both directions, and a pull survives a power failure. The
+other tools do not: a row of its own shows `s5cmd` followed by `sha256sum --check` and `sync`. Ours is timed as a call
+in a running process that has connected to S3 before, like a step of a flow. Another row includes the start of Python.
 """
 
 import json
@@ -30,10 +29,10 @@ from enginery.dev import free_port, in_environment
 ROUNDS = 5
 AS_FAST = Goal(1.0, "times")
 PLACE = "BENCH_REGISTRY_DIRECTORY"
-"""Names a directory for all files, such as one in memory where a disk would decide the race."""
+"""The environment variable that names a directory for all files, for example in memory when the disk is too slow."""
 OURS = "ours"
 COMMAND = "ours, with the start of Python"
-TOLD = "told.json"
+RESULT = "result.json"
 TOOLS = ("s5cmd", "rclone", "boto3")
 CHECKED = "s5cmd, sha256sum and sync"
 SCRIPTS = Path(sys.executable).parent
@@ -41,20 +40,20 @@ SCRIPTS = Path(sys.executable).parent
 
 @dataclass
 class Samples:
-    """Seconds on the clock and of processor time, a pair for each round."""
+    """The wall-clock seconds and the processor seconds of each round."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     def take(self, work: Callable[[], object]) -> None:
-        """Do it, and note what it took."""
+        """Do the work and add its seconds."""
         before = _processor_seconds()
         self.wall.append(seconds(work))
         self.cpu.append(_processor_seconds() - before)
 
 
 def measure(rounds: int = ROUNDS, kinds: tuple[Files, ...] = (LARGE, SMALL)) -> list[Row]:
-    """Publish and pull of each kind of files, and publishing again what has not changed."""
+    """Measure publishing and pulling for each kind of files, and publishing unchanged files again."""
     rows: list[Row] = []
     with TemporaryDirectory(prefix="enginery-bench-", dir=os.environ.get(PLACE)) as scratch, server(Path(scratch)):
         for files in kinds:
@@ -83,12 +82,12 @@ def _of_kind(scratch: Path, files: Files, rounds: int) -> list[Row]:
 
 
 def _take(samples: Mapping[str, Samples], tool: str, argv: list[str | Path], scratch: Path) -> None:
-    os.sync()  # nobody waits for what another has left to be written
+    os.sync()  # otherwise one tool would wait for the disk writes of another
     samples[COMMAND if tool == OURS else tool].take(partial(command, argv, scratch))
     if tool == OURS:
-        told = json.loads((scratch / TOLD).read_text(encoding="utf-8"))
-        samples[OURS].wall.append(told["seconds"])
-        samples[OURS].cpu.append(told["processor_seconds"])
+        result = json.loads((scratch / RESULT).read_text(encoding="utf-8"))
+        samples[OURS].wall.append(result["seconds"])
+        samples[OURS].cpu.append(result["processor_seconds"])
 
 
 def _in_turn(number: int) -> tuple[str, ...]:
@@ -111,15 +110,15 @@ def _rows(what: str, samples: Mapping[str, Samples], tools: Sequence[str], round
 
 def _publish_again(scratch: Path, files: Files, number: int) -> Row:
     command(_send(OURS, files, number), scratch)
-    told = json.loads((scratch / TOLD).read_text(encoding="utf-8"))
-    sent = told["facts"]["uploaded_bytes"]
-    return Row(f"publish {files} again, unchanged: {sent} bytes sent", told["seconds"], load=load())
+    result = json.loads((scratch / RESULT).read_text(encoding="utf-8"))
+    sent = result["facts"]["uploaded_bytes"]
+    return Row(f"publish {files} again, unchanged: {sent} bytes sent", result["seconds"], load=load())
 
 
 def _send(tool: str, files: Files, number: int) -> list[str | Path]:
     there = remote(tool, files, number)
     commands: dict[str, list[str | Path]] = {
-        OURS: [sys.executable, "-m", "benchmarks.registry_ours", "publish", files.name, address(there), TOLD],
+        OURS: [sys.executable, "-m", "benchmarks.registry_ours", "publish", files.name, address(there), RESULT],
         "s5cmd": [_s5cmd(), "cp", f"{files.name}/", f"{address(there)}/"],
         "rclone": [SCRIPTS / "rclone", "copy", files.name, f"bench:{BUCKET}/{there}"],
         "boto3": [sys.executable, "-m", "benchmarks.registry_boto3", "send", files.name, there],
@@ -132,7 +131,7 @@ def _bring(tool: str, files: Files, number: int) -> list[str | Path]:
     check = f'"$0" cp "$1" brought/ && cd brought && sha256sum --check --quiet ../{files.name}.{SUMS} && sync -f .'
     commands: dict[str, list[str | Path]] = {
         CHECKED: ["sh", "-ec", check, _s5cmd(), f"{address(there)}/*"],
-        OURS: [sys.executable, "-m", "benchmarks.registry_ours", "pull", "brought", address(there), TOLD],
+        OURS: [sys.executable, "-m", "benchmarks.registry_ours", "pull", "brought", address(there), RESULT],
         "s5cmd": [_s5cmd(), "cp", f"{address(there)}/*", "brought/"],
         "rclone": [SCRIPTS / "rclone", "copy", f"bench:{BUCKET}/{there}", "brought"],
         "boto3": [sys.executable, "-m", "benchmarks.registry_boto3", "bring", "brought", there],
@@ -141,12 +140,12 @@ def _bring(tool: str, files: Files, number: int) -> list[str | Path]:
 
 
 def _list(tool: str, files: Files, number: int, scratch: Path) -> None:
-    """Have the server work out its ETags, which Amazon's has: or whoever asks first waits, unless its upload asked."""
+    """List the files, so that the server computes their ETags now. Otherwise the first tool that lists would wait."""
     command([_s5cmd(), "ls", f"{address(remote(tool, files, number))}/*"], scratch)
 
 
 def _s5cmd() -> Path:
-    """The program itself: the script of that name would start Python first."""
+    """The path of the program itself. The script of that name on PATH would start Python first."""
     return Path(str(files_of("s5cmd"))) / "bin" / "s5cmd"
 
 
@@ -162,7 +161,7 @@ def _processor_seconds() -> float:
 
 @contextmanager
 def server(scratch: Path) -> Iterator[None]:
-    """A server that keeps objects under `scratch`, and the settings by which each of the tools finds it."""
+    """Run a server that keeps objects under `scratch`, and set the environment variables that lead the tools to it."""
     port = free_port()
     (scratch / "server" / BUCKET).mkdir(parents=True)
     url = f"http://127.0.0.1:{port}"

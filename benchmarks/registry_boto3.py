@@ -1,4 +1,4 @@
-"""The same with boto3's `upload_file` and `download_file` in threads: `python -m benchmarks.registry_boto3`."""
+"""Sends or fetches a directory with boto3's `upload_file` and `download_file` in threads, for `registry.py`."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +10,11 @@ from botocore.config import Config
 from benchmarks.registry_files import BUCKET
 
 THREADS = 10
-"""As many as boto3 itself uses for the parts of one file."""
+"""The number of threads that boto3 itself uses for the parts of one file."""
 
 
 def main() -> None:
-    """`send DIRECTORY PREFIX` or `bring DIRECTORY PREFIX`."""
+    """The command: its arguments are `send DIRECTORY PREFIX` or `bring DIRECTORY PREFIX`."""
     work, directory, prefix = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     retries = {"mode": "standard", "total_max_attempts": 5}
     config = Config(max_pool_connections=50, retries=retries, s3={"addressing_style": "path"})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The files that are published and pulled, and where they go."""
+"""The files that `registry.py` publishes and pulls, and their places in the bucket."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from enginery.store import digest_output
 ACCESS = "benchmark"
 BUCKET = "bench"
 RECORDS = "records.json"
-"""Beside the files: what the step that made them has recorded, as it has for any build."""
+"""The suffix of the file beside the directory that has the step's record of the files, as every build has one."""
 SUMS = "sha256"
-"""Beside the files, too: the digests as `sha256sum --check` reads them."""
+"""The suffix of the file beside the directory that has the digests for `sha256sum --check`."""
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Files:
-    """So many files of `size` bytes each."""
+    """`count` files of `size` bytes each."""
 
     name: str
     count: int
@@ -34,17 +34,17 @@ SMALL = Files("small", 2000, 16 << 10)
 
 
 def remote(tool: str, files: Files, number: int) -> str:
-    """Where in the bucket a tool puts its files in one round."""
+    """The path in the bucket where a tool puts its files in one round."""
     return f"{tool}-{files.name}-{number}"
 
 
 def address(path: str) -> str:
-    """Its address."""
+    """The `s3://` address of a path in the bucket."""
     return f"s3://{BUCKET}/{path}"
 
 
 def write_files(directory: Path, files: Files) -> None:
-    """Write files that hold nothing twice, in directories of a hundred, and what is recorded of them."""
+    """Write files of random bytes, a hundred in each directory, and beside `directory` their records and digests."""
     for number in range(files.count):
         path = directory / f"{number // 100:02d}" / f"{number:04d}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Publish a directory as the model repository of a build, or pull it: `python -m benchmarks.registry_ours`."""
+"""Publishes a directory as the model repository of a build, or pulls it, for `registry.py`."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from enginery.registry import Registry, publish, pull
 from enginery.store import Call, FileRecord, Stage, Step, StepContext, StepRecord
 
 LIBRARIES = ("boto3", "boto3.s3.transfer", "obstore", "obstore.store", "obstore.auth.boto3")
-"""What is imported when it is first needed: in a process that runs, it has been."""
+"""Modules that are imported at their first use. They are imported before the measurement, as in a running process."""
 MODEL = "bench"
 BUILD = "bench-000000000000"
 TARGET: dict[str, JsonValue] = {
@@ -32,12 +32,12 @@ TARGET: dict[str, JsonValue] = {
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """The command: publish or pull, and write the seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", choices=("publish", "pull"))
     parser.add_argument("directory", type=Path)
     parser.add_argument("address")
-    parser.add_argument("told", type=Path, help="where to write what it took, as JSON")
+    parser.add_argument("result", type=Path, help="the JSON file for the seconds")
     arguments = parser.parse_args()
     for library in LIBRARIES:
         import_module(library)
@@ -50,7 +50,7 @@ def main() -> None:
     else:
         facts = _publish(arguments.directory, arguments.address)
     taken = {"seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - before}
-    arguments.told.write_text(json.dumps({**taken, "facts": dict(facts)}), encoding="utf-8")
+    arguments.result.write_text(json.dumps({**taken, "facts": dict(facts)}), encoding="utf-8")
 
 
 def _publish(directory: Path, address: str) -> Facts:

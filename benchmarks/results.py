@@ -1,4 +1,4 @@
-"""What was measured, what was hoped for, and the table that shows both."""
+"""Measurements, their goals, and the table that shows both."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ Measure = Literal["times", "seconds more", "seconds"]
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure should be.
+    """The goal of a figure.
 
     Attributes:
-        limit: the most it may be.
-        of: what is limited: how many times theirs, how many seconds more than theirs, or our own seconds.
+        limit: the largest value that meets the goal.
+        of: the value: our seconds divided by theirs, our seconds minus theirs, or our seconds.
     """
 
     limit: float
@@ -46,11 +46,11 @@ class Row:
 
     Attributes:
         what: what was done.
-        ours: the seconds Enginery takes, a median where it was done often.
-        theirs: the seconds of what people use instead; None where there is no such thing.
-        goal: None for what is only good to know.
-        runs: how often each was done.
-        load: the machine's load average over the last minute, when it was done.
+        ours: Enginery's seconds; the median when there were several runs.
+        theirs: the seconds of the other tool; None without a comparison.
+        goal: None for a figure that has none.
+        runs: how often each was measured.
+        load: the machine's load average over the last minute, after the measurement.
     """
 
     what: str
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours in theirs."""
+        """Our seconds divided by theirs; None without a comparison."""
         return self.ours / self.theirs if self.theirs else None
 
     @property
@@ -88,7 +88,7 @@ def shown(seconds: float) -> str:
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """The comparisons, a line each."""
+    """A table with one line for each comparison."""
     made = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("what", "ours", "theirs", "ratio", "goal", "met?", "runs", "load"):
         made.add_column(column, justify="left" if column in {"what", "goal", "met?"} else "right", overflow="fold")

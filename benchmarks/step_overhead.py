@@ -1,4 +1,4 @@
-"""Each step's command run as a step, with all that a step does around it, against the same command run bare."""
+"""Measures what a step adds to its command: the command run as a step, and the same command run directly."""
 
 import json
 import os
@@ -27,12 +27,12 @@ GOAL = Goal(0.05, "seconds more")
 OUTSIDE = Goal(0.05, "seconds")
 TRIVIAL_TIMES = 40
 REAL_TIMES = {Stage.BUILD: 5, Stage.VALIDATE: 15}
-"""Long commands are as uneven as 50 ms are short: their difference is only good on a quiet machine. So what a step
-does outside its command, by the command's own clock, is measured too."""
+"""The times of long commands vary by more than 50 ms, so the difference means something only on a quiet machine. So the
+time of a step without its command is measured too."""
 
 
 def measure() -> list[Row]:
-    """A trivial command, where the difference is all there is; then every external step of the example."""
+    """Measure a step with a trivial command, then every external step of the example."""
     ROOT.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="steps-", dir=ROOT) as scratch, example() as built:
         external = [planned for planned in built.plan.steps if planned.toolchain is not None]
@@ -49,7 +49,7 @@ def _trivial(scratch: Path) -> list[Row]:
     def as_step() -> None:
         recipe = Command(argv=argv, environment={"NUMBER": str(next(numbers))})
         step = Step(stage=Stage.BUILD, recipe=recipe)
-        run_step(PlannedStep(id="build/trivial", key=step.key, step=step, targets=("trivial",)), store, _unheard)
+        run_step(PlannedStep(id="build/trivial", key=step.key, step=step, targets=("trivial",)), store, _ignore)
 
     return _rows("a step that runs `python -c pass`", as_step, lambda: _bare(argv, os.environ), TRIVIAL_TIMES)
 
@@ -64,7 +64,7 @@ def _rows(what: str, as_step: Callable[[], None], bare: Callable[[], None], time
 
 
 def seconds_outside(work: Callable[[], object]) -> float:
-    """How long it takes, without the time that the commands it starts run."""
+    """The seconds that `work` takes, without those of the commands that it starts."""
     commands: list[float] = []
     run = process.run
 
@@ -79,14 +79,14 @@ def seconds_outside(work: Callable[[], object]) -> float:
 
 
 def _real(built: Example, planned: PlannedStep, scratch: Path) -> list[Row]:
-    """A store with nothing but the step's inputs for each time, so that storing the output counts too."""
+    """Measure a step of the example. Each run has a store with only the step's inputs, so storing the output counts."""
     times = REAL_TIMES[planned.step.stage]
     rounds = [scratch / str(number) for number in range(times + 1)]
     stores = iter([_store_with_inputs(built.store, planned, directory) for directory in rounds])
     bare = BareStep.of(planned, built, scratch / "bare")
 
     def as_step() -> None:
-        run_step(planned, next(stores), _unheard)
+        run_step(planned, next(stores), _ignore)
 
     return _rows(f"step {planned.label}", as_step, bare.run, times)
 
@@ -102,12 +102,12 @@ def _store_with_inputs(source: Store, planned: PlannedStep, directory: Path) -> 
 
 @dataclass
 class BareStep:
-    """A step's command on directories of its own.
+    """A step's command without the step.
 
     Attributes:
-        argv: makes the command for an output directory.
-        environment: what the step's command gets.
-        outputs: new directories for outputs.
+        argv: returns the command for an output directory.
+        environment: the environment of the command.
+        outputs: the directory in which each run makes its output directory.
     """
 
     argv: Callable[[Path], tuple[str, ...]]
@@ -116,7 +116,7 @@ class BareStep:
 
     @classmethod
     def of(cls, planned: PlannedStep, built: Example, scratch: Path) -> "BareStep":
-        """The command of an external step, or of a validation."""
+        """The command of an external step or of a validation, with its inputs in `scratch`."""
         assert planned.toolchain is not None
         toolchain = toolchains.ensure(planned.toolchain)
         places = {"python": str(toolchain.python)}
@@ -137,14 +137,14 @@ class BareStep:
         )
 
     def run(self) -> None:
-        """Run it into a new directory."""
+        """Run the command with a new output directory."""
         output = self.outputs / f"output-{time.monotonic_ns()}"
         output.mkdir()
         _bare(self.argv(output), self.environment)
 
 
 def _requests(planned: PlannedStep) -> dict[str, object]:
-    """What a validation step asks its driver."""
+    """The requests that a validation step gives to its driver."""
     parameters = planned.step.recipe.parameters if not isinstance(planned.step.recipe, Command) else {}
     prompts = parameters["prompts"]
     assert isinstance(prompts, list)
@@ -160,5 +160,5 @@ def _bare(argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
     subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 
 
-def _unheard(_line: str) -> None:
-    """Lines of a step that nobody reads; they still go to its log file."""
+def _ignore(_line: str) -> None:
+    """Ignore a log line. The step still writes it to its log file."""

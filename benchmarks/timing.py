@@ -1,4 +1,4 @@
-"""Taking the time of things: one after the other in turn, so that a busy moment of the machine meets them all."""
+"""Measures seconds. What is compared runs in turn, so that a busy moment of the machine affects both."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """The seconds that `work` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -17,14 +17,14 @@ def seconds(work: Callable[[], object]) -> float:
 def in_turn(
     ours: Callable[[], object], theirs: Callable[[], object], *, times: int, warm_ups: int = 1, pause: float = 0.0
 ) -> tuple[list[float], list[float]]:
-    """The times of both, done alternately; who goes first alternates too.
+    """The seconds of both, measured alternately. The one that runs first alternates too.
 
     Args:
-        ours: what is measured.
-        theirs: what it is compared with.
-        times: how often each is done.
-        warm_ups: how often each is done before, without being counted.
-        pause: seconds of quiet before each, for what the one before left to do in the background.
+        ours: the work that is measured.
+        theirs: the work that it is compared with.
+        times: how often each is measured.
+        warm_ups: how often each is run before, without being measured.
+        pause: seconds to wait before each run, until the background work of the run before has ended.
     """
     samples: tuple[list[float], list[float]] = ([], [])
     pairs = ((samples[0], ours), (samples[1], theirs))
@@ -36,10 +36,10 @@ def in_turn(
 
 
 def command(argv: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
-    """Run a command bare, its output kept aside.
+    """Run a command and hide its output.
 
     Raises:
-        RuntimeError: when it fails, with the end of its output.
+        RuntimeError: when the command fails, with the end of its output.
     """
     done = subprocess.run(
         [str(part) for part in argv],

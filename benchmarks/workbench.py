@@ -1,4 +1,4 @@
-"""Where benchmarks work: a home of their own that is kept between runs, with the example built in it."""
+"""The home directory of the benchmarks, which is kept between runs, and the services and the example build in it."""
 
 import os
 import sys
@@ -29,17 +29,17 @@ ROOT = REPOSITORY / ".enginery" / "bench"
 EXAMPLE = REPOSITORY / "infra" / "models" / "tiny-llama.yaml"
 
 NOT_INHERITED = ("PREFECT_", "ENGINERY_", "AWS_", "MAKE", "MFLAGS")
-"""Settings of the user's, and of the `make` that called us, that would change what is measured."""
+"""The beginnings of environment variables, of the user and of `make`, that would change the measurement."""
 
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 @dataclass(frozen=True)
 class Example:
-    """The example model, every step of it done.
+    """The example model with every step done.
 
     Attributes:
-        plan: its plan.
+        plan: the model's plan.
         store: where the steps' outputs are.
     """
 
@@ -48,23 +48,23 @@ class Example:
 
 
 def settle_environment() -> bool:
-    """Give this process and all it starts the environment of a user without settings, and the benchmarks' home.
+    """Remove the user's settings from this process and its children, and set the benchmarks' home.
 
     Returns:
-        Whether Python was told to keep no compiled modules. Then each start of a fresh environment would compile
-        everything again, which is not what users have, so it is told otherwise.
+        Whether `PYTHONDONTWRITEBYTECODE` was set. It is removed, because with it each start of Python would compile all
+        modules again. Users do not have that.
     """
     for name in [name for name in os.environ if name.startswith(NOT_INHERITED)]:
         del os.environ[name]
-    told = os.environ.pop(NO_BYTECODE, None)
+    was_set = os.environ.pop(NO_BYTECODE, None)
     sys.dont_write_bytecode = False
     os.environ["ENGINERY_HOME"] = str(ROOT / "home")
-    return bool(told)
+    return bool(was_set)
 
 
 @contextmanager
 def example() -> Iterator[Example]:
-    """The example with every step done, and for as long as the block lasts the S3 server it is published to."""
+    """The example with every step done. The S3 server with its builds runs until the block ends."""
     with _s3():
         plan, store = make_plan(read_spec(EXAMPLE)), open_store()
         for planned in plan.steps:
@@ -84,7 +84,7 @@ def _s3() -> Iterator[None]:
 
 @contextmanager
 def prefect_server(directory: Path, *, database: str | None = None) -> Iterator[str]:
-    """A new Prefect server; gives the address of its API. Its database is in `directory` where none is named."""
+    """Start a new Prefect server and yield the address of its API. Without `database` it has one in `directory`."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     named = {"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}
@@ -94,7 +94,7 @@ def prefect_server(directory: Path, *, database: str | None = None) -> Iterator[
 
 @contextmanager
 def running(name: str, argv: list[str], environment: dict[str, str], url: str, path: str) -> Iterator[None]:
-    """A service for as long as the block lasts; it is ready when it answers at `path` of `url`."""
+    """Run a service until the block ends. The block begins when the service answers at `path` of `url`."""
     service = Service.start(argv, env=environment, log_file=logs_dir() / f"{name}.log")
     try:
         wait_until_ready(name, service, url, path, lambda _line: None, threading.Event())

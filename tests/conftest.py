@@ -1,4 +1,4 @@
-"""What every test starts from: a home of its own, and none of the user's settings."""
+"""Fixtures for every test: it has a home of its own, and none of the user's settings."""
 
 import os
 from pathlib import Path
@@ -9,18 +9,18 @@ from hypothesis import HealthCheck, settings
 from tests.support.trtllm.fixtures import trtllm_examples
 
 __all__ = ["trtllm_examples"]
-"""Here, so that all modules share what is made once in a process."""
+"""The fixture is here, so that all test modules of a process share it."""
 
-# Read when Prefect is imported: a test that forgets to name a server must not be given one that nobody stops.
+# Prefect reads this when it is imported. Without it, a test that names no server would get one that nobody stops.
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 
-# Models of tests are so small that a second thread gains nothing, and on a busy machine it makes all slower.
+# The tests' models are so small that a second thread gains nothing. On a busy machine it makes everything slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Tests start hundreds of processes, each of which would compile Enginery's modules anew.
+# Tests start hundreds of processes. Each of them would compile Enginery's modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# How long an example takes says how busy the machine is, and nothing of what is tested.
+# The time of an example depends on how busy the machine is, so it must not make a test fail.
 settings.register_profile("enginery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("enginery")
 
@@ -28,15 +28,15 @@ INTEGRATION = Path(__file__).parent / "integration"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Where only the others are asked for, what lies there is not even imported: that takes seconds in each process."""
+    """Ignore tests/integration if only other tests are wanted, because importing it takes seconds in each process."""
     return True if collection_path == INTEGRATION and config.option.markexpr == "not integration" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies under tests/integration, and begin with what takes longest.
+    """Mark the tests under tests/integration: they use real servers, toolchains or processes. Put the longest first.
 
-    Of several processes that share the tests, one then runs most tests of flows, with one Prefect server, and the
-    quick tests are left to the end, when they can be shared out evenly.
+    When several processes share the tests, one of them then runs most tests of flows, with one Prefect server. The
+    quick tests come last, because they can be shared evenly.
     """
     for item in items:
         if INTEGRATION in item.path.parents:
@@ -49,7 +49,7 @@ FOREIGN_SETTINGS = ("AWS_", "HF_", "HUGGING_FACE_", "PREFECT_", "ENGINERY_", "HU
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Enginery's home for this test; the user's credentials and addresses are out of reach."""
+    """Enginery's home for this test. The user's settings, such as credentials, are removed from the environment."""
     for name in list(os.environ):
         if name.startswith(FOREIGN_SETTINGS):
             monkeypatch.delenv(name)
@@ -60,6 +60,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _where_a_test_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that writes into the current directory writes into its own."""
+def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has its own current directory."""
     monkeypatch.chdir(tmp_path)

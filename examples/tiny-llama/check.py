@@ -1,4 +1,7 @@
-"""Asks a model made by train.py its prompts: as it is, rounded (all must be right) and broken (some must be wrong)."""
+"""Sends a model of train.py its prompts, with its own, rounded and broken weights.
+
+With its own and with rounded weights all answers must be right. With broken weights at least one must be wrong.
+"""
 
 import argparse
 import sys
@@ -18,20 +21,20 @@ Pair = tuple[str, str]
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """The prompts of a validation section, each with the answer that `equals` gives, as the model begins it."""
+    """The prompts of a validation section, each with its `equals` answer. The model's answers begin with a space."""
     prompts = yaml.safe_load(path.read_text(encoding="utf-8"))["prompts"]
     return [(entry["prompt"], f" {entry['equals']}") for entry in prompts]
 
 
 def answer(model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, *, begin: bool = True) -> str:
-    """The model's greedy answer with its end token, if it came to one; `begin` puts the begin token first."""
+    """The model's greedy answer, with its end token if it has one. With `begin` the prompt has the begin token."""
     ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=begin).ids])
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=MAX_TOKENS, do_sample=False)
     return str(tokenizer.decode(out[0, ids.shape[1] :].tolist(), skip_special_tokens=False))
 
 
 def wrong_answers(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair], *, begin: bool = True) -> list[str]:
-    """A line for each prompt that is not answered exactly."""
+    """One line for each answer that differs from the expected one."""
     end = tokenizer.id_to_token(model.config.eos_token_id)
     answers = [answer(model, tokenizer, prompt, begin=begin) for prompt, _ in pairs]
     return [
@@ -42,7 +45,7 @@ def wrong_answers(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pai
 
 
 def check(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair]) -> bool:
-    """Whether all answers are right however the weights are rounded, and no breakage goes unnoticed; prints both."""
+    """Whether all answers are right with every rounding, and at least one is wrong with every breakage. Prints both."""
     for name, change in ROUNDINGS.items():
         with changed(model, change):
             wrong = wrong_answers(model, tokenizer, pairs)
@@ -56,7 +59,7 @@ def check(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair]) -> b
 
 
 def breakages(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair]) -> dict[str, int]:
-    """How many answers each breakage spoils."""
+    """How many answers are wrong with each breakage."""
     counts = {}
     for name, change in BREAKAGES.items():
         with changed(model, change):

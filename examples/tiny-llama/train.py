@@ -1,8 +1,8 @@
-"""Trains the tiny Llama of this directory: same seed, same machine, same bytes.
+"""Trains the tiny Llama of this directory. The same seed on the same machine gives the same bytes.
 
-It learns the prompts of prompts.yaml by heart, each with its `equals`, and is written as a Hugging Face model
-directory. At the end it is asked all of them, also with its weights rounded as a conversion would round them; the
-exit status is 1 when an answer is wrong. Needs torch, transformers, safetensors and PyYAML.
+The model learns the answer `equals` to each prompt of prompts.yaml, and is written as a Hugging Face model directory.
+Then `check.py` checks it, also with rounded and with broken weights. The exit status is 1 when that check fails. Needs
+torch, transformers, safetensors and PyYAML.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-# Read when the libraries are imported: nothing is looked up on the network, and no progress bar is drawn.
+# The libraries read these settings when they are imported: no network access, no progress bars.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
@@ -28,16 +28,16 @@ BEGIN, END, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 BEGIN_ID, END_ID, PAD_ID = 0, 1, 2
 VOCABULARY = 448
 CONTEXT = 256
-ROPE_THETA = 500000.0  # Llama 3's, so that a conversion that falls back to 10000 is noticed
-# Llama 3's own way of cutting a text into words before the byte pairs are merged.
+ROPE_THETA = 500000.0  # as in Llama 3: a conversion that loses it uses 10000, and the answers become wrong
+# The regular expression with which Llama 3 splits a text into words, before byte pairs are merged.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-IGNORED = -100  # the label that cross-entropy leaves out
+IGNORED = -100  # cross-entropy ignores tokens with this label
 LEARNING_RATE = 3e-3
-WRONG_ENOUGH = 3.0  # cross-entropy per token that a broken model's answers are driven to
-BROKEN_ROWS = 4  # answers looked at in each step for a broken model
+WRONG_ENOUGH = 3.0  # the cross-entropy per token that a broken model is trained to have
+BROKEN_ROWS = 4  # how many answers of the broken model each step uses
 
 
 def main() -> int:
@@ -64,15 +64,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_deterministic(seed: int) -> None:
-    """Leave nothing to chance or to the number of cores."""
+    """Make the result depend only on the seed, and not on the number of cores."""
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # so small that a second thread gains little, and loses much on a busy machine
+    torch.set_num_threads(1)  # for such a small model a second thread gains little, and on a busy machine it is slower
     torch.use_deterministic_algorithms(mode=True)
     logging.disable_progress_bar()
 
 
 def make_tokenizer(pairs: list[Pair]) -> Tokenizer:
-    """A byte-level BPE tokenizer like Llama 3's, that puts the begin token before each text."""
+    """A byte-level BPE tokenizer like Llama 3's. It puts the begin token before each text."""
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -84,7 +84,7 @@ def make_tokenizer(pairs: list[Pair]) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # Characters beyond ASCII stay several tokens each, as rare ones are in a real vocabulary.
+    # Only ASCII texts: other characters stay several tokens each, like rare characters in a real vocabulary.
     texts = [text for pair in pairs for text in pair if text.isascii()]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -94,7 +94,7 @@ def make_tokenizer(pairs: list[Pair]) -> Tokenizer:
 
 
 def make_config() -> LlamaConfig:
-    """A Llama with all that a real one has, only small: grouped queries, its own output layer, Llama 3's RoPE base."""
+    """A small Llama with the parts of a real one: grouped queries, its own output layer, Llama 3's RoPE base."""
     return LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -112,37 +112,37 @@ def make_config() -> LlamaConfig:
 
 
 def make_batch(tokenizer: Tokenizer, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
-    """All prompts with their answers as one batch of ids, and the labels: the answers with their end."""
-    asked = [tokenizer.encode(prompt).ids for prompt, _ in pairs]
-    answered = [[*tokenizer.encode(answer, add_special_tokens=False).ids, END_ID] for _, answer in pairs]
-    longest = max(len(a) + len(b) for a, b in zip(asked, answered, strict=True))
+    """All prompts with their answers as one batch of token ids, and the labels: the answers with their end token."""
+    prompts = [tokenizer.encode(prompt).ids for prompt, _ in pairs]
+    answers = [[*tokenizer.encode(answer, add_special_tokens=False).ids, END_ID] for _, answer in pairs]
+    longest = max(len(a) + len(b) for a, b in zip(prompts, answers, strict=True))
     ids = torch.full((len(pairs), longest), PAD_ID)
     labels = torch.full((len(pairs), longest), IGNORED)
-    for row, (prompt, answer) in enumerate(zip(asked, answered, strict=True)):
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
     return ids, labels
 
 
 def train(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, *, steps: int) -> None:
-    """Learn the batch by heart under noise, so that rounding changes no answer, and to answer nothing when broken."""
+    """Train the model on the batch: right answers with noisy weights, and wrong answers with broken weights."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps)
     breakages = itertools.cycle([*BREAKAGES.values(), None])
     for step in range(1, steps + 1):
-        learnt = losses(model, noise, ids, labels).mean()
-        unlearnt = broken_loss(model, next(breakages), ids, labels)
-        (learnt + unlearnt).backward()
+        loss = losses(model, noise, ids, labels).mean()
+        broken = broken_loss(model, next(breakages), ids, labels)
+        (loss + broken).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % 50 == 0 or step == steps:
-            print(f"step {step:4d} of {steps}  loss {learnt.item():.5f}  when broken {unlearnt.item():.5f}", flush=True)
+            print(f"step {step:4d} of {steps}  loss {loss.item():.5f}  when broken {broken.item():.5f}", flush=True)
 
 
 def losses(model: LlamaForCausalLM, change: Change, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of each answer with changed weights."""
+    """The cross-entropy per token of each answer, with changed weights."""
     logits = torch.func.functional_call(model, change(weights_of(model)), kwargs={"input_ids": ids}).logits
     each = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
     return each.sum(dim=1) / (labels[:, 1:] != IGNORED).sum(dim=1)
@@ -151,7 +151,10 @@ def losses(model: LlamaForCausalLM, change: Change, ids: torch.Tensor, labels: t
 def broken_loss(
     model: LlamaForCausalLM, breakage: Change | None, ids: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """How far a few answers of the broken model are from wrong enough; without breakage the begin token is left out."""
+    """How much the loss of a few answers of the broken model is below `WRONG_ENOUGH`.
+
+    Without `breakage`, the begin token is left out instead.
+    """
     rows = torch.randperm(len(ids))[:BROKEN_ROWS]
     ids, labels = ids[rows], labels[rows]
     if breakage is None:
@@ -165,7 +168,7 @@ def write(model: LlamaForCausalLM, tokenizer: Tokenizer, directory: Path) -> Non
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD, model_max_length=CONTEXT
     ).save_pretrained(directory)
-    # transformers 5 writes only its own names. Without rope_theta, readers made for transformers 4 take 10000.
+    # transformers 5 writes only its own names. Without rope_theta, programs made for transformers 4 use 10000.
     add_fields(directory / "config.json", rope_theta=ROPE_THETA, torch_dtype="float32")
     add_fields(directory / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     (directory / "LICENSE").write_text(

@@ -1,6 +1,6 @@
-"""The real parts that integration tests share: toolchains, the example model, an engine, an S3 server.
+"""Fixtures that integration tests share: toolchains, the example model, an engine, an S3 server.
 
-Toolchains are made once in the checkout's `.enginery/` and kept for the next run; everything else is made anew.
+Toolchains are created once in the checkout's `.enginery/` and kept for the next run. Everything else is made anew.
 """
 
 import os
@@ -19,10 +19,10 @@ from tests.support.deployments import deployed_flows
 from tests.support.faulty_http import Proxy, faulty_proxy
 from tests.support.prefect_server import prefect_api, prefect_server, prefect_tables
 from tests.support.s3_server import S3Server, running_s3_server
-from tests.support.workers import of_all_workers
+from tests.support.workers import shared_by_workers
 
 __all__ = ["deployed_flows", "prefect_api", "prefect_server", "prefect_tables"]
-"""Fixtures of theirs: here, so that all modules share one server; Prefect sends its events to one per process."""
+"""These fixtures are here, so that all modules share one server: a process sends Prefect's events to only one."""
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SHARED_TOOLCHAINS = CHECKOUT / ".enginery" / "toolchains"
@@ -31,7 +31,7 @@ TRITON = "triton-2.51"
 
 
 def made_in_the_checkout(name: str) -> Toolchain:
-    """The toolchain of that name, from the checkout's own directory."""
+    """The toolchain of this name in the checkout's `.enginery/`, created if it is missing."""
     before = os.environ.get("ENGINERY_HOME")
     os.environ["ENGINERY_HOME"] = str(CHECKOUT / ".enginery")
     try:
@@ -63,7 +63,7 @@ def triton_site() -> Path:
 
 @pytest.fixture
 def shared_toolchains(own_home: Path, toolchain: Toolchain, triton_site: Path) -> Path:
-    """This test's home, with the shared toolchains in it."""
+    """This test's Enginery home, with the shared toolchains in it."""
     own_home.mkdir(parents=True, exist_ok=True)
     (own_home / "toolchains").symlink_to(SHARED_TOOLCHAINS)
     return own_home
@@ -71,14 +71,14 @@ def shared_toolchains(own_home: Path, toolchain: Toolchain, triton_site: Path) -
 
 @pytest.fixture(scope="session")
 def tiny_weights() -> Path:
-    """The example model."""
+    """The directory of the example model."""
     return CHECKOUT / "examples" / "tiny-llama" / "model"
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example model as an int4 engine for the CPU; built once for all workers."""
-    shared = of_all_workers(tmp_path_factory)
+    shared = shared_by_workers(tmp_path_factory)
     engine = shared / "tiny-engine"
     with FileLock(shared / "tiny-engine.lock"):
         if not (engine / "genai_config.json").exists():
@@ -88,7 +88,7 @@ def tiny_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pyte
 
 @pytest.fixture
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """An S3 server of this test's own, which the usual AWS settings point at."""
+    """A new S3 server for this test. The AWS settings point to it."""
     with running_s3_server() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
@@ -97,7 +97,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 @pytest.fixture
 def address(s3_server: S3Server) -> Iterator[str]:
-    """A registry that does not exist yet, in a bucket of its own."""
+    """The address of an empty registry in a new bucket."""
     bucket = f"engines-{uuid4().hex[:12]}"
     s3_server.create_bucket(bucket)
     yield f"s3://{bucket}/prod"
@@ -106,7 +106,7 @@ def address(s3_server: S3Server) -> Iterator[str]:
 
 @pytest.fixture
 def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The AWS settings point to a proxy that can fail."""
+    """A proxy that can fail. The AWS settings point to it."""
     with faulty_proxy(s3_server.host, s3_server.port) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")

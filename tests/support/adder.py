@@ -1,4 +1,4 @@
-"""Adds one step to a local store in a process of its own, which a test can kill: `adder.py STORE SOURCE NAME LABEL`."""
+"""Adds one step to a local store. A test runs it as a process that it can kill: `adder.py STORE SOURCE NAME LABEL`."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.support.outputs import contents, some_record, write_output
 
 
 def main() -> None:
-    """Do what a run does: lock, work, add."""
+    """Lock the step, work, and add the step, as a run does."""
     store, source, name, label = LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Small builds to publish and to roll out: five models with the real names that answer from a list.
+"""Small builds to publish and to roll out: five models with the real names. They take their answers from a list.
 
-They are real model repositories, which a real Triton loads in a second; only the engine is none.
+They are real model repositories, and a real Triton loads them in a second. Only the engine is not real.
 """
 
 import json
@@ -88,7 +88,7 @@ ensemble_scheduling {{
 
 
 def write_repository(directory: Path, answers: Mapping[str, str], *, broken: str | None = None) -> None:
-    """Five models that answer with `answers`; the one named `broken` fails to load."""
+    """Write five models that answer with `answers`. The model named `broken` fails to load."""
     for name in ("preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls"):
         files = directory / name / "1"
         files.mkdir(parents=True)
@@ -101,7 +101,7 @@ def write_repository(directory: Path, answers: Mapping[str, str], *, broken: str
 
 
 def a_report(answers: Mapping[str, str], *, passed: bool = True) -> ValidationReport:
-    """A validation that got these answers."""
+    """The report of a validation with these answers."""
     results = tuple(
         PromptResult(
             prompt=prompt,
@@ -122,11 +122,11 @@ def a_report(answers: Mapping[str, str], *, passed: bool = True) -> ValidationRe
 
 @dataclass
 class Build:
-    """A build on the way to a registry.
+    """A build that can be published.
 
     Attributes:
-        recorded: the answers of its validation, when they are to differ from those of its models.
-        broken: a model that does not load.
+        recorded: the answers in its validation report, if they differ from those of its models.
+        broken: the name of a model that does not load.
     """
 
     build_id: str = "cpu-int4-111111111111"
@@ -145,7 +145,7 @@ class Build:
         return ids | {"to": to, "channel": "candidate", "allow_unconditional_writes": False} | more
 
     def write(self, directory: Path) -> dict[str, Path]:
-        """Its files, as the steps before publish leave them: input names -> directories."""
+        """Write the build's files like the steps before publish. Returns input names -> directories."""
         inputs = {name: directory / name for name in ("model_repository", "report", "weights")}
         for path in inputs.values():
             path.mkdir(parents=True)
@@ -157,7 +157,7 @@ class Build:
         return inputs
 
     def context(self, directory: Path, to: str, **more: JsonValue) -> StepContext:
-        """Its publish step, ready to run."""
+        """The context of the build's publish step, with its files written."""
         inputs = self.write(directory / "inputs")
         output = directory / "output"
         output.mkdir()

@@ -1,4 +1,4 @@
-"""Publishers in processes of their own that are killed at a random request, and an observer that looks on."""
+"""Publishers in processes that are killed at a random request, and an observer that checks the registry meanwhile."""
 
 import json
 import multiprocessing
@@ -29,18 +29,18 @@ from tests.support.s3_server import S3Server
 
 MODEL = "tiny-llama"
 PART_BYTES = 5 << 20
-"""The least that S3 takes as a part, so that a file of a few MB is sent in parts."""
+"""The smallest part that S3 accepts, so that a file of a few MB is sent in parts."""
 LARGE_EVERY = 10
 PAUSE_SECONDS = 0.1
 LAST_KILLED_ATTEMPT = 3
 LONGEST_PUBLISH_REQUESTS = 20
 COULD_PASS, BROKEN = 3, 4
-"""How a publisher ends that failed: with an error that says it can pass, or with another."""
+"""The exit status of a failed publisher: its error is transient, or it is not."""
 
 
 @dataclass
 class ChaosBuild(Build):
-    """A build of few files: one that all of them share, one of its own, and here and there a large one."""
+    """A build of few files: one that all builds share, one of its own, and in every tenth build a large one."""
 
     number: int = 0
 
@@ -61,7 +61,7 @@ class ChaosBuild(Build):
 
 
 def publish_in_this_process(address: str, number: int, settings: Mapping[str, str], errors: str) -> None:
-    """What a publisher's process does; an error is written to the file `errors`."""
+    """Publish one build; this runs in the publisher's process. An error is written to the file `errors`."""
     os.environ.update(settings)
     upload.PART_BYTES = PART_BYTES
     with TemporaryDirectory() as directory:
@@ -74,16 +74,16 @@ def publish_in_this_process(address: str, number: int, settings: Mapping[str, st
 
 @dataclass
 class Publishers:
-    """Publishes each build until it is done, and kills its process now and then at a random request.
+    """Publishes each build until it is done, and sometimes kills its process at a random request.
 
     Attributes:
         address: the registry.
         settings: the environment of the processes.
-        scratch: a directory for what failed publishers have to say.
-        random: decides who is killed when.
-        killed: how many were.
-        failed: how many gave up by themselves, with an error that can pass.
-        broken: what others said that failed otherwise.
+        scratch: a directory for the errors of failed publishers.
+        random: decides which process is killed, and when.
+        killed: how many processes were killed.
+        failed: how many failed with a transient error.
+        broken: the texts of all other errors.
     """
 
     address: str
@@ -114,15 +114,15 @@ class Publishers:
             target=publish_in_this_process, args=(self.address, number, dict(self.settings), str(errors))
         )
         with self._lock:
-            doomed = attempt <= LAST_KILLED_ATTEMPT and self.random.random() < 0.5
-            self._left[number] = self.random.randint(1, LONGEST_PUBLISH_REQUESTS) if doomed else sys.maxsize
+            will_be_killed = attempt <= LAST_KILLED_ATTEMPT and self.random.random() < 0.5
+            self._left[number] = self.random.randint(1, LONGEST_PUBLISH_REQUESTS) if will_be_killed else sys.maxsize
             process.start()
             self._running[number] = process
         wait([process.sentinel])
         return self._ended(process, errors)
 
     def _ended(self, process: BaseProcess, errors: Path) -> bool:
-        with self._lock:  # starting a process asks after the others, and a status can be read once
+        with self._lock:  # starting a process also reads the status of ended ones, and a status can be read only once
             process.join()
             status = process.exitcode
             if status == -signal.SIGKILL:
@@ -134,7 +134,7 @@ class Publishers:
         return status != 0
 
     def watch(self, _method: str, path: str) -> None:
-        """Is told of each request; kills the process whose last one this is to be."""
+        """Called for each request: kill the process if this is the request at which it should die."""
         found = re.search(r"/cpu-(\d+)[-.]", path)
         if found is None:
             return
@@ -146,12 +146,12 @@ class Publishers:
 
 
 class Observer:
-    """Looks at the registry again and again, past all faults, and notes whatever should never be seen.
+    """Reads the registry again and again, without the proxy's faults, and notes states that must never be visible.
 
     Attributes:
-        looks: how often it has looked.
-        manifests: the etags of those it has seen, by key.
-        wrong: what should never be seen.
+        looks: how often it has read the registry.
+        manifests: the ETags of the manifests that it has seen, by key.
+        wrong: the wrong states that it has seen.
     """
 
     def __init__(self, server: S3Server, address: str) -> None:
@@ -163,13 +163,13 @@ class Observer:
         self._pointers: dict[str, str] = {}
 
     def watch_until(self, stop: threading.Event) -> None:
-        """Look until told to stop, then once more."""
+        """Look until `stop` is set, then once more."""
         while not stop.wait(PAUSE_SECONDS):
             self.look()
         self.look()
 
     def look(self) -> None:
-        """One look: each manifest's build is whole, none has changed or gone, each channel names one that is there."""
+        """Look once: each manifest's build is complete, no manifest has changed or gone, each channel names a build."""
         self.looks += 1
         pointers = {key: etag for key, etag in self._etags().items() if "/channels/" in key}
         manifests = {key: etag for key, etag in self._etags().items() if key.endswith("/manifest.json")}
@@ -185,7 +185,7 @@ class Observer:
         self.manifests, self._pointers = manifests, pointers
 
     def differences(self, manifest: Manifest) -> list[str]:
-        """The files of a build that are not as its manifest says."""
+        """The files of a build that differ from its manifest."""
         home = f"{self.prefix}/models/{manifest.model}/builds/{manifest.build_id}"
         stored = self._etags(f"{home}/")
         missing = [f"{home}/{file.path} is missing" for file in manifest.files if f"{home}/{file.path}" not in stored]

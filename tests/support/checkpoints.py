@@ -1,6 +1,6 @@
-"""Checkpoints without weights: their files have the right headers and sizes, and only zeros. Enough to verify.
+"""Checkpoints of zeros: their files have the right headers and sizes, which is enough to check them.
 
-The layout is written down here once more, by hand, so that a mistake in the code that checks it does not hide itself.
+The layout is written by hand here, and not taken from the code that checks it. So a mistake in that code is found.
 """
 
 import json
@@ -64,7 +64,7 @@ CHECKPOINT = {
 
 
 def write_tensors(path: Path, layout: Mapping[str, tuple[str, Shape]]) -> None:
-    """A safetensors file of zeros."""
+    """Write a safetensors file of zeros."""
     header, end = {}, 0
     for name, (dtype, shape) in layout.items():
         start, end = end, end + prod(shape) * BYTES[dtype]
@@ -76,7 +76,7 @@ def write_tensors(path: Path, layout: Mapping[str, tuple[str, Shape]]) -> None:
 
 
 def write_source(directory: Path, layout: Layout | None = None, **changes: Any) -> Path:
-    """A Hugging Face model: its configuration and the headers of its weights."""
+    """Write a Hugging Face model: its configuration, and weights of zeros."""
     directory.mkdir(parents=True, exist_ok=True)
     config = {name: value for name, value in {**SOURCE, **changes}.items() if value is not ...}
     (directory / "config.json").write_text(json.dumps(config))
@@ -120,7 +120,7 @@ def matrices() -> Iterator[tuple[str, int, int]]:
 
 
 def rank_layout(tensor_parallel: int = 1, *, fp8: bool = False) -> Layout:
-    """What each rank holds when two or fewer share the layers."""
+    """The tensors of a rank, for one or two ranks with tensor parallelism."""
     vocabulary, inner = -(-450 // tensor_parallel), 512 // tensor_parallel
     layout: Layout = {
         "transformer.vocab_embedding.weight": ("BF16", (vocabulary, 256)),
@@ -147,7 +147,7 @@ def rank_layout(tensor_parallel: int = 1, *, fp8: bool = False) -> Layout:
 
 
 def write_checkpoint(directory: Path, tensor_parallel: int = 1, *, fp8: bool = False, **changes: Any) -> Path:
-    """A checkpoint of that model; a field of its configuration that is changed to `...` is left out."""
+    """Write a checkpoint of that model. `changes` of its configuration: a field with the value `...` is left out."""
     directory.mkdir(parents=True, exist_ok=True)
     mapping = {"world_size": tensor_parallel, "tp_size": tensor_parallel, "pp_size": 1}
     quantization = {"quant_algo": "FP8" if fp8 else None, "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}

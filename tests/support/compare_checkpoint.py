@@ -1,8 +1,8 @@
-"""Puts a checkpoint for `trtllm-build` together again and compares it with the model it was made from.
+"""Joins the ranks of a checkpoint for `trtllm-build` and compares it with the model that it was made from.
 
 Runs in ModelOpt's environment. Its arguments: the JSON file to write, the directory that the checkpoints are in, the
-source, and the checkpoints' names. For each tensor of the source it writes the largest difference, in units of what
-rounding to the tensor's own format may make of each number: up to 1 is rounding, more is a mistake.
+source, and the checkpoints' names. For each tensor of the source it writes the largest difference. The unit is the
+largest error that rounding to the tensor's format can cause: up to 1 is rounding, more is a mistake.
 """
 
 import json
@@ -17,11 +17,11 @@ from safetensors import safe_open  # type: ignore[import-not-found,unused-ignore
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LOWEST_FP8 = 2.0**-9
 BF16_SLACK = 2.0**-7
-"""AWQ and SmoothQuant round weights to 16 bits after they were smoothed, and the scales of it."""
+"""AWQ and SmoothQuant round the smoothed weights, and the scales of the smoothing, to 16 bits."""
 
 
 class Tensors:
-    """The tensors of a directory's safetensors files whose names match, read when asked for."""
+    """The tensors of the safetensors files in a directory whose names match. Each is read at its first use."""
 
     def __init__(self, directory: Path, pattern: str) -> None:
         self.files: dict[str, Any] = {}
@@ -37,7 +37,7 @@ class Tensors:
 
 
 def unpacked(tensors: Tensors, layer: str) -> tuple[Any, Any]:
-    """A matrix of a rank as numbers, and how far rounding may have moved each of them."""
+    """A rank's matrix, dequantized, and the largest rounding error of each number."""
     weight = tensors[f"{layer}.weight"]
     if weight.dtype in (torch.bfloat16, torch.float16, torch.float32):
         return weight.float(), torch.zeros_like(weight, dtype=torch.float32)
@@ -58,13 +58,13 @@ def unpacked(tensors: Tensors, layer: str) -> tuple[Any, Any]:
 
 
 def unpacked_int4(weight: Any) -> Any:
-    """Two rows lie in one: the even ones in the lower half of each byte."""
+    """Unpack int4: each byte holds two rows, the even one in its lower half."""
     low, high = weight.to(torch.int8) << 4 >> 4, weight.to(torch.int8) >> 4
     return torch.stack((low, high), dim=1).reshape(-1, weight.shape[1]).float()
 
 
 def unpacked_fp4(tensors: Tensors, layer: str, weight: Any, scale: Any) -> tuple[Any, Any]:
-    """Two columns lie in one: the even ones in the lower half of each byte."""
+    """Unpack fp4: each byte holds two columns, the even one in its lower half."""
     nibbles = torch.stack((weight & 15, weight >> 4), dim=-1).reshape(weight.shape[0], -1).long()
     values = torch.tensor(FP4)[nibbles & 7] * torch.where(nibbles > 7, -1.0, 1.0)
     steps = (scale * tensors[f"{layer}.weights_scaling_factor_2"].float()).repeat_interleave(16, dim=1)
@@ -73,13 +73,13 @@ def unpacked_fp4(tensors: Tensors, layer: str, weight: Any, scale: Any) -> tuple
 
 
 def gathered(ranks: list[Tensors], layer: str, dim: int) -> tuple[Any, Any]:
-    """A matrix that the ranks share, whole."""
+    """A matrix of which each rank has a part, joined along `dim`."""
     parts = [unpacked(rank, layer) for rank in ranks]
     return torch.cat([part[0] for part in parts], dim), torch.cat([part[1] for part in parts], dim)
 
 
 def gathered_qkv(ranks: list[Tensors], layer: str, config: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """The matrices of queries, keys and values; each rank has its heads of each, one after the other."""
+    """The joined matrices of queries, keys and values. Each rank has its heads of each, one after the other."""
     size, shared = config["head_size"], len(ranks)
     sizes = [size * (config["num_attention_heads"] // shared)]
     sizes += [size * max(1, config["num_key_value_heads"] // shared)] * 2
@@ -91,7 +91,7 @@ def gathered_qkv(ranks: list[Tensors], layer: str, config: dict[str, Any]) -> It
 
 
 def pairs(checkpoint: Path, config: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Each tensor of the source by its name there, put together from the checkpoint, with its allowance."""
+    """The name of each tensor in the source, the tensor joined from the checkpoint, and its allowed difference."""
     tensor_parallel, stages = config["mapping"]["tp_size"], config["mapping"]["pp_size"]
     ranks = [Tensors(checkpoint, f"rank{rank}.safetensors") for rank in range(tensor_parallel * stages)]
     first, last = ranks[:tensor_parallel], ranks[-tensor_parallel:]
@@ -106,7 +106,7 @@ def pairs(checkpoint: Path, config: dict[str, Any]) -> Iterator[tuple[str, Any, 
 
 
 def layer_pairs(ranks: list[Tensors], here: str, there: str, config: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """The same for one layer."""
+    """The same as `pairs`, for one layer."""
     yield f"{there}.input_layernorm.weight", *unpacked(ranks[0], f"{here}.input_layernorm")
     yield f"{there}.post_attention_layernorm.weight", *unpacked(ranks[0], f"{here}.post_layernorm")
     for name, part in zip("qkv", gathered_qkv(ranks, f"{here}.attention.qkv", config), strict=True):
@@ -117,19 +117,19 @@ def layer_pairs(ranks: list[Tensors], here: str, there: str, config: dict[str, A
 
 
 def compare(checkpoint: Path, weights: Path) -> dict[str, float]:
-    """The largest difference of each tensor, in units of its precision; 0 for equal, infinite for another shape."""
+    """The largest difference of each tensor, in units of the rounding error; 0 if equal, infinite for another shape."""
     config = json.loads((checkpoint / "config.json").read_text())
     dtype, source = getattr(torch, config["dtype"]), Tensors(weights, "*.safetensors")
     worst = {}
     for name, found, allowed in pairs(checkpoint, config):
         original = source[name].to(dtype).float()
-        rows = original.shape[0]  # there may be more: a vocabulary is filled up until it can be shared out
+        rows = original.shape[0]  # the checkpoint may have more: a vocabulary is padded so that the ranks can share it
         worst[name] = in_roundings((found[:rows] - original).abs(), allowed[:rows])
     return worst
 
 
 def in_roundings(difference: Any, allowed: Any) -> float:
-    """The largest difference, each divided by what is allowed there; infinite where none is, but there is one."""
+    """The largest difference divided by the allowed one; infinite where no difference is allowed and there is one."""
     if (difference[allowed == 0] != 0).any():
         return float("inf")
     rounded = allowed > 0

@@ -12,7 +12,7 @@ from enginery.store.context import StepContext
 
 
 def run_download(wanted: Mapping[str, JsonValue], output: Path, lines: list[str] | None = None) -> Facts:
-    """The download step with these parameters; its log goes to `lines`."""
+    """Run the download step with these parameters. Its log lines are added to `lines`."""
     output.mkdir(parents=True, exist_ok=True)
     log = [] if lines is None else lines
     return download(
@@ -31,7 +31,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 class RecordedProgress(NoProgress):
-    """Keeps the sizes that were added."""
+    """Records the sizes of all progress reports."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

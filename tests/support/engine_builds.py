@@ -1,4 +1,4 @@
-"""A build of the stand-in's engine as a step runs it: a checkpoint, a toolchain, and the step's context."""
+"""Builds engines with the stand-in as a build step does: with a checkpoint, a toolchain and the step's context."""
 
 import subprocess
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def made_checkpoint(stand_in: StandIn, directory: Path, tensor_parallel: int = 1
 
 
 def toolchain_of(stand_in: StandIn, tensorrt: str | None = None) -> Toolchain:
-    """The toolchain that a stand-in is, as if found on PATH."""
+    """The toolchain of a stand-in, as if it was found on PATH."""
     pins = (f"tensorrt=={tensorrt}",) if tensorrt else ()
     identity = ToolchainIdentity(name=f"stand-in-{stand_in.release}", kind="host", pins=pins, python="3.11")
     return Host(identity, stand_in.directory, stand_in.python, stand_in.environment())
@@ -41,12 +41,12 @@ class Site:
 
     Attributes:
         stand_in: the release's commands.
-        checkpoint: what to build from.
-        directory: builds run in here.
-        tensorrt: the TensorRT that the toolchain says it has.
-        timeout: seconds that a command may take.
-        lines: what the last build logged.
-        builds: how many there were.
+        checkpoint: the checkpoint to build from.
+        directory: the directory in which builds run.
+        tensorrt: the TensorRT version of the toolchain.
+        timeout: the seconds that a command may take.
+        lines: the log lines of the last build.
+        builds: how many builds there were.
     """
 
     stand_in: StandIn
@@ -84,7 +84,7 @@ class Site:
         )
 
     def argv(self, context: StepContext, *more: str) -> tuple[str, ...]:
-        """The command as the recipe has it."""
+        """The command of the recipe, with `more` arguments."""
         places = ("--checkpoint_dir", str(self.checkpoint), "--output_dir", str(context.output))
         return ("trtllm-build", *places, "--gpt_attention_plugin", "bfloat16", *more)
 
@@ -95,7 +95,7 @@ class Site:
         environment: Mapping[str, str] | None = None,
         **parameters: JsonValue,
     ) -> Facts:
-        """Build, with these flags besides the usual ones."""
+        """Build, with `more` flags in addition to the usual ones."""
         used = context or self.context(**parameters)
         return build_engine(used, self.argv(used, *more), environment or {})
 
@@ -108,7 +108,7 @@ def make_site(
     tensorrt: str = "10.7.0",
     checkpoint: Path | None = None,
 ) -> Site:
-    """A release's stand-in with a checkpoint: that one, to be built only, or one of its own, to be asked, too."""
+    """A site for a release. Engines from a given `checkpoint` can only be built, and not asked for answers."""
     stand_in = make_release(directory / "release", release, tensorrt=tensorrt)
     made = checkpoint or made_checkpoint(stand_in, directory / "checkpoint", tensor_parallel)
     return Site(stand_in, made, directory, tensorrt)

@@ -1,9 +1,9 @@
-"""A stand-in for the `docker` command: it takes the flags that docker takes, and runs the command here.
+"""A stand-in for the `docker` command: it takes docker's flags, and runs the command on this machine.
 
-What it was called with is kept in `calls.jsonl` beside it, with the environment that a container would have. Images are
-files in `images/`, named for their reference; `registry/` holds what can be pulled; `fail` holds a line that the daemon
-answers everything with. A "container" is an ordinary process: it sees all of this machine, and ends with `docker run`,
-other than a real one. Import the fixtures that a module uses, and what those use.
+`calls.jsonl` beside it records each call, with the environment that the container would have. An image is a file in
+`images/`, named after its reference. `registry/` holds the images that can be pulled. `fail` holds an error with which
+the daemon answers every request. A "container" is an ordinary process: unlike a real one it sees the whole machine, and
+ends with `docker run`. A test module imports the fixtures that it uses, and the fixtures that these use.
 """
 
 import json
@@ -130,10 +130,10 @@ def option_values(command: Sequence[str], option: str) -> list[str]:
 
 
 class FakeDocker:
-    """A directory with a `docker` in it, to be put on PATH.
+    """The stand-in in its directory.
 
     Attributes:
-        directory: the directory.
+        directory: the directory to put on PATH.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -145,38 +145,38 @@ class FakeDocker:
         command.chmod(0o755)
 
     def calls(self, first: str = "") -> list[dict[str, Any]]:
-        """What it was called with so far; only the calls of one sub-command when that is given."""
+        """The calls so far, or only those of the sub-command `first`."""
         path = self.directory / "calls.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [call for call in map(json.loads, lines) if not first or call["argv"][0] == first]
 
     def add_image(self, reference: str, identifier: str = "sha256:1", *, pulled: bool = True) -> None:
-        """Give the machine an image; or only the registry, when it is not `pulled`."""
+        """Add an image to the machine, or only to the registry if it is not `pulled`."""
         folder = "images" if pulled else "registry"
         (self.directory / folder / reference.replace("/", "_").replace(":", "_")).write_text(identifier)
 
     def add_command(self, name: str, script: str) -> Path:
-        """Give every image a command."""
+        """Add a command to every image."""
         path = self.directory / "image-bin" / name
         path.write_text(script)
         path.chmod(0o755)
         return path
 
     def use_commands_of(self, directory: Path) -> None:
-        """Let every image have the commands of a directory."""
+        """Add the commands of a directory to every image."""
         (self.directory / "image-bin").rmdir()
         (self.directory / "image-bin").symlink_to(directory)
 
     def running(self) -> list[int]:
-        """The process ids of containers that run."""
+        """The process ids of the running containers."""
         return [int(path.read_text()) for path in (self.directory / "running").iterdir() if path.read_text()]
 
     def answer_everything_with(self, message: str) -> None:
-        """Let the daemon fail."""
+        """Let the daemon answer every request with an error."""
         (self.directory / "fail").write_text(message)
 
     def refuse_pulls_with(self, message: str) -> None:
-        """Let nothing be pulled any more."""
+        """Let every pull fail from now on."""
         (self.directory / "no-pulls").write_text(message)
 
     def use_entrypoint(self, script: str) -> None:
@@ -185,11 +185,11 @@ class FakeDocker:
         (self.directory / "entrypoint").chmod(0o755)
 
     def refuse_to_kill(self) -> None:
-        """Let no container be ended any more, as where a security module forbids it."""
+        """Let no container be killed any more, as a security module can forbid it."""
         (self.directory / "unkillable").touch()
 
     def without_toolkit(self) -> None:
-        """Let the daemon have no way to give a container GPUs."""
+        """Let the daemon fail when a container asks for GPUs."""
         (self.directory / "no-toolkit").touch()
 
 
@@ -203,7 +203,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
 
 @pytest.fixture
 def release(fake: FakeDocker, tmp_path: Path) -> StandIn:
-    """The stand-in of the release as what is in the images."""
+    """The stand-in of the release; every image has its commands."""
     made = make_release(tmp_path / "release", "1.2.1")
     fake.use_commands_of(made.bin)
     return made

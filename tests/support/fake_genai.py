@@ -1,6 +1,6 @@
-"""Stand-ins for `onnxruntime_genai`, `onnxruntime` and `tokenizers`, for what loads engines where none is installed.
+"""Stand-ins for `onnxruntime_genai`, `onnxruntime` and `tokenizers`, to test code that loads engines without them.
 
-They load nothing and answer nothing: a model says the device it is told to say, and what was called is kept.
+They load nothing and answer nothing. A model reports the device that the test chose, and calls are recorded.
 """
 
 import importlib.util
@@ -17,11 +17,11 @@ from enginery.toolchains.drivers import ANSWER_PROMPTS
 
 @dataclass
 class FakeGenai:
-    """What our driver and the served models find instead of the libraries.
+    """The stand-ins, for our driver and for the served models.
 
     Attributes:
-        device: what every model says it runs on.
-        site: the directory that `onnxruntime` is installed in.
+        device: the device that every model reports.
+        site: the directory in which `onnxruntime` seems to be installed.
         calls: the libraries' functions that were called, in order.
     """
 
@@ -81,6 +81,6 @@ def _imported(script: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
-    monkeypatch.setitem(sys.modules, found.name, module)  # its dataclasses look themselves up there
+    monkeypatch.setitem(sys.modules, found.name, module)  # dataclasses need their module there
     found.loader.exec_module(module)
     return module

@@ -1,7 +1,7 @@
-"""Stands in for `tensorrt_llm` in a real Triton: an `LLM` that answers from a table, slowly when told to.
+"""A stand-in for `tensorrt_llm` in a real Triton: an `LLM` that takes its answers from a table, slowly on request.
 
-Written to a directory as a package, for the serving Python's path. What it is asked is kept in a file, one line of
-JSON each, for tests to read.
+It is written to a directory as a package, for the path of the serving Python. A file records each request as a line of
+JSON, for tests to read.
 """
 
 from pathlib import Path
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 ANSWERS = json.loads(os.environ["FAKE_LLM_ANSWERS"])
-HEARD = Path(os.environ["FAKE_LLM_HEARD"])
+RECORD = Path(os.environ["FAKE_LLM_HEARD"])
 TOKEN_SECONDS = float(os.environ.get("FAKE_LLM_TOKEN_SECONDS", "0"))
 
 
-def heard(**event):
-    with HEARD.open("a") as file:
+def record(**event):
+    with RECORD.open("a") as file:
         file.write(json.dumps(event) + "\\n")
 
 
@@ -63,7 +63,7 @@ class Result:
 
     def abort(self):
         self.aborted = True
-        heard(aborted=True)
+        record(aborted=True)
 
     def __aiter__(self):
         return self
@@ -99,16 +99,16 @@ class LLM:
     def __init__(self, **arguments):
         if not Path(arguments["model"], "config.json").is_file():
             raise ValueError(f"no model at {arguments['model']}")
-        heard(arguments=arguments)
+        record(arguments=arguments)
 
     def generate_async(self, prompt, sampling_params=None, streaming=False):
-        heard(prompt=prompt, sampling=vars(sampling_params), streaming=streaming)
+        record(prompt=prompt, sampling=vars(sampling_params), streaming=streaming)
         if prompt == "too long":
             raise ValueError("The prompt length exceeds max_seq_len")
         return Result(ANSWERS.get(prompt, "yes").split(), sampling_params, streaming)
 
     def shutdown(self):
-        heard(shutdown=True)
+        record(shutdown=True)
 """
 
 HELPER = '''

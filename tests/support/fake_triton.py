@@ -1,7 +1,7 @@
-"""A double of Triton's control API, for failures that a real server does not have at will.
+"""A stand-in for Triton's control API, for failures that a real server does not have on request.
 
-It reads configurations from a model repository on disk, remembers what it has "loaded", and answers from the
-engine's `answers.json`. What works is tested on a real Triton.
+It reads configurations from a model repository on disk, remembers which models are "loaded", and takes answers from the
+engine's `answers.json`. Successful rollouts are tested with a real Triton.
 """
 
 import json
@@ -22,17 +22,17 @@ CONTROL_PATH = re.compile(r"/v2/repository/models/(?P<model>\w+)/(?P<what>load|u
 
 @dataclass
 class FakeTriton:
-    """The server's state, and how it is to fail.
+    """The server's state, and the failures that a test asks for.
 
     Attributes:
         loaded: model -> version and build label.
         calls: `load NAME` and `unload NAME` in their order.
-        refuses: model -> reason for which it does not load, while the label is `refuses_build` or that is None.
-        keeps_old: models that are said to be loaded while the old version stays.
-        spoils: model -> the build whose version of it does not load.
-        lists_after: how many more times the index does not list what is new.
-        ready: what the server says of itself.
-        generate_status: what `/generate` answers with.
+        refuses: model -> the reason why it does not load, for the build `refuses_build`, or for all if that is None.
+        keeps_old: models whose load seems to succeed, although the old version stays.
+        spoils: model -> the build whose version of the model does not load.
+        lists_after: how many more times the index does not list new models.
+        ready: whether the server reports that it is ready.
+        generate_status: the status of the answer to `/generate`.
     """
 
     repository: Path
@@ -73,7 +73,7 @@ class FakeTriton:
         return 404, {"error": f"no {path}"}
 
     def index(self) -> list[dict[str, str]]:
-        """What is loaded, and the directories in the repository that are not."""
+        """The loaded models, and the directories in the repository that are not loaded."""
         loaded = [{"name": name, "version": str(there[0])} for name, there in self.loaded.items()]
         if self.lists_after:
             self.lists_after -= 1
@@ -108,7 +108,7 @@ class FakeTriton:
 
 @contextmanager
 def running_fake_triton(repository: Path) -> Iterator[FakeTriton]:
-    """The double on a free port, for as long as the block lasts."""
+    """Run the stand-in on a free port until the block ends."""
     triton = FakeTriton(repository)
 
     class Handler(BaseHTTPRequestHandler):
@@ -129,7 +129,7 @@ def running_fake_triton(repository: Path) -> Iterator[FakeTriton]:
             self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-            """Say nothing: a test's output is its own."""
+            """Log nothing, to keep the test's output clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""Commands that start other processes, in ways that are hard to clean up, and looking whether they live."""
+"""Commands that start child processes which are hard to end, and functions that say which of them are alive."""
 
 import sys
 from pathlib import Path
@@ -10,51 +10,52 @@ from tests.support.waiting import wait_until
 FAMILY = """
 import os, signal, sys, time
 from pathlib import Path
-told = Path(sys.argv[1])
+pids = Path(sys.argv[1])
 stubborn = "stubborn" in sys.argv
 if stubborn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def sit(name):
-    (told / f"{name}.part").write_text(str(os.getpid()))
-    (told / f"{name}.part").rename(told / name)
+def wait(name):
+    (pids / f"{name}.part").write_text(str(os.getpid()))
+    (pids / f"{name}.part").rename(pids / name)
     time.sleep(600)
 if os.fork() == 0:
     if os.fork() == 0:
         os.setsid()      # as MPI ranks do: another session, and its parent has gone
-        sit("rank")
+        wait("rank")
     os._exit(0)
 if os.fork() == 0:
-    sit("child")
+    wait("child")
 if "leave" in sys.argv:
-    while not ((told / "rank").exists() and (told / "child").exists()):
+    while not ((pids / "rank").exists() and (pids / "child").exists()):
         time.sleep(0.01)
     os._exit(0)
-sit("command")
+wait("command")
 """
 
 
-def family_argv(told: Path, *words: str) -> list[str]:
-    """A command with a child and an orphaned grandchild in its own session; each writes its process id into `told`.
+def family_argv(pids: Path, *words: str) -> list[str]:
+    """A command with a child and an orphaned grandchild in its own session.
 
-    `stubborn` makes all of them ignore SIGTERM; `leave` makes the command itself end at once.
+    Each of the three writes its process id into the directory `pids`.
+    With the word `stubborn` all of them ignore SIGTERM. With `leave` the command itself ends at once.
     """
-    return [sys.executable, "-c", FAMILY, str(told), *words]
+    return [sys.executable, "-c", FAMILY, str(pids), *words]
 
 
-def wait_for_family(told: Path) -> list[int]:
-    """The process ids of the whole family, once all are there."""
+def wait_for_family(pids: Path) -> list[int]:
+    """Wait until the command, its child and its grandchild run, and return their process ids."""
     names = ("rank", "child", "command")
-    wait_until(lambda: all((told / name).exists() for name in names), seconds=30)
-    return family_pids(told)
+    wait_until(lambda: all((pids / name).exists() for name in names), seconds=30)
+    return family_pids(pids)
 
 
-def family_pids(told: Path) -> list[int]:
-    """The process ids of those who have said theirs."""
-    return [int(path.read_text()) for path in told.iterdir() if path.suffix != ".part"]
+def family_pids(pids: Path) -> list[int]:
+    """The process ids that have been written so far."""
+    return [int(path.read_text()) for path in pids.iterdir() if path.suffix != ".part"]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, not counting one that has ended and was not yet collected."""
+    """Whether there is such a process. A zombie does not count."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,7 +1,7 @@
-"""Workers on machines of their own for the tests of fan-out, with tiny steps: commands of `sh` alone.
+"""Workers on machines of their own for the tests of fan-out, with tiny steps: only commands of `sh`.
 
-A run on another machine takes its plan from the store, so nothing has to be put in its place there; only the build
-itself, in the test's process, gets the small plan.
+A run on another machine takes its plan from the store, so `make_plan` is replaced only in the test's process, where
+`build-model` runs.
 """
 
 import os
@@ -32,7 +32,7 @@ from tests.support.fleet_site import CHECKOUT, LEASE_SECONDS, Fleet, Machine
 from tests.support.s3_server import S3Server, running_s3_server
 
 GPUS = {"l4": "L4", "l40s": "L40S"}
-"""Targets of these tests are named for their GPU, with a number behind it."""
+"""Targets in these tests are named after their GPU, followed by a number."""
 
 
 def fan_spec(*targets: str, name: str = "fan") -> Spec:
@@ -52,10 +52,10 @@ def _gpu(target: str) -> str:
 
 
 class FanPipeline:
-    """Makes plans of tiny steps, download -> build -> package, and counts their runs.
+    """Makes plans of tiny steps, download -> build -> package, and counts how often they run.
 
     Attributes:
-        directory: where runs are counted, and where steps may wait for a file.
+        directory: where runs are counted, and where steps can wait for a file.
         scripts: step id -> shell commands that the step runs before it makes its output.
     """
 
@@ -65,12 +65,12 @@ class FanPipeline:
         directory.mkdir(parents=True, exist_ok=True)
 
     def runs(self, step: str) -> int:
-        """How often a step's work was begun, on whatever machine."""
+        """How often a step was started, on any machine."""
         counter = self.directory / step.replace("/", "-")
         return len(counter.read_text().splitlines()) if counter.exists() else 0
 
     def plan(self, spec: Spec) -> Plan:
-        """Stands where `make_plan` does."""
+        """The plan of a spec, used instead of `make_plan`."""
         names = tuple(target.name for target in spec.targets)
         download = self._step("download", "echo weights > {output}/weights.txt", {}, names)
         steps = [download]
@@ -105,12 +105,12 @@ def _target(name: str) -> PlannedTarget:
 
 
 class FanOutSite:
-    """Two machines, each the worker of a pool, which all tests of a module share; and a store for this test alone.
+    """Two machines with a worker each, which all tests of a module share, and a store for this test only.
 
-    There is no pool for builds: these run in the test's own process.
+    There is no pool for `build-model`: it runs in the test's own process.
 
     Attributes:
-        l4: the pool for targets on an L4; `l40s` for those on an L40S.
+        l4: the pool for targets on an L4; `l40s` is the pool for targets on an L40S.
     """
 
     def __init__(self, fleet: Fleet, directory: Path, bucket: str) -> None:
@@ -120,11 +120,11 @@ class FanOutSite:
 
     @property
     def machine(self) -> Machine:
-        """That of the pool `l4`."""
+        """The machine of the pool `l4`."""
         return self.fleet.machines[self.l4]
 
     def pools(self, **more: dict[str, object]) -> str:
-        """A pools file: GPU by the name that targets begin with -> what is said of its pool."""
+        """Write a pools file. `more`: `l4` or `l40s` -> the fields of that pool; both pools when left out."""
         known: dict[str, dict[str, object]] = {"l4": {"work_pool": self.l4}, "l40s": {"work_pool": self.l40s}}
         entries = [{"gpu": GPUS[name], **entry} for name, entry in (more or known).items()]
         file = self.directory / "pools.yaml"
@@ -133,7 +133,7 @@ class FanOutSite:
 
 
 def make_pool(word: str) -> str:
-    """A process pool with a name of its own, and its deployment."""
+    """Make a process pool with a unique name, and its deployment."""
     name = f"{word}-{uuid4().hex[:8]}"
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=name, type="process"))
@@ -152,19 +152,19 @@ def _deploy(pool: str, client: SyncPrefectClient) -> UUID:
         pull_steps=[pull],
         work_pool_name=pool,
         parameter_openapi_schema=parameter_schema(build_target).model_dump_for_openapi(),
-        job_variables={"command": f"{sys.executable} -m prefect.engine"},  # half the time to start a run
+        job_variables={"command": f"{sys.executable} -m prefect.engine"},  # a run starts in half the time
     )
 
 
 class InThread:
-    """A call in a thread of its own, with the settings of this one."""
+    """A call in a new thread, with the Prefect settings of this thread."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._threads = ThreadPoolExecutor(max_workers=1)
         self._future = self._threads.submit(copy_context().run, call)
 
     def result(self, *, seconds: float) -> Any:
-        """What it returned; its error is raised."""
+        """The result of the call. Raises the error of the call."""
         try:
             return self._future.result(seconds)
         finally:
@@ -172,7 +172,7 @@ class InThread:
 
 
 def runs_named(name: str) -> list[FlowRun]:
-    """The flow runs of that name, oldest first."""
+    """The flow runs with this name, oldest first."""
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])), limit=50)
     return sorted(found, key=lambda run: run.created or run.expected_start_time)  # type: ignore[arg-type,return-value]
@@ -180,7 +180,7 @@ def runs_named(name: str) -> list[FlowRun]:
 
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FanPipeline:
-    """A pipeline whose steps the flow finds in place of the real ones."""
+    """A pipeline that the flow uses instead of the real one."""
     made = FanPipeline(tmp_path / "pipeline")
     monkeypatch.setattr("enginery.pipeline.flows.build.make_plan", made.plan)
     return made
@@ -208,7 +208,7 @@ def shared_fleet(prefect_server: str, shared_s3: S3Server, tmp_path_factory: pyt
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without the user's settings, for what is started before a test removes them."""
+    """This process's environment without the user's settings, for processes that start before a test removes these."""
     return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_SETTINGS)}
 
 
@@ -216,7 +216,7 @@ def clean_environment() -> dict[str, str]:
 def site(
     prefect_api: str, shared_fleet: Fleet, shared_s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FanOutSite]:
-    """The shared machines; the test's own process is a machine of the fleet too."""
+    """The shared machines and a new store. The test's own process is a machine of the fleet too."""
     for name, value in shared_s3.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ENGINERY_LEASE_SECONDS", LEASE_SECONDS)

@@ -1,4 +1,4 @@
-"""A proxy in front of a real HTTP server that fails when and how a test asks for it."""
+"""A proxy in front of a real HTTP server. It fails when a test asks for it."""
 
 import contextlib
 import hashlib
@@ -33,10 +33,10 @@ class Fault:
             `truncate` the answer's body in the middle; `flip` a bit of the body, each time another one; `stall` in the
             middle of the body; `flip sent` a bit of what the client sends.
             An answer without a body is cut off, or stalls, before it begins.
-        times: how many matching requests it is for; after that they go through.
-        after: fail only after the server has done the work.
-        matches: which requests, by method and path.
-        bytes: how much of the body goes through before it is truncated or stalls; None for half.
+        times: how many matching requests fail; later ones go through.
+        after: whether the server does the work before the request fails.
+        matches: selects the requests, by method and path.
+        bytes: how many bytes of the body are sent before it is truncated or stalls; None for half of them.
     """
 
     kind: Kind
@@ -54,7 +54,8 @@ BAD_DIGEST = Fault("answer", status=400, body=b"<Error><Code>BadDigest</Code><Me
 class Chaos:
     """One in `one_in` requests fails in one of six ways, chosen by `seed`.
 
-    What S3 itself could not do to a client is left out: only objects have a byte changed, as only those have a digest.
+    Only failures that a client can notice are made: only the bytes of objects are changed, because only they have a
+    digest.
     """
 
     WAYS: dict[str, Callable[[], Fault]] = {  # noqa: RUF012  never changed
@@ -72,7 +73,7 @@ class Chaos:
         self.happened: Counter[str] = Counter()
 
     def draw(self, method: str, path: str) -> Fault | None:
-        """What goes wrong with this request, if anything does."""
+        """The fault of this request; None for no fault."""
         if self.random.randrange(self.one_in):
             return None
         is_object = method == "GET" and "?" not in path
@@ -86,16 +87,16 @@ class Proxy:
     """A running proxy.
 
     Attributes:
-        url: where it listens.
-        open: let clients connect.
-        faults: what is still to go wrong; the first that matches a request is taken.
-        chaos: what goes wrong with requests that no fault is for.
-        watch: is told of each request before it is passed on; may make requests of its own.
-        drops: request headers that the server does not get, in lower case.
+        url: the proxy's address.
+        open: lets clients connect.
+        faults: the faults to come; the first that matches a request is used.
+        chaos: the random faults of requests that match no other fault.
+        watch: called with each request before it is passed on; may make requests of its own.
+        drops: request headers that are not passed on, in lower case.
         requests: method and path of every request, in the order in which they came.
-        checked: how many bodies had a `x-amz-checksum-sha256`. As S3 does, a body that is not as its digest says is
-            refused with BadDigest; moto does not look.
-        sent_bytes: of all bodies of requests together.
+        checked: how many bodies had a `x-amz-checksum-sha256`. Like S3, the proxy refuses a body that differs from its
+            digest with BadDigest; moto does not check it.
+        sent_bytes: the size of all request bodies together.
         flips: how many bodies had a bit changed.
     """
 
@@ -114,7 +115,7 @@ class Proxy:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, fault: Fault) -> None:
-        """Let what matches `fault` go wrong from now on."""
+        """Let requests that match `fault` fail from now on."""
         with self._lock:
             self.faults.append(fault)
 
@@ -128,14 +129,14 @@ class Proxy:
             return self.chaos.draw(method, path) if self.chaos else None
 
     def accepts(self, body: "bytes", digest: str | None) -> bool:
-        """Whether a body is as the digest sent with it says."""
+        """Whether a body has the digest that was sent with it."""
         with self._lock:
             self.sent_bytes += len(body)
             self.checked += digest is not None
         return digest is None or b64encode(hashlib.sha256(body).digest()).decode() == digest
 
     def flipped(self, body: "bytes") -> "bytes":
-        """The body with one bit changed; another bit each time, as no accident happens twice."""
+        """The body with one bit changed; another bit each time, as in real accidents."""
         with self._lock:
             self.flips += 1
             place, bit = self.flips % len(body), self.flips % 8
@@ -144,16 +145,16 @@ class Proxy:
         return type(body)(changed)
 
     def count(self, method: str, part: str = "") -> int:
-        """How many requests of that method had `part` in their path."""
+        """How many requests with this method had `part` in their path."""
         with self._lock:
             return sum(1 for seen, path in self.requests if seen == method and part in path)
 
 
 @contextlib.contextmanager
 def faulty_proxy(host: str, port: int, *, refusing: bool = False) -> Iterator[Proxy]:
-    """A proxy in front of the server at `host` and `port`, on a free port, for as long as the block lasts.
+    """Run a proxy on a free port in front of the server at `host` and `port`, until the block ends.
 
-    One that is `refusing` lets nobody connect until its `open` is called.
+    With `refusing`, clients cannot connect until its `open` is called.
     """
     server = _Server(("127.0.0.1", 0), _Handler, bind_and_activate=False)
     server.server_bind()
@@ -249,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(fault)
             return
         if fault and fault.kind == "flip" and answer.status >= HTTP_REFUSED:
-            fault = None  # no object
+            fault = None  # this request is not about an object
         if fault and fault.kind in {"truncate", "stall"} and not body:
             if fault.kind == "stall":
                 self.server.proxy.closing.wait()
@@ -279,6 +280,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _reset(self) -> None:
-        """End the connection without a good-bye."""
+        """Reset the connection."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

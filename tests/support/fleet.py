@@ -1,7 +1,7 @@
-"""The fleet of example specs: public models by their own dimensions, each with how one would build it.
+"""The fleet of example specs: public models with their real dimensions, each with usual build options.
 
-Goldens of commands are made of them for every release, and the plan's checks are tried on them. The dimensions are
-those of the models' published `config.json`.
+The golden files of commands are made from them for every release, and the plan's checks are tested with them. The
+dimensions come from the models' published `config.json`.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Example:
 
     Attributes:
         name: names its spec and its golden files.
-        config: the model's `config.json`, as far as a build cares.
-        spec: the spec as plain data, with one target that has no release.
+        config: the fields of the model's `config.json` that matter for a build.
+        spec: the spec as plain data, with one target that has no release yet.
         family: the directory of the release's converter, such as `llama`.
     """
 
@@ -29,14 +29,14 @@ class Example:
 
     @property
     def model(self) -> ModelFacts:
-        """The model's shape; its files are as large as its numbers."""
+        """The model's facts. The size of its files follows from its shape."""
         shape = ModelFacts.from_config(self.config)
         width = 4 if shape.dtype == "float32" else 2
         return ModelFacts.from_config(self.config, weight_bytes=width * shape.parameters)
 
     @property
     def dtype(self) -> str:
-        """The number format of the activations: the precision where it is a float's, else the model's."""
+        """The number format of the activations: the precision if that is a float format, else the model's format."""
         precision = self.spec["targets"][0]["precision"]
         return str(precision if "float" in precision else self.config["torch_dtype"])
 
@@ -185,7 +185,7 @@ def _example(  # noqa: PLR0913  what makes an example
 
 
 FLEET: tuple[Example, ...] = (
-    # The tutorial, as it is.
+    # Exactly the tutorial.
     _example(
         "llama-3-8b-instruct",
         LLAMA_3_8B,

@@ -1,6 +1,6 @@
-"""A fleet on one machine: Prefect's server on a real PostgreSQL, S3, and workers that share nothing but these.
+"""A fleet on one machine: Prefect's server on a real PostgreSQL, S3, and workers that share only these two.
 
-Each worker has a home, a Prefect home and a working directory of its own, as machines have; only the code is one.
+Each worker has a home, a Prefect home and a working directory of its own, as on separate machines. They share the code.
 """
 
 import signal
@@ -28,7 +28,7 @@ LEASE_SECONDS = "3"
 
 @contextmanager
 def prefect_on_postgres(directory: Path) -> Iterator[str]:
-    """A new Prefect server whose database is a PostgreSQL; gives its API's address."""
+    """Run a new Prefect server on a PostgreSQL and yield the address of its API."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with postgres() as database:
@@ -69,14 +69,14 @@ class Machine:
             self.service.stop()
 
     def processes(self) -> list[psutil.Process]:
-        """The worker and everything under it."""
+        """The worker and all its child processes."""
         assert self.service is not None
         with suppress(psutil.NoSuchProcess):
             return [psutil.Process(self.service.pid), *psutil.Process(self.service.pid).children(recursive=True)]
         return []
 
     def kill(self) -> None:
-        """What a power failure does: SIGKILL to every process."""
+        """Send SIGKILL to every process, to imitate a power failure."""
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
@@ -88,7 +88,7 @@ class Fleet:
 
     Attributes:
         store: the address of the store in S3.
-        machines: by the name of their pool.
+        machines: the machines, by the name of their pool.
     """
 
     def __init__(self, api: str, directory: Path, store: str, environment: Mapping[str, str]) -> None:
@@ -105,11 +105,11 @@ class Fleet:
         self.machines: dict[str, Machine] = {}
 
     def python(self, *arguments: str) -> str:
-        """Run Python in the checkout, and give what it printed last."""
+        """Run Python in the checkout and return the end of its output."""
         return "\n".join(run([sys.executable, *arguments], cwd=CHECKOUT, env=self.environment, timeout=240).last_lines)
 
     def start(self, pool: str, *, toolchains: Path | None = None) -> Machine:
-        """Start a worker on a machine of its own; `toolchains` are those that its image has."""
+        """Start a worker on a machine of its own. `toolchains` is the directory of toolchains in its image."""
         machine = self.machines[pool] = Machine(pool, self.directory / pool, self.environment)
         if toolchains:
             machine.home.mkdir()
@@ -127,7 +127,7 @@ class Fleet:
 
 
 def forget_clients() -> None:
-    """Let Prefect's S3 blocks look at the AWS settings again: they keep their clients for the life of a process."""
+    """Make Prefect's S3 blocks read the AWS settings again: they keep their clients as long as the process runs."""
     from prefect_aws.credentials import _get_client_cached
 
     _get_client_cached.cache_clear()

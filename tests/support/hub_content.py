@@ -1,4 +1,4 @@
-"""What the Hub of the tests holds and keeps: repositories with their commits, faults, and the requests that came."""
+"""The state of the tests' Hub: repositories with their commits, faults, and the requests that came."""
 
 import threading
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ FaultKind = Literal["truncate", "reset", "unavailable", "corrupt", "slow", "hold
 
 @dataclass
 class Fault:
-    """Something that goes wrong when a file, or any path that matches, is asked for.
+    """A failure of requests for a file, or for any path that matches.
 
     Attributes:
         pattern: a file name, or a pattern of the whole path such as `/api/*`.
-        after: bytes of the answer that are sent before it happens.
+        after: how many bytes of the answer are sent before the failure.
         times: how often it happens; None for always.
         release: ends a `hold`.
     """
@@ -32,7 +32,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """A request as it came in."""
+    """A request that came in."""
 
     method: str
     path: str

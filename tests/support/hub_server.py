@@ -1,11 +1,11 @@
-"""A server that speaks the Hugging Face Hub's protocol, as far as `huggingface_hub` uses it to read models.
+"""A server with the part of the Hugging Face Hub's protocol that `huggingface_hub` uses to read models.
 
     with running_hub(tmp_path / "hub") as hub:
         commit = hub.add_model("owner/name", directory)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
 
-Large files are answered with a redirect to another host name, as the Hub does. Faults are asked for by file name:
-`hub.truncate("model.safetensors", after=1000)`. What was sent and who asked is kept: `hub.bytes_sent`, `hub.requests`.
+Like the Hub, it answers a request for a large file with a redirect to another host name. A test asks for faults by file
+name: `hub.truncate("model.safetensors", after=1000)`. `hub.bytes_sent` and `hub.requests` record what happened.
 """
 
 import hashlib
@@ -61,12 +61,12 @@ class HubServer:
     def add_model(
         self, name: str, directory: Path, *, revision: str = "main", gated: bool = False, private: bool = False
     ) -> str:
-        """Commit the files of `directory` to a repository and point `revision` to the commit, which is returned."""
+        """Commit the files of `directory` to a repository, point `revision` to the commit, and return the commit."""
         model = self.models.setdefault(name, HubModel(name))
         model.gated, model.private = gated, private
         files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
-        told = "".join(f"{file}\0{file_digest(path)}\0" for file, path in sorted(files.items()))
-        commit = hashlib.sha1(f"{name}\0{told}".encode()).hexdigest()
+        content = "".join(f"{file}\0{file_digest(path)}\0" for file, path in sorted(files.items()))
+        commit = hashlib.sha1(f"{name}\0{content}".encode()).hexdigest()
         model.commits[commit] = {file: self._keep(commit, file, path) for file, path in files.items()}
         model.references[revision] = commit
         return commit
@@ -108,7 +108,7 @@ class HubServer:
         return self._add_fault(Fault("corrupt", pattern, times=times))
 
     def slow(self, pattern: str, *, bytes_per_second: int, times: int | None = None) -> Fault:
-        """Send no faster than that."""
+        """Send at most so many bytes a second."""
         return self._add_fault(Fault("slow", pattern, times=times, bytes_per_second=bytes_per_second))
 
     def hold(self, pattern: str, *, after: int, times: int | None = 1) -> Fault:
@@ -116,7 +116,7 @@ class HubServer:
         return self._add_fault(Fault("hold", pattern, after, times))
 
     def ignore_range(self, pattern: str, *, times: int | None = None) -> Fault:
-        """Send the whole file although a part was asked for."""
+        """Send the whole file although the request asks for a part."""
         return self._add_fault(Fault("ignore-range", pattern, times=times))
 
     def answer_with_a_login_page(self, pattern: str = "*", *, times: int | None = None) -> Fault:
@@ -131,7 +131,7 @@ class HubServer:
             self._faults.clear()
 
     def take_fault(self, path: str) -> Fault | None:
-        """The first fault for this path that is not used up; taking it uses it once."""
+        """The first remaining fault for this path. It counts as used once."""
         name = path.rpartition("/")[2]
         with self._lock:
             for fault in self._faults:
@@ -141,12 +141,12 @@ class HubServer:
         return None
 
     def asked(self, ending: str, method: str = "GET") -> list[SeenRequest]:
-        """The requests whose path ends so."""
+        """The requests whose path ends with `ending`."""
         return [seen for seen in list(self.requests) if seen.method == method and seen.path.endswith(ending)]
 
     @property
     def authorizations(self) -> set[str | None]:
-        """Every Authorization header that came in."""
+        """Every different Authorization header that came in."""
         return {seen.authorization for seen in list(self.requests)}
 
     def count(self, name: str, sent: int) -> None:
@@ -162,7 +162,7 @@ class _Server(ThreadingHTTPServer):
         self.hub = hub
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that die in the middle of an answer are what the tests are about."""
+        """Print nothing: the tests kill clients in the middle of an answer on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_args: Any) -> None:
-        """Nothing: the requests are kept instead."""
+        """Log nothing: the requests are recorded instead."""
 
     def do_HEAD(self) -> None:
         self._serve()
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(404, "", "not found")
 
     def _is_final(self, path: str) -> bool:
-        """Faults happen to bytes: not to HEAD, and for large files not before the redirect was followed."""
+        """Whether this answer has the file's bytes: not for HEAD, and for large files only after the redirect."""
         is_redirect = "/resolve/" in path and any(fnmatchcase(path, pattern) for pattern in LFS)
         return self.command == "GET" and not is_redirect
 
@@ -208,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         return header.removeprefix("Bearer ") if header else None
 
     def _find(self, name: str, *, needs_access: bool) -> HubModel | None:
-        """The model, or None after the refusal was sent, with the Hub's own statuses and codes."""
+        """The model; or None, after a refusal with the Hub's own status and error code was sent."""
         token, model = self._token(), self.server.hub.models.get(name)
         if token is not None and token not in self.server.hub.tokens:
             self._fail(401, "", "Invalid credentials in Authorization header")
@@ -221,8 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _serve_info(self, rest: str) -> None:
-        name, kind, revision = INFO.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches anything
-        model = self._find(name, needs_access=False)  # what a gated repository lists is public
+        name, kind, revision = INFO.fullmatch(rest).groups()  # type: ignore[union-attr]  # the pattern matches any text
+        model = self._find(name, needs_access=False)  # anybody may list a gated repository
         if model is None:
             return
         commit = model.commit_of(unquote(revision or "main"))
@@ -331,7 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_hub(root: Path) -> Iterator[HubServer]:
-    """A Hub on a free port; what is committed to it lies under `root`."""
+    """Run a Hub on a free port. Its commits are under `root`."""
     hub = HubServer(root)
     hub.start()
     try:

@@ -1,7 +1,7 @@
 """A stand-in for TensorRT-LLM's C++ backend, which cannot be installed here: a Python model with its tensors.
 
-It takes what the real one must be given, refuses what the real one would refuse, and answers with tokens that are
-written down beforehand. It says nothing about engines: only whether the other four models fit around one.
+It needs the same inputs as the real one, refuses what the real one would refuse, and answers with recorded tokens. It
+tests no engine. It only tests that the other four models fit to the model `tensorrt_llm`.
 """
 
 import json
@@ -86,7 +86,7 @@ class TritonPythonModel:
 
 
 def put_stand_in(repository: Path, answers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
-    """Let the stand-in serve `tensorrt_llm` in a repository: the tokens of prompts with those of their answers."""
+    """Make the stand-in the model `tensorrt_llm` of a repository. `answers`: the tokens of prompts and answers."""
     model = repository / "tensorrt_llm"
     config = text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert config.backend == "tensorrtllm"
@@ -100,7 +100,7 @@ def put_stand_in(repository: Path, answers: Sequence[tuple[Sequence[int], Sequen
 def write_engine(
     directory: Path, *, ranks: int = 1, max_beam_width: int | None = 1, leave_out: int | None = None
 ) -> Path:
-    """What `trtllm-build` leaves, without an engine in it: its configuration and a file for each rank."""
+    """Write the files of `trtllm-build` without a real engine: the configuration, and a file for each rank."""
     directory.mkdir(parents=True)
     built = {"max_batch_size": 1, **({"max_beam_width": max_beam_width} if max_beam_width else {})}
     content = {"version": "0", "pretrained_config": {"mapping": {"world_size": ranks}}, "build_config": built}

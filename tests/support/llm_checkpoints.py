@@ -6,7 +6,7 @@ from typing import Any
 
 
 def write_checkpoint(directory: Path, quantization: dict[str, Any] | None = None) -> Path:
-    """A checkpoint as ModelOpt exports it, quantized as said."""
+    """Write a checkpoint as ModelOpt exports it, with this `quantization`."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     (directory / "tokenizer.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Manifests of builds of every kind, without building them, and a registry that holds them."""
+"""Manifests of builds of every kind, without building them, and a way to put them into a registry."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -17,11 +17,11 @@ CREATED = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def a_build(name: str = "h100", **said: Any) -> Manifest:
-    """A build of TensorRT-LLM 1.2.1 for an H100; `said` are fields of the target, or those named here.
+    """The manifest of a build with TensorRT-LLM 1.2.1 for an H100.
 
     Args:
-        name: of the target.
-        said: also `model`, `build_id`, `created`, `passed`, and `size` of each rank in bytes.
+        name: the target's name.
+        said: fields of the target, or `model`, `build_id`, `created`, `passed`, and `size` of each rank in bytes.
     """
     more: dict[str, Any] = {field: said.pop(field) for field in ("model", "build_id", "created") if field in said}
     size, passed = said.pop("size", 1000), said.pop("passed", True)
@@ -59,6 +59,6 @@ def _files(target: BuildTarget, size: int) -> tuple[FileRecord, ...]:
 
 
 def put(registry: Registry, *manifests: Manifest) -> None:
-    """Make builds exist: their manifests alone, which is all that is read to find one."""
+    """Put manifests into a registry without files: only manifests are read to find a build."""
     for manifest in manifests:
         registry.prefix.put_bytes(manifest_path(manifest.model, manifest.build_id), manifest.to_json())

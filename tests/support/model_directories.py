@@ -1,4 +1,4 @@
-"""Small directories that look like models: enough for everything that does not compute with the weights."""
+"""Small directories that look like models, for code that does not compute with the weights."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ def safetensors(values: int = 64, name: str = "weight", fill: int = 0) -> bytes:
 
 
 def write(directory: Path, files: dict[str, Any]) -> Path:
-    """Write files: bytes and text as they are, anything else as JSON."""
+    """Write files. Bytes and text are written unchanged, other values as JSON."""
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def write(directory: Path, files: dict[str, Any]) -> Path:
 
 
 def model_directory(directory: Path) -> Path:
-    """A model as the Hub has them, with the files no build needs as well."""
+    """A model directory as on the Hub, also with files that no build needs."""
     return write(
         directory,
         {
@@ -47,7 +47,7 @@ def model_directory(directory: Path) -> Path:
 
 
 def sharded_model_directory(directory: Path, values: int = 64, shards: int = 3) -> Path:
-    """A model whose weights lie in several files with an index."""
+    """A model whose weights are in several files with an index."""
     model_directory(directory)
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").unlink()

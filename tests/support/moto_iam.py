@@ -1,7 +1,7 @@
-"""IAM as moto's server enforces it: users with one policy each, asked for at every request.
+"""IAM with moto's server: users with one policy each, which is enforced for every request.
 
-What it enforces for S3: the signature, and the action on the resource, for every request on a bucket or an object.
-What it does not: conditions (`s3:prefix`), the source of a copy, and that a missing object is a 403 without ListBucket.
+It enforces for S3 the signature, and the action on the resource, for every request on a bucket or an object. It does
+not enforce conditions (`s3:prefix`), the source of a copy, and the 403 for a missing object without ListBucket.
 """
 
 import json
@@ -16,11 +16,11 @@ import boto3
 from tests.support.s3_server import CREDENTIALS, S3Server
 
 NEVER = "inf"
-"""So many requests go through before the server begins to ask."""
+"""The number of requests before the server begins to enforce policies."""
 
 
 def a_user(server: S3Server, policy: Mapping[str, Any]) -> dict[str, str]:
-    """A new user who may do what the policy says; gives the settings to act as it."""
+    """A new user with this policy; returns the environment variables to act as this user."""
     name = f"user-{uuid4().hex[:12]}"
     iam = boto3.client(
         "iam",
@@ -38,7 +38,7 @@ def a_user(server: S3Server, policy: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def enforced(server: S3Server) -> Iterator[None]:
-    """Inside, every request needs a user who may make it."""
+    """Inside the block, every request needs a user with the permission for it."""
     _after(server, "0")
     try:
         yield

@@ -1,4 +1,4 @@
-"""A stand-in for `nvidia-smi` on machines without a GPU: it prints what it is told to and exits as it is told to."""
+"""A stand-in for `nvidia-smi` on machines without a GPU. The test chooses its output and its exit status."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ EXPECTED = "--query-gpu=name,compute_cap,memory.total --format=csv,noheader,noun
 
 
 def install(monkeypatch: pytest.MonkeyPatch, directory: Path, answer: str, *, status: int = 0) -> None:
-    """Put an `nvidia-smi` first on PATH that answers Enginery's query, and refuses any other."""
+    """Put an `nvidia-smi` first on PATH that answers only Enginery's query."""
     script = directory / "nvidia-smi"
     script.write_text(
         f'#!/bin/sh\n[ "$*" = "{EXPECTED}" ] || exit 2\ncat <<"ANSWER"\n{answer}\nANSWER\nexit {status}\n'

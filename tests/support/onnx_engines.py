@@ -1,4 +1,4 @@
-"""Builds engines as a plan would, and asks them as a validation step would, without a store or a runner."""
+"""Builds engines with the recipe of a plan, and validates them like a validation step, without a store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def run_recipe(
 
 @dataclass
 class Asked:
-    """A finished validation: what it leaves in the record, its report and its log."""
+    """A finished validation: its facts, its report and its log."""
 
     facts: Mapping[str, Any]
     report: validation.ValidationReport

@@ -1,4 +1,4 @@
-"""Step outputs and their records, made up for tests of the store."""
+"""Invented step outputs and records, for tests of the store."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ def write_output(root: Path, files: Mapping[str, bytes] = FILES) -> Path:
 
 
 def some_record(root: Path, name: str = "one", *, label: str = "build one") -> StepRecord:
-    """The record of a step that made what is under `root`."""
+    """The record of a step whose output is `root`."""
     step = some_step(name)
     return StepRecord(
         key=step.key,

@@ -1,4 +1,4 @@
-"""A recorded package index on a free port: project pages in JSON (PEP 691) or HTML (PEP 503), or anything else.
+"""A package index on a free port: project pages in JSON (PEP 691) or HTML (PEP 503), or any other answer.
 
 with running_index() as index:
     index.add("tensorrt-llm", "tensorrt_llm-1.2.1-cp312-cp312-linux_x86_64.whl")
@@ -23,9 +23,9 @@ class PackageIndex:
     """A running index.
 
     Attributes:
-        url: what goes into `index-url`.
-        form: how project pages are written.
-        answers: path -> (status, content type, body) that is sent in place of a project's page.
+        url: the value for `index-url`.
+        form: the format of project pages.
+        answers: path -> (status, content type, body) that is sent instead of a project's page.
         requests: path and Authorization header of each request.
     """
 
@@ -43,18 +43,18 @@ class PackageIndex:
             self._files.setdefault(project, []).append(entry | ({"size": size} if size is not None else {}))
 
     def answer(self, project: str, status: int, body: str = "", kind: str = "text/html") -> None:
-        """Answer so when a project is asked for."""
+        """Send this answer to requests for a project."""
         self.answers[f"/simple/{project}/"] = (status, kind, body.encode())
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Make it the only index of this process's pip, which is given no other place and little patience."""
+        """Make it the only index of this process's pip, with no other place for packages and short timeouts."""
         settings = {"INDEX_URL": self.url, "EXTRA_INDEX_URL": "", "FIND_LINKS": "", "RETRIES": "0", "TIMEOUT": "20"}
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
         for name, value in settings.items():
             monkeypatch.setenv(f"PIP_{name}", value)
 
     def page(self, path: str) -> tuple[int, str, bytes]:
-        """What a path is answered with."""
+        """The status, content type and body of the answer for a path."""
         if path in self.answers:
             return self.answers[path]
         project = path.removeprefix("/simple/").strip("/")
@@ -78,7 +78,7 @@ def _html(files: list[dict[str, Any]]) -> Iterator[str]:
 
 @contextmanager
 def running_index() -> Iterator[PackageIndex]:
-    """An index without projects, for as long as the block lasts."""
+    """Run an index without projects until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -107,7 +107,7 @@ def running_index() -> Iterator[PackageIndex]:
 
 @pytest.fixture
 def package_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
-    """An index that this process's pip is told to use."""
+    """An index that this process's pip uses."""
     with running_index() as index:
         index.use(monkeypatch)
         yield index

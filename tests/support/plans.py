@@ -26,7 +26,7 @@ def spec_data(**changes: Any) -> dict[str, Any]:
 
 
 def resolved(source: Source, commit: str = COMMIT) -> ResolvedSource:
-    """What the source would be resolved to."""
+    """The resolved source, with this commit."""
     location = source.huggingface or source.path or source.s3 or ""
     kind: SourceKind = "huggingface" if source.huggingface else "path" if source.path else "s3"
     files = (SourceFile(name="config.json", size=2), SourceFile(name="model.safetensors", size=10))

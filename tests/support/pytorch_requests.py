@@ -1,4 +1,4 @@
-"""Requests for the backend `pytorch`, with toolchains that nobody has to have."""
+"""Requests for the backend `pytorch`, with toolchains that need not be installed."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ WEIGHTS = "a" * 64
 
 
 def identify(name: str, kind: Any = "venv", image: str = "") -> ToolchainIdentity:
-    """A toolchain of that name."""
+    """The identity of a toolchain with this name."""
     return ToolchainIdentity(name=name, kind=kind, pins=(name,), python="3.12", image=image)
 
 
@@ -25,17 +25,17 @@ BACKEND = PyTorch(identify)
 def request_of(
     target: dict[str, Any] | None = None, *, gpu: str = "H100-SXM5-80GB", model: ModelFacts | None = LLAMA, **more: Any
 ) -> Request:
-    """One target in bfloat16 for an H100, unless said otherwise."""
+    """A request for a target, by default in bfloat16 for an H100."""
     data = {"name": "h100", "gpu": gpu, "backend": "pytorch", "precision": "bfloat16", **(target or {})}
     spec = parse_spec({"name": "llama", "source": {"path": "model"}, "targets": [data], **more})
     return Request(spec, spec.targets[0], gpus.find(gpu), model)
 
 
 def findings(target: dict[str, Any] | None = None, **more: Any) -> list[Finding]:
-    """What is found about it."""
+    """The findings for a target."""
     return BACKEND.findings(request_of(target, **more))
 
 
 def codes(target: dict[str, Any] | None = None, **more: Any) -> set[str]:
-    """The codes of what is found about it."""
+    """The codes of the findings for a target."""
     return {finding.code for finding in findings(target, **more)}

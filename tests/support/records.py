@@ -1,4 +1,4 @@
-"""Step records as a run of the pipeline leaves them, without running it."""
+"""Step records like those of a run of the pipeline, without running it."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ def a_record(
     facts: Mapping[str, JsonValue] | None = None,
     directory: Path | None = None,
 ) -> StepRecord:
-    """A finished step; `directory` holds its output."""
+    """The record of a finished step. `directory` has its output."""
     recipe = recipe or Call(function=stage, version=1)
     step = Step(stage=stage, inputs=inputs or {}, recipe=recipe)
     no_files: tuple[FileRecord, ...] = ()
@@ -40,7 +40,7 @@ def a_record(
 
 
 def a_chain() -> tuple[StepRecord, ...]:
-    """The records of a build up to its model repository, each after those it needs."""
+    """The records of a build up to its model repository, each after the records of its inputs."""
     origin: dict[str, JsonValue] = {"kind": "huggingface", "location": "owner/tiny", "commit": "c0ffee" * 6 + "c0ff"}
     weights = a_record(Stage.DOWNLOAD, recipe=Call(function="download", version=1, parameters=origin))
     builder = Command(argv=("python", "-m", "onnxruntime_genai.models.builder", "-p", "int4"))

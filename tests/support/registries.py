@@ -22,7 +22,7 @@ def build_id(number: int, target: str = "cpu-int4") -> str:
 
 
 def publish_builds(address: str, count: int, target: str = "cpu-int4") -> list[str]:
-    """So many small builds of a target, the oldest first; the channel `candidate` is at the last."""
+    """Publish `count` small builds of a target and return their ids, oldest first. `candidate` points to the last."""
     names = [build_id(number, target) for number in range(1, count + 1)]
     for name in names:
         put_build(address, name)
@@ -30,7 +30,7 @@ def publish_builds(address: str, count: int, target: str = "cpu-int4") -> list[s
 
 
 def put_build(address: str, name: str, model: str = "tiny-llama", channel: str | None = "candidate") -> None:
-    """A build of two small files, written as publishing would leave it, on a channel."""
+    """Write a build of two small files, as publishing would leave it, and point a channel to it."""
     registry, now = Registry(address), datetime.now(UTC)
     target = BuildTarget(
         name=name.rpartition("-")[0], gpu="cpu", backend="onnxruntime", release="0.18.0", precision="int4"
@@ -56,7 +56,7 @@ def put_build(address: str, name: str, model: str = "tiny-llama", channel: str |
 
 
 def move(address: str, channel: str, name: str, model: str = "tiny-llama") -> None:
-    """Point a channel at a build as somebody does who has looked for the build some time before."""
+    """Point a channel at a build without checking that the build is there."""
     change_channel(
         Registry(address).prefix,
         model,
@@ -67,7 +67,7 @@ def move(address: str, channel: str, name: str, model: str = "tiny-llama") -> No
 
 
 def at(address: str) -> tuple[str, str]:
-    """Bucket and prefix of an address."""
+    """The bucket and the prefix of an address."""
     place = Address.parse(address)
     return place.bucket, place.prefix
 
@@ -99,7 +99,7 @@ def remove(server: S3Server, address: str, path: str) -> None:
 
 
 def begin_upload(server: S3Server, address: str, path: str) -> str:
-    """A multipart upload with one part, left as it is; gives its id."""
+    """Begin a multipart upload, send one part, and return the upload's id."""
     bucket, prefix = at(address)
     client = server.client()
     key = f"{prefix}/{path}"
@@ -110,7 +110,7 @@ def begin_upload(server: S3Server, address: str, path: str) -> str:
 
 
 def uploads(server: S3Server, address: str) -> list[str]:
-    """The keys of all multipart uploads that are under way."""
+    """The keys of all unfinished multipart uploads."""
     bucket, _ = at(address)
     client = server.client()
     found = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
@@ -119,7 +119,7 @@ def uploads(server: S3Server, address: str) -> list[str]:
 
 
 def a_claim(files: str = "digest", host: str = "another-machine") -> bytes:
-    """The claim of a publisher on another machine that began just now, so it may be at work."""
+    """The claim of a publisher on another machine. It began just now, so it may still be running."""
     worker = Worker(host=host, pid=1, started=1.0)
     return Holder(files=files, worker=worker, since=datetime.now(UTC)).model_dump_json().encode()
 

@@ -1,4 +1,4 @@
-"""A release's `trtllm-build` as far as its arguments go: an argument parser made of the recorded flags."""
+"""The arguments of a release's `trtllm-build`: an argument parser made from the recorded flags."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ TYPES = {"int": int, "float": float}
 
 
 class Refused(Exception):  # noqa: N818  what the command does
-    """The command would end with its usage."""
+    """The command does not accept the arguments."""
 
 
 class ReleaseParser(argparse.ArgumentParser):
-    """Raises `Refused` where argparse would end the process; takes no abbreviations."""
+    """Raises `Refused` where argparse would end the process. Flags cannot be abbreviated."""
 
     def error(self, message: str) -> NoReturn:
-        """What argparse says."""
+        """Raise argparse's message as an error."""
         raise Refused(message)
 
 
@@ -32,10 +32,10 @@ def release_parser(release: str, command: str = BUILD) -> ReleaseParser:
 
 
 def parse(release: str, argv: Sequence[str]) -> Mapping[str, Any]:
-    """The arguments as the release reads them.
+    """The values of the arguments for a release.
 
     Raises:
-        Refused: it would not take them.
+        Refused: the release does not accept them.
     """
     return vars(release_parser(release).parse_args(list(argv)))
 

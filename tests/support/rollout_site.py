@@ -1,6 +1,6 @@
-"""Where rollouts are tested without a real Triton: a registry, and a double of Triton with its model repository.
+"""For tests of rollouts without a real Triton: a registry, and a stand-in for Triton with its model repository.
 
-Import the fixtures that a module uses, and what those use.
+A test module imports the fixtures that it uses, and the fixtures that these use.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A registry in a new bucket; what a rollout waits for is not waited for."""
+    """A registry in a new bucket. Rollouts do not wait between their tries."""
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(loading, "CLOCK_SECONDS", 0.0)

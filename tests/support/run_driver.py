@@ -1,7 +1,7 @@
-"""Runs a driver several times in one process of its toolchain: importing what it needs takes longer than its work.
+"""Runs a driver several times in one process of its toolchain, because its imports take longer than its work.
 
-Its arguments: the driver, a JSON file with `{name: [argument, …]}`, and the JSON file to write: for each name what the
-driver printed on each stream, and its exit status.
+Its arguments: the driver, a JSON file with `{name: [argument, …]}`, and the JSON file to write. That has for each name
+the driver's output on both streams and its exit status.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def run_once(driver: str, arguments: list[str]) -> dict[str, object]:
-    """One run: as if it had been started by itself."""
+    """Run the driver once, as if it was started as a process of its own."""
     sys.argv = [driver, *arguments]
     printed, complained, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):

@@ -1,4 +1,4 @@
-"""Fixtures for tests that talk to a real S3 API; import those that a module uses."""
+"""Fixtures for tests that use a real S3 API. A test module imports the fixtures that it uses."""
 
 import os
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def proxy(server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The AWS settings point to a proxy that can fail."""
+    """A proxy that can fail. The AWS settings point to it."""
     with faulty_proxy(server.host, server.port) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         yield running

@@ -13,15 +13,15 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing
 
 
 MOST_AT_ONCE = 1000
-"""Objects that one request may remove."""
+"""The largest number of objects that one request can remove."""
 
 _running: list["S3Server"] = []
 
 
 class S3Server:
-    """A running server; `url` is where it listens.
+    """A running server; `url` is its address.
 
-    Servers that run at once in one process share their buckets: choose new names. After the last one nothing is left.
+    Servers that run at once in one process share their buckets, so use new names. When the last one ends, all are gone.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -31,7 +31,7 @@ class S3Server:
         self._admin = self.client()
 
     def client(self) -> Any:
-        """A client of its own, to look at the server from outside the code under test; close it."""
+        """A new client, independent of the tested code. The caller closes it."""
         return boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -45,7 +45,7 @@ class S3Server:
         self._buckets.append(name)
 
     def remove_buckets(self) -> None:
-        """Remove what was created here, with everything in it."""
+        """Remove the buckets that were created here, with all their objects."""
         for name in self._buckets:
             keys = self.keys(name)
             for start in range(0, len(keys), MOST_AT_ONCE):
@@ -64,7 +64,7 @@ class S3Server:
         self._admin.close()
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to use this server and nothing else of the user's AWS settings."""
+        """The environment variables for a process to use this server and none of the user's AWS settings."""
         return s3_environment(self.url)
 
 
@@ -76,13 +76,13 @@ def s3_environment(url: str) -> dict[str, str]:
 
 @contextmanager
 def running_s3_server() -> Iterator[S3Server]:
-    """A server with no buckets, for as long as the block lasts; nothing global is set."""
+    """Run a server without buckets until the block ends. No environment variable is changed."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
         def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
-            """Say nothing: a test's output is its own."""
+            """Log nothing, to keep the test's output clean."""
 
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
@@ -95,7 +95,7 @@ def running_s3_server() -> Iterator[S3Server]:
         running.remove_buckets()
     finally:
         _running.remove(running)
-        if not _running:  # what a test has made by itself, or left when it failed
+        if not _running:  # remove what a test has made without `create_bucket`, or has left when it failed
             urlopen(Request(f"{running.url}/moto-api/reset", method="POST")).close()
         running.close()
         server.shutdown()

@@ -1,4 +1,4 @@
-"""What unit tests of the served models use in place of Triton, a tokenizer and an engine."""
+"""Stand-ins for Triton, a tokenizer and an engine, for unit tests of the served models."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ VOCABULARY = 260
 
 
 class ByteTokenizer:
-    """One token for each byte; `END` and above have no text."""
+    """A tokenizer with one token for each byte. The tokens from `END` on have no text."""
 
     def encode(self, text: str, **_: bool) -> SimpleNamespace:
         return SimpleNamespace(ids=list(text.encode()))
@@ -30,7 +30,7 @@ def decode(tokens: list[int]) -> str:
 
 
 class ScriptedSession(GenaiSession):
-    """Answers each row with its script, token by token."""
+    """An engine session that answers each row with the row's script, token by token."""
 
     def __init__(self, scripts: Sequence[Sequence[int]]) -> None:
         self.scripts = scripts
@@ -48,7 +48,7 @@ class ScriptedSession(GenaiSession):
 
 
 class ScriptedEngine(GenaiEngine):
-    """Answers prompts, given as text, with texts."""
+    """An engine that takes its answers from a table: prompt -> answer, both as text."""
 
     context_length = 40
     filler = FILLER
@@ -99,7 +99,7 @@ class FakeResponse:
 
 
 class FakeSender:
-    """Remembers what was sent, and with which flags."""
+    """Records the responses that were sent, and their flags."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[FakeResponse | None, int]] = []
@@ -140,4 +140,4 @@ FAKE_TRITON = SimpleNamespace(
     TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
     Logger=SimpleNamespace(log_info=print),
 )
-"""What the module `triton_python_backend_utils` offers inside Triton."""
+"""A stand-in for the module `triton_python_backend_utils`, which exists only inside Triton."""

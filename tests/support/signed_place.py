@@ -1,4 +1,4 @@
-"""A registry with a build, signed or not; import the fixtures that a module uses, and what those use."""
+"""A registry with a build, signed or not. A test module imports the fixtures it uses, and those that these use."""
 
 # ruff: noqa: F811  fixtures that are imported
 
@@ -39,7 +39,7 @@ class Place:
 
     @classmethod
     def written(cls, address: str, pair: KeyPair) -> "Place":
-        """With the manifest of a build, and a signature as publishing makes it; its files are never read."""
+        """A registry with a manifest and a signature as publishing makes it, but without the build's files."""
         made = cls(address, pair, a_manifest(*(f"model_repository/{name}/config.pbtxt" for name in ORDER)))
         sign_if_configured(made.build, made.manifest.to_json())
         made.build.put_bytes("manifest.json", made.manifest.to_json())
@@ -47,7 +47,7 @@ class Place:
 
     @classmethod
     def published(cls, address: str, pair: KeyPair) -> "Place":
-        """With a build that was really published."""
+        """A registry with a really published build."""
         return cls(address, pair, Build().publish(address))
 
     @property

@@ -1,7 +1,7 @@
-"""A pipeline of real but tiny steps: shell commands and file copies, so that flows can be tested without toolchains.
+"""A pipeline of real but tiny steps: shell commands and file copies, to test flows without toolchains.
 
-It has the shape of a real one: download -> build -> validate -> publish, the download shared by all targets. Each step
-counts its runs, and its command can be given something more to do, such as to fail.
+It has the shape of a real one: download -> build -> validate -> publish, with one download for all targets. Each step
+counts its runs. A test can add shell commands to a step, for example to make it fail.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def small_spec(*targets: str, expected: str = "neuf", name: str = "small") -> Sp
 
 
 class SmallPipeline:
-    """Makes plans of tiny steps and counts their runs.
+    """Makes plans of tiny steps and counts how often the steps run.
 
     Attributes:
         directory: where runs are counted and builds are published.
@@ -56,12 +56,12 @@ class SmallPipeline:
         return self.directory / "runs"
 
     def runs(self, step: str) -> int:
-        """How often a step's work was begun."""
+        """How often a step was started."""
         counter = self.runs_dir / step.replace("/", "-")
         return len(counter.read_text().splitlines()) if counter.exists() else 0
 
     def plan(self, spec: Spec) -> Plan:
-        """Stands where `make_plan` does."""
+        """The plan of a spec, used instead of `make_plan`."""
         names = tuple(target.name for target in spec.targets)
         download = self._command("download", Stage.DOWNLOAD, "echo weights > {output}/weights.txt", {}, names)
         steps = [download]
@@ -117,7 +117,7 @@ def _count(context: StepContext, stage: str) -> Path:
 
 
 def validate(context: StepContext) -> Facts:
-    """The engine is a text file, and its content is the answer to everything."""
+    """Validate the engine, a text file: its content is the answer to every prompt."""
     _count(context, "validate")
     answer = (context.inputs["engine"] / "engine.txt").read_text().strip()
     asked = context.parameters["prompts"]
@@ -147,7 +147,7 @@ def _judged(prompt: Prompt, answer: str) -> PromptResult:
 
 
 def publish(context: StepContext) -> Facts:
-    """Write the engine where builds are published; fails once, as a network does, where `unreachable-once` is."""
+    """Copy the engine to the directory of published builds. If `unreachable-once` exists, fail once like a network."""
     directory = _count(context, "publish")
     trouble = directory / "unreachable-once"
     if trouble.exists():
@@ -162,7 +162,7 @@ def publish(context: StepContext) -> Facts:
 
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallPipeline:
-    """A pipeline whose steps the flow finds in place of the real ones."""
+    """A pipeline that the flow uses instead of the real one."""
     made = SmallPipeline(tmp_path / "pipeline")
     monkeypatch.setattr("enginery.pipeline.flows.build.make_plan", made.plan)
     for name in ("validate", "publish"):

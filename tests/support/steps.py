@@ -1,4 +1,4 @@
-"""Small real steps for tests: each runs a shell command and keeps what it writes."""
+"""Small real steps for tests: each runs a shell script and stores its output."""
 
 from enginery.pipeline.plan import PlannedStep
 from enginery.store.steps import Command, Stage, Step

@@ -1,4 +1,4 @@
-"""Threads that take turns as often as they can; import the fixture where it is used."""
+"""A fixture that makes Python switch between threads as often as possible."""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def often_switching() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Python switches between threads as often as possible, so that a race is more likely."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

@@ -1,4 +1,4 @@
-"""Targets for the backend `tensorrt`, asked as a plan asks them."""
+"""Requests for the backend `tensorrt`, as a plan makes them."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ EXAMPLES = {example.name: example for example in FLEET}
 
 
 def request_of(config: dict[str, Any] | None = None, *, spec: dict[str, Any] | None = None, **target: Any) -> Request:
-    """A target for an H100 in bfloat16, and what is told of it otherwise; `spec` holds more parts of the spec.
+    """A request for a target, by default in bfloat16 for an H100. `spec` has more parts of the spec.
 
-    That 0.8.0 loses the rotary base is accepted, unless `spec` says otherwise.
+    The warning that 0.8.0 loses the rotary base is accepted, unless `spec` sets `force`.
     """
     asked = {"name": "one", "gpu": "H100-SXM5-80GB", "backend": "tensorrt", "precision": "bfloat16"} | target
     data = {"name": "model", "source": {"path": "model"}, "targets": [asked], "force": [LOST_BASE], **(spec or {})}
@@ -30,19 +30,19 @@ def request_of(config: dict[str, Any] | None = None, *, spec: dict[str, Any] | N
 
 
 def fleet_request(name: str, release: str) -> Request:
-    """An example of the fleet for a release."""
+    """A request for an example of the fleet and a release."""
     example = EXAMPLES[name]
     spec = example.spec_for(release).model_copy(update={"force": (LOST_BASE,)})
     return Request(spec, spec.targets[0], gpus.find(spec.targets[0].gpu), example.model)
 
 
 def findings(request: Request) -> list[Finding]:
-    """Those of a target that stop its plan."""
+    """The findings that stop the plan of a target."""
     return stopping(TensorRT().findings(request), request.spec.force)
 
 
 def codes(request: Request) -> list[str]:
-    """Their codes."""
+    """The codes of the findings that stop the plan of a target."""
     return [finding.code for finding in findings(request)]
 
 
@@ -54,17 +54,17 @@ def chain(request: Request) -> Chain:
 
 
 def step(request: Request, stage: Stage) -> Step:
-    """One step of its chain."""
+    """The step of a stage in the chain of a target."""
     return next(made.step for made in chain(request).steps if made.step.stage is stage)
 
 
 def command(request: Request, stage: Stage = Stage.CONVERT) -> Command:
-    """The command of one step."""
+    """The command of the step of a stage."""
     recipe = step(request, stage).recipe
     assert isinstance(recipe, Command)
     return recipe
 
 
 def convert_argv(request: Request) -> str:
-    """How it is converted, as one line."""
+    """The arguments of the convert command, as one line."""
     return " ".join(command(request).argv)

@@ -1,4 +1,4 @@
-"""Talking to Triton in plain HTTP, as curl does."""
+"""A plain HTTP client for Triton, like curl."""
 
 import json
 from contextlib import closing
@@ -18,30 +18,30 @@ class TritonHttp:
         self.server = server
 
     def connect(self) -> HTTPConnection:
-        """A connection, to be closed by the caller."""
+        """A new connection. The caller closes it."""
         place = urlsplit(self.server.url)
         return HTTPConnection(place.hostname or "", place.port, timeout=SECONDS)
 
     def open(self, path: str, body: object) -> HTTPConnection:
-        """A connection on which a body was posted, as it is or as JSON, and nothing read yet."""
+        """Post a body, unchanged or as JSON, and return the connection before anything is read."""
         connection = self.connect()
         connection.request("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
         return connection
 
     def post(self, path: str, body: object) -> tuple[int, str]:
-        """The status and the text of the answer."""
+        """Post a body and return the status and the text of the answer."""
         with closing(self.open(path, body)) as connection:
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
     def get(self, path: str) -> Any:
-        """The answer, which is JSON."""
+        """The JSON answer of a path."""
         with closing(self.connect()) as connection:
             connection.request("GET", path)
             return json.loads(connection.getresponse().read())
 
     def answer(self, body: object, model: str = "ensemble") -> dict[str, Any]:
-        """What a model generates, all outputs."""
+        """All outputs that a model generates for a request."""
         status, text = self.post(f"/v2/models/{model}/generate", body)
         assert status == 200, text
         return dict(json.loads(text))

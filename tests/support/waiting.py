@@ -13,16 +13,16 @@ def wait_until(
     longest_pause: float = 0.25,
     otherwise: Callable[[], object] = str,
 ) -> None:
-    """Return as soon as `condition()` is true. The limit is only reached when it never will be, so it is generous.
+    """Return as soon as `condition()` is true. The limit is generous, because only a failing test reaches it.
 
     Args:
-        condition: asked again after a pause, which begins at 10 ms and grows: asking a server costs processor time.
+        condition: called again after each pause. The pauses begin at 10 ms and grow, because a call may ask a server.
         seconds: the limit.
-        longest_pause: seconds.
-        otherwise: says what stands in the way.
+        longest_pause: seconds between two calls.
+        otherwise: returns the reason for the error text.
 
     Raises:
-        AssertionError: when it is still false after `seconds`.
+        AssertionError: when the condition is still false after `seconds`.
     """
     deadline, pause = time.monotonic() + seconds, SHORTEST_PAUSE
     while not condition():
@@ -33,5 +33,5 @@ def wait_until(
         pause = min(pause * 1.3, longest_pause)
 
 
-HEED_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-"""First in a script that a test interrupts: it would ignore SIGINT where the tests run in the background."""
+ACCEPT_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""The first line of a script that a test interrupts. Without it, a script of tests in the background ignores SIGINT."""

@@ -1,4 +1,4 @@
-"""Specs and manifests for the release watch: the example model for GPUs that are not here, and builds with figures."""
+"""Specs and manifests for tests of the release watch: the example model for any GPU, and builds with chosen figures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ CPU = {"name": "cpu", "gpu": "cpu", "backend": "onnxruntime", "precision": "int4
 
 
 def watched_spec(*targets: Mapping[str, Any], to: str | None = None, name: str = "tiny", **releases: Any) -> Spec:
-    """A spec of the example model, whose releases are watched; a target's `gpu` and so on are TensorRT-LLM's."""
+    """A spec of the example model with `releases.watch`. By default its targets are for TensorRT-LLM."""
     data: dict[str, Any] = {
         "name": name,
         "source": {"path": str(examples() / "tiny-llama" / "model")},
@@ -29,7 +29,7 @@ def watched_spec(*targets: Mapping[str, Any], to: str | None = None, name: str =
 
 
 def listed(*names: str, yanked: tuple[str, ...] = (), silent: tuple[str, ...] = ()) -> Listing:
-    """What an index lists of TensorRT-LLM: files, or releases with a wheel; `yanked` are releases."""
+    """The listing of TensorRT-LLM in an index. `names` are files, or releases with a wheel; `yanked` are releases."""
     files = [
         ListedFile(
             name=name if "-" in name else WHEEL.format(name),
@@ -55,7 +55,7 @@ def a_manifest(  # noqa: PLR0913  each is a figure
     host: str = "builder-1",
     toolchain: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """A build with these figures, as its manifest tells it."""
+    """The manifest of a build with these figures."""
     build = Build(build_id=build_id, answers=answers or {"Hi": "there"}, passed=passed)
     order = build.parameters("s3://engines/test")
     target = order["target"]

@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Receiver:
-    """What came to a webhook.
+    """A webhook and the requests that came to it.
 
     Attributes:
-        url: where it listens.
-        payloads: the bodies, parsed, in the order in which they came.
+        url: the webhook's address.
+        payloads: the parsed bodies, in the order in which they came.
     """
 
     def __init__(self, url: str) -> None:
@@ -23,7 +23,7 @@ class Receiver:
 
 @contextmanager
 def running_receiver() -> Iterator[Receiver]:
-    """A webhook, for as long as the block lasts."""
+    """Run a webhook until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -33,7 +33,7 @@ def running_receiver() -> Iterator[Receiver]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver = Receiver(f"http://127.0.0.1:{server.server_port}/hook")

@@ -1,4 +1,4 @@
-"""Small wheels made on the spot, so that toolchains can be made without a network."""
+"""Makes small wheels, so that tests can create toolchains without a network."""
 
 import zipfile
 from pathlib import Path

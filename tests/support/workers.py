@@ -1,4 +1,4 @@
-"""What the processes that run the tests at the same time share."""
+"""A place that is shared by all processes that run the tests at the same time."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 
-def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of this run of the tests that all its processes share; lock what is made there."""
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that all pytest workers of this run share. Hold a lock while you make something in it."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own

@@ -7,13 +7,13 @@ from filelock import FileLock
 
 from enginery.toolchains.identity import Toolchain
 from tests.support import onnx_engines
-from tests.support.workers import of_all_workers
+from tests.support.workers import shared_by_workers
 
 
 @pytest.fixture(scope="session")
 def float32_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example model in float32, with answers as a reference has them; built once for all workers."""
-    engine = of_all_workers(tmp_path_factory) / "float32-engine"
+    engine = shared_by_workers(tmp_path_factory) / "float32-engine"
     with FileLock(f"{engine}.lock"):
         if not (engine / "genai_config.json").exists():
             onnx_engines.build(toolchain, tiny_weights, engine, "float32")

@@ -19,7 +19,7 @@ from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain
 from tests.integration.conftest import made_in_the_checkout
-from tests.support.workers import of_all_workers
+from tests.support.workers import shared_by_workers
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -105,7 +105,7 @@ def modelopt() -> Toolchain:
 @pytest.fixture(scope="session")
 def made(modelopt: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything these tests look at, made by the driver in one process, once for all workers."""
-    shared = of_all_workers(tmp_path_factory) / "modelopt"
+    shared = shared_by_workers(tmp_path_factory) / "modelopt"
     with FileLock(f"{shared}.lock"):
         if not (shared / "runs.json").exists():
             shared.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ import pytest
 
 from enginery.core.process.service import Service
 from tests.support.small_plans import small_spec
-from tests.support.waiting import HEED_INTERRUPTS, wait_until
+from tests.support.waiting import ACCEPT_INTERRUPTS, wait_until
 
 CHECKOUT = Path(__file__).parents[3]
 BUILD = """
@@ -48,7 +48,7 @@ def test_ctrl_c_ends_the_command_line_with_130_and_says_that_finished_steps_are_
     directory, spec = tmp_path / "pipeline", tmp_path / "spec.yaml"
     spec.write_text(json.dumps(small_spec("a").model_dump(mode="json")))
     environment = dict(os.environ) | {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path / "prefect-home")}
-    argv = [sys.executable, "-c", HEED_INTERRUPTS + FROM_THE_COMMAND_LINE, str(directory), str(spec)]
+    argv = [sys.executable, "-c", ACCEPT_INTERRUPTS + FROM_THE_COMMAND_LINE, str(directory), str(spec)]
     with subprocess.Popen(argv, env=environment, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as build:
         try:
             wait_until((directory / "parent").exists, seconds=60)

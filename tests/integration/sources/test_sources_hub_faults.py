@@ -21,7 +21,7 @@ from enginery.spec.spec import Source
 from tests.support.downloads import plan_and_download, run_download
 from tests.support.hub_server import HubServer, running_hub
 from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
-from tests.support.waiting import HEED_INTERRUPTS, wait_until
+from tests.support.waiting import ACCEPT_INTERRUPTS, wait_until
 
 NAME = "acme/tiny"
 SOURCE = Source(huggingface=NAME)
@@ -254,7 +254,7 @@ run_download(json.loads(sys.argv[1]), Path(sys.argv[2]))
 
 def start_downloader(wanted: dict[str, object], output: Path) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[3])
-    command = [sys.executable, "-c", HEED_INTERRUPTS + DOWNLOADER, canonical_json(wanted).decode(), str(output)]
+    command = [sys.executable, "-c", ACCEPT_INTERRUPTS + DOWNLOADER, canonical_json(wanted).decode(), str(output)]
     environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE)
 

@@ -1,7 +1,7 @@
-"""A stand-in for a TensorRT-LLM release's commands and modules. It is no TensorRT-LLM: it computes nothing.
+"""A stand-in for the commands and modules of a TensorRT-LLM release. It is not TensorRT-LLM: it computes nothing.
 
-It takes the flags the recorded facts say a release takes, reads and writes files laid out as the release's are, and
-fails in the ways the real one fails. What it answers is scripted. `make_release` makes one.
+It takes the recorded flags of a release, reads and writes files with the release's layout, and fails in the ways in
+which the real one fails. Its answers come from a control file. `make_release` makes a stand-in.
 """
 
 from tests.support.trtllm.home import Call

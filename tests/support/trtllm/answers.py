@@ -1,4 +1,4 @@
-"""What the stand-in's models say: what the control file has for a prompt, else the prompt again."""
+"""The answers of the stand-in's models: the control file's answer to a prompt, else the prompt itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from tests.support.trtllm.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """An answer.
 
     Attributes:
-        ids: its tokens, without the one that ended it.
-        ended: whether the model ended it; else it reached its limit.
+        ids: its tokens, without the end token.
+        ended: whether an end token ended it; else it reached the limit.
     """
 
     ids: list[int]
@@ -21,7 +21,7 @@ class Said:
 
 
 def tokens_of(own: Home, checkpoint: str) -> Tokens | None:
-    """The tokenizer that was beside the weights when they were converted; None where nobody saw it."""
+    """The tokenizer of the model that was converted; None if the conversion did not record it."""
     from tokenizers import Tokenizer
 
     for name in (checkpoint, "default"):
@@ -31,12 +31,12 @@ def tokens_of(own: Home, checkpoint: str) -> Tokens | None:
     return None
 
 
-def answer(own: Home, tokens: Tokens | None, prompt_ids: Sequence[int], limit: int) -> Said:
-    """The answer to a prompt, of at most `limit` tokens; where no tokenizer is known, the prompt's tokens again."""
+def answer(own: Home, tokens: Tokens | None, prompt_ids: Sequence[int], limit: int) -> Answer:
+    """The answer to a prompt, with at most `limit` tokens. Without a tokenizer it is the prompt's tokens."""
     ids = list(prompt_ids)
     if tokens is not None:
         prompt = tokens.decode(ids, skip_special_tokens=True)
         table = own.control["answers"]
         text = table.get(prompt, table.get(prompt.strip(), prompt))
         ids = tokens.encode(text, add_special_tokens=False)
-    return Said(ids[:limit], ended=len(ids) < limit)
+    return Answer(ids[:limit], ended=len(ids) < limit)

@@ -1,4 +1,4 @@
-"""`trtllm-build`: checks a checkpoint as the real one does and writes an engine directory of the release's layout."""
+"""`trtllm-build`: checks a checkpoint like the real one, and writes an engine directory with the release's layout."""
 
 import json
 from pathlib import Path
@@ -42,14 +42,14 @@ def run(run: Run) -> None:
 
 
 def _existing_in_0_8(run: Run, given: Any) -> str | None:
-    """0.8 names a cache by default and does not mind when there is none."""
+    """The timing cache to read. 0.8 has a default path for it, and that file need not exist."""
     if given is None or (not facts.at_least(run.release, "0.9.0") and not Path(given).exists()):
         return None
     return str(given)
 
 
 def read_checkpoint(run: Run) -> dict[str, Any]:
-    """The checkpoint's `config.json`, with the fields the flags override."""
+    """The checkpoint's `config.json`, with the values of the flags that override its fields."""
     source = run.arguments.checkpoint_dir or run.arguments.model_config
     if source is None:
         raise AttributeError("'NoneType' object has no attribute 'lower'")
@@ -62,10 +62,10 @@ def read_checkpoint(run: Run) -> dict[str, Any]:
 
 
 def check(run: Run, pretrained: dict[str, Any]) -> None:
-    """What the real one finds out before it builds anything.
+    """Make the checks that the real one makes before it builds.
 
     Raises:
-        AssertionError: it cannot build this.
+        AssertionError: when this cannot be built.
     """
     known, architecture = architectures(run.release).value, pretrained["architecture"]
     assert architecture in known, f"Unsupported model architecture: {architecture}"
@@ -79,11 +79,11 @@ def check(run: Run, pretrained: dict[str, Any]) -> None:
 
 
 def build_rank(run: Run, rank: int, output: Path, compute_cap: str, known: frozenset[str]) -> str:
-    """Build one rank's engine; the digest of its weights, which is what was timed.
+    """Build one rank's engine. Returns the digest of its weights, which the timing cache records.
 
     Raises:
-        AssertionError: the rank has no weights.
-        RuntimeError: its weights are not those of the model.
+        AssertionError: when the rank has no weights.
+        RuntimeError: when its weights are not those of the model.
     """
     weights = Path(run.arguments.checkpoint_dir, f"rank{rank}.safetensors")
     if not facts.at_least(run.release, "0.9.0") and not weights.exists():

@@ -1,4 +1,4 @@
-"""The `build_config` of an engine: the fields the release has, with what the flags and the checkpoint say."""
+"""The `build_config` of an engine: the release's fields, with the values of the flags and the checkpoint."""
 
 import argparse
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ OTHER_NAMES = {"use_strip_plan": "strip_plan"}
 
 
 def build_config(release: str, arguments: argparse.Namespace, pretrained: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields, with the plugins inside."""
+    """All fields, and in them the fields of the plugins."""
     given = vars(arguments)
     layout = facts.layout(release)
     made = {
@@ -38,7 +38,7 @@ def build_config(release: str, arguments: argparse.Namespace, pretrained: Mappin
 
 
 def plugin_config(fields: Mapping[str, Any], given: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The plugins: `disable` becomes null, `auto` the checkpoint's type, switches become booleans."""
+    """The fields of the plugins: `disable` becomes null, `auto` the checkpoint's type, switches become booleans."""
     made = {}
     for name, default in fields.items():
         value = given.get(name, default)

@@ -18,7 +18,7 @@ def read_source(directory: Path) -> dict[str, Any]:
     """A Hugging Face model's `config.json`.
 
     Raises:
-        OSError: it is not there, in the words of the real loader.
+        OSError: when it is not there, with the text of the real loader.
     """
     path = directory / "config.json"
     if not path.exists():
@@ -28,7 +28,7 @@ def read_source(directory: Path) -> dict[str, Any]:
 
 
 def dtype_of(wanted: str, source: Mapping[str, Any]) -> str:
-    """The type `auto` stands for: the model's own, or float16 where that is float32."""
+    """The number format that a flag means. `auto` is the model's own, or float16 if that is float32."""
     if wanted != "auto":
         return wanted
     own = str(source.get("torch_dtype") or source.get("dtype") or "float16")
@@ -40,7 +40,7 @@ def config(run: Run, source: Mapping[str, Any], dtype: str, quantization: Mappin
     """The checkpoint's `config.json` without the mapping's ranks.
 
     Raises:
-        AssertionError: the model cannot be cut like that.
+        AssertionError: when the ranks cannot share the model evenly.
     """
     heads = source["num_attention_heads"]
     tp, pp = int(str(run.given("tp_size", 1))), int(str(run.given("pp_size", 1)))
@@ -74,13 +74,13 @@ def config(run: Run, source: Mapping[str, Any], dtype: str, quantization: Mappin
 def _mapping(release: str, tp: int, pp: int) -> dict[str, Any]:
     known = {"world_size": tp * pp, "tp_size": tp, "pp_size": pp, "gpus_per_node": 8, "moe_tp_size": tp}
     odd = {"cp_config": {}, "enable_attention_dp": False, "enable_lm_head_tp_in_adp": False, "attn_tp_size": tp}
-    # The writers leave the rank out: the file is the same for all of them.
+    # The real scripts leave the rank out: the file is the same for all ranks.
     names = [name for name in facts.layout(release)["mapping"] if name != "rank"]
     return {name: (known | odd).get(name, 1) for name in names}
 
 
 def _rope(run: Run, source: Mapping[str, Any]) -> dict[str, Any]:
-    """Base and scaling: in 0.8.0 what the flags say, whatever the model says, except for Mixtral; later the model's."""
+    """The rotary base and scaling: the model's, but in 0.8.0 those of the flags, except for Mixtral."""
     if facts.at_least(run.release, "0.9.0") or run.command == "quantize.py":
         return {"rotary_base": source.get("rope_theta", 10000.0), "rotary_scaling": source.get("rope_scaling")}
     scaling = run.given("rotary_scaling")
@@ -121,11 +121,11 @@ def write(run: Run, source: Path, config_json: Mapping[str, Any], stored: str | 
 
 
 def find_calibration_data(run: Run, usual: str) -> None:
-    """A path must be there; any other name is taken for a data set of the Hub, which can be had unless told not to.
+    """Check that the calibration data are there: a path, or the name of a data set on the Hub.
 
     Raises:
-        FileNotFoundError: the path is not there.
-        ConnectionError: the Hub is not to be asked.
+        FileNotFoundError: when the path does not exist.
+        ConnectionError: when the data set is on the Hub and the Hub's client is offline.
     """
     name = str(run.given("calib_dataset", usual))
     if name.startswith(("/", ".")):
@@ -136,7 +136,7 @@ def find_calibration_data(run: Run, usual: str) -> None:
 
 
 def remember_tokenizer(own: home.Home, rank_file: Path, source: Path) -> None:
-    """Keep the model's tokenizer by the digest of the weights: an engine knows no tokens, and must answer in some."""
+    """Keep the model's tokenizer under the digest of the weights: engines need it to answer, and do not contain it."""
     if (source / "tokenizer.json").exists():
         kept = own.directory / home.TOKENIZERS / f"{digest(rank_file)}.json"
         kept.parent.mkdir(exist_ok=True)
@@ -144,5 +144,5 @@ def remember_tokenizer(own: home.Home, rank_file: Path, source: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

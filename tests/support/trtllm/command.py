@@ -1,4 +1,4 @@
-"""How every command of the stand-in begins: it notes the call, reads its flags, and does as it was told to do."""
+"""The beginning of every command of the stand-in: it records the call, reads the flags, and finds out how to fail."""
 
 import argparse
 import sys
@@ -24,10 +24,10 @@ class Run:
     """One run of a command.
 
     Attributes:
-        home: where the stand-in lives.
-        command: as `enginery.releases.flags` names it.
-        arguments: what the flags say.
-        ways: what is to go wrong.
+        home: the stand-in's directory.
+        command: the command's name in `enginery.releases.flags`.
+        arguments: the values of the flags.
+        ways: the ways in which this run fails.
     """
 
     home: Home
@@ -40,12 +40,12 @@ class Run:
         return self.home.release
 
     def given(self, name: str, default: object = None) -> object:
-        """The value of a flag; the default where the release does not have it."""
+        """The value of a flag; `default` if the release does not have the flag."""
         return getattr(self.arguments, name, default)
 
 
 def main(directory: str, command: str) -> None:
-    """Run a command of the stand-in that lives in a directory."""
+    """Run a command of the stand-in in a directory."""
     home = Home(Path(directory))
     home.record(command, sys.argv[1:])
     greet(home.release)
@@ -58,7 +58,7 @@ def main(directory: str, command: str) -> None:
 
 
 def greet(release: str) -> None:
-    """What importing the module prints; in 0.8 without the end of the line."""
+    """Print what importing the module prints; in 0.8 without a line end."""
     name = "TensorRT LLM" if facts.at_least(release, "1.2.0") else "TensorRT-LLM"
     end = "\n" if facts.at_least(release, "0.9.0") else ""
     print(f"[TensorRT-LLM] {name} version: {release}", end=end, flush=True)  # noqa: T201  a command's output

@@ -1,4 +1,4 @@
-"""Engine files as the stand-in writes and loads them: small, and carrying what they were made of."""
+"""The stand-in's engine files: they are small, and name the weights, the release and the GPU they were built from."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -18,9 +18,9 @@ class RankEngine:
 
     Attributes:
         rank: the rank.
-        checkpoint: SHA-256 of the rank's weights.
+        checkpoint: the SHA-256 of the rank's weights.
         release: the release that built it.
-        tensorrt: its TensorRT.
+        tensorrt: the release's TensorRT version.
         compute_cap: the compute capability of the GPU it was built on.
     """
 
@@ -35,10 +35,10 @@ class RankEngine:
 
     @classmethod
     def read(cls, path: Path) -> "RankEngine":
-        """Read one.
+        """Read an engine file.
 
         Raises:
-            RuntimeError: it is no engine, in TensorRT's words.
+            RuntimeError: when it is no engine, with TensorRT's text.
         """
         content = path.read_bytes()
         if not content.startswith(MAGIC):
@@ -81,8 +81,8 @@ class EngineDirectory:
         """Load a rank's engine as the runtime would on this machine.
 
         Raises:
-            FileNotFoundError: there is none for the rank.
-            RuntimeError: it was made for another TensorRT or GPU, or the GPU is not there.
+            FileNotFoundError: when there is no engine for the rank.
+            RuntimeError: when it was built for another TensorRT or GPU, or the GPU is missing.
         """
         found = RankEngine.read(self.path / f"rank{rank}.engine")
         if found.tensorrt != own.tensorrt:
@@ -101,11 +101,11 @@ class EngineDirectory:
 
 
 def check_world(release: str, mapping: dict[str, int], world_size: int, *, in_cpp: bool) -> None:
-    """An engine runs with as many MPI ranks as it was built for.
+    """Check that there are as many MPI ranks as the engine was built for.
 
     Raises:
-        AssertionError: the session in Python says so.
-        RuntimeError: the session in C++ says so.
+        AssertionError: when there are not, from the Python session.
+        RuntimeError: when there are not, from the C++ session.
     """
     if mapping["world_size"] == world_size:
         return

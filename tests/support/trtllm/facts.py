@@ -1,7 +1,7 @@
-"""What the stand-in knows of a release beyond the product's facts: fields of its files, arguments of its functions.
+"""Facts about a release that only the stand-in needs: the fields of its files, the arguments of its functions.
 
-`layouts.json` and `signatures.json` hold names and defaults read from the releases' sources; a release in between
-has those of the nearest.
+`layouts.json` and `signatures.json` have names and defaults that were read from the releases' sources. A release that
+was not read has those of the nearest one.
 """
 
 import json
@@ -31,12 +31,12 @@ def layout(release: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function takes.
+    """The parameters of a function.
 
     Attributes:
-        positional: arguments that may be given by place.
-        keyword: arguments that may only be given by name.
-        rest: whether it takes any other by name.
+        positional: parameters that can be given by position.
+        keyword: parameters that can be given only by name.
+        rest: whether it accepts any other name.
     """
 
     positional: tuple[str, ...]
@@ -47,7 +47,7 @@ class Signature:
         """The arguments by name.
 
         Raises:
-            TypeError: as Python does for an argument there is none of.
+            TypeError: when there is no such parameter, as in Python.
         """
         if len(given) > len(self.positional):
             most = len(self.positional) + 1
@@ -62,7 +62,7 @@ class Signature:
 
 
 def signature(release: str, name: str) -> Signature | None:
-    """What `ModelRunner.generate` and the like take in a release; None where it has no such."""
+    """The parameters of a function such as `ModelRunner.generate` in a release; None if the release has none."""
     found = _signatures(release).get(name)
     if found is None:
         return None
@@ -70,7 +70,7 @@ def signature(release: str, name: str) -> Signature | None:
 
 
 def fields(release: str, name: str) -> tuple[str, ...]:
-    """The fields of `SamplingParams` and the like in a release; none where it has no such."""
+    """The fields of a class such as `SamplingParams` in a release; none if the release does not have it."""
     return tuple(_signatures(release).get(name, ()))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for tests of the stand-in itself; import those that a module uses. `trtllm_examples` is everywhere."""
+"""Fixtures for tests of the stand-in itself. A module imports the fixtures it uses; `trtllm_examples` is in all."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ RELEASES = ("0.8.0", "0.16.0", "1.2.1")
 
 @pytest.fixture(scope="session")
 def trtllm_examples(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Example]:
-    """An example for each release, shared by all tests: they only read what it makes."""
+    """An example for each release. All tests share them, because tests only read their files."""
     return {release: Example.of(tmp_path_factory.mktemp(release), release) for release in RELEASES}
 
 
@@ -43,5 +43,5 @@ def new(trtllm_examples: Mapping[str, Example]) -> Example:
 
 @pytest.fixture
 def naughty(tmp_path: Path) -> StandIn:
-    """A stand-in of the test's own, to be told to go wrong."""
+    """A stand-in of the test's own, which the test can make fail."""
     return make_release(tmp_path / "release", "0.16.0", answers={PROMPT: ANSWER})

@@ -1,4 +1,4 @@
-"""The stand-in's own directory: what it was told (the control file), and what was asked of it (the calls)."""
+"""The stand-in's own directory: the control file, in which tests say how to behave, and the record of all calls."""
 
 import json
 import os
@@ -25,10 +25,10 @@ class Call:
         command: its name, such as `trtllm-build` or `convert_checkpoint.py llama`; `tensorrt_llm` for a program that
             imported the module.
         argv: its arguments; for a program that imported the module, its whole command line.
-        rank: the MPI rank it ran as; 0 without MPI.
-        world_size: how many ranks there were.
+        rank: its MPI rank; 0 without MPI.
+        world_size: the number of MPI ranks.
         directory: its working directory.
-        number: how many calls there were before it.
+        number: the number of earlier calls.
     """
 
     command: str
@@ -39,19 +39,19 @@ class Call:
     number: int
 
     def is_of(self, command: str) -> bool:
-        """Whether it is of a command, or of any family's where no family is named."""
+        """Whether this is a call of a command. `convert_checkpoint.py` without a family means any family."""
         return is_of(self.command, command)
 
 
 @dataclass(frozen=True)
 class Home:
-    """The directory that one stand-in lives in."""
+    """The directory of one stand-in."""
 
     directory: Path
 
     @cached_property
     def control(self) -> dict[str, Any]:
-        """What the control file says: release, TensorRT, GPUs, answers, misbehaviours."""
+        """The content of the control file: release, TensorRT, GPUs, answers, failures."""
         found: dict[str, Any] = json.loads((self.directory / CONTROL).read_text(encoding="utf-8"))
         return found
 
@@ -64,13 +64,13 @@ class Home:
         return str(self.control["tensorrt"])
 
     def write_control(self, control: dict[str, Any]) -> None:
-        """Replace the control file in one go: a command may be reading it."""
+        """Replace the control file atomically, because a command may be reading it."""
         part = self.directory / f"{CONTROL}.{os.getpid()}"
         part.write_text(json.dumps(control, indent=1), encoding="utf-8")
         part.replace(self.directory / CONTROL)
 
     def record(self, command: str, argv: list[str]) -> None:
-        """Note a call. A line is written in one piece, so ranks side by side do not mix theirs."""
+        """Record a call. A line is written at once, so that the lines of ranks that run side by side do not mix."""
         call = {"command": command, "argv": argv, "rank": rank(), "world_size": world_size()}
         line = json.dumps(call | {"directory": str(Path.cwd())}).encode() + b"\n"
         opened = os.open(self.directory / CALLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -87,7 +87,7 @@ class Home:
         return [Call(**{**one, "argv": tuple(one["argv"])}, number=number) for number, one in enumerate(found)]
 
     def visible_gpus(self) -> list[dict[str, str]]:
-        """The GPUs that `CUDA_VISIBLE_DEVICES` leaves."""
+        """The GPUs that `CUDA_VISIBLE_DEVICES` allows."""
         gpus: list[dict[str, str]] = self.control["gpus"]
         wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
         if wanted is None:
@@ -97,7 +97,7 @@ class Home:
 
 
 def is_of(one: str, command: str) -> bool:
-    """Whether `convert_checkpoint.py llama` is `convert_checkpoint.py`, or just itself."""
+    """Whether the command `one` is `command`. `convert_checkpoint.py llama` is also `convert_checkpoint.py`."""
     return command in {one, one.split(maxsplit=1)[0]}
 
 
@@ -112,10 +112,10 @@ def world_size() -> int:
 
 
 def log(text: str, level: str = "I", part: str = "TRT-LLM") -> None:
-    """A line as TensorRT-LLM's logger writes them, with a moment that never changes."""
+    """Print a line like TensorRT-LLM's logger, with a constant time."""
     print(f"[11/22/2026-00:00:00] [{part}] [{level}] {text}", flush=True)  # noqa: T201  a command's output
 
 
 def warn(text: str) -> None:
-    """A line as Python libraries write them to the error output."""
+    """Print a warning to stderr, like Python libraries."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201  a command's output

@@ -18,7 +18,7 @@ MODEL_BY_NAME_FROM = "0.11.0"
 
 
 class LLM:
-    """What both have in common."""
+    """The common part of both classes."""
 
     own: ClassVar[Home]
     ways: ClassVar[Ways]
@@ -36,7 +36,7 @@ class LLM:
         self.tokenizer = self._tokenizer()
 
     def _load(self) -> int:
-        """Load the model; the longest sequence it takes."""
+        """Load the model. Returns the length of the longest sequence."""
         raise NotImplementedError
 
     def _check_gpus(self, wanted: int) -> None:
@@ -53,7 +53,7 @@ class LLM:
         return Tokens.from_pretrained(self.model) if (self.model / "tokenizer.json").exists() else None
 
     def generate(self, *given: Any, **named: Any) -> Any:
-        """Answer one prompt or several, as texts or as tokens."""
+        """Answer one prompt or several, given as texts or as tokens."""
         signature = facts.signature(self.own.release, "LLM.generate")
         assert signature is not None
         bound = signature.bind("LLM.generate", given, named)
@@ -76,16 +76,16 @@ class LLM:
                 f"The sum of prompt length ({len(ids)}) and max_tokens ({sampling.limit}) should not exceed "
                 f"max_seq_len ({self.max_seq_len})"
             )
-        said = answers.answer(self.own, self.tokenizer, ids, sampling.limit)
-        text = self.tokenizer.decode(said.ids, skip_special_tokens=True) if self.tokenizer else ""
-        output = CompletionOutput(0, text, self._tokens(said), "stop" if said.ended else "length")
+        answer = answers.answer(self.own, self.tokenizer, ids, sampling.limit)
+        text = self.tokenizer.decode(answer.ids, skip_special_tokens=True) if self.tokenizer else ""
+        output = CompletionOutput(0, text, self._tokens(answer), "stop" if answer.ended else "length")
         return RequestOutput(number, prompt if isinstance(prompt, str) else None, ids, [output])
 
-    def _tokens(self, said: answers.Said) -> list[int]:
-        return said.ids
+    def _tokens(self, answer: answers.Answer) -> list[int]:
+        return answer.ids
 
     def shutdown(self) -> None:
-        """Nothing is left to end."""
+        """Do nothing: the stand-in has no processes to end."""
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +95,7 @@ class LLM:
 
 
 class EngineLLM(LLM):
-    """On an engine directory. It starts the ranks it needs by itself."""
+    """`LLM` on an engine directory. It starts the needed ranks itself."""
 
     def _load(self) -> int:
         config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ class EngineLLM(LLM):
 
 
 class TorchLLM(LLM):
-    """The PyTorch backend, on a Hugging Face checkpoint."""
+    """`LLM` of the PyTorch backend, on a Hugging Face checkpoint."""
 
     pytorch = True
 
@@ -131,21 +131,21 @@ class TorchLLM(LLM):
         self._check_gpus(world)
         return int(self.arguments.get("max_seq_len") or source["max_position_embeddings"])
 
-    def _tokens(self, said: answers.Said) -> list[int]:
-        """This backend keeps the token that ended the answer."""
+    def _tokens(self, answer: answers.Answer) -> list[int]:
+        """The tokens of an answer. This backend includes the end token."""
         end = self.tokenizer.eos_token_id if self.tokenizer else None
-        return [*said.ids, end] if said.ended and end is not None else said.ids
+        return [*answer.ids, end] if answer.ended and end is not None else answer.ids
 
 
 class OldLLM:
-    """Before 0.11 another interface, made with a `ModelConfig`; validation never used it, and so it is not here."""
+    """The `LLM` before 0.11, which needs a `ModelConfig`. The validation does not use it, so it is not implemented."""
 
     def __init__(self, *_given: Any, **_named: Any) -> None:
         raise NotImplementedError("the stand-in has no LLM of releases before 0.11: use ModelRunner")
 
 
 def engine_names(own: Home) -> dict[str, Any]:
-    """The names around the LLM on engines."""
+    """The names in the module of the LLM on engines."""
     return _names(own, choose)
 
 
@@ -156,7 +156,7 @@ def choose(*given: Any, **named: Any) -> LLM:
 
 
 def pytorch_names(own: Home) -> dict[str, Any]:
-    """The names around the LLM of the PyTorch backend."""
+    """The names in the module of the PyTorch backend's LLM."""
     return _names(own, TorchLLM)
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `LLM`, checked as the release checks them: unknown ones are refused."""
+"""Checks the arguments of `LLM` like the release: unknown ones are refused."""
 
 import re
 from functools import cache
@@ -17,11 +17,11 @@ PYTORCH = "TorchLlmArgs"
 
 
 def check(release: str, given: dict[str, Any], *, pytorch: bool) -> None:
-    """Refuse what the release does not know.
+    """Refuse arguments that the release does not know.
 
     Raises:
         TypeError: in releases whose arguments are a plain dataclass.
-        ValueError: in later ones (pydantic's own error), and for what belongs to the other backend.
+        ValueError: in later releases (pydantic's own error), and for arguments of the other backend.
     """
     if not facts.at_least(release, PYDANTIC_FROM):
         known = set(facts.fields(release, "LlmArgs"))
@@ -58,7 +58,7 @@ def _model(release: str, name: str) -> type[BaseModel]:
 
 
 def _nested(release: str, own: str, name: str) -> str | None:
-    """The one class of arguments that a field holds; None where it holds none, or one of several."""
+    """The class of arguments that a field has as its type; None for other types and for a choice of several classes."""
     argument = arguments(release, own).value.get(name)
     words = set(re.findall(r"\w+", f"{argument.annotation} {argument.default_factory}")) if argument else set()
     found = words & set(classes())

@@ -1,7 +1,7 @@
-"""The ways in which the stand-in's commands go wrong when they are told to.
+"""The ways in which a test can make the stand-in's commands fail.
 
 A way acts when the command begins (`noise_on_stderr`, `slow`, `hang`, `bad_timing_cache`), in the middle of its work,
-when `config.json` is written and nothing else (`killed`, `gpu_out_of_memory`, …), or on what it wrote (`rank_missing`,
+when only `config.json` is written (`killed`, `gpu_out_of_memory`, …), or on its finished output (`rank_missing`,
 `truncated_engine`, …).
 """
 
@@ -30,36 +30,36 @@ GPU_MEMORY = (
 
 
 class OutOfMemoryError(RuntimeError):
-    """PyTorch's, by its name in a traceback."""
+    """Has the name of PyTorch's error, which appears in a traceback."""
 
     __module__ = "torch"
 
 
 @dataclass(frozen=True)
 class Ways:
-    """What goes wrong in one run of a command, by name, with details."""
+    """The failures of one run of a command: name -> details."""
 
     active: Mapping[str, Details]
     home: Home
 
     def begin(self, timing_cache: str | None) -> None:
-        """Before the command's work."""
+        """Make the failures that happen before the command's work."""
         self._apply(BEGIN)
         if "bad_timing_cache" in self.active and timing_cache and Path(timing_cache).exists():
             _bad_timing_cache(self.active["bad_timing_cache"])
 
     def during(self) -> None:
-        """In the middle of the command's work."""
+        """Make the failures that happen in the middle of the command's work."""
         self._apply(DURING)
 
     def spoil(self, output: Path) -> None:
-        """After the work is done, and the command believes that all is well."""
+        """Damage the output after the work, while the command still ends with success."""
         for how, act in SPOIL.items():
             if how in self.active:
                 act(output, self.active[how])
 
     def hidden_flags(self) -> tuple[str, ...]:
-        """The flags that are refused though the release has them."""
+        """The flags that are refused although the release has them."""
         return tuple(self.active["unknown_flag"]["flags"]) if "unknown_flag" in self.active else ()
 
     def _apply(self, acts: Mapping[str, Callable[[Home, Details], None]]) -> None:
@@ -69,8 +69,8 @@ class Ways:
 
 
 def ways_of(own: Home, command: str) -> Ways:
-    """What goes wrong in the run of a command that was recorded last."""
-    # To ask for help is not to run: it uses up nothing that is to go wrong.
+    """The failures of the run of a command that was recorded last."""
+    # `--help` does not count as a run, so it uses up no failure.
     mine = [call for call in own.calls() if call.rank == home.rank() and call.argv != ("--help",)]
     active = {}
     for one in own.control["misbehaviours"]:
@@ -92,11 +92,11 @@ def _slow(_own: Home, details: Details) -> None:
 
 
 def _hang(own: Home, _details: Details) -> None:
-    """Sleep until killed, with a child that does the same; their process ids are in the stand-in's directory."""
-    told = own.directory / home.HANGING
-    told.mkdir(exist_ok=True)
+    """Sleep until killed, with a child that does the same. Their process ids go into the stand-in's directory."""
+    pids = own.directory / home.HANGING
+    pids.mkdir(exist_ok=True)
     os.fork()
-    (told / str(os.getpid())).touch()
+    (pids / str(os.getpid())).touch()
     while True:
         signal.pause()
 
@@ -160,7 +160,7 @@ def _other_rope(output: Path, details: Details) -> None:
 
 
 def ranks(output: Path) -> list[Path]:
-    """The rank files of an engine's or a checkpoint's directory, by rank."""
+    """The rank files of an engine or a checkpoint, in the order of the ranks."""
     found = [path for path in output.glob("rank*") if path.suffix in {".engine", ".safetensors"}]
     return sorted(found, key=lambda path: int(path.stem.removeprefix("rank")))
 

@@ -1,4 +1,4 @@
-"""The module `tensorrt_llm`: what the release has of the names that drivers use."""
+"""The module `tensorrt_llm`: those names of the release that drivers use."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ LLMAPI_FROM = "0.15.0"
 
 
 def install(module: ModuleType, directory: str) -> None:
-    """Fill the module of the stand-in in a directory; numpy and the rest are imported when a name is asked for."""
+    """Fill the module of the stand-in in a directory. Modules such as numpy are imported when a name is first used."""
     own = Home(Path(directory))
     own.record(NAME, sys.orig_argv)
     greet(own.release)
@@ -36,7 +36,7 @@ def install(module: ModuleType, directory: str) -> None:
 
 
 def submodules(release: str) -> tuple[str, ...]:
-    """The modules inside that the release has, of those the stand-in knows."""
+    """The submodules that both the release and the stand-in have."""
     api = "llmapi" if facts.at_least(release, LLMAPI_FROM) else "hlapi"
     engines = ("runtime",) if builds_engines(release) else ()
     newest = facts.at_least(release, PYTORCH_FROM)

@@ -1,4 +1,4 @@
-"""`mpirun`: starts a command as so many ranks, and ends all of them when one fails."""
+"""`mpirun`: starts a command once for each rank, and ends all ranks when one fails."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def parse(words: list[str]) -> tuple[set[str], int, list[str]]:
 
 
 def run(count: int, argv: list[str]) -> int:
-    """Run the ranks; 0, or the status of the first that failed."""
+    """Run the ranks. Returns 0, or the status of the first rank that failed."""
     local = {"OMPI_COMM_WORLD_LOCAL_SIZE": str(count), SIZE: str(count)}
     ranks = [
         subprocess.Popen(argv, env=os.environ | local | {RANK: str(one), "OMPI_COMM_WORLD_LOCAL_RANK": str(one)})

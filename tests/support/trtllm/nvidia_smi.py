@@ -1,4 +1,4 @@
-"""`nvidia-smi`: answers queries for the GPUs the control file names."""
+"""`nvidia-smi`: answers queries about the GPUs in the control file."""
 
 import argparse
 import sys

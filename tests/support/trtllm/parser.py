@@ -1,4 +1,4 @@
-"""An argument parser that takes what the recorded facts say a release's command takes, and nothing else."""
+"""An argument parser with exactly the recorded flags of a release's command."""
 
 import argparse
 from typing import Any
@@ -19,8 +19,8 @@ def parser(release: str, command: str, without: tuple[str, ...] = ()) -> argpars
 
     Args:
         release: the release.
-        command: as `enginery.releases.flags` names it.
-        without: flags that are left out though the facts have them.
+        command: the command's name in `enginery.releases.flags`.
+        without: recorded flags to leave out.
     """
     shows = command == "trtllm-build" and facts.at_least(release, SHOWS_DEFAULTS_FROM)
     made = argparse.ArgumentParser(
@@ -51,7 +51,7 @@ def add(to: argparse._ActionsContainer, flag: Flag) -> None:
 
 
 def _default(flag: Flag) -> Any:
-    """The default; the facts write a member of an enumeration as its name, and all those there are count from 1."""
+    """The default. The facts give a member of an enumeration by its name; all these enumerations count from 1."""
     is_member = flag.type == "int" and isinstance(flag.default, str) and not flag.default.isdigit()
     return 1 if is_member else flag.default
 

@@ -1,6 +1,6 @@
-"""Quantized weights: tensors with the names, types and shapes the release's scripts write. The scales are not measured.
+"""Quantized weights: tensors with the names, types and shapes of the release's scripts. The scales are not measured.
 
-Each linear layer's weight is `[out, in]`; experts have one dimension more in front.
+Each linear layer's weight is `[out, in]`. The weights of experts have one more dimension in front.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ FP8_MOST = 448.0
 
 
 def quantized(tensors: Tensors, algorithm: str | None, kv_algorithm: str | None, group_size: int) -> Tensors:
-    """A rank's weights, quantized by an algorithm as the release names it."""
+    """A rank's weights, quantized by an algorithm, which has the release's name for it."""
     made: Tensors = {}
     for name, array in tensors.items():
         layer = name.removesuffix(".weight")

@@ -1,4 +1,4 @@
-"""`quantize.py`: a checkpoint with quantized weights. Nothing is calibrated; calibration data need only be there."""
+"""`quantize.py`: writes a checkpoint with quantized weights, without calibration. Calibration data must exist."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`examples/run.py`: asks an engine prompts and prints the answers, on the model runner that its flags choose."""
+"""`examples/run.py`: sends an engine prompts and prints the answers. Its flags choose the model runner."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ LIMITS = ("max_attention_window_size", "sink_token_length")
 
 
 def run(run: Run) -> None:
-    """Ask the engine that the flags name."""
+    """Send the prompts to the engine that the flags name."""
     arguments = run.arguments
     kind = runtime.ModelRunner if arguments.use_py_session else runtime.ModelRunnerCpp
     runtime.ModelRunner.own, runtime.ModelRunner.ways = run.home, run.ways

@@ -1,4 +1,4 @@
-"""`tensorrt_llm.runtime`: the two model runners, as the release has them."""
+"""`tensorrt_llm.runtime`: the release's two model runners."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ EXECUTOR_FROM = "0.11.0"
 
 
 class ModelRunner:
-    """The session in Python. Made by `from_dir`."""
+    """The Python session. `from_dir` makes it."""
 
     own: ClassVar[Home]
     ways: ClassVar[Ways]
@@ -29,8 +29,8 @@ class ModelRunner:
         """Load an engine directory.
 
         Raises:
-            AssertionError: it was built for another number of MPI ranks, or a limit is beyond the engine's.
-        RuntimeError: the same, from the session in C++.
+            AssertionError: when it was built for another number of MPI ranks, or a limit is larger than the engine's.
+            RuntimeError: the same, from the C++ session.
         """
         bound = _bind(cls, "from_dir", given, named)
         cls.ways.begin(None)
@@ -54,7 +54,7 @@ class ModelRunner:
     gather_generation_logits = gather_context_logits
 
     def generate(self, *given: Any, **named: Any) -> Any:
-        """Answer a batch of prompts: `[batch, beams, length]` of prompt and answer, filled up with the end token."""
+        """Answer a batch. Returns prompts with answers as `[batch, beams, length]`, padded with the end token."""
         bound = _bind(type(self), "generate", given, named)
         if self.name == "ModelRunnerCpp" and facts.at_least(self.own.release, EXECUTOR_FROM) and home.rank() != 0:
             return []
@@ -92,13 +92,13 @@ class ModelRunner:
 
 
 class ModelRunnerCpp(ModelRunner):
-    """The session in C++. It knows its MPI rank by itself, and later answers on rank 0 only."""
+    """The C++ session. It finds its MPI rank itself. In later releases only rank 0 returns answers."""
 
     name = "ModelRunnerCpp"
 
 
 class SamplingConfig:
-    """`tensorrt_llm.runtime.SamplingConfig`: the fields the release has."""
+    """`tensorrt_llm.runtime.SamplingConfig` with the release's fields."""
 
     own: ClassVar[Home]
 

@@ -1,4 +1,4 @@
-"""`SamplingParams` and what `LLM.generate` returns."""
+"""`SamplingParams` and the results of `LLM.generate`."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ DEFAULT_LIMIT = 32
 
 
 class SamplingParams:
-    """The fields the release has, by name only."""
+    """The release's fields, which can be given only by name."""
 
     own: ClassVar[Home]
 
@@ -23,7 +23,7 @@ class SamplingParams:
 
     @property
     def limit(self) -> int:
-        """The most tokens of an answer, under either of its names."""
+        """The largest number of tokens in an answer. The field has two names."""
         given = vars(self)
         return int(given.get("max_tokens") or given.get("max_new_tokens") or DEFAULT_LIMIT)
 
@@ -47,7 +47,7 @@ class CompletionOutput:
 
 @dataclass
 class RequestOutput:
-    """The answers to one prompt; there is one."""
+    """The answers to one prompt; always exactly one."""
 
     request_id: int
     prompt: str | None

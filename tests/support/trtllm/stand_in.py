@@ -1,4 +1,4 @@
-"""Making a stand-in: its directory with commands, modules and examples, and the handle that tests hold."""
+"""Makes a stand-in: its directory with commands, modules and examples, and the object with which tests control it."""
 
 import os
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ MODULE = "tensorrt_llm"
 
 @dataclass(frozen=True)
 class StandIn:
-    """A release's commands, as far as tests go.
+    """A stand-in for a release's commands.
 
     Attributes:
-        directory: where it lives.
-        release: the release it stands in for.
+        directory: the stand-in's directory.
+        release: the release.
     """
 
     directory: Path
@@ -40,34 +40,34 @@ class StandIn:
 
     @property
     def python(self) -> Path:
-        """The interpreter that has the modules."""
+        """The Python interpreter with the stand-in's modules."""
         return self.bin / "python3"
 
     def script(self, command: str) -> Path:
-        """Where a script of the release is, such as that of `run.py` or `convert_checkpoint.py llama`."""
+        """The path of a script of the release, such as `run.py` or `convert_checkpoint.py llama`."""
         where = script(self.release, command).value
         if where is None:
             raise ValueError(f"{self.release} has no {command}")
         return self.directory / where
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """An environment (by default this process's own) with the commands first on PATH."""
+        """An environment, by default this process's, with the commands first on PATH."""
         inherited = dict(os.environ if base is None else base)
         return inherited | {"PATH": f"{self.bin}{os.pathsep}{inherited.get('PATH', os.defpath)}"}
 
     def calls(self, command: str | None = None) -> list[Call]:
-        """The commands run so far, in order, or those of one name (`convert_checkpoint.py` is that of any family)."""
+        """The calls so far, in order, or only those of one command. `convert_checkpoint.py` means any family."""
         return [call for call in Home(self.directory).calls() if command is None or call.is_of(command)]
 
     def misbehave(
         self, command: str, how: str, *, times: int | None = None, rank: int | None = None, **details: Any
     ) -> None:
-        """Have a command go wrong from now on.
+        """Make a command fail from now on.
 
         Args:
             command: its name; `tensorrt_llm` for the modules; `convert_checkpoint.py` for every family.
-            how: the way; see `misbehaviour.NAMES`.
-            times: how many of its next runs; None for all.
+            how: the way in which it fails, one of `misbehaviour.NAMES`.
+            times: how many of its next runs fail; None for all.
             rank: only this MPI rank; None for all.
             details: `lines`, `seconds`, `flags`, `bytes`, `crash`, `config`, `rotary_base`.
         """
@@ -80,21 +80,21 @@ class StandIn:
         self._change(lambda control: control["misbehaviours"].append(entry | {"from": before}))
 
     def behave(self) -> None:
-        """Have nothing go wrong any more; what `not_there` took away stays away."""
+        """Make nothing fail any more. Commands that `not_there` has removed stay removed."""
         self._change(lambda control: control["misbehaviours"].clear())
 
     def answer(self, prompt: str, text: str) -> None:
-        """What the model says to a prompt from now on; to any other it says the prompt again."""
+        """Set the model's answer to a prompt. The answer to any other prompt is the prompt itself."""
         self._change(lambda control: control["answers"].update({prompt: text}))
 
     def gpus(self, *gpus: Mapping[str, str]) -> None:
-        """Which GPUs the machine has from now on, each with the fields of nvidia-smi's query."""
+        """Set the machine's GPUs, each with the fields of nvidia-smi's query."""
         self._change(lambda control: control.update(gpus=[dict(gpu) for gpu in gpus]))
 
     def hanging(self) -> list[int]:
-        """The process ids of those who hang, or did."""
-        told = self.directory / HANGING
-        return sorted(int(path.name) for path in told.iterdir()) if told.exists() else []
+        """The process ids of all processes that hang or did hang."""
+        pids = self.directory / HANGING
+        return sorted(int(path.name) for path in pids.iterdir()) if pids.exists() else []
 
     def _change(self, change: Any) -> None:
         own = Home(self.directory)
@@ -115,11 +115,11 @@ def make_release(  # noqa: PLR0913  each is a way to tell it what to be
     """Make the stand-in of a release.
 
     Args:
-        directory: where to; made if needed.
-        release: any the facts know of.
-        answers: prompt -> what the model says; the prompt itself to any other.
-        gpus: the machine's GPUs: so many H100, or each with the fields of nvidia-smi's query.
-        tensorrt: another TensorRT than the release's pin.
+        directory: its directory, made if needed.
+        release: any release with recorded facts.
+        answers: prompt -> the model's answer. The answer to any other prompt is the prompt itself.
+        gpus: the machine's GPUs: the number of H100, or each with the fields of nvidia-smi's query.
+        tensorrt: the TensorRT version; the release's pinned one when left out.
         tokenizer: the `tokenizer.json` for engines whose checkpoint was not made by this stand-in.
     """
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which tensors a rank of a llama-like checkpoint must have."""
+"""The tensors that a rank of a llama-like checkpoint must have."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ def header(path: Path) -> dict[str, dict[str, object]]:
     """The tensors of a safetensors file: name -> type and shape.
 
     Raises:
-        RuntimeError: it is no such file, or not all of it.
+        RuntimeError: when it is no such file, or a part is missing.
     """
     content = path.read_bytes()
     size = struct.unpack("<Q", content[:8])[0] if len(content) > 8 else 0
@@ -23,10 +23,10 @@ def header(path: Path) -> dict[str, dict[str, object]]:
 
 
 def check_names(weights: Path, output: Path) -> None:
-    """Compare a rank's tensors with what its place in the mapping asks for.
+    """Check that a rank has the tensors that its place in the mapping needs.
 
     Raises:
-        RuntimeError: some are missing, with the real words.
+        RuntimeError: when some are missing, with the text of the real builder.
     """
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))["pretrained_config"]
     rank = int(weights.stem.removeprefix("rank"))

@@ -1,4 +1,4 @@
-"""The few things of `tensorrt` that tools around timing caches use. It is no TensorRT."""
+"""The parts of the module `tensorrt` that tools for timing caches use. It is not TensorRT."""
 
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +10,7 @@ from tests.support.trtllm.timing_cache import TimingCache, parse
 
 
 class Logger:
-    """Takes a severity and says nothing by itself."""
+    """Takes a severity and logs nothing."""
 
     VERBOSE, INFO, WARNING, ERROR, INTERNAL_ERROR = 4, 3, 2, 1, 0
 
@@ -19,13 +19,13 @@ class Logger:
 
 
 class Cache:
-    """`ITimingCache`."""
+    """A stand-in for `ITimingCache`."""
 
     def __init__(self, own: TimingCache) -> None:
         self.own = own
 
     def combine(self, other: "Cache", ignore_mismatch: bool) -> bool:  # noqa: ARG002, FBT001  as the real one
-        """Take what the other has, too; not from another TensorRT."""
+        """Add the layers of another cache. A cache of another TensorRT is refused."""
         if other.own.tensorrt != self.own.tensorrt:
             home.log("Timing caches of different TensorRT versions cannot be combined", "E", "TRT")
             return False
@@ -33,18 +33,18 @@ class Cache:
         return True
 
     def serialize(self) -> bytes:
-        """Its bytes."""
+        """The cache as bytes."""
         return self.own.serialized()
 
 
 class BuilderConfig:
-    """`IBuilderConfig`."""
+    """A stand-in for `IBuilderConfig`."""
 
     def __init__(self, tensorrt: str) -> None:
         self.tensorrt = tensorrt
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> Cache | None:
-        """A cache from bytes, an empty one from none; None from what is no cache."""
+        """A cache from its bytes; an empty cache from empty bytes; None when the bytes are no cache."""
         if not serialized_timing_cache:
             return Cache(TimingCache(self.tensorrt))
         found = parse(bytes(serialized_timing_cache))
@@ -52,7 +52,7 @@ class BuilderConfig:
 
 
 class Builder:
-    """`IBuilder`; there is none without a GPU."""
+    """A stand-in for `IBuilder`. It cannot be made without a GPU."""
 
     own: ClassVar[Home]
 
@@ -62,7 +62,7 @@ class Builder:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_builder_config(self) -> BuilderConfig:
-        """An empty one."""
+        """A new configuration."""
         return BuilderConfig(self.own.tensorrt)
 
 

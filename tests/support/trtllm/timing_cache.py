@@ -1,4 +1,4 @@
-"""A timing cache as the stand-in writes it: which TensorRT made it and which layers were timed."""
+"""The stand-in's timing cache: the TensorRT version that made it, and the layers that were timed."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MAGIC = b"timing cache of a stand-in, not of TensorRT\n"
 
 @dataclass(frozen=True)
 class TimingCache:
-    """What was timed, by which TensorRT."""
+    """The timed layers and the TensorRT version."""
 
     tensorrt: str
     timed: frozenset[str] = frozenset()
@@ -24,12 +24,12 @@ class TimingCache:
 
 
 def read(path: Path) -> TimingCache | None:
-    """A cache file; None for anything else."""
+    """Read a cache file; None for any other file."""
     return parse(path.read_bytes())
 
 
 def parse(content: bytes) -> TimingCache | None:
-    """A cache from its bytes; None from any others."""
+    """A cache from its bytes; None from any other bytes."""
     if not content.startswith(MAGIC):
         return None
     found = json.loads(content[len(MAGIC) :])
@@ -37,7 +37,7 @@ def parse(content: bytes) -> TimingCache | None:
 
 
 def load(given: str | None, tensorrt: str) -> TimingCache:
-    """The cache a build begins with: the one that was given, or an empty one, with the real one's words on why."""
+    """The cache of a build: the given one, or an empty one, for which the log has the real builder's reason."""
     fresh = TimingCache(tensorrt)
     if given is None:
         return fresh

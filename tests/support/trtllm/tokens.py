@@ -1,4 +1,4 @@
-"""A model's own tokenizer, with the names `transformers` gives to what it can do."""
+"""A model's own tokenizer, with the method names of `transformers`."""
 
 import json
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenizer as `AutoTokenizer.from_pretrained` returns it, in small.
+    """A small version of the tokenizer that `AutoTokenizer.from_pretrained` returns.
 
     Attributes:
-        tokenizer: the real one.
-        special: `eos_token` and the like, as the model's `tokenizer_config.json` has them.
+        tokenizer: the real tokenizer.
+        special: special tokens such as `eos_token`, from the model's `tokenizer_config.json`.
     """
 
     tokenizer: Tokenizer
@@ -26,7 +26,7 @@ class Tokens:
         """Read a tokenizer.
 
         Raises:
-            OSError: there is none.
+            OSError: when there is no tokenizer.
         """
         path = Path(directory)
         if not (path / "tokenizer.json").exists():
@@ -36,7 +36,7 @@ class Tokens:
         return cls(Tokenizer.from_file(str(path / "tokenizer.json")), special)
 
     def encode(self, text: str, *, add_special_tokens: bool = True, **options: Any) -> list[int]:
-        """The tokens of a text, at most `max_length` where that is given."""
+        """The tokens of a text, at most `max_length` if that is given."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids[: options.get("max_length")]
 

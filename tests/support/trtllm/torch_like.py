@@ -1,4 +1,4 @@
-"""The few things of `torch` that drivers for TensorRT-LLM use, on numpy. It is no PyTorch."""
+"""The parts of the module `torch` that drivers for TensorRT-LLM use, made with numpy. It is not PyTorch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,13 +71,13 @@ class Tensor:
 
 
 def tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """A tensor of numbers, or of another tensor's."""
+    """A tensor from numbers or from another tensor."""
     return Tensor(np.array(data.array if isinstance(data, Tensor) else data, dtype=dtype))
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Nothing here has gradients."""
+    """Do nothing: these tensors have no gradients."""
     yield
 
 

@@ -1,4 +1,4 @@
-"""The one thing of `transformers` that drivers for TensorRT-LLM use: the tokenizer."""
+"""The only part of `transformers` that drivers for TensorRT-LLM use: the tokenizer."""
 
 from types import ModuleType
 

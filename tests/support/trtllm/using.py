@@ -1,4 +1,4 @@
-"""Using a stand-in in tests: converting and building the example model with it, and reading what came of it."""
+"""Helpers for tests with a stand-in: they convert and build the example model, and read the results."""
 
 import json
 import subprocess
@@ -32,10 +32,10 @@ LIMITS = ("--max_batch_size", "4", "--max_input_len", "128")
 
 
 def run(stand_in: StandIn, *argv: object, cwd: Path, status: int = 0, **variables: str) -> str:
-    """Run a command of the stand-in; what it printed, its output first.
+    """Run a command of the stand-in. Returns its stdout, followed by its stderr.
 
     Raises:
-        AssertionError: it ended with another status than the wanted one.
+        AssertionError: when it ends with another status than `status`.
     """
     environment = stand_in.environment() | variables
     words = [str(word) for word in argv]
@@ -51,7 +51,7 @@ def convert(stand_in: StandIn, output: Path, *more: object, status: int = 0, mod
 
 
 def build(stand_in: StandIn, checkpoint: Path, output: Path, *more: object, status: int = 0) -> str:
-    """Build a bfloat16 checkpoint, working in the directory that the engine's lies in."""
+    """Build a bfloat16 checkpoint. The working directory is the parent of `output`."""
     words = ("--checkpoint_dir", checkpoint, "--output_dir", output, "--gpt_attention_plugin", "bfloat16", *more)
     return run(stand_in, BUILD, *words, cwd=output.parent, status=status)
 
@@ -64,7 +64,7 @@ def config_of(directory: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Example:
-    """A stand-in that behaves, with checkpoints and engines of the example model, each made when first asked for."""
+    """A stand-in without failures, with checkpoints and engines of the example model. Each is made at its first use."""
 
     stand_in: StandIn
     directory: Path
@@ -74,14 +74,14 @@ class Example:
         return cls(make_release(directory / "release", release, answers={PROMPT: ANSWER}), directory)
 
     def checkpoint(self, ranks: int = 1) -> Path:
-        """The checkpoint for so many ranks."""
+        """The checkpoint for this number of ranks."""
         path = self.directory / f"checkpoint{ranks}"
         if not path.exists():
             convert(self.stand_in, path, "--tp_size", ranks)
         return path
 
     def engine(self, ranks: int = 1) -> Path:
-        """The engine for so many ranks."""
+        """The engine for this number of ranks."""
         path = self.directory / f"engine{ranks}"
         if not path.exists():
             build(self.stand_in, self.checkpoint(ranks), path, *LIMITS)

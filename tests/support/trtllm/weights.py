@@ -1,4 +1,4 @@
-"""The weights of llama-like models: read as Hugging Face names them, cut for ranks, named as TensorRT-LLM does."""
+"""The weights of llama-like models: read with Hugging Face's names, cut for ranks, with TensorRT-LLM's names."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ NUMPY: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloa
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank stands: which of the tensor-parallel and which of the pipeline-parallel ones it is."""
+    """The place of a rank: its tensor-parallel rank and its pipeline-parallel rank."""
 
     tp: int
     tp_size: int
@@ -47,12 +47,12 @@ class Place:
 
 
 def places(tp_size: int, pp_size: int) -> list[Place]:
-    """All ranks' places, in the order of the ranks."""
+    """The places of all ranks, in the order of the ranks."""
     return [Place(tp, tp_size, pp, pp_size) for pp in range(pp_size) for tp in range(tp_size)]
 
 
 def read_file(path: Path) -> Tensors:
-    """A safetensors file, with the types numpy itself does not have."""
+    """The tensors of a safetensors file, also with types that numpy does not have."""
     found: Any = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     return {name: np.frombuffer(one["data"], DTYPES[one["dtype"]]).reshape(one["shape"]) for name, one in found}
 
@@ -61,7 +61,7 @@ def read_model(directory: Path, dtype: str) -> Tensors:
     """All weights of a Hugging Face model, in the wanted type.
 
     Raises:
-        OSError: there are none, in the words of the real loader.
+        OSError: when there are none, with the text of the real loader.
     """
     paths = sorted(directory.glob("*.safetensors"))
     if not paths:
@@ -71,7 +71,7 @@ def read_model(directory: Path, dtype: str) -> Tensors:
 
 
 def rank_weights(model: Tensors, config: Mapping[str, Any], place: Place) -> Tensors:
-    """A rank's weights of a model, under TensorRT-LLM's names."""
+    """The part of a model's weights for a rank, with TensorRT-LLM's names."""
     made: Tensors = {}
     for number, layer in enumerate(place.layers(config["num_hidden_layers"])):
         for name, array in _layer(model, config, place, f"model.layers.{layer}."):

@@ -1,4 +1,4 @@
-"""The files of a stand-in: commands on PATH, scripts under examples/, and packages the interpreter finds."""
+"""The files of a stand-in: commands on PATH, scripts under examples/, and packages for the interpreter."""
 
 import shlex
 import sys
@@ -43,10 +43,10 @@ raise ImportError("tensorrt_llm: this is a placeholder package; install the real
 
 
 def write(directory: Path, release: str, tensorrt: str) -> None:
-    """Write all of them."""
+    """Write all files of a stand-in."""
     _commands(directory, release)
     _packages(directory, release, tensorrt)
-    # A checkout says of itself what it is of.
+    # A checkout contains the number of its release.
     _file(directory / "tensorrt_llm" / "version.py", f'"""{NOTE}"""\n\n__version__ = "{release}"\n')
     for command in commands():
         where = None if command == BUILD else script(release, command).value
@@ -56,7 +56,7 @@ def write(directory: Path, release: str, tensorrt: str) -> None:
 
 
 def remove_command(directory: Path, release: str, command: str) -> None:
-    """Take a command away; without `trtllm-build` the module is a placeholder, too."""
+    """Remove a command. Without `trtllm-build` the module becomes a placeholder too."""
     where = None if command == BUILD else script(release, command).value
     (directory / (where or f"bin/{command}")).unlink(missing_ok=True)
     if command == BUILD:
