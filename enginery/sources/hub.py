@@ -64,10 +64,7 @@ REFUSALS = (
     ("HfHubHTTPError", FORBIDDEN, "the Hub refuses the token's permissions",
      "use a token that may read this repository"),
 )  # fmt: skip
-"""Rows: the library's exception; an HTTP status, or whether there is a token (None: any); the problem; the remedy.
-
-The first row that matches an error is used.
-"""
+"""Exception, HTTP status or presence of a token (None: any), problem, remedy. The first row that matches is used."""
 
 
 def endpoint() -> str:

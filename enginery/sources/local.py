@@ -1,7 +1,6 @@
 """Weights from a directory on this machine, identified by their digests.
 
-The plan writes a note into Enginery's home: the path of the directory, under the digest of its files. The download step
-reads this note.
+The plan notes the directory's path in Enginery's home, under the digest of its files. The download step reads it there.
 """
 
 import json

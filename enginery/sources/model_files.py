@@ -285,7 +285,8 @@ def _choose_shards(index: str, present: set[str], shards: set[str], selection: S
         return
     named = {str(name) for name in weight_map.values()}
     if missing := sorted(named - present):
-        selection.report(f"{index} names files that are not there: {', '.join(missing)}", "check that the model is complete")
+        problem = f"{index} names files that are not there: {', '.join(missing)}"
+        selection.report(problem, "check that the model is complete")
     if unnamed := sorted(shards - named):
         problem = f"{index} does not name these parts: {', '.join(unnamed)}"
         selection.report(problem, "remove the files that do not belong to the model")

@@ -1,11 +1,11 @@
-"""What users write: the spec, its types, and what is wrong with it.
+"""What users write: the spec, its types, and the messages about its mistakes.
 
 A spec is checked before anything runs. Every mistake names its field and how to correct it:
 
     spec = read_spec(Path("infra/models/tiny-llama.yaml"), overrides=())
     for target in spec.targets: ...
 
-One `SpecError` has all mistakes of a spec.
+One `SpecError` lists all mistakes of a spec.
 """
 
 from typing import TYPE_CHECKING
