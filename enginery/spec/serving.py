@@ -45,11 +45,9 @@ class ServingOptions(SpecModel):
     mount: Annotated[str, StringConstraints(pattern=r"^/[^\s:,$]*[^\s:,$/]$")] = "/models"
     """The path of the model repository, as the Triton server sees it: the C++ backend needs absolute paths."""
     batching_strategy: Literal["inflight_fused_batching", "inflight_batching", "V1"] | None = None
-    """How requests share the engine: in flight, or in fixed batches (`V1`); `inflight_fused_batching` when left out
-    (C++)."""
+    """How requests share the engine (C++): in flight, or in fixed batches (`V1`). In flight, fused, when left out."""
     scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = None
-    """Whether a running request may be paused when the KV cache is full; `guaranteed_no_evict` (never) when left out
-    (C++)."""
+    """Whether a running request may be paused when the KV cache is full (C++). It may not, when left out."""
     max_beam_width: AtLeastOne | None = None
     """Most beams that a request may ask for; 1 when left out (C++). The engine must be built for at least as many."""
     kv_cache_free_gpu_mem_fraction: Share | None = None

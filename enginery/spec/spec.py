@@ -157,9 +157,8 @@ class Target(SpecModel):
     """Where the release's commands run: `venv`, an environment made from Enginery's pins; `host`, the release that is
     on PATH (for a worker inside NVIDIA's container); or `container`, the release's image, started with Docker."""
     image: ImageName | None = None
-    """With `toolchain: container`, an image of your own with the release inside, such as `team/trtllm:1.2.1`; Triton's
-    newest image with the release when left out. A name without a registry's host is pulled from
-    `ENGINERY_CONTAINER_REGISTRY`."""
+    """With `toolchain: container`, your own image with the release inside, such as `team/trtllm:1.2.1`; Triton's newest
+    image with the release when left out. `ENGINERY_CONTAINER_REGISTRY` is the host of a name without a host."""
     precision: Precision
     """The number format of the weights."""
     tensor_parallel: AtLeastOne = 1
@@ -313,8 +312,7 @@ class Spec(SpecModel):
         if self.publish is None:
             raise ValueError("releases needs publish, to compare published builds; or set releases.rebuild: false")
         if self.publish.channel == self.releases.build_channel:
-            channel = self.publish.channel
-            raise ValueError(f"releases.build_channel and publish.channel are both {channel}: give one another name")
+            raise ValueError(f"releases.build_channel must differ from publish.channel, {self.publish.channel}")
 
     def convert_for(self, target: Target) -> ConvertOptions:
         """The target's options for the conversion. A field that the target does not set is the spec's."""

@@ -90,7 +90,7 @@ def test_rebuilding_without_publishing_is_refused() -> None:
 
 
 def test_rebuilds_may_not_go_where_ordinary_builds_go() -> None:
-    with pytest.raises(SpecError, match="build_channel and publish.channel are both rebuild"):
+    with pytest.raises(SpecError, match="build_channel must differ from publish.channel, rebuild"):
         parse_spec(spec_data(publish={"to": "s3://engines/test", "channel": "rebuild"}, releases={"watch": True}))
 
 
