@@ -25,6 +25,7 @@ PLANNING_ATTEMPTS = 4
 """Attempts while a user waits for the plan: they take about five seconds."""
 WAITS = Waits(first=0.5, longest=10.0, random=0.5)
 STORED_MARK = ".handed-over"
+"""A file of this name marks the directory of a finished download."""
 
 Fetch = Callable[[SourceFile, Path, SteadyProgress], None]
 """Downloads a file to the path, which may have the beginning of the file. It adds the new bytes to the progress."""

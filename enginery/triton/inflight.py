@@ -98,7 +98,7 @@ KNOWN = frozenset({*FIXED, *PLACES, *FIELDS, *ServingOptions.model_fields} - set
 
 
 class InflightOptions(Frozen):
-    """How the engine is to be served.
+    """How to serve the engine.
 
     Attributes:
         release: the release of TensorRT-LLM whose templates are filled.

@@ -1,9 +1,9 @@
 """Loads a build into a Triton server, and checks what the server reads, what it serves, and how it answers.
 
-Triton may report that it has loaded a model although it kept an older one. So each load is checked.
-Before anything is changed, `require_reads` checks that a server reads the repository. The builds that the server serves
-do not show this: it may have just started, and two repositories may hold the same build. So a directory with a unique
-name is put into the repository for a moment. A server that reads the repository lists this directory in its index.
+Triton may report that it has loaded a model although it kept an older one. So each load is checked. Before anything is
+changed, `require_reads` checks that each server reads the repository. The builds that a server serves do not show this:
+it may have just started, and two repositories may hold the same build. So a directory with a unique name is put into
+the repository for a moment. A server that reads the repository lists this directory in its index.
 """
 
 import time

@@ -163,6 +163,6 @@ def _special_tokens(serving: ServingOptions, release: str) -> Iterator[str]:
     known = template(release, "preprocessing").value
     if serving.add_special_tokens is None and known and known.parameters.get(SPECIAL_TOKENS) == "False":
         yield (
-            f"serving.{SPECIAL_TOKENS} is false, as the template of {release} has it, while validation adds special"
-            " tokens: served answers may differ from the recorded ones, unless it is set to true"
+            f"serving.{SPECIAL_TOKENS} is false, as in the template of {release}, but validation adds special tokens:"
+            " served answers may differ from the recorded ones, unless it is set to true"
         )

@@ -117,9 +117,9 @@ def roll_out_build(  # noqa: PLR0913, PLR0917  what, from where, to where, and u
 
     Args:
         manifest: the build.
-        registry: where its files are.
-        endpoints: the servers' HTTP addresses; they must be in explicit model-control mode.
-        model_repository: what those servers read, a directory or `s3://…`.
+        registry: the registry with the build's files.
+        endpoints: the servers' HTTP addresses; the servers must be in explicit model-control mode.
+        model_repository: the directory or `s3://…` that those servers read.
         log: takes progress lines.
         policy: the trusted keys. If there are any, one of them must have signed the build, and each file is compared
             with the signed digests.
@@ -157,7 +157,7 @@ def roll_back(registry: Registry, model_repository: str, endpoints: Sequence[str
 
     Args:
         registry: the registry with the previous build.
-        model_repository: what the servers read, a directory or `s3://…`.
+        model_repository: the directory or `s3://…` that the servers read.
         endpoints: the servers' HTTP addresses; if empty, those of the last rollout.
         log: takes progress lines.
 
@@ -194,7 +194,7 @@ def _require_loadable(manifest: Manifest, source: Prefix, repository: ServingRep
 
 
 def _undo_dead_rollout(repository: ServingRepository, log: Log) -> RolloutState | None:
-    """Undo the last rollout if it died, and return the repository's state. An error says if it is still running."""
+    """Undo the last rollout if it died, and return the state. Raises `RolloutError` while that rollout still runs."""
     state = read_state(repository)
     if state is None or state.phase == "done" or state.coming is None:
         return state

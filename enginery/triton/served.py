@@ -15,7 +15,7 @@ OF_LLM = ("__init__.py", "generation.py", "requests.py", "sampling.py", "text.py
 PACKAGE = "enginery_models"
 ARCHIVE = f"{PACKAGE}.zip"
 KEEP = ".keep"
-"""A file for the version directory of a model without files: Triton wants it, and S3 has no empty directories."""
+"""A file in the version directory of a model without files: Triton needs the directory, but S3 has no empty ones."""
 
 MODEL_CODE = """\
 \"\"\"Served by Triton; the code is in the archive beside it.\"\"\"
