@@ -158,7 +158,7 @@ class Target(SpecModel):
     on PATH (for a worker inside NVIDIA's container); or `container`, the release's image, started with Docker."""
     image: ImageName | None = None
     """With `toolchain: container`, your own image with the release inside, such as `team/trtllm:1.2.1`; Triton's newest
-    image with the release when left out. `ENGINERY_CONTAINER_REGISTRY` is the host of a name without a host."""
+    image with the release when left out. `ENGINERY_CONTAINER_REGISTRY` is the registry's host if the name has none."""
     precision: Precision
     """The number format of the weights."""
     tensor_parallel: AtLeastOne = 1
