@@ -77,7 +77,7 @@ def roll_back(registry: S3Address, model_repository: str, endpoints: list[HttpAd
     """
     back = rollout.roll_back(Registry(registry), model_repository, tuple(endpoints or ()), run_log())
     summary = RolloutSummary(
-        model=back.manifest.model, build_id=back.manifest.build_id, before=back.left, endpoints=tuple(back.results)
+        model=back.manifest.model, build_id=back.manifest.build_id, before=back.replaced, endpoints=tuple(back.results)
     )
     return _shown(summary)
 

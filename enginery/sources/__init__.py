@@ -1,6 +1,6 @@
 """Where weights come from: the Hugging Face Hub, a directory, or S3.
 
-Nothing is downloaded to make a plan; a Hub revision becomes a commit:
+A plan downloads no weights. It only lists the files; a Hub revision is resolved to its commit:
 
     resolved = resolve(spec.source)
     for file in resolved.files: ...           # names, sizes and digests, as the source states them

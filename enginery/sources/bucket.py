@@ -20,12 +20,12 @@ def resolve(source: Source) -> ResolvedSource:
     """List the prefix and check that it holds a model that can be built.
 
     Raises:
-        SourceError: when S3 cannot be reached or refuses access, or with everything that is wrong with the model.
+        SourceError: when S3 cannot be reached or refuses access, or when the model has problems; it lists all of them.
     """
     prefix = open_prefix(str(source.s3))
     found = {info.path: info for info in prefix.list()}
     if not found:
-        remedy = "correct source.s3: a prefix with the model's files"
+        remedy = "set source.s3 to a prefix with the model's files"
         raise SourceError("there is nothing under this prefix", subject=str(source.s3), remedy=remedy)
     selection = select(found, source, lambda name: prefix.get_bytes(name) or b"")
     raise_findings(selection.findings, str(source.s3))
@@ -44,10 +44,10 @@ def resolve(source: Source) -> ResolvedSource:
 
 
 def check_unchanged(prefix: Prefix, files: tuple[SourceFile, ...]) -> None:
-    """Check that every object is still the planned one.
+    """Check that no object has changed since the plan was made.
 
     Raises:
-        SourceError: for the first that is not.
+        SourceError: for the first object that was changed or is gone.
     """
     now = {info.path: info.etag for info in prefix.list()}
     for file in files:
@@ -60,8 +60,8 @@ def fetch(prefix: Prefix, file: SourceFile, part: Path, progress: Progress) -> N
     """Download an object to `part`.
 
     Raises:
-        SourceError: when that fails, or the object is not the planned one.
+        SourceError: when the download fails, or the object has changed since the plan was made.
     """
-    progress.add(-size_of(part))  # it is written anew
-    # Without a SHA-256 only the ETag shows that the object was changed, also in the middle of the download.
+    progress.add(-size_of(part))  # the download starts again from the first byte
+    # If there is no SHA-256, only the ETag shows that the object was changed, even during the download.
     download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag, progress=progress)

@@ -1,4 +1,4 @@
-"""The download step: where the weights of a source are, and bringing them."""
+"""The download step: finds the files of a source for the plan, and downloads them."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ def resolve(source: Source) -> ResolvedSource:
     """Find out which files a source has now. No weights are downloaded.
 
     Raises:
-        SourceError: when it cannot be reached, or with everything that is wrong with the model.
+        SourceError: when it cannot be reached, or when the model has problems; it lists all of them.
     """
     if source.huggingface is not None:
         return hub.resolve(source)
@@ -33,11 +33,11 @@ def resolve(source: Source) -> ResolvedSource:
 
 
 def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]:
-    """The parameters of the download step's recipe: what determines its bytes.
+    """The parameters of the download step's recipe: all that determines which bytes it downloads.
 
     Args:
-        resolved: the source's files. The directory of local files is left out: they are the same in every directory.
-        source: the spec's source; the digests that it expects become part of the parameters.
+        resolved: the source's files. Of local files, the directory is left out: equal files are the same weights.
+        source: the spec's source. The digests that it expects are part of the parameters.
     """
     files = [file.model_copy(update={"sha256": source.sha256.get(file.name, file.sha256)}) for file in resolved.files]
     fields = {"kind", "commit", "files"} if resolved.kind == "path" else {"kind", "location", "commit", "files"}
@@ -46,10 +46,10 @@ def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]
 
 
 def download(context: StepContext) -> Facts:
-    """The download step: fill the output with the files, each checked.
+    """The step function of stage `download`: download the files to the output directory, and check each one.
 
     Raises:
-        SourceError: when a file cannot be downloaded, or is not the planned one.
+        SourceError: when a file cannot be downloaded, is damaged, or differs from the plan.
         StoreError: when the disk is full or cannot be written.
     """
     planned = ResolvedSource.model_validate(context.parameters)

@@ -1,7 +1,7 @@
 """Weights from the Hugging Face Hub: a revision resolved to its commit, and the needed files of that commit.
 
-`huggingface_hub` finds the addresses and the token, and reads the Hub's answers. The bytes are written by this file:
-the library's downloader throws away what it has of a file when it is interrupted, and that may be gigabytes.
+`huggingface_hub` finds the addresses and the token, and reads the Hub's answers. The files are downloaded here, not by
+the library: when its downloader is interrupted, it deletes the part of a file that has arrived, maybe gigabytes.
 """
 
 import os
@@ -64,14 +64,14 @@ REFUSALS = (
     ("HfHubHTTPError", FORBIDDEN, "the Hub refuses the token's permissions",
      "use a token that may read this repository"),
 )  # fmt: skip
-"""The library's error, a status or whether there is a token, problem and remedy. The first row that fits counts."""
+"""Exception, HTTP status or presence of a token (None: any), problem, remedy. The first row that matches is used."""
 
 
 def endpoint() -> str:
     """The Hub's address: `HF_ENDPOINT`, or the public one.
 
     Raises:
-        SourceError: when `HF_ENDPOINT` is no web address.
+        SourceError: when `HF_ENDPOINT` is not a web address.
     """
     address = (os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT).rstrip("/")
     if not address.startswith(("http://", "https://")):
@@ -84,8 +84,8 @@ def resolve(source: Source) -> ResolvedSource:
     """Look up the commit of the revision, and check that it holds a model that can be built.
 
     Raises:
-        SourceError: when the Hub cannot be reached, has no such repository or revision, or refuses access; or with
-            everything that is wrong with the model.
+        SourceError: when the Hub cannot be reached, has no such repository or revision, or refuses access; or when the
+            model has problems: it lists all of them.
     """
     repository = str(source.huggingface)
     info = patiently(lambda: _model_info(repository, source.revision), attempts=PLANNING_ATTEMPTS)
@@ -97,8 +97,8 @@ def resolve(source: Source) -> ResolvedSource:
     raise_findings(selection.findings, f"{repository} at {source.revision}")
     if info.gated:
         largest = max((known[name] for name in selection.names), key=lambda file: file.size)
-        # A copy of the small files on this machine proves no access.
-        patiently(lambda: _answer("HEAD", repository, commit, largest), attempts=PLANNING_ATTEMPTS)
+        # The small files may come from the cache of this machine. So reading them does not prove access.
+        patiently(lambda: _request_file("HEAD", repository, commit, largest), attempts=PLANNING_ATTEMPTS)
     return ResolvedSource(
         kind="huggingface",
         location=repository,
@@ -110,7 +110,7 @@ def resolve(source: Source) -> ResolvedSource:
 
 
 def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: SteadyProgress) -> None:
-    """Download a file of the commit to `part`, continuing from what is there.
+    """Download a file of the commit to `part`. If `part` has the beginning of the file, download only the rest.
 
     Raises:
         SourceError: when it cannot be downloaded; transient when the Hub cannot be reached.
@@ -155,21 +155,21 @@ def _source_file(sibling: "RepoSibling", source: Source) -> SourceFile:
 
 
 def _small_file(repository: str, commit: str, file: SourceFile) -> bytes:
-    """A small file's bytes, kept on this machine: a commit's files never change."""
-    kept = home() / "sources" / "hub" / commit / file.name
-    if not kept.exists() or mismatch(kept, file):
-        content = patiently(lambda: _answer("GET", repository, commit, file).content, attempts=PLANNING_ATTEMPTS)
-        write_atomic(kept, content)
-        if wrong := mismatch(kept, file):
-            kept.unlink()
+    """The bytes of a small file. They are cached on this machine, since the files of a commit never change."""
+    cached = home() / "sources" / "hub" / commit / file.name
+    if not cached.exists() or mismatch(cached, file):
+        content = patiently(lambda: _request_file("GET", repository, commit, file).content, attempts=PLANNING_ATTEMPTS)
+        write_atomic(cached, content)
+        if wrong := mismatch(cached, file):
+            cached.unlink()
             raise SourceError(wrong, subject=f"{repository}: {file.name}", remedy="check the proxy, then plan again")
-    return kept.read_bytes()
+    return cached.read_bytes()
 
 
-def _answer(method: str, repository: str, commit: str, file: SourceFile) -> Any:
-    """The Hub's answer to a request for a file. A redirect is one to HEAD: that the file may be downloaded."""
+def _request_file(method: str, repository: str, commit: str, file: SourceFile) -> Any:
+    """The Hub's answer to a request for a file. After HEAD, a redirect is a success: the file may be downloaded."""
     with translated_errors(repository, commit, endpoint()):
-        address, headers = _request(repository, commit, file)
+        address, headers = _address_and_headers(repository, commit, file)
         timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
         response = huggingface_hub.get_session().request(
             method, address, headers=headers, timeout=timeout, follow_redirects=method == "GET"
@@ -179,30 +179,30 @@ def _answer(method: str, repository: str, commit: str, file: SourceFile) -> Any:
         return response
 
 
-def _request(repository: str, commit: str, file: SourceFile) -> tuple[str, dict[str, str]]:
-    """The file's address and the headers with the user's token, if there is one."""
+def _address_and_headers(repository: str, commit: str, file: SourceFile) -> tuple[str, dict[str, str]]:
+    """The file's address, and the headers of a request, with the user's token if there is one."""
     address = huggingface_hub.hf_hub_url(repository, file.name, revision=commit, endpoint=endpoint())
     return address, {**huggingface_hub_utils.build_hf_headers(library_name="enginery"), "Accept-Encoding": "identity"}
 
 
 def _append(repository: str, commit: str, file: SourceFile, part: Path, progress: SteadyProgress) -> None:
     """Request the missing bytes once, and write as many as arrive."""
-    with part.open("ab") as made:
-        position = made.tell()
+    with part.open("ab") as existing:
+        position = existing.tell()
     if position > file.size:
         progress.add(-position)
         os.truncate(part, position := 0)
     if position == file.size:
         return
     with translated_errors(repository, commit, endpoint()):
-        address, headers = _request(repository, commit, file)
+        address, headers = _address_and_headers(repository, commit, file)
         headers |= {"Range": f"bytes={position}-"} if position else {}
         timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
         with huggingface_hub.get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
             huggingface_hub_utils.hf_raise_for_status(response)
-            goes_on = response.status_code == PARTIAL_CONTENT
-            progress.add(0 if goes_on else -position)
-            with part.open("ab" if goes_on else "wb", buffering=0) as output:
+            resumed = response.status_code == PARTIAL_CONTENT
+            progress.add(0 if resumed else -position)
+            with part.open("ab" if resumed else "wb", buffering=0) as output:
                 for chunk in response.iter_bytes():
                     raise_if_stopped()
                     output.write(chunk)
@@ -230,7 +230,7 @@ def _fetch_whole(repository: str, commit: str, file: SourceFile, part: Path) -> 
 
 @contextmanager
 def translated_errors(repository: str, revision: str, endpoint: str) -> Iterator[None]:
-    """Turn what `huggingface_hub` raises inside the block into a `SourceError`."""
+    """Turn the exceptions that `huggingface_hub` raises inside the block into a `SourceError`."""
     endpoint = without_sign_in(endpoint)
     try:
         yield
@@ -262,17 +262,17 @@ def not_the_hub(repository: str, endpoint: str) -> SourceError:
 
 
 def _explain(error: Any, repository: str, revision: str, endpoint: str) -> SourceError:
-    """The error for an answer with an error status."""
+    """The error for an HTTP answer with an error status."""
     status = error.response.status_code
     states = {None, status, SIGNED_IN if huggingface_hub.get_token() else ANONYMOUS}
     for kind, state, problem, remedy in REFUSALS:
         if state in states and isinstance(error, getattr(huggingface_hub_errors, kind)):
             found = problem.format(revision=revision)
             return SourceError(found, subject=repository, remedy=remedy.format(page=f"{endpoint}/{repository}"))
-    passing = status in {TIMEOUT, TOO_MANY} or status >= SERVER_ERRORS
+    transient = status in {TIMEOUT, TOO_MANY} or status >= SERVER_ERRORS
     return SourceError(
         f"the Hub at {endpoint} answered with HTTP status {status}",
         subject=repository,
-        remedy="try again in some minutes: what has arrived is kept" if passing else "check HF_ENDPOINT",
-        transient=passing,
+        remedy="try again in some minutes: what has arrived is kept" if transient else "check HF_ENDPOINT",
+        transient=transient,
     )

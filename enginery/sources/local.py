@@ -1,6 +1,6 @@
 """Weights from a directory on this machine, identified by their digests.
 
-The plan notes in Enginery's home which directory has which digest; the download step finds it there.
+The plan notes the directory's path in Enginery's home, under the digest of its files. The download step reads it there.
 """
 
 import json
@@ -28,10 +28,10 @@ from enginery.spec import Source
 
 
 def resolve(source: Source) -> ResolvedSource:
-    """Digest the needed files of the directory, and note where it is for the download step.
+    """Digest the needed files of the directory, and note the directory's path for the download step.
 
     Raises:
-        SourceError: when there is no such directory, or with everything that is wrong with the model.
+        SourceError: when there is no such directory, or when the model has problems; it lists all of them.
     """
     directory = Path(str(source.path)).expanduser().absolute()
     names = _names(directory)
@@ -53,7 +53,7 @@ def _names(directory: Path) -> list[str]:
     try:
         return [path.name for path in directory.iterdir() if path.is_file()]
     except OSError as error:
-        remedy = "correct source.path: a directory with the model's files; for workers elsewhere, use source.s3"
+        remedy = "set source.path to a directory with the model's files; for workers on other machines, use source.s3"
         problem = f"is not a directory that can be read on this machine, {socket.gethostname()}: {error.strerror}"
         raise SourceError(problem, subject=str(directory), remedy=remedy) from error
 
@@ -75,7 +75,7 @@ def _check_content(directory: Path, selection: Selection) -> None:
 
 
 def _note(commit: str) -> Path:
-    """The file that says which directory has the files of a digest. No key has it: equal files are the same source."""
+    """The file that names the directory of the files with this digest. The directory's path is in no step's key."""
     return home() / "sources" / f"{commit}.json"
 
 
@@ -91,12 +91,12 @@ def _noted_directory(commit: str) -> Path:
 
 
 def copy(commit: str, files: tuple[SourceFile, ...], output: Path) -> None:
-    """Copy the files to `output` and check that they are still the planned ones.
+    """Copy the files to `output`, and check that they have not changed since the plan was made.
 
-    They are not linked: their owner may change them in place, and the store's copy must stay as it is.
+    The files are not linked: their owner may change them in place, but the store's copy must not change.
 
     Raises:
-        SourceError: when nothing is noted on this machine, or a file is gone or was changed since.
+        SourceError: when this machine has no note of the directory, or when a file is gone or was changed.
         StoreError: when the copy cannot be written.
     """
     directory = _noted_directory(commit)

@@ -1,7 +1,7 @@
-"""What a model's own `config.json` says of its shape.
+"""The shape of a model, read from its `config.json`.
 
-Read from Hugging Face's format as transformers 4 and 5 write it: the rotary settings stand at the top or in
-`rope_parameters`, those of a model with several parts in `text_config`.
+The file is in Hugging Face's format, as transformers 4 and 5 write it. The rotary settings are at its top level or in
+`rope_parameters`. A model with several parts has the settings of its language model in `text_config`.
 """
 
 from collections.abc import Mapping
@@ -9,29 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_ROPE_THETA = 10000.0
-"""transformers' own, where a configuration does not say."""
+"""The default of transformers, for a configuration without this setting."""
 NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's shape; None or an empty value for what its configuration does not say.
+    """The shape of a model. An attribute that its configuration does not state is None, 0 or empty.
 
     Attributes:
         architecture: the first of `architectures`, such as `LlamaForCausalLM`.
         model_type: transformers' name of the family, such as `llama`.
         dtype: the number format of its weights, such as `bfloat16`.
-        kv_heads: heads of keys and values; as many as `heads` without grouping.
-        intermediate_size: numbers between the two halves of a feed-forward layer.
-        max_positions: the longest sequence it was made for, in tokens.
-        rope_theta: the base of its rotary embedding.
-        rope_scaling: how that is stretched; empty for not at all.
-        norm_eps: what its normalization adds to a variance.
-        tied_embeddings: whether its last layer is its first one.
-        experts: experts of a mixture; 0 for none.
-        experts_per_token: how many of them a token goes through.
-        quantization: what says that its weights are quantized already; empty for plain ones.
-        weight_bytes: bytes of its weight files; 0 where that is not known.
+        kv_heads: the number of key and value heads; without grouped attention the same as `heads`.
+        intermediate_size: the width of the hidden layer in a feed-forward block.
+        max_positions: the longest sequence that the model was made for, in tokens.
+        rope_theta: the base of the rotary embedding.
+        rope_scaling: how the rotary embedding is scaled for longer sequences; None if it is not scaled.
+        norm_eps: the epsilon of the normalization layers.
+        tied_embeddings: whether the input and output embeddings are the same weights.
+        experts: the number of experts in a mixture of experts; 0 for other models.
+        experts_per_token: how many experts process one token.
+        quantization: the `quantization_config` of weights that are quantized already; None for other weights.
+        weight_bytes: the size of the weight files in bytes; 0 if it is not known.
     """
 
     architecture: str = ""
@@ -56,7 +56,7 @@ class ModelFacts:
 
     @property
     def parameters(self) -> int:
-        """How many numbers its weights are, from its shape; 0 where that is not known."""
+        """The number of the model's parameters, estimated from the shape; 0 if the shape is not known."""
         attention = self.hidden_size * self.head_size * (2 * self.heads + 2 * self.kv_heads)
         feed_forward = 3 * self.hidden_size * self.intermediate_size * max(1, self.experts)
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
@@ -64,7 +64,7 @@ class ModelFacts:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, weight_bytes: int = 0) -> "ModelFacts":
-        """Read a `config.json`; what cannot be read as what it should be is left unsaid."""
+        """Read the content of a `config.json`. A setting with a value of the wrong type counts as missing."""
         text = {**config, **_mapping(config.get("text_config"))}
         heads = _number(text, "num_attention_heads", "n_head", "n_heads")
         hidden = _number(text, "hidden_size", "n_embd", "d_model")
@@ -102,12 +102,12 @@ def _first(value: object) -> str:
 
 
 def _number(config: Mapping[str, Any], *names: str, kind: type = int) -> Any:
-    """The first of these settings that is a number of that kind; 0 where none is."""
+    """The first of these settings that is a number of type `kind`; 0 if none is."""
     return next((kind(config[name]) for name in names if isinstance(config.get(name), (int, kind))), 0)
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings under the names of transformers 4: `rope_type` and its numbers; empty for plain ones."""
+    """The rotary settings under the names of transformers 4. Without scaling, there is `rope_theta` at most."""
     scaling = {**_mapping(config.get("rope_parameters")), **_mapping(config.get("rope_scaling"))}
     kind = scaling.pop("type", None) or scaling.get("rope_type")
     theta = scaling.get("rope_theta")

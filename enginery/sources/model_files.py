@@ -1,6 +1,6 @@
-"""A source's files at one moment: which of them a build needs, and what is wrong with them as a model.
+"""The files of a source when the plan is made: chooses the files that a build needs, and reports a model's problems.
 
-Only files at the top are looked at: what lies deeper is the same weights in another format, or not weights at all.
+Only files at the top level are used. Subdirectories hold the same weights in another format, or no weights.
 """
 
 import difflib
@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 QUANT_CONFIG = "hf_quant_config.json"
-"""ModelOpt's own note of the quantization; not every version writes it to `config.json` as well."""
+"""ModelOpt's own file about the quantization. Some versions do not write the quantization to `config.json` too."""
 CONFIGS = (CONFIG, "generation_config.json", QUANT_CONFIG, "quantize_config.json", "quantization_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 TOKENIZER_PARTS = (
@@ -42,7 +42,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 CODE = ("modeling_*.py", "configuration_*.py", "tokenization_*.py", "processing_*.py", "modular_*.py")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 LENGTH_BYTES = 8
-"""At the beginning of a safetensors file: the length of its header."""
+"""A safetensors file begins with the length of its header. The length takes this many bytes."""
 LARGEST_HEADER = 100_000_000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -52,13 +52,13 @@ SourceKind = Literal["huggingface", "path", "s3"]
 
 
 class SourceFile(Frozen):
-    """A file the build needs.
+    """A file that the build needs.
 
     Attributes:
         name: its name in the source.
         size: bytes.
-        sha256: 64 hex digits, where the source or the spec says it; None where only the download can tell.
-        git_blob: the Git blob id of the content, 40 hex digits, where the Hub gives it instead of a SHA-256.
+        sha256: 64 hex digits; None if neither the source nor the spec states it.
+        git_blob: the Git blob id of the content, 40 hex digits, if the Hub gives it instead of a SHA-256.
         etag: the ETag of an object in S3.
     """
 
@@ -70,14 +70,14 @@ class SourceFile(Frozen):
 
 
 class ResolvedSource(Frozen):
-    """A source at one moment: exactly what would be downloaded.
+    """A source when the plan is made: exactly the files that the download step will download.
 
     Attributes:
-        kind: the field of the spec it comes from.
+        kind: the field of the spec's `source` that names it.
         location: repository, absolute directory, or S3 address; empty in the parameters of a step for local files.
         commit: identifies the content: the Hub's commit; elsewhere a digest over the files' names and digests or etags.
-        files: only those that are needed, sorted by name.
-        gated: whether the Hub asks for a licence to be accepted.
+        files: the files that the build needs, sorted by name.
+        gated: whether users must accept a licence on the Hub.
         config: the model's `config.json`.
     """
 
@@ -90,12 +90,12 @@ class ResolvedSource(Frozen):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the files that hold weights."""
+        """The size of the weight files in bytes."""
         return sum(file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS))
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The size of all files in bytes."""
         return sum(file.size for file in self.files)
 
     @property
@@ -117,13 +117,13 @@ class WeightsProblem:
 
 @dataclass
 class Selection:
-    """What was chosen from a repository, and what is wrong with it.
+    """The files that were chosen from a source, and the problems that were found.
 
     Attributes:
-        source: what the spec allows and expects.
-        present: the names of all files at the top.
-        names: those that a build needs.
-        documents: name -> content of the small files that decide what else is needed.
+        source: the spec's source: which pickles it allows, and which digests it expects.
+        present: the names of all files at the top level.
+        names: the names of the files that a build needs.
+        documents: name -> content of the small files that decide which other files are needed.
         config: the model's configuration.
     """
 
@@ -135,22 +135,22 @@ class Selection:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self, problem: str, remedy: str = "") -> None:
-        """Note that something is wrong."""
+        """Add a problem to the findings."""
         self.findings.append(WeightsProblem(problem, remedy))
 
 
 def is_license(name: str) -> bool:
-    """Whether it is a licence text, by its name."""
+    """Whether a file of this name is a licence text."""
     return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in LICENSES)
 
 
 def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
-    """Choose the files a build needs and look for everything that would stop it.
+    """Choose the files that a build needs, and find every problem that would stop the build.
 
     Args:
-        names: all the names in the source.
-        source: what the spec allows and expects.
-        read: gives the content of the small files that decide what else is needed.
+        names: the names of all files in the source.
+        source: the spec's source: which pickles it allows, and which digests it expects.
+        read: gives the content of a small file that decides which other files are needed.
     """
     present = {name for name in names if not {"/", "\\"}.intersection(name) and name not in {"", ".", ".."}}
     known = {*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS}
@@ -166,7 +166,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
 
 
 def raise_findings(findings: Iterable[WeightsProblem], subject: str) -> None:
-    """Raise all findings as one error; none is fine.
+    """Raise all findings as one error. Without findings, do nothing.
 
     Raises:
         SourceError: when there is a finding.
@@ -180,7 +180,7 @@ def raise_findings(findings: Iterable[WeightsProblem], subject: str) -> None:
 
 
 def check_expected_digests(known: Mapping[str, str], source: Source, selection: Selection) -> None:
-    """Report each file whose known SHA-256 is another than the spec expects."""
+    """Report each file whose known SHA-256 differs from the one in the spec."""
     for name, expected in sorted(source.sha256.items()):
         if name in known and known[name] != expected:
             selection.report(
@@ -196,7 +196,7 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 def safetensors_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file, by its header and size; None when they agree. No weights are read."""
+    """What is wrong with a safetensors file; None if its size agrees with its header. No weights are read."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
@@ -212,7 +212,7 @@ def safetensors_problem(path: Path) -> str | None:
 
 
 def _deciding_files(present: set[str]) -> list[str]:
-    """The small files whose content decides what else is needed."""
+    """The small files whose content decides which other files are needed."""
     names = [CONFIG, QUANT_CONFIG, "tokenizer_config.json"]
     if WEIGHTS not in present:
         names.append(INDEX if INDEX in present else PICKLE_INDEX)
@@ -232,7 +232,7 @@ def _document(name: str, content: bytes, selection: Selection) -> Mapping[str, A
 
 
 def _with_quantization(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The model's configuration, with the quantization from ModelOpt's own file where only that has it."""
+    """The model's configuration. If only ModelOpt's own file has the quantization, it is added from there."""
     config, own = documents.get(CONFIG, {}), documents.get(QUANT_CONFIG, {}).get("quantization")
     if not isinstance(own, Mapping) or not own.get("quant_algo") or config.get("quantization_config"):
         return config
@@ -250,7 +250,7 @@ def _check_parts(selection: Selection) -> None:
 
 
 def _check_remote_code(selection: Selection) -> None:
-    remedy = "use a version of the model that the libraries know without code of its own"
+    remedy = "use a version of the model that works without code of its own"
     for name in (CONFIG, "tokenizer_config.json"):
         if selection.documents.get(name, {}).get("auto_map"):
             problem = f"{name} has an auto_map: it asks to run code from the repository, which is refused"
@@ -285,10 +285,11 @@ def _choose_shards(index: str, present: set[str], shards: set[str], selection: S
         return
     named = {str(name) for name in weight_map.values()}
     if missing := sorted(named - present):
-        selection.report(f"{index} names files that are not there: {', '.join(missing)}", "check that it is complete")
+        problem = f"{index} names files that are not there: {', '.join(missing)}"
+        selection.report(problem, "check that the model is complete")
     if unnamed := sorted(shards - named):
         problem = f"{index} does not name these parts: {', '.join(unnamed)}"
-        selection.report(problem, "remove what does not belong to it")
+        selection.report(problem, "remove the files that do not belong to the model")
     selection.names |= {index} | (named & present)
 
 

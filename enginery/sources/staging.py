@@ -1,7 +1,7 @@
-"""Downloads that survive the death of the process: files arrive in a directory named after the commit.
+"""Downloads that continue where they stopped, even when the process was killed.
 
-They stay there until they are in the store. A killed download continues where it stopped. A file gets its name only
-once its size and digest are right.
+Files are downloaded to a directory named after the commit, and stay there until they are in the store. The name of a
+file ends in `.part` until its size and digest are checked.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,20 +20,21 @@ from enginery.sources.model_files import SourceFile
 
 WORKERS = 4
 ATTEMPTS = 6
-"""Attempts without a single new byte before a file is given up."""
+"""The download of a file fails after this many attempts in a row without a new byte."""
 PLANNING_ATTEMPTS = 4
 """Attempts while a user waits for the plan: they take about five seconds."""
 WAITS = Waits(first=0.5, longest=10.0, random=0.5)
 STORED_MARK = ".handed-over"
+"""A file of this name marks the directory of a finished download."""
 
 Fetch = Callable[[SourceFile, Path, SteadyProgress], None]
-"""Downloads a file to the path; what is there already is its beginning. It adds what arrives to the progress."""
+"""Downloads a file to the path, which may have the beginning of the file. It adds the new bytes to the progress."""
 
 T = TypeVar("T")
 
 
 def downloads_dir() -> Path:
-    """Where files arrive; on the store's file system, so that finished files can be linked."""
+    """The directory of all downloads. It is on the store's file system, so that finished files can be linked."""
     return home() / "downloads"
 
 
@@ -41,7 +42,7 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
     """Download the files to `output`, through the commit's directory under `downloads_dir()`.
 
     Raises:
-        SourceError: when a file cannot be had, or is not the planned one.
+        SourceError: when a file cannot be downloaded, or differs from the plan.
         StoreError: when the disk is full or cannot be written.
     """
     directory = downloads_dir() / commit
@@ -50,7 +51,7 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
     with waiting_lock(_lock_file(directory), f"waiting: another process is downloading {commit}", log):
         directory.mkdir(parents=True, exist_ok=True)  # the other process may have removed it
         (directory / STORED_MARK).unlink(missing_ok=True)
-        _bring_all(files, directory, fetch, log)
+        _download_all(files, directory, fetch, log)
         for file in files:
             link_or_copy(directory / file.name, output / file.name)
         write_atomic(directory / STORED_MARK, "")
@@ -58,9 +59,9 @@ def stage(commit: str, files: Sequence[SourceFile], fetch: Fetch, output: Path, 
 
 
 def remove_finished(*, keep: str = "") -> int:
-    """Remove the directories of finished downloads, except that of the commit `keep`, and return the bytes in them.
+    """Remove the directories of finished downloads, except that of the commit `keep`. Returns the bytes removed.
 
-    A download stays until the next one has finished: the machine may die before the files are in the store.
+    A download is kept until the next one has finished: the machine may die before the files are in the store.
     """
     removed = 0
     for mark in sorted(downloads_dir().glob(f"*/{STORED_MARK}")):
@@ -72,7 +73,7 @@ def remove_finished(*, keep: str = "") -> int:
                 removed += sum((directory / path).stat().st_size for path in list_files(directory))
                 remove_tree(directory)
         except TimeoutError:
-            continue  # it is in use again
+            continue  # another process uses the directory
     return removed
 
 
@@ -80,17 +81,17 @@ def _lock_file(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.lock")
 
 
-def _bring_all(files: Sequence[SourceFile], directory: Path, fetch: Fetch, log: Log) -> None:
+def _download_all(files: Sequence[SourceFile], directory: Path, fetch: Fetch, log: Log) -> None:
     progress = SteadyProgress(log)
     progress.begin("downloading", files=len(files), size=sum(file.size for file in files))
     progress.add(sum(size_of(directory / file.name) or size_of(_part(directory, file)) for file in files))
     largest_first = sorted(files, key=lambda file: -file.size)
     with progress:
-        side_by_side(lambda file: _bring(file, directory, fetch, progress), largest_first, threads=WORKERS)
+        side_by_side(lambda file: _download(file, directory, fetch, progress), largest_first, threads=WORKERS)
     log(f"all files are here and checked: {progress.summary()}")
 
 
-def _bring(file: SourceFile, directory: Path, fetch: Fetch, progress: SteadyProgress) -> None:
+def _download(file: SourceFile, directory: Path, fetch: Fetch, progress: SteadyProgress) -> None:
     raise_if_stopped()
     final, part = directory / file.name, _part(directory, file)
     progress.active.add(file.name)
@@ -113,7 +114,7 @@ def _part(directory: Path, file: SourceFile) -> Path:
 
 
 def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: SteadyProgress) -> None:
-    """Fetch; when the bytes are wrong, fetch once more from the start: the network may have damaged them."""
+    """Fetch a file. If its bytes are wrong, fetch it once more from the start: the network may have damaged them."""
     for last in (False, True):
         fetch(file, part, progress)
         wrong = mismatch(part, file)
@@ -128,12 +129,12 @@ def _fetch_checked(file: SourceFile, part: Path, fetch: Fetch, progress: SteadyP
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a file; 0 where there is none."""
+    """The size of a file in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def mismatch(path: Path, file: SourceFile) -> str | None:
-    """How the file at `path` differs from what it should be; None when it does not."""
+    """How the file at `path` differs from the planned `file`; None if it does not."""
     size = path.stat().st_size
     if size != file.size:
         return f"has the wrong size: expected {file.size} bytes, got {size}"
@@ -147,13 +148,13 @@ def mismatch(path: Path, file: SourceFile) -> str | None:
 def patiently(
     call: Callable[[], T], *, attempts: int = ATTEMPTS, log: Log = no_log, reached: Callable[[], int] = lambda: 0
 ) -> T:
-    """Call again, with growing waits, as long as failures can pass.
+    """Run `call` until it succeeds. After a transient error, wait and try again; each wait is longer.
 
     Args:
-        call: what to do.
-        attempts: how many failures without anything new are enough.
+        call: what to run.
+        attempts: give up after this many failures in a row without progress.
         log: takes a line for each failure that is followed by another attempt.
-        reached: a number that grows while something arrives; then the failures are counted anew.
+        reached: a number that grows with progress, such as the bytes that arrived.
     """
     best, failures = reached(), 0
 

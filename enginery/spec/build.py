@@ -11,7 +11,7 @@ from enginery.spec.types import AtLeastOne, NotNegative, SpecModel
 
 
 def _no_word(value: object) -> object:
-    """Refuse TensorRT-LLM's words for a switch."""
+    """Refuse `enable` and `disable`, TensorRT-LLM's words for true and false."""
     if isinstance(value, str) and value in {"enable", "disable"}:
         raise ValueError(f"write {'true' if value == 'enable' else 'false'} in place of {value}")
     return value
@@ -25,7 +25,7 @@ def _absolute(value: str) -> str:
 
 def _no_braces(value: str) -> str:
     if {"{", "}"} & set(value):
-        raise ValueError(f"must have no braces: they are placeholders of a recipe (given {value!r})")
+        raise ValueError(f"must have no braces: a recipe uses them for its placeholders (given {value!r})")
     return value
 
 
@@ -43,7 +43,7 @@ LoraModule = Literal[
 ]  # fmt: skip
 
 
-_CACHE = "leave it out: timing caches are kept in the store, and used without being asked for"
+_CACHE = "leave it out: Enginery keeps timing caches in the store, and uses them in every build"
 _EXTRA = "give it in extra_args, with its dashes"
 FLAGS_ELSEWHERE = {
     "paged_kv_cache": "use kv_cache_type: paged, or continuous",
@@ -53,15 +53,15 @@ FLAGS_ELSEWHERE = {
     **dict.fromkeys(("timing_cache", "input_timing_cache", "output_timing_cache"), _CACHE),
     **dict.fromkeys(("log_level", "enable_debug_output", "monitor_memory", "visualize_network"), _EXTRA),
 }
-"""Flags of some release's `trtllm-build` that are no fields: flag without dashes -> what to do instead."""
+"""Flags of `trtllm-build`, of any release, that are not fields here: flag without dashes -> what to do instead."""
 
 
 class BuildOptions(SpecModel):
-    """How an engine is built. A field left out means the release's own default, which the plan shows.
+    """How an engine is built. A field that is left out has the release's own default, which the plan shows.
 
-    The names are those of TensorRT-LLM's newest `trtllm-build`. Each release gets its own flags for them: renamed ones
-    are translated, and what a release cannot do is refused unless the value means what it does anyway. All are for
-    backend `tensorrt`, but for `int4_*`.
+    The names are those of the newest `trtllm-build`. If a flag has another name in a release, it is translated. A field
+    that a release does not support is refused, unless its value is what the release does anyway. All fields are for
+    backend `tensorrt`, except `int4_*`.
     """
 
     max_batch_size: AtLeastOne | None = None
@@ -77,18 +77,18 @@ class BuildOptions(SpecModel):
     max_num_tokens: AtLeastOne | None = None
     """Most tokens of all requests together in one step, without padding."""
     opt_num_tokens: AtLeastOne | None = None
-    """The number of tokens in a step to optimize for (from 0.9)."""
+    """The number of tokens in one step that the engine is optimized for (from 0.9)."""
     max_beam_width: AtLeastOne | None = None
     """Most beams of a beam search."""
     max_prompt_embedding_table_size: NotNegative | None = None
-    """Most virtual tokens of prompt tuning or of images; 0 is without."""
+    """Most virtual tokens of prompt tuning or of images; 0 for none."""
     kv_cache_type: Literal["paged", "continuous", "disabled"] | None = None
     """How the KV cache lies in memory: in blocks, in one piece, or without any (`disabled`, from 0.13)."""
     tokens_per_block: AtLeastOne | None = None
     """Tokens in one block of a paged KV cache."""
     gpt_attention_plugin: Plugin | None = None
-    """The attention plugin of decoders, by its data type. Up to 0.10 it must be set to that of the activations, unless
-    those are float16; `auto` does that."""
+    """The attention plugin of decoders, by its data type. Up to 0.10 this must be the data type of the activations,
+    unless they are float16; `auto` sets it so."""
     bert_attention_plugin: Plugin | None = None
     """The attention plugin of encoders, by its data type."""
     gemm_plugin: GemmPlugin | None = None
@@ -100,60 +100,60 @@ class BuildOptions(SpecModel):
     mamba_conv1d_plugin: Plugin | None = None
     """The plugin for Mamba's convolutions, by its data type (from 0.9)."""
     lookup_plugin: Plugin | None = None
-    """The plugin for looking embeddings up, by its data type (up to 0.14)."""
+    """The plugin for embedding lookups, by its data type (up to 0.14)."""
     lora_plugin: Plugin | None = None
-    """The plugin for LoRA adapters, by its data type; without it the engine takes none."""
+    """The plugin for LoRA adapters, by its data type; without it the engine takes no adapters."""
     dora_plugin: Switch | None = None
-    """Allow adapters to be DoRA's; needs `lora_plugin` (from 0.19)."""
+    """Allow DoRA adapters; needs `lora_plugin` (from 0.19)."""
     gemm_swiglu_plugin: Fp8Plugin | None = None
-    """The plugin for a gated MLP in one product (from 0.11, Hopper)."""
+    """The plugin that computes a gated MLP as one matrix product (from 0.11, Hopper)."""
     low_latency_gemm_plugin: Fp8Plugin | None = None
     """The plugin for matrix products of few tokens (from 0.13)."""
     low_latency_gemm_swiglu_plugin: Fp8Plugin | None = None
     """The plugin for a gated MLP of few tokens (from 0.15)."""
     fp8_rowwise_gemm_plugin: Plugin | None = None
-    """The plugin for fp8 products with one scale for each row, by its data type (from 0.12)."""
+    """The plugin for fp8 matrix products with one scale for each row, by its data type (from 0.12)."""
     gemm_allreduce_plugin: Literal["float16", "bfloat16", "disable"] | None = None
-    """The plugin that adds the GPUs' parts of a product up at once, by its data type (from 0.19)."""
+    """The plugin that fuses a matrix product with the all-reduce between GPUs, by its data type (from 0.19)."""
     context_fmha: Switch | None = None
     """Compute the attention of prompts in one fused kernel."""
     context_fmha_fp32_acc: Switch | None = None
-    """Add up in float32 in that attention (up to 0.11; later `serving.enable_context_fmha_fp32_acc`)."""
+    """Accumulate in float32 in the attention of prompts (up to 0.11; later `serving.enable_context_fmha_fp32_acc`)."""
     use_paged_context_fmha: Switch | None = None
-    """Let the fused attention of prompts read a paged KV cache, which reusing blocks and chunked prompts need."""
+    """Let the fused attention of prompts read a paged KV cache. KV cache reuse and chunked prompts need this."""
     use_fp8_context_fmha: Switch | None = None
-    """Compute the fused attention of prompts in fp8 where the KV cache is fp8 (from 0.9)."""
+    """Compute the fused attention of prompts in fp8 if the KV cache is fp8 (from 0.9)."""
     remove_input_padding: Switch | None = None
-    """Pack prompts of different lengths, in place of padding them."""
+    """Pack prompts of different lengths instead of padding them."""
     multiple_profiles: Switch | None = None
     """Give TensorRT several ranges of sizes to optimize for: a longer build and a faster engine (from 0.9)."""
     builder_force_num_profiles: AtLeastOne | None = None
     """How many ranges of sizes TensorRT gets to optimize for (from 0.12)."""
     use_fused_mlp: Switch | None = None
-    """Make one product of the first two of a gated MLP."""
+    """Compute the first two matrix products of a gated MLP as one."""
     reduce_fusion: Switch | None = None
-    """Take the residual and the norm along where GPUs add up (from 0.11)."""
+    """Fuse the all-reduce between GPUs with the residual and the norm that follow it (from 0.11)."""
     user_buffer: Switch | None = None
-    """Spare a copy where GPUs add up (from 0.16)."""
+    """Avoid a copy in the all-reduce between GPUs (from 0.16)."""
     norm_quant_fusion: Switch | None = None
     """Let norms quantize their output (from 0.19)."""
     fuse_fp4_quant: Switch | None = None
     """Let attention quantize its output to fp4 (from 0.19)."""
     pp_reduce_scatter: Switch | None = None
-    """Let pipeline stages send their parts before they are put together; 1.3 takes it for Mixtral only (from 0.15)."""
+    """Send only each GPU's part of a result to the next pipeline stage; in 1.3 for Mixtral only (from 0.15)."""
     use_custom_all_reduce: Switch | None = None
-    """Let GPUs add up by TensorRT-LLM's own kernels (a choice up to 0.11)."""
+    """Use TensorRT-LLM's own kernels for the all-reduce between GPUs (a choice up to 0.11)."""
     multi_block_mode: Switch | None = None
     """Spread one request's attention over several blocks of the GPU (up to 0.11; later `serving.multi_block_mode`)."""
     enable_xqa: Switch | None = None
-    """Use kernels of its own for grouped attention (a choice up to 0.15)."""
+    """Use the XQA kernels for grouped attention (a choice up to 0.15)."""
     paged_state: Switch | None = None
     """Keep the state of Mamba and RecurrentGemma in blocks, as `kv_cache_type: paged` does (from 0.9)."""
     streamingllm: Switch | None = None
-    """Let attention reach the first tokens and a window only (from 0.9, refused by 1.3.0rc3)."""
+    """Limit attention to the first tokens and a window of the last ones (from 0.9, refused by 1.3.0rc3)."""
     lora_dir: Annotated[tuple[PathArgument, ...], Field(min_length=1)] | None = None
-    """LoRA adapters to read the modules from: absolute paths as the toolchain sees them. They count by their paths, not
-    by what is in them; needs `lora_plugin` (from 0.9)."""
+    """LoRA adapters to read the modules from: absolute paths as the toolchain sees them. The step key has their paths,
+    not their content. Needs `lora_plugin` (from 0.9)."""
     lora_ckpt_source: Literal["hf", "nemo"] | None = None
     """The format of `lora_dir` (from 0.9)."""
     lora_target_modules: Annotated[tuple[LoraModule, ...], Field(min_length=1)] | None = None
@@ -169,11 +169,11 @@ class BuildOptions(SpecModel):
     logits_dtype: Literal["float16", "float32"] | None = None
     """The data type of the logits."""
     gather_context_logits: Switch | None = None
-    """Give the logits of the prompt's tokens."""
+    """Return the logits of the prompt's tokens."""
     gather_generation_logits: Switch | None = None
-    """Give the logits of the answer's tokens."""
+    """Return the logits of the answer's tokens."""
     gather_all_token_logits: Switch | None = None
-    """Give the logits of the prompt's and of the answer's tokens."""
+    """Return the logits of the prompt's and of the answer's tokens."""
     weight_streaming: Switch | None = None
     """Allow weights to stay in host memory and be streamed (from 0.10)."""
     weight_sparsity: Switch | None = None

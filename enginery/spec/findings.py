@@ -1,8 +1,8 @@
-"""What is wrong with a spec: mistakes of form, and what a plan finds before anything runs.
+"""Messages about a spec: mistakes that are seen when it is read, and findings of the plan, before anything runs.
 
-A mistake is a sentence that begins with the path of its field. A finding has a code, the figures and a remedy. An error
-stops the plan. A warning stops it too, unless the spec accepts it by its code (`force`, or `--force CODE`). The codes
-are listed in docs/tensorrt-llm.md.
+A mistake is a sentence that begins with the path of its field. A finding has a code, numbers and a remedy. Its level is
+error or warning. An error stops the plan. A warning stops it too, unless the spec accepts its code (`force`, or
+`--force CODE`). The codes are listed in docs/tensorrt-llm.md.
 """
 
 import datetime as dt
@@ -20,11 +20,11 @@ from enginery.spec.types import IN_WORDS, SpecModel
 
 CODE_AT_END = re.compile(r"\[([EW]\d{3})\]$")
 NEAR_SIBLING = 0.7
-"""How similar (0 to 1) an unknown field must be to a field of the same part for that field to be suggested."""
+"""For an unknown field, a field of the same part of the spec is suggested if it is this similar (0 to 1)."""
 NEAR_ELSEWHERE = 0.85
 """The same for a field of another part of the spec."""
 UNION_TAGS = {"constrained-str", "str"}
-"""What pydantic adds to the path of a field that takes one of several kinds of text."""
+"""Pydantic adds one of these to the path of a field whose type is a union of text types."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Finding:
     """Something that is wrong, or likely to go wrong.
 
     Attributes:
-        code: its short name: `E` or `W` and three digits.
-        path: the field of the spec it is about.
-        problem: what was found, with the figures.
+        code: `E` or `W` and three digits.
+        path: the field of the spec that it is about.
+        problem: what was found, with the numbers.
         remedy: what to do, in the imperative.
-        level: whether it can be accepted.
+        level: a warning can be accepted, an error cannot.
     """
 
     code: str
@@ -51,12 +51,12 @@ class Finding:
         return f"{self.path}: {self.problem}{then}{accept} [{self.code}]"
 
     def under(self, prefix: str) -> "Finding":
-        """The same finding with `prefix` before its path: from a target's field to that of the whole spec."""
+        """The same finding with `prefix` before its path, such as the path of a target."""
         return replace(self, path=f"{prefix}{self.path}")
 
 
 def code_of(sentence: str) -> str:
-    """The code at the end of a finding's sentence; empty for another sentence."""
+    """The code at the end of a finding's sentence; empty if the sentence has none."""
     found = CODE_AT_END.search(sentence)
     return found[1] if found else ""
 
@@ -67,12 +67,12 @@ def warning(code: str, path: str, problem: str, remedy: str = "") -> Finding:
 
 
 def stopping(findings: Iterable[Finding], accepted: Collection[str]) -> list[Finding]:
-    """Those that stop a plan: all but the warnings that were accepted."""
+    """The findings that stop a plan: all except the warnings with an accepted code."""
     return [finding for finding in findings if finding.level == "error" or finding.code not in accepted]
 
 
 def sentences(error: ValidationError, model: type[SpecModel]) -> list[str]:
-    """One sentence for each mistake. A list that is too short only because its items are wrong gets none.
+    """One sentence for each mistake. If items of a list are wrong, it is not also reported that the list is too short.
 
     Args:
         error: what pydantic found.
@@ -95,7 +95,7 @@ def _problem(item: Any, location: tuple[str | int, ...], model: type[SpecModel])
     given = item.get("input")
     match item["type"]:
         case "extra_forbidden":
-            return f"unknown field{_meant(location, model)}"
+            return f"unknown field{_suggestion(location, model)}"
         case "missing":
             return "missing"
         case "value_error":
@@ -109,7 +109,7 @@ def _problem(item: Any, location: tuple[str | int, ...], model: type[SpecModel])
 
 
 def _of_another_type(given: object, field: str | int, kind: str) -> str:
-    """What to do about one value where a list belongs, or a value that is no text for YAML, such as a release `9.9`."""
+    """The message for a single value in place of a list, or for a value that is not text in YAML, such as `9.9`."""
     if kind == "tuple_type":
         return "must be a list" + (f", such as [{given}] (given {given!r})" if isinstance(given, str) else "")
     if given is None:
@@ -123,8 +123,8 @@ def _of_another_type(given: object, field: str | int, kind: str) -> str:
     return "must be a text"
 
 
-def _meant(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
-    """Where a flag of `trtllm-build` is set, or the field that was probably meant, with its path if of another part."""
+def _suggestion(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
+    """For an unknown field: how to set it, if it is a flag of `trtllm-build`, or the field that was probably meant."""
     *parents, unknown = [part for part in location if isinstance(part, str)]
     if parents[-1:] == ["build"] and unknown in FLAGS_ELSEWHERE:
         return f"; {FLAGS_ELSEWHERE[unknown]}"
@@ -138,7 +138,7 @@ def _meant(location: tuple[str | int, ...], model: type[SpecModel]) -> str:
 
 
 def _fields(annotation: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of every field of a part of a spec, or of those in a type; without the numbers of list items."""
+    """The path of every field in a type: a part of a spec, or a type that contains parts. Lists add nothing to it."""
     for inner in get_args(annotation):
         yield from _fields(inner, path)
     if isinstance(annotation, type) and issubclass(annotation, SpecModel):

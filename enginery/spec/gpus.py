@@ -1,6 +1,6 @@
-"""GPUs: their product names as tools print them, compute capability, memory and the precisions they compute in.
+"""The known GPUs: their names in different tools, compute capability, memory, and the precisions they compute in.
 
-To add a GPU, add a line to `TABLE`: our name, the name `nvidia-smi` prints, compute capability, memory.
+To add a GPU, add a line to `TABLE`: our name, the name that `nvidia-smi` prints, compute capability, memory.
 """
 
 import difflib
@@ -35,7 +35,7 @@ class Gpu:
 
     Attributes:
         name: our name for it, such as `H100-SXM5-80GB`; `cpu` for no GPU.
-        product: the name `nvidia-smi` prints.
+        product: the name that `nvidia-smi` prints.
         capability: compute capability, such as (9, 0); (0, 0) for `cpu`.
         memory_gb: memory in the units of its data sheet, such as 80.
     """
@@ -56,7 +56,7 @@ class Gpu:
         return "" if self == CPU else f"{self.capability[0]}.{self.capability[1]}"
 
     def supports(self, precision: Precision) -> bool:
-        """Whether the hardware computes in `precision`; a backend may not. For `cpu` only the backend sets limits."""
+        """Whether the hardware computes in `precision`; a backend may still refuse it. Always true for `cpu`."""
         return self == CPU or self.capability >= FIRST_CAPABILITY.get(precision, (0, 0))
 
 
@@ -154,24 +154,24 @@ TABLE = (
 )
 
 
-def _plain(name: str) -> str:
-    """A name without what differs between tools: case, blanks, dashes, `NVIDIA`, the suffix of time-slicing."""
+def _normalized(name: str) -> str:
+    """A name without the parts that tools write differently: case, spaces, dashes, `NVIDIA`, suffix of time-slicing."""
     shortened = re.sub(r"[\s_-]+", "", name.casefold().removesuffix("-shared"))
     return shortened.removeprefix("nvidia")
 
 
-_BY_NAME = {_plain(name): gpu for gpu in (CPU, *TABLE) for name in (gpu.name, gpu.product)}
+_BY_NAME = {_normalized(name): gpu for gpu in (CPU, *TABLE) for name in (gpu.name, gpu.product)}
 
 
 def find(name: str) -> Gpu:
-    """The GPU of that name: ours, `nvidia-smi`'s or Kubernetes', in any case, with blanks or dashes.
+    """The GPU of this name: ours, or that of `nvidia-smi` or Kubernetes. Case, spaces and dashes do not matter.
 
     Raises:
         UsageError: when it is not in the table; the error suggests similar names.
     """
-    gpu = _BY_NAME.get(_plain(name))
+    gpu = _BY_NAME.get(_normalized(name))
     if gpu is None:
-        names = ", ".join(_similar(_plain(name)))
+        names = ", ".join(_similar(_normalized(name)))
         hint = f"use one that is known, such as {names}" if names else "use `cpu` or a name such as H100-SXM5-80GB"
         raise UsageError(f"unknown GPU {name!r}", subject="gpu", remedy=f"{hint}; or add it to enginery/spec/gpus.py")
     return gpu
@@ -179,27 +179,27 @@ def find(name: str) -> Gpu:
 
 def _similar(plain: str) -> list[str]:
     """Names that the user may have meant: every variant of a model such as `H100`, else the most similar names."""
-    variants = [gpu.name for gpu in TABLE if plain and _plain(gpu.name).startswith(plain)]
+    variants = [gpu.name for gpu in TABLE if plain and _normalized(gpu.name).startswith(plain)]
     near = difflib.get_close_matches(plain, _BY_NAME, n=NEAR, cutoff=0.5)
     return list(dict.fromkeys(variants or [_BY_NAME[key].name for key in near]))
 
 
 def detect() -> Gpu | None:
-    """The first GPU that `nvidia-smi` lists on this machine; None where there is none.
+    """The first GPU that `nvidia-smi` lists on this machine; None if there is no GPU.
 
-    A GPU that is not in the table gets its facts from `nvidia-smi`.
+    For a GPU that is not in the table, name, capability and memory come from `nvidia-smi`.
 
     Raises:
-        UsageError: when there is an `nvidia-smi` that does not work.
+        UsageError: when `nvidia-smi` is installed but does not work.
     """
     return next(iter(detect_all()), None)
 
 
 def detect_all() -> tuple[Gpu, ...]:
-    """Every GPU that `nvidia-smi` lists on this machine, in its order, described as by `detect`.
+    """Every GPU of this machine, in the order of `nvidia-smi`; described as by `detect`.
 
     Raises:
-        UsageError: as `detect` does.
+        UsageError: when `nvidia-smi` is installed but does not work.
     """
     if shutil.which(QUERY[0]) is None:
         return ()
@@ -219,9 +219,9 @@ def detect_all() -> tuple[Gpu, ...]:
 
 
 def _listed(line: str) -> Gpu | None:
-    """The GPU of a line with the three fields of the query; None for other lines, which are messages.
+    """The GPU in one line of the query's output; None if the line is a message.
 
-    The memory is not a number for a GPU that shares the memory of the machine.
+    If a GPU shares the memory of the machine, the line has no number for its memory.
     """
     match = re.fullmatch(r"\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+|\[.*\])\s*", line)
     if match is None:
@@ -229,4 +229,4 @@ def _listed(line: str) -> Gpu | None:
     product, major, minor, memory = match.groups()
     name = re.sub(r"[^\w.]+", "-", product.removeprefix("NVIDIA ")).strip("-")
     gigabytes = round(int(memory) / MIB_PER_GB) if memory.isdecimal() else 0
-    return _BY_NAME.get(_plain(product)) or Gpu(name, product, (int(major), int(minor)), gigabytes)
+    return _BY_NAME.get(_normalized(product)) or Gpu(name, product, (int(major), int(minor)), gigabytes)

@@ -1,4 +1,4 @@
-"""Reading a spec file: its YAML, values from the command line put into it, and paths made absolute."""
+"""Reads a spec file: parses its YAML, applies values from the command line, and makes its paths absolute."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from enginery.core.errors import SpecError
 from enginery.spec.spec import Spec, parse_spec
 
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""PyYAML's loader in C if it is installed: it is ten times as fast, which counts for a spec with many targets."""
+"""PyYAML's loader in C, if it is installed: it is ten times as fast, which matters for a spec with many targets."""
 PATHS = ("source.path", "convert.examples", "convert.calibration.dataset")
-"""Fields that may name a file or directory beside the spec."""
+"""Fields that may have a path relative to the spec file."""
 
 
 def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
     """Read a spec file.
 
     Args:
-        path: the file. Relative paths in it start at its directory.
-        overrides: fields with values in YAML that replace those of the file, such as `rollout.target=int4`.
+        path: the file. Relative paths in it are relative to its directory.
+        overrides: fields with YAML values that replace those of the file, such as `rollout.target=int4`.
 
     Raises:
         SpecError: when the file cannot be read, is not YAML, or has mistakes.
@@ -34,7 +34,7 @@ def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file says, as plain data.
+    """The content of a YAML file, as plain data.
 
     Raises:
         SpecError: when the file cannot be read or is not YAML.
@@ -80,7 +80,7 @@ def _make_absolute(data: dict[str, Any], base: Path) -> None:
 
 
 def _yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
-    """What is wrong with a text that is not YAML, with its line and column, counted from 1."""
+    """What is wrong with a text that is not YAML, with line and column, counted from 1."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

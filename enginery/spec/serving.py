@@ -8,21 +8,21 @@ from enginery.spec.types import AtLeastOne, NotNegative, SpecModel
 
 Share = Annotated[float, Field(gt=0, le=1)]
 DEFAULT_BATCH = 64
-"""Requests in a batch with TensorRT-LLM where the spec does not say, as in NVIDIA's getting-started article."""
+"""The default of `max_batch_size` with TensorRT-LLM, as in NVIDIA's getting-started article."""
 TensorType = Literal["TYPE_FP32", "TYPE_FP16", "TYPE_BF16"]
 
 
 class ServingOptions(SpecModel):
     """How Triton serves the engine. Fields marked (C++) are for TensorRT-LLM's own Triton backend.
 
-    Left out, such a field is written as the release's default. Release 0.8.0 has the getting-started article's values.
+    If such a field is left out, it has the release's default; in 0.8.0, the value of NVIDIA's getting-started article.
     """
 
     max_batch_size: AtLeastOne | None = None
-    """Most requests that run in one batch. Left out, 64 with TensorRT-LLM (`tensorrt` and `pytorch`) and 8 with
-    `onnxruntime`. With `pytorch` the smaller of this and `build.max_batch_size` counts."""
+    """Most requests that run in one batch; when left out, 64 with TensorRT-LLM (`tensorrt` and `pytorch`) and 8 with
+    `onnxruntime`. With `pytorch` the smaller of this and `build.max_batch_size` is used."""
     max_queue_size: NotNegative | None = None
-    """Most requests that wait; 0, which is meant when left out, is any number (C++, from 0.12)."""
+    """Most requests that may wait; no limit with 0 or when left out (C++, from 0.12)."""
     max_queue_delay_microseconds: NotNegative = 0
     """How long a request may wait for others to share its batch."""
     decoupled: bool = False
@@ -32,30 +32,30 @@ class ServingOptions(SpecModel):
     postprocessing_instance_count: AtLeastOne = 1
     """Copies of the detokenizing model."""
     bls_instance_count: AtLeastOne = 1
-    """Copies of the model that scripts the others (`tensorrt_llm_bls`)."""
+    """Copies of the model that calls the others from a script (`tensorrt_llm_bls`)."""
     exclude_input_in_output: bool = True
     """Return the answer without the prompt."""
     accumulate_tokens: bool | None = None
-    """Let each piece that `tensorrt_llm_bls` streams hold the whole text so far (backend `tensorrt`)."""
+    """Let `tensorrt_llm_bls` stream the whole text so far in each piece (backend `tensorrt`)."""
     add_special_tokens: bool | None = None
-    """Put the tokenizer's special tokens around a prompt (backend `tensorrt`); its template says no in 0.8.0, and the
-    default is yes from 0.9 on."""
+    """Add the tokenizer's special tokens to a prompt; when left out, false in 0.8.0 and true from 0.9 (backend
+    `tensorrt`)."""
     skip_special_tokens: bool | None = None
-    """Leave special tokens out of the text, which is the default (backend `tensorrt`)."""
+    """Leave special tokens out of the text; true when left out (backend `tensorrt`)."""
     mount: Annotated[str, StringConstraints(pattern=r"^/[^\s:,$]*[^\s:,$/]$")] = "/models"
-    """Where the model repository lies for the Triton server: the C++ backend wants absolute paths."""
+    """The path of the model repository, as the Triton server sees it: the C++ backend needs absolute paths."""
     batching_strategy: Literal["inflight_fused_batching", "inflight_batching", "V1"] | None = None
     """How requests share the engine (C++): in flight, or in fixed batches (`V1`). In flight, fused, when left out."""
     scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] | None = None
-    """Whether a request that was begun can be paused for lack of KV cache (C++). It cannot, when left out."""
+    """Whether a running request may be paused when the KV cache is full (C++). It may not, when left out."""
     max_beam_width: AtLeastOne | None = None
-    """Most beams a request may ask for; 1 when left out (C++). The engine must have been built for as many."""
+    """Most beams that a request may ask for; 1 when left out (C++). The engine must be built for at least as many."""
     kv_cache_free_gpu_mem_fraction: Share | None = None
     """Part of the free GPU memory that the KV cache may take. TensorRT-LLM only."""
     cross_kv_cache_fraction: Share | None = None
-    """Part of the KV cache that is for cross attention, of an encoder-decoder model (C++)."""
+    """Part of the KV cache that is for the cross attention of an encoder-decoder model (C++)."""
     kv_cache_host_memory_bytes: NotNegative | None = None
-    """Host memory for KV cache that does not fit into the GPU (C++)."""
+    """Host memory for KV cache that does not fit into GPU memory, in bytes (C++)."""
     kv_cache_onboard_blocks: bool | None = None
     """Bring blocks from host memory back to the GPU before they are used (C++)."""
     max_tokens_in_paged_kv_cache: AtLeastOne | None = None
@@ -63,15 +63,15 @@ class ServingOptions(SpecModel):
     max_attention_window_size: AtLeastOne | tuple[AtLeastOne, ...] | None = None
     """How far back attention reaches, in tokens; from 0.13 also a list with one for each layer (C++)."""
     sink_token_length: NotNegative | None = None
-    """How many tokens at the beginning stay within reach of attention (C++)."""
+    """How many tokens at the beginning always stay within reach of attention (C++)."""
     enable_kv_cache_reuse: bool | None = None
-    """Keep the KV cache of prompts for others that begin alike (C++). The engine needs paged context FMHA."""
+    """Reuse the KV cache of a prompt for prompts with the same beginning (C++). The engine needs paged context FMHA."""
     enable_chunked_context: bool | None = None
-    """Work on long prompts in pieces (C++). The engine needs paged context FMHA."""
+    """Process long prompts in pieces (C++). The engine needs paged context FMHA."""
     enable_trt_overlap: bool | None = None
     """Prepare the next batch while one runs (C++, 0.8, 0.9 and from 1.3)."""
     normalize_log_probs: bool | None = None
-    """Give log probabilities as they are after the sampling parameters (C++)."""
+    """Return log probabilities with the sampling parameters applied (C++)."""
     gpu_device_ids: tuple[NotNegative, ...] | None = None
     """Which GPUs of the machine to use, one for each rank (C++)."""
     participant_ids: tuple[NotNegative, ...] | None = None
@@ -85,7 +85,7 @@ class ServingOptions(SpecModel):
     lora_cache_gpu_memory_fraction: Share | None = None
     """Part of the GPU memory, after the engine is loaded, for the LoRA cache (C++, from 0.9)."""
     lora_cache_host_memory_bytes: NotNegative | None = None
-    """Host memory for the LoRA cache (C++, from 0.9)."""
+    """Host memory for the LoRA cache, in bytes (C++, from 0.9)."""
     lora_prefetch_dir: str | None = None
     """Directory of LoRA adapters to load at the start, as the server sees it (C++, from 0.19)."""
     decoding_mode: (
@@ -105,13 +105,13 @@ class ServingOptions(SpecModel):
     speculative_decoding_fast_logits: bool | None = None
     """Send a draft model's logits directly (C++, from 0.15)."""
     guided_decoding_backend: Literal["xgrammar"] | None = None
-    """What makes an answer follow a grammar (C++, from 0.19); needs `xgrammar_tokenizer_info_path`."""
+    """The library that makes answers follow a grammar (C++, from 0.19); needs `xgrammar_tokenizer_info_path`."""
     xgrammar_tokenizer_info_path: str | None = None
     """The tokenizer's description for XGrammar, as the server sees it (C++, from 0.19)."""
     gpu_weights_percent: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Part of the weights that stay in the GPU, of an engine built for weight streaming (C++, from 0.10)."""
+    """Part of the weights that stay in GPU memory, for an engine built for weight streaming (C++, from 0.10)."""
     enable_context_fmha_fp32_acc: bool | None = None
-    """Add up in float32 in the attention of prompts (C++, from 0.12)."""
+    """Accumulate in float32 in the attention of prompts (C++, from 0.12)."""
     multi_block_mode: bool | None = None
     """Spread one request's attention over several blocks of the GPU (C++, from 0.12)."""
     cuda_graph_mode: bool | None = None
@@ -119,13 +119,13 @@ class ServingOptions(SpecModel):
     cuda_graph_cache_size: NotNegative | None = None
     """How many CUDA graphs to keep (C++, from 0.15)."""
     cancellation_check_period_ms: AtLeastOne | None = None
-    """How often to look for cancelled requests (C++, from 0.10)."""
+    """How often to look for cancelled requests, in milliseconds (C++, from 0.10)."""
     stats_check_period_ms: AtLeastOne | None = None
-    """How often to collect statistics (C++, from 0.10)."""
+    """How often to collect statistics, in milliseconds (C++, from 0.10)."""
     iter_stats_max_iterations: NotNegative | None = None
-    """How many iterations to keep statistics of (C++, from 0.10)."""
+    """For how many iterations to keep statistics (C++, from 0.10)."""
     request_stats_max_iterations: NotNegative | None = None
-    """How many iterations to keep statistics of requests of (C++, from 0.10)."""
+    """For how many iterations to keep statistics of requests (C++, from 0.10)."""
     logits_datatype: TensorType | None = None
     """Type of returned logits; `TYPE_FP32` when left out (C++, from 0.17)."""
     encoder_input_features_data_type: TensorType | None = None

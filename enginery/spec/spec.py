@@ -42,7 +42,7 @@ Options = TypeVar("Options", bound=SpecModel)
 Percent = Annotated[float, Field(ge=0)]
 
 WITH_GPUS = "with GPUs"
-"""The context of validation in which a spec's GPUs must be known."""
+"""Pydantic's validation context for a user's spec. In this context, the names of GPUs are checked."""
 
 
 class Source(SpecModel):
@@ -55,10 +55,10 @@ class Source(SpecModel):
     s3: S3Address | None = None
     """A prefix in S3 that holds the model's files."""
     revision: str = "main"
-    """Branch, tag or commit of a Hub repository. It is resolved to a commit before anything is keyed."""
+    """Branch, tag or commit of a Hub repository. It is resolved to a commit before any step key is made."""
     allow_pickle: tuple[str, ...] = ()
     """Names of pickled weight files (`*.bin`, `*.pt`, `*.pth`) to accept. A pickle can run any code when it is read,
-    so none is accepted unless named here."""
+    so only the files named here are accepted."""
     sha256: dict[str, Sha256] = Field(default_factory=dict)
     """Expected digests by file name; a file that differs stops the build."""
 
@@ -72,11 +72,11 @@ class Source(SpecModel):
 
 
 class Calibration(SpecModel):
-    """The texts that a quantization measures the model with."""
+    """The texts for the calibration of a quantized model."""
 
     dataset: str | None = None
     """A file of texts (`.jsonl` with `text`, or `.txt`), relative to the spec or absolute, or a name that the converter
-    knows. The converter's own when left out."""
+    knows; the converter's own data set when left out."""
     size: AtLeastOne | None = None
     """How many texts; the converter's own number (mostly 512) when left out."""
     max_length: AtLeastOne | None = None
@@ -84,7 +84,7 @@ class Calibration(SpecModel):
     batch_size: AtLeastOne | None = None
     """How many texts at once."""
     seed: int | None = None
-    """Decides which texts are drawn."""
+    """The random seed that decides which texts are used."""
 
 
 class ConvertOptions(SpecModel):
@@ -92,18 +92,18 @@ class ConvertOptions(SpecModel):
 
     converter: Literal["auto", "release", "modelopt"] = "auto"
     """What converts: the scripts of the `release` itself, or NVIDIA ModelOpt in a toolchain of its own (`modelopt`).
-    `auto` takes the release's scripts for backend `tensorrt`, and ModelOpt for `pytorch`."""
+    `auto` is `release` for backend `tensorrt`, and `modelopt` for `pytorch`."""
     kv_cache: Literal["auto", "fp8", "int8", "nvfp4"] = "auto"
     """The number format of the KV cache. `auto` is fp8 with fp8 and nvfp4 weights, else that of the activations."""
     device: Literal["cpu", "cuda"] | None = None
-    """Where to quantize. `cuda` when left out, wherever that needs calibration."""
+    """Where to quantize; when left out, `cuda` if the quantization needs calibration."""
     calibration: Calibration = Calibration()
-    """What to calibrate with, where the precision needs it."""
+    """What to calibrate with, if the precision needs calibration."""
     examples: str | None = None
-    """The `examples` directory of a checkout of the release, for `venv` and `host` toolchains. The environment variable
-    `ENGINERY_TRTLLM_EXAMPLES` when left out; containers bring it along."""
+    """The `examples` directory of a checkout of the release, for `venv` and `host` toolchains; the environment variable
+    `ENGINERY_TRTLLM_EXAMPLES` when left out. Containers contain this directory."""
     extra_args: tuple[str, ...] = ()
-    """More arguments for the converter, as they are; they are checked against the release's flags."""
+    """More arguments for the converter. They are passed on unchanged, but checked against the release's flags."""
 
 
 class Prompt(SpecModel):
@@ -136,17 +136,17 @@ class ValidationOptions(SpecModel):
     max_tokens: AtLeastOne = 64
     """Longest answer in tokens."""
     prompts: tuple[Prompt, ...] = ()
-    """Asked in order, with greedy decoding."""
+    """Sent in order, with greedy decoding."""
     run_script: bool = False
-    """Ask with the release's own `examples/run.py`, as NVIDIA's tutorials do, instead of Enginery's driver. For engines
-    of TensorRT-LLM only; every prompt loads the engine anew."""
+    """Send the prompts with the release's own `examples/run.py`, as in NVIDIA's tutorials, not with Enginery's driver.
+    For engines of TensorRT-LLM only. The engine is loaded again for every prompt."""
 
 
 class Target(SpecModel):
     """One engine to build: the GPU it is for, and how."""
 
     name: Name
-    """Names the target in plans, builds and channels."""
+    """The target's name in plans, builds and channels."""
     gpu: str = "auto"
     """A GPU's product name such as `H100-SXM5-80GB`, `cpu`, or `auto` for the one in this machine."""
     backend: BackendName = BackendName.AUTO
@@ -154,17 +154,17 @@ class Target(SpecModel):
     release: str = "latest"
     """The backend's release: a version, a range such as `>=1.0,<1.3`, or `latest`."""
     toolchain: Literal["venv", "host", "container"] = "venv"
-    """Where the release's commands run: `venv`, an environment made from Enginery's pins, `host`, what is on PATH
-    (a worker inside NVIDIA's container), or `container`, the release's image started with Docker."""
+    """Where the release's commands run: `venv`, an environment made from Enginery's pins; `host`, the release that is
+    on PATH (for a worker inside NVIDIA's container); or `container`, the release's image, started with Docker."""
     image: ImageName | None = None
-    """With `toolchain: container`, an image of your own with the release inside, such as `team/trtllm:1.2.1`. Triton's
-    newest image with the release when left out. Without a registry's host, `ENGINERY_CONTAINER_REGISTRY` says which."""
+    """With `toolchain: container`, your own image with the release inside, such as `team/trtllm:1.2.1`; Triton's newest
+    image with the release when left out. `ENGINERY_CONTAINER_REGISTRY` is the registry's host if the name has none."""
     precision: Precision
     """The number format of the weights."""
     tensor_parallel: AtLeastOne = 1
-    """GPUs that share each layer."""
+    """The number of GPUs that each layer is split over."""
     pipeline_parallel: AtLeastOne = 1
-    """GPUs that share the layers among them."""
+    """The number of parts that the sequence of layers is split into, each on GPUs of its own."""
     convert: ConvertOptions | None = None
     """Overrides the spec's `convert`, field by field."""
     build: BuildOptions | None = None
@@ -179,7 +179,7 @@ class Target(SpecModel):
     @field_validator("gpu")
     @classmethod
     def _gpu_is_known(cls, gpu: str, info: ValidationInfo) -> str:
-        """Only when a user's spec is read. The plan looks every GPU up again, also when Prefect passes the spec on."""
+        """Check the GPU's name if a user's spec is read. In any case the plan looks up every GPU again."""
         if info.context is not WITH_GPUS or gpu == "auto":
             return gpu
         try:
@@ -206,24 +206,24 @@ class Rollout(SpecModel):
     endpoints: Annotated[tuple[HttpAddress, ...], Field(min_length=1)]
     """HTTP addresses of Triton servers in explicit model-control mode, such as `http://triton-h100:8000`."""
     model_repository: S3Address | str | None = None
-    """The model repository those servers read: a directory or an S3 prefix. When left out, it is
+    """The model repository that those servers read: a directory or an S3 prefix. When left out, it is
     `<publish.to>/serving/<spec name>`, and with backend `tensorrt` the directory `serving.mount`: TensorRT-LLM's
-    backend must be told where an engine is, and Triton copies models from S3 to a new place each time."""
+    backend needs the engine's path, but Triton copies models from S3 to a new path each time."""
     target: Name | None = None
     """The target to roll out; needed when there is more than one."""
 
 
 class Gates(SpecModel):
-    """How much worse a build of a new release may be than the one it takes the place of."""
+    """How much worse a build of a new release may be than the build that it replaces."""
 
     slower_percent: Percent = 10.0
-    """How many percent fewer tokens a second the validation may come to."""
+    """How many percent fewer tokens per second the validation may measure."""
     larger_percent: Percent = 20.0
     """How many percent larger the engine may be."""
 
 
 class Releases(SpecModel):
-    """What to do when the package index lists a new release. No part of any step's key."""
+    """What to do when the package index lists a new release. Nothing here is part of a step's key."""
 
     watch: bool = False
     """Look for new releases whenever `watch-releases` runs."""
@@ -234,11 +234,11 @@ class Releases(SpecModel):
     targets: tuple[Name, ...] = ()
     """The targets to build anew; all of them when left out."""
     rebuild: bool = True
-    """Start builds of a new release. Without it, only the verdict is told."""
+    """Start builds of a new release. If false, only the verdict on the release is reported."""
     build_channel: Name = "rebuild"
     """The channel that builds of a new release are published to. Nothing should serve from it."""
     promote_to: Name | None = "candidate"
-    """The channel to move to a build of a new release that is not worse than the one it points to; none with `null`."""
+    """The channel to move to a build of a new release, if it is not worse than the channel's build; `null` for none."""
     gates: Gates = Gates()
     """What counts as worse."""
 
@@ -248,13 +248,13 @@ class Releases(SpecModel):
         try:
             SpecifierSet(within)
         except InvalidSpecifier as error:
-            raise ValueError(f"{within!r} is no range of versions, such as '>=1.0,<2'") from error
+            raise ValueError(f"{within!r} is not a range of versions, such as '>=1.0,<2'") from error
         return within
 
     @model_validator(mode="after")
     def _channels_differ(self) -> Self:
         if self.promote_to == self.build_channel:
-            raise ValueError("build_channel and promote_to must be two channels: what is built is compared first")
+            raise ValueError("build_channel and promote_to must differ: a build is compared before it is promoted")
         return self
 
 
@@ -310,28 +310,28 @@ class Spec(SpecModel):
 
     def _check_rebuild(self) -> None:
         if self.publish is None:
-            raise ValueError("releases needs publish: builds are compared as published; or set releases.rebuild: false")
+            raise ValueError("releases needs publish, to compare published builds; or set releases.rebuild: false")
         if self.publish.channel == self.releases.build_channel:
-            raise ValueError(f"releases.build_channel is publish.channel, {self.publish.channel}: give it another name")
+            raise ValueError(f"releases.build_channel must differ from publish.channel, {self.publish.channel}")
 
     def convert_for(self, target: Target) -> ConvertOptions:
-        """The target's conversion: its own where it sets it, else the spec's."""
+        """The target's options for the conversion. A field that the target does not set is the spec's."""
         return _merged(self.convert, target.convert)
 
     def llm_for(self, target: Target) -> dict[str, JsonValue]:
-        """The target's arguments of the LLM API: the spec's with its own over them."""
+        """The target's arguments of the LLM API. A key that the target does not set is the spec's."""
         return {**self.llm, **(target.llm or {})}
 
     def build_for(self, target: Target) -> BuildOptions:
-        """The target's build options: its own where it sets them, else the spec's."""
+        """The target's build options. A field that the target does not set is the spec's."""
         return _merged(self.build, target.build)
 
     def validation_for(self, target: Target) -> ValidationOptions:
-        """The target's validation: its own where it sets them, else the spec's."""
+        """The target's options for the validation. A field that the target does not set is the spec's."""
         return _merged(self.validation, target.validation)
 
     def serving_for(self, target: Target) -> ServingOptions:
-        """The target's serving options: its own where it sets them, else the spec's."""
+        """The target's serving options. A field that the target does not set is the spec's."""
         return _merged(self.serving, target.serving)
 
     def rollout_target(self) -> Target | None:
@@ -343,10 +343,10 @@ class Spec(SpecModel):
 
 
 def parse_spec(data: object, *, subject: str = "spec") -> Spec:
-    """Check plain data as a spec.
+    """Make a spec of plain data, and check it.
 
     Raises:
-        SpecError: with every mistake found, each beginning with the path of its field.
+        SpecError: with every mistake that was found. Each begins with the path of its field.
     """
     try:
         return Spec.model_validate(data, context=WITH_GPUS)
@@ -355,10 +355,10 @@ def parse_spec(data: object, *, subject: str = "spec") -> Spec:
 
 
 def accepting(spec: Spec, codes: Sequence[str]) -> Spec:
-    """The spec with more warnings accepted.
+    """The spec, which also accepts the warnings with these codes.
 
     Raises:
-        SpecError: when one of `codes` is not a warning's.
+        SpecError: when one of `codes` is not the code of a warning.
     """
     if not codes:
         return spec

@@ -1,4 +1,4 @@
-"""The base of all parts of a spec, and the types of fields whose texts have a form."""
+"""The base class of all parts of a spec, and types of text fields that must match a pattern."""
 
 import ast
 import inspect
@@ -24,7 +24,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 S3Address = Annotated[str, StringConstraints(pattern=S3_PATTERN)]
 HttpAddress = Annotated[str, StringConstraints(pattern=HTTP_PATTERN)]
-"""Without user name and password, as specs, records and artifacts can be read by others."""
+"""Without user name and password, because others can read specs, records and artifacts."""
 HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 WarningCode = Annotated[str, StringConstraints(pattern=WARNING_PATTERN)]
@@ -39,7 +39,7 @@ IN_WORDS = {
     WARNING_PATTERN: "is not the code of a warning, such as W201; errors cannot be accepted",
     SHA256_PATTERN: "is not a SHA-256; write its 64 hex digits, in lower case",
 }
-"""Pattern -> the error for a text that does not match it, with the right form."""
+"""Pattern -> the error for a text that does not match it. The error says how to write the text."""
 
 
 class BackendName(StrEnum):

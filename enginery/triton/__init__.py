@@ -1,8 +1,8 @@
-"""Triton Inference Server: the model repository, the models served in it, and rolling builds out.
+"""Triton Inference Server: writes model repositories and the models in them, and rolls builds out.
 
     results = roll_out_build(manifest, registry, endpoints, model_repository, print, policy)
 
-The endpoints are updated one after the other. On any failure the previous build is restored.
+The servers are updated one after the other. On any failure, the previous build is restored.
 
 - Writing a model repository: `repository`, `inflight`, `llmapi`, `problems`, `served`, `launch`.
 - What Triton runs: `models`.

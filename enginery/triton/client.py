@@ -29,16 +29,16 @@ SEE_LOG = "see the server's log"
 
 
 class TritonClient:
-    """A Triton server at a URL such as `http://triton-h100:8000`. Calls may come from several threads.
+    """A Triton server at a URL such as `http://triton-h100:8000`. Several threads may call it at once.
 
-    Every method raises `RolloutError`, naming the server; transient when it could not be reached.
+    A method that fails raises `RolloutError`, which names the server. It is transient if the server cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
 
     def require_ready(self) -> None:
-        """Stop unless the server takes requests: it may still be starting."""
+        """Raise an error if the server does not take requests. It may still be starting."""
         with self._control() as control:
             ready = bool(control.is_server_ready())
         if not ready:
@@ -47,7 +47,7 @@ class TritonClient:
             )
 
     def ready(self, model: str, version: int | None = None) -> bool:
-        """Whether this version of the model, or any version, takes requests."""
+        """Whether this version of the model takes requests. Without a version: whether any version does."""
         with self._control() as control:
             return bool(control.is_model_ready(model, "" if version is None else str(version)))
 
@@ -65,7 +65,7 @@ class TritonClient:
         """Load a model, or reload it if its files have changed. Returns when it takes requests.
 
         Raises:
-            RolloutError: with Triton's reason when the model fails to load. The version before it still serves.
+            RolloutError: with Triton's reason when the model fails to load. The previous version still serves.
         """
         with self._control(LOAD_SECONDS, f"model {name} failed to load") as control:
             control.load_model(name)

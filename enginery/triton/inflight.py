@@ -1,7 +1,7 @@
-"""Writes the model repository of an engine of TensorRT-LLM: the five models of its release's templates, filled.
+"""Writes the model repository of a TensorRT-LLM engine: five models, made from the templates of its release.
 
-The values come from the spec, else from the defaults below. A placeholder that is filled with nothing is left to the
-release: its C++ backend then takes its own default, as for a template that was not filled.
+Placeholders in the templates are filled with values of the spec, else with the defaults below. If a value is empty, the
+release's C++ backend uses its own default.
 
 `tensorrt_llm` is served by the release's own C++ backend, which needs the absolute path of the engine. The others are
 served by our Python models. Their tokenizer lies beside them, so they work at any path.
@@ -42,7 +42,7 @@ ENGINE_MODEL = "tensorrt_llm"
 TOKENIZER_DIRECTORY = "tokenizer"
 WITH_TOKENIZER = ("preprocessing", "postprocessing")
 TOKENIZER_FILES = frozenset({*TOKENIZERS, *TOKENIZER_PARTS, *CONFIGS[:2]})
-"""The files that a tokenizer may consist of, and the two that name its end token and vocabulary."""
+"""The files of a tokenizer, and the two configurations that name its end token and the size of its vocabulary."""
 
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 FIELDS = {
@@ -65,7 +65,7 @@ DEFAULTS: Mapping[str, Any] = {
     "encoder_input_features_data_type": "TYPE_FP16",
     "prompt_embedding_table_data_type": "TYPE_FP16",
 }
-"""For every release: values that must not be empty, and those of NVIDIA's article that agree with the releases."""
+"""For every release: values that must not be empty, and values of NVIDIA's article that suit every release."""
 
 OF_RELEASE: Mapping[str, Mapping[str, Any]] = {
     "0.8.0": {
@@ -90,7 +90,7 @@ FIXED = {
     "multimodal_model_path": "",
     "max_num_images": "",
 }
-"""Values that no spec sets: a repository has one decoder, and neither a draft model nor one for images."""
+"""Values that no spec sets. A repository has one decoder; it has no draft model and no model for images."""
 
 PLACES = ("engine_dir", "tokenizer_dir")
 KNOWN = frozenset({*FIXED, *PLACES, *FIELDS, *ServingOptions.model_fields} - set(FIELDS.values()))
@@ -98,12 +98,12 @@ KNOWN = frozenset({*FIXED, *PLACES, *FIELDS, *ServingOptions.model_fields} - set
 
 
 class InflightOptions(Frozen):
-    """How the engine is to be served.
+    """How to serve the engine.
 
     Attributes:
-        release: of TensorRT-LLM; its templates are filled.
+        release: the release of TensorRT-LLM whose templates are filled.
         model: the model's name, for the launch note.
-        serving: what the spec says.
+        serving: the serving options of the spec.
         world_size: the number of ranks that the engine must have; None accepts any.
     """
 
@@ -119,8 +119,8 @@ def write_inflight_repository(destination: Path, *, engine: Path, weights: Path,
     Args:
         destination: an empty or missing directory.
         engine: an engine directory of `trtllm-build`.
-        weights: the model it was made from, for its tokenizer.
-        options: the release, and how it is to be served.
+        weights: the model that the engine was made from. Its tokenizer is used.
+        options: the release, and how to serve the engine.
 
     Returns:
         How to start a server for it; the note `launch.md` in `destination` says the same.
@@ -152,9 +152,9 @@ def model_config(model: str, release: str, serving: ServingOptions) -> "ModelCon
     """The configuration of one of the five models.
 
     Args:
-        model: its name.
-        release: whose template is filled.
-        serving: what the spec says; it also overrides parameters that the template sets to a fixed value.
+        model: the name of the model.
+        release: the release whose template is filled.
+        serving: the serving options of the spec. They also override parameters with a fixed value in the template.
 
     Raises:
         UsageError: when the release has no templates any more.
@@ -173,12 +173,12 @@ def model_config(model: str, release: str, serving: ServingOptions) -> "ModelCon
     if model == "ensemble":
         add_steps(config, _steps(release))
     if model == "postprocessing" and serving.decoupled and serving.postprocessing_instance_count > 1:
-        config.dynamic_batching.preserve_ordering = True  # else the pieces of a stream may overtake each other
+        config.dynamic_batching.preserve_ordering = True  # the pieces of a stream must stay in order
     return config
 
 
 def text(value: Any) -> str:
-    """A value in the notation of a parameter of the backend."""
+    """A value as text, in the notation of the C++ backend's parameters."""
     if value is None:
         return ""
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -199,13 +199,13 @@ def _template(release: str, model: str) -> Template:
 
 
 def _steps(release: str) -> tuple[Step, ...]:
-    """The steps of the ensemble, which `tensorrt_llm_bls` does too."""
+    """The steps of the ensemble. The script of `tensorrt_llm_bls` has the same steps."""
     found = [_template(release, model) for model in STEPS]
     return tuple(Step(known.model, known.takes, known.gives) for known in found)
 
 
 def _values(model: str, release: str, serving: ServingOptions) -> dict[str, Any]:
-    """The value of each placeholder of any release; None leaves it to the release."""
+    """The value of every placeholder, of any release. With None, the release uses its own default."""
     own = next((found for known, found in OF_RELEASE.items() if Version(known) == Version(release)), {})
     unset = {**DEFAULTS, **own}
     owner = model if model in WITH_TOKENIZER else WITH_TOKENIZER[0]
@@ -230,7 +230,7 @@ def _parameter(name: str, written: str, values: Mapping[str, Any], serving: Serv
 
 
 def _filled(part: Any, values: Mapping[str, Any]) -> Any:
-    """The same with values in place of placeholders, which are always whole strings."""
+    """`part` with values in place of its placeholders. A placeholder is always a whole string."""
     if isinstance(part, Mapping):
         return {name: _filled(each, values) for name, each in part.items()}
     if isinstance(part, list):
@@ -240,7 +240,7 @@ def _filled(part: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _read_engine(directory: Path) -> tuple[int, int | None]:
-    """Read how many ranks an engine has, and the most beams of a request, which may not be known."""
+    """Read the number of ranks of an engine, and the most beams of a request (None if the engine does not say)."""
     content = _read(directory)
     world_size = int(_part(_part(content, "pretrained_config"), "mapping").get("world_size") or 1)
     missing = [f"rank{rank}.engine" for rank in range(world_size) if not (directory / f"rank{rank}.engine").is_file()]

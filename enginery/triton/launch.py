@@ -1,11 +1,11 @@
-"""How to start a Triton server for a model repository: the command, the container, and a note for people with both.
+"""How to start a Triton server for a model repository: the command, the container image, and a note with both.
 
-For engines of the backend `tensorrt`, the command is that of NVIDIA's launcher script (`launch_triton_server.py`),
-release for release: `mpirun` starts one process of Triton for each rank; only rank 0 serves, the others only load the
-engine. In addition, a server with one rank is in explicit model-control mode, so that builds can be rolled out to it.
+For engines of backend `tensorrt`, the command is that of NVIDIA's launcher script (`launch_triton_server.py`) in the
+same release. `mpirun` starts one process of Triton for each rank. Only rank 0 serves; the others only load the engine.
+Unlike NVIDIA's, a server with one rank is in explicit model-control mode, so that builds can be rolled out to it.
 
-For the LLM API it is one process, which itself starts a worker for each GPU. There, what TensorRT-LLM's autotuner
-measured can be kept in a file, so that the server does not measure again at each start.
+For the LLM API, one process of Triton starts a worker for each GPU itself. The measurements of TensorRT-LLM's autotuner
+can be kept in a file, so that the server does not measure again at each start.
 """
 
 import shlex
@@ -21,16 +21,16 @@ TRITON = "/opt/tritonserver/bin/tritonserver"
 PORTS = ("--grpc-port=8001", "--http-port=8000", "--metrics-port=8002")
 EXPLICIT = "--model-control-mode=explicit"
 ORCHESTRATOR_SINCE = "0.9.0"
-"""Since this release one server can start the ranks itself, and so load engines of several GPUs while it runs."""
+"""From this release on, a server can start the ranks itself, so it can load engines of several GPUs while it runs."""
 NO_IMAGE = "IMAGE"
 LLMAPI_MOUNT = "/models"
-"""Any path would do: the repository of the LLM API contains no absolute path."""
+"""Any other path would work too: the repository of the LLM API contains no absolute path."""
 
 AUTOTUNER_CACHE_VARIABLE = "TLLM_AUTOTUNER_CACHE_PATH"
-"""Names the file; each rank may append its number to the name."""
+"""The environment variable with the path of the file. Each rank may append its number to the file's name."""
 AUTOTUNER_CACHE_SINCE = "1.2.0"
-"""The first release that reads and writes the file: pull request 7738 of NVIDIA/TensorRT-LLM went into the branch of
-1.2.0, and its description says what the file does. The release itself was not read."""
+"""The first release that reads and writes the file, by the description of pull request 7738 of NVIDIA/TensorRT-LLM,
+which was merged for 1.2.0. The code of the release was not checked."""
 AUTOTUNER_CACHE = "/autotuner"
 """The directory of the file in the container."""
 
@@ -45,10 +45,10 @@ class Launch:
     """How to start a server.
 
     Attributes:
-        world_size: GPUs, and processes, that the engine needs.
+        world_size: the number of GPUs, and of processes, that the engine needs.
         command: the shell command to run in the container.
-        image: Triton's container with the release inside, without the registry's host; empty if none is known.
-        shared_memory: for Triton's Python models, in Docker's notation.
+        image: Triton's image with the release inside, without the registry's host; empty if none is known.
+        shared_memory: the size of shared memory for Triton's Python models, in Docker's notation, such as `1g`.
         mount: the path of the model repository in the container.
     """
 
@@ -60,17 +60,17 @@ class Launch:
 
     @property
     def docker(self) -> str:
-        """The command that starts the container around it; `DIRECTORY` stands for the model repository on the host."""
+        """The command that starts the container; `DIRECTORY` stands for the model repository's path on the host."""
         limits = f"--gpus all --network host --shm-size={self.shared_memory} --ulimit memlock=-1"
         return f"docker run --rm {limits} -v DIRECTORY:{self.mount} {self.image or NO_IMAGE} {self.command}"
 
     def facts(self) -> dict[str, Any]:
-        """For the record of the step."""
+        """The attributes, for the record of the step."""
         return asdict(self)
 
 
 def launch_of_engine(release: str, world_size: int, mount: str) -> Launch:
-    """How to start a server of a release for an engine with this number of ranks.
+    """How to start a server with this release, for an engine with this number of ranks.
 
     Raises:
         UsageError: when the release is not a version, or too old.
@@ -82,7 +82,7 @@ def launch_of_engine(release: str, world_size: int, mount: str) -> Launch:
 
 
 def launch_of_llmapi(release: str, world_size: int) -> Launch:
-    """How to start a server of a release for a model of the LLM API on this number of GPUs.
+    """How to start a server with this release, for a model of the LLM API on this number of GPUs.
 
     Raises:
         UsageError: when the release is not a version, or too old.
@@ -100,7 +100,7 @@ def note_of_engine(launch: Launch, release: str, model: str) -> str:
 def note_of_llmapi(launch: Launch, release: str, model: str, *, autotunes: bool = True) -> str:
     """A page for people who start the server of a model of the LLM API.
 
-    `autotunes` is whether the autotuner measures kernels when the model is loaded.
+    `autotunes` says whether the autotuner measures kernels when the model is loaded.
     """
     how = "In the container, not under `mpirun`: the model starts its workers itself."
     kept = _measurements(release, model) if autotunes and keeps_measurements(release) else ()
@@ -108,7 +108,7 @@ def note_of_llmapi(launch: Launch, release: str, model: str, *, autotunes: bool 
 
 
 def keeps_measurements(release: str) -> bool:
-    """Whether a release can keep what its autotuner measured."""
+    """Whether a release can keep its autotuner's measurements in a file."""
     return Version(release) >= Version(AUTOTUNER_CACHE_SINCE)
 
 
@@ -168,7 +168,7 @@ def _engine_path(launch: Launch, release: str) -> Iterator[str]:
 
 
 def _measurements(release: str, model: str) -> Iterator[str]:
-    """How to keep the autotuner's file: one for each release and model, since it does not say whose it is."""
+    """How to keep the autotuner's file. Each release and model has a file of its own: the file does not name them."""
     file = shlex.quote(f"{AUTOTUNER_CACHE_VARIABLE}={AUTOTUNER_CACHE}/{model}-{release}.json")
     yield "\nWhat the autotuner measures at a start it need not measure at the next: give `docker run` a directory of"
     yield "this machine in place of `CACHE`, another one for each kind of GPU:\n"

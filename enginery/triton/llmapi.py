@@ -1,9 +1,9 @@
-"""Writes the repository of the backend `pytorch`, as NVIDIA's `llmapi`: a checkpoint, its `model.yaml`, and two models.
+"""Writes the model repository of backend `pytorch`: a checkpoint, its `model.yaml`, and two models.
 
-`tensorrt_llm` is the Python model that runs the LLM API. It has NVIDIA's tensors, as far as it supports them, and a few
-more that the ensemble needs. The ensemble in front of it has the tensors of the other backends' ensembles, so the same
-request works with each of them. All paths are relative: the checkpoint lies beside `model.yaml`. So the repository can
-be moved, copied and loaded from S3.
+It is like NVIDIA's `llmapi` repository. `tensorrt_llm` is the Python model that runs the LLM API. It has the tensors of
+NVIDIA's model that it supports, and a few more for the ensemble. The ensemble has the same tensors as the ensembles of
+the other backends, so the same request works with all backends. All paths are relative: the checkpoint lies beside
+`model.yaml`. So the repository can be moved, copied and loaded from S3.
 """
 
 from collections.abc import Mapping
@@ -76,23 +76,23 @@ ENSEMBLE_NAMES = {
     "return_cumulative_logprob": "return_log_probs",
     "cumulative_logprob": "cum_log_probs",
 }
-"""The ensemble's names for tensors that it does not call the same without the prefix."""
+"""Tensor -> its name in the ensemble. All other tensors have the same name there, without the prefix."""
 REQUIRED = ("text_input", "max_tokens")
 NOT_IN_ENSEMBLE = ("sampling_param_best_of", "return_finish_reason", "return_stop_reason")
 
 
 class LlmApiOptions(Frozen):
-    """How a checkpoint is to be served.
+    """How to serve a checkpoint.
 
     Attributes:
-        release: of TensorRT-LLM.
+        release: the release of TensorRT-LLM.
         model: the model's name, for the launch note.
-        arguments: of the LLM API, except `model`.
-        llm_class: the class that takes them, as module:class.
-        serving: what the spec says.
-        warm_up: batch sizes to try when the model is loaded.
+        arguments: the arguments of the LLM API, except `model`.
+        llm_class: the class that takes the arguments, as module:class.
+        serving: the serving options of the spec.
+        warm_up: batch sizes to run once when the model is loaded.
         world_size: the number of GPUs.
-        labels: written into both models' configurations as parameters.
+        labels: parameters to write into the configurations of both models.
     """
 
     release: str
@@ -111,8 +111,8 @@ def write_llmapi_repository(destination: Path, *, checkpoint: Path, weights: Pat
     Args:
         destination: an empty or missing directory.
         checkpoint: a Hugging Face checkpoint.
-        weights: the model it was made from, for a tokenizer that the checkpoint lacks.
-        options: the release, and how it is to be served.
+        weights: the model that it was made from. Its tokenizer is used if the checkpoint has none.
+        options: the release, and how to serve the checkpoint.
 
     Returns:
         How to start a server for it; the note `launch.md` in `destination` says the same.
@@ -137,12 +137,12 @@ def write_llmapi_repository(destination: Path, *, checkpoint: Path, weights: Pat
 
 
 def model_config(name: str, *, decoupled: bool, labels: Mapping[str, str]) -> "ModelConfig":
-    """The configuration of one of the two models; requests are not batched by Triton but by the LLM API.
+    """The configuration of one of the two models. The LLM API batches the requests, not Triton.
 
     Args:
         name: one of `MODELS`.
         decoupled: whether answers may be streamed.
-        labels: written as parameters.
+        labels: parameters to write into the configuration.
     """
     config = model_config_pb2.ModelConfig(name=name)
     if name == ENSEMBLE:
@@ -173,7 +173,7 @@ def _of_ensemble(tensor: Tensor) -> Tensor:
 
 
 def model_yaml(options: LlmApiOptions) -> str:
-    """The content of `model.yaml`, as NVIDIA's model reads it too; the same options give the same text."""
+    """The content of `model.yaml`, in the format of NVIDIA's model. The same options give the same text."""
     own: dict[str, Any] = {
         "decoupled": options.serving.decoupled,
         "max_batch_size": 0,
@@ -186,7 +186,7 @@ def model_yaml(options: LlmApiOptions) -> str:
 
 
 def _content(checkpoint: Path, weights: Path) -> dict[Path, Path]:
-    """The files of the checkpoint by their paths, with the tokenizer of the weights if it has none itself."""
+    """Path -> file of the checkpoint. If the checkpoint has no tokenizer, that of the weights is added."""
     found = {Path(path): checkpoint / path for path in files.list_files(checkpoint)}
     if not any(Path(name) in found for name in TOKENIZERS):
         found |= {Path(name): weights / name for name in TOKENIZERS if (weights / name).is_file()}

@@ -1,9 +1,9 @@
 """Loads a build into a Triton server, and checks what the server reads, what it serves, and how it answers.
 
-Triton may say that it has loaded a model although it kept an older one, so each load is checked. Whether a server reads
-a repository is found out before anything is changed. What the server serves does not tell: it may have just started,
-and two repositories may hold the same build. So a directory with a unique name is put into the repository for a moment:
-the index of a server lists the directories that it reads.
+Triton may report that it has loaded a model although it kept an older one. So each load is checked. Before anything is
+changed, `require_reads` checks that each server reads the repository. The builds that a server serves do not show this:
+it may have just started, and two repositories may hold the same build. So a directory with a unique name is put into
+the repository for a moment. A server that reads the repository lists this directory in its index.
 """
 
 import time
@@ -21,10 +21,10 @@ from enginery.triton.served import KEEP
 
 ENSEMBLE = "ensemble"
 LOAD_ORDER = ("tensorrt_llm", "preprocessing", "postprocessing", "tensorrt_llm_bls", ENSEMBLE)
-"""The engine first: if it does not fit, nothing else has changed yet. The ensemble last: it takes the requests."""
+"""First the engine: if it does not fit, nothing else has changed yet. Last the ensemble: it takes the requests."""
 ATTEMPTS = 4
 CLOCK_SECONDS = 1.1
-"""The times of S3 are whole seconds, and Triton loads only what is newer than what it has."""
+"""Modification times in S3 are whole seconds, and Triton loads only files that are newer than those it has."""
 PROBE = "enginery_probe_"
 NO_BUILD = "something that names no build"
 NOTHING = "no build in service"
@@ -44,9 +44,9 @@ class EndpointResult(Frozen):
     """A build in service at one server.
 
     Attributes:
-        version: the number of its version directory there.
+        version: the number of the build's version directory in the model repository.
         seconds: the time that loading and checking took.
-        answers: the answers to the prompts of its validation.
+        answers: the answers to the prompts of the build's validation.
     """
 
     endpoint: str
@@ -92,7 +92,7 @@ def bring_up(
 
 
 def load_model(client: TritonClient, repository: ServingRepository, model: str, config_text: str) -> None:
-    """Write a model's configuration and load the model, until the server serves exactly that.
+    """Write a model's configuration and load the model. Repeat until the server serves the version and build in it.
 
     Raises:
         RolloutError: with Triton's reason when the model does not load.
@@ -115,10 +115,10 @@ def load_model(client: TritonClient, repository: ServingRepository, model: str, 
 def check_answers(
     client: TritonClient, manifest: Manifest, configs: Mapping[str, str], log: Log
 ) -> tuple[ServedAnswer, ...]:
-    """Send a server every prompt of the build's validation.
+    """Send a server every prompt of the build's validation, and compare the answers with the recorded ones.
 
     Raises:
-        RolloutError: when a model is not the one that was loaded, or an answer differs from the recorded one.
+        RolloutError: when a model is not ready in the version and build of `configs`, or when an answer differs.
     """
     for model, text in configs.items():
         if not _is_loaded(client, model, text):
@@ -129,7 +129,7 @@ def check_answers(
 
 
 def loaded_labels(client: TritonClient, models: Collection[str] = LOAD_ORDER) -> dict[str, str | None]:
-    """The build that each loaded model names.
+    """Loaded model -> the id of the build in its configuration; None if the configuration names no build.
 
     Raises:
         RolloutError: when the server cannot be reached.
@@ -143,7 +143,7 @@ def loaded_labels(client: TritonClient, models: Collection[str] = LOAD_ORDER) ->
 
 
 def serves(client: TritonClient) -> str:
-    """What a server serves now, in words: the builds that its loaded models name.
+    """What a server serves now, as text for a message: the builds that its loaded models name.
 
     Raises:
         RolloutError: when the server cannot be reached.
@@ -151,15 +151,15 @@ def serves(client: TritonClient) -> str:
     labels = loaded_labels(client)
     if ENSEMBLE not in labels:
         return "no build"
-    of = labels[ENSEMBLE]
-    others = [f"{model} of {label or NO_BUILD}" for model, label in labels.items() if label != of]
-    return (of or NO_BUILD) + (f", but {', '.join(others)}" if others else "")
+    build = labels[ENSEMBLE]
+    others = [f"{model} of {label or NO_BUILD}" for model, label in labels.items() if label != build]
+    return (build or NO_BUILD) + (f", but {', '.join(others)}" if others else "")
 
 
 def obsolete_models(repository: ServingRepository, kept: Collection[str]) -> tuple[str, ...]:
-    """The models of earlier builds that are not to be kept, in the order to unload them.
+    """The models of earlier builds that are not in `kept`, in the order in which to unload them.
 
-    Models that are not from a build of Enginery are not obsolete.
+    Models that do not come from a build of Enginery are left out.
     """
     others = [model for model in reversed(LOAD_ORDER) if model not in kept]
     configs = current_configs(repository, others)
@@ -167,15 +167,15 @@ def obsolete_models(repository: ServingRepository, kept: Collection[str]) -> tup
 
 
 def require_reads(clients: Sequence[TritonClient], repository: ServingRepository, build_id: str | None) -> None:
-    """Stop unless every server reads the repository. Nothing is left in it, and no server is changed.
+    """Check that every server reads the repository. Afterwards, the repository and the servers are as before.
 
     Args:
         clients: the servers.
-        repository: what they should read.
-        build_id: the build that it serves, for the error.
+        repository: the model repository that they should read.
+        build_id: the build in the repository, for the error.
 
     Raises:
-        RolloutError: when a server reads another repository, with what it serves and what the repository holds.
+        RolloutError: when a server reads another repository. It names the build of the server and of the repository.
     """
     if not repository.exists():
         remedy = "give the directory that the Triton server was started with"
@@ -201,7 +201,7 @@ def _lists(client: TritonClient, name: str) -> bool:
 
 def _other_repository(client: TritonClient, repository: ServingRepository, build_id: str | None) -> RolloutError:
     problem = (
-        f"this Triton server does not read {repository.where}: what is put there does not show in the server's index; "
+        f"this Triton server does not read {repository.where}: a new directory there is not in the server's index; "
         f"the server serves {serves(client)}, the repository holds {build_id or NOTHING}; nothing was changed"
     )
     remedy = "give the address of the model repository that this Triton server was started with"
@@ -209,7 +209,7 @@ def _other_repository(client: TritonClient, repository: ServingRepository, build
 
 
 def _is_loaded(client: TritonClient, model: str, config_text: str) -> bool:
-    """Whether a server serves the version and build that a configuration names."""
+    """Whether a server serves the version and the build that a configuration names."""
     version, label = served_version(config_text)
     return loaded_labels(client, [model]).get(model) == label and client.ready(model, version)
 
@@ -220,7 +220,7 @@ def _check(client: TritonClient, result: PromptResult) -> ServedAnswer:
     answer = got.removeprefix(result.prompt)  # a build may be configured to repeat the prompt
     if answer.strip() != result.got.strip():
         raise RolloutError(
-            f"answers differently than when it was checked: prompt {result.prompt!r}, "
+            f"answers differently than in its validation: prompt {result.prompt!r}, "
             f"recorded {result.got!r}, got {answer!r}",
             subject=client.url,
             remedy="compare the server's software with the build's; see the server's log",
@@ -229,7 +229,7 @@ def _check(client: TritonClient, result: PromptResult) -> ServedAnswer:
 
 
 def _max_tokens(result: PromptResult) -> int:
-    """As many tokens as were recorded, and one more for the end token if the engine ended the answer itself."""
+    """The tokens of the recorded answer, and one more for the end token if the engine ended the answer itself."""
     if result.tokens is None:
         return result.max_tokens or 1
     return result.tokens if result.finish == "length" else result.tokens + 1

@@ -1,6 +1,6 @@
-"""The model repository a Triton server reads, a directory or an S3 prefix, and how a build's files get there."""
+"""The model repository that a Triton server reads, a directory or an S3 prefix; copies the files of a build there."""
 
-# ruff: noqa: D102  what the methods of a repository do is said once, in `DirectoryRepository`
+# ruff: noqa: D102  the methods of both repositories are documented once, in `DirectoryRepository`
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,18 +18,18 @@ from enginery.triton.served import KEEP
 
 
 class DirectoryRepository:
-    """A model repository on a file system that the server also sees. Paths begin with the model's name."""
+    """A model repository on a file system that the server also sees. Paths in it begin with the model's name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.where = str(root)
 
     def exists(self) -> bool:
-        """Whether a server could read it; an S3 prefix always exists."""
+        """Whether the repository exists. An S3 prefix always exists."""
         return self.root.is_dir()
 
     def entries(self) -> set[tuple[str, str]]:
-        """Pairs of a model's name and the name of a file or directory directly below it."""
+        """Pairs: a model's name, and the name of a file or directory directly in the model's directory."""
         return {(path.parent.name, path.name) for path in self.root.glob("*/*")}
 
     def read(self, path: str) -> bytes | None:
@@ -41,12 +41,12 @@ class DirectoryRepository:
         """Write a small file atomically."""
         write_atomic(self.root / path, data)
 
-    def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
-        """Copy a file of the registry to this path."""
+    def copy(self, source: Prefix, record: FileRecord, path: str) -> None:
+        """Copy a file of a build in the registry to this path."""
         download_file(source, record.path, self.root / path, size=record.size, sha256=record.sha256)
 
     def remove(self, path: str) -> None:
-        """Remove a file or a whole directory, if it exists, and a model of which nothing is left."""
+        """Remove a file or a whole directory, if it exists. If the model's directory is then empty, remove it too."""
         remove_tree(self.root / path)
         model = self.root / path.split("/", maxsplit=1)[0]
         if model.is_dir() and not any(model.iterdir()):
@@ -54,11 +54,11 @@ class DirectoryRepository:
 
 
 class BucketRepository:
-    """A model repository in S3. Files of the same bucket are copied inside S3, unless `reads_copies` is set."""
+    """A model repository in S3. Files of the same bucket are copied inside S3, unless `check_copies` is set."""
 
-    def __init__(self, address: Address, *, reads_copies: bool = False) -> None:
+    def __init__(self, address: Address, *, check_copies: bool = False) -> None:
         self.prefix = Prefix(address, RolloutError)
-        self.reads_copies = reads_copies
+        self.check_copies = check_copies
         self.where = str(address)
 
     def exists(self) -> bool:
@@ -74,9 +74,9 @@ class BucketRepository:
     def write(self, path: str, data: bytes) -> None:
         self.prefix.put_bytes(path, data)
 
-    def bring(self, source: Prefix, record: FileRecord, path: str) -> None:
+    def copy(self, source: Prefix, record: FileRecord, path: str) -> None:
         own = self.prefix.address
-        if source.address.bucket == own.bucket and not self.reads_copies:
+        if source.address.bucket == own.bucket and not self.check_copies:
             bucket = Prefix(Address(own.bucket, ""), RolloutError)
             bucket.copy(source.address.key(record.path), own.key(path))
             return
@@ -93,13 +93,13 @@ class BucketRepository:
 ServingRepository = DirectoryRepository | BucketRepository
 
 
-def open_repository(location: str, *, reads_copies: bool = False) -> ServingRepository:
+def open_repository(location: str, *, check_copies: bool = False) -> ServingRepository:
     """The repository at an `s3://` address or in a directory.
 
-    With `reads_copies`, files that could be copied inside S3 are downloaded, compared with their SHA-256, and uploaded.
+    With `check_copies`, no file is copied inside S3. It is downloaded, compared with its SHA-256, and uploaded.
     """
     if location.startswith("s3://"):
-        return BucketRepository(Address.parse(location), reads_copies=reads_copies)
+        return BucketRepository(Address.parse(location), check_copies=check_copies)
     return DirectoryRepository(Path(location).expanduser().absolute())
 
 
@@ -119,8 +119,8 @@ class Placement(NamedTuple):
     """Where the files of a build go.
 
     Attributes:
-        files: those of the registry, with their paths in the model repository.
-        configs: the `config.pbtxt` of each model in the registry.
+        files: pairs: a file in the registry, and its path in the model repository.
+        configs: by model, its `config.pbtxt` in the registry.
     """
 
     files: tuple[tuple[FileRecord, str], ...]
@@ -128,10 +128,10 @@ class Placement(NamedTuple):
 
 
 def arrange(manifest: Manifest, version: int) -> Placement:
-    """Decide where each file of a build goes when it is served as `version`.
+    """Decide where each file of a build goes when the build is served as `version`.
 
     Raises:
-        RolloutError: when a file belongs to no version, so that builds would overwrite each other's.
+        RolloutError: when there is no ensemble, or a file is in no version directory: other builds would overwrite it.
     """
     files: list[tuple[FileRecord, str]] = []
     configs: dict[str, FileRecord] = {}
@@ -152,8 +152,8 @@ def arrange(manifest: Manifest, version: int) -> Placement:
 
 
 def place(repository: ServingRepository, source: Prefix, placement: Placement, version: int) -> None:
-    """Copy the files of a build except the configurations. Without those, servers do not see the new version."""
-    side_by_side(lambda file: repository.bring(source, *file), placement.files)
+    """Copy the files of a build except the configurations. Without these, servers do not see the new version."""
+    side_by_side(lambda file: repository.copy(source, *file), placement.files)
     filled = {path.split("/", maxsplit=1)[0] for _, path in placement.files}
     for model in sorted(placement.configs.keys() - filled):
         repository.write(f"{model}/{version}/{KEEP}", b"")
@@ -163,7 +163,7 @@ def read_configs(source: Prefix, placement: Placement) -> dict[str, str]:
     """The text of each model's configuration as it was published.
 
     Raises:
-        RolloutError: when one is missing in the registry, or differs from the manifest.
+        RolloutError: when a configuration is missing in the registry, or differs from the manifest.
     """
     found: dict[str, str] = {}
     for model, record in placement.configs.items():
@@ -176,6 +176,6 @@ def read_configs(source: Prefix, placement: Placement) -> dict[str, str]:
 
 
 def current_configs(repository: ServingRepository, models: Iterable[str]) -> dict[str, str]:
-    """The current configurations of those models that have one."""
+    """Model -> its current configuration in the repository; only models that have one."""
     found = {model: repository.read(f"{model}/{CONFIG}") for model in models}
     return {model: data.decode() for model, data in found.items() if data is not None}

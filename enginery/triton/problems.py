@@ -1,6 +1,6 @@
-"""Checks the serving options of a spec against the Triton backend of a release, while planning.
+"""Checks the serving options of a spec against the Triton backend of a release, when the plan is made.
 
-Problems are findings; notes tell the reader of a plan what was decided, and what is not known of the release.
+Problems are findings. Notes tell the reader of a plan which defaults are used, and what is not known about a release.
 """
 
 from collections.abc import Collection, Iterator
@@ -24,7 +24,7 @@ DECODING_MODES_SINCE = {
     "lookahead": "0.16.0",
     "eagle": "0.16.0",
 }
-"""The first release whose backend knows the mode. An unknown mode is ignored, with a line in the log."""
+"""The first release whose backend knows the mode. A backend ignores a mode that it does not know, and logs a line."""
 WINDOW_LISTS_SINCE = "0.13.0"
 LOOKAHEAD_SIZES = ("lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size")
 GUIDED = ("guided_decoding_backend", "xgrammar_tokenizer_info_path")
@@ -35,7 +35,7 @@ def serving_problems(serving: ServingOptions, release: str) -> list[Finding]:
     """Serving options that do not work with the release; each path begins with `serving.`.
 
     Raises:
-        UsageError: when the release is not a version, or older than all that is known.
+        UsageError: when the release is not a version, or older than every known release.
     """
     if not builds_engines(release):
         return []
@@ -52,8 +52,8 @@ def rollout_problems(rollout: Rollout | None, model_repository: str) -> list[Fin
     if rollout is None or not model_repository.startswith("s3://"):
         return []
     problem = (
-        f"Triton reads {model_repository} by copying it to a place with a new name each time, and TensorRT-LLM's "
-        "backend must be told the engine's path"
+        f"Triton copies {model_repository} to a local path that is new each time, but TensorRT-LLM's backend needs "
+        "the engine's path"
     )
     remedy = "give a directory that the server mounts at serving.mount"
     return [Finding("E175", "rollout.model_repository", problem, remedy)]
@@ -69,7 +69,7 @@ def tokenizer_problems(names: Collection[str]) -> list[Finding]:
 
 
 def set_fields(serving: ServingOptions) -> list[str]:
-    """The fields that are set and that only TensorRT-LLM's C++ backend reads. None of them has a default."""
+    """The fields that are set and that only TensorRT-LLM's C++ backend reads. Their default is None."""
     return [
         field
         for field, info in ServingOptions.model_fields.items()
@@ -78,10 +78,10 @@ def set_fields(serving: ServingOptions) -> list[str]:
 
 
 def serving_notes(serving: ServingOptions, release: str) -> list[str]:
-    """Notes on defaults that were chosen for the user, and on what is not known of the release.
+    """Notes on defaults that Enginery chooses, and on what is not known about the release.
 
     Raises:
-        UsageError: when the release is not a version, or older than all that is known.
+        UsageError: when the release is not a version, or older than every known release.
     """
     if not builds_engines(release):
         return []
@@ -89,9 +89,9 @@ def serving_notes(serving: ServingOptions, release: str) -> list[str]:
 
 
 def _unknown_fields(serving: ServingOptions, release: str) -> Iterator[Finding]:
-    there = _fields(release)
+    known = _fields(release)
     for field in set_fields(serving):
-        if field in there:
+        if field in known:
             continue
         had = [other for other in releases_read("templates", f"{MODELS[2]}/parameters") if field in _fields(other)]
         remedy = f"remove it, or use a release from {had[0]} to {had[-1]}" if had else "remove it"
@@ -108,7 +108,7 @@ def _unknown_fields(serving: ServingOptions, release: str) -> Iterator[Finding]:
 
 @cache
 def _fields(release: str) -> frozenset[str]:
-    """The spec's fields that the templates of a release have a parameter for."""
+    """The serving options of the spec that have a parameter in the templates of a release."""
     known = [found for model in MODELS if (found := template(release, model).value)]
     return frozenset(FIELDS.get(name, name) for one in known for name in (*one.placeholders, *one.parameters))
 
@@ -138,7 +138,7 @@ def _guided(serving: ServingOptions) -> Iterator[Finding]:
     given = [field for field in GUIDED if getattr(serving, field) is not None]
     if len(given) == 1:
         (missing,) = set(GUIDED) - set(given)
-        problem = f"without {missing} the backend passes guided decoding over"
+        problem = f"without {missing} the backend ignores guided decoding"
         yield Finding("E174", f"serving.{given[0]}", problem, f"set {missing} too, or remove it")
 
 
@@ -159,10 +159,10 @@ def _defaults(serving: ServingOptions, release: str) -> Iterator[str]:
 
 
 def _special_tokens(serving: ServingOptions, release: str) -> Iterator[str]:
-    """A note if the template adds no special tokens to a prompt, although validation does."""
+    """A note if the release's template adds no special tokens to a prompt, but validation does."""
     known = template(release, "preprocessing").value
     if serving.add_special_tokens is None and known and known.parameters.get(SPECIAL_TOKENS) == "False":
         yield (
-            f"serving.{SPECIAL_TOKENS} is false, as the template of {release} has it, while validation adds special"
-            " tokens: served answers may differ from the recorded ones, unless it is set to true"
+            f"serving.{SPECIAL_TOKENS} is false, as in the template of {release}, but validation adds special tokens:"
+            " served answers may differ from the recorded ones, unless it is set to true"
         )

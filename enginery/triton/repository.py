@@ -1,11 +1,11 @@
-"""Writes the model repository of the backend `onnxruntime`: five models around one engine of ONNX Runtime GenAI.
+"""Writes the model repository of backend `onnxruntime`: five models around one engine of ONNX Runtime GenAI.
 
-The repository contains no path: Triton tells each model where its files are. So it can be moved, copied and loaded from
-S3. Each `config.pbtxt` is made with Triton's own message and text format.
+The repository contains no path: Triton gives each model the path of its files. So the repository can be moved, copied
+and loaded from S3. Each `config.pbtxt` is written from Triton's own protobuf message.
 
 Tensor names, types and shapes are those of NVIDIA's model repository. `tensorrt_llm` also has `context_ids`, which
-streamed text needs. Inputs that this backend does not support (prompt tables, LoRA, drafts, guides) are left out:
-Triton or our models refuse them by name.
+streamed text needs. Inputs that this backend does not support (prompt tables, LoRA, draft tokens, guided decoding) are
+left out: Triton or our models refuse a request with them, and name the input.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,13 +36,13 @@ else:
 TOKENIZER_FILE = "tokenizer.json"
 WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
 MAX_BATCH_SIZE = 8
-"""The default if the spec sets none."""
+"""The default if the spec sets no `serving.max_batch_size`."""
 
 STRING, INT32, UINT64, FP32, BOOL = "TYPE_STRING", "TYPE_INT32", "TYPE_UINT64", "TYPE_FP32", "TYPE_BOOL"
 
 
 class Tensor(NamedTuple):
-    """An input or output: `shape` is without the batch, -1 is any length; `ragged` may differ within a batch."""
+    """An input or output. `shape` is without the batch; -1 is any length, which with `ragged` may vary in a batch."""
 
     name: str
     kind: str
@@ -103,7 +103,7 @@ OUTPUTS = {
     "ensemble": RESPONSE,
 }
 MODELS = tuple(INPUTS)
-"""The five, each after those that it calls."""
+"""The five models. Each comes after the models that it calls."""
 
 
 def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapping[str, str]) -> "ModelConfig":
@@ -111,9 +111,9 @@ def model_config(name: str, serving: ServingOptions, provider: str, labels: Mapp
 
     Args:
         name: one of `MODELS`.
-        serving: how it is to be served.
+        serving: the serving options of the spec.
         provider: `cpu` or `cuda`.
-        labels: written as parameters.
+        labels: parameters to write into the configuration.
     """
     config = model_config_pb2.ModelConfig(name=name, max_batch_size=serving.max_batch_size or MAX_BATCH_SIZE)
     add_tensors(config, INPUTS[name], OUTPUTS[name])
@@ -162,8 +162,8 @@ def write_model(destination: Path, config: "ModelConfig", module: str = "") -> P
 
     Args:
         destination: the model repository.
-        config: of the model.
-        module: where the model is in the archive of the served models, if not under its own name.
+        config: the configuration of the model.
+        module: the model's module in the archive of served models; the model's name when left out.
 
     Returns:
         The version directory, for the model's other files.
@@ -195,7 +195,7 @@ def _add_batching(config: "ModelConfig", name: str, serving: ServingOptions) -> 
     if name == "tensorrt_llm":
         config.dynamic_batching.max_queue_delay_microseconds = serving.max_queue_delay_microseconds
     elif name == "postprocessing":
-        config.dynamic_batching.preserve_ordering = True  # of the pieces of a stream, which several instances handle
+        config.dynamic_batching.preserve_ordering = True  # several instances handle the pieces of one stream
 
 
 def _parameters(name: str, serving: ServingOptions, provider: str) -> dict[str, str]:
@@ -209,12 +209,12 @@ def _parameters(name: str, serving: ServingOptions, provider: str) -> dict[str, 
 
 
 class RepositoryOptions(Frozen):
-    """How the engine is to be served.
+    """How to serve the engine.
 
     Attributes:
-        serving: what the spec says of it.
+        serving: the serving options of the spec.
         provider: what the engine runs on.
-        labels: written into every model's configuration as parameters.
+        labels: parameters to write into every model's configuration.
     """
 
     serving: ServingOptions = ServingOptions()
@@ -223,13 +223,13 @@ class RepositoryOptions(Frozen):
 
 
 def write_model_repository(destination: Path, *, engine: Path, weights: Path, options: RepositoryOptions) -> None:
-    """Write a model repository into `destination`; files of the engine are linked where that is possible.
+    """Write a model repository into `destination`; files of the engine are linked where possible.
 
     Args:
         destination: an empty or missing directory.
         engine: an ONNX Runtime GenAI engine.
-        weights: the model it was made from, for its tokenizer.
-        options: how it is to be served.
+        weights: the model that the engine was made from. Its tokenizer is used.
+        options: how to serve the engine.
 
     Raises:
         SourceError: when the model has no tokenizer in the `tokenizer.json` format.

@@ -1,4 +1,4 @@
-"""Rolls a build out to Triton servers, or rolls back to the build that served before.
+"""Rolls a build out to Triton servers, or rolls back to the previous build.
 
 The servers share one model repository. The files of the build go there as a new version. Each model's configuration is
 written just before the model is loaded, so a server that restarts at any moment finds a complete model.
@@ -60,11 +60,11 @@ class RolloutParameters(Frozen):
 
 
 def rollout(context: StepContext) -> Facts:
-    """The step function `rollout`: put the published build into service. Its input is `published`.
+    """The step function of stage `rollout`: put the published build into service. Its input is `published`.
 
     Raises:
-        RolloutError: when it fails; the previous build serves again, or the message says what does.
-        RegistryError: when a signature is required and no trusted key has signed the build; nothing was changed.
+        RolloutError: when it fails. The previous build serves again, or the message says what serves.
+        RegistryError: when a signature is required and no trusted key has signed the build. Nothing was changed.
     """
     parameters = RolloutParameters.model_validate(dict(context.parameters))
     published = context.inputs["published"]
@@ -79,7 +79,7 @@ def rollout(context: StepContext) -> Facts:
 
 
 def require_readable_policy(_parameters: Mapping[str, JsonValue]) -> None:
-    """Make sure that the trusted keys of a rollout can be read, before hours are spent on a build.
+    """Check that the trusted keys of a rollout can be read, before hours are spent on a build.
 
     Raises:
         UsageError: when they cannot be read.
@@ -88,7 +88,7 @@ def require_readable_policy(_parameters: Mapping[str, JsonValue]) -> None:
 
 
 def is_serving(step_parameters: Mapping[str, JsonValue]) -> bool:
-    """Whether every endpoint of a rollout step serves its build now; one that cannot be reached does not."""
+    """Whether every server of a rollout step serves the step's build now. False if a server cannot be reached."""
     parameters = RolloutParameters.model_validate(dict(step_parameters))
     try:
         return all(serving_build(endpoint) == parameters.build_id for endpoint in parameters.endpoints)
@@ -97,7 +97,7 @@ def is_serving(step_parameters: Mapping[str, JsonValue]) -> bool:
 
 
 def serving_build(url: str) -> str | None:
-    """The build that a server serves, or None if it serves none of Enginery's.
+    """The id of the build that a server serves; None if it serves no build of Enginery.
 
     Raises:
         RolloutError: when the server cannot be reached.
@@ -117,17 +117,17 @@ def roll_out_build(  # noqa: PLR0913, PLR0917  what, from where, to where, and u
 
     Args:
         manifest: the build.
-        registry: where its files are.
-        endpoints: the servers' HTTP addresses; they must be in explicit model-control mode.
-        model_repository: what those servers read, a directory or `s3://…`.
+        registry: the registry with the build's files.
+        endpoints: the servers' HTTP addresses; the servers must be in explicit model-control mode.
+        model_repository: the directory or `s3://…` that those servers read.
         log: takes progress lines.
-        policy: the trusted keys. If there are any, one must have signed the build, and each file is compared with what
-            was signed.
+        policy: the trusted keys. If there are any, one of them must have signed the build, and each file is compared
+            with the signed digests.
 
     Raises:
-        RolloutError: when it fails; the previous build serves again, or the message says what does. When a server does
-            not read this repository, nothing was changed.
-        RegistryError: when no trusted key has signed the build; nothing was changed.
+        RolloutError: when it fails. The previous build serves again, or the message says what serves. When a server
+            does not read this repository, nothing was changed.
+        RegistryError: when no trusted key has signed the build. Nothing was changed.
     """
     if policy.required:
         manifest = trusted_manifest(registry, manifest.model, manifest.build_id, policy)
@@ -135,35 +135,35 @@ def roll_out_build(  # noqa: PLR0913, PLR0917  what, from where, to where, and u
     clients = [TritonClient(endpoint) for endpoint in endpoints]
     for client in clients:
         client.require_ready()
-    repository = open_repository(model_repository, reads_copies=policy.required)
+    repository = open_repository(model_repository, check_copies=policy.required)
     source = registry.build_prefix(manifest.model, manifest.build_id)
     _require_loadable(manifest, source, repository)
     before = read_state(repository)
     require_reads(clients, repository, before.serving.build_id if before and before.serving else None)
-    attempt = _Rollout(manifest, source, repository, _settled(repository, log), clients, log)
+    attempt = _Rollout(manifest, source, repository, _undo_dead_rollout(repository, log), clients, log)
     return attempt.serve_again() or attempt.run()
 
 
 class RolledBack(NamedTuple):
-    """The result of a rollback: the build that serves now, and the id of the one that it replaced."""
+    """The result of a rollback: the build that serves now, and the id of the build that it replaced."""
 
     manifest: Manifest
-    left: str
+    replaced: str
     results: list[EndpointResult]
 
 
 def roll_back(registry: Registry, model_repository: str, endpoints: Sequence[str], log: Log) -> RolledBack:
-    """Roll out the build that served before the current one. Doing it twice restores the current one.
+    """Roll out the build that served before the current one. A second rollback restores the current one.
 
     Args:
-        registry: where that build is published.
-        model_repository: what the servers read, a directory or `s3://…`.
+        registry: the registry with the previous build.
+        model_repository: the directory or `s3://…` that the servers read.
         endpoints: the servers' HTTP addresses; if empty, those of the last rollout.
         log: takes progress lines.
 
     Raises:
-        RolloutError: when nothing served before, or the rollout fails.
-        RegistryError: when that build is no longer published.
+        RolloutError: when there is no previous build, or the rollout fails.
+        RegistryError: when the previous build is no longer published.
     """
     state = read_state(open_repository(model_repository))
     if state is None or state.serving is None:
@@ -180,21 +180,21 @@ def roll_back(registry: Registry, model_repository: str, endpoints: Sequence[str
 
 
 def _require_loadable(manifest: Manifest, source: Prefix, repository: ServingRepository) -> None:
-    """Stop when the build's backend needs the path of the engine, and the repository is in S3."""
+    """Raise an error if the build's backend needs the path of the engine, but the repository is in S3."""
     if not isinstance(repository, BucketRepository):
         return
     for model, text in read_configs(source, arrange(manifest, 1)).items():
         if backend_of(text) == ENGINE_BACKEND:
             raise RolloutError(
-                f"{manifest.build_id} cannot be served from S3: Triton copies {model} to a place with a new name each"
-                f" time, and its backend {ENGINE_BACKEND} must be told the engine's path; nothing was changed",
+                f"{manifest.build_id} cannot be served from S3: Triton copies {model} to a local path that is new each"
+                f" time, but its backend {ENGINE_BACKEND} needs the engine's path; nothing was changed",
                 subject=repository.where,
                 remedy="give a directory that the server mounts at serving.mount as the model repository",
             )
 
 
-def _settled(repository: ServingRepository, log: Log) -> RolloutState | None:
-    """The state of the repository, after a rollout that died has been undone."""
+def _undo_dead_rollout(repository: ServingRepository, log: Log) -> RolloutState | None:
+    """Undo the last rollout if it died, and return the state. Raises `RolloutError` while that rollout still runs."""
     state = read_state(repository)
     if state is None or state.phase == "done" or state.coming is None:
         return state
@@ -236,7 +236,7 @@ class _Rollout:
         )
 
     def serve_again(self) -> list[EndpointResult]:
-        """Load the build if the repository serves it already, as after a restart of a server; else an empty list."""
+        """Load the build if the repository holds it already, as after a restart of a server; else an empty list."""
         serving = self.state.serving
         if serving is None or serving.build_id != self.manifest.build_id:
             return []
@@ -268,7 +268,7 @@ class _Rollout:
         served = ServedBuild(self.manifest, self.repository, configs, self.version)
         self._record(phase="loading", since=datetime.now(UTC))
         results = [bring_up(client, served, self.log, partial(self._touch, client.url)) for client in self.clients]
-        for client, model in product(self.clients, self.obsolete):  # by now every endpoint answers without them
+        for client, model in product(self.clients, self.obsolete):  # the servers answer without these models now
             self._touch(client.url, model)
             client.unload(model)
             self.log(f"{client.url}: {model} is unloaded: {self.manifest.build_id} has no such model")
@@ -296,7 +296,7 @@ class _Rollout:
         ) from error
 
     def _finish(self) -> None:
-        """Record what serves, and remove the versions and models that no rollback needs."""
+        """Record which build serves, and remove the versions and models that no rollback needs."""
         before = self.state.serving
         self.state = self.state.ended()
         self._record(serving=Placed(build_id=self.manifest.build_id, version=self.version), previous=before)

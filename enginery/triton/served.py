@@ -1,4 +1,4 @@
-"""The Python models that Triton serves: their archive in a model repository, and their digest in step keys."""
+"""The Python models that Triton runs: writes their code into a model repository, and digests it for step keys."""
 
 from functools import cache
 from io import BytesIO
@@ -15,7 +15,7 @@ OF_LLM = ("__init__.py", "generation.py", "requests.py", "sampling.py", "text.py
 PACKAGE = "enginery_models"
 ARCHIVE = f"{PACKAGE}.zip"
 KEEP = ".keep"
-"""A file for the version directory of a model without files: Triton wants it, and S3 has no empty directories."""
+"""A file in the version directory of a model without files: Triton needs the directory, but S3 has no empty ones."""
 
 MODEL_CODE = """\
 \"\"\"Served by Triton; the code is in the archive beside it.\"\"\"
@@ -33,14 +33,14 @@ __all__ = ["TritonPythonModel"]
 
 @cache
 def served_models_digest(*, llm: bool = False) -> str:
-    """One SHA-256 of all sources, those of the LLM API or the others: a changed model makes another repository."""
+    """One SHA-256, for step keys, of the sources of the LLM API's model (`llm`) or of the other models."""
     return json_digest({name: file_digest(path) for name, path in _sources(llm=llm).items()})
 
 
 def served_archive(*, llm: bool) -> bytes:
-    """An archive that Python imports the sources from. The same sources give the same bytes.
+    """A zip archive of the sources that Python can import from. The same sources give the same bytes.
 
-    One file, because Triton asks S3 several times for every file of a model: many small ones would take seconds.
+    It is one file because Triton sends S3 several requests for every file: many small files would take seconds.
     """
     content = BytesIO()
     with ZipFile(content, "w") as archive:
@@ -54,7 +54,7 @@ def write_code(directory: Path, module: str) -> None:
 
     Args:
         directory: the version directory.
-        module: where the model is in the archive, such as `preprocessing`.
+        module: the model's module in the archive, such as `preprocessing`.
     """
     files.write_atomic(directory / "model.py", MODEL_CODE.format(archive=ARCHIVE, package=PACKAGE, module=module))
     files.write_atomic(directory / ARCHIVE, served_archive(llm=module.startswith("llm.")))

@@ -1,7 +1,7 @@
-"""The state of the rollouts of a model repository, and how a rollout that failed or died is undone.
+"""The state of a model repository's rollouts; undoes a rollout that failed or died.
 
-The state is a file in the model repository. It is written before each change, so the next rollout can undo one that
-died.
+The state is a file in the model repository. It is written before each change. So when a rollout dies, the next rollout
+can undo it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,16 +32,16 @@ class Placed(Frozen):
 
 
 class RolloutState(Frozen):
-    """The build that a model repository serves, and the rollout that is to replace it.
+    """The build that a model repository serves, and the rollout in progress, if there is one.
 
     Attributes:
         phase: the progress of the last rollout. If it is not `done` and `worker` does not run, the rollout died.
         serving: the build of the last rollout that succeeded; None before the first.
         previous: the build before that. Its files are kept, except those of models that `serving` does not have.
-        coming: the build that is being rolled out.
-        configs: the configurations before the rollout, by model, to restore them when it fails.
-        endpoints: the servers of the rollout.
-        touched: by server, the models that it was told to load; only these are undone there.
+        coming: the build that is being rolled out; None if no rollout is in progress.
+        configs: model -> its configuration before the rollout, to restore it when the rollout fails.
+        endpoints: the servers of the last rollout.
+        touched: server -> the models that it has loaded or unloaded in this rollout; only these are undone there.
         worker: the process of the rollout.
         since: when the phase began, UTC.
     """
@@ -58,7 +58,7 @@ class RolloutState(Frozen):
     since: datetime
 
     def ended(self) -> "RolloutState":
-        """The state without the rollout."""
+        """The state after the rollout has ended."""
         return self.model_copy(
             update={"phase": "done", "coming": None, "configs": {}, "touched": {}, "since": datetime.now(UTC)}
         )
@@ -68,7 +68,7 @@ def read_state(repository: ServingRepository) -> RolloutState | None:
     """Read the state, or return None before the first rollout.
 
     Raises:
-        RolloutError: when its file cannot be understood.
+        RolloutError: when the file of the state cannot be understood.
     """
     data = repository.read(STATE_FILE)
     if data is None:
@@ -86,9 +86,9 @@ def write_state(repository: ServingRepository, state: RolloutState) -> None:
 
 
 def undo(repository: ServingRepository, state: RolloutState) -> tuple[RolloutState, list[str]]:
-    """Undo a rollout, but only what it did: restore configurations, load the previous models, remove the new files.
+    """Undo a rollout's own changes: restore configurations, load the previous models, remove the new files.
 
-    Returns the state afterwards, and the problems with it.
+    Returns the state afterwards, and a sentence for each server where the previous models could not be loaded.
     """
     version = str(state.coming.version) if state.coming else ""
     for model in {model for model, name in repository.entries() if name == version} | state.configs.keys():
@@ -107,7 +107,7 @@ def undo(repository: ServingRepository, state: RolloutState) -> tuple[RolloutSta
 
 
 def what_serves(urls: Sequence[str], before: Placed | None) -> str:
-    """A clause that says what the servers really serve after the undo."""
+    """What the servers really serve after the undo, as text for a message."""
     try:
         clients = [TritonClient(url) for url in urls]
         labels = {label for client in clients for label in loaded_labels(client).values()}
@@ -119,7 +119,7 @@ def what_serves(urls: Sequence[str], before: Placed | None) -> str:
 
 
 def _restore(url: str, models: Sequence[str], repository: ServingRepository, state: RolloutState) -> list[str]:
-    """Undo the loads in one server, and load models of the previous build that are missing there; return problems."""
+    """Unload new models in one server, and load those of the previous build that are missing. Returns the problems."""
     client = TritonClient(url)
     try:
         for model in reversed(LOAD_ORDER):

@@ -278,7 +278,7 @@ def test_a_contradiction_between_the_spec_and_its_target_is_found() -> None:
         ({"paged_state": "disable"}, "build.paged_state: write false in place of disable"),
         ({"context_fmha": [1]}, "build.context_fmha: Input should be a valid boolean"),
         ({"lora_dir": ["here"]}, "build.lora_dir.0: must be an absolute path (given 'here')"),
-        ({"lora_dir": ["/{output}"]}, "build.lora_dir.0: must have no braces: they are placeholders"),
+        ({"lora_dir": ["/{output}"]}, "build.lora_dir.0: must have no braces: a recipe uses them"),
         ({"extra_args": ["--log_level", "{python}"]}, "build.extra_args.1: must have no braces"),
         ({"max_batch_sise": 1}, "build.max_batch_sise: unknown field; did you mean max_batch_size?"),
         ({"gemm_plugin": "bf16"}, "build.gemm_plugin: Input should be 'auto', 'float16'"),

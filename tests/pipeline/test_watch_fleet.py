@@ -67,9 +67,9 @@ def test_a_spec_watches_nothing_unless_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("releases", "mistake"),
     [
-        ({"within": "banana"}, "releases.within: 'banana' is no range of versions"),
+        ({"within": "banana"}, "releases.within: 'banana' is not a range of versions"),
         ({"targets": ["nowhere"]}, "releases.targets: nowhere not among the targets cpu-fp32, cpu-int4"),
-        ({"build_channel": "candidate"}, "build_channel and promote_to must be two channels"),
+        ({"build_channel": "candidate"}, "build_channel and promote_to must differ"),
         ({"gates": {"slower_percent": -1}}, "releases.gates.slower_percent"),
         ({"watches": True}, "releases.watches"),
     ],
@@ -90,7 +90,7 @@ def test_rebuilding_without_publishing_is_refused() -> None:
 
 
 def test_rebuilds_may_not_go_where_ordinary_builds_go() -> None:
-    with pytest.raises(SpecError, match="build_channel is publish.channel, rebuild"):
+    with pytest.raises(SpecError, match="build_channel must differ from publish.channel, rebuild"):
         parse_spec(spec_data(publish={"to": "s3://engines/test", "channel": "rebuild"}, releases={"watch": True}))
 
 

@@ -79,8 +79,8 @@ def test_cpu_is_a_target_without_a_gpu() -> None:
 
 
 def test_no_two_gpus_share_a_name() -> None:
-    names = [gpus._plain(name) for gpu in TABLE for name in {gpu.name, gpu.product}]
-    names_of = {gpus._plain(gpu.name): gpu for gpu in TABLE}
+    names = [gpus._normalized(name) for gpu in TABLE for name in {gpu.name, gpu.product}]
+    names_of = {gpus._normalized(gpu.name): gpu for gpu in TABLE}
     assert len(names_of) == len(TABLE)
     assert all(gpus.find(name) in TABLE for name in names)
     assert all(gpus.find(gpu.product) == gpus.find(gpu.name) == gpu for gpu in TABLE)

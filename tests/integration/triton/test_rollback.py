@@ -16,7 +16,7 @@ def test_the_build_before_serves_again_at_the_endpoints_of_the_last_rollout(site
     site.roll_out(site.publish(FIRST, "the first"))
     site.roll_out(site.publish(SECOND, "the second"))
     done = back(site)
-    assert (done.manifest.build_id, done.left) == (FIRST, SECOND)
+    assert (done.manifest.build_id, done.replaced) == (FIRST, SECOND)
     assert [result.endpoint for result in done.results] == [site.triton.url]
     assert serving_build(site.triton.url) == FIRST
     assert site.ask() == "the first"

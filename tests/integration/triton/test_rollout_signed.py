@@ -105,14 +105,14 @@ def test_a_configuration_that_was_changed_in_the_bucket_is_refused_without_a_pol
 def test_in_s3_what_is_copied_under_a_policy_is_compared_too(site: Site) -> None:
     manifest = site.publish(FIRST)
     flip(source_of(site, manifest), ANSWER_FILE)
-    repository = open_repository(f"{site.address}/serving", reads_copies=True)
+    repository = open_repository(f"{site.address}/serving", check_copies=True)
     with pytest.raises(EngineryError, match="holds other bytes than were recorded"):
         place(repository, source_of(site, manifest), arrange(manifest, 1), 1)
 
 
 def test_in_s3_what_is_copied_under_a_policy_arrives(site: Site) -> None:
     manifest = site.publish(FIRST)
-    repository = open_repository(f"{site.address}/serving", reads_copies=True)
+    repository = open_repository(f"{site.address}/serving", check_copies=True)
     placement = arrange(manifest, 3)
     place(repository, source_of(site, manifest), placement, 3)
     for record, path in placement.files:

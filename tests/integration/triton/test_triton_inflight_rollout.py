@@ -110,7 +110,7 @@ def test_an_engine_is_not_rolled_out_to_s3_and_nothing_is_changed(site: Site) ->
     manifest = published(site, FIRST)
     before = {info.path for info in site.registry.prefix.list()}
     with pytest.raises(
-        RolloutError, match=r"cannot be served from S3.*told the engine's path.*nothing was changed"
+        RolloutError, match=r"cannot be served from S3.*needs the engine's path.*nothing was changed"
     ) as met:
         roll_out_build(manifest, site.registry, [site.triton.url], f"{site.address}/serving/llama", site.lines.append)
     assert "mounts at serving.mount" in met.value.remedy
