@@ -15,7 +15,7 @@ from enginery.builds.manifest import Manifest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import Registry
 from enginery.registry.layout import channel_path, manifest_path
-from enginery.registry.resolving.compatibility import Host, distance, misfits
+from enginery.registry.resolving.compatibility import Host, gpu_match, misfits
 from enginery.registry.resolving.query import BuildQuery
 from enginery.registry.resolving.resolve import Candidate, NothingFits, SeveralFit, choose
 from enginery.spec import gpus
@@ -393,7 +393,7 @@ def test_nothing_nearer_is_passed_over(there: list[Manifest], host: Host) -> Non
     outcome = chosen_of(there, BuildQuery(model="llama"), host)
     if isinstance(outcome, Manifest):
         others = [build for build in there if runs(build, host) and build.validation.passed]
-        assert distance(outcome, host) == min(distance(build, host) for build in others)
+        assert gpu_match(outcome, host) == min(gpu_match(build, host) for build in others)
 
 
 @given(st.permutations(["a", "b", "c"]), st.sampled_from(["1.1.0", "1.2.1"]))
