@@ -164,7 +164,7 @@ class Manifest(Frozen):
         created: when it was published, UTC.
         enginery: the version of Enginery that published it.
         registry: the address it was first published to.
-        channel: the channel that pointed at it after it was published.
+        channel: the channel that the spec named when the build was published.
         files: every file of the build except this manifest, with paths relative to the build's prefix.
         steps: the records of all steps that made it; each step comes after its inputs.
         validation: the prompts with the answers of the engine.

@@ -104,7 +104,7 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     print(f"{pulled.model}/{pulled.build_id} is at {pulled.directory}: {size}")
     print(f"serve it with: tritonserver --model-repository={pulled.mount}")
     if pulled.rewritten:
-        note(f"{len(pulled.rewritten)} configurations name {pulled.mount}; use --mount if a server has another path")
+        note(f"{len(pulled.rewritten)} configurations name {pulled.mount}; give --mount if a server sees another path")
 
 
 @pull_app.command(short_help="Check every byte of a build, here or in the registry.")

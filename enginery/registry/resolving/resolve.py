@@ -137,7 +137,7 @@ def resolve(registry: PublishedBuilds, query: BuildQuery) -> Resolved:
     (manifest, pointer), misses = choose(_candidates(registry, query), query, host)
     warnings = fit_warnings(manifest, host)
     if gpu_match(manifest, host) == CPU_ONLY and misses:
-        warnings += (f"nothing for the GPU fits: {'; '.join(map(str, nearest(misses)))}",)
+        warnings += (f"no GPU build fits: {'; '.join(map(str, nearest(misses)))}",)
     uri = str(registry.build_prefix(manifest.model, manifest.build_id).address)
     return Resolved(manifest=manifest, uri=uri, pointer=pointer, warnings=warnings)
 

@@ -124,7 +124,7 @@ def test_only_the_cpu_build_fits_and_says_what_does_not(fleet: Registry) -> None
     resolved = fleet.resolve("llama", channel="stable", gpu="A10")
     assert resolved.build_id == "cpu-0123456789ab"
     assert resolved.warnings[0] == "it runs on the CPU, and leaves the A10 idle"
-    assert "nothing for the GPU fits: llama/h100-0123456789ab: built for compute capability 9.0" in resolved.warnings[1]
+    assert "no GPU build fits: llama/h100-0123456789ab: built for compute capability 9.0" in resolved.warnings[1]
 
 
 def test_several_that_fit_are_told_apart_by_the_options_that_differ(registry: Registry) -> None:
