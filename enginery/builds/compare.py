@@ -102,7 +102,7 @@ class Comparison(Frozen):
 def compare_builds(before: Manifest, after: Manifest) -> Comparison:
     """Compare two builds; nothing is read from the registry."""
     answers = tuple(_answers(before, after))
-    seconds = [round(sum(record.seconds for record in _made_by(one)), 3) for one in (before, after)]
+    seconds = [round(sum(record.seconds for record in _making_steps(one)), 3) for one in (before, after)]
     return Comparison(
         model=after.model,
         before=before.build_id,
@@ -119,11 +119,11 @@ def compare_builds(before: Manifest, after: Manifest) -> Comparison:
 
 def engine_bytes(manifest: Manifest) -> int:
     """The size of what the backend runs: the engine, else the checkpoint, else the model repository."""
-    made = [record.size for record in _made_by(manifest) if record.files]
+    made = [record.size for record in _making_steps(manifest) if record.files]
     return made[-1] if made else sum(file.size for file in manifest.model_files)
 
 
-def _made_by(manifest: Manifest) -> list[StepRecord]:
+def _making_steps(manifest: Manifest) -> list[StepRecord]:
     return [record for stage in MAKING if (record := manifest.step(stage)) is not None]
 
 
@@ -135,7 +135,7 @@ def _described(manifest: Manifest) -> dict[str, str]:
     if download is not None:
         origin = download.step.recipe.parameters
         described |= {f"source {name}": str(origin[name]) for name in ("location", "commit") if name in origin}
-    for record in _made_by(manifest):
+    for record in _making_steps(manifest):
         described |= {f"{record.step.stage.value} with {name}": value for name, value in record.toolchain.items()}
         if isinstance(record.step.recipe, Command):  # as one line, so that changed flags are seen
             described[f"{record.step.stage.value} command"] = " ".join(record.step.recipe.argv)

@@ -58,7 +58,7 @@ def run_demo(console: Console, load_flow: "Callable[[], Callable[..., BuildSumma
         EngineryError: when a part of the demo fails.
     """
     started = time.monotonic()
-    kept = services.status() is not None
+    were_running = services.status() is not None
     with Progress(console) as progress, ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
         progress.say("starting Prefect, S3 and Triton; the first time, making environments takes minutes")
         flow = threads.submit(load_flow)  # Prefect takes seconds to import
@@ -70,9 +70,9 @@ def run_demo(console: Console, load_flow: "Callable[[], Callable[..., BuildSumma
             answer = query_model(running.triton_url)
             good = EXPECTED in answer
             verdict = "[green]the answer is right[/]" if good else f"[red]the answer is wrong: no {EXPECTED!r} in it[/]"
-            _show(console, summary, running, answer, kept=kept)
+            _show(console, summary, running, answer, were_running=were_running)
             console.print(f"{verdict}, after {time.monotonic() - started:.0f} s")
-            progress.say("the services ran before and keep running" if kept else "stopping the services")
+            progress.say("the services ran before and keep running" if were_running else "stopping the services")
     return 0 if good else 1
 
 
@@ -154,15 +154,15 @@ class Progress:
         (self.say if important else self.detail)(line)
 
 
-def _show(console: Console, summary: "BuildSummary", running: Services, answer: str, *, kept: bool) -> None:
+def _show(console: Console, summary: "BuildSummary", running: Services, answer: str, *, were_running: bool) -> None:
     console.print(outcomes_table(summary.steps))
     console.print(f"[bold]{summary.sentence}[/]")
     for address in summary.published:
         console.print(f"  published  {address}", markup=False)
-    if kept and summary.run_url:
+    if were_running and summary.run_url:
         console.print(f"  Prefect    {summary.run_url}", markup=False)
     curl = f"curl -X POST {running.triton_url}{GENERATE} -d '{BODY}'"
     console.print(Panel(answer.strip(), title="How do I count to nine in French?", title_align="left", expand=False))
-    console.print("Ask again:" if kept else "Ask again, after `enginery dev up` has printed Triton's new address:")
+    console.print("Ask again:" if were_running else "Ask again, after `enginery dev up` has printed its address:")
     console.print(f"  {curl}", markup=False, soft_wrap=True)
     console.print("Next:", NEXT, sep="\n", markup=False)
