@@ -1,7 +1,7 @@
-"""What a finished build is: its manifest, the validation it passed, where it came from, and its signatures.
+"""The parts of a finished build: its manifest, the validation that it passed, its lineage, and its signatures.
 
-The manifest alone is enough to check every byte, to rebuild, and to decide whether an engine runs on a machine. This
-room needs no network: it works with a manifest or a pulled directory.
+The manifest alone is enough to check every byte, to build again, and to decide whether an engine runs on a machine.
+This room needs no network: it works with a manifest or a pulled directory.
 
     manifest = read_manifest(Path("manifest.json").read_bytes())
     print(lineage_tree(manifest))

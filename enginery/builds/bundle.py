@@ -1,7 +1,7 @@
-"""Signatures in the format of OpenSSF's model-signing: made from known digests, and checked against trusted keys.
+"""Signatures in the format of OpenSSF's model-signing: makes them from known digests, and checks them.
 
-A signature covers the manifest byte for byte, and each file that the manifest names by its digest. model-signing is
-optional, an extra of the installation. It imports all of sigstore, which takes a second.
+A signature covers the digest of the manifest and the digest of each file that the manifest names. The package
+model-signing is an optional extra of the installation. It imports all of sigstore, which takes a second.
 """
 
 import json
@@ -30,27 +30,27 @@ else:
     hashes = late("model_signing._hashing.hashing")
 
 SHOWN = 3
-"""Problems and files that an error names."""
+"""The largest number of problems, and of files, that an error names."""
 IGNORED = ("signatures",)
-"""What model-signing's own tool must ignore when it verifies a directory: the signatures themselves."""
+"""The directories that model-signing's own tool must ignore when it verifies a build: the signatures themselves."""
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""What model-signing raises for bytes that are not a signature in its format."""
+"""The errors that model-signing raises for bytes that are not a signature in its format."""
 
 
 class SignatureFile(NamedTuple):
-    """A signature beside a build: its path relative to the build, and its bytes."""
+    """A signature of a build: its path relative to the build, and its bytes."""
 
     path: str
     data: bytes
 
 
 class SignatureClaim(NamedTuple):
-    """What a signature claims; it must not be trusted before the signature is verified.
+    """The content of a signature. It must not be trusted before the signature is verified.
 
     Attributes:
-        fingerprint: that of the key it names; empty when it names none.
-        digests: the files it covers: paths -> SHA-256.
+        fingerprint: the fingerprint of the key that the signature names; empty when it names none.
+        digests: the files that the signature covers: path -> SHA-256.
     """
 
     fingerprint: str
@@ -64,12 +64,12 @@ def require_trusted(
 
     Args:
         manifest_json: the manifest's bytes, as they were read.
-        signatures: the signatures beside it.
+        signatures: the signatures beside the manifest.
         policy: the trusted keys; with none, no signature is required and None is returned.
-        subject: names the manifest in messages.
+        subject: the manifest's name in errors.
 
     Raises:
-        RegistryError: when there is none; says what is wrong with each signature.
+        RegistryError: when no signature is good; says what is wrong with each of them.
     """
     if not policy.required:
         return None
@@ -84,37 +84,37 @@ def require_trusted(
 
 
 def signed_digests(manifest: Manifest, manifest_json: bytes) -> dict[str, str]:
-    """What a signature of a build covers: path -> SHA-256 of every file and of the manifest itself."""
+    """The digests that a signature of a build covers: path -> SHA-256 of every file and of the manifest."""
     return {**{file.path: file.sha256 for file in manifest.files}, MANIFEST: bytes_digest(manifest_json)}
 
 
 def make_bundle(name: str, digests: Mapping[str, str], key: SigningKey) -> bytes:
-    """Sign these files; `name` tells people what they are."""
-    # The annotation says str, but the library passes the password on to cryptography, which takes bytes.
+    """Sign these digests with `key`; `name` is the name of the build in the signature."""
+    # The library's annotation says str, but it passes the password on to cryptography, which takes bytes.
     password: Any = key.password.encode() if key.password else None
     with TemporaryDirectory(prefix="enginery-") as scratch:
         made = Path(scratch) / "signature"
         signer = signing.Config().use_elliptic_key_signer(private_key=key.path, password=password)
-        signer.set_hashing_config(_known(digests)).sign(name, made)
+        signer.set_hashing_config(_hashing_config(digests)).sign(name, made)
         return made.read_bytes()
 
 
 def verifies(bundle: bytes, key: TrustedKey, digests: Mapping[str, str]) -> bool:
-    """Whether the signature is by this key and covers exactly these files with these digests."""
+    """Whether `key` made the signature, and it covers exactly these files with these digests."""
     with TemporaryDirectory(prefix="enginery-") as scratch:
         signature, public = Path(scratch) / "signature", Path(scratch) / "key"
         signature.write_bytes(bundle)
         public.write_bytes(key.pem)
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public)
         try:
-            verifier.set_hashing_config(_known(digests)).verify("build", signature)
+            verifier.set_hashing_config(_hashing_config(digests)).verify("build", signature)
         except (cryptography_exceptions.InvalidSignature, *UNREADABLE):
             return False
     return True
 
 
 def read_claim(bundle: bytes) -> SignatureClaim | None:
-    """What a signature claims; None when the bytes are not a whole signature."""
+    """Read a signature without verifying it; None when the bytes are not a whole signature."""
     try:
         plain = json.loads(bundle)
         statement = json.loads(b64decode(plain["dsseEnvelope"]["payload"], validate=True))
@@ -125,22 +125,22 @@ def read_claim(bundle: bytes) -> SignatureClaim | None:
 
 
 def _problem(signature: SignatureFile, policy: Policy, digests: Mapping[str, str]) -> tuple[int, str] | None:
-    """How grave a problem with a signature is, and what it is; None when the signature is good."""
+    """How grave the problem of a signature is (3 is the worst), and the problem; None when the signature is good."""
     claim = read_claim(signature.data)
     if claim is None:
         return (1, f"{signature.path} is not a whole signature")
     key = policy.key(claim.fingerprint)
     if key is None:
-        return (0, f"it is signed by another key: {short(claim.fingerprint) or 'one it does not name'}")
+        return (0, f"it is signed by another key: {short(claim.fingerprint) or 'one that it does not name'}")
     if verifies(signature.data, key, digests):
         return None
     if verifies(signature.data, key, claim.digests):
-        return (3, f"what {short(key.fingerprint)} signed is other than {_different(claim.digests, digests)}")
-    return (2, f"{signature.path} was altered: it is not by the key that it names, {short(key.fingerprint)}")
+        return (3, f"the signature by {short(key.fingerprint)} does not match {_different(claim.digests, digests)}")
+    return (2, f"{signature.path} was altered: the key that it names, {short(key.fingerprint)}, did not make it")
 
 
 def _different(signed: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """The files that differ from what was signed; the manifest only if no other file does, as it changes with each."""
+    """The files that differ from what was signed. The manifest is only named when no other file differs."""
     paths = sorted(path for path in signed.keys() | found.keys() if signed.get(path) != found.get(path))
     files = [path for path in paths if path != MANIFEST] or paths
     return f"{first_of(files, SHOWN)} here"
@@ -157,8 +157,8 @@ def _refused(problems: Iterable[tuple[int, str]], policy: Policy, subject: str) 
     return RegistryError(problem, subject=subject, remedy=remedy)
 
 
-def _known(digests: Mapping[str, str]) -> "hashing.Config":
-    """A configuration with which model-signing takes these digests, and reads no file of a directory again."""
+def _hashing_config(digests: Mapping[str, str]) -> "hashing.Config":
+    """A configuration with which model-signing uses these digests and does not read the files."""
 
     def known_digests(model_path: "hashing.PathLike", **_: Any) -> "manifest.Manifest":
         how = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": list(IGNORED)}

@@ -1,4 +1,4 @@
-"""Compares two builds of one model by their manifests: what they are made from, answers, speed, size and build time."""
+"""Compares two builds of one model by their manifests: their origin, answers, speed, size and build time."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -9,13 +9,13 @@ from enginery.core.model import Frozen
 from enginery.store import Command, Stage, StepRecord
 
 MAKING = (Stage.CONVERT, Stage.BUILD)
-"""The stages that make what is served, and whose time is compared."""
+"""The stages that make the checkpoint and the engine. Their time is compared."""
 
 Said = Literal["same", "different", "only before", "only after"]
 
 
 class Change(Frozen):
-    """A fact that differs between the builds; the text is empty for a build without it."""
+    """A fact that differs between the builds; `before` or `after` is empty if that build does not have it."""
 
     name: str
     before: str
@@ -30,8 +30,8 @@ class AnswerChange(Frozen):
         said: whether the answers are the same, or which build alone has one.
         before: the answer of the first build.
         after: the answer of the second build.
-        was_right: whether the first build answered as its spec expects; None when it has no answer.
-        is_right: the same of the second.
+        was_right: whether the first build's answer is as its spec expects; None when it has no answer.
+        is_right: the same for the second build.
     """
 
     prompt: str
@@ -55,26 +55,26 @@ class Figure(Frozen):
 
     @property
     def percent(self) -> float | None:
-        """By how many percent the second is larger than the first, below zero for smaller; None without both."""
+        """The change from the first number to the second in percent; None when it cannot be computed."""
         if not self.before or self.after is None:
             return None
         return 100.0 * (self.after - self.before) / self.before
 
 
 class Comparison(Frozen):
-    """What differs between two builds.
+    """The differences between two builds.
 
     Attributes:
-        model: the model of the second.
+        model: the model of the second build.
         before: the id of the first build.
         after: the id of the second build.
         changes: facts that differ: the target, the source, toolchains and commands.
-        answers: every prompt that one of them has an answer to.
-        tokens_per_second: of all answers together, as the validations measured it.
+        answers: every prompt to which at least one of them has an answer.
+        tokens_per_second: the speed over all answers, as the validations measured it.
         engine_bytes: the size of what the backend runs.
         build_bytes: the size of all published files.
-        making_seconds: the time that converting and building took.
-        notes: why the numbers may not be comparable.
+        making_seconds: the time of the convert and build steps.
+        notes: reasons why the numbers may not be comparable, in words.
     """
 
     model: str
@@ -90,7 +90,7 @@ class Comparison(Frozen):
 
     @property
     def different_answers(self) -> tuple[AnswerChange, ...]:
-        """The prompts whose answers differ, or that only one build has an answer to."""
+        """The prompts whose answers differ, or to which only one build has an answer."""
         return tuple(answer for answer in self.answers if answer.said != "same")
 
     @property
@@ -102,7 +102,7 @@ class Comparison(Frozen):
 def compare_builds(before: Manifest, after: Manifest) -> Comparison:
     """Compare two builds; nothing is read from the registry."""
     answers = tuple(_answers(before, after))
-    seconds = [round(sum(record.seconds for record in _made_by(one)), 3) for one in (before, after)]
+    seconds = [round(sum(record.seconds for record in _making_steps(one)), 3) for one in (before, after)]
     return Comparison(
         model=after.model,
         before=before.build_id,
@@ -119,11 +119,11 @@ def compare_builds(before: Manifest, after: Manifest) -> Comparison:
 
 def engine_bytes(manifest: Manifest) -> int:
     """The size of what the backend runs: the engine, else the checkpoint, else the model repository."""
-    made = [record.size for record in _made_by(manifest) if record.files]
+    made = [record.size for record in _making_steps(manifest) if record.files]
     return made[-1] if made else sum(file.size for file in manifest.model_files)
 
 
-def _made_by(manifest: Manifest) -> list[StepRecord]:
+def _making_steps(manifest: Manifest) -> list[StepRecord]:
     return [record for stage in MAKING if (record := manifest.step(stage)) is not None]
 
 
@@ -135,9 +135,9 @@ def _described(manifest: Manifest) -> dict[str, str]:
     if download is not None:
         origin = download.step.recipe.parameters
         described |= {f"source {name}": str(origin[name]) for name in ("location", "commit") if name in origin}
-    for record in _made_by(manifest):
+    for record in _making_steps(manifest):
         described |= {f"{record.step.stage.value} with {name}": value for name, value in record.toolchain.items()}
-        if isinstance(record.step.recipe, Command):  # in one line, so that changed flags show
+        if isinstance(record.step.recipe, Command):  # as one line, so that changed flags are seen
             described[f"{record.step.stage.value} command"] = " ".join(record.step.recipe.argv)
     return described | {"enginery": manifest.enginery}
 
@@ -174,7 +174,7 @@ def _answer(prompt: str, old: PromptResult | None, new: PromptResult | None) -> 
 
 def _notes(before: Manifest, after: Manifest, answers: Iterable[AnswerChange]) -> Iterable[str]:
     if any(answer.said.startswith("only") for answer in answers):
-        yield "they were not asked the same prompts, so speeds and answers compare only in part"
+        yield "they were not asked the same prompts, so only a part of speeds and answers can be compared"
     old, new = (record.host if (record := one.step(Stage.VALIDATE)) else "" for one in (before, after))
     if old != new:
         yield f"their speeds were measured on different machines: {old or 'unknown'} and {new or 'unknown'}"

@@ -1,6 +1,6 @@
 """Elliptic-curve keys in PEM files: the private key that signs builds, and the public keys that are trusted.
 
-A key's fingerprint is the SHA-256 of its public half as PEM: what `sha256sum key.pub.pem` prints.
+A key's fingerprint is the SHA-256 of its public key in PEM, as `sha256sum key.pub.pem` prints it.
 """
 
 import os
@@ -28,7 +28,7 @@ SHOWN_DIGITS = 16
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 TRUSTED_KEYS = "ENGINERY_TRUSTED_KEYS"
 ENDINGS = (".pem", ".pub")
-"""Files of a directory with these endings are keys."""
+"""In a directory of keys, the files with these endings are read."""
 MAKE_A_KEY = "make a key with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 
 
@@ -38,8 +38,8 @@ class SigningKey:
 
     Attributes:
         path: its PEM file.
-        fingerprint: of its public half, 64 hex digits.
-        password: the password of the file; None when it is not encrypted.
+        fingerprint: the fingerprint of its public key, 64 hex digits.
+        password: the password of the file; None when the file is not encrypted.
     """
 
     path: Path
@@ -48,16 +48,16 @@ class SigningKey:
 
     @classmethod
     def from_environment(cls) -> "SigningKey | None":
-        """What `read` makes of the key that `ENGINERY_SIGNING_KEY` names; None when that is not set."""
+        """Read the key that `ENGINERY_SIGNING_KEY` names; None when the variable is not set."""
         path = os.environ.get(SIGNING_KEY)
         return cls.read(Path(path)) if path else None
 
     @classmethod
     def read(cls, path: Path) -> "SigningKey":
-        """Open a private key, with the password in `ENGINERY_SIGNING_KEY_PASSWORD` if it is encrypted.
+        """Read a private key, with the password in `ENGINERY_SIGNING_KEY_PASSWORD` if it is encrypted.
 
         Raises:
-            UsageError: when it cannot be read, is not a private elliptic-curve key, or the password is wrong.
+            UsageError: when the file cannot be read, is not a private elliptic-curve key, or the password is wrong.
         """
         _require_packages()
         password = os.environ.get(SIGNING_KEY_PASSWORD) or None
@@ -72,7 +72,7 @@ class TrustedKey:
     Attributes:
         path: its PEM file.
         fingerprint: 64 hex digits.
-        pem: the key itself.
+        pem: the key in PEM.
     """
 
     path: Path
@@ -84,7 +84,7 @@ class TrustedKey:
         """Read a public key.
 
         Raises:
-            UsageError: when it cannot be read or is not a public elliptic-curve key.
+            UsageError: when the file cannot be read or is not a public elliptic-curve key.
         """
         _require_packages()
         pem = _pem(_open_public(path, _read(path)))
@@ -93,21 +93,21 @@ class TrustedKey:
 
 @dataclass(frozen=True)
 class Policy:
-    """The trusted keys. If there are any, one of them must have signed a build; with none, nothing is required."""
+    """The trusted keys. One of them must have signed a build. Without any key, no signature is required."""
 
     keys: tuple[TrustedKey, ...] = ()
 
     @classmethod
     def chosen(cls, option: str | None = None) -> "Policy":
-        """What `read` makes of a command's option; without the option, of `ENGINERY_TRUSTED_KEYS`."""
+        """Read the keys that a command's option names; without the option, those of `ENGINERY_TRUSTED_KEYS`."""
         return cls.read(os.environ.get(TRUSTED_KEYS) if option is None else option)
 
     @classmethod
     def read(cls, places: str | None) -> "Policy":
-        """Read the keys in files or directories, separated by colons; None requires nothing.
+        """Read the keys in files or directories, separated by colons; for None, no signature is required.
 
         Raises:
-            UsageError: when there are no keys, or one cannot be used: a policy is never weaker than it looks.
+            UsageError: when no keys are found, or a key cannot be used; no key is skipped.
         """
         if places is None:
             return cls()
@@ -124,7 +124,7 @@ class Policy:
 
     @property
     def shown(self) -> str:
-        """The trusted keys, for messages."""
+        """The trusted keys, for errors."""
         return ", ".join(f"{short(key.fingerprint)} ({key.path.name})" for key in self.keys)
 
     def key(self, fingerprint: str) -> TrustedKey | None:
@@ -133,7 +133,7 @@ class Policy:
 
 
 def short(fingerprint: str) -> str:
-    """A fingerprint, shortened for messages and file names."""
+    """A fingerprint, shortened for errors and file names."""
     return fingerprint[:SHOWN_DIGITS]
 
 
@@ -168,12 +168,12 @@ def _open_private(path: Path, data: bytes, password: str | None) -> "ec.Elliptic
 
 def _cannot_open(error: Exception, password: str | None) -> tuple[str, str]:
     """What is wrong with a private key, and the remedy."""
-    if isinstance(error, TypeError):  # raised for a missing password and for one that is not needed
+    if isinstance(error, TypeError):  # raised for a missing password, and for a password that is not needed
         if password is None:
             return "is encrypted, and no password is given", f"set {SIGNING_KEY_PASSWORD}"
         return "is not encrypted, but a password is given", f"unset {SIGNING_KEY_PASSWORD}, or encrypt the key"
     if password:
-        return "cannot be opened: the password is wrong, or it is no key", f"correct {SIGNING_KEY_PASSWORD}"
+        return "cannot be opened: the password is wrong, or the file is no key", f"correct {SIGNING_KEY_PASSWORD}"
     return "is not a private key in PEM", MAKE_A_KEY
 
 
@@ -181,7 +181,7 @@ def _open_public(path: Path, data: bytes) -> "ec.EllipticCurvePublicKey":
     make = f"make the public key with: openssl pkey -in key.pem -pubout -out {path.name}"
     if b"PRIVATE KEY" in data:
         problem = "is a private key where a public one belongs"
-        raise UsageError(problem, subject=str(path), remedy=f"{make}; and keep the private key from those who verify")
+        raise UsageError(problem, subject=str(path), remedy=f"{make}; do not give the private key to those who verify")
     try:
         key = serialization.load_pem_public_key(data)
     except (ValueError, cryptography_exceptions.UnsupportedAlgorithm) as error:
@@ -192,7 +192,7 @@ def _open_public(path: Path, data: bytes) -> "ec.EllipticCurvePublicKey":
 
 
 def _unfit(path: Path, key: object) -> UsageError:
-    """The error for a key of another kind, or on a curve with which no signatures are made."""
+    """The error for a key of another kind, or on a curve that signatures cannot use."""
     problem = "is not an elliptic-curve key"
     if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
         problem = f"is a key on the curve {key.curve.name}; signatures are made with {', '.join(CURVES.values())}"
@@ -209,5 +209,5 @@ def _files(place: Path) -> list[Path]:
     found = sorted(file for file in place.iterdir() if file.suffix in ENDINGS and file.is_file())
     if not found:
         problem = f"this directory holds no keys ({' or '.join(f'*{ending}' for ending in ENDINGS)})"
-        raise UsageError(problem, subject=str(place), remedy="put the public keys there that are to be trusted")
+        raise UsageError(problem, subject=str(place), remedy="put the trusted public keys into it")
     return found

@@ -1,4 +1,4 @@
-"""Where a published build came from, from its manifest alone: the source, the steps, and what they ran."""
+"""The lineage of a published build, read from its manifest alone: the source, the steps, and their commands."""
 
 from typing import TYPE_CHECKING
 
@@ -18,15 +18,15 @@ else:
 
 KEY_DIGITS = 12
 JSON_FIELDS = {"key", "label", "started", "seconds", "host", "toolchain", "commands", "facts", "files", "enginery"}
-"""Fields of a step's record in the JSON."""
+"""The fields of a step's record that the JSON shows."""
 MAIN_PACKAGES = ("python", "onnxruntime", "tensorrt", "torch", "transformers", "nvidia-modelopt")
-"""Packages of a toolchain that decide about the engine, by the beginnings of their names."""
+"""The beginnings of the names of packages that have the most influence on the engine."""
 ORIGIN = {"kind", "location", "commit"}
 """Parameters of a download step that say where the weights came from."""
 
 
 def lineage_json(manifest: Manifest) -> dict[str, JsonValue]:
-    """The steps for scripts: each with its inputs, commands, toolchain, host, seconds and files."""
+    """The lineage for scripts: each step with its inputs, commands, toolchain, host, seconds and files."""
     return {
         "model": manifest.model,
         "build_id": manifest.build_id,
@@ -42,7 +42,7 @@ def lineage_json(manifest: Manifest) -> dict[str, JsonValue]:
 
 
 def lineage_tree(manifest: Manifest) -> "Tree":
-    """The steps for people, as a tree from the build back to the source."""
+    """The lineage for people: a tree of steps from the build back to the source."""
     tree = trees.Tree(f"[bold]{markup.escape(manifest.model)}/{markup.escape(manifest.build_id)}[/]")
     for line in _build_lines(manifest):
         tree.add(markup.escape(line))
@@ -51,7 +51,7 @@ def lineage_tree(manifest: Manifest) -> "Tree":
     shown: set[str] = set()
     for record in manifest.steps:
         if record.key not in used:
-            _grow(tree, record, by_key, shown)
+            _add_step(tree, record, by_key, shown)
     return tree
 
 
@@ -68,8 +68,8 @@ def _build_lines(manifest: Manifest) -> list[str]:
     ]
 
 
-def _grow(tree: "Tree", record: StepRecord, by_key: dict[str, StepRecord], shown: set[str]) -> None:
-    """Add a step to the tree, and below it the steps it comes from; a step is described only once."""
+def _add_step(tree: "Tree", record: StepRecord, by_key: dict[str, StepRecord], shown: set[str]) -> None:
+    """Add a step to the tree, and below it the steps that made its inputs; a step is described only once."""
     branch = tree.add(f"[bold]{markup.escape(record.label)}[/] {record.key[:KEY_DIGITS]}")
     if record.key in shown:
         branch.add("(as above)")
@@ -79,7 +79,7 @@ def _grow(tree: "Tree", record: StepRecord, by_key: dict[str, StepRecord], shown
         branch.add(markup.escape(line))
     for name, key in record.step.inputs.items():
         if key in by_key:
-            _grow(branch, by_key[key], by_key, shown)
+            _add_step(branch, by_key[key], by_key, shown)
         else:
             branch.add(markup.escape(f"{name} {key[:KEY_DIGITS]}: not recorded"))
 
@@ -97,7 +97,7 @@ def _step_lines(record: StepRecord) -> list[str]:
 
 
 def _toolchain_line(record: StepRecord) -> str:
-    """The packages that decide about the engine; the JSON has all of them."""
+    """One line with the main packages; the JSON has all of them."""
     main = [f"{name} {value}" for name, value in record.toolchain.items() if name.startswith(MAIN_PACKAGES)]
     others = len(record.toolchain) - len(main)
     return f"with {', '.join(main)} and {others} other packages"

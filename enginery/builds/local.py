@@ -1,13 +1,13 @@
-"""Builds in local directories: the directory that a pull fills, and the note beside a pulled manifest.
+"""Builds in local directories: the directory that a pull fills, and the note that it writes beside the manifest.
 
-    DIR/builds/<build id>/…                          a build as it is in the registry, with pulled.json
-    DIR/current -> builds/<build id>                 replaced in one step: the moment in which a build appears
-    DIR/previous -> builds/<build id>                the one before, which a running server may still read
-    DIR/model_repository -> current/model_repository what a Triton server is given
+    DIR/builds/<build id>/…                          a build as it is in the registry, with the note pulled.json
+    DIR/current -> builds/<build id>                 the current build; a pull replaces this link in one step
+    DIR/previous -> builds/<build id>                the build before, which a running server may still read
+    DIR/model_repository -> current/model_repository the path for a Triton server
     DIR/manifest.json -> current/manifest.json
-    DIR/.enginery/                                   the lock, remembered digests, builds that are not whole yet
+    DIR/.enginery/                                   the lock, remembered digests, builds that are not complete yet
 
-So DIR itself can be a mount point, which could not be renamed.
+Only links inside DIR are replaced, so DIR itself can be a mount point, which cannot be renamed.
 """
 
 import os
@@ -35,37 +35,37 @@ from enginery.store import FileRecord
 NOTE = "pulled.json"
 NOTE_SCHEMA = 1
 CONFIG_PARTS = 3
-"""The parts of `model_repository/<model>/config.pbtxt`."""
+"""The number of parts of the path `model_repository/<model>/config.pbtxt`."""
 BUILDS = "builds"
 CURRENT = "current"
 PREVIOUS = "previous"
 LINKS = {name: f"{CURRENT}/{name}" for name in (MODEL_REPOSITORY, MANIFEST)}
 STATE = ".enginery"
 HARMLESS = {"lost+found"}
-"""Names that an empty file system may have."""
+"""Names that may be in a directory which counts as empty: a new file system has them."""
 SHOWN = 3
 BLOCK = 512
-"""Bytes in the unit of `st_blocks`."""
+"""The bytes of one block as `st_blocks` counts them."""
 
 
 class Rewritten(FileRecord):
-    """A configuration that was changed to name the local path of its files; `published` is its published SHA-256."""
+    """A model configuration that a pull has changed. `published` is the SHA-256 of the file in the registry."""
 
     published: str
 
 
 class PulledNote(Frozen):
-    """Where a pulled build came from, and which of its files are not as published.
+    """The note of a pull: where the build came from, and which of its files are not as published.
 
     Attributes:
-        registry: the address it came from.
-        channel: the channel it was found by, if any.
-        mount: where a server sees the model repository.
+        registry: the address of the registry.
+        channel: the channel that led to the build, if any.
+        mount: the path at which a server sees the model repository.
         manifest: the SHA-256 of the manifest's bytes.
-        pulled: when, UTC.
+        pulled: when it was pulled, UTC.
         enginery: the version of Enginery that pulled it.
-        rewritten: the files that are not as published.
-        beside: files beside the build that its manifest does not name, such as a signature.
+        rewritten: the model configurations that the pull has changed.
+        beside: files that the pull has added and the manifest does not name, such as a signature.
     """
 
     schema_version: int = NOTE_SCHEMA
@@ -87,7 +87,7 @@ class LocalBuild(NamedTuple):
     Attributes:
         directory: the directory.
         manifest: the build's manifest.
-        note: the note of the pull; None for a plain copy of a build, such as `aws s3 sync` makes.
+        note: the note of the pull; None for a plain copy of a build, as made with `aws s3 sync`.
     """
 
     directory: Path
@@ -99,7 +99,7 @@ class LocalBuild(NamedTuple):
         """The build in `directory`.
 
         Raises:
-            RegistryError: when there is none, or its manifest or note is not valid.
+            RegistryError: when the directory has no build, or its manifest or note is not valid.
         """
         path = directory / MANIFEST
         try:
@@ -110,13 +110,13 @@ class LocalBuild(NamedTuple):
         return cls(directory, manifest, _read_note(directory / NOTE))
 
     def expected(self) -> dict[str, FileRecord]:
-        """What every file must be, by path."""
+        """The size and digest that every file must have, by path."""
         files = {file.path: file for file in self.manifest.files}
         if self.note:
             files |= {file.path: file for file in self.note.beside}
         for changed in self.note.rewritten if self.note else ():
             known = files.get(changed.path)
-            # Only configurations of the manifest: a note cannot excuse another change.
+            # Only a changed model configuration is expected; the note cannot excuse a change of another file.
             if known and known.sha256 == changed.published and is_config(changed.path):
                 files[changed.path] = changed
         return files
@@ -138,10 +138,10 @@ class PullDirectory:
         self.digests = self._state / DIGESTS_FILE
 
     def require_ours(self) -> None:
-        """Make sure that it is new, empty, or was made by a pull. Nothing in it is changed.
+        """Make sure that the directory is new, empty, or was made by a pull. Nothing in it is changed.
 
         Raises:
-            RegistryError: when it holds something else.
+            RegistryError: when it holds files that no pull has made.
         """
         if not os.path.lexists(self.root):
             return
@@ -157,19 +157,19 @@ class PullDirectory:
             foreign = list(found.keys() - HARMLESS)
         if foreign:
             shown = first_of(sorted(foreign), SHOWN)
-            problem = f"holds what no pull has put there: {shown}; nothing was touched"
+            problem = f"holds files that no pull has made: {shown}; nothing was changed"
             remedy = "name a new or empty directory, or one that was pulled into before"
             raise RegistryError(problem, subject=str(self.root), remedy=remedy)
 
     @contextmanager
     def locked(self, log: Log) -> Iterator[None]:
-        """Hold the directory's lock; another pull is waited for. A process that dies releases the lock."""
+        """Wait for other pulls into the directory, and hold its lock. The lock of a process that dies is released."""
         self._state.mkdir(parents=True, exist_ok=True)
         with waiting_lock(self._state / "lock", f"waiting for another pull into {self.root}", log):
             yield
 
     def staging(self, build_id: str) -> Path:
-        """The directory in which a build is put together; it may hold what a killed pull has left of it."""
+        """The directory in which a build is put together; it may hold files of the same build from a killed pull."""
         directory = self._state / f"incoming-{build_id}"
         directory.mkdir(parents=True, exist_ok=True)
         return directory
@@ -181,12 +181,12 @@ class PullDirectory:
         return sorted(found.iterdir(), key=lambda path: (path != current, path.name)) if found.is_dir() else []
 
     def linked(self, name: str) -> Path | None:
-        """The build that the link `current` or `previous` points to."""
+        """The directory of the build that the link `current` or `previous` points to; None without the link."""
         link = self.root / name
         return self.root / link.readlink() if link.is_symlink() else None
 
     def sweep(self, build_id: str | None = None) -> None:
-        """Remove unfinished builds and those older than `previous`; what a pull of `build_id` can reuse stays."""
+        """Remove builds older than the previous one, and files of killed pulls; those of `build_id` stay."""
         wanted = {self.linked(CURRENT), self.linked(PREVIOUS)}
         if build_id:
             wanted |= {self._state / f"incoming-{build_id}", self.root / BUILDS / build_id}
@@ -194,8 +194,8 @@ class PullDirectory:
             if path not in wanted:
                 remove_tree(path)
 
-    def take(self, staging: Path, build_id: str) -> Path:
-        """Move a build that is whole among the builds; its name is the build id, with a number if that is taken."""
+    def add(self, staging: Path, build_id: str) -> Path:
+        """Move a complete build from `staging` to `builds/`; a number is added to its name if the name is taken."""
         sync_tree(staging)
         place = self.root / BUILDS / build_id
         place.parent.mkdir(exist_ok=True)
@@ -207,7 +207,7 @@ class PullDirectory:
         sync(place.parent)
         return place
 
-    def show(self, build: Path) -> None:
+    def make_current(self, build: Path) -> None:
         """Make a build the current one, in one step."""
         for name, target in LINKS.items():
             self._link(name, Path(target))
@@ -229,38 +229,30 @@ class PullDirectory:
 
 
 def is_config(path: str) -> bool:
-    """Whether a path in a build is that of a model's configuration."""
+    """Whether a path in a build is the path of a model's configuration."""
     parts = path.split("/")
     return len(parts) == CONFIG_PARTS and (parts[0], parts[2]) == (MODEL_REPOSITORY, CONFIG)
 
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Turn failures to write to a directory into errors with a remedy.
-
-    Raises:
-        RegistryError: when something cannot be written; a full disk has a remedy of its own.
-    """
+    """Turn an OSError of a `with` block that writes into `directory` into a RegistryError with a remedy."""
     try:
         yield
     except OSError as error:
         raise _cannot_write(directory, error) from error
     except EngineryError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # an HTTP time-out has no errno
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno:  # an HTTP timeout has no errno
             raise _cannot_write(directory, error.__cause__) from error
         raise
 
 
 def require_free_space(directory: Path, size: int, *, partial: Path) -> None:
-    """Make sure that the disk has space for `size` bytes, of which the directory `partial` may hold some already.
-
-    Raises:
-        RegistryError: when it has not.
-    """
+    """Raise a RegistryError when the disk has no space for `size` bytes; files in `partial` are part of them."""
     present = sum(path.stat().st_blocks * BLOCK for path in partial.rglob("*") if path.is_file())
     free = shutil.disk_usage(directory).free
     if size > free + present:
-        problem = f"{human_bytes(size - present)} are to be fetched, but the disk has {human_bytes(free)} free"
+        problem = f"{human_bytes(size - present)} must be fetched, but the disk has {human_bytes(free)} free"
         raise RegistryError(problem, subject=str(directory), remedy="free some space there, or name another directory")
 
 
@@ -273,7 +265,7 @@ def _read_note(path: Path) -> PulledNote | None:
     except OSError as error:
         raise RegistryError(f"cannot be read: {error.strerror}", subject=str(path), remedy=remedy) from error
     except ValidationError as error:
-        raise RegistryError("is not what a pull has noted", subject=str(path), remedy=remedy) from error
+        raise RegistryError("is not the note of a pull", subject=str(path), remedy=remedy) from error
 
 
 def _cannot_write(directory: Path, error: OSError) -> RegistryError:

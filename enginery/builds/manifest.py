@@ -1,6 +1,6 @@
 """The manifest of a published build: its files, its target, its validation, and every step that made it.
 
-The manifest is written last, so a build with a manifest is whole; and it is enough to check every byte of the build.
+The manifest is written last, so a build with a manifest is complete. Every byte of the build can be checked with it.
 """
 
 import json
@@ -22,25 +22,25 @@ from enginery.store import FileRecord, Stage, StepRecord
 from enginery.toolchains import TENSORRT_PACKAGES
 
 MANIFEST_SCHEMA = 2
-"""Schema 2 added the facts of the engine and the licence; most of them can be told from a manifest of schema 1."""
+"""Schema 2 added the facts of the engine and the licence. For schema 1 most of them are found from the steps."""
 MANIFEST = "manifest.json"
-"""The manifest's name, beside the build's files."""
+"""The manifest's path in a build."""
 MODELS = "models"
 """The directory of all models in a registry."""
 MODEL_REPOSITORY = "model_repository"
 LICENSES = "license"
 """The directory of the licence texts in a build."""
 LAUNCH = "launch"
-"""The name of the fact of a package step that says how to start a server."""
+"""The fact of a package step that says how to start a server."""
 BUILD_ID_DIGITS = 12
 RANK_FILE = re.compile(r"/rank\d+\.engine$")
 PUBLISH_AGAIN = "do not use this build; publish it again"
 LIMITS = ("max_batch_size", "max_input_len", "max_output_len", "max_seq_len", "max_num_tokens", "max_beam_width")
-"""Limits of an engine in requests and tokens, by TensorRT-LLM's names."""
+"""The names of an engine's limits in TensorRT-LLM. They count requests or tokens."""
 LIMIT_PLACES = ("limits", "arguments", "serving")
-"""Where a step's facts and parameters hold limits: those of the engine, and those of its server."""
+"""The entries of a step's facts and parameters that hold limits of the engine or of its server."""
 HEAD = 600
-"""Characters at the beginning of a licence in which its title stands."""
+"""The title of a licence is looked for in this number of characters at its beginning."""
 TITLES = (
     ("Apache-2.0", r"apache license,?\s+version 2\.0"),
     ("MIT", r"\bmit license\b|permission is hereby granted, free of charge"),
@@ -53,16 +53,16 @@ TITLES = (
     ("gemma", r"gemma terms of use"),
     ("qwen", r"tongyi qianwen license|qwen license agreement"),
 )
-"""Identifiers of licences and the titles of their texts: SPDX's identifiers, else those of the Hugging Face Hub."""
+"""The identifier of each licence (from SPDX, else from the Hugging Face Hub), and a pattern for the text's title."""
 
 
 class EngineFacts(Frozen):
-    """What is known of an engine besides its target; an attribute is empty when not known.
+    """Facts of an engine besides its target. An attribute that is not known is empty.
 
     Attributes:
-        compute_capability: that of the GPU it was built for, such as `9.0`; empty for `cpu`.
-        tensorrt: the version of TensorRT that built it; empty for backends without TensorRT.
-        limits: the largest values it accepts, such as `max_batch_size` (requests) and `max_seq_len` (tokens).
+        compute_capability: the compute capability of its GPU, such as `9.0`; empty for `cpu`.
+        tensorrt: the version of TensorRT that built the engine; empty for backends without TensorRT.
+        limits: the largest values that it accepts, such as `max_batch_size` (requests) and `max_seq_len` (tokens).
     """
 
     compute_capability: str = ""
@@ -74,8 +74,8 @@ class License(Frozen):
     """The licence of a model.
 
     Attributes:
-        id: such as `Apache-2.0` or `llama3`; empty when not known.
-        files: its texts, as paths relative to the build's prefix.
+        id: the identifier, such as `Apache-2.0` or `llama3`; empty when not known.
+        files: the paths of its texts, relative to the build's prefix.
     """
 
     id: str = ""
@@ -98,8 +98,8 @@ def _safe_name(name: str) -> str:
 SafeName = Annotated[str, AfterValidator(_safe_name)]
 
 
-def _sound_file(file: FileRecord) -> FileRecord:
-    """Checks only for a manifest, whose paths will be written; the records of steps describe the past."""
+def _valid_file(file: FileRecord) -> FileRecord:
+    """Check a file of a manifest, because a pull will write to its path. Files of step records are not checked."""
     _safe_path(file.path)
     if not re.fullmatch(SHA256_PATTERN, file.sha256):
         raise ValueError(f"sha256 of {file.path!r} is not 64 hex digits, in lower case: {file.sha256!r}")
@@ -108,11 +108,11 @@ def _sound_file(file: FileRecord) -> FileRecord:
     return file
 
 
-SoundFile = Annotated[FileRecord, AfterValidator(_sound_file)]
+ValidFile = Annotated[FileRecord, AfterValidator(_valid_file)]
 
 
 def _distinct(files: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
-    """Refuse files that could not be in one directory together, also where case or Unicode form are ignored."""
+    """Refuse files that cannot be in one directory, also on file systems that ignore case or the Unicode form."""
     seen: dict[str, str] = {}
     for path in [MANIFEST, *(file.path for file in files)]:
         normalized = unicodedata.normalize("NFC", path).casefold()
@@ -134,11 +134,11 @@ class BuildTarget(Frozen):
     Attributes:
         name: the target's name in its spec.
         gpu: the product name of the GPU, or `cpu`.
-        backend: what runs the engine.
+        backend: the backend that runs the engine.
         release: the backend's version.
         precision: the number format of the weights.
-        tensor_parallel: GPUs that share each layer.
-        pipeline_parallel: groups of GPUs that each hold some of the layers.
+        tensor_parallel: the number of GPUs that share each layer.
+        pipeline_parallel: the number of groups of GPUs; each group holds some of the layers.
     """
 
     name: Name
@@ -151,7 +151,7 @@ class BuildTarget(Frozen):
 
     @property
     def world_size(self) -> int:
-        """The number of GPUs that one engine takes."""
+        """The number of GPUs that one engine needs."""
         return self.tensor_parallel * self.pipeline_parallel
 
 
@@ -164,11 +164,11 @@ class Manifest(Frozen):
         created: when it was published, UTC.
         enginery: the version of Enginery that published it.
         registry: the address it was first published to.
-        channel: the channel that was moved to it when it was published.
+        channel: the channel that the spec named when the build was published.
         files: every file of the build except this manifest, with paths relative to the build's prefix.
-        steps: the records of all steps that made it, each after those it needs.
+        steps: the records of all steps that made it; each step comes after its inputs.
         validation: the prompts with the answers of the engine.
-        engine: with the target, decides where the engine runs; and its limits.
+        engine: the facts of the engine; with the target they decide where the engine runs.
         license: the model's licence.
     """
 
@@ -180,7 +180,7 @@ class Manifest(Frozen):
     enginery: str
     registry: str
     channel: Name
-    files: Annotated[tuple[SoundFile, ...], AfterValidator(_distinct)]
+    files: Annotated[tuple[ValidFile, ...], AfterValidator(_distinct)]
     steps: tuple[StepRecord, ...]
     validation: ValidationReport
     engine: EngineFacts = EngineFacts()
@@ -188,12 +188,12 @@ class Manifest(Frozen):
 
     @property
     def reference(self) -> str:
-        """The build as commands take it, `MODEL/BUILD`."""
+        """The build's name as on the command line, `MODEL/BUILD`."""
         return f"{self.model}/{self.build_id}"
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The bytes of all files together."""
         return sum(file.size for file in self.files)
 
     @property
@@ -203,17 +203,17 @@ class Manifest(Frozen):
 
     @property
     def bytes_per_gpu(self) -> int:
-        """The bytes that each GPU must at least hold: the largest rank's engine, or a share of the model files."""
+        """The bytes that each GPU must have memory for: the largest rank's engine, else a share of the model files."""
         files = self.model_files
         ranks = [file.size for file in files if RANK_FILE.search(file.path)]
         return max(ranks) if ranks else sum(file.size for file in files) // self.target.world_size
 
     @property
     def launch(self) -> Mapping[str, JsonValue]:
-        """How to start a server for it, as its package step recorded it; empty when any Triton server will do.
+        """How to start a server for the build, as its package step recorded it; empty when any Triton server can.
 
-        `world_size` is the number of GPUs, `command` is run in the container `image`, `mount` is the path of the model
-        repository in it, and `shared_memory` is what Triton's Python models need.
+        `world_size` is the number of GPUs. `command` is the command to run in the container `image`. `mount` is the
+        path of the model repository in that container. `shared_memory` is the size that Triton's Python models need.
         """
         packaged = self.step(Stage.PACKAGE)
         found = packaged.facts.get(LAUNCH) if packaged else None
@@ -221,7 +221,7 @@ class Manifest(Frozen):
 
     @property
     def described(self) -> dict[str, JsonValue]:
-        """The target, what is known of the engine, and how to start a server, by name, to be shown to people."""
+        """The facts to show to people, by name: the target, the engine, and how to start a server."""
         launch = {f"{LAUNCH}.{name}": value for name, value in self.launch.items() if name != "world_size"}
         limits = {f"limits.{name}": value for name, value in self.engine.limits.items()}
         facts = {**self.engine.model_dump(exclude={"limits"}), "license": self.license.id}
@@ -229,16 +229,16 @@ class Manifest(Frozen):
         return {**self.target.model_dump(), "world_size": self.target.world_size, **known, **limits, **launch}
 
     def step(self, stage: Stage) -> StepRecord | None:
-        """The record of the step of that stage; None when there is none."""
+        """The record of the step of this stage; None when there is none."""
         return next((record for record in self.steps if record.step.stage is stage), None)
 
     def to_json(self) -> bytes:
-        """The manifest as it is written."""
+        """The bytes of the manifest's object."""
         return self.model_dump_json(indent=1).encode()
 
 
 def build_id(target_name: str, package_key: str, validate_key: str) -> str:
-    """The id of the build that these steps make; it is known before they run."""
+    """The id of the build that the package and the validate step make. It is known before they run."""
     return f"{target_name}-{json_digest([package_key, validate_key])[:BUILD_ID_DIGITS]}"
 
 
@@ -248,10 +248,10 @@ def build_path(model: str, build_id: str) -> str:
 
 
 def read_manifest(data: bytes, *, subject: str = "manifest") -> Manifest:
-    """Read a manifest's bytes; `subject` names them in messages.
+    """Read a manifest from its bytes; `subject` is its name in errors.
 
     Raises:
-        RegistryError: when it is not a manifest, has a newer schema, or names files outside the build.
+        RegistryError: when the bytes are not a valid manifest, or have a newer schema.
     """
     try:
         plain = json.loads(data)
@@ -268,7 +268,7 @@ def read_manifest(data: bytes, *, subject: str = "manifest") -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
-        problem = f"is not a sound manifest: {path}: {first['msg']}"
+        problem = f"is not a valid manifest: {path}: {first['msg']}"
         raise RegistryError(problem, subject=subject, remedy=PUBLISH_AGAIN) from error
 
 
@@ -277,7 +277,7 @@ def engine_facts(gpu: str, steps: Sequence[StepRecord]) -> EngineFacts:
 
     Args:
         gpu: the product name of the GPU it was built for, or `cpu`.
-        steps: the records of the chain that made it.
+        steps: the records of the steps that made it.
     """
     toolchains = [record.toolchain for record in steps if record.step.stage is Stage.BUILD]
     tensorrt = [found[name] for found in toolchains for name in TENSORRT_PACKAGES if name in found]
@@ -287,7 +287,7 @@ def engine_facts(gpu: str, steps: Sequence[StepRecord]) -> EngineFacts:
 
 
 def read_license(texts: Mapping[str, Path]) -> License:
-    """Which licence these texts are; `texts` maps paths in the build to files."""
+    """The licence of these texts; `texts` maps paths in the build to local files."""
     found = (license_id(file.read_text(encoding="utf-8", errors="replace")) for file in texts.values())
     return License(id=next(filter(None, found), ""), files=tuple(texts))
 
@@ -299,7 +299,7 @@ def license_id(text: str) -> str:
 
 
 def _completed(manifest: Manifest) -> Manifest:
-    """The manifest in the current schema; what an older schema lacks is taken from the target, steps and files."""
+    """The manifest in the current schema. Fields that are missing are made from the target, steps and files."""
     if manifest.schema_version == MANIFEST_SCHEMA:
         return manifest
     texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
@@ -314,12 +314,12 @@ def _completed(manifest: Manifest) -> Manifest:
 def _compute_capability(gpu: str) -> str:
     try:
         return gpus.find(gpu).compute_capability
-    except UsageError:  # nvidia-smi named it, and our table does not have it
+    except UsageError:  # nvidia-smi gave this name, and our table does not have it
         return ""
 
 
 def _limits(steps: Sequence[StepRecord]) -> dict[str, int]:
-    """The smallest value of each limit counts: neither the engine nor its server accepts more."""
+    """The limits of the engine and its server; of two values the smaller counts, because both must accept a request."""
     found: dict[str, list[int]] = {name: [] for name in LIMITS}
     made = [record for record in steps if record.step.stage in {Stage.BUILD, Stage.PACKAGE}]
     places = [place for record in made for place in (record.facts, record.step.recipe.parameters)]

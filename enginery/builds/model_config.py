@@ -1,7 +1,7 @@
-"""Triton's model configurations (`config.pbtxt`): the version, build and paths that they name, read and changed.
+"""Triton's model configurations (`config.pbtxt`): reads and changes the version, build and paths in them.
 
-A configuration that Enginery packages names its files by absolute paths into version directory 1. It is rewritten when
-the model repository lies at another path, or when the model is served under another version number.
+A packaged configuration names its model's files by absolute paths into version directory 1. It is rewritten when the
+model repository lies at another path, or when the model is served under another version number.
 """
 
 import re
@@ -20,16 +20,16 @@ else:
 
 
 PACKAGED_VERSION = "1"
-"""The version directory of a published model; a server gets it under another number."""
+"""The version directory of a published model. A rollout gives it another number."""
 CONFIG = "config.pbtxt"
 BUILD_LABEL = "enginery_build"
 """The parameter of a served configuration that names its build."""
 LAUNCH_NOTE = "launch.md"
-"""A file that tells people how to start a server for the build; it lies beside the models and is not served."""
+"""A file beside the models that tells people how to start a server for the build."""
 ENGINE_BACKEND = "tensorrtllm"
 """The backend whose configuration names the path of the engine."""
 PATH_PARAMETERS = frozenset({"gpt_model_path", "encoder_model_path", "tokenizer_dir"})
-"""Parameters that hold a path of a model's files."""
+"""Parameters whose value is the path of a model's files."""
 PACKAGED_PATH = re.compile(
     rf"(?P<mount>(?:/.*)?)(?P<model>/(?:tensorrt_llm|preprocessing|postprocessing))/{PACKAGED_VERSION}(?P<inside>/.*)?"
 )
@@ -37,7 +37,7 @@ PACKAGED_PATH = re.compile(
 
 
 def serve_as(config_text: str, version: int, build_id: str) -> str:
-    """The configuration changed to serve only `version`, to name its build, and to find that version's files."""
+    """Change a configuration so that it serves only `version`, names its build, and has the paths of that version."""
     config = _parse(config_text)
     config.version_policy.specific.versions[:] = [version]
     config.parameters[BUILD_LABEL].string_value = build_id
@@ -46,15 +46,15 @@ def serve_as(config_text: str, version: int, build_id: str) -> str:
 
 
 def mounted_at(config_text: str, mount: str) -> str:
-    """The configuration changed for a server that sees the model repository at `mount`.
+    """Change a configuration for a server that sees the model repository at `mount`.
 
-    A configuration without paths stays as it is, byte for byte.
+    A configuration without paths is returned without any change.
 
     Raises:
-        ValueError: when it is not a valid configuration.
+        ValueError: when the text is not a valid configuration.
     """
     if not any(name in config_text for name in PATH_PARAMETERS):
-        return config_text  # saves the seconds that importing Triton's messages takes
+        return config_text  # without importing Triton's messages, which takes seconds
     try:
         config = _parse(config_text)
     except text_format.ParseError as error:
@@ -64,7 +64,7 @@ def mounted_at(config_text: str, mount: str) -> str:
 
 
 def moved(path: str, version: int | str = PACKAGED_VERSION, mount: str | None = None) -> str:
-    """A path into a packaged model, for one served as `version` or from `mount`; other paths stay as they are."""
+    """The path of the same file when its model is served as `version` from `mount`; other paths are not changed."""
     found = PACKAGED_PATH.fullmatch(path)
     if found is None:
         return path
@@ -77,7 +77,7 @@ def backend_of(config_text: str) -> str:
 
 
 def served_version(config_text: str) -> tuple[int | None, str | None]:
-    """The version that a configuration serves and the build that it names; None for what it does not say."""
+    """The version that a configuration serves, and the id of the build that it names; None for each that is missing."""
     config = _parse(config_text)
     versions = config.version_policy.specific.versions
     label = config.parameters[BUILD_LABEL].string_value if BUILD_LABEL in config.parameters else None
@@ -89,7 +89,7 @@ def _parse(config_text: str) -> "ModelConfig":
 
 
 def _move_paths(config: "ModelConfig", move: Callable[[str], str]) -> bool:
-    """Change each path parameter with `move`; returns whether any has changed."""
+    """Change each path parameter with `move`; returns True when a path has changed."""
     changed = False
     for name in PATH_PARAMETERS & set(config.parameters):
         parameter = config.parameters[name]

@@ -1,8 +1,8 @@
 """A build's provenance for other tools: an in-toto statement with a SLSA v1 predicate, made from the manifest alone.
 
-docs/provenance.md explains each field. The same build gives the same bytes, whoever publishes it and when: the
-statement says nothing about the publishing. What a build was made from is named by package URLs
-(`pkg:huggingface/…`, `pkg:pypi/…`), which other tools look up.
+docs/provenance.md explains each field. The statement says nothing about the publishing, so the same build always gives
+the same bytes. The sources of a build are named by package URLs (`pkg:huggingface/…`, `pkg:pypi/…`), which other tools
+understand.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ else:
 
 
 NOT_PACKAGES = frozenset({"verdict", "disagreements", "gpu", "driver", "image", "image-id"})
-"""Entries of a toolchain's probe that are not packages."""
+"""The entries of a step record's `toolchain` that are not packages."""
 PROVENANCE = "provenance.intoto.jsonl"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -45,7 +45,7 @@ Plain = dict[str, JsonValue]
 
 
 def provenance_statement(manifest: Manifest) -> bytes:
-    """The statement as it is published: one line of canonical JSON.
+    """The provenance statement of a build, as one line of canonical JSON.
 
     Raises:
         RegistryError: when no valid statement can be made from the manifest.
@@ -57,15 +57,15 @@ def provenance_statement(manifest: Manifest) -> bytes:
         "predicateType": PREDICATE_TYPE,
         "predicate": predicate,
     }
-    _require_sound(statement, predicate, manifest)
+    _require_valid(statement, predicate, manifest)
     return canonical_json(statement) + b"\n"
 
 
 def published_statement(manifest: Manifest, prefix: Prefix) -> bytes:
-    """The statement that was published with a build; made now for old builds, which were published without one.
+    """The statement that was published with a build. Old builds have none; for them it is made now.
 
     Raises:
-        RegistryError: when it was removed or altered.
+        RegistryError: when the published statement was removed or altered.
     """
     listed = next((file for file in manifest.files if file.path == PROVENANCE), None)
     if listed is None:
@@ -82,7 +82,7 @@ def _file(name: str, record: FileRecord) -> Plain:
 
 
 def _definition(manifest: Manifest) -> Plain:
-    """What determines the build: of the user's spec, and of each step and its key."""
+    """The inputs of the build: the part of the spec that it depends on, the steps with their keys, and the sources."""
     steps = manifest.steps
     return {
         "buildType": BUILD_TYPE,
@@ -120,13 +120,13 @@ def _source_material(recipe: Call) -> Plain:
     if kind == "huggingface":
         uri = f"pkg:huggingface/{quote(location)}@{quote(commit, safe='')}"
         return {"name": "weights", "uri": uri, "digest": {"gitCommit": commit}}
-    # For other sources the commit is Enginery's own digest of the files: no tool could compare it.
+    # For other sources the commit is a digest that Enginery makes of the files. Other tools cannot compare it.
     where: Plain = {"downloadLocation": location} if location else {}
     return {"name": "weights", "uri": f"urn:enginery:weights:{quote(commit, safe='')}", **where}
 
 
 def _toolchain_materials(steps: Iterable[StepRecord]) -> list[Plain]:
-    """The packages and images of the steps' toolchains, each once, sorted by their URIs."""
+    """The packages and images of the steps' toolchains, without repetitions, sorted by URI."""
     found = {str(material["uri"]): material for record in steps for material in _of_toolchain(record.toolchain)}
     return [found[uri] for uri in sorted(found)]
 
@@ -155,7 +155,7 @@ def _run(manifest: Manifest) -> Plain:
 
 
 def _times(steps: tuple[StepRecord, ...]) -> Plain:
-    """When the first step began and the last one ended; steps that an earlier build has run count too."""
+    """The start of the first step and the end of the last one. Steps that an earlier run has done count too."""
     if not steps:
         return {}
     ended = (record.started + timedelta(seconds=record.seconds) for record in steps)
@@ -167,7 +167,7 @@ def _moment(when: datetime) -> str:
 
 
 def _byproducts(record: StepRecord) -> Iterator[Plain]:
-    """How a step ran, and the files it made; the weights and the model repository are listed elsewhere."""
+    """How a step ran, and its files; the weights and the model repository are listed elsewhere in the statement."""
     uri = f"urn:enginery:step:{record.key}"
     ran: Plain = {
         "host": record.host,
@@ -182,12 +182,12 @@ def _byproducts(record: StepRecord) -> Iterator[Plain]:
             yield {**_file(f"{record.label}/{file.path}", file), "annotations": {"step": uri}}
 
 
-def _require_sound(statement: Plain, predicate: Plain, manifest: Manifest) -> None:
-    """Parse it with in-toto's own types, which reject unknown fields and wrong types."""
+def _require_valid(statement: Plain, predicate: Plain, manifest: Manifest) -> None:
+    """Check the statement with in-toto's own types, which reject unknown fields and wrong types."""
     try:
         statements.Statement.copy_from_pb(json_format.ParseDict(statement, statement_pb2.Statement())).validate()
         json_format.ParseDict(predicate, provenance_pb2.Provenance())
     except (json_format.ParseError, ValueError) as error:
-        problem = f"no sound provenance statement can be made of this manifest: {error}"
+        problem = f"no valid provenance statement can be made from this manifest: {error}"
         subject = f"{manifest.model}/{manifest.build_id}"
         raise RegistryError(problem, subject=subject, remedy="package the build again") from error

@@ -1,4 +1,4 @@
-"""A build's report for people: one HTML page without other files, made from the manifest alone."""
+"""A build's report for people: one HTML page that needs no other files, made from the manifest alone."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -26,7 +26,7 @@ PAGE = """<!doctype html>
 
 
 def html_report(manifest: Manifest) -> str:
-    """The page: target, prompts with answers, steps with times and commands, files with digests.
+    """The page as HTML: target, prompts with answers, steps with times and commands, files with digests.
 
     It does not say when the build was published, so the same build always gives the same page.
     """

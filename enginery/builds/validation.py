@@ -1,4 +1,4 @@
-"""The report of a validation: the prompts, what the engine answered, and whether that is what the spec expects."""
+"""The report of a validation: the prompts, the answers of the engine, and whether each is as the spec expects."""
 
 from pathlib import Path
 
@@ -10,19 +10,20 @@ REPORT_FILE = "report.json"
 
 
 class PromptResult(Frozen):
-    """One prompt, the answer to it, and whether that is as expected.
+    """One prompt, the answer to it, and whether the answer is as expected.
 
     Attributes:
+        prompt: the prompt.
         expected: the spec's expectations: `equals`, `contains` or `matches` -> text.
         got: the answer, without the prompt.
         passed: whether the answer is as expected; true when nothing is expected.
-        reason: why it did not pass, or that nothing was expected.
+        reason: why the answer did not pass, or that nothing was expected.
         tokens: the number of tokens of the answer; None when the release's own script ran, which does not report it.
-        token_ids: the tokens of the answer, to compare a served engine with; empty when not reported.
+        token_ids: the tokens of the answer, which a served engine must give too; empty when not reported.
         finish: `eos` when the model ended the answer, `length` when it reached the limit, else `unknown`.
-        seconds_to_first_token: from the prompt to the first token; None when the answer came in one piece.
-        seconds: from the prompt to the end of the answer.
-        max_tokens: the limit of tokens; None in older reports, which do not hold it.
+        seconds_to_first_token: the time from the prompt to the first token; None when the answer came in one piece.
+        seconds: the time from the prompt to the end of the answer.
+        max_tokens: the limit of tokens; None in older reports, which do not have it.
     """
 
     prompt: str
@@ -43,8 +44,8 @@ class ValidationReport(Frozen):
 
     Attributes:
         passed: whether every answer is as expected; true when there are no prompts.
-        tokens_per_second: of all answers together; None when there was no token, or tokens were not reported.
-        driver_sha256: the digest of the script that ran the prompts; empty when it was the release's own.
+        tokens_per_second: the speed over all answers; None when there was no token, or tokens were not reported.
+        driver_sha256: the digest of the script that ran the prompts; empty for the release's own script.
     """
 
     schema_version: int = REPORT_SCHEMA
@@ -60,14 +61,14 @@ class ValidationReport(Frozen):
 
 
 def require_passed(report: ValidationReport, label: str) -> None:
-    """Make sure that every answer is what the spec expects.
+    """Make sure that every answer is as the spec expects.
 
     Args:
         report: the engine's answers.
-        label: the step's name for people.
+        label: the step's name in the error.
 
     Raises:
-        ValidationError: with the prompt, the expectation and the answer of each miss.
+        ValidationError: when an answer is not; has the prompt, the expectation and the answer of each miss.
     """
     if report.passed:
         return
@@ -80,7 +81,7 @@ def require_passed(report: ValidationReport, label: str) -> None:
 
 
 def described_miss(miss: PromptResult) -> str:
-    """An answer that is not as expected: prompt, expectation and answer, a line each."""
+    """An answer that is not as expected, in three lines: prompt, expectation and answer."""
     wanted = " and ".join(f"{name} {text!r}" for name, text in miss.expected.items())
     cut = " (cut off at max_tokens)" if miss.finish == "length" else ""
     return f"  prompt:   {miss.prompt!r}\n  expected: {wanted}\n  got:      {miss.got!r}{cut}"
@@ -90,7 +91,7 @@ def read_report(directory: Path) -> ValidationReport:
     """The report in the output of a validation step.
 
     Raises:
-        StoreError: when there is none, or it is not valid.
+        StoreError: when there is no report, or it is not valid.
     """
     path = directory / REPORT_FILE
     try:

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""The commands of `enginery`; those for pulling, the registry and releases are in files of their own."""
 
 import shlex
 import sys
@@ -52,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 toolchain_app = typer.Typer(help="The pinned environments in which a release's commands run.", no_args_is_help=True)
-dev_app = typer.Typer(help="Local services to play with: Prefect with its UI, S3, Triton.", no_args_is_help=True)
+dev_app = typer.Typer(help="Local services to try things with: Prefect, S3, Triton.", no_args_is_help=True)
 app.add_typer(toolchain_app, name="toolchain")
 app.add_typer(dev_app, name="dev")
 app.add_typer(releases_app, name="releases")
@@ -61,7 +61,7 @@ app.add_typer(registry_app)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Put a value into the spec; repeatable.")
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the spec; repeatable.")
 ]
 Force = Annotated[
     list[str] | None,
@@ -69,7 +69,7 @@ Force = Annotated[
 ]
 ToolchainKind = Annotated[
     Literal["venv", "host", "container"] | None,
-    typer.Option("--kind", help="Where its commands run: what a target calls `toolchain`."),
+    typer.Option("--kind", help="Where its commands run; in a spec, the field `toolchain` of a target."),
 ]
 ToolchainName = Annotated[str, typer.Argument(metavar="NAME", help="A name that `enginery toolchain list` shows.")]
 
@@ -86,7 +86,7 @@ def build(  # noqa: PLR0913, PLR0917  each is an option of the command
             "--pools",
             envvar="ENGINERY_POOLS",
             metavar="FILE",
-            help="Have each target built by a work pool of this file.",
+            help="Build each target in a work pool; the file says which.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -122,14 +122,14 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="What `enginery plan --json` printed.")],
     step: Annotated[str, typer.Argument(metavar="STEP", help="A step's id such as build/cpu-int4, or its key.")],
     store: StoreAddress = None,
-    with_inputs: Annotated[bool, typer.Option("--with-inputs", help="First run what it needs.")] = False,
+    with_inputs: Annotated[bool, typer.Option("--with-inputs", help="First run the steps it needs.")] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", metavar="DIRECTORY", help="Also put the step's files into this directory."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run one step of a plan on this machine. Needs no Prefect."""
+    """Run one step of a plan on this machine. Prefect is not needed."""
     made = _read_plan(plan_file)
     planned = made.find(step)
     opened = rooms.store.open_store(store)
@@ -142,7 +142,7 @@ def run_step(  # noqa: PLR0913, PLR0917  each is an option of the command
         record = opened.find(planned.key)
         assert record is not None  # noqa: S101  it has just run
         opened.fetch(record, output)
-    state = "done" if outcome.ran else "was done"
+    state = "done" if outcome.ran else "was already done"
     print_result(outcome, lambda _: print(f"{planned.label}: {state}"), as_json=as_json)
 
 
@@ -165,7 +165,7 @@ def show(reference: BuildReference, registry: RegistryAddress = None, as_json: A
 
 @app.command()
 def lineage(reference: BuildReference, registry: RegistryAddress = None, as_json: AsJson = False) -> None:
-    """Show where a build came from: every step from the source on."""
+    """Show where a build came from: its source and its steps."""
     manifest = named_registry(registry).find(reference)
     if as_json:
         print_json(rooms.builds.lineage_json(manifest))
@@ -180,28 +180,28 @@ def rollout(
         list[str], typer.Option("--endpoint", metavar="URL", help="A Triton server's address; repeatable.")
     ],
     model_repository: Annotated[
-        str, typer.Option("--model-repository", metavar="PLACE", help="What those servers read: a directory or s3://…")
+        str, typer.Option("--model-repository", metavar="PLACE", help="Where they read models: a directory or s3://…")
     ],
     registry: RegistryAddress = None,
     trusted_keys: TrustedKeys = None,
 ) -> None:
-    """Load a published build into Triton servers; on any failure the previous build serves again."""
+    """Load a published build into Triton servers. If anything fails, the previous build serves again."""
     policy = rooms.builds.Policy.chosen(trusted_keys)
     opened = named_registry(registry)
     rooms.triton.roll_out_build(opened.find(reference), opened, tuple(endpoint), model_repository, note, policy)
     print(f"{reference} serves at {', '.join(endpoint)}")
 
 
-@toolchain_app.command("list", short_help="List the toolchains, and which are there.")
+@toolchain_app.command("list", short_help="List the toolchains, and which are installed.")
 def toolchain_list(as_json: AsJson = False) -> None:
-    """List the toolchains there are pins for, and whether each is installed."""
+    """List the toolchains that Enginery has pins for, and whether each is installed."""
     rows = [rooms.toolchains.status(name) for name in rooms.toolchains.names()]
     print_result(rows, rooms.output.print_toolchains, as_json=as_json)
 
 
 @toolchain_app.command("create")
 def toolchain_create(name: ToolchainName, kind: ToolchainKind = None) -> None:
-    """Create a toolchain, or do nothing when it is there."""
+    """Create a toolchain. An existing toolchain is not changed."""
     print(rooms.toolchains.ensure(rooms.toolchains.identify(name, kind or "venv"), note).directory)
 
 
@@ -216,20 +216,20 @@ def toolchain_check(name: ToolchainName, kind: ToolchainKind = None, as_json: As
 
 @dev_app.command("up")
 def dev_up() -> None:
-    """Start the local services, or say where they run."""
+    """Start the local services, and print their addresses."""
     require_extra("local", "prefect", "moto")
     rooms.output.print_services(rooms.dev.services.up(note))
 
 
 @dev_app.command("down", short_help="Stop the local services; their data is kept.")
 def dev_down() -> None:
-    """Stop the local services; what they hold is kept for the next time."""
+    """Stop the local services. Their data is kept for the next start."""
     rooms.dev.services.down(note)
 
 
 @dev_app.command("status")
 def dev_status(as_json: AsJson = False) -> None:
-    """Say which local services run, and where."""
+    """Show the addresses of the local services, if they run."""
     running = rooms.dev.services.status()
     if as_json:
         print_json(running.addresses() if running else None)
@@ -239,9 +239,9 @@ def dev_status(as_json: AsJson = False) -> None:
         print("the local services are not running; start them with: enginery dev up")
 
 
-@dev_app.command("env", short_help="Print the settings that point commands at them.")
+@dev_app.command("env", short_help="Print shell settings for the local services.")
 def dev_env() -> None:
-    """Print the settings that point commands at the local services: eval "$(enginery dev env)"."""
+    """Print shell settings that make commands use the local services: eval "$(enginery dev env)"."""
     running = rooms.dev.services.status()
     if running is None:
         raise UsageError("the local services are not running", remedy="start them with: enginery dev up")
@@ -251,14 +251,14 @@ def dev_env() -> None:
 
 @app.command(short_help="Run the example from its spec to an answer.")
 def demo() -> None:
-    """Build, publish, roll out and ask the example model, with everything it needs started and stopped again."""
+    """Build, publish and roll out the example model, and ask it. Local services are started, and stopped again."""
     require_extra("local", "prefect", "moto")
     raise typer.Exit(rooms.demo.run_demo(rooms.output.console(), build_flow))
 
 
-@app.command(short_help="Check whether this machine is fit for it.")
+@app.command(short_help="Check whether this machine can build.")
 def doctor(registry: RegistryAddress = None, as_json: AsJson = False) -> None:
-    """Check this machine: Python, disk, GPU, Prefect, S3, the Hub, toolchains; each finding with its remedy."""
+    """Check this machine: Python, disk, GPU, Prefect, S3, the Hub, toolchains. Each problem comes with a remedy."""
     findings = rooms.doctor.examine(registry)
     print_result(findings, rooms.output.print_findings, as_json=as_json)
     if any(finding.level == "error" for finding in findings):
@@ -310,7 +310,7 @@ def _show_plan(made: "Plan", store: str | None, *, why: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors a user can act on are one message and an exit code."""
+    """Run the command line. An EngineryError is printed as one message, without a traceback, and sets the exit code."""
     try:
         app()
     except EngineryError as error:
@@ -318,6 +318,6 @@ def main() -> None:
         print(f"error: {error}{notes}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # Typer turns a KeyboardInterrupt into it
+        if ended.code == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this exit code
             print("interrupted; finished steps are kept", file=sys.stderr)
         raise

@@ -1,4 +1,4 @@
-"""`make demo`: the whole pipeline on this machine, from a spec to an answer of a real Triton server."""
+"""`make demo` and `enginery demo`: the whole pipeline on this machine, from a spec to an answer of a Triton server."""
 
 import threading
 import time
@@ -27,52 +27,52 @@ BODY = (
     '{"text_input": "How do I count to nine in French?",'
     ' "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}'
 )
-"""The request in step 9 of the tutorial."""
+"""The request that the TensorRT-LLM tutorial sends in its step 9."""
 
 EXPECTED = "neuf"
 HEADERS = {"Content-Type": "application/json"}
 GENERATE = "/v2/models/ensemble/generate"
 ANSWER_SECONDS = 60.0
-NEWS_SECONDS = 5.0
+SECONDS_BETWEEN_LINES = 5.0
 LINE_LENGTH = 110
 SERVED_TARGET = "cpu-int4"
 
 NEXT = """\
   source .venv/bin/activate      put enginery on your PATH
   enginery dev up                keep Prefect with its UI, S3 and Triton running
-  eval "$(enginery dev env)"     point the commands below at them
+  eval "$(enginery dev env)"     make the commands below use them
   enginery list                  what is published
   enginery lineage tiny-llama@candidate/cpu-int4
                                  where the served build came from
   enginery plan infra/models/tiny-llama.yaml --commands
                                  every command of the pipeline, to paste"""
-"""Printed last: what the user may do next."""
+"""The last lines that are printed: commands to try next."""
 
 
 def run_demo(console: Console, load_flow: "Callable[[], Callable[..., BuildSummary]]") -> int:
     """Build, publish, roll out and query the example model; returns the exit status.
 
-    Services that run already are used and left running; the others are started, and stopped at the end.
+    Services that already run are used and not stopped. The others are started, and stopped at the end.
 
     Raises:
-        EngineryError: when a part of it fails.
+        EngineryError: when a part of the demo fails.
     """
     started = time.monotonic()
-    kept = services.status() is not None
+    were_running = services.status() is not None
     with Progress(console) as progress, ThreadPoolExecutor(max_workers=2, thread_name_prefix="demo") as threads:
-        progress.say("starting Prefect, S3 and Triton; making environments takes minutes once")
+        progress.say("starting Prefect, S3 and Triton; the first time, making environments takes minutes")
         flow = threads.submit(load_flow)  # Prefect takes seconds to import
         ready = threads.submit(toolchains.ensure, newest_toolchain("onnxruntime"), progress.detail)
-        with services.session(progress.news) as running, in_environment(services.environment(running)):
+        with services.session(progress.log) as running, in_environment(services.environment(running)):
             ready.result()
             summary = _build(flow, running, progress)
             progress.say("asking the model")
             answer = query_model(running.triton_url)
             good = EXPECTED in answer
             verdict = "[green]the answer is right[/]" if good else f"[red]the answer is wrong: no {EXPECTED!r} in it[/]"
-            _show(console, summary, running, answer, kept=kept)
+            _show(console, summary, running, answer, were_running=were_running)
             console.print(f"{verdict}, after {time.monotonic() - started:.0f} s")
-            progress.say("the services were running before and go on" if kept else "stopping what was started")
+            progress.say("the services ran before and keep running" if were_running else "stopping the services")
     return 0 if good else 1
 
 
@@ -88,14 +88,14 @@ def demo_spec(triton_url: str) -> Spec:
         if path.is_file():
             rollout = (f"rollout.endpoints=[{triton_url}]", f"rollout.target={SERVED_TARGET}")
             return read_spec(path, (f"publish.to={REGISTRY}", *rollout))
-    raise UsageError("the example model is not here", remedy="run the demo in a clone of Enginery's repository")
+    raise UsageError("the example model is not installed", remedy="run the demo in a clone of Enginery's repository")
 
 
 def query_model(triton_url: str) -> str:
     """Send the tutorial's request and return the text of the answer.
 
     Raises:
-        RolloutError: when there is no answer.
+        RolloutError: when the model does not answer.
     """
     pool = urllib3.PoolManager(retries=False, timeout=ANSWER_SECONDS)
     try:
@@ -109,11 +109,11 @@ def query_model(triton_url: str) -> str:
 def _build(flow: "Future[Callable[..., BuildSummary]]", running: Services, progress: "Progress") -> "BuildSummary":
     spec = demo_spec(running.triton_url)
     progress.say(f"building {spec.name} for {' and '.join(target.name for target in spec.targets)}")
-    return flow.result()(spec, store=None, say=progress.news)
+    return flow.result()(spec, store=None, say=progress.log)
 
 
 class Progress:
-    """What the user sees during the demo: the important lines, and below them a status line."""
+    """The output of the demo while it works: important lines, and below them a status line."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -137,32 +137,32 @@ class Progress:
             self.console.print(line, markup=False)
 
     def detail(self, line: str) -> None:
-        """Show a line as the status; without a terminal, print one every few seconds."""
+        """Show a line as the status. Without a terminal, print a line every few seconds."""
         if self.console.is_terminal:
             self._status(line)
-        elif time.monotonic() - self.last_line > NEWS_SECONDS:
+        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.say(shorten(line, LINE_LENGTH, placeholder=" …"))
 
     def _status(self, line: str) -> None:
         first = line.partition("\n")[0][: self.console.width - 4]
         self.status.update(Text(first))
 
-    def news(self, line: str) -> None:
-        """Print or show a line of the services, the toolchains or the flow, by how important it is."""
+    def log(self, line: str) -> None:
+        """Print an important log line of the services, toolchains or flow; show any other line as the status."""
         step, bar, _ = line.partition(" | ")
         important = line.startswith((*TITLES.values(), "toolchain ", "making toolchain ")) or (not bar and ": " in step)
         (self.say if important else self.detail)(line)
 
 
-def _show(console: Console, summary: "BuildSummary", running: Services, answer: str, *, kept: bool) -> None:
+def _show(console: Console, summary: "BuildSummary", running: Services, answer: str, *, were_running: bool) -> None:
     console.print(outcomes_table(summary.steps))
     console.print(f"[bold]{summary.sentence}[/]")
     for address in summary.published:
         console.print(f"  published  {address}", markup=False)
-    if kept and summary.run_url:
+    if were_running and summary.run_url:
         console.print(f"  Prefect    {summary.run_url}", markup=False)
     curl = f"curl -X POST {running.triton_url}{GENERATE} -d '{BODY}'"
     console.print(Panel(answer.strip(), title="How do I count to nine in French?", title_align="left", expand=False))
-    console.print("Ask again:" if kept else "Ask again, after `enginery dev up`, which says where Triton is then:")
+    console.print("Ask again:" if were_running else "Ask again, after `enginery dev up` has printed its address:")
     console.print(f"  {curl}", markup=False, soft_wrap=True)
     console.print("Next:", NEXT, sep="\n", markup=False)

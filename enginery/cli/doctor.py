@@ -1,4 +1,4 @@
-"""`enginery doctor`: checks whether this machine has what builds need. Each check says what it found and what to do."""
+"""`enginery doctor`: checks whether this machine can run builds. Each check says what it found and what to do."""
 
 import os
 import platform
@@ -26,13 +26,13 @@ else:
     urllib3 = late("urllib3")
 
 LOW_DISK_BYTES = 20 * 10**9
-"""A model with 8 billion parameters in bfloat16 has 16 GB."""
+"""The disk is low below this. The weights of a model with 8 billion parameters in bfloat16 take 16 GB."""
 DOCKER_VERSION = ("docker", "version", "--format", "{{.Server.Version}}")
 DOCKER_SECONDS = 30.0
 
 
 class Check(Frozen):
-    """What one check found."""
+    """The result of one check; `remedy` is empty when nothing has to be done."""
 
     level: Literal["ok", "warning", "error"]
     subject: str
@@ -99,7 +99,7 @@ def _hub() -> Iterator[Check]:
     if huggingface_hub.get_token():
         yield Check(level="ok", subject="hugging face", found="a token is set")
     else:
-        remedy = "for gated models set HF_TOKEN"
+        remedy = "to download gated models, set HF_TOKEN"
         yield Check(level="warning", subject="hugging face", found="no token", remedy=remedy)
 
 
@@ -110,19 +110,19 @@ def _toolchains() -> Iterator[Check]:
         except EngineryError as error:
             yield Check(level="warning", subject=f"toolchain {name}", found=error.problem, remedy=error.remedy)
         else:
-            found = "there" if row.created else "made when needed"
+            found = "installed" if row.created else "not installed yet; it is installed when a step needs it"
             yield Check(level="ok", subject=f"toolchain {row.name}", found=found)
 
 
 def _docker() -> Iterator[Check]:
-    """Never an error: only targets with `toolchain: container` need docker."""
+    """Check docker. A failure is only a warning, because only targets with `toolchain: container` need docker."""
     if shutil.which("docker") is None:
         yield Check(level="ok", subject="docker", found="not installed")
         return
     try:
         lines = process.run(DOCKER_VERSION, log=no_log, timeout=DOCKER_SECONDS).last_lines
     except CommandError as error:
-        remedy = "start it, or let this user reach it; only targets with toolchain: container need it"
+        remedy = "start it, or give this user access; only targets with toolchain: container need it"
         found = f"its daemon does not answer: {error.problem}"
         yield Check(level="warning", subject="docker", found=found, remedy=remedy)
         return

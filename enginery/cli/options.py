@@ -1,4 +1,4 @@
-"""What several commands use: options with their help, the registry they name, the build flow, and how they print."""
+"""Parts that several commands use: options, printing, and finding the registry and the build flow."""
 
 import sys
 from collections.abc import Callable
@@ -44,14 +44,14 @@ TrustedKeys = Annotated[
     typer.Option(
         "--trusted-keys",
         metavar="KEYS",
-        help="Take only builds that one of these has signed: public keys in a directory, or files with a colon between"
-        " [default: ENGINERY_TRUSTED_KEYS; nothing is required where that is not set]",
+        help="Accept only builds signed with one of these public keys: files or directories, separated by colons"
+        " [default: ENGINERY_TRUSTED_KEYS; if that is not set, no signature is required]",
     ),
 ]
 
 
 def note(line: str) -> None:
-    """Print a line for people to standard error, so that the output stays readable for scripts."""
+    """Print a line for people to standard error. Standard output is left to what scripts read."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -61,12 +61,12 @@ def print_json(value: Any) -> None:
 
 
 def print_result(value: T, for_people: Callable[[T], None], *, as_json: bool) -> None:
-    """Print what a command found: as JSON for scripts, or as `for_people` prints it."""
+    """Print the result of a command: as JSON for scripts, or with `for_people`."""
     (print_json if as_json else for_people)(value)
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Raise an error when the packages of an extra are not installed."""
+    """Raise a UsageError when one of the modules, which belong to an optional extra, is not installed."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         remedy = f"in a clone of Enginery: pip install -c constraints.txt '.[{extra}]'"
@@ -74,21 +74,17 @@ def require_extra(extra: str, *modules: str) -> None:
 
 
 def build_flow() -> "Callable[..., BuildSummary]":
-    """The build flow, found by its entry point, as the library itself does not import Prefect."""
+    """The build flow. It is found by its entry point, because the library does not import Prefect."""
     require_extra("prefect", "prefect")
     found = tuple(entry_points(group="enginery.flows", name="build"))
     if not found:
-        raise UsageError("the flow 'build' is not installed", remedy="install Enginery anew")
+        raise UsageError("the flow 'build' is not installed", remedy="install Enginery again")
     flow: Callable[..., BuildSummary] = found[0].load()
     return flow
 
 
 def named_registry(address: str | None) -> "Registry":
-    """The registry that the user named.
-
-    Raises:
-        UsageError: when the user named none.
-    """
+    """The registry at the address that the user gave; a UsageError when the user gave none."""
     if address is None:
         raise UsageError("no registry is named", remedy="give --registry s3://… or set ENGINERY_REGISTRY")
     return rooms.registry.Registry(address)

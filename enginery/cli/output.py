@@ -1,4 +1,4 @@
-"""What the command line prints: tables, trees and progress bars made with rich; plain text if there is no terminal."""
+"""Prints the results of commands: tables and progress bars made with rich; plain text if there is no terminal."""
 
 import sys
 import threading
@@ -36,7 +36,7 @@ FATES = {"stays": "stays", "goes": "[yellow]goes[/]", "gone": "[red]gone[/]"}
 
 
 class BarProgress:
-    """Draws one bar for each transfer that begins."""
+    """A `Progress` that draws one bar on the terminal for each transfer."""
 
     def __init__(self, drawn: "bars.Progress") -> None:
         self._drawn = drawn
@@ -63,12 +63,12 @@ class BarProgress:
 
 
 def console() -> Console:
-    """The console of the command line, wide enough for a file or a pipe to get whole lines."""
+    """The console of the command line. In a file or a pipe it is so wide that lines are not wrapped."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def plain_table(*columns: str) -> Table:
-    """A table without lines. A cell that is too wide is folded, never cut."""
+    """A table without lines. Text that is too wide for its column is wrapped, never cut."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -76,7 +76,7 @@ def plain_table(*columns: str) -> Table:
 
 
 def print_plan(plan: "Plan", done: "Mapping[str, StepRecord]", reasons: Mapping[str, Sequence[str]]) -> None:
-    """The plan's steps, what is already done, what was decided, and why steps must run."""
+    """Print a plan: its targets, its steps and which are done, the decisions made, and why steps must run."""
     out = console()
     out.print(f"[bold]{plan.spec.name}[/] from {plan.source.location} at {plan.source.commit[:12]}")
     targets = plain_table("target", "gpu", "backend", "release", "precision", "build")
@@ -93,7 +93,7 @@ def print_plan(plan: "Plan", done: "Mapping[str, StepRecord]", reasons: Mapping[
 
 
 def outcomes_table(steps: "Iterable[Outcome]") -> Table:
-    """Steps with their times and sizes, and whether each ran now."""
+    """A table of steps with their times and sizes, and whether each ran now."""
     table = plain_table("step", "state", "time", "size")
     for step in steps:
         state = "[green]ran[/]" if step.ran else "[dim]already done[/]"
@@ -102,7 +102,7 @@ def outcomes_table(steps: "Iterable[Outcome]") -> Table:
 
 
 def print_summary(summary: "BuildSummary") -> None:
-    """The end of a run: its steps, and where the builds are."""
+    """Print the summary of a run: its steps, and the addresses of its builds."""
     out = console()
     out.print(outcomes_table(summary.steps))
     for address in summary.published:
@@ -113,7 +113,7 @@ def print_summary(summary: "BuildSummary") -> None:
 
 
 def print_builds(builds: "Iterable[PublishedBuild]") -> None:
-    """Published builds, a line each."""
+    """Print one line for each published build."""
     table = plain_table("model", "build", "target", "precision", "created", "size")
     for build in builds:
         created = f"{build.created:%Y-%m-%d %H:%M}"
@@ -122,7 +122,7 @@ def print_builds(builds: "Iterable[PublishedBuild]") -> None:
 
 
 def print_manifest(manifest: "Manifest") -> None:
-    """One build: target, prompts with answers, files."""
+    """Print one build: target, prompts with answers, files."""
     out = console()
     out.print(f"[bold]{manifest.model}/{manifest.build_id}[/] {manifest.created:%Y-%m-%d %H:%M} UTC")
     for name, value in manifest.described.items():
@@ -137,15 +137,15 @@ def print_manifest(manifest: "Manifest") -> None:
 
 
 def print_toolchains(rows: "Iterable[ToolchainStatus]") -> None:
-    """Toolchains, a line each."""
+    """Print one line for each toolchain."""
     table = plain_table("toolchain", "backend", "release", "state")
     for row in rows:
-        table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "made when needed")
+        table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "not installed yet")
     console().print(table)
 
 
 def print_toolchain_report(report: "ToolchainReport") -> None:
-    """What a toolchain holds against its pins."""
+    """Print the differences between a toolchain and its pins."""
     out = console()
     state = "as pinned" if report.good else "not as pinned" if report.created else "not made yet"
     out.print(f"{report.name}: {state}")
@@ -154,19 +154,19 @@ def print_toolchain_report(report: "ToolchainReport") -> None:
     if report.verdict:
         out.print(f"verdict: {report.verdict}", markup=False)
     for line in report.disagreements:
-        out.print(f"  otherwise than recorded: {line}", markup=False)
+        out.print(f"  not as recorded: {line}", markup=False)
 
 
 def print_services(services: "Services") -> None:
-    """Where the local services are."""
+    """Print the addresses of the local services."""
     out = console()
     for name, address in services.addresses().items():
         out.print(f"{name:8} {address}", markup=False)
-    out.print('point other commands at them with: eval "$(enginery dev env)"', markup=False)
+    out.print('to make other commands use them: eval "$(enginery dev env)"', markup=False)
 
 
 def print_findings(findings: "Iterable[Check]") -> None:
-    """What `enginery doctor` found."""
+    """Print the results of `enginery doctor`."""
     out = console()
     marks = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
     for finding in findings:
@@ -176,7 +176,7 @@ def print_findings(findings: "Iterable[Check]") -> None:
 
 
 def print_channels(pointers: "Iterable[ChannelPointer]") -> None:
-    """Where channels point, a line each."""
+    """Print one line for each channel and target: the build, and the last move."""
     shown = plain_table("channel", "target", "build", "since", "by", "how", "from")
     for pointer in pointers:
         move = pointer.last
@@ -188,7 +188,7 @@ def print_channels(pointers: "Iterable[ChannelPointer]") -> None:
 
 
 def print_history(pointers: "Iterable[ChannelPointer]") -> None:
-    """The recorded moves of channels, the last one first."""
+    """Print the recorded moves of channels, the last one first."""
     for pointer in pointers:
         console().print(registry.channel_reference(pointer.model, pointer.channel, pointer.target), markup=False)
         shown = plain_table("when", "by", "how", "build", "from", "why")
@@ -202,7 +202,7 @@ def print_history(pointers: "Iterable[ChannelPointer]") -> None:
 
 
 def resolved_line(resolved: "Resolved") -> str:
-    """A resolved build as one line for people."""
+    """One line for people about a build that `resolve` found."""
     manifest, target = resolved.manifest, resolved.manifest.target
     gpus = "" if target.gpu == "cpu" else f", {target.world_size} x {target.gpu}"
     kind = f"{target.name}: {target.backend} {target.release}, {target.precision}{gpus}, {human_bytes(manifest.size)}"
@@ -212,7 +212,7 @@ def resolved_line(resolved: "Resolved") -> str:
 
 
 def resolved_json(resolved: "Resolved") -> dict[str, JsonValue]:
-    """A resolved build as data for scripts."""
+    """The same build as plain data for scripts."""
     manifest, pointer = resolved.manifest, resolved.pointer
     return {
         "model": manifest.model,
@@ -231,7 +231,7 @@ def resolved_json(resolved: "Resolved") -> dict[str, JsonValue]:
 
 
 def print_pruning(pruning: "Pruning") -> None:
-    """What is removed, what stays and why."""
+    """Print what a prune removes, what stays, and why."""
     table = plain_table("", "what", "name", "for", "since", "size", "why")
     for verdict in pruning.verdicts:
         size = human_bytes(verdict.size) if verdict.size else ""
@@ -246,7 +246,7 @@ def print_pruning(pruning: "Pruning") -> None:
 
 
 def print_audit(audit: "Audit") -> None:
-    """The problems that an audit found, damage first."""
+    """Print the problems that an audit found, damage first."""
     out = console()
     for problem in audit.problems:
         mark = "[red]damage  [/]" if problem.level == "damage" else "[yellow]leftover[/]"
@@ -256,39 +256,39 @@ def print_audit(audit: "Audit") -> None:
 
 
 def print_verdicts(verdicts: "Iterable[Verdict]") -> None:
-    """A line for each verdict."""
+    """Print one line for each verdict on a release."""
     rows = pipeline.verdict_rows(verdicts)
-    _print(console(), [*rows[0]] if rows else (), [[*row.values()] for row in rows])
+    _print_table(console(), [*rows[0]] if rows else (), [[*row.values()] for row in rows])
 
 
 def print_listing(found: "Listing", *, prereleases: bool) -> None:
-    """A line for each release, newest first, and what is not listed."""
+    """Print one line for each release, newest first; then the releases that were left out."""
     out = console()
     usable = found.usable(prereleases=prereleases)
     rows = [[one.release, f"{len(one.wheels)} wheels" if one.wheels else "source only"] for one in reversed(usable)]
-    _print(out, ("release", "files"), rows)
+    _print_table(out, ("release", "files"), rows)
     if withdrawn := [one.release for one in found.releases if one.yanked]:
         out.print(f"withdrawn: {', '.join(withdrawn)}", markup=False)
     if found.not_numbers:
-        out.print(f"passed over, as their release is no version number: {', '.join(found.not_numbers)}", markup=False)
+        out.print(f"left out, because they are not version numbers: {', '.join(found.not_numbers)}", markup=False)
 
 
 def print_comparison(found: "Comparison") -> None:
-    """Two builds side by side."""
+    """Print the differences between two builds."""
     out = console()
     out.print(f"[bold]{escape(found.before)} -> {escape(found.after)}[/]")
-    _print(out, ("", "before", "after", ""), pipeline.figures(found))
+    _print_table(out, ("", "before", "after", ""), pipeline.figures(found))
     out.print(pipeline.answers_sentence(found), markup=False)
     differing = [(one.prompt, one.before, one.after, one.said) for one in found.different_answers]
-    _print(out, ("prompt", "before", "after", ""), differing)
-    _print(out, ("changed", "before", "after"), [(one.name, one.before, one.after) for one in found.changes])
+    _print_table(out, ("prompt", "before", "after", ""), differing)
+    _print_table(out, ("changed", "before", "after"), [(one.name, one.before, one.after) for one in found.changes])
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
 
 
 @contextmanager
 def shown_progress(log: Log, console: Console | None = None) -> Iterator[Progress]:
-    """Show progress during a `with` block: as a bar on standard error or `console`, or in lines of a log."""
+    """Show progress during a `with` block: bars on a terminal (standard error, or `console`), otherwise log lines."""
     terminal = console or Console(file=sys.stderr)
     if not terminal.is_terminal:
         yield LogProgress(log)
@@ -316,7 +316,7 @@ def _steps_table(plan: "Plan", done: "Mapping[str, StepRecord]") -> Table:
     return table
 
 
-def _print(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not rows:
         return
     table = plain_table(*columns)

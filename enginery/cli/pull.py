@@ -1,4 +1,4 @@
-"""The commands `pull`, `verify` and `resolve`: the build of a model for a GPU and runtime, and whether it is whole."""
+"""The commands `pull`, `verify` and `resolve`, which find, fetch and check the build for a GPU and a runtime."""
 
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 pull_app = typer.Typer()
 
 QUERY: dict[str, tuple[Any, Any, str | None, str]] = {
-    "channel": (str | None, None, "NAME", "The channel it is on."),
-    "build": (str | None, None, "ID", "Its id, or how that begins."),
-    "target": (str | None, None, "NAME", "Its target."),
+    "channel": (str | None, None, "NAME", "The channel that points at the build."),
+    "build": (str | None, None, "ID", "The build's id, or its first characters."),
+    "target": (str | None, None, "NAME", "The name of the build's target."),
     "gpu": (str, "auto", "GPU", "A product name, cpu, any, or auto for what this machine has."),
-    "gpus": (int | None, None, "N", "How many GPUs there are."),
-    "world_size": (int | None, None, "N", "The GPUs it takes, exactly."),
+    "gpus": (int | None, None, "N", "The number of GPUs of the machine."),
+    "world_size": (int | None, None, "N", "The exact number of GPUs that the build needs."),
     "backend": (str | None, None, "NAME", "tensorrt, pytorch or onnxruntime."),
-    "release": (str | None, None, "RANGE", "Its backend's version, or a range: '>=1.0,<1.3'."),
-    "runtime": (str | None, None, "VERSION", "The TensorRT-LLM of the serving container."),
-    "precision": (str | None, None, "NAME", "The format of its weights."),
-    "other_product": (bool, False, None, "Accept an engine of another product with the same compute capability."),
+    "release": (str | None, None, "RANGE", "The backend's version, or a range: '>=1.0,<1.3'."),
+    "runtime": (str | None, None, "VERSION", "The version of TensorRT-LLM in the serving container."),
+    "precision": (str | None, None, "NAME", "The number format of the weights."),
+    "other_product": (bool, False, None, "Accept an engine for another product with the same compute capability."),
 }
 """The options of a query (`BuildQuery`): type, default, metavar and help of each."""
 
 
 def takes_query(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a query, before its own. In its code they are `**query`."""
+    """Add the options of a query to a command, before its own. The command gets their values as `**query`."""
     *own, _ = signature(command, eval_str=True).parameters.values()
     arguments = sum(parameter.default is Parameter.empty for parameter in own)
     options = [
@@ -57,16 +57,16 @@ def takes_query(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@pull_app.command(short_help="Bring the build that fits into a directory.")
+@pull_app.command(short_help="Pull the build that fits into a directory.")
 @takes_query
 def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     model: Annotated[
-        str, typer.Argument(metavar="MODEL|BUILD", help="A model; or MODEL/BUILD, MODEL@CHANNEL/TARGET or a build id.")
+        str, typer.Argument(metavar="MODEL|BUILD", help="A model, MODEL/BUILD, MODEL@CHANNEL/TARGET, or a build id.")
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where: new, empty, or pulled into before.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A directory: new, empty, or pulled into before.")],
     link: Annotated[
         Path | None,
-        typer.Option("--link", metavar="CACHE", help="A directory that pulls here share; each file comes once."),
+        typer.Option("--link", metavar="CACHE", help="A cache directory, which several pulls on one machine share."),
     ] = None,
     mount: Annotated[
         str | None,
@@ -77,9 +77,9 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     as_json: AsJson = False,
     **query: Any,
 ) -> None:
-    """Bring the build of a model that fits into a directory, or the build that is named.
+    """Pull the build of a model that fits this machine, or a named build, into a directory.
 
-    It is checked to the last byte; until it is whole, what was there stays.
+    Every byte is checked. The build before stays the current one until the new one is complete.
     """
     policy = rooms.builds.Policy.chosen(trusted_keys)
     opened = named_registry(registry)
@@ -104,27 +104,27 @@ def pull(  # noqa: PLR0913, PLR0917  each is an option of the command
     print(f"{pulled.model}/{pulled.build_id} is at {pulled.directory}: {size}")
     print(f"serve it with: tritonserver --model-repository={pulled.mount}")
     if pulled.rewritten:
-        note(f"{len(pulled.rewritten)} configurations name {pulled.mount}; see --mount if a server sees it elsewhere")
+        note(f"{len(pulled.rewritten)} configurations name {pulled.mount}; give --mount if a server sees another path")
 
 
 @pull_app.command(short_help="Check every byte of a build, here or in the registry.")
 def verify(
     place: Annotated[
         str | None,
-        typer.Argument(metavar="DIR|BUILD", help="Where a build was pulled to, or one published; a model with --all."),
+        typer.Argument(metavar="DIR|BUILD", help="A pulled directory, or a published build; with --all, a model."),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every build of the registry or of a model, its channels, and leftovers.")
+        bool, typer.Option("--all", help="Check all builds of the registry or of a model, channels and leftovers.")
     ] = False,
     registry: RegistryAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every byte of a build against its manifest: of one in a directory, or of one in the registry."""
+    """Compare every byte of a build in a directory, or in the registry, with its manifest."""
     if every:
         _audit(place, registry, as_json=as_json)
         return
     if place is None:
-        raise UsageError("which build?", remedy="name a directory or a build, or give --all")
+        raise UsageError("no build is named", remedy="name a directory or a build, or give --all")
     directory = Path(place).expanduser()
     if directory.is_dir() or place.startswith((".", "/", "~")):
         manifest, found = rooms.registry.local_build(directory).manifest, rooms.registry.verify_directory(directory)
@@ -152,9 +152,9 @@ def resolve(
     as_json: AsJson = False,
     **query: Any,
 ) -> None:
-    """Find the one build of a model that fits, and print it as MODEL/BUILD; or say why none does.
+    """Find the one build of a model that fits, and print it as MODEL/BUILD; if none fits, say why.
 
-    Without --channel every build that passed its gates is looked at, the highest release first.
+    Without --channel, all builds that passed their gates are candidates, and the highest release is preferred.
     """
     found: Resolved = named_registry(registry).resolve(model, **query)
     for warning in found.warnings:
@@ -167,7 +167,7 @@ def resolve(
 
 
 def _audit(model: str | None, registry: str | None, *, as_json: bool) -> None:
-    """Audit a registry or a model's builds, and end with the exit code of what was found."""
+    """Audit a registry or a model's builds; exit with an error code when something is damaged."""
     found = rooms.registry.audit(named_registry(registry), model, rooms.progress.LogProgress(note))
     print_result(found, rooms.output.print_audit, as_json=as_json)
     if found.damaged:

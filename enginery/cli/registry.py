@@ -1,4 +1,4 @@
-"""The commands on a registry: moving channels, signatures and provenance, removing old builds, comparing two."""
+"""The commands for a registry: move channels, sign builds, print provenance, remove old builds, compare two builds."""
 
 import sys
 from pathlib import Path
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 registry_app = typer.Typer()
 
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the channel's history.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, for the channel's history.")]
 IfNow = Annotated[
-    str | None, typer.Option("--if-now", metavar="BUILD", help="Only while the channel points at this build id.")
+    str | None, typer.Option("--if-now", metavar="BUILD", help="Move only if the channel points at this build id.")
 ]
 Unconditional = Annotated[
     bool, typer.Option("--allow-unconditional-writes", help="Accept an S3 endpoint that ignores If-Match.")
@@ -38,7 +38,7 @@ KeyFile = Annotated[
         "--key",
         envvar="ENGINERY_SIGNING_KEY",
         metavar="FILE",
-        help="The private key; its password, where it has one, is read from ENGINERY_SIGNING_KEY_PASSWORD.",
+        help="The private key. If it is encrypted, set ENGINERY_SIGNING_KEY_PASSWORD.",
     ),
 ]
 
@@ -48,7 +48,7 @@ def promote(  # noqa: PLR0913, PLR0917  each is an option of the command
     reference: BuildReference,
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel's name, such as stable.")],
     reason: Reason = "",
-    force: Annotated[bool, typer.Option("--force", help="Although it failed a gate; needs --reason.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Accept a failed gate; needs --reason.")] = False,
     if_now: IfNow = None,
     unconditional: Unconditional = False,
     registry: RegistryAddress = None,
@@ -70,7 +70,7 @@ def demote(  # noqa: PLR0913, PLR0917  each is an option of the command
     registry: RegistryAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Point a channel back at the build it pointed at before; once more goes one further back."""
+    """Point a channel back at its previous build. A second demotion goes one build further back."""
     pointer = named_registry(registry).demote(
         channel, reason=reason, expected=if_now, allow_unconditional_writes=unconditional
     )
@@ -84,7 +84,7 @@ def channels(
     registry: RegistryAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where each channel of a model points, for each target: since when, moved by whom, and from what."""
+    """Show where each channel of a model points, for each target: since when, who moved it, and from which build."""
     pointers, unreadable = named_registry(registry).pointers(model)
     for_people = rooms.output.print_history if history else rooms.output.print_channels
     print_result(pointers, for_people, as_json=as_json)
@@ -96,7 +96,7 @@ def channels(
 
 @registry_app.command(short_help="Sign a published build.")
 def sign(reference: BuildReference, key: KeyFile = None, registry: RegistryAddress = None) -> None:
-    """Sign a build that is published already: its manifest and, by their digests, its files."""
+    """Sign a published build: its manifest and the digests of its files."""
     if key is None:
         raise UsageError("no key is named", remedy="give --key key.pem or set ENGINERY_SIGNING_KEY")
     signing_key = rooms.builds.SigningKey.read(key)
@@ -116,16 +116,16 @@ def provenance(reference: BuildReference, registry: RegistryAddress = None) -> N
     sys.stdout.write(statement.decode())
 
 
-@registry_app.command(short_help="Remove old builds and what died publishers have left.")
+@registry_app.command(short_help="Remove old builds and leftovers of dead publishers.")
 def prune(  # noqa: PLR0913, PLR0917  each is an option of the command
     model: OnlyModel = None,
-    keep: Annotated[int, typer.Option("--keep", min=0, help="Builds that stay of each target, the newest.")] = 3,
+    keep: Annotated[int, typer.Option("--keep", min=0, help="How many of a target's newest builds stay.")] = 3,
     days: Annotated[float, typer.Option("--days", min=0, help="Builds younger than this stay.")] = 30.0,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it nothing is removed.")] = False,
     registry: RegistryAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove builds that no channel needs and that are old and not among the newest; without --yes only say which."""
+    """Remove old builds that no channel needs; the newest stay. Without --yes, only show which would be removed."""
     policy = rooms.registry.Retention(keep=keep, days=days)
     done = rooms.registry.prune(named_registry(registry), policy, model=model, dry_run=not yes, log=note)
     print_result(done, rooms.output.print_pruning, as_json=as_json)
@@ -139,7 +139,7 @@ def iam(
     ],
     address: Annotated[str, typer.Argument(metavar="S3", help="The registry: s3://bucket/prefix.")],
 ) -> None:
-    """Print the least that a role must be allowed, as an IAM policy for one registry."""
+    """Print an IAM policy with the permissions that a role needs in one registry, and no others."""
     print_json(rooms.registry.policy(role, address))
 
 
@@ -150,7 +150,7 @@ def diff(
     registry: RegistryAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two published builds by their manifests: what they are made of, answers, speed, size, build time."""
+    """Compare two published builds by their manifests: origin, answers, speed, size, build time."""
     opened = named_registry(registry)
     found = rooms.builds.compare_builds(opened.find(before), opened.find(after))
     print_result(found, rooms.output.print_comparison, as_json=as_json)

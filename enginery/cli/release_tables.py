@@ -1,4 +1,4 @@
-"""What `enginery releases` prints: a list of releases, one release, or the differences between two."""
+"""The output of `enginery releases`: a list of releases, one release, or the differences between two."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -56,18 +56,18 @@ def as_data(found: Changes, for_spec: SpecChanges | None) -> Row:
 
 
 def print_listed(rows: Iterable[Row]) -> None:
-    """The list of releases; a star marks a fact of the nearest release."""
+    """Print the list of releases. A star marks a fact that is taken from the nearest release."""
     out = console()
     table = plain_table("release", "flags", "python", "cuda", "tensorrt", "triton container")
     for row in rows:
         cells = [row[name] + ("*" if name in row["nearest"] else "") for name in ("python", "cuda", "tensorrt")]
         table.add_row(row["release"], row["flags"], *cells, row["container"])
     out.print(table)
-    out.print("flags: how those of trtllm-build are known.  *: not known of this release, but of the nearest one")
+    out.print("flags: how the flags of trtllm-build are known.  *: taken from the nearest release")
 
 
 def print_described(one: Row) -> None:
-    """One release on one page, each line with how it is known."""
+    """Print the facts of one release, each with how it is known."""
     out = console()
     out.print(f"[bold]TensorRT-LLM {one['release']}[/]")
     table = plain_table("", "", "known")
@@ -85,7 +85,7 @@ def print_described(one: Row) -> None:
 
 
 def print_changes(old: str, new: str, found: Changes) -> None:
-    """What changes in a command's flags."""
+    """Print the changes in a command's flags between two releases."""
     out = console()
     out.print(f"[bold]{found.command}: {old} -> {new}[/]")
     for release, origin in ((old, found.old), (new, found.new)):
@@ -107,7 +107,7 @@ def print_changes(old: str, new: str, found: Changes) -> None:
 
 
 def print_spec_changes(name: str, found: SpecChanges) -> None:
-    """What changes for a spec in the new release."""
+    """Print the changes that a new release makes for a spec."""
     out = console()
     out.print(f"[bold]for the spec {name}[/]")
     table = plain_table("target", "field", "", "")
@@ -116,7 +116,7 @@ def print_spec_changes(name: str, found: SpecChanges) -> None:
     for sentence, targets in (*((one, ()) for one in found.unset), *found.some_unset):
         field, _, change = sentence.partition(": ")
         table.add_row(", ".join(targets), field, "unset", change)
-    out.print(table if table.row_count else "  nothing in it is affected")
+    out.print(table if table.row_count else "  no field of it changes")
 
 
 def _summary(release: str) -> Row:

@@ -1,4 +1,4 @@
-"""The commands `enginery releases …`: what is known of TensorRT-LLM's releases, and which the package index has."""
+"""The commands `enginery releases …`: facts of TensorRT-LLM's releases, and the releases that a package index has."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from enginery.cli import rooms
 from enginery.cli.options import AsJson, note, print_json, print_result
 
-releases_app = typer.Typer(help="What is known of TensorRT-LLM's releases, and how sure it is.")
+releases_app = typer.Typer(help="The facts of TensorRT-LLM's releases, and how sure they are.")
 
 Release = Annotated[str, typer.Argument(metavar="RELEASE", help="A release of TensorRT-LLM, such as 1.2.1.")]
 
@@ -22,8 +22,8 @@ def watch(
 ) -> None:
     """Say what the releases that your package index lists mean for each target. Nothing is built or moved.
 
-    Specs are looked at whether their policy (`releases.watch`) says so or not. The flow `watch-releases` gives the same
-    verdicts, and acts on them.
+    The field `releases.watch` of the specs is ignored. The flow `watch-releases` gives the same verdicts, and acts on
+    them.
     """
     fleet = rooms.pipeline.read_fleet(rooms.pipeline.spec_files(specs))
     found = rooms.pipeline.fleet_verdicts(
@@ -41,7 +41,7 @@ def listed(
     prereleases: Annotated[bool, typer.Option("--prereleases", help="List previews, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the releases of a project that your own package index has, newest first, without those withdrawn."""
+    """List the releases of a project on your own package index, newest first. Withdrawn releases come last."""
     found = rooms.releases.listed_releases(project)
     for silent in found.silent:
         note(f"warning: no answer from {silent}")
@@ -50,7 +50,7 @@ def listed(
 
 @releases_app.callback(invoke_without_command=True)
 def list_releases(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the releases there are facts of, the newest first."""
+    """List the releases that Enginery has facts of, the newest first."""
     if not context.invoked_subcommand:
         print_result(rooms.release_tables.release_rows(), rooms.release_tables.print_listed, as_json=as_json)
 
@@ -61,17 +61,17 @@ def show(release: Release, as_json: AsJson = False) -> None:
     print_result(rooms.release_tables.described(release), rooms.release_tables.print_described, as_json=as_json)
 
 
-@releases_app.command(short_help="Show what changes between two, also for a spec.")
+@releases_app.command(short_help="Show what changes between two releases.")
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The release to come from.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The release to go to.")],
-    spec_file: Annotated[Path | None, typer.Argument(metavar="SPEC", help="Say what it means for this spec.")] = None,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The old release.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The new release.")],
+    spec_file: Annotated[Path | None, typer.Argument(metavar="SPEC", help="Show what changes for this spec.")] = None,
     command: Annotated[
         str, typer.Option("--command", help="trtllm-build, quantize.py, run.py or 'convert_checkpoint.py FAMILY'.")
     ] = "trtllm-build",
     as_json: AsJson = False,
 ) -> None:
-    """Show which flags come, go and change from one release to another, and what that means for a spec."""
+    """Show the flags that are new, removed or changed between two releases, and what that means for a spec."""
     found = rooms.releases.changes_between(old, new, command)
     spec = rooms.spec.read_spec(spec_file) if spec_file else None
     for_spec = rooms.pipeline.spec_changes(spec, old, new) if spec else None

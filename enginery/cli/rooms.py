@@ -1,7 +1,6 @@
-"""The rooms that commands use, each imported when a command first uses it.
+"""The rooms that commands use. Each is imported when a command first uses it, so `enginery --help` imports none.
 
-`enginery --help` imports none of them. Commands write `rooms.pipeline.make_plan(…)`. No other file of the command line
-imports a room late.
+Commands write `rooms.pipeline.make_plan(…)`. No other file of the command line imports a room late.
 """
 
 from typing import TYPE_CHECKING

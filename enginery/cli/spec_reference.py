@@ -1,6 +1,6 @@
-"""Writes the reference and the JSON schema of specs from the models: `python -m enginery.cli.spec_reference DIR`.
+"""Writes the reference and the JSON schema of specs, made from `Spec`: `python -m enginery.cli.spec_reference DIR`.
 
-A test compares the committed files with what this makes, so they cannot fall behind.
+A test compares the files in docs/ with this module's output, so they are never out of date.
 """
 
 import json
@@ -16,7 +16,7 @@ REFERENCE_NAME = "spec.md"
 SCHEMA_NAME = "spec.schema.json"
 
 ANYTHING = "JsonValue"
-"""What the schema calls a value of any kind; there is nothing to describe."""
+"""The schema's name for a value of any kind. The reference does not describe it."""
 
 INTRODUCTION = """# The spec, field by field
 

@@ -1,6 +1,7 @@
-"""Published builds in a bucket of S3, which needs no server of its own and never shows a build half-written.
+"""The registry: published builds in an S3 bucket. It needs no server besides S3.
 
-A build's manifest is written last; a build without one does not exist. Channels are movable names that point at builds.
+The manifest is written last. A build without a manifest does not exist, so nobody sees a part of a build. Channels are
+movable names that point at builds.
 
     registry = Registry("s3://engines/prod")
     build = registry.resolve("llama-3-8b-instruct", channel="stable", gpu="auto")

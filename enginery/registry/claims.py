@@ -1,8 +1,8 @@
-"""Claims: they keep two publishers of different files from working on the same build at once.
+"""Claims: a claim keeps two publishers of different files from working on the same build at once.
 
-A claim is an object beside the files of a build, present while they are sent. Publishers of the same files share it.
-When its holder has died, the next publisher takes it over. Pruning a build claims it too, so that nobody publishes it
-meanwhile.
+A claim is an object beside the files of a build. It exists while the files are sent. Publishers of the same files share
+it. When its holder has died, the next publisher takes it over. A prune claims a build too before it removes the build,
+so that nobody publishes the build meanwhile.
 """
 
 from collections.abc import Iterator
@@ -19,20 +19,20 @@ CLAIM = "publishing.json"
 PRUNING = "pruning"
 ATTEMPTS = 3
 LONGEST_PUBLISH = timedelta(hours=6)
-"""Whether a process on another machine has died is not known: its claim holds for as long as a publish may take."""
+"""How long a claim from another machine counts, because this machine cannot see whether its process still runs."""
 
 
-class InTheWay(RegistryError):  # noqa: N818  it says what is there, not that it is wrong
-    """Another process is at work on the build; trying again later can help."""
+class ClaimHeld(RegistryError):  # noqa: N818  not a fault, only a build that is in use
+    """Another process works on the build; trying again later can help."""
 
 
 class Holder(Frozen):
-    """Who holds a claim, as its object says it.
+    """The content of a claim: the process that holds it, and what for.
 
     Attributes:
-        files: the digest of all files that the holder publishes; `pruning` and a unique name for one that prunes.
-        worker: the process.
-        since: when it began, UTC.
+        files: the digest of all files that the holder publishes; for a prune, `pruning` and a unique name.
+        worker: the process that holds the claim.
+        since: when it took the claim, UTC.
     """
 
     files: str
@@ -40,7 +40,7 @@ class Holder(Frozen):
     since: datetime
 
     def may_be_at_work(self) -> bool:
-        """Whether the process may still run: known on this machine, assumed for some hours on others."""
+        """Whether the process may still run. On this machine that is known; on others it is assumed for some hours."""
         if self.worker.is_local():
             return self.worker.is_at_work()
         return datetime.now(UTC) - self.since < LONGEST_PUBLISH
@@ -53,8 +53,8 @@ class Claim(HeldObject[Holder]):
     """The claim on one build.
 
     Attributes:
-        prefix: the build.
-        files: the digest of the files for which this process claims it; empty when it only looks.
+        prefix: the prefix of the build.
+        files: the digest of the files that this process publishes; empty for a process that only reads the claim.
     """
 
     def __init__(self, prefix: Prefix, files: str = "") -> None:
@@ -63,14 +63,14 @@ class Claim(HeldObject[Holder]):
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Hold the claim: nobody with other files works on the build meanwhile.
+        """Hold the claim during a `with` block, so that no process publishes other files for the build.
 
-        When the body ends without an error, the build has its manifest and needs no claim any more.
+        The claim is deleted at the end of the block. After an error it is deleted only if this process made it.
 
         Raises:
-            InTheWay: while another process holds it for other files; transient.
+            ClaimHeld: when another process holds the claim for other files; transient.
         """
-        is_new = self._acquire()
+        is_new = self._take()
         try:
             yield
         except BaseException:
@@ -80,34 +80,34 @@ class Claim(HeldObject[Holder]):
         self.prefix.delete(CLAIM)
 
     def is_held(self) -> bool:
-        """Whether a process that may still be at work holds the claim."""
+        """Whether a process that may still run holds the claim."""
         holder = self.read()
         return holder is not None and holder.may_be_at_work()
 
     def is_ours(self) -> bool:
-        """Whether the claim is held for these files."""
+        """Whether the claim is held for the files of this process."""
         holder = self.read()
         return holder is not None and holder.files == self.files
 
-    def in_the_way(self, holder: Holder | str) -> InTheWay:
-        """The error for a process that finds the build claimed by another."""
+    def held_error(self, holder: Holder | str) -> ClaimHeld:
+        """The error for a process that needs the claim, when `holder` has it."""
         pruned = isinstance(holder, Holder) and holder.files.startswith(PRUNING)
         problem = "the build is being removed" if pruned else "another publisher is sending other files for this build"
-        return InTheWay(
+        return ClaimHeld(
             f"{problem}: {holder}",
             subject=str(self.prefix.address),
             remedy=f"wait until it has finished; if it has died, remove {self.prefix.where(CLAIM)}",
             transient=True,
         )
 
-    def _acquire(self) -> bool:
-        """Take the claim and return True; False when it is shared with a holder for the same files."""
+    def _take(self) -> bool:
+        """Take the claim and return True; False when another process holds it for the same files, and it is shared."""
         for _ in range(ATTEMPTS):
             holder = self.read()
             if holder and holder.may_be_at_work():
                 if holder.files == self.files:
                     return False
-                raise self.in_the_way(holder)
+                raise self.held_error(holder)
             if self.replace(Holder(files=self.files, worker=Worker.this(), since=datetime.now(UTC))):
                 return True
-        raise self.in_the_way("others keep beginning")
+        raise self.held_error("several processes take the claim at the same time")

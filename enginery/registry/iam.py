@@ -1,7 +1,7 @@
 """The permissions that each role needs in a registry's bucket, as IAM policies.
 
-`python -m enginery.registry.iam DIRECTORY` writes those for `s3://engines/prod`. They are in infra/iam/; a
-test compares them.
+`python -m enginery.registry.iam infra/iam` writes the policies for the example registry `s3://engines/prod`. A test
+compares the files in infra/iam/ with this module.
 """
 
 import json
@@ -26,12 +26,12 @@ PROBES = f"{PROBE}*"
 
 
 class Grant(NamedTuple):
-    """Actions on objects.
+    """One statement of a policy: which actions are allowed on which objects.
 
     Attributes:
-        sid: the name of the statement: what it is for.
-        actions: names of S3's actions.
-        paths: patterns of objects, relative to the registry; empty for the bucket itself.
+        sid: the statement's name, which says what it is for.
+        actions: the names of actions in S3.
+        paths: patterns of objects, relative to the registry; empty for a statement about the bucket itself.
         listed: patterns of the prefixes that may be listed.
     """
 
@@ -72,7 +72,7 @@ def policy(role: Role, address: str) -> dict[str, Any]:
     """The smallest policy that lets a role work in the registry at `address`.
 
     Raises:
-        UsageError: when that is not an address in S3.
+        UsageError: when `address` is not an address in S3.
     """
     parsed = Address.parse(address)
     return {"Version": "2012-10-17", "Statement": [_statement(grant, parsed) for grant in ROLES[role]]}

@@ -15,7 +15,7 @@ _POINTER = re.compile(rf"{MODELS}/[^/]*/{CHANNELS}/([^/]*)/([^/]*)\.json")
 
 
 def manifest_path(model: str, build_id: str) -> str:
-    """The path of a build's manifest, the object that makes the build exist."""
+    """The path of a build's manifest."""
     return f"{build_path(model, build_id)}/{MANIFEST}"
 
 
@@ -25,40 +25,40 @@ def channel_path(model: str, channel: str, target: str) -> str:
 
 
 def channels_path(model: str, channel: str | None = None) -> str:
-    """The prefix of all channels of a model, or of one of them."""
+    """The prefix of the pointers of one channel; without `channel`, of all channels of the model."""
     prefix = f"{MODELS}/{model}/{CHANNELS}"
     return f"{prefix}/{channel}" if channel else prefix
 
 
 def signature_path(manifest_json: bytes, fingerprint: str) -> str:
-    """The path of a key's signature of a manifest, relative to the build."""
+    """The path of the signature of a manifest by the key with this fingerprint, relative to the build."""
     return f"{SIGNATURES}/{short(bytes_digest(manifest_json))}-{short(fingerprint)}.sig"
 
 
 def is_signature(path: str) -> bool:
-    """Whether a path in a build is a signature's; manifests do not list signatures."""
+    """Whether a path in a build belongs to a signature. Manifests do not list signatures."""
     return path.startswith(f"{SIGNATURES}/")
 
 
 def build_of(path: str) -> tuple[str, str] | None:
-    """The model and build id whose manifest is at `path`; None when the path is not one of a manifest."""
+    """The model and build id of a manifest's path; None for another path."""
     found = _MANIFEST.fullmatch(path)
     return (found[1], found[2]) if found else None
 
 
 def pointer_of(path: str) -> tuple[str, str] | None:
-    """The channel and target whose pointer is at `path`; None when the path is not one of a pointer."""
+    """The channel and target of a pointer's path; None for another path."""
     found = _POINTER.fullmatch(path)
     return (found[1], found[2]) if found else None
 
 
 def channel_reference(model: str, channel: str, target: str) -> str:
-    """A channel for one target as commands take it, `MODEL@CHANNEL/TARGET`."""
+    """A channel for one target, written as on the command line: `MODEL@CHANNEL/TARGET`."""
     return f"{model}@{channel}/{target}"
 
 
 def split_reference(reference: str) -> tuple[str, str, str]:
-    """The model, channel and target of `MODEL@CHANNEL/TARGET`; a RegistryError when the text has another form."""
+    """The model, channel and target of `MODEL@CHANNEL/TARGET`; a RegistryError for a text in another form."""
     model, _, rest = reference.partition("@")
     channel, slash, target = rest.partition("/")
     if not (model and channel and slash and target):
@@ -68,6 +68,6 @@ def split_reference(reference: str) -> tuple[str, str, str]:
 
 
 def require_name(field: str, value: str) -> None:
-    """Make sure that a text can be part of a path and of a reference; a UsageError when it cannot."""
+    """Make sure that `value` can be part of a path and of a reference; a UsageError about `field` otherwise."""
     if not re.fullmatch(NAME_PATTERN, value):
         raise UsageError(f"{value!r} {IN_WORDS[NAME_PATTERN]}", subject=field)

@@ -1,4 +1,4 @@
-"""The publish step: sends a build's files, then its manifest, which makes it exist, and moves the channel to it."""
+"""The publish step: sends a build's files, then its manifest, and then points the channel at the build."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,22 +60,23 @@ PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
     ("report", Stage.VALIDATE, "", lambda path: path == REPORT_FILE),
     ("weights", Stage.DOWNLOAD, f"{LICENSES}/", lambda path: "/" not in path and is_license(path)),
 )
-"""The inputs that are published: from which stage, where in the build, and which files: of the weights, the licence."""
+"""The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish."""
 
 
 def publish(context: StepContext) -> Facts:
-    """Put a build into the registry and point its channel at it; a build that is there already stays as it is.
+    """Put a build into the registry and point its channel at it; a build that is already published is not changed.
 
-    A channel that pointed at this build before and does not any more is not moved: somebody has decided that.
+    A channel that pointed at this build earlier, and now points at another one, is not moved: a person or a later
+    build has moved it away.
 
     Raises:
         RegistryError: when the build did not pass its validation, the registry cannot be used safely, or it holds
             another build of this name.
-        UsageError: when the build is to be signed, and the key cannot be used.
+        UsageError: when a signing key is set and cannot be used.
     """
     parameters = PublishParameters.model_validate(dict(context.parameters))
     registry = Registry(parameters.to)
-    require_publishable(context.parameters)  # fails here, before anything is sent
+    require_publishable(context.parameters)  # an error comes before anything is sent
     manifest, sources = _describe(context, parameters)
     found = registry.read(parameters.model, parameters.build_id)
     uploaded = 0
@@ -106,8 +107,8 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
     """Check that a publish step can use its registry, before hours are spent on a build.
 
     Raises:
-        RegistryError: when the bucket does not exist, may not be written, or ignores conditional writes.
-        UsageError: when the build is to be signed, and the key cannot be used.
+        RegistryError: when the bucket does not exist, is not writable, or ignores conditional writes.
+        UsageError: when a signing key is set and cannot be used.
     """
     SigningKey.from_environment()
     parameters = PublishParameters.model_validate(dict(values))
@@ -118,7 +119,7 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
 
 
 def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, dict[str, Path]]:
-    """The manifest, and the local file of each path in it."""
+    """Make the manifest, the provenance statement and the report; returns the manifest, and path -> local file."""
     report = _passed_report(context, parameters)
     found = dict(_files(context.inputs, context.chain))
     sources = {record.path: file for record, file in found.items()}
@@ -158,7 +159,7 @@ def _by_path(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
 
 
 def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> Iterator[tuple[FileRecord, Path]]:
-    """The files of the build that are there already, each with its local file."""
+    """The files of the build that earlier steps have made, each with its local file."""
     for name, stage, folder, wanted in PARTS:
         for record in _known_files(inputs[name], chain, stage, wanted):
             yield record.model_copy(update={"path": f"{folder}{record.path}"}), inputs[name] / record.path
@@ -167,24 +168,24 @@ def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> Iterator[
 def _send_build(
     registry: Registry, manifest: Manifest, sources: Mapping[str, Path], context: StepContext
 ) -> tuple[Manifest, int]:
-    """Send the files, then the manifest; returns the published manifest, and how many bytes were sent."""
+    """Send the files, then the manifest; returns the published manifest, and the number of bytes sent."""
     prefix = registry.build_prefix(manifest.model, manifest.build_id)
     claim = Claim(prefix, json_digest([file.model_dump() for file in manifest.files]))
     with claim.hold():
         if found := registry.read(manifest.model, manifest.build_id):
-            return found, 0  # another publisher has just finished
+            return found, 0  # another publisher finished before this one had the claim
         uploads = [Upload(sources[file.path], file.path, file.size, file.sha256) for file in manifest.files]
         progress = context.progress or LogProgress(context.log)
         uploaded = Sending(registry, prefix, progress, context.log).send(uploads)
         if claim.is_ours():
             return _write_manifest(registry, manifest), uploaded
         if found := registry.read(manifest.model, manifest.build_id):
-            return found, uploaded  # a publisher that shared the claim has finished
-        raise claim.in_the_way("it took this one for dead")
+            return found, uploaded  # a publisher of the same files, with the same claim, has finished
+        raise claim.held_error("it has taken over the claim of this publisher")
 
 
 def _write_manifest(registry: Registry, manifest: Manifest) -> Manifest:
-    """Write the manifest, which makes the build exist; when another publisher was first, return its manifest."""
+    """Write the manifest, so that the build exists; when another publisher was first, return its manifest."""
     prefix = registry.build_prefix(manifest.model, manifest.build_id)
     sign_if_configured(prefix, manifest.to_json())
     if prefix.swap(MANIFEST, manifest.to_json(), None):
@@ -193,7 +194,7 @@ def _write_manifest(registry: Registry, manifest: Manifest) -> Manifest:
 
 
 def _require_same(published: Manifest, ours: Manifest, registry: Registry) -> None:
-    """Compare the model repositories; the reports may differ, because they hold times."""
+    """Make sure that the model repositories are equal. The reports may differ, because they hold times."""
     theirs, mine = ({file.path: file for file in manifest.model_files} for manifest in (published, ours))
     different = sorted(path for path in theirs.keys() | mine.keys() if theirs.get(path) != mine.get(path))
     if different:
@@ -226,9 +227,9 @@ def _report(
 def _known_files(
     root: Path, chain: Sequence[StepRecord], stage: Stage, wanted: Callable[[str], bool]
 ) -> tuple[FileRecord, ...]:
-    """The files below `root`, the output of a step of this stage, sorted by path; only those whose path is `wanted`.
+    """The wanted files below `root`, sorted by path; `root` is the output of a step of this stage.
 
-    Digests come from the step's record when it names exactly these files, else the files are read.
+    The digests come from the step's record. If the record names other files or sizes, the files are read.
     """
     sizes = {path.as_posix(): (root / path).stat().st_size for path in list_files(root)}
     for record in chain:

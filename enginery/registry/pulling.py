@@ -1,7 +1,8 @@
-"""Pulling a build: fetched or reused, checked to the last byte, and visible at once or not at all.
+"""Pulling: brings a build into a local directory. Every byte is checked, and the build appears whole or not at all.
 
-Pulls on one machine may share a cache, where each file lies under its SHA-256 and is downloaded once. It is laid out
-like a store in a directory, and may be one. It can be removed whenever no pull runs: pulled builds do not need it.
+Pulls on one machine may share a cache directory. A file in it has its SHA-256 as its name and is downloaded once. The
+cache has the layout of a store, so a store's directory can be the cache. Pulled builds do not need the cache: it can
+be removed while no pull runs.
 """
 
 import os
@@ -57,12 +58,12 @@ class Pulled(Frozen):
     Attributes:
         directory: the directory it was pulled into.
         model_repository: the path to give to a Triton server.
-        channel: the channel it was found by, if any.
-        mount: where a server sees the model repository.
+        channel: the channel that led to the build, if any.
+        mount: the path at which a server sees the model repository.
         files: the number of files of the build.
-        size: their bytes.
-        fetched: how many of these bytes were downloaded; the others were on this machine.
-        rewritten: the configurations that name `mount`.
+        size: the bytes of all files.
+        fetched: the bytes that were downloaded; the others were already on this machine.
+        rewritten: the model configurations that were changed to name `mount`.
     """
 
     model: str
@@ -90,29 +91,31 @@ def pull(  # noqa: PLR0913  each is an option of the command
     progress: Progress = NO_PROGRESS,
     log: Log = no_log,
 ) -> Pulled:
-    """Bring a published build into a directory, whole and checked; until then the build that was there stays.
+    """Bring a published build into a directory. The build before stays the current one until all files are checked.
 
-    Of the registry it only needs the right to read objects. Another pull into the same directory is waited for.
+    The user needs permission to read objects, nothing else. If another pull into the directory runs, this one waits.
 
     Args:
         registry: the registry.
-        manifest: the build.
+        manifest: the build's manifest.
         to: a directory that is new, empty, or was pulled into before; `PullDirectory` says what is in it.
         link: a cache directory that pulls on this machine share: each file is downloaded into it once.
-        mount: where a server will see DIR/model_repository, for the configurations of engines; None for that very path.
-        channel: the channel it was found by, to be noted.
-        policy: the keys of which one must have signed the manifest; None for those in `ENGINERY_TRUSTED_KEYS`.
+        mount: the path at which a server will see DIR/model_repository; the model configurations name it. None for
+            DIR/model_repository itself.
+        channel: the channel that led to the build; it is written into the pull's note.
+        policy: the trusted keys, of which one must have signed the manifest; None for `ENGINERY_TRUSTED_KEYS`.
         progress: counts every file.
         log: takes lines about what happens.
 
     Raises:
         UsageError: when `mount` is not an absolute path.
-        RegistryError: when the build is not whole in the registry, is not trusted, or cannot be written locally.
+        RegistryError: when a file is missing or damaged in the registry, no trusted key has signed the build, or it
+            cannot be written locally.
     """
     directory = PullDirectory(to)
     mount = _absolute(mount) if mount else str(directory.model_repository)
     directory.require_ours()
-    _require_own_names(manifest)
+    _require_free_names(manifest)
     source = registry.build_prefix(manifest.model, manifest.build_id)
     data = unchanged_manifest_json(source, manifest)
     signatures = require_signed(source, data, Policy.chosen() if policy is None else policy)
@@ -140,11 +143,11 @@ def pull(  # noqa: PLR0913  each is an option of the command
     )
 
 
-def _require_own_names(manifest: Manifest) -> None:
-    """Refuse a build whose files have the names of the files that a pull writes beside them."""
+def _require_free_names(manifest: Manifest) -> None:
+    """Refuse a build with a file whose name a pull needs for a file of its own."""
     for file in manifest.files:
         if file.path.casefold() in {MANIFEST, NOTE}:
-            problem = f"has a file of a name that is taken: {file.path}"
+            problem = f"has a file with a name that a pull needs: {file.path}"
             raise RegistryError(problem, subject=manifest.build_id, remedy=PUBLISH_AGAIN)
 
 
@@ -157,17 +160,7 @@ def _absolute(mount: str) -> str:
 
 @dataclass(frozen=True)
 class _Pull:
-    """One pull.
-
-    Attributes:
-        source: the build in the registry.
-        manifest: the build.
-        data: the bytes of its manifest.
-        directory: where it is pulled into.
-        cache: a directory that several pulls share, if any.
-        progress: counts every file.
-        log: takes a line about what takes time.
-    """
+    """One pull. `source` is the prefix of the build, `data` the bytes of its manifest, `cache` the shared cache."""
 
     source: Prefix
     manifest: Manifest
@@ -178,19 +171,19 @@ class _Pull:
     log: Log
 
     def run(self, note: PulledNote, signatures: Sequence[SignatureFile]) -> tuple[LocalBuild, int]:
-        """Make the build the current one of the directory; returns it and how many bytes were downloaded."""
+        """Make the build the current one of the directory; returns the build and the number of bytes downloaded."""
         fetched = 0
         with writing(self.directory.root), self.directory.locked(self.log):
             self.directory.sweep(self.manifest.build_id)
-            build = self._found(note)
+            build = self._present(note)
             if build is None:
-                build, fetched = self._bring(note, signatures)
-            self.directory.show(build.directory)
+                build, fetched = self._add(note, signatures)
+            self.directory.make_current(build.directory)
             self.directory.sweep()
         return build, fetched
 
-    def _found(self, note: PulledNote) -> LocalBuild | None:
-        """The build if it is there already, whole and for the same mount; bytecode that a server left is removed."""
+    def _present(self, note: PulledNote) -> LocalBuild | None:
+        """The build, if the directory has it undamaged and for the same mount; None otherwise."""
         for place in self.directory.builds():
             try:
                 build = LocalBuild.read(place)
@@ -203,25 +196,26 @@ class _Pull:
         return None
 
     def _is_whole(self, build: LocalBuild) -> bool:
+        """Whether every file is as it was pulled. Bytecode that a server wrote does not count; it is removed."""
         found = damages(build, partial(quick_digest, database=self.directory.digests))
         for damage in found:
             if damage.kind == "bytecode":
                 (build.directory / damage.path).unlink()
         return all(damage.kind == "bytecode" for damage in found)
 
-    def _bring(self, note: PulledNote, signatures: Sequence[SignatureFile]) -> tuple[LocalBuild, int]:
-        """Add the build to those of the directory; returns it and how many bytes were downloaded.
+    def _add(self, note: PulledNote, signatures: Sequence[SignatureFile]) -> tuple[LocalBuild, int]:
+        """Add the build to the directory; returns the build and the number of bytes downloaded.
 
-        What is not downloaded is written: configurations for this mount, signatures, the note and the manifest.
+        The configurations for this mount, the signatures, the note and the manifest are written, not downloaded.
         """
         staging = self.directory.staging(self.manifest.build_id)
         fetched = self._fill(staging)
         rewritten = tuple(self._rewrite(staging, note.mount))
-        beside = tuple(_kept(staging, signature) for signature in signatures)
+        beside = tuple(_write_signature(staging, signature) for signature in signatures)
         note = note.model_copy(update={"pulled": datetime.now(UTC), "rewritten": rewritten, "beside": beside})
         write_atomic(staging / NOTE, note.model_dump_json(indent=1), mode=READ_ONLY)
         write_atomic(staging / MANIFEST, self.data, mode=READ_ONLY)
-        return LocalBuild(self.directory.take(staging, self.manifest.build_id), self.manifest, note), fetched
+        return LocalBuild(self.directory.add(staging, self.manifest.build_id), self.manifest, note), fetched
 
     def _rewrite(self, build: Path, mount: str) -> Iterator[Rewritten]:
         for file in self.manifest.files:
@@ -232,7 +226,7 @@ class _Pull:
                 yield Rewritten(path=file.path, sha256=sha256, size=size, published=file.sha256)
 
     def _fill(self, staging: Path) -> int:
-        """Bring every file there, checked by its digest, and nothing else; returns how many bytes were downloaded."""
+        """Put every file into `staging`, checked, and remove other files; returns the number of bytes downloaded."""
         files = self.manifest.files
         self.progress.begin(f"pulling {self.manifest.build_id}", files=len(files), size=self.manifest.size)
         fetched = self._fetch(self._missing(staging), staging)
@@ -240,30 +234,30 @@ class _Pull:
         for path in {path.as_posix() for path in list_files(staging)} - named:
             remove_tree(staging / path)
         for path in named:
-            os.chmod(f"{staging}/{path}", READ_ONLY)  # noqa: PTH101  faster: there may be thousands
+            os.chmod(f"{staging}/{path}", READ_ONLY)  # noqa: PTH101  faster: there may be thousands of files
         for folder, _, _ in os.walk(staging, topdown=False):
             if Path(folder) != staging and not os.listdir(folder):  # noqa: PTH208
                 os.rmdir(folder)  # noqa: PTH106
         return fetched
 
     def _missing(self, staging: Path) -> list[FileRecord]:
-        """The files that could not be put into their places from this machine."""
+        """Put the files that this machine has into their places; returns the files that must be downloaded."""
         files = self.manifest.files
         known: dict[str, Path] = {}
         for directory in self.directory.builds():
             for path, file in _expected(directory).items():
                 known.setdefault(file.sha256, directory / path)
         if not (known or self.cache or any(staging.iterdir())):
-            return list(files)  # a first pull: nothing can be reused
+            return list(files)  # a first pull; there is nothing to reuse
         reused = side_by_side(lambda file: self._reuse(file, known, staging), files)
         return [file for file, found in zip(files, reused, strict=True) if not found]
 
     def _reuse(self, file: FileRecord, known: Mapping[str, Path], staging: Path) -> bool:
         target = staging / file.path
-        if not self._is(target, file):
+        if not self._holds(target, file):
             remove_tree(target)
             source = _blobs(self.cache).verified_path(file) if self.cache else None
-            if source is None and self._is(known.get(file.sha256), file):
+            if source is None and self._holds(known.get(file.sha256), file):
                 source = known[file.sha256]
             if source is None:
                 return False
@@ -271,17 +265,17 @@ class _Pull:
         self._count(file)
         return True
 
-    def _is(self, path: Path | None, file: FileRecord) -> bool:
+    def _holds(self, path: Path | None, file: FileRecord) -> bool:
         if path is None or path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
             return False
         return quick_digest(path, database=self.directory.digests) == file.sha256
 
     def _fetch(self, missing: Sequence[FileRecord], staging: Path) -> int:
-        """Download each distinct file once; returns the number of bytes."""
+        """Download the missing files, files with the same bytes only once; returns the number of bytes downloaded."""
         distinct = {file.sha256: file for file in missing}
         places = {file: staging / file.path for file in distinct.values()}
         if self.cache:
-            fetched = self._fetch_by_cache(self.cache, places)
+            fetched = self._fetch_through_cache(self.cache, places)
         else:
             fetched = self._download(places, staging, staging)
             for file, place in places.items():
@@ -293,15 +287,15 @@ class _Pull:
                 self._count(file)
         return fetched
 
-    def _download(self, places: Mapping[FileRecord, Path], root: Path, begun: Path) -> int:
+    def _download(self, places: Mapping[FileRecord, Path], root: Path, incoming: Path) -> int:
         size = sum(file.size for file in places)
-        require_free_space(root, size, partial=begun)
+        require_free_space(root, size, partial=incoming)
         downloads = [Download(file.path, place, file.size, file.sha256, resume=True) for file, place in places.items()]
         download_all(self.source, downloads, self.progress)
         return size
 
-    def _fetch_by_cache(self, root: Path, places: Mapping[FileRecord, Path]) -> int:
-        """Bring the files to their places by the cache; the first of several processes downloads, the others wait."""
+    def _fetch_through_cache(self, root: Path, places: Mapping[FileRecord, Path]) -> int:
+        """Download files into the cache, one process after the other, and link or copy them into their places."""
         blobs, work = _blobs(root), json_digest([self.manifest.model, self.manifest.build_id])
         lock, incoming = root / "locks" / f"{work}.add.lock", root / "work" / f"{work}.incoming"
         with writing(root), waiting_lock(lock, f"waiting for another pull that fills {root}", self.log):
@@ -326,12 +320,12 @@ class _Pull:
 
 
 def _blobs(cache: Path) -> Blobs:
-    """The files of a cache. Their digests are remembered inside it: a process may have no home directory."""
+    """The files of a cache. Digests are remembered in the cache, because a process may have no home directory."""
     return Blobs(cache, database=cache / DIGESTS_FILE)
 
 
 def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord], *, checked: bool) -> None:
-    """Move files that are whole into the cache, and remove those that a power failure has cut short."""
+    """Move downloaded files into the cache. Unless they are `checked`, remove those that a power failure has cut."""
     for file in files:
         part = incoming / file.sha256
         if not part.is_file():
@@ -344,7 +338,7 @@ def _collect(blobs: Blobs, incoming: Path, files: Collection[FileRecord], *, che
 
 
 def _configured(path: Path, mount: str) -> str | None:
-    """The configuration for this mount; None when the published one is right."""
+    """The text of the configuration for this mount; None when the published file needs no change."""
     data = path.read_bytes()
     try:
         text = mounted_at(data.decode(), mount)
@@ -355,20 +349,20 @@ def _configured(path: Path, mount: str) -> str | None:
 
 
 def _expected(directory: Path) -> dict[str, FileRecord]:
-    """The files that an earlier pull has put there; none when its note cannot be read."""
+    """Path -> file of a build that was pulled before; empty when its manifest or note cannot be read."""
     try:
         return LocalBuild.read(directory).expected()
     except RegistryError:
         return {}
 
 
-def _kept(build: Path, signature: SignatureFile) -> FileRecord:
+def _write_signature(build: Path, signature: SignatureFile) -> FileRecord:
     write_atomic(build / signature.path, signature.data, mode=READ_ONLY)
     return FileRecord(path=signature.path, sha256=bytes_digest(signature.data), size=len(signature.data))
 
 
 def _put(source: Path, target: Path) -> None:
-    """Put a local file there, read-only: a large one as a link, a small one as a copy, because those get edited."""
+    """Put `source` at `target`, read-only: a large file as a link, a small one as a copy, because people edit those."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_size > SMALL_FILE_BYTES:
         link_or_copy(source, target)

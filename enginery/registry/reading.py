@@ -1,7 +1,7 @@
-"""Reading a registry: published builds, found by name, by channel or by listing, and their manifests.
+"""Reading a registry: finds published builds by name, by channel or by listing, and reads their manifests.
 
-A build without a manifest does not exist. Manifests that were read before are kept on this machine: what has one ETag
-does not change.
+A build without a manifest does not exist. Manifests are kept on this machine after the first reading, under their
+ETags: while the ETag stays the same, the bytes do too.
 """
 
 import difflib
@@ -25,10 +25,9 @@ from enginery.core.threads import side_by_side
 from enginery.registry.channels import ChannelPointer, read_channel
 from enginery.registry.layout import build_of, channels_path, manifest_path, pointer_of, split_reference
 
-READERS = 16
-"""Requests at once."""
+READS_AT_ONCE = 16
 SHOWN = 5
-"""Builds that an error names."""
+"""The largest number of builds that an error names."""
 LIST_BUILDS = "see what is published with `enginery list`"
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ R = TypeVar("R")
 
 
 class PublishedBuild(Frozen):
-    """The main facts of a published build, one line of a listing; `size` is in bytes."""
+    """The main facts of a published build, for one line of a listing; `size` is in bytes."""
 
     model: str
     build_id: str
@@ -51,9 +50,9 @@ class PublishedBuild(Frozen):
 
 
 class PublishedBuilds:
-    """The builds under an address such as `s3://engines/prod`, to be read only.
+    """The part of a registry that only reads. Its address is a prefix in S3, such as `s3://engines/prod`.
 
-    Methods raise RegistryError when the registry cannot be read, or when what they return is not valid there.
+    Methods raise RegistryError when the registry cannot be read, or when an object that they need is not valid.
     """
 
     def __init__(self, address: str) -> None:
@@ -65,26 +64,26 @@ class PublishedBuilds:
         return str(self.prefix.address)
 
     def build_prefix(self, model: str, build_id: str) -> Prefix:
-        """The prefix under which the objects of one build lie."""
+        """The prefix of the objects of one build."""
         address = self.prefix.address
         return Prefix(Address(address.bucket, address.key(build_path(model, build_id))), RegistryError)
 
     def builds(self, model: str | None = None) -> list[PublishedBuild]:
-        """Every published build, or those of one model, newest last; an error when one manifest cannot be read."""
+        """All published builds, or those of one model, newest last; an error when a manifest cannot be read."""
         builds, unreadable = self.listing(model)
         if unreadable:
             raise unreadable[0]
         return builds
 
     def listing(self, model: str | None = None) -> tuple[list[PublishedBuild], list[RegistryError]]:
-        """Every published build that can be read, or those of one model, and why the others cannot."""
+        """All published builds, or those of one model, newest last; and the errors of manifests that cannot be read."""
         manifests, unreadable = self.manifests(model)
         return [PublishedBuild.model_validate(manifest, from_attributes=True) for manifest in manifests], unreadable
 
     def manifests(self, model: str | None = None) -> tuple[list[Manifest], list[RegistryError]]:
-        """The manifests of all builds or of one model's, oldest first, and the errors of those that cannot be read.
+        """All manifests, or those of one model, oldest first; and the errors of manifests that cannot be read.
 
-        Manifests that were read before come from this machine, so a second call costs little more than a listing.
+        Manifests that were read before come from this machine, so a second call takes little longer than a listing.
         """
         listed = [info for info in self._listed(model) if build_of(info.path)]
         found, unreadable = _read_each(self._read_listed, listed)
@@ -95,7 +94,7 @@ class PublishedBuilds:
         return self.prefix.head(manifest_path(model, build_id)) is not None
 
     def manifest(self, model: str, build_id: str) -> Manifest:
-        """The manifest of a build; an error when there is none."""
+        """The manifest of a build; an error when the build is not published."""
         return self.parse(model, build_id, self.manifest_json(model, build_id))
 
     def read(self, model: str, build_id: str) -> Manifest | None:
@@ -104,14 +103,14 @@ class PublishedBuilds:
         return None if data is None else self.parse(model, build_id, data)
 
     def manifest_json(self, model: str, build_id: str) -> bytes:
-        """The exact bytes of a manifest, which a signature covers; `parse` reads them. An error when there is none."""
+        """The exact bytes of a build's manifest, as a signature covers them; an error when it is not published."""
         data = self.prefix.get_bytes(manifest_path(model, build_id))
         if data is None:
             raise RegistryError(f"no build {model}/{build_id}", subject=self.address, remedy=LIST_BUILDS)
         return data
 
     def parse(self, model: str, build_id: str, data: bytes) -> Manifest:
-        """The manifest in these bytes, which were read from the path of this build and must describe it."""
+        """Read a manifest from the bytes of its object; an error when the bytes do not describe this build."""
         path = manifest_path(model, build_id)
         manifest = read_manifest(data, subject=self.prefix.where(path))
         if (manifest.model, manifest.build_id) != (model, build_id):
@@ -120,18 +119,19 @@ class PublishedBuilds:
         return manifest
 
     def find(self, reference: str) -> Manifest:
-        """The build that `BUILD`, `MODEL/BUILD` (or the beginning of either) or `MODEL@CHANNEL/TARGET` names.
+        """The manifest of the build that a user names: `BUILD`, `MODEL/BUILD` or `MODEL@CHANNEL/TARGET`.
 
-        `MODEL/BUILD` in full and `MODEL@CHANNEL/TARGET` are found without listing the bucket.
+        The beginning of a build id is enough. `MODEL/BUILD` with the whole id, and `MODEL@CHANNEL/TARGET`, are found
+        without listing the bucket.
 
         Raises:
-            RegistryError: when there is none, or more than one; it names similar builds.
+            RegistryError: when no build has this name, or more than one has; the error names similar builds.
         """
         if "@" in reference:
             return self._find_by_channel(reference)
         model, slash, build_id = reference.rpartition("/")
         if model and build_id and (named := self.read(model, build_id)):
-            return named  # without a listing, which not every user is allowed
+            return named  # no listing, because some users have no permission for it
         names = self._names(model if slash else None)
         exact = [name for name in names if name[1] == build_id]
         found = exact or [name for name in names if build_id and name[1].startswith(build_id)]
@@ -140,19 +140,19 @@ class PublishedBuilds:
         if found:
             remedy = f"say which one: {_joined(found)}"
             raise RegistryError(f"{reference!r} could be {len(found)} builds", subject=self.address, remedy=remedy)
-        raise RegistryError(f"no build {reference!r}", subject=self.address, remedy=self._near(reference))
+        raise RegistryError(f"no build {reference!r}", subject=self.address, remedy=self._similar(reference))
 
     def channel(self, model: str, channel: str, target: str) -> ChannelPointer | None:
         """The pointer of a channel for a target; None when there is none."""
         return read_channel(self.prefix, model, channel, target)
 
     def pointers(self, model: str, channel: str | None = None) -> tuple[list[ChannelPointer], list[RegistryError]]:
-        """The pointers of all channels of a model or of one, and the errors of those that cannot be read."""
+        """The pointers of a model's channels, or of one channel; and the errors of those that cannot be read."""
         listed = (pointer_of(info.path) for info in self.prefix.list(channels_path(model, channel)))
         return _read_each(lambda names: self.channel(model, *names), [names for names in listed if names])
 
     def channels(self, model: str) -> list[ChannelPointer]:
-        """The pointer of each channel of a model, for each target; an error when one cannot be read."""
+        """The pointers of all channels of a model, one for each target; an error when one cannot be read."""
         found, unreadable = self.pointers(model)
         if unreadable:
             raise unreadable[0]
@@ -162,7 +162,7 @@ class PublishedBuilds:
         return self.prefix.list(f"{MODELS}/{model}" if model else MODELS)
 
     def _read_listed(self, info: ObjectInfo) -> Manifest | None:
-        data, names = _read_or_kept(self.prefix, info), build_of(info.path)
+        data, names = _read_cached(self.prefix, info), build_of(info.path)
         return self.parse(*names, data) if data is not None and names else None
 
     def _names(self, model: str | None) -> list[tuple[str, str]]:
@@ -174,10 +174,11 @@ class PublishedBuilds:
         pointer = self.channel(model, channel, target)
         if pointer is None:
             problem = f"channel {channel} of {model} has no build for {target}"
-            raise RegistryError(problem, subject=self.address, remedy=self._near(f"{model}/{target}"))
+            raise RegistryError(problem, subject=self.address, remedy=self._similar(f"{model}/{target}"))
         return self.manifest(model, pointer.build_id)
 
-    def _near(self, reference: str) -> str:
+    def _similar(self, reference: str) -> str:
+        """The remedy for a name that no build has: similar builds, else some of the published ones."""
         names = {f"{model}/{build_id}": (model, build_id) for model, build_id in self._names(None)}
         by_id = {build_id: (model, build_id) for model, build_id in names.values()}
         near = [names[name] for name in difflib.get_close_matches(reference, names, n=SHOWN, cutoff=0.4)]
@@ -191,20 +192,20 @@ def unchanged_manifest_json(source: Prefix, manifest: Manifest) -> bytes:
     """Read the bytes of a manifest once more, from the build's prefix.
 
     Raises:
-        RegistryError: when it has been removed or replaced since.
+        RegistryError: when the manifest has been removed or replaced since it was read first.
     """
     found = source.get(MANIFEST)
     problem = manifest_problem(found, manifest)
     if found is None or problem:
-        remedy = "look again with `enginery show`; if nobody has published it anew, do not use this build"
+        remedy = "look again with `enginery show`; if nobody has published it again, do not use this build"
         raise RegistryError(problem or "is not there", subject=source.where(MANIFEST), remedy=remedy)
     return found.data
 
 
 def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
-    """What is wrong with the object that should be `manifest`; None when nothing is.
+    """What is wrong with the object of a manifest; None when `found` is that manifest.
 
-    The digest that its writer noted in the object's metadata is compared too, so any change of the bytes is noticed.
+    The object's metadata has the digest that its writer gave. It is compared too, so any change of the bytes is found.
     """
     if found is None:
         return "is not there any more"
@@ -219,7 +220,7 @@ def manifest_problem(found: Content | None, manifest: Manifest) -> str | None:
 
 
 def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[R], list[RegistryError]]:
-    """Read many objects at once: what could be read, and the errors that stay; removed objects are in neither."""
+    """Read many objects at once; returns the objects and the errors. Objects removed meanwhile are left out."""
 
     def attempt(name: T) -> R | RegistryError | None:
         try:
@@ -229,14 +230,14 @@ def _read_each(read: Callable[[T], R | None], names: Iterable[T]) -> tuple[list[
                 raise
             return error
 
-    results = side_by_side(attempt, names, threads=READERS)
+    results = side_by_side(attempt, names, threads=READS_AT_ONCE)
     errors = [result for result in results if isinstance(result, RegistryError)]
     return [result for result in results if result is not None and not isinstance(result, RegistryError)], errors
 
 
-def _read_or_kept(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
+def _read_cached(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
     """The bytes of a listed object, from this machine if they were read before; None when the object is gone."""
-    kept = _kept_copy(prefix, listed)
+    kept = _local_copy(prefix, listed)
     with suppress(OSError):  # there is no copy, or it cannot be read
         data = kept.read_bytes()
         if len(data) == listed.size:
@@ -245,12 +246,12 @@ def _read_or_kept(prefix: Prefix, listed: ObjectInfo) -> bytes | None:
     if found is None:
         return None
     if found.etag == listed.etag:
-        with suppress(StoreError):  # without a copy, the next reading takes longer, nothing else
+        with suppress(StoreError):  # without a copy, the next reading only takes longer
             write_atomic(kept, found.data)
     return found.data
 
 
-def _kept_copy(prefix: Prefix, listed: ObjectInfo) -> Path:
+def _local_copy(prefix: Prefix, listed: ObjectInfo) -> Path:
     name = json_digest([endpoint(), prefix.where(listed.path), listed.etag])
     return home() / "manifests" / f"{name}.json"
 

@@ -1,11 +1,11 @@
-"""The registry as its users see it: what `PublishedBuilds` reads, builds resolved, and channels moved."""
+"""The registry as its users see it: it reads builds, finds the build that fits a machine, and moves channels."""
 
 from typing import Unpack
 
 from enginery.builds import Manifest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.core.s3 import honours_conditional_writes
-from enginery.registry.channels import Action, ChannelPointer, Decide, Move, Moved, a_move, change_channel, one_line
+from enginery.registry.channels import Action, ChannelPointer, Decide, Move, Moved, change_channel, new_move, one_line
 from enginery.registry.layout import channel_reference, require_name, split_reference
 from enginery.registry.reading import PublishedBuilds
 from enginery.registry.resolving.compatibility import failures
@@ -16,7 +16,7 @@ LOST_MOVE = (
     "If-Match, so of two who move a channel at once one would be lost",
     "use another endpoint, or --allow-unconditional-writes when nobody else moves channels now",
 )
-"""What an endpoint without conditional writes does to a channel, and the remedy."""
+"""What can happen to a channel at an endpoint that ignores conditional writes, and the remedy."""
 
 
 class Registry(PublishedBuilds):
@@ -32,20 +32,20 @@ class Registry(PublishedBuilds):
         expected: str | None = None,
         allow_unconditional_writes: bool = False,
     ) -> ChannelPointer:
-        """Point a channel at a build, for the build's target; nothing is written when it already does.
+        """Point a channel at a build, for the build's target; nothing is written when the channel points there already.
 
         Args:
-            build: the build, as `find` takes it: `BUILD`, `MODEL/BUILD` or `MODEL@CHANNEL/TARGET`.
+            build: the build's name as `find` takes it: `BUILD`, `MODEL/BUILD` or `MODEL@CHANNEL/TARGET`.
             channel: the channel's name; it is created when it does not exist.
             reason: why, for the channel's history.
             force: promote the build although it failed a gate; needs a reason.
-            expected: the id of the build that the channel must still point at; None for any.
+            expected: the id of the build that the channel must point at now; None for any build.
             allow_unconditional_writes: accept an endpoint that ignores If-Match; there, one of two simultaneous moves
                 is lost.
 
         Raises:
             UsageError: when the channel's name is not valid, or a forced promotion has no reason.
-            RegistryError: when there is no such build, it failed a gate, or the channel has moved.
+            RegistryError: when there is no such build, it failed a gate, or the channel does not point at `expected`.
         """
         manifest = self.find(build)
         require_name("channel", channel)
@@ -58,17 +58,17 @@ class Registry(PublishedBuilds):
             _require_expected(now, expected, channel_reference(manifest.model, channel, target))
             if now and now.build_id == manifest.build_id:
                 return None
-            return a_move(Action.PROMOTE, now, manifest.build_id, one_line(reason), overruled)
+            return new_move(Action.PROMOTE, now, manifest.build_id, one_line(reason), overruled)
 
         return self._move(manifest.model, channel, target, decide).pointer
 
     def demote(
         self, channel: str, *, reason: str = "", expected: str | None = None, allow_unconditional_writes: bool = False
     ) -> ChannelPointer:
-        """Point a channel, `MODEL@CHANNEL/TARGET`, back at the build before; a second demotion goes one further back.
+        """Point a channel, `MODEL@CHANNEL/TARGET`, back at its previous build; a second demotion goes one further back.
 
-        When somebody else moves the channel meanwhile, it stays there: two users who demote the same build go back
-        once.
+        When another user moves the channel at the same time, this demotion is refused. So if two users demote the same
+        build, the channel goes back only once.
 
         Raises:
             RegistryError: when there is no such channel, there is nothing to go back to, the previous build was
@@ -83,24 +83,24 @@ class Registry(PublishedBuilds):
         def decide(now: ChannelPointer | None) -> Move:
             nonlocal expected
             _require_expected(now, expected, channel)
-            back = self._build_before(now, channel)
+            back = self._previous_build(now, channel)
             expected = now.build_id if now else None
-            return a_move(Action.DEMOTE, now, back, one_line(reason))
+            return new_move(Action.DEMOTE, now, back, one_line(reason))
 
         return self._move(*names, decide).pointer
 
     def point_channel(self, manifest: Manifest, channel: str) -> str:
-        """Point a channel at a build that was just published, and say in one line where it points now.
+        """Point a channel at a build that was just published; returns one line that says where it points now.
 
-        A channel that pointed at the build before is not moved: the build was superseded or demoted, and running its
-        unchanged spec again must not undo that.
+        A channel that pointed at this build earlier is not moved: another build was published or promoted after it, or
+        this build was demoted. Running the unchanged spec again must not undo that.
         """
         target = manifest.target.name
 
         def decide(now: ChannelPointer | None) -> Move | None:
             if now and (now.build_id == manifest.build_id or now.was_on(manifest.build_id, manifest.created)):
                 return None
-            return a_move(Action.PUBLISH, now, manifest.build_id, "")
+            return new_move(Action.PUBLISH, now, manifest.build_id, "")
 
         pointer, written = self._move(manifest.model, channel, target, decide)
         name = f"channel {channel} of {manifest.model} for {target}"
@@ -116,22 +116,20 @@ class Registry(PublishedBuilds):
 
         Args:
             model: the model's name.
-            options: what else is known of the build and the machine, such as `channel="stable"` and `gpu="cpu"`;
-                `BuildQuery` describes all of them.
+            options: options such as `channel="stable"` and `gpu="cpu"`; `BuildQuery` describes all of them.
 
         Raises:
-            UsageError: when the options make no sense.
-            NothingFits: with the near misses, and the reasons against each.
-            SeveralFit: with the options that tell the builds apart.
+            UsageError: when an option is not valid.
+            NothingFits: when no build fits; has the builds that were considered, with the reasons against each.
+            SeveralFit: when several builds fit; has the options that tell them apart.
             RegistryError: when the registry cannot be read.
         """
         return resolve(self, BuildQuery(model=model, **options))
 
     def require_conditional_writes(self, harm: str, remedy: str) -> None:
-        """Make sure that the endpoint honours conditional writes; `harm` says which it ignores and what that does.
+        """Raise a RegistryError when the endpoint ignores conditional writes.
 
-        Raises:
-            RegistryError: when it ignores them.
+        `harm` says in the error which condition is ignored, and what can happen then.
         """
         if not honours_conditional_writes(self.prefix):
             raise RegistryError(f"this S3 endpoint ignores {harm}", subject=self.address, remedy=remedy)
@@ -139,7 +137,8 @@ class Registry(PublishedBuilds):
     def _move(self, model: str, channel: str, target: str, decide: Decide) -> Moved:
         """Move a channel, and move it back when the build was removed meanwhile.
 
-        A prune deletes the manifest first and then reads the channels, so either it or this notices the other.
+        A prune deletes the manifest first and reads the channels afterwards. So a move and a prune of one build cannot
+        both succeed.
         """
         moved = change_channel(self.prefix, model, channel, target, decide)
         build_id = moved.pointer.build_id
@@ -149,7 +148,7 @@ class Registry(PublishedBuilds):
         def back(now: ChannelPointer | None) -> Move | None:
             if now is None or now.build_id != build_id or now.previous is None:
                 return None
-            return a_move(Action.DEMOTE, now, now.previous, f"{build_id} was removed meanwhile")
+            return new_move(Action.DEMOTE, now, now.previous, f"{build_id} was removed meanwhile")
 
         change_channel(self.prefix, model, channel, target, back)
         problem = f"{model}/{build_id} was removed while the channel was moved to it"
@@ -157,10 +156,11 @@ class Registry(PublishedBuilds):
         where = channel_reference(model, channel, target)
         raise RegistryError(problem, subject=where, remedy=remedy, transient=True)
 
-    def _build_before(self, now: ChannelPointer | None, where: str) -> str:
+    def _previous_build(self, now: ChannelPointer | None, where: str) -> str:
+        """The id of the build that a demotion goes back to; an error when there is none, or it was removed."""
         if now is None:
             remedy = f"see where channels point with `enginery channels {where.partition('@')[0]}`"
-            raise RegistryError("points at nothing, so there is no way back", subject=where, remedy=remedy)
+            raise RegistryError("points at nothing, so it cannot go back", subject=where, remedy=remedy)
         path = now.way_back()
         if not path:
             remedy = f"promote another build with `enginery promote BUILD {now.channel}`"
@@ -175,7 +175,7 @@ class Registry(PublishedBuilds):
 
 
 def _overruled(manifest: Manifest, reason: str, *, force: bool) -> tuple[str, ...]:
-    """The gates that the build failed and that are overruled."""
+    """The gates that the build failed and that `force` overrules; an error when `force` is not set."""
     if force and not reason.strip():
         raise UsageError("a forced promotion needs a reason", subject="reason", remedy="say why, for the history")
     failed = failures(manifest)
@@ -190,5 +190,5 @@ def _require_expected(now: ChannelPointer | None, expected: str | None, where: s
     if expected is None or found == expected:
         return
     by = f", moved there by {now.last.by}" if now and now.last.by else ""
-    problem = f"points at {found or 'nothing'}{by}; expected was {expected}"
+    problem = f"points at {found or 'nothing'}{by}, not at {expected} as expected"
     raise RegistryError(problem, subject=where, remedy="look at what is on it now, and decide again")

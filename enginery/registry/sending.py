@@ -1,6 +1,6 @@
-"""Sending a build's files to a registry: only those that it does not hold yet, several at once.
+"""Sends a build's files to a registry, several at once. Files that are already there are not sent again.
 
-A file that another build in the registry holds is copied by the server. Files are compared by their SHA-256.
+When another build in the registry has the same file, the S3 server copies it. Files are compared by their SHA-256.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,20 +17,13 @@ from enginery.registry.layout import is_signature
 from enginery.registry.registry import Registry
 
 SOURCES_TRIED = 3
-"""Other builds that a file is copied from before it is sent instead."""
+"""The number of other builds from which a copy is tried before the file is sent."""
 REQUESTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Sending:
-    """Sends the files of one build.
-
-    Attributes:
-        registry: the registry.
-        prefix: the build in it.
-        progress: counts every file, also one that need not be sent.
-        log: takes lines for people.
-    """
+    """Sends the files of one build to its `prefix`; `progress` counts every file, also a file that need not be sent."""
 
     registry: Registry
     prefix: Prefix
@@ -38,9 +31,7 @@ class Sending:
     log: Log
 
     def send(self, files: Sequence[Upload]) -> int:
-        """Bring the files into the registry, and return how many bytes were sent.
-
-        A file that an earlier publish has sent is not sent again; one that another build holds is copied by the server.
+        """Bring the files into the registry; returns the number of bytes sent from this machine.
 
         Raises:
             RegistryError: when a file cannot be sent, or has changed since it was digested.
@@ -58,9 +49,9 @@ class Sending:
         return sent
 
     def _missing(self, files: Sequence[Upload]) -> list[Upload]:
-        """The files that are not there yet. Objects that do not belong to the build are removed."""
+        """The files that the registry does not hold yet. Objects that do not belong to the build are removed."""
         present = {info.path: info.size for info in self.prefix.list()}
-        # A publisher that shares our claim may have finished just now: its manifest and signature stay.
+        # Another publisher with the same claim may have just finished, so its manifest and signature are not removed.
         for path in present.keys() - {file.path for file in files} - {CLAIM, MANIFEST}:
             if not is_signature(path):
                 self._remove(path)
@@ -74,10 +65,10 @@ class Sending:
         except RegistryError as error:
             if not is_denied(error):
                 raise
-            self.log(f"{self.prefix.where(path)} stays until a prune: it may not be removed from here")
+            self.log(f"{self.prefix.where(path)} stays until a prune: this user may not remove it")
 
     def _remaining(self, files: Sequence[Upload], is_done: Callable[[Upload], bool]) -> list[Upload]:
-        """The files that are not done yet; the others are counted as finished."""
+        """The files for which `is_done` is false; the others are counted as finished."""
 
         def check(file: Upload) -> bool:
             done = is_done(file)
@@ -91,7 +82,7 @@ class Sending:
 
 
 def _found(prefix: Prefix, path: str, file: Upload) -> ObjectInfo | None:
-    """The object at `path` when it holds the file, else None."""
+    """The object at `path` if it has the file's size and digest, else None."""
     found = prefix.head(path)
     return found if found and (found.size, found.sha256) == (file.size, file.sha256) else None
 
@@ -99,7 +90,7 @@ def _found(prefix: Prefix, path: str, file: Upload) -> ObjectInfo | None:
 def abort_abandoned(prefix: Prefix, log: Log) -> None:
     """Abort the multipart uploads of publishers that died.
 
-    Everybody who sends files now has begun after the claim was made; older uploads belong to nobody.
+    A publisher sends files only while there is a claim, so an upload older than the claim belongs to no running one.
     """
     claim = prefix.head(CLAIM)
     if claim is None or claim.modified is None:
@@ -108,22 +99,22 @@ def abort_abandoned(prefix: Prefix, log: Log) -> None:
         abandoned = [upload for upload in unfinished_uploads(prefix) if upload.begun < claim.modified]
         for upload in abandoned:
             abort_upload(prefix, upload)
-    except RegistryError as error:  # they only cost storage, and not every server can list them
+    except RegistryError as error:  # not every server can list uploads, and old uploads only take up space
         log(f"cannot look for unfinished uploads at {prefix.address}: {error.problem}")
         return
     if abandoned:
-        log(f"removed {len(abandoned)} uploads that a publisher before had not finished")
+        log(f"removed {len(abandoned)} uploads that an earlier publisher had not finished")
 
 
 def _held_files(registry: Registry, wanted: Collection[str], log: Log) -> dict[str, list[tuple[Prefix, str]]]:
-    """SHA-256 -> in which builds manifests say that such a file is, and its path there; the newest build first."""
+    """SHA-256 -> the builds whose manifests name such a file, each with the file's path; the newest build first."""
     found: dict[str, list[tuple[Prefix, str]]] = {}
     try:
         manifests, _ = registry.manifests()
     except RegistryError as error:
         if error.transient:
             raise
-        log(f"what the registry holds cannot be looked up ({error.problem}): all files are sent")
+        log(f"the builds in the registry cannot be read ({error.problem}), so all files are sent")
         return {}
     for manifest in reversed(manifests):
         prefix = registry.build_prefix(manifest.model, manifest.build_id)
@@ -134,10 +125,10 @@ def _held_files(registry: Registry, wanted: Collection[str], log: Log) -> dict[s
 
 
 def _copied(prefix: Prefix, file: Upload, held: Sequence[tuple[Prefix, str]]) -> bool:
-    """Whether the server could copy the file from one of these builds; not from one that is removed or altered."""
+    """Let the server copy the file from one of these builds; False when none of them holds it undamaged."""
     for origin, path in held[:SOURCES_TRIED]:
         if found := _found(origin, path, file):
-            with suppress(Gone):  # pruned just now
+            with suppress(Gone):  # a prune has just removed it
                 prefix.copy_from(origin, found, file.path)
                 return True
     return False

@@ -1,7 +1,7 @@
-"""Signatures beside a published build: one file for each pair of a manifest and a key that has signed it.
+"""Signatures beside a published build: one object for each key that has signed the manifest.
 
-The file's name is made from the manifest's digest and the key's fingerprint. So a signature is found without a listing,
-several keys can sign a build, and two publishers at once do not overwrite each other's signature.
+The object's name is made from the manifest's digest and the key's fingerprint. So a signature is found without a
+listing, several keys can sign a build, and two publishers at once do not overwrite each other's signature.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def sign_build(prefix: Prefix, manifest_json: bytes, key: SigningKey) -> str:
-    """Sign a build: its manifest, and its files by the digests in it. Returns the path of the signature.
+    """Sign a build: the manifest, and the digests of the files that it names. Returns the path of the signature.
 
     Raises:
         RegistryError: when the manifest is not valid, or the signature cannot be written.
@@ -54,15 +54,15 @@ def require_signed(prefix: Prefix, manifest_json: bytes, policy: Policy) -> tupl
     """Make sure that a trusted key has signed the build at `prefix`.
 
     Args:
-        prefix: the build.
-        manifest_json: the manifest's bytes, exactly those that will be used.
+        prefix: the prefix of the build.
+        manifest_json: the manifest's bytes; the caller must use exactly these bytes afterwards.
         policy: the trusted keys; with none, no signature is required or fetched.
 
     Returns:
-        The accepted signature, to be kept beside the manifest; nothing when none is required.
+        The accepted signature, which a pull keeps beside the manifest; empty when no signature is required.
 
     Raises:
-        RegistryError: when the build is not signed, only by other keys, or other bytes were signed.
+        RegistryError: when the build is not signed, only other keys have signed it, or other bytes were signed.
     """
     if not policy.required:
         return ()
@@ -76,7 +76,7 @@ def require_signed(prefix: Prefix, manifest_json: bytes, policy: Policy) -> tupl
 
 
 def trusted_manifest(registry: Registry, model: str, build_id: str, policy: Policy) -> Manifest:
-    """The manifest of a published build, from exactly the bytes that a trusted key has signed.
+    """The manifest of a published build, read from the bytes that a trusted key has signed.
 
     Raises:
         RegistryError: when there is no such build, or no trusted key has signed it.
@@ -92,7 +92,7 @@ def _read(prefix: Prefix, paths: Iterable[str]) -> list[SignatureFile]:
 
 
 def _unless_denied(read: Callable[[], T]) -> T | None:
-    """What it reads; None when denied, as S3 says of a missing object to users who may not list the bucket."""
+    """The result of `read`; None when S3 denies it, as it does for a missing object if the user may not list."""
     try:
         return read()
     except RegistryError as error:

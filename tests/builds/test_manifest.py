@@ -148,7 +148,7 @@ def test_paths_that_are_one_file_on_some_systems_are_refused(paths: tuple[str, s
 )
 def test_files_that_cannot_all_be_written_into_one_directory_are_refused(paths: tuple[str, str]) -> None:
     data = altered(files=[{"path": path, "sha256": "0" * 64, "size": 1} for path in paths])
-    with pytest.raises(RegistryError, match="not a sound manifest: files: "):
+    with pytest.raises(RegistryError, match="not a valid manifest: files: "):
         read_manifest(data)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from enginery.registry import BuildOptions, BuildQuery
-from enginery.registry.resolving.compatibility import Host, distance, misfits, remarks
+from enginery.registry.resolving.compatibility import Host, fit_warnings, gpu_match, misfits
 from enginery.spec import gpus
 from enginery.spec.gpus import CPU, Gpu
 from tests.support.manifests import a_build
@@ -20,7 +20,7 @@ def why_not(host: Host, **build: Any) -> str:
 
 def test_an_engine_runs_on_the_product_and_the_release_it_was_built_for() -> None:
     assert misfits(a_build(), Host(gpu=H100, gpus=1, runtime="1.2.1")) == ()
-    assert remarks(a_build(), Host(gpu=H100, gpus=1, runtime="1.2.1")) == ()
+    assert fit_warnings(a_build(), Host(gpu=H100, gpus=1, runtime="1.2.1")) == ()
 
 
 def test_an_engine_does_not_run_on_another_compute_capability() -> None:
@@ -44,12 +44,12 @@ def test_an_engine_of_another_product_is_a_near_miss_that_can_be_accepted_with_a
         assert f"this GPU is {other.name}: of the same compute capability 9.0" in why_not(Host(gpu=other))
         accepting = Host(gpu=other, other_product=True)
         assert misfits(a_build(), accepting) == ()
-        assert "NVIDIA does not support that" in remarks(a_build(), accepting)[0]
-        assert distance(a_build(), accepting) > distance(a_build(gpu=other.name), accepting)
+        assert "NVIDIA does not support that" in fit_warnings(a_build(), accepting)[0]
+        assert gpu_match(a_build(), accepting) > gpu_match(a_build(gpu=other.name), accepting)
 
 
 def test_an_engine_does_not_run_without_a_gpu() -> None:
-    assert why_not(Host(gpu=CPU)) == "built for H100-SXM5-80GB, here is no NVIDIA GPU"
+    assert why_not(Host(gpu=CPU)) == "built for H100-SXM5-80GB, this machine has no NVIDIA GPU"
 
 
 def test_an_engine_for_more_gpus_than_there_are_does_not_run() -> None:
@@ -91,9 +91,9 @@ def test_a_checkpoint_needs_its_release_or_a_later_one() -> None:
     older = "needs TensorRT-LLM 1.2.1 or later, this runtime has 1.1.0"
     assert why_not(Host(gpu=H100, runtime="1.1.0"), **checkpoint) == older
     assert not why_not(Host(gpu=H100, runtime="1.3.0"), **checkpoint)
-    said = remarks(a_build(**checkpoint), Host(gpu=H100, runtime="1.3.0"))
+    said = fit_warnings(a_build(**checkpoint), Host(gpu=H100, runtime="1.3.0"))
     assert said == ("it was checked with TensorRT-LLM 1.2.1, and not with 1.3.0",)
-    assert remarks(a_build(**checkpoint), Host(gpu=H100, runtime="1.2.1")) == ()
+    assert fit_warnings(a_build(**checkpoint), Host(gpu=H100, runtime="1.2.1")) == ()
 
 
 def test_a_checkpoint_must_fit_into_the_memory_of_the_gpus_that_share_it() -> None:
@@ -107,15 +107,17 @@ def test_a_model_for_the_cpu_runs_anywhere_and_says_so_beside_a_gpu() -> None:
     for_cpu = {"backend": "onnxruntime", "gpu": "cpu", "precision": "int4"}
     for gpu in (CPU, H100, T4):
         assert not why_not(Host(gpu=gpu, gpus=1), **for_cpu)
-    assert remarks(a_build(**for_cpu), Host(gpu=CPU)) == ()
-    assert remarks(a_build(**for_cpu), Host(gpu=H100)) == ("it runs on the CPU, and leaves the H100-SXM5-80GB idle",)
+    assert fit_warnings(a_build(**for_cpu), Host(gpu=CPU)) == ()
+    assert fit_warnings(a_build(**for_cpu), Host(gpu=H100)) == (
+        "it runs on the CPU, and leaves the H100-SXM5-80GB idle",
+    )
 
 
 def test_a_model_for_cuda_runs_on_any_nvidia_gpu_that_computes_in_its_precision() -> None:
     cuda = {"backend": "onnxruntime", "gpu": "H200-SXM5-141GB", "precision": "float16", "release": "0.18.0"}
     for gpu in (H200, H100, T4):
         assert not why_not(Host(gpu=gpu), **cuda)
-    assert "here is no NVIDIA GPU" in why_not(Host(gpu=CPU), **cuda)
+    assert "this machine has no NVIDIA GPU" in why_not(Host(gpu=CPU), **cuda)
     assert "bfloat16 needs" in why_not(Host(gpu=T4), **{**cuda, "precision": "bfloat16"})
 
 

@@ -7,7 +7,7 @@ from enginery.core.digests import bytes_digest
 from enginery.core.locks import Worker
 from enginery.core.s3.objects import Address
 from enginery.registry import Registry
-from enginery.registry.channels import Action, a_move, change_channel
+from enginery.registry.channels import Action, change_channel, new_move
 from enginery.registry.claims import CLAIM, Holder
 from enginery.store.steps import FileRecord
 from tests.support.builds import ANSWERS, a_report
@@ -62,7 +62,7 @@ def move(address: str, channel: str, name: str, model: str = "tiny-llama") -> No
         model,
         channel,
         name.rpartition("-")[0],
-        lambda now: a_move(Action.PUBLISH, now, name, ""),
+        lambda now: new_move(Action.PUBLISH, now, name, ""),
     )
 
 

@@ -1,1 +1,1 @@
-"""Finding the one build of a model that fits a query and a machine: `query`, `compatibility`, then `resolve`."""
+"""Finds the one build of a model that fits a query and a machine. Read `query`, then `compatibility` and `resolve`."""

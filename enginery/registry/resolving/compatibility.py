@@ -1,19 +1,20 @@
-"""Whether a build runs on a machine and may be promoted, decided by its manifest alone, and in words why not.
+"""Decides from a build's manifest whether it runs on a machine and may be promoted; gives the reasons if not.
 
-**TensorRT engines.** An engine runs only with the TensorRT version that built it, and not on another GPU architecture
-(NVIDIA's TensorRT documentation, "Engine Compatibility" and "Support Matrix"). `trtllm-build` has no flag for the modes
-that widen this, and each release of TensorRT-LLM comes with its own TensorRT and plugins. So the release must be equal,
-and so must the compute capability, without which TensorRT does not load the engine. On another *product* with the same
-compute capability (an H100 PCIe for an H100 SXM), TensorRT loads the engine and warns that this "is likely to affect
-performance or even cause errors": its kernels were chosen by measuring on the other product. Such a build is a near
-miss. With `other_product` it fits, with a warning, and a build for the exact product is preferred.
+**TensorRT engines.** An engine runs only with the TensorRT version that built it, and only on the same GPU architecture
+(NVIDIA's TensorRT documentation, "Engine Compatibility" and "Support Matrix"). TensorRT has modes that allow more, but
+`trtllm-build` has no flag for them. Each release of TensorRT-LLM has its own TensorRT and plugins. So the release must
+be equal, and the compute capability too. On another *product* with the same compute capability (an H100 PCIe for an
+H100 SXM), TensorRT loads the engine and warns that this "is likely to affect performance or even cause errors": the
+kernels were chosen by measuring on the other product. Such a build fits only with `other_product`, with a warning, and
+a build for the exact product is preferred.
 
-**Checkpoints of `pytorch`.** They contain nothing specific to a GPU: any NVIDIA GPU will do that computes in the
-precision and holds the weights. The release they were checked with is the minimum; for a later one there is a warning.
+**Checkpoints of `pytorch`.** They contain nothing specific to a GPU. They run on any NVIDIA GPU that supports the
+precision and has memory for the weights. They need the release that they were checked with, or a later one with a
+warning.
 
-**`onnxruntime`.** A build for `cpu` runs anywhere. On a machine with a GPU, which it leaves idle, it is the last choice
-and comes with a warning. A build for CUDA runs on any NVIDIA GPU that computes in the precision and holds the weights.
-TensorRT-LLM serves neither.
+**`onnxruntime`.** A build for `cpu` runs anywhere. On a machine with a GPU it is the last choice and comes with a
+warning, because the GPU stays idle. A build for CUDA runs on any NVIDIA GPU that supports the precision and has memory
+for the weights. TensorRT-LLM serves neither.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,21 +30,21 @@ from enginery.core.versions import is_version, same
 from enginery.spec import CPU, FIRST_CAPABILITY, BackendName, Gpu, Precision, gpus
 
 GB = 10**9
-THIS_PRODUCT, ANOTHER_PRODUCT, NOT_THE_GPU = range(3)
+SAME_PRODUCT, OTHER_PRODUCT, CPU_ONLY = range(3)
 
 Gate = Callable[[Manifest], Iterator[str]]
-"""Yields what a build did not pass, each in one sentence; nothing for a build that passed."""
+"""Yields one sentence for each failure of a build; nothing for a build that passed."""
 
 
 def validation_gate(manifest: Manifest) -> Iterator[str]:
-    """The build must have passed the validation of its answers."""
+    """The gate of validation: every answer of the engine must be as expected."""
     report = manifest.validation
     if not report.passed:
         yield f"validation: {len(report.misses)} of {len(report.results)} answers are not as expected"
 
 
 GATES: tuple[Gate, ...] = (validation_gate,)
-"""All gates; new ones are added here."""
+"""All gates. Add a new gate here."""
 
 
 def failures(manifest: Manifest) -> tuple[str, ...]:
@@ -53,7 +54,7 @@ def failures(manifest: Manifest) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Host:
-    """The machine that a build is to run on. An attribute that is None is not known and excludes no build.
+    """The machine that a build must run on. An attribute that is None is not known and excludes no build.
 
     Attributes:
         gpu: the GPU, or `CPU` for a machine without one.
@@ -76,11 +77,11 @@ def misfits(manifest: Manifest, host: Host) -> tuple[str, ...]:
     return tuple(rule(manifest, host))
 
 
-def remarks(manifest: Manifest, host: Host) -> tuple[str, ...]:
-    """Warnings about a build that runs on the host, but was not made for exactly this host."""
+def fit_warnings(manifest: Manifest, host: Host) -> tuple[str, ...]:
+    """Warnings about a build that runs on the host, but was made for another GPU, or checked with another release."""
     target, gpu = manifest.target, host.gpu
     found = []
-    if distance(manifest, host) == NOT_THE_GPU and gpu is not None:
+    if gpu_match(manifest, host) == CPU_ONLY and gpu is not None:
         found.append(f"it runs on the CPU, and leaves the {gpu.name} idle")
     if target.backend == BackendName.TENSORRT and gpu is not None and not _is_for(manifest, gpu):
         what = f"its engine was built for {target.gpu} and not for {gpu.name}"
@@ -90,21 +91,21 @@ def remarks(manifest: Manifest, host: Host) -> tuple[str, ...]:
     return tuple(found)
 
 
-def distance(manifest: Manifest, host: Host) -> int:
-    """How well a build that runs on the host suits its GPU; the lowest number is the best."""
+def gpu_match(manifest: Manifest, host: Host) -> int:
+    """How well a build suits the host's GPU: `SAME_PRODUCT` (best), `OTHER_PRODUCT` or `CPU_ONLY`."""
     if host.gpu is None or _is_for(manifest, host.gpu):
-        return THIS_PRODUCT
-    return NOT_THE_GPU if manifest.target.gpu == CPU.name else ANOTHER_PRODUCT
+        return SAME_PRODUCT
+    return CPU_ONLY if manifest.target.gpu == CPU.name else OTHER_PRODUCT
 
 
 def _tensorrt(manifest: Manifest, host: Host) -> Iterator[str]:
-    yield from _nvidia(manifest, host, _engine_on)
+    yield from _nvidia(manifest, host, _engine_misfits)
     if host.runtime is not None and not same(host.runtime, manifest.target.release):
         yield f"needs TensorRT-LLM {manifest.target.release}, this runtime has {host.runtime}"
 
 
 def _pytorch(manifest: Manifest, host: Host) -> Iterator[str]:
-    yield from _nvidia(manifest, host, _precision_on)
+    yield from _nvidia(manifest, host, _precision_misfits)
     minimum = manifest.target.release
     if host.runtime is not None and not _is_at_least(host.runtime, minimum):
         yield f"needs TensorRT-LLM {minimum} or later, this runtime has {host.runtime}"
@@ -112,7 +113,7 @@ def _pytorch(manifest: Manifest, host: Host) -> Iterator[str]:
 
 def _onnxruntime(manifest: Manifest, host: Host) -> Iterator[str]:
     if manifest.target.gpu != CPU.name:
-        yield from _nvidia(manifest, host, _precision_on)
+        yield from _nvidia(manifest, host, _precision_misfits)
     if host.runtime is not None:
         yield f"is served by ONNX Runtime, this runtime has TensorRT-LLM {host.runtime}"
 
@@ -125,9 +126,9 @@ _RULES: dict[str, Callable[[Manifest, Host], Iterator[str]]] = {
 
 
 def _nvidia(manifest: Manifest, host: Host, rule: Callable[[Manifest, Host, Gpu], Iterator[str]]) -> Iterator[str]:
-    """What every build for NVIDIA GPUs needs, and `rule`, the backend's own condition on the GPU."""
+    """The reasons against a build for NVIDIA GPUs: number of GPUs, memory, and those of the backend's own `rule`."""
     if host.gpu == CPU:
-        yield f"built for {manifest.target.gpu}, here is no NVIDIA GPU"
+        yield f"built for {manifest.target.gpu}, this machine has no NVIDIA GPU"
         return
     world_size = manifest.target.world_size
     if host.gpus is not None and world_size > host.gpus:
@@ -140,11 +141,11 @@ def _nvidia(manifest: Manifest, host: Host, rule: Callable[[Manifest, Host, Gpu]
             yield f"takes {human_bytes(needed)} on each GPU, {host.gpu.name} has {memory_gb} GB"
 
 
-def _engine_on(manifest: Manifest, host: Host, gpu: Gpu) -> Iterator[str]:
+def _engine_misfits(manifest: Manifest, host: Host, gpu: Gpu) -> Iterator[str]:
     if _is_for(manifest, gpu):
         return
     product = manifest.target.gpu
-    # As the manifest records it, else from our table, which may have learned the product since.
+    # The manifest has none when our table did not know the product at that time. The table may know it now.
     built = manifest.engine.compute_capability or engine_facts(product, ()).compute_capability
     if not built:
         yield f"built for {product}, of which the compute capability is not known; this GPU is {gpu.name}"
@@ -157,7 +158,7 @@ def _engine_on(manifest: Manifest, host: Host, gpu: Gpu) -> Iterator[str]:
         )
 
 
-def _precision_on(manifest: Manifest, _: Host, gpu: Gpu) -> Iterator[str]:
+def _precision_misfits(manifest: Manifest, _: Host, gpu: Gpu) -> Iterator[str]:
     name = manifest.target.precision
     if name not in set(Precision):
         yield f"precision {name!r} is not known to this Enginery; upgrade it"
@@ -167,15 +168,15 @@ def _precision_on(manifest: Manifest, _: Host, gpu: Gpu) -> Iterator[str]:
 
 
 def _is_for(manifest: Manifest, gpu: Gpu) -> bool:
-    """Whether it was built for exactly this product."""
+    """Whether the build was made for exactly this product."""
     product = manifest.target.gpu
-    with suppress(UsageError):  # nvidia-smi named it, and our table does not have it
+    with suppress(UsageError):  # nvidia-smi gave this name, and our table does not have it
         product = gpus.find(product).name
     return product == gpu.name
 
 
 def _is_at_least(runtime: str, minimum: str) -> bool:
-    """Compares versions as PEP 440 does; a text that is no version is equal only to itself."""
+    """Whether `runtime` is `minimum` or later by PEP 440; a text that is not a version is only equal to itself."""
     if is_version(runtime) and is_version(minimum):
         return Version(Version(runtime).public) >= Version(Version(minimum).public)
     return runtime == minimum

@@ -1,4 +1,4 @@
-"""What a caller wants from a build: one query type for `Registry.resolve` and the commands `resolve` and `pull`."""
+"""The query with which `Registry.resolve` and the commands `resolve` and `pull` look for a build."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ ANY = "any"
 
 
 class BuildOptions(TypedDict, total=False):
-    """The options of a query as keyword arguments; `BuildQuery` says what each means."""
+    """The options of a query as keyword arguments; `BuildQuery` describes them."""
 
     channel: str | None
     build: str | None
@@ -37,10 +37,10 @@ class BuildQuery(Frozen):
     Attributes:
         model: the model's name.
         channel: a channel that points at the build; without one, every build that passed its gates is considered.
-        build: the build's id, or the beginning of it; instead of a channel.
+        build: the build's id, or the beginning of it; cannot be given together with a channel.
         target: the name of the build's target.
         gpu: the GPU to run on: a product name in any spelling, `cpu`, `auto` for what this machine has, or `any`.
-        gpus: how many GPUs there are; with `auto`, as many as this machine has of the first kind.
+        gpus: the number of GPUs of the machine; with `gpu="auto"` it is found, and only GPUs like the first one count.
         world_size: the exact number of GPUs that the build takes.
         backend: `tensorrt`, `pytorch` or `onnxruntime`.
         release: the backend's version, or a range such as `>=1.0,<1.3`.
@@ -63,17 +63,17 @@ class BuildQuery(Frozen):
     other_product: bool = False
 
     def checked(self) -> "BuildQuery":
-        """This query, once it is known to make sense.
+        """Check the query and return it.
 
         Raises:
-            UsageError: naming every mistake in it.
+            UsageError: when an option is not valid; names every mistake.
         """
         if mistakes := list(self._mistakes()):
-            raise UsageError("; ".join(mistakes), subject="resolve", remedy="correct it; nothing was looked for")
+            raise UsageError("; ".join(mistakes), subject="resolve", remedy="correct it; no build was looked for")
         return self
 
     def host(self) -> Host:
-        """The machine that the build is to run on; `auto` is looked up with `nvidia-smi`.
+        """The machine that the build must run on; for `auto`, `nvidia-smi` finds the GPU.
 
         Raises:
             UsageError: when the GPU is not known, or `nvidia-smi` does not work.
@@ -88,7 +88,7 @@ class BuildQuery(Frozen):
         return Host(gpu=gpu, gpus=count, runtime=self.runtime, other_product=self.other_product)
 
     def differences(self, manifest: Manifest) -> Iterator[str]:
-        """Every reason why a build does not match the query, whatever the machine."""
+        """Every reason why a build does not match the query; whether it runs on the machine is not looked at."""
         target = manifest.target
         for prefix, wanted, found in (
             ("is of target", self.target, target.name),
@@ -96,12 +96,12 @@ class BuildQuery(Frozen):
             ("is in", self.precision, target.precision),
         ):
             if wanted is not None and wanted != found:
-                yield f"{prefix} {found}, asked for is {wanted}"
+                yield f"{prefix} {found}, and the query wants {wanted}"
         known = versions.is_version(target.release)
         if self.release is not None and not (known and versions.fits(self.release, target.release)):
-            yield f"is of release {target.release}, asked for is {self.release}"
+            yield f"is of release {target.release}, and the query wants {self.release}"
         if self.world_size is not None and self.world_size != target.world_size:
-            yield f"takes {target.world_size} GPUs, asked for are {self.world_size}"
+            yield f"needs {target.world_size} GPUs, and the query wants {self.world_size}"
 
     @property
     def described(self) -> str:

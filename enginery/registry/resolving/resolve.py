@@ -1,8 +1,8 @@
 """Finds exactly one build that matches the query and runs on the machine, or says why there is none.
 
 Without a channel, every published build of the model that passed its gates is a candidate. Of the builds for one target
-the highest release wins, then the one published last. With a channel, the builds it points at are the candidates,
-whether they passed their gates or not: a person has decided that.
+the highest release is chosen, and of those the build published last. With a channel, the builds that it points at are
+the candidates, also builds that failed a gate, because somebody has pointed the channel at them on purpose.
 """
 
 import re
@@ -20,8 +20,8 @@ from enginery.core.threads import side_by_side
 from enginery.core.versions import is_version
 from enginery.registry.channels import ChannelPointer
 from enginery.registry.layout import channel_reference
-from enginery.registry.reading import READERS, PublishedBuilds
-from enginery.registry.resolving.compatibility import NOT_THE_GPU, Host, distance, failures, misfits, remarks
+from enginery.registry.reading import READS_AT_ONCE, PublishedBuilds
+from enginery.registry.resolving.compatibility import CPU_ONLY, Host, failures, fit_warnings, gpu_match, misfits
 from enginery.registry.resolving.query import AUTO, BuildQuery
 
 BUILD_ID = re.compile(rf".+-[0-9a-f]{{{BUILD_ID_DIGITS}}}")
@@ -36,11 +36,11 @@ OPTIONS: dict[str, Callable[[Manifest], str]] = {
     "--gpu": lambda manifest: manifest.target.gpu,
     "--build": lambda manifest: manifest.build_id,
 }
-"""Options that can tell builds apart, and their values: in the order in which people would choose one."""
+"""Options that can tell builds apart, with the function that gives a build's value; the most useful option first."""
 
 
 class Miss(NamedTuple):
-    """A build that does not fit, and every reason in words."""
+    """A build that does not fit, and every reason against it in words."""
 
     reference: str
     reasons: tuple[str, ...]
@@ -50,11 +50,11 @@ class Miss(NamedTuple):
 
 
 def nearest(misses: Sequence[Miss]) -> list[Miss]:
-    """The misses with the fewest reasons first, and at most `SHOWN` of them."""
+    """The misses with the fewest reasons, those with fewest first; at most `SHOWN`."""
     return sorted(misses, key=lambda miss: len(miss.reasons))[:SHOWN]
 
 
-class NothingFits(RegistryError):  # noqa: N818  it says what happened
+class NothingFits(RegistryError):  # noqa: N818  the name says what happened
     """No build matches the query and runs on the machine.
 
     Attributes:
@@ -80,8 +80,8 @@ class SeveralFit(RegistryError):  # noqa: N818
     """Several builds fit equally well.
 
     Attributes:
-        references: the builds.
-        options: what tells them apart: option -> the values of these builds.
+        references: the builds, each as `MODEL/BUILD`.
+        options: the options that tell them apart: option -> the values of these builds.
     """
 
     def __init__(self, query: BuildQuery, manifests: Sequence[Manifest]) -> None:
@@ -98,9 +98,9 @@ class Resolved(Frozen):
 
     Attributes:
         manifest: the build.
-        uri: the address of its files.
-        pointer: the channel pointer that led to the build; None when it was not found by a channel.
-        warnings: what to know before running the build on the machine; usually empty.
+        uri: the address of the build's files.
+        pointer: the channel pointer that led to the build; None when no channel was asked for.
+        warnings: reasons for caution on this machine, in words; usually empty.
     """
 
     manifest: Manifest
@@ -120,7 +120,7 @@ class Resolved(Frozen):
 
     @property
     def etag(self) -> str | None:
-        """The ETag of the pointer: while it stays the same, the channel has not been moved."""
+        """The ETag of the pointer; it changes when the channel is moved."""
         return self.pointer.etag if self.pointer else None
 
 
@@ -132,23 +132,23 @@ class Candidate(NamedTuple):
 
 
 def resolve(registry: PublishedBuilds, query: BuildQuery) -> Resolved:
-    """Find the one build that matches the query and runs on the machine; raises what `Registry.resolve` raises."""
+    """Find the one build that matches the query and runs on the machine. Raises the errors of `Registry.resolve`."""
     host = query.checked().host()
     (manifest, pointer), misses = choose(_candidates(registry, query), query, host)
-    warnings = remarks(manifest, host)
-    if distance(manifest, host) == NOT_THE_GPU and misses:
-        warnings += (f"nothing for the GPU fits: {'; '.join(map(str, nearest(misses)))}",)
+    warnings = fit_warnings(manifest, host)
+    if gpu_match(manifest, host) == CPU_ONLY and misses:
+        warnings += (f"no GPU build fits: {'; '.join(map(str, nearest(misses)))}",)
     uri = str(registry.build_prefix(manifest.model, manifest.build_id).address)
     return Resolved(manifest=manifest, uri=uri, pointer=pointer, warnings=warnings)
 
 
 def choose_build(registry: PublishedBuilds, query: BuildQuery, log: Log) -> tuple[Manifest, str | None]:
-    """The build that a command means, and the channel it was found by, if any.
+    """The manifest of the build that the user of a command wants, and the channel that led to it, if any.
 
     Args:
-        registry: where to look.
-        query: its `model` is either a model's name, of which the build that fits is taken, or a reference to a build
-            as `PublishedBuilds.find` takes it. A referenced build is taken without a check that it fits.
+        registry: the registry.
+        query: the build to find. If its `model` is a model's name, the build that fits is chosen. If it is a reference
+            to a build, as `PublishedBuilds.find` takes it, that build is chosen without a check that it fits.
         log: takes the warnings about the build.
 
     Raises:
@@ -168,7 +168,7 @@ def choose_build(registry: PublishedBuilds, query: BuildQuery, log: Log) -> tupl
 
 
 def choose(candidates: Iterable[Candidate | Miss], query: BuildQuery, host: Host) -> tuple[Candidate, list[Miss]]:
-    """The one candidate that fits, and why the others do not; a miss among the candidates could not be read.
+    """The one candidate that fits, and the misses. A candidate that could not be read comes as a miss already.
 
     Raises:
         NothingFits: when no candidate fits.
@@ -185,8 +185,8 @@ def choose(candidates: Iterable[Candidate | Miss], query: BuildQuery, host: Host
             suitable.append(candidate)
     if not suitable:
         raise NothingFits(query, host, misses)
-    least = min(distance(candidate.manifest, host) for candidate in suitable)
-    best = [candidate for candidate in suitable if distance(candidate.manifest, host) == least]
+    least = min(gpu_match(candidate.manifest, host) for candidate in suitable)
+    best = [candidate for candidate in suitable if gpu_match(candidate.manifest, host) == least]
     best = best if query.channel or query.build else _newest(best)
     if len(best) > 1:
         raise SeveralFit(query, [candidate.manifest for candidate in best])
@@ -203,7 +203,7 @@ def _candidates(registry: PublishedBuilds, query: BuildQuery) -> list[Candidate 
 
 
 def _on_channel(registry: PublishedBuilds, query: BuildQuery, channel: str) -> list[Candidate | Miss]:
-    """The builds that the channel points at; each pointer is read once."""
+    """The builds that the channel points at. With a target only its pointer is read, and nothing is listed."""
     unreadable: list[RegistryError] = []
     try:
         if query.target is not None:
@@ -212,13 +212,13 @@ def _on_channel(registry: PublishedBuilds, query: BuildQuery, channel: str) -> l
             found, unreadable = registry.pointers(query.model, channel)
     except RegistryError as error:
         if query.target is None and not error.transient:
-            error.add_note("where the bucket may not be listed, name the target too (--target): nothing is listed then")
+            error.add_note("if you may not list the bucket, name the target too (--target): then nothing is listed")
         raise
-    followed = side_by_side(lambda pointer: _follow(registry, pointer), found, threads=READERS)
-    return [*map(_unreadable, unreadable), *followed]
+    candidates = side_by_side(lambda pointer: _candidate_at(registry, pointer), found, threads=READS_AT_ONCE)
+    return [*map(_unreadable, unreadable), *candidates]
 
 
-def _follow(registry: PublishedBuilds, pointer: ChannelPointer) -> Candidate | Miss:
+def _candidate_at(registry: PublishedBuilds, pointer: ChannelPointer) -> Candidate | Miss:
     try:
         manifest = registry.read(pointer.model, pointer.build_id)
     except RegistryError as error:
@@ -243,7 +243,7 @@ def _reasons(manifest: Manifest, query: BuildQuery, host: Host) -> Iterable[str]
 
 
 def _newest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Of the builds made for the same target, those of the highest release, and of these the one published last."""
+    """One build for each target: that of the highest release, and of those the build published last."""
     kinds = [one.manifest.target.model_copy(update={"release": ""}) for one in candidates]
     ranks = [_rank(one.manifest) for one in candidates]
     highest: dict[BuildTarget, tuple[bool, Version, datetime]] = {}
@@ -253,7 +253,7 @@ def _newest(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _rank(manifest: Manifest) -> tuple[bool, Version, datetime]:
-    """Sorts builds; a release that is no version ranks below all others."""
+    """A sort key: higher releases and later builds are larger; a release that is not a version is the smallest."""
     release = manifest.target.release
     return is_version(release), Version(release if is_version(release) else "0"), manifest.created
 
@@ -262,12 +262,12 @@ def _distinguishing(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
     found = {option: sorted({of(manifest) for manifest in manifests}) for option, of in OPTIONS.items()}
     differing = {option: values for option, values in found.items() if len(values) > 1}
     if len(differing) > 1:
-        differing.pop("--build", None)  # an id tells any two builds apart: only of use when nothing else does
+        differing.pop("--build", None)  # ids always differ, so --build only helps when no other option does
     return differing
 
 
 def _lines(shown: Sequence[object], count: int) -> str:
-    """What is shown, each on a line of its own, and how many more of `count` there are."""
+    """Each item of `shown` on its own line; then how many of `count` are not shown."""
     more = [f"and {count - len(shown)} more"] if count > len(shown) else []
     return "".join(f"\n  {line}" for line in [*shown, *more])
 

@@ -1,1 +1,1 @@
-"""Keeping a registry in order: an inventory of its objects, verification, audit and pruning."""
+"""Keeps a registry in order: lists its objects, verifies and audits builds, and prunes old ones."""

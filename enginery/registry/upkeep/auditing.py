@@ -19,14 +19,14 @@ PROMOTE = "promote a build that is there"
 
 
 class Problem(Frozen):
-    """Something that is not as it should be.
+    """A fault that an audit found.
 
     Attributes:
-        level: `damage` when a build or a channel does not hold what it promises; `leftover` when something only takes
-            up space.
+        level: `damage` for a build that is not as its manifest says, or a channel that points at no build; `leftover`
+            for something that only takes up space.
         subject: the build, channel or object.
         problem: what was found.
-        remedy: what to do, in the imperative.
+        remedy: what to do.
     """
 
     level: Literal["damage", "leftover"]
@@ -40,10 +40,10 @@ class Audit(Frozen):
 
     Attributes:
         registry: the registry's address.
-        builds: how many builds were read.
-        files: how many files they have.
-        bytes: the size of these.
-        problems: damage first.
+        builds: the number of builds that were read.
+        files: the number of their files.
+        bytes: the size of these files.
+        problems: everything that was found, damage first.
     """
 
     registry: str
@@ -54,7 +54,7 @@ class Audit(Frozen):
 
     @property
     def damaged(self) -> bool:
-        """Whether a build or a channel does not hold what it promises."""
+        """Whether a build or a channel is damaged."""
         return any(problem.level == "damage" for problem in self.problems)
 
     @property
@@ -95,9 +95,9 @@ def _read(registry: Registry, build: StoredBuild) -> Manifest | Problem | None:
 
 
 def _checked(registry: Registry, manifest: Manifest, progress: Progress) -> list[Problem]:
-    """What is wrong with a build; nothing when it was removed meanwhile."""
+    """The problems of a build; none when the build was removed meanwhile."""
     try:
-        found = [_judged(manifest, damage) for damage in verify_build(registry, manifest)]
+        found = [_problem(manifest, damage) for damage in verify_build(registry, manifest)]
         progress.add(manifest.size)
     except RegistryError as error:
         if error.transient or is_denied(error):
@@ -106,8 +106,8 @@ def _checked(registry: Registry, manifest: Manifest, progress: Progress) -> list
     return found if not found or registry.exists(manifest.model, manifest.build_id) else []
 
 
-def _judged(manifest: Manifest, damage: Damage) -> Problem:
-    """A file that no manifest names is a leftover."""
+def _problem(manifest: Manifest, damage: Damage) -> Problem:
+    """The problem of one file; a file that the manifest does not name is only a leftover."""
     subject = f"{manifest.reference}/{damage.path}"
     if damage.kind == "extra":
         return _leftover(subject, damage.problem, "remove it")
@@ -115,7 +115,7 @@ def _judged(manifest: Manifest, damage: Damage) -> Problem:
 
 
 def _channels(registry: Registry, inventory: Inventory) -> Iterator[Problem]:
-    """Channels that point at no build, and pointers that cannot be read."""
+    """The problems of channels: they point at no build, or their pointer cannot be read."""
     builds = {(build.model, build.build_id) for build in inventory.builds if build.manifest}
     for model in inventory.models:
         found, unreadable = registry.pointers(model)
@@ -140,7 +140,7 @@ def _leftovers(registry: Registry, inventory: Inventory, model: str | None) -> I
     for upload in unfinished_uploads(registry.prefix, f"{MODELS}/{model}" if model else MODELS):
         yield _leftover(upload.path, f"is a multipart upload begun {upload.begun:%Y-%m-%d}, never completed", PRUNE)
     if model is None:
-        yield from (_leftover(info.path, "is left of a publisher that died", PRUNE) for info in probes(registry.prefix))
+        yield from (_leftover(info.path, "was left by a dead publisher", PRUNE) for info in probes(registry.prefix))
 
 
 def _damage(subject: str, problem: str, remedy: str) -> Problem:

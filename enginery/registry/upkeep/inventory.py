@@ -1,4 +1,4 @@
-"""All that lies in a registry, from one listing: builds with and without a manifest, channels, and stray objects."""
+"""All objects of a registry, from one listing: builds with and without a manifest, channels, and other objects."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ from enginery.registry.layout import CHANNELS, manifest_path
 from enginery.registry.registry import Registry
 
 BUILD_PARTS = 5
-"""The parts of `models/<model>/builds/<build id>/<file>`; there may be more."""
+"""The number of parts of the path `models/<model>/builds/<build id>/<file>`; `<file>` may have several parts."""
 
 
 @dataclass(frozen=True)
 class StoredBuild:
-    """The objects under a build's prefix, with paths relative to it; the manifest may be missing."""
+    """The objects under a build's prefix, with paths relative to the prefix; the manifest may be missing."""
 
     model: str
     build_id: str
@@ -25,12 +25,12 @@ class StoredBuild:
 
     @property
     def reference(self) -> str:
-        """The build as commands take it, `MODEL/BUILD`."""
+        """The build's name as on the command line, `MODEL/BUILD`."""
         return f"{self.model}/{self.build_id}"
 
     @property
     def manifest(self) -> ObjectInfo | None:
-        """The object that makes it a build, if it is there."""
+        """The manifest's object, if there is one."""
         return self._object(MANIFEST)
 
     @property
@@ -54,10 +54,10 @@ class StoredBuild:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What lies in a registry.
+    """The objects of a registry.
 
     Attributes:
-        builds: sorted by model and id.
+        builds: the builds, sorted by model and id.
         models: the names of the models that have a build or a channel.
         strays: objects that belong to no build and no channel.
     """
@@ -68,7 +68,7 @@ class Inventory:
 
 
 def take_inventory(registry: Registry, model: str | None = None) -> Inventory:
-    """List what lies in the registry, or only what belongs to one model."""
+    """List the objects of the registry, or only those of one model."""
     builds: dict[tuple[str, str], list[ObjectInfo]] = {}
     models: set[str] = set()
     strays: list[ObjectInfo] = []
@@ -85,7 +85,7 @@ def take_inventory(registry: Registry, model: str | None = None) -> Inventory:
 
 
 def read_stored(registry: Registry, build: StoredBuild) -> Manifest | RegistryError | None:
-    """The manifest of a stored build, or the error when it is not valid; None when it has been removed meanwhile."""
+    """The manifest of a stored build, or the error if it is not valid; None if it has been removed meanwhile."""
     data = registry.prefix.get_bytes(manifest_path(build.model, build.build_id))
     if data is None:
         return None
@@ -101,12 +101,12 @@ def channel_uses(registry: Registry, model: str) -> dict[str, str]:
     A channel needs the build that it points at, and the build that a demotion would go back to.
 
     Raises:
-        RegistryError: when a pointer cannot be read: then nobody knows which builds it needs.
+        RegistryError: when a pointer cannot be read, so that the builds it needs are not known.
     """
     pointers = registry.channels(model)
     now = [(pointer.build_id, pointer.channel) for pointer in pointers]
     back = [(build_id, pointer.channel) for pointer in pointers for build_id in pointer.way_back()[-1:]]
-    return _reasons(back, "the way back of channel") | _reasons(now, "on channel")
+    return _reasons(back, "the previous build of channel") | _reasons(now, "on channel")
 
 
 def _reasons(named: Iterable[tuple[str, str]], how: str) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Pruning: decides what may be removed from a registry and why the rest stays, then removes it.
+"""Pruning: decides which objects of a registry may be removed, and why the others stay; then removes them.
 
-A build is removed so that nobody ever sees a part of it, or a channel that points at nothing. The build is claimed, so
-nobody publishes it meanwhile. The manifest is deleted first: from then on there is no build. Only then are the channels
-read once more. Whoever moves a channel checks after the move that the build still exists, so one of the two notices the
-other. A removal that dies leaves files without a manifest, which the next prune removes.
+While a build is removed, nobody sees a part of it, and no channel points at nothing. The prune claims the build, so
+nobody publishes it meanwhile. It deletes the manifest first: from then on the build does not exist. Then it reads the
+channels once more. A command that moves a channel checks after the move that the build still exists. So one of the two
+always notices the other. A prune that dies leaves files without a manifest; the next prune removes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +21,8 @@ from enginery.core.progress import Log, no_log
 from enginery.core.s3 import Content, Prefix, UnfinishedUpload, abort_upload, probes, unfinished_uploads
 from enginery.core.text import human_bytes
 from enginery.core.threads import side_by_side
-from enginery.registry.claims import CLAIM, PRUNING, Claim, InTheWay
-from enginery.registry.reading import READERS
+from enginery.registry.claims import CLAIM, PRUNING, Claim, ClaimHeld
+from enginery.registry.reading import READS_AT_ONCE
 from enginery.registry.registry import Registry
 from enginery.registry.upkeep.inventory import (
     BUILD_PARTS,
@@ -35,17 +35,17 @@ from enginery.registry.upkeep.inventory import (
 
 AT_WORK = "someone is at work on it"
 LEFTOVER_AGE = timedelta(days=1)
-"""Files without a manifest may still be being published; when they are older than this, they are not."""
+"""Younger files without a manifest stay, because a publisher may still be sending them."""
 
 Kind = Literal["build", "unfinished build", "claim", "upload", "probe"]
 
 
 class Retention(Frozen):
-    """Which builds stay besides those that channels need.
+    """The policy for builds that no channel needs.
 
     Attributes:
-        keep: this number of the newest builds of each target stays.
-        days: every build published within this number of days stays.
+        keep: how many of the newest builds of each target stay.
+        days: builds younger than this number of days stay.
     """
 
     keep: int = Field(default=3, ge=0)
@@ -53,18 +53,18 @@ class Retention(Frozen):
 
 
 class Verdict(Frozen):
-    """What happens to one thing in the registry.
+    """What happens to one build or object of the registry.
 
     Attributes:
-        kind: a build; files that never became a build; the claim of a publisher that died; a multipart upload that was
-            never completed; an object written to probe the server.
+        kind: `build`; `unfinished build` for files without a manifest; `claim` of a publisher that died; `upload` for a
+            multipart upload that was never completed; `probe` for an object that tested the server.
         name: `MODEL/BUILD`, or the path of an object.
-        target: what a build is for.
+        target: the name of a build's target; empty for other objects.
         since: when it was published or last written, UTC.
-        size: bytes; 0 when S3 does not report it.
-        fate: whether it stays, is to be removed, or has been removed.
-        reason: why.
-        token: the ETag or upload id that was judged, to notice a change since then.
+        size: bytes; 0 when S3 does not report the size.
+        fate: `stays`; `goes` when it is to be removed; `gone` when it has been removed.
+        reason: the reason for `fate`, in words.
+        token: the ETag or upload id at the time of the verdict; another one later shows a change.
     """
 
     kind: Kind
@@ -82,8 +82,8 @@ class Pruning(Frozen):
 
     Attributes:
         registry: the registry's address.
-        dry_run: whether nothing was removed.
-        verdicts: builds by model, target and age, newest first; then what was left behind.
+        dry_run: True when the prune only reported and removed nothing.
+        verdicts: builds by model, target and age, newest first; then leftovers.
     """
 
     registry: str
@@ -92,7 +92,7 @@ class Pruning(Frozen):
 
     @property
     def removable(self) -> tuple[Verdict, ...]:
-        """What is to be removed or has been removed."""
+        """The verdicts on what is to be removed or has been removed."""
         return tuple(verdict for verdict in self.verdicts if verdict.fate != "stays")
 
     @property
@@ -113,18 +113,18 @@ def prune(  # noqa: PLR0913  each is an option of the command
     log: Log = no_log,
     now: datetime | None = None,
 ) -> Pruning:
-    """Remove the builds that neither the policy nor a channel needs, and what publishers that died have left.
+    """Remove the builds that neither the policy nor a channel keeps, and the leftovers of publishers that died.
 
     Args:
         registry: the registry.
         policy: which builds stay.
-        model: only what belongs to this model.
+        model: prune only this model; None for all models.
         dry_run: remove nothing, only report what would be removed.
-        log: takes a line for each thing that is removed.
-        now: the time from which ages are counted.
+        log: takes a line for each removal.
+        now: the time at which ages are measured; None for the current time.
 
     Raises:
-        RegistryError: when the registry cannot be used, or a channel cannot be read: then its needs are not known.
+        RegistryError: when the registry cannot be used, or a channel cannot be read, so that its builds are not known.
     """
     verdicts = tuple(judge(registry, policy, model, now or datetime.now(UTC)))
     if not dry_run:
@@ -133,7 +133,7 @@ def prune(  # noqa: PLR0913  each is an option of the command
 
 
 def judge(registry: Registry, policy: Retention, model: str | None, now: datetime) -> Iterator[Verdict]:
-    """Decide what happens to each thing in the registry; nothing is removed."""
+    """Decide what happens to each build and leftover of the registry; nothing is removed."""
     inventory = take_inventory(registry, model)
     uses = {name: channel_uses(registry, name) for name in inventory.models}
     yield from _published(registry, policy, inventory, uses, now)
@@ -152,7 +152,7 @@ def _published(
     registry: Registry, policy: Retention, inventory: Inventory, uses: Uses, now: datetime
 ) -> Iterator[Verdict]:
     stored = [build for build in inventory.builds if build.manifest]
-    manifests = side_by_side(lambda build: read_stored(registry, build), stored, threads=READERS)
+    manifests = side_by_side(lambda build: read_stored(registry, build), stored, threads=READS_AT_ONCE)
     ranked: dict[tuple[str, str], int] = {}
     for build, manifest in sorted(zip(stored, manifests, strict=True), key=_by_age):
         target, since = _target_and_time(build, manifest)
@@ -193,7 +193,7 @@ def _by_policy(policy: Retention, manifest: Manifest, rank: int, now: datetime) 
 
 
 def _leftovers(registry: Registry, inventory: Inventory, uses: Uses, now: datetime) -> Iterator[Verdict]:
-    """What publishers that died have left: files without a manifest, and claims beside a manifest."""
+    """The verdicts on what publishers leave when they die: files without a manifest, and claims beside a manifest."""
     for build in inventory.builds:
         if build.manifest and build.claim is None:
             continue
@@ -215,18 +215,18 @@ def _uploads(registry: Registry, model: str | None, now: datetime) -> Iterator[V
         yield found.model_copy(update={"token": upload.upload_id})
 
 
-def _leftover(  # noqa: PLR0913, PLR0917  what a verdict says
+def _leftover(  # noqa: PLR0913, PLR0917  each is a field of the verdict
     kind: Kind, name: str, since: datetime, size: int, needed: str, now: datetime
 ) -> Verdict:
     young = "" if now - since >= LEFTOVER_AGE else "younger than a day: its writer may be at work"
     reason = needed or young
     fate: Literal["stays", "goes"] = "stays" if reason else "goes"
-    reason = reason or "its writer never came to an end"
+    reason = reason or "its writer has died"
     return Verdict(kind=kind, name=name, since=since, size=size, fate=fate, reason=reason)
 
 
 def _carry_out(registry: Registry, verdict: Verdict, log: Log) -> Verdict:
-    """Remove what is to be removed, unless it turns out to be needed."""
+    """Remove an object whose verdict is `goes`, unless it is needed by now; returns the final verdict."""
     if verdict.fate != "goes":
         return verdict
     kept = _remove(registry, verdict)
@@ -248,17 +248,17 @@ def _remove(registry: Registry, verdict: Verdict) -> str | None:
 
 
 def _remove_claim(registry: Registry, path: str) -> str | None:
-    """Take the claim over, unless somebody holds it by now, and release it."""
+    """Take over the claim and release it; returns why it stays when a process holds it by now."""
     _, model, _, build_id, _ = path.split("/")
     try:
         with Claim(registry.build_prefix(model, build_id), "nothing").hold():
             return None
-    except InTheWay:
+    except ClaimHeld:
         return AT_WORK
 
 
-def _remove_build(registry: Registry, name: str, judged: str | None) -> str | None:
-    """Remove a build whose manifest still has the ETag that was judged; returns why it stays after all."""
+def _remove_build(registry: Registry, name: str, etag: str | None) -> str | None:
+    """Remove a build whose manifest still has the ETag of the verdict; otherwise returns the reason why it stays."""
     model, build_id = name.split("/", 1)
     prefix = registry.build_prefix(model, build_id)
 
@@ -267,16 +267,16 @@ def _remove_build(registry: Registry, name: str, judged: str | None) -> str | No
 
     try:
         with Claim(prefix, f"{PRUNING} {uuid4().hex}").hold():
-            return _remove_objects(prefix, judged, needed)
-    except InTheWay:
+            return _remove_objects(prefix, etag, needed)
+    except ClaimHeld:
         return AT_WORK
 
 
-def _remove_objects(prefix: Prefix, judged: str | None, needed: Callable[[], str | None]) -> str | None:
+def _remove_objects(prefix: Prefix, etag: str | None, needed: Callable[[], str | None]) -> str | None:
     if reason := needed():
         return reason
     manifest = prefix.get(MANIFEST)
-    if (manifest.etag if manifest else None) != judged:
+    if (manifest.etag if manifest else None) != etag:
         return "it was published or removed meanwhile"
     if manifest and (reason := _unpublish(prefix, manifest, needed)):
         return reason
@@ -286,7 +286,7 @@ def _remove_objects(prefix: Prefix, judged: str | None, needed: Callable[[], str
 
 
 def _unpublish(prefix: Prefix, manifest: Content, needed: Callable[[], str | None]) -> str | None:
-    """Delete the manifest; when a channel has been moved to the build meanwhile, put it back and say why."""
+    """Delete the manifest. If a channel needs the build by now, put the manifest back and return the reason."""
     prefix.delete(MANIFEST)
     try:
         reason = needed()
@@ -295,7 +295,7 @@ def _unpublish(prefix: Prefix, manifest: Content, needed: Callable[[], str | Non
         raise
     if reason:
         _put_back(prefix, manifest)
-        return f"{reason}, since just now"
+        return f"{reason}, which was moved just now"
     return None
 
 

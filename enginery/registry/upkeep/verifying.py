@@ -1,4 +1,4 @@
-"""Verifying: whether every byte of a build is what its manifest says, in the registry or in a local directory."""
+"""Verifying: compares every byte of a build with its manifest, in the registry or in a local directory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,17 +18,17 @@ from enginery.registry.registry import Registry
 from enginery.store import FileRecord
 
 UNLISTED = (MANIFEST, CLAIM, f"{SIGNATURES}/")
-"""Objects beside a build's files that no manifest names."""
+"""Objects of a build that its manifest does not name."""
 
 
 class Damage(Frozen):
-    """A file that is not what the manifest says.
+    """A file that is not as the manifest says.
 
     Attributes:
-        path: relative to the build.
-        kind: what is wrong with it. `bytecode` is a `.pyc` file: Python writes it when a server loads a model from a
-            writable directory, but anybody else could have put it there too, and a server would run it.
-        problem: the same in words, with sizes or digests.
+        path: the file's path, relative to the build.
+        kind: what is wrong. `bytecode` is a `.pyc` file that the manifest does not name: Python writes it when a server
+            loads a model from a writable directory. An attacker could write one too, and a server would run it.
+        problem: what is wrong in words, with sizes or digests.
     """
 
     path: str
@@ -40,12 +40,12 @@ class Damage(Frozen):
 
 
 def verify_build(registry: Registry, manifest: Manifest, progress: Progress | None = None) -> list[Damage]:
-    """Read every object of a published build, keep none, and list by path what is not as its manifest says.
+    """Read every object of a published build, and list by path what is not as its manifest says. No file is written.
 
-    `progress` must have begun: a caller may verify several builds with one.
+    The caller calls `progress.begin`, so that one progress can count several builds.
 
     Raises:
-        RegistryError: when the registry cannot be read: then nobody knows whether the build is whole.
+        RegistryError: when the registry cannot be read.
     """
     source = registry.build_prefix(manifest.model, manifest.build_id)
     listed = {info.path: info.size for info in source.list()}
@@ -75,7 +75,7 @@ def _examine_object(source: Prefix, file: FileRecord, size: int | None) -> Damag
 def verify_directory(directory: Path) -> list[Damage]:
     """Read every file of the build in a directory, and list by path what is not as its manifest says.
 
-    Of a directory that `pull` filled the current build is read. A plain copy of a build will do too.
+    The directory is one that `pull` filled, of which the current build is read, or a plain copy of a build.
 
     Raises:
         RegistryError: when the directory holds no build, or its manifest is not valid.
@@ -86,7 +86,7 @@ def verify_directory(directory: Path) -> list[Damage]:
 
 
 def local_build(directory: Path) -> LocalBuild:
-    """The current build of a directory that `pull` filled, or the build that the directory itself is.
+    """The current build of a directory that `pull` filled; for a plain copy of a build, the build in the directory.
 
     Raises:
         RegistryError: when there is none, or its manifest is not valid.
@@ -96,7 +96,7 @@ def local_build(directory: Path) -> LocalBuild:
 
 
 def damages(build: LocalBuild, digest: Callable[[Path], str]) -> list[Damage]:
-    """List by path what is not as the build's manifest says; `digest` returns the SHA-256 of a file."""
+    """List by path what is not as the build's manifest and note say; `digest` returns the SHA-256 of a file."""
     expected = build.expected()
     there = set(_walk(build.directory))
     own = {MANIFEST, NOTE} if build.note else {MANIFEST}
@@ -117,7 +117,7 @@ def _examine_file(root: Path, file: FileRecord, digest: Callable[[Path], str]) -
     path = root / file.path
     try:
         if path.resolve(strict=True) != root.resolve() / file.path:
-            return Damage(path=file.path, kind="altered", problem="is or lies behind a symbolic link")
+            return Damage(path=file.path, kind="altered", problem="is a symbolic link, or lies behind one")
         size = path.stat().st_size
         if size != file.size:
             return _other_size(file, size)
@@ -130,7 +130,7 @@ def _examine_file(root: Path, file: FileRecord, digest: Callable[[Path], str]) -
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """All files below `root` as relative paths; a symbolic link is a file here, also one to a directory."""
+    """All files below `root` as relative paths. A symbolic link counts as a file, also a link to a directory."""
     for directory, names, files in os.walk(root):
         links = [name for name in names if (Path(directory) / name).is_symlink()]
         for name in [*files, *links]:
@@ -153,7 +153,7 @@ def _missing(file: FileRecord) -> Damage:
 
 def _extra(path: str) -> Damage:
     if "/__pycache__/" in path and path.endswith(".pyc"):
-        problem = "is bytecode, of which the manifest says nothing: Python wrote it when a server ran, or somebody else"
+        problem = "is bytecode that is not in the manifest: Python wrote it when a server ran, or somebody else did"
         return Damage(path=path, kind="bytecode", problem=problem)
     return Damage(path=path, kind="extra", problem="is not in the manifest")
 

@@ -28,7 +28,7 @@ def test_a_manifest_that_was_edited_is_noticed(signed: Place) -> None:
     target = json.loads(signed.manifest_json)["target"]
     signed.edit_manifest(target={**target, "gpu": "H100-SXM5-80GB"})
     refusal = signed.refusal()
-    assert "is other than manifest.json here" in refusal.problem
+    assert "does not match manifest.json here" in refusal.problem
     assert "do not use this build" in refusal.remedy
 
 
@@ -36,7 +36,7 @@ def test_an_edited_manifest_whose_signature_was_given_the_new_name_is_noticed(si
     data = signed.check()[0].data
     signed.edit_manifest(channel="stable")
     signed.build.put_bytes(signed.signature, data)
-    assert "is other than manifest.json here" in signed.refusal().problem
+    assert "does not match manifest.json here" in signed.refusal().problem
 
 
 def test_a_digest_that_was_changed_in_the_manifest_is_noticed_whichever_file_it_is_of(signed: Place) -> None:
@@ -46,7 +46,7 @@ def test_a_digest_that_was_changed_in_the_manifest_is_noticed_whichever_file_it_
         changed = {**file, "sha256": f"{int(file['sha256'], 16) ^ 1:064x}"}
         files = [changed if one is file else one for one in manifest["files"]]
         data = json.dumps({**manifest, "files": files}).encode()
-        with pytest.raises(RegistryError, match=f"is other than {re.escape(file['path'])} here"):
+        with pytest.raises(RegistryError, match=f"does not match {re.escape(file['path'])} here"):
             require_trusted(data, signatures, signed.policy, "it")
 
 
@@ -63,7 +63,7 @@ def test_a_signature_of_another_build_does_not_count(published: Place) -> None:
     (signature,) = require_signed(theirs, published.registry.manifest_json("tiny-llama", OTHER), published.policy)
     assert other.build_id == OTHER
     published.build.put_bytes(published.signature, signature.data)
-    assert "is other than" in published.refusal().problem
+    assert "does not match" in published.refusal().problem
 
 
 def test_the_signature_from_before_a_build_was_removed_and_published_anew_does_not_count(
@@ -72,7 +72,7 @@ def test_the_signature_from_before_a_build_was_removed_and_published_anew_does_n
     monkeypatch.delenv(SIGNING_KEY)
     published.build.delete("manifest.json")
     publish(Build().context(tmp_path, published.address))
-    assert "is other than manifest.json here" in published.refusal().problem
+    assert "does not match manifest.json here" in published.refusal().problem
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
@@ -151,4 +151,4 @@ def test_a_signature_that_names_no_key_does_not_count(signed: Place) -> None:
         del bundle["verificationMaterial"]["publicKey"]["hint"]
 
     signed.build.put_bytes(signed.signature, altered(signed.check()[0].data, forget))
-    assert "another key: one it does not name" in signed.refusal().problem
+    assert "another key: one that it does not name" in signed.refusal().problem

@@ -46,7 +46,7 @@ def test_a_dry_prune_shows_what_would_go_and_one_that_is_none_removes_it(prefect
     rows, description = table("prune", address)
     assert (rows[0]["fate"], rows[0]["name"]) == ("goes", f"tiny-llama/{names[0]}")
     assert "1 of 3 would go" in description
-    assert {row["why"] for row in rows[1:]} == {"on channel candidate", "the way back of channel candidate"}
+    assert {row["why"] for row in rows[1:]} == {"on channel candidate", "the previous build of channel candidate"}
     prune_registry(address, keep=0, days=0, dry_run=False)
     assert listed(address) == names[1:]
 

@@ -42,4 +42,4 @@ def test_the_script_of_a_plan_runs_to_its_end(shared_toolchains: Path, tiny_weig
     assert (steps / "build" / "cpu-int4" / "genai_config.json").is_file()
     assert PROMPT in (steps / "validate" / "cpu-int4" / "report.json").read_text(encoding="utf-8")
     assert (steps / "package" / "cpu-int4" / "ensemble" / "config.pbtxt").is_file()
-    assert "package cpu-int4: was done" in pasted(script, tmp_path)
+    assert "package cpu-int4: was already done" in pasted(script, tmp_path)

@@ -273,7 +273,7 @@ def test_a_directory_with_other_things_in_it_is_refused_and_not_touched(
     (tmp_path / "models" / name).mkdir(parents=True)
     (tmp_path / "models" / name / "mine").write_text("mine")
     before = snapshot(tmp_path / "models")
-    with pytest.raises(RegistryError, match=f"holds what no pull has put there: {name}") as caught:
+    with pytest.raises(RegistryError, match=f"holds files that no pull has made: {name}") as caught:
         pull(registry, manifest, tmp_path / "models")
     assert "empty directory" in caught.value.remedy
     assert snapshot(tmp_path / "models") == before
@@ -286,7 +286,7 @@ def test_a_directory_in_which_a_link_was_replaced_by_something_else_is_refused(
     pull(registry, manifest, tmp_path / "models")
     (tmp_path / "models/model_repository").unlink()
     (tmp_path / "models/model_repository").mkdir()
-    with pytest.raises(RegistryError, match="holds what no pull has put there: model_repository"):
+    with pytest.raises(RegistryError, match="holds files that no pull has made: model_repository"):
         pull(registry, manifest, tmp_path / "models")
 
 
@@ -370,7 +370,7 @@ def test_a_build_that_was_whole_when_a_pull_was_killed_is_not_fetched_again(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(PullDirectory, "show", kill)
+        patched.setattr(PullDirectory, "make_current", kill)
         with pytest.raises(Killed):
             pull(registry, manifest, tmp_path / "models")
     pulled = pull(registry, manifest, tmp_path / "models")

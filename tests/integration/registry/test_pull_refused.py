@@ -65,13 +65,13 @@ def add_file(path: str) -> Callable[[dict[str, Any]], object]:
         (add_file("REPORT.JSON"), "upper and lower case"),
         (add_file("Manifest.json"), "upper and lower case"),
         (add_file("report.json/inside"), "the directory of"),
-        (add_file("pulled.json"), "a name that is taken: pulled.json"),
+        (add_file("pulled.json"), "a name that a pull needs: pulled.json"),
         (lambda plain: plain["files"][0].update(size=-1), "is negative"),
         (lambda plain: plain["files"][0].update(sha256="0"), "is not 64 hex digits"),
         (lambda plain: plain.update(schema_version=99), "was written by a newer Enginery"),
         (lambda plain: plain.update(schema_version="1"), "no schema_version"),
         (lambda plain: plain.update(build_id="another"), "describes another build"),
-        (lambda plain: plain.update(surprise=1), "not a sound manifest: surprise"),
+        (lambda plain: plain.update(surprise=1), "not a valid manifest: surprise"),
     ],
 )
 def test_a_manifest_that_is_not_sound_is_refused_before_anything_is_made(
@@ -203,7 +203,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
 ) -> None:
     manifest = EngineBuild(build_id=SECOND, engine=some_bytes(5 * MB)).publish(address)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * MB))
-    problem = r"5\.\d MB are to be fetched, but the disk has 4\.2 MB free"
+    problem = r"5\.\d MB must be fetched, but the disk has 4\.2 MB free"
     with pytest.raises(RegistryError, match=problem) as caught:
         pull(registry, manifest, tmp_path / "models")
     assert "free some space" in caught.value.remedy

@@ -451,7 +451,7 @@ def test_a_publisher_whose_claim_was_taken_over_writes_no_manifest(
         return original(sending, files)
 
     monkeypatch.setattr(Sending, "send", overtaken)
-    with pytest.raises(RegistryError, match="took this one for dead"):
+    with pytest.raises(RegistryError, match="taken over the claim of this publisher"):
         publish(Build().context(tmp_path, address))
     assert not Registry(address).exists("tiny-llama", "cpu-int4-111111111111")
     assert f"prod/{HOME}/{CLAIM}" in keys(server, address)

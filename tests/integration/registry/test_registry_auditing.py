@@ -198,7 +198,7 @@ def test_the_command_ends_with_the_registrys_exit_code_when_there_is_damage(serv
 
 
 def test_the_command_asks_which_builds(address: str) -> None:
-    assert "which build?" in str(run("--registry", address).exception)
+    assert "no build is named" in str(run("--registry", address).exception)
 
 
 @pytest.mark.parametrize("when", ["before its files are listed", "before they are read"])

@@ -90,8 +90,8 @@ def test_what_a_channel_points_at_stays_and_the_build_that_it_would_go_back_to(a
     pruning = pruned(address, keep=0)
     assert gone(pruning) == [f"{MODEL}/{names[0]}"]
     assert why(pruning, names[2]) == "on channel stable"
-    assert why(pruning, names[1]) == "the way back of channel stable"
-    assert why(pruning, names[3]) == "the way back of channel candidate"
+    assert why(pruning, names[1]) == "the previous build of channel stable"
+    assert why(pruning, names[3]) == "the previous build of channel candidate"
 
 
 def test_only_the_builds_of_the_model_that_is_named_go(address: str) -> None:
@@ -136,7 +136,7 @@ def test_a_removed_build_can_be_published_again(address: str) -> None:
     [
         (b"{", "its manifest is not JSON"),
         (b'{"schema_version": 99}', "its manifest was written by a newer Enginery"),
-        (b'{"schema_version": 1}', "its manifest is not a sound manifest"),
+        (b'{"schema_version": 1}', "its manifest is not a valid manifest"),
     ],
 )
 def test_a_build_whose_manifest_cannot_be_judged_stays(
@@ -272,7 +272,7 @@ def test_a_build_that_a_channel_is_moved_to_while_its_manifest_goes_is_there_aga
     pruning = pruned(address, keep=0)
     assert moved
     assert gone(pruning) == []
-    assert why(pruning, names[0]) == "on channel stable, since just now"
+    assert why(pruning, names[0]) == "on channel stable, which was moved just now"
     stable = f"models/{MODEL}/channels/stable/cpu-int4.json"
     after = objects(server, address)
     assert after.pop(stable)
@@ -384,7 +384,7 @@ def test_the_table_says_of_each_build_why_it_stays(address: str) -> None:
     publish_builds(address, 2)
     shown = run("--registry", address).stdout
     assert "on channel candidate" in shown
-    assert "the way back of channel candidate" in shown
+    assert "the previous build of channel candidate" in shown
     assert "0 of 2 would go" in shown
 
 

@@ -15,7 +15,7 @@ from enginery.builds.manifest import Manifest
 from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import Registry
 from enginery.registry.layout import channel_path, manifest_path
-from enginery.registry.resolving.compatibility import Host, distance, misfits
+from enginery.registry.resolving.compatibility import Host, gpu_match, misfits
 from enginery.registry.resolving.query import BuildQuery
 from enginery.registry.resolving.resolve import Candidate, NothingFits, SeveralFit, choose
 from enginery.spec import gpus
@@ -124,7 +124,7 @@ def test_only_the_cpu_build_fits_and_says_what_does_not(fleet: Registry) -> None
     resolved = fleet.resolve("llama", channel="stable", gpu="A10")
     assert resolved.build_id == "cpu-0123456789ab"
     assert resolved.warnings[0] == "it runs on the CPU, and leaves the A10 idle"
-    assert "nothing for the GPU fits: llama/h100-0123456789ab: built for compute capability 9.0" in resolved.warnings[1]
+    assert "no GPU build fits: llama/h100-0123456789ab: built for compute capability 9.0" in resolved.warnings[1]
 
 
 def test_several_that_fit_are_told_apart_by_the_options_that_differ(registry: Registry) -> None:
@@ -393,7 +393,7 @@ def test_nothing_nearer_is_passed_over(there: list[Manifest], host: Host) -> Non
     outcome = chosen_of(there, BuildQuery(model="llama"), host)
     if isinstance(outcome, Manifest):
         others = [build for build in there if runs(build, host) and build.validation.passed]
-        assert distance(outcome, host) == min(distance(build, host) for build in others)
+        assert gpu_match(outcome, host) == min(gpu_match(build, host) for build in others)
 
 
 @given(st.permutations(["a", "b", "c"]), st.sampled_from(["1.1.0", "1.2.1"]))

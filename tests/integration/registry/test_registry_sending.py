@@ -176,7 +176,7 @@ def test_who_may_not_list_the_registry_sends_everything(
     lines: list[str] = []
     context.log = lines.append
     publish(context)
-    assert any("cannot be looked up" in line for line in lines)
+    assert any("cannot be read" in line for line in lines)
     assert sound(published, "cpu-int4-222222222222")
 
 
@@ -248,7 +248,7 @@ def test_uploads_from_before_the_claim_are_aborted_and_those_of_a_live_publisher
     lines: list[str] = []
     sending_module.abort_abandoned(prefix, lines.append)
     assert aborted == ["dead"]
-    assert lines == ["removed 1 uploads that a publisher before had not finished"]
+    assert lines == ["removed 1 uploads that an earlier publisher had not finished"]
 
 
 def test_a_server_that_cannot_list_uploads_stops_nobody(
@@ -308,10 +308,10 @@ def test_one_that_cannot_be_kept_is_read_all_the_same(published: Registry, monke
 
 
 def test_the_same_key_on_another_server_is_another_manifest(published: Registry, proxy: Proxy) -> None:
-    from enginery.registry.reading import _kept_copy
+    from enginery.registry.reading import _local_copy
 
     info = ObjectInfo("x", 1, '"etag"')
-    here = _kept_copy(published.prefix, info)
+    here = _local_copy(published.prefix, info)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        assert _kept_copy(published.prefix, info) != here
+        assert _local_copy(published.prefix, info) != here

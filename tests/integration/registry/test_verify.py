@@ -113,7 +113,7 @@ def test_a_note_cannot_excuse_a_change_of_anything_but_a_configuration(pulled: P
 @pytest.mark.parametrize("content", [b"", b"{}", b"not JSON", b"\xff"])
 def test_a_note_that_is_none_is_an_error(pulled: Path, content: bytes) -> None:
     write_file(pulled / "current/pulled.json", content)
-    with pytest.raises(RegistryError, match="is not what a pull has noted") as caught:
+    with pytest.raises(RegistryError, match="is not the note of a pull") as caught:
         verify_directory(pulled)
     assert "pull the build again" in caught.value.remedy
 
