@@ -161,8 +161,8 @@ def test_there_must_be_a_gpu() -> None:
     [
         ("bfloat16", {"quant_algo": "FP8"}, "quantized to fp8 (FP8) and cannot be undone"),
         ("nvfp4", {"quant_algo": "FP8"}, "cannot be quantized again"),
-        ("int4_awq", {"quant_method": "gptq"}, "quantized as gptq, which is not read"),
-        ("fp8", {"quant_method": "mxfp4"}, "quantized as mxfp4, which is not read"),
+        ("int4_awq", {"quant_method": "gptq"}, "quantized as gptq, which the backend does not read"),
+        ("fp8", {"quant_method": "mxfp4"}, "quantized as mxfp4, which the backend does not read"),
     ],
 )
 def test_a_source_that_is_quantized_to_something_else_is_refused(
