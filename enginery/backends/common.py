@@ -87,7 +87,7 @@ def split_findings(parts: Sequence[Part], gpus: int) -> Iterator[Finding]:
     even = [number for number in range(1, 2 * gpus + 1) if all(part.fits(number) for part in parts)]
     for part in parts:
         if not part.fits(gpus):
-            how = "are neither split evenly nor copied evenly to" if part.copied else "cannot be split evenly over"
+            how = "cannot be split or copied evenly to" if part.copied else "cannot be split evenly over"
             remedy = f"use one of {', '.join(map(str, even))}"
             yield Finding(part.code, "tensor_parallel", f"{part.what} {how} {gpus} GPUs", remedy)
 

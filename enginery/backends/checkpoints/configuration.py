@@ -91,7 +91,7 @@ def config_differences(
         config: the checkpoint's `config.json`.
         model: what the source's `config.json` says.
         expected: what the checkpoint is expected to be.
-        strict: whether a missing field is wrong, too. It is so for the model families in `LLAMA_LIKE`.
+        strict: whether a missing field is wrong, too; true for the model families in `LLAMA_LIKE`.
     """
     return [
         *_shape_differences(config, model, strict=strict),

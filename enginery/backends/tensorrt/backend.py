@@ -34,7 +34,7 @@ from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_e
 from enginery.triton import served_models_digest, serving_notes
 
 HOST_MEMORY = "W202"
-"""Code of the warning about host memory. If the spec accepts it in `force`, the build is tried all the same."""
+"""Code of the warning about host memory. If the spec accepts it in `force`, the build is tried anyway."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ def affordable_workers(wanted: int, rank_bytes: int, available: int, *, accepted
         f"the build does not fit into this machine's memory: {figures}",
         subject="trtllm-build",
         remedy="use a machine with more memory, end other programs that use it, or split the model into more ranks"
-        " (tensor_parallel, pipeline_parallel); to try it all the same, accept the warning on host memory in `force`",
+        " (tensor_parallel, pipeline_parallel); to try it anyway, accept the warning on host memory in `force`",
     )
 
 

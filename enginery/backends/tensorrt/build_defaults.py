@@ -163,7 +163,7 @@ def default_length(options: BuildOptions, release: str) -> int:
 
 
 def _is_unset(engine: EngineOptions, field: str) -> bool:
-    """Whether the spec sets neither a field nor another field with the same meaning."""
+    """Whether the spec leaves a field out, and sets no other field with the same meaning."""
     if field == "max_seq_len" and engine.options.max_output_len is not None:
         return False
     return field not in WITHOUT_DEFAULT and getattr(engine.options, field) is None

@@ -125,7 +125,7 @@ def _not_a_choice(engine: EngineOptions, field: str, value: Any, flag: Flag) -> 
 
 
 def _without_flag(engine: EngineOptions, field: str, value: Any) -> RenderedOption:
-    """Nothing if the release, which has no flag for the option, behaves as the option says; else a finding."""
+    """Nothing if the release always behaves as the option says, so it needs no flag for that; else a finding."""
     does = value_without_flag(field, engine.release)
     if does == value:
         return NOTHING
