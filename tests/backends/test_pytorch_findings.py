@@ -103,7 +103,7 @@ def test_a_value_that_is_said_twice_alike_is_fine_and_so_is_one_over_a_default()
         ({"cuda_graph_padding_enabled": True}, "from 1.0 on it is cuda_graph_config.enable_padding"),
         ({"cuda_graph_config": {"padding_enabled": True}}, "it is cuda_graph_config.enable_padding"),
         ({"autotuner_enabled": True}, "it is enable_autotuner"),
-        ({"pytorch_backend_config": {"use_cuda_graph": True}}, "its keys stand at the top from 0.21 on"),
+        ({"pytorch_backend_config": {"use_cuda_graph": True}}, "its keys are at the top level from 0.21 on"),
         ({"mixed_sampler": True}, "the sampler mixes strategies by itself"),
     ],
 )

@@ -144,7 +144,7 @@ def test_weights_that_are_quantized_already_are_refused() -> None:
     (finding,) = findings(request_of(AWQ_QWEN, release="1.2.1", precision="int4_awq"))
     assert (finding.code, finding.path) == ("E123", "precision")
     assert "quantized already (awq)" in finding.problem
-    assert finding.remedy == "use the plain model; no backend reads this one"
+    assert finding.remedy == "use the plain model; no backend reads it"
 
 
 @pytest.mark.parametrize(

@@ -244,10 +244,10 @@ def test_a_machine_without_a_gpu_is_told_so() -> None:
 
 
 def test_where_the_examples_are_is_only_asked_where_nothing_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = "the release's examples are needed"
+    asked = "this needs the release's examples: name them"
     named = request_of(release="1.2.1", convert={"examples": "/examples"})
     assert not any(asked in note for note in notes(named))
-    absent = "there is no /examples on this machine: the release's examples must be there"
+    absent = "there is no /examples on this machine: the machine that runs this needs"
     assert any(absent in note for note in notes(named))
     there = request_of(release="1.2.1", convert={"examples": str(examples())})
     assert not any("examples must be there" in note for note in notes(there))
