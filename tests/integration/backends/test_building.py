@@ -143,7 +143,7 @@ def test_a_build_that_hangs_is_ended_with_all_it_started(site: Site) -> None:
     with pytest.raises(CommandError, match="time limit of 5 s") as caught:
         site.build()
     assert caught.value.cause == FailureCause.TIMEOUT
-    assert "nothing it had started is left running" in caught.value.remedy
+    assert "all its processes have ended" in caught.value.remedy
     assert len(site.stand_in.hanging()) == 2
     assert not alive_among(site.stand_in.hanging())
 

@@ -135,7 +135,7 @@ def test_each_precision_comes_out_as_it_was_asked_for(
 def test_a_rank_too_few_is_refused(new_site: NewSite) -> None:
     site = new_site()
     site.stand_in.misbehave("convert_checkpoint.py", "rank_missing")
-    error = site.refuses(CheckpointError, "not to be used", tensor_parallel=2)
+    error = site.refuses(CheckpointError, "cannot be used", tensor_parallel=2)
     assert any("rank1.safetensors" in difference for difference in error.differences)
 
 
