@@ -1,11 +1,11 @@
-"""What can build and check an engine: one backend for each runtime, all with the same methods for the plan.
+"""The backends: each plans the steps that build and check an engine for one runtime. All have the same methods.
 
     backend = backend_for(request)
     for finding in backend.findings(request): ...
     chain = backend.chain(request, weights_key)     # the steps that convert, build and validate
 
-`tensorrt` builds with `trtllm-build`, `pytorch` prepares a checkpoint for the LLM API, and `onnxruntime` needs no
-NVIDIA GPU at all.
+`tensorrt` builds with `trtllm-build`. `pytorch` prepares a checkpoint for the LLM API. `onnxruntime` works without an
+NVIDIA GPU, too.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES
     from enginery.backends.request import Backend, BackendStep, Chain, Request, image_findings
     from enginery.backends.select import backend_for
-    from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length, unset_changes
+    from enginery.backends.tensorrt.build_defaults import EngineOptions, default_length, unset_changes
     from enginery.backends.tensorrt.build_options import OPTIONS, RenderedOption, render_option
     from enginery.backends.tensorrt.release import chosen_release
     from enginery.backends.validate import OFFLINE

@@ -1,8 +1,8 @@
-"""Which backend `backend: auto` stands for, and why.
+"""Chooses the backend for `backend: auto`, and says why.
 
-An engine is preferred wherever the release can build one: it has always been the default. For a release from before the
-PyTorch backend it is the only choice, and its findings say what is wrong. ONNX Runtime is chosen without an NVIDIA GPU,
-and for precisions that only it has.
+If the release can build an engine, the choice is `tensorrt`. If not, it is `pytorch`. Releases older than the PyTorch
+backend stay with `tensorrt`, and its findings say what is wrong. `onnxruntime` is chosen if there is no NVIDIA GPU, and
+for precisions that only ONNX Runtime has.
 """
 
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ ONNX_PRECISIONS = frozenset({Precision.INT8, Precision.INT4})
 
 NO_BUILDER = "E103"
 NO_ENGINE = frozenset({NO_BUILDER, "E120", "E121", "E122", "E123", "E130", "E131", "E132"})
-"""Findings after which the release cannot build such an engine at all; others can be corrected in the spec."""
+"""Codes of findings that mean: the release cannot build this engine. Other findings can be corrected in the spec."""
 
-OWN_MISTAKES = ("convert.extra_args", "convert.calibration", "convert.device")
-"""Fields whose findings the spec can correct, so that an engine can still be built."""
+CORRECTABLE = ("convert.extra_args", "convert.calibration", "convert.device")
+"""Fields whose findings the user can correct in any case, so they are no reason to choose another backend."""
 
 
 class Choice(NamedTuple):
@@ -38,14 +38,14 @@ class Choice(NamedTuple):
 
 
 def choose(request: Request) -> Choice:
-    """The backend for a target that leaves it open."""
+    """The backend for a target with `backend: auto`."""
     precision = request.target.precision
     if request.gpu == gpus.CPU:
         return Choice(BackendName.ONNXRUNTIME, "TensorRT-LLM needs an NVIDIA GPU")
     if precision in ONNX_PRECISIONS:
-        return Choice(BackendName.ONNXRUNTIME, f"{precision} is ONNX Runtime's, and TensorRT-LLM has others")
+        return Choice(BackendName.ONNXRUNTIME, f"of the backends only ONNX Runtime has {precision}")
     found = (finding for finding in checks.chain_findings(request) if finding.code in NO_ENGINE)
-    obstacles = [finding for finding in found if not finding.path.startswith(OWN_MISTAKES)]
+    obstacles = [finding for finding in found if not finding.path.startswith(CORRECTABLE)]
     if obstacles and (obstacles[0].code == NO_BUILDER or pytorch.refusal(request.target.release) is None):
         return Choice(BackendName.PYTORCH, f"no engine: {obstacles[0].problem}")
     release = tensorrt.chosen_release(request.target.release) or request.target.release
@@ -53,7 +53,7 @@ def choose(request: Request) -> Choice:
 
 
 def choice_notes(request: Request, backend: BackendName) -> Iterator[str]:
-    """What `auto` stands for in the target's `gpu` and `backend`."""
+    """Notes that say what was chosen for `gpu: auto` and `backend: auto`."""
     if request.target.gpu == "auto":
         yield f"gpu auto is {request.gpu.name}" + (
             " (no NVIDIA GPU in this machine)" if request.gpu == gpus.CPU else ""

@@ -1,4 +1,4 @@
-"""What the backends share: the environment of their commands, how a release is chosen, and checks of lengths."""
+"""What the backends share: the environment of their commands, the choice of a release, and checks of sizes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from enginery.spec import Finding, Target, warning
 from enginery.toolchains import Identify
 
 QUIET = {
-    # Each line is logged when it is printed, so the error is the last one. Progress bars print no whole lines.
+    # Without a buffer each line is logged at once, and an error is the last line. Progress bars print no whole lines.
     "PYTHONUNBUFFERED": "1",
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -22,7 +22,7 @@ QUIET = {
 }
 
 OFFLINE = {
-    # A step works on its inputs and on nothing else.
+    # A step reads its inputs only, and nothing from the network.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
@@ -30,14 +30,14 @@ OFFLINE = {
 ENVIRONMENT = {**QUIET, **OFFLINE}
 
 NOT_MULTIPLIED = frozenset({"su", "longrope", "llama3"})
-"""Kinds of rotary scaling whose factor is already part of the model's positions."""
+"""Kinds of rotary scaling for which the model's number of positions already includes the factor."""
 
 
 def release_of(target: Target, refused: Finding | None, chosen: str) -> str:
-    """The release that was chosen for a target.
+    """Return the release `chosen` for a target.
 
     Raises:
-        PlanError: when it was refused.
+        PlanError: when `refused` says why the target's release cannot be used.
     """
     if refused is not None:
         raise PlanError([str(refused)], subject=target.name)
@@ -45,7 +45,7 @@ def release_of(target: Target, refused: Finding | None, chosen: str) -> str:
 
 
 def toolchain_findings(request: Request, release: str, identify: Identify, *, modelopt: bool) -> Iterator[Finding]:
-    """Why this machine lacks a toolchain that the target needs: its release's, and ModelOpt's if that is needed."""
+    """A finding if this machine lacks the toolchain of the release or, where `modelopt` is set, that of ModelOpt."""
     try:
         if release:
             request.toolchain(release, identify)
@@ -56,20 +56,20 @@ def toolchain_findings(request: Request, release: str, identify: Identify, *, mo
 
 
 def newest_release(wanted: str, candidates: Sequence[str]) -> str:
-    """The newest candidate that fits a range or `latest`; a preview only where nothing else fits. Empty for none."""
+    """The newest candidate that fits a range or `latest`, a preview only if no stable one fits; empty for none."""
     suitable = [release for release in candidates if fits(wanted, release)]
     stable = [release for release in suitable if not Version(release).is_prerelease]
     return (stable or suitable or [""])[-1]
 
 
 class Part(NamedTuple):
-    """Something that every GPU takes an equal part of.
+    """A part of a model that is split evenly over GPUs, such as its attention heads.
 
     Attributes:
-        code: of the finding where it cannot.
-        size: how many there are.
-        what: what they are, with the number.
-        copied: whether several GPUs may also have the same one.
+        code: the finding's code if an even split is not possible.
+        size: the number to split, such as 32.
+        what: the words for the finding's text, such as `32 attention heads`.
+        copied: whether several GPUs may also have a copy of the same one.
     """
 
     code: str
@@ -78,26 +78,26 @@ class Part(NamedTuple):
     copied: bool = False
 
     def fits(self, gpus: int) -> bool:
-        """Whether so many GPUs can share it evenly."""
+        """Whether this number of GPUs can share it evenly."""
         return self.size % gpus == 0 or (self.copied and gpus % self.size == 0)
 
 
 def split_findings(parts: Sequence[Part], gpus: int) -> Iterator[Finding]:
-    """What so many GPUs cannot share evenly."""
+    """A finding for each part that this number of GPUs cannot share evenly."""
     even = [number for number in range(1, 2 * gpus + 1) if all(part.fits(number) for part in parts)]
     for part in parts:
         if not part.fits(gpus):
-            how = "are neither split evenly nor copied evenly to" if part.copied else "cannot be split evenly over"
+            how = "cannot be split or copied evenly to" if part.copied else "cannot be split evenly over"
             remedy = f"use one of {', '.join(map(str, even))}"
             yield Finding(part.code, "tensor_parallel", f"{part.what} {how} {gpus} GPUs", remedy)
 
 
 def answer_findings(request: Request, longest: int, field: str) -> Iterator[Finding]:
-    """Answers so long that a sequence has no space left for the prompt.
+    """Findings for answers so long that a sequence has no space left for the prompt.
 
     Args:
         request: the target, whose validation says how long answers may be.
-        longest: prompt and answer together, in tokens; 0 where that is not known.
+        longest: the longest sequence (prompt and answer) in tokens; 0 if it is not known.
         field: the field of the spec that sets `longest`.
     """
     validation = request.validation
@@ -113,7 +113,7 @@ def answer_findings(request: Request, longest: int, field: str) -> Iterator[Find
 
 
 def position_findings(model: ModelFacts, length: int, field: str) -> Iterator[Finding]:
-    """Sequences that are longer than the model's positions."""
+    """A warning if sequences have more tokens than the model has positions."""
     positions = model_positions(model)
     if positions and length > positions:
         problem = f"sequences of {length} tokens are longer than the {positions} that the model was made for"
@@ -121,7 +121,7 @@ def position_findings(model: ModelFacts, length: int, field: str) -> Iterator[Fi
 
 
 def model_positions(model: ModelFacts) -> int:
-    """The longest sequence that a release builds for by default; 0 where it is not known."""
+    """The longest sequence that a release builds for by default, in tokens; 0 if it is not known."""
     scaling = model.rope_scaling or {}
     factor = scaling.get("factor", 1)
     stretched = scaling.get("rope_type") not in NOT_MULTIPLIED and isinstance(factor, int | float)

@@ -1,6 +1,6 @@
 """The backend `onnxruntime`: engines made by ONNX Runtime GenAI's model builder, for CPUs and NVIDIA GPUs.
 
-What it can build was tried with release 0.18.0: an engine in every precision of the builder was built and run, on a CPU
+The tables below were tried with release 0.18.0: an engine in every precision of the builder was built and run, on a CPU
 and on an H200 (see docs/where-it-ran.md).
 """
 
@@ -52,7 +52,7 @@ REFUSED: dict[tuple[Provider, Precision], str] = {
         "the builder writes a graph without a key-value cache, which ONNX Runtime refuses to load"
     ),
 }
-"""Precisions that the builder makes without an error and that do not run, and why."""
+"""Precisions that the builder writes without an error, but that do not run -> why."""
 NOT_MADE = (Precision.FP8, Precision.NVFP4)
 
 INT4_OPTIONS = {"int4_block_size": "block_size", "int4_accuracy_level": "accuracy_level"}
@@ -85,13 +85,13 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class OnnxRuntime(Backend):
-    """The backend for one kind of hardware, which has toolchains of its own.
+    """The backend for one kind of hardware: CPUs and GPUs have different toolchains.
 
-    The pin files are read once, so an object is for one plan.
+    The toolchains' pin files are read once, so each plan makes a new object.
 
     Attributes:
         provider: ONNX Runtime's execution provider.
-        identify: says what a toolchain is.
+        identify: returns a toolchain's identity.
     """
 
     provider: Provider
@@ -144,7 +144,7 @@ class OnnxRuntime(Backend):
         return Call(function="package", version=1, parameters=details)
 
     def _argv(self, request: Request) -> tuple[str, ...]:
-        """The builder's command. It makes its cache directory beside the output, and removes it when it is done."""
+        """The builder's command. The builder makes its cache directory beside the output, and removes it at the end."""
         builder = ("{python}", "-m", "onnxruntime_genai.models.builder")
         paths = ("-i", "{weights}", "-o", "{output}", "-c", "{output}.cache")
         precision = request.target.precision
@@ -174,10 +174,10 @@ class OnnxRuntime(Backend):
             yield Finding("E304", "toolchain", "onnxruntime has no image of its own", "use venv or host")
         if not self._pinned:
             package = ONNXRUNTIME_PACKAGES[self.provider]
-            remedy = f"use gpu: cpu, or pin one with {package} (see infra/toolchains/README.md)"
+            remedy = f"use gpu: cpu, or pin a toolchain with {package} (see infra/toolchains/README.md)"
             yield Finding("E301", "gpu", f"no toolchain runs onnxruntime on {request.gpu.name}", remedy)
         elif problem := mistake(target.release):
-            yield Finding("E101", "release", problem, f"write one that there is a toolchain for: {known}")
+            yield Finding("E101", "release", problem, f"use a release that has a toolchain: {known}")
         elif not self._usable_releases(target):
             is_auto = target.backend is BackendName.AUTO
             why = f": backend auto is {self.name}, since {choose(request).reason}" if is_auto else ""
@@ -192,7 +192,7 @@ class OnnxRuntime(Backend):
             first = ".".join(str(part) for part in gpus.FIRST_CAPABILITY[precision])
             reason = f"it needs compute capability {first}, this GPU has {gpu.compute_capability}"
         elif precision in NOT_MADE:
-            reason = f"the builder keeps {precision} weights but does not make them"
+            reason = f"the builder keeps weights that are {precision} already, but does not make them"
         problem = f"onnxruntime cannot build {precision} for {gpu.name}: {reason}"
         yield Finding("E303", "precision", problem, f"use one of {', '.join(usable)}")
 
@@ -219,7 +219,7 @@ def _other_findings(target: Target) -> Iterator[Finding]:
 
 
 def _ignored(spec: Spec, target: Target) -> Iterator[str]:
-    """Settings for all targets of the spec that have no effect for this one."""
+    """Notes on settings that the spec has for all its targets, and that have no effect in this backend."""
     own = target.build.model_fields_set if target.build else set()
     for field, reason in _without_meaning(spec.build, target.precision):
         if field not in own:

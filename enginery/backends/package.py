@@ -1,6 +1,6 @@
 """The steps that write the Triton model repository of an engine, or of a checkpoint for the LLM API.
 
-Their `engine` input is what was built: for the LLM API that is a checkpoint. `weights` has the tokenizer.
+The input `engine` is the engine or, for the LLM API, the checkpoint. The input `weights` has the tokenizer.
 """
 
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def package_llmapi(context: StepContext) -> Facts:
     """Write the model repository of a checkpoint. The step function `package_llmapi`.
 
     Raises:
-        SourceError: when the checkpoint is quantized to something else than the target says, or has no tokenizer.
+        SourceError: when the checkpoint has another precision than the target, or no tokenizer.
         StoreError: when something cannot be written.
     """
     parameters = LlmApiParameters.model_validate(dict(context.parameters))
@@ -84,7 +84,7 @@ def package_llmapi(context: StepContext) -> Facts:
 
 
 def _require_precision(wanted: str, quantization: Mapping[str, object]) -> None:
-    """Compare with the checkpoint's own files: a plan may not have seen the one that says how it is quantized."""
+    """Check the precision in the checkpoint's own files: a plan may be made without the file that contains it."""
     found = quantized_to(quantization) if quantization else None
     if found == wanted or (not quantization and wanted in set(PLAIN)):
         return

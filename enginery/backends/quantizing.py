@@ -1,7 +1,7 @@
-"""What both backends of TensorRT-LLM share of quantizing: NVIDIA ModelOpt, and the texts to calibrate with.
+"""Quantizing for both backends of TensorRT-LLM: NVIDIA ModelOpt, and the data set to calibrate with.
 
-ModelOpt runs in a toolchain of its own, with Enginery's driver. Texts are a name that a converter knows, or files of
-the user's; where files lie is no part of a step's key, only their content is.
+ModelOpt has its own toolchain, in which Enginery's driver runs. A data set is a name that a converter knows, or a path
+to the user's own texts. A step's key contains a digest of these texts, but not their path.
 """
 
 import json
@@ -23,7 +23,7 @@ MODELOPT = "modelopt"
 PREFIX = f"{MODELOPT}-"
 
 BLOCKS = {Precision.INT4_AWQ: 128, Precision.W4A8_AWQ: 128, Precision.NVFP4: 16}
-"""How many weights in a row share one scale: each GPU's part of a row must be whole blocks."""
+"""The block size: how many weights in a row share one scale. Each GPU's part of a row must be a multiple of it."""
 
 PLACEHOLDER = "{dataset}"
 SUFFIXES = (".jsonl", ".json", ".txt", ".csv", ".parquet")
@@ -43,7 +43,7 @@ def modelopt_toolchain() -> str:
 
 
 def calibration_arguments(options: Calibration) -> Iterator[str]:
-    """The driver's arguments for a calibration; what the spec leaves out is the driver's default."""
+    """The driver's arguments for a calibration. If the spec leaves an option out, the driver uses its default."""
     flags = {
         "--calib_dataset": PLACEHOLDER if options.dataset else None,
         "--calib_size": options.size,
@@ -57,7 +57,7 @@ def calibration_arguments(options: Calibration) -> Iterator[str]:
 
 
 def driver_facts(last_lines: Sequence[str]) -> dict[str, JsonValue]:
-    """The JSON object in the driver's last line, which describes its work; empty where there is none."""
+    """The JSON object in the driver's last line, which describes its work; empty if there is none."""
     try:
         found = json.loads(last_lines[-1]) if last_lines else {}
     except ValueError:  # a library may print a warning at the very end
@@ -66,7 +66,7 @@ def driver_facts(last_lines: Sequence[str]) -> dict[str, JsonValue]:
 
 
 def uneven_sizes(model: ModelFacts, precision: Precision, gpus: int) -> Iterator[tuple[str, int, int]]:
-    """The model's sizes that cannot be split into whole blocks on each GPU: name, size, block."""
+    """The model's sizes that cannot be split into whole blocks on each GPU, as (name, size, block size)."""
     block = BLOCKS.get(precision, 1)
     rows = {
         "hidden": model.hidden_size,
@@ -79,12 +79,12 @@ def uneven_sizes(model: ModelFacts, precision: Precision, gpus: int) -> Iterator
 
 
 def is_path(dataset: str) -> bool:
-    """Whether texts are named by a path; reading a spec makes the paths that exist absolute."""
+    """Whether the data set is a path and not a name. Paths that exist are absolute: the reader of specs does that."""
     return Path(dataset).is_absolute() or dataset.startswith((".", "~")) or dataset.endswith(SUFFIXES)
 
 
 def own_texts(options: Calibration) -> Path | None:
-    """The user's own texts to calibrate with; None for built-in ones, or those that a converter knows by a name."""
+    """The path of the user's own texts to calibrate with; None for built-in texts and for data sets with a name."""
     return Path(options.dataset).expanduser() if options.dataset and is_path(options.dataset) else None
 
 
@@ -92,7 +92,7 @@ def dataset_digest(dataset: Path) -> str:
     """SHA-256 of a file, or of the names and digests of all files in a directory.
 
     Raises:
-        OSError: when it cannot be read.
+        OSError: when a file cannot be read.
     """
     if not dataset.is_dir():
         return remembered_digest(dataset)
@@ -101,15 +101,15 @@ def dataset_digest(dataset: Path) -> str:
 
 
 def require_same_texts(dataset: Path, expected: str) -> None:
-    """Make sure that the texts are those of the plan, since only their digest is part of the step's key.
+    """Make sure that the texts are still those of the plan: the step's key contains their digest.
 
     Raises:
-        SourceError: when they cannot be read, or are others.
+        SourceError: when they cannot be read, or their digest is another one.
     """
     try:
         found = dataset_digest(dataset)
     except OSError as error:
-        remedy = "put the data set where the spec says on this machine, too"
+        remedy = "put the data set on this machine, at the path that the spec names"
         raise SourceError(f"cannot be read to calibrate with: {error}", subject=str(dataset), remedy=remedy) from error
     if found != expected:
         problem = "these are not the texts that the plan was made for"

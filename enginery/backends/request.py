@@ -28,8 +28,8 @@ class Request:
     """One target of a spec, with what is known of its GPU and of the model.
 
     Attributes:
-        gpu: the GPU it comes to.
-        model: the model's shape; None where the source could not be read.
+        gpu: the target's GPU; never `auto`.
+        model: the model's shape; None if the source could not be read.
     """
 
     spec: Spec
@@ -59,37 +59,37 @@ class Request:
 
     @property
     def validation(self) -> ValidationOptions:
-        """What the engine must answer."""
+        """The prompts to send to the engine, and how to judge its answers."""
         return self.spec.validation_for(self.target)
 
     def toolchain(self, release: str, identify: Identify) -> ToolchainIdentity:
-        """Where the commands of a release of TensorRT-LLM run for this target.
+        """The toolchain in which the commands of a TensorRT-LLM release run for this target.
 
         Raises:
             UsageError: when nothing is known of the release.
-            ToolchainError: when this machine, or the release, has no such toolchain.
+            ToolchainError: when the release has no such toolchain, or this machine lacks it.
         """
         return identify(toolchain_name(release), self.target.toolchain, self.target.image or "")
 
     @property
     def world_size(self) -> int:
-        """GPUs that one engine takes."""
+        """The number of GPUs that one engine uses."""
         return self.target.tensor_parallel * self.target.pipeline_parallel
 
 
 def image_findings(target: Target) -> Iterator[Finding]:
-    """An image that would not be used."""
+    """A finding if the target names an image that its toolchain does not use."""
     if target.image and target.toolchain != "container":
         problem = f"an image is named, and the toolchain is {target.toolchain}"
         yield Finding("E181", "image", problem, "set toolchain: container, or leave image out")
 
 
 class BackendStep(NamedTuple):
-    """A step, and what it needs to run that is no part of its key.
+    """A step, and what it needs to run that its key does not contain.
 
     Attributes:
-        toolchain: the environment its commands run in; None where it needs none.
-        places: placeholders of its command -> files and directories of the user's, such as `examples` and `dataset`.
+        toolchain: the environment that its commands run in; None if it needs none.
+        places: placeholder in its command, such as `examples` or `dataset` -> path of the user's file or directory.
     """
 
     step: Step
@@ -101,9 +101,9 @@ class Chain(NamedTuple):
     """The steps from the weights to a checked engine in a model repository.
 
     Attributes:
-        making: those that make the engine, in order; may be none.
-        validate: runs the prompts and judges the answers.
-        package: writes the model repository.
+        making: the steps that make the engine, in order; may be empty.
+        validate: the step that runs the prompts and judges the answers.
+        package: the step that writes the model repository.
     """
 
     making: tuple[BackendStep, ...]
@@ -112,28 +112,28 @@ class Chain(NamedTuple):
 
     @property
     def steps(self) -> tuple[BackendStep, ...]:
-        """All of them, in order."""
+        """All steps, in order."""
         return (*self.making, self.validate, self.package)
 
 
 class Backend(Protocol):
-    """What a plan needs of a backend. No method starts a process or uses the network."""
+    """The methods of a backend that a plan calls. No method starts a process or uses the network."""
 
     @property
     def name(self) -> BackendName:
         """The backend's name; never `auto`."""
 
     def findings(self, request: Request) -> list[Finding]:
-        """Everything that stops this target from being built or may go wrong; paths are those within the target."""
+        """Everything that stops the build of this target or may go wrong. Paths of findings begin at the target."""
 
     def notes(self, request: Request) -> list[str]:
-        """What was decided for the user, and settings that have no effect in this backend."""
+        """Notes on what was decided for the user, and on settings that have no effect in this backend."""
 
     def release(self, target: Target) -> str:
-        """The release that `latest` or a range comes to.
+        """The release that is chosen for the target's `release`: a version, a range or `latest`.
 
         Raises:
-            PlanError: when there is none; `findings` says the same.
+            PlanError: when no release can be chosen; `findings` reports the same.
         """
 
     def chain(self, request: Request, weights: str) -> Chain:
@@ -147,6 +147,6 @@ def command_step(
     toolchain: ToolchainIdentity,
     runs_on: str,
 ) -> BackendStep:
-    """A step whose commands run in a toolchain, on a GPU by its name, on `ANY_GPU` or on `any` machine."""
+    """A step whose commands run in a toolchain. `runs_on` is a GPU's name, `ANY_GPU`, or `any` for any machine."""
     step = Step(stage=stage, inputs=inputs, recipe=recipe, toolchain=toolchain.digest(), runs_on=runs_on)
     return BackendStep(step, toolchain)

@@ -19,9 +19,9 @@ class Runtime(NamedTuple):
     Attributes:
         since: the first release it is used for.
         name: the class, as module:class.
-        source: where this was read.
+        source: where these facts were read.
         by_rank: whether `mpirun` starts one process for each rank; otherwise one process starts all its ranks.
-        arguments: what the class is always given besides the model.
+        arguments: arguments that the class always gets, besides the model.
     """
 
     since: str
@@ -71,10 +71,10 @@ RUNTIMES: Mapping[Kind, tuple[Runtime, ...]] = {
 
 
 def runtime_for(kind: Kind, release: str) -> Runtime:
-    """The runtime of a release. A preview counts as the release that it leads to, since it was taken from its branch.
+    """The class that runs a model in a release. A preview counts as its release: `1.0.0rc1` is treated as `1.0.0`.
 
     Raises:
-        UsageError: when the release has none for this kind of model.
+        UsageError: when the release has no class for this kind of model.
     """
     version = Version(Version(release).base_version)
     usable = [runtime for runtime in RUNTIMES[kind] if version >= Version(runtime.since)]
@@ -85,9 +85,9 @@ def runtime_for(kind: Kind, release: str) -> Runtime:
 
 
 def mpirun(world_size: int) -> tuple[str, ...]:
-    """The start of a command that is to run once for each rank.
+    """The first words of a command that runs once for each rank.
 
-    The two options are those of the release's own examples. Without them Open MPI refuses to run as root, which is the
-    user in a container, and starts no more ranks than the machine has cores.
+    The release's own examples use the same two options. Without the first Open MPI refuses to run as root, the user in
+    a container. Without the second it starts no more ranks than the machine has cores.
     """
     return ("mpirun", "-n", str(world_size), "--allow-run-as-root", "--oversubscribe")

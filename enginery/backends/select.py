@@ -1,4 +1,4 @@
-"""The backend of a target. A plan loads only the backends that its targets need."""
+"""Finds the backend of a target. A plan loads only the backends that its targets need."""
 
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,11 @@ else:
 
 
 def backend_for(request: Request, identify: Identify = identify) -> Backend:
-    """The backend that a target names; `auto` takes one that can build for the GPU.
+    """The backend that a target names. For `auto` it is one that can build for the GPU.
 
     Args:
         request: the target, its GPU and the model.
-        identify: says what a toolchain is; a plan gives one that looks into each only once.
+        identify: returns a toolchain's identity. A plan passes a function that looks into each toolchain only once.
     """
     name = request.target.backend
     if name is BackendName.AUTO:

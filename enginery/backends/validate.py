@@ -1,8 +1,8 @@
 """The step that validates a model: it gets the answers to the spec's prompts and judges them.
 
-A driver of Enginery's runs in the backend's toolchain, loads the model and generates. An engine of TensorRT-LLM can
-also be run with the release's own `examples/run.py`, as NVIDIA's tutorials do (`validation.run_script`). A wrong answer
-does not make the step fail. The report is stored either way, and `require_passed` stops what would come after.
+A driver (a script of Enginery) runs in the backend's toolchain, loads the model and generates the answers. An engine of
+TensorRT-LLM can also be run with the release's `examples/run.py`, as in NVIDIA's tutorials (`validation.run_script`).
+A wrong answer does not make the step fail: `require_passed` reads the report and stops the steps that come after.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ RUN_SCRIPT = "run_script"
 DRIVERS = {ONNXRUNTIME: ANSWER_PROMPTS, TENSORRT_LLM: ANSWER_TENSORRT_LLM}
 
 MAX_THREADS = 4
-"""CPU threads of one validation: validations of several targets run side by side with builds."""
+"""CPU threads of one validation. They are few because validations and builds run side by side."""
 
 OFFLINE = {
     **NO_HUB,
@@ -50,7 +50,7 @@ OFFLINE = {
 
 SCRIPT = "run.py"
 FLAGS = ("--engine_dir", "{engine}", "--max_output_len", "{max_tokens}", "--tokenizer_dir", "{weights}", "--input_text")
-"""The tutorial's arguments; the prompt comes last."""
+"""The script's arguments in NVIDIA's tutorial. The prompt comes last."""
 
 ANSWER_START = re.compile(r'^Output \[Text 0(?: Beam 0)?\]: "')
 NO_ANSWER = re.compile(r"^(Input|Output) \[Text|^\[TensorRT-LLM\]|^\[\d\d/\d\d/\d{4}-|^\[TRT|^\[rank|^-{20,}$")
@@ -61,8 +61,8 @@ class Answer(Frozen):
     """The answer to one prompt, as a driver writes it; see `drivers/answer_prompts.py`.
 
     Attributes:
-        tokens: None where the driver cannot tell.
-        seconds_to_first_token: None where the answer comes in one piece.
+        tokens: the number of tokens in the answer; None if the driver cannot count them.
+        seconds_to_first_token: None if the answer comes in one piece.
     """
 
     text: str
@@ -80,18 +80,18 @@ def validate_call(
     world_size: int = 1,
     arguments: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Call:
-    """The recipe of a validation: everything that decides which prompts there are and how answers are judged.
+    """The recipe of a validation: its prompts, how the model is run, and how answers are judged.
 
     Args:
-        options: the spec's.
-        kind: what a release of TensorRT-LLM runs; None where ONNX Runtime runs the model.
-        release: the release.
-        world_size: how many GPUs the model takes.
-        arguments: what the LLM API is given for it.
+        options: the spec's `validation`.
+        kind: what TensorRT-LLM runs, an engine or a checkpoint; None if ONNX Runtime runs the model.
+        release: the release of TensorRT-LLM.
+        world_size: how many GPUs the model uses.
+        arguments: the arguments of the LLM API.
 
     Raises:
-        PlanError: when the spec sets `run_script` for a model that has no such script.
-        UsageError: when the release cannot run such a model.
+        PlanError: when the spec sets `run_script` and this release or backend has no such script.
+        UsageError: when the release cannot run this kind of model.
     """
     if options.run_script and kind != "tensorrt":
         problem = "validation.run_script: only engines of the backend tensorrt have such a script; leave it out"
@@ -118,8 +118,8 @@ def validate_call(
 def validate(context: StepContext) -> Facts:
     """Run the prompts and write `report.json` to the output. The step function `validate`.
 
-    Inputs are `weights` (for the tokenizer) and `engine` or `checkpoint`; with neither, the weights themselves are
-    run. The model is loaded also when there are no prompts, so that one that cannot be loaded is found.
+    The inputs are `weights` (for the tokenizer) and `engine` or `checkpoint`. Without the last two the weights
+    themselves are run. A driver loads the model even without prompts: this finds a model that cannot be loaded.
 
     Raises:
         CommandError: when the engine cannot be loaded, or fails to answer.
@@ -141,10 +141,10 @@ def validate(context: StepContext) -> Facts:
 
 
 def answers_to(context: StepContext, options: ValidationOptions) -> tuple[Answer, ...]:
-    """The model's answers to the prompts. The model is loaded also when there are none.
+    """The model's answers to the prompts. A driver loads the model even if there are no prompts.
 
     Raises:
-        UsageError: when the plan was made by a version whose drivers are different.
+        UsageError: when the plan was made by a version of Enginery with other drivers.
         CommandError: when the model cannot be loaded, or fails to answer.
     """
     driver, toolchain = str(context.parameters.get("driver", ONNXRUNTIME)), context.toolchain
@@ -156,8 +156,8 @@ def answers_to(context: StepContext, options: ValidationOptions) -> tuple[Answer
     if toolchain is None:
         raise UsageError("a validation needs a toolchain", remedy=remedy)
     if driver == RUN_SCRIPT:
-        asked = ((prompt, prompt.max_tokens or options.max_tokens) for prompt in options.prompts)
-        return tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in asked)
+        limits = ((prompt, prompt.max_tokens or options.max_tokens) for prompt in options.prompts)
+        return tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in limits)
     return _driver_answers(context, toolchain, options, driver)
 
 
@@ -170,8 +170,8 @@ def expectations(prompt: Prompt) -> dict[str, str]:
 def judge(prompt: Prompt, answer: str) -> tuple[bool, str]:
     """Whether an answer is as expected, and if not, why.
 
-    `equals` ignores white space at the ends, `contains` is case-sensitive, `matches` may match anywhere. All that are
-    given must hold. Where none is given, every answer passes.
+    `equals` ignores white space at the ends, `contains` is case-sensitive, `matches` may match anywhere. If a prompt
+    has several of them, all must hold. If it has none, every answer passes.
     """
     expected = expectations(prompt)
     if not expected:
@@ -189,20 +189,20 @@ def script_argv(release: str) -> tuple[str, ...]:
     """The command that runs the release's script, up to the prompt.
 
     Raises:
-        PlanError: when the release does not have the script, or not its flags.
+        PlanError: when the release does not have the script, or the script lacks one of the flags.
     """
     path = releases.script(release, SCRIPT).value
     missing = [name for name in FLAGS if name.startswith("--") and releases.flag(release, name, SCRIPT).value is None]
     if path is None or missing:
         what = f"its {SCRIPT} has no {', '.join(missing)}" if path else f"it has no {SCRIPT}"
-        raise PlanError([f"validation.run_script: release {release} cannot run it: {what}; leave it out"])
+        raise PlanError([f"validation.run_script: not possible with release {release}: {what}; leave it out"])
     return ("{python}", path.replace("examples/", "{examples}/", 1), *FLAGS)
 
 
 def printed_answer(lines: list[str]) -> str | None:
-    """The answer to the first prompt among the lines that the script printed; None where there is none.
+    """The answer to the first prompt among the lines that the script printed; None if there is no answer.
 
-    It stands between quotes, may contain quotes, and may have several lines.
+    The script prints the answer between quotes. The answer may contain quotes and several lines.
     """
     start = next((number for number, line in enumerate(lines) if ANSWER_START.search(line)), None)
     if start is None:
@@ -214,7 +214,7 @@ def printed_answer(lines: list[str]) -> str | None:
 
 
 def without_special_tokens(text: str, model: Path) -> str:
-    """The text without special tokens at its start and end: the script prints them, servers do not."""
+    """The text without special tokens at its start and end. The script prints such tokens, but servers do not."""
     path = model / "tokenizer.json"
     added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", []) if path.is_file() else []
     special = [token["content"] for token in added if token.get("special") and token["content"]]
@@ -254,7 +254,7 @@ def _result(prompt: Prompt, answer: Answer, options: ValidationOptions) -> Promp
 def _driver_answers(
     context: StepContext, toolchain: Toolchain, options: ValidationOptions, driver: str
 ) -> tuple[Answer, ...]:
-    """The answers that one of Enginery's drivers gets."""
+    """The answers that one of Enginery's drivers gets from the model."""
     recipe = context.parameters
     launcher: tuple[str, ...] = ()
     how: dict[str, Any] = {"threads": min(MAX_THREADS, os.cpu_count() or 1)}
@@ -262,8 +262,8 @@ def _driver_answers(
         launcher = _launcher(context, toolchain, by_rank=bool(recipe["by_rank"]))
         how = {"runtime": recipe["runtime"], "arguments": recipe["arguments"]}
     prompts = [{"prompt": one.prompt, "max_tokens": one.max_tokens or options.max_tokens} for one in options.prompts]
-    # Beside the output: commands of every kind of toolchain can read and write there.
-    with TemporaryDirectory(prefix="asking-", dir=context.output.parent) as scratch:
+    # The directory is beside the output, because commands of every kind of toolchain can read and write there.
+    with TemporaryDirectory(prefix="prompts-", dir=context.output.parent) as scratch:
         requests, output = Path(scratch) / "requests.json", Path(scratch) / "answers.json"
         write_atomic(requests, json.dumps({**how, "prompts": prompts}))
         places = ("--engine", _model_directory(context), "--tokenizer", context.inputs["weights"])
@@ -279,7 +279,7 @@ def _script_answer(context: StepContext, toolchain: Toolchain, prompt: Prompt, m
 
     Raises:
         CommandError: when the script fails, or prints no answer.
-        ToolchainError: when the release's examples are not there.
+        ToolchainError: when the release's examples are missing.
     """
     weights = context.inputs["weights"]
     values = {
@@ -304,7 +304,7 @@ def _script_answer(context: StepContext, toolchain: Toolchain, prompt: Prompt, m
         raise CommandError(
             f"{SCRIPT} ended with exit status 0 but printed no answer",
             subject=SCRIPT,
-            remedy="read its last lines; leave validation.run_script out to ask with Enginery's own driver",
+            remedy="read its last lines; leave validation.run_script out to use Enginery's own driver",
             last_lines=done.last_lines,
         )
     text = without_special_tokens(text, weights)
@@ -319,10 +319,10 @@ def _model_directory(context: StepContext) -> Path:
 
 
 def _launcher(context: StepContext, toolchain: Toolchain, *, by_rank: bool) -> tuple[str, ...]:
-    """The start of a command that runs a model on several GPUs; empty where none is needed.
+    """The first words of a command that runs a model on several GPUs; empty if the command needs none.
 
-    A process that starts its ranks itself needs no `mpirun`, except on a node that Slurm manages: NVIDIA's
-    documentation wants one rank there, however many GPUs.
+    A process that starts its ranks itself needs no `mpirun`, except on a node that Slurm manages. There NVIDIA's
+    documentation asks for `mpirun` with one rank, for any number of GPUs.
     """
     world_size = int(str(context.parameters.get("world_size", 1)))
     if world_size == 1:

@@ -199,7 +199,7 @@ def _engine_length(request: Request) -> int:
     if request.target.backend not in {BackendName.TENSORRT, BackendName.AUTO}:
         return 0
     release = backends.chosen_release(request.target.release)
-    return backends.own_length(request.build, release) if release else 0
+    return backends.default_length(request.build, release) if release else 0
 
 
 def _batch(request: Request) -> int:

@@ -214,7 +214,7 @@ def test_lora_s_modules_are_told_one_by_one() -> None:
 
 def test_adapters_are_said_to_count_by_their_paths_only() -> None:
     notes = built("0.16.0", lora_plugin="auto", lora_dir=["/a"]).notes
-    assert "lora_dir counts by its paths: adapters that change there make no new build" in notes
+    assert "of lora_dir only the paths are compared: if the adapters there change, no new build is made" in notes
 
 
 def test_only_the_modules_that_the_release_does_not_know_are_named() -> None:
@@ -302,4 +302,4 @@ def test_a_release_that_builds_no_engines_is_one_finding() -> None:
 def test_options_of_onnxruntime_are_noted_and_not_passed() -> None:
     build = built("1.2.1", int4_block_size=32)
     assert (build.flags, build.findings) == ((), ())
-    assert "build.int4_block_size is ignored: it is onnxruntime's" in build.notes
+    assert "build.int4_block_size is ignored: it is for onnxruntime" in build.notes

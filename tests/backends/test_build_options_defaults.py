@@ -18,7 +18,7 @@ def notes(release: str, **options: Any) -> tuple[str, ...]:
 def defaults(release: str, **options: Any) -> list[str]:
     """What the note on defaults names, such as `max_batch_size 1`."""
     (note,) = notes(release, **options)
-    return note.removeprefix(f"left out, so the defaults of {release}: ").split(", ")
+    return note.removeprefix(f"not in the spec, so {release} uses its defaults: ").split(", ")
 
 
 def changes(old: str, new: str, **options: Any) -> set[str]:

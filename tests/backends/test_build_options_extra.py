@@ -56,7 +56,7 @@ def test_flags_of_the_release_are_passed_as_they_are_after_the_others(arguments:
             "--paged_kv_cache has a field of its own; write build.kv_cache_type",
         ),
         ("0.16.0", ("--max_multimodal_len=8",), "--max_multimodal_len has a field of its own; write build.max_prompt"),
-        ("0.16.0", ("--checkpoint_dir", "x"), "--checkpoint_dir cannot be given: Enginery sets what is built;"),
+        ("0.16.0", ("--checkpoint_dir", "x"), "--checkpoint_dir cannot be given: Enginery sets input"),
         ("0.16.0", ("--dry_run",), "--dry_run cannot be given: it makes no engine;"),
         ("0.9.0", ("--tp_size", "2"), "--tp_size cannot be given: the target's tensor_parallel"),
         ("0.8.0", ("--timing_cache", "x"), "--timing_cache cannot be given: Enginery keeps timing caches;"),

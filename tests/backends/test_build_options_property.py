@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginery.backends.tensorrt.build_defaults import ABSENT, EngineOptions, absent, unset_changes
+from enginery.backends.tensorrt.build_defaults import WITHOUT_FLAG, EngineOptions, unset_changes, value_without_flag
 from enginery.backends.tensorrt.build_options import OPTIONS, TRANSLATIONS, RenderedBuild, render_build
 from enginery.releases.facts import releases
 from enginery.releases.flags import flags_of
@@ -90,7 +90,7 @@ def test_any_one_option_is_refused_or_arrives_as_it_was_meant(release: str) -> N
             continue
         read = parse(release, build.flags)
         if field not in read:
-            assert value == absent(field, release)
+            assert value == value_without_flag(field, release)
             continue
         word = ("enable" if value else "disable") if isinstance(value, bool) else value
         assert read[field] in {value, word} if not isinstance(value, tuple) else read[field] == list(value)
@@ -155,7 +155,7 @@ def test_every_option_belongs_to_some_release() -> None:
 
 def test_a_value_for_releases_without_the_flag_is_kept_only_for_options_that_some_release_lacks() -> None:
     always = set.intersection(*(set(flags_of(release).value) for release in releases()))
-    assert not {f"--{field}" for field in ABSENT} & always
+    assert not {f"--{field}" for field in WITHOUT_FLAG} & always
 
 
 @pytest.mark.parametrize(

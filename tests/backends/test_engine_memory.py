@@ -33,8 +33,8 @@ def test_no_more_are_started_than_fit_and_the_figures_are_told() -> None:
     workers = affordable_workers(4, 10 * GB, 2 * needed_bytes(10 * GB) + 1)
     assert workers.count == 2
     assert workers.note == (
-        "2 instead of 4 workers: each needs about 38.7 GB of the machine's memory (3 x 10.7 GB of weights and 6.4 GB),"
-        " and 77.3 GB are free"
+        "2 instead of 4 workers: each worker needs about 38.7 GB of the machine's memory (3 x 10.7 GB of weights and"
+        " 6.4 GB), and 77.3 GB are free"
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from enginery.backends.package import LlmApiParameters
-from enginery.backends.pytorch.arguments import ELSEWHERE, arguments_of
+from enginery.backends.pytorch.arguments import NOT_IN_LLM, arguments_of
 from enginery.backends.pytorch.keys import NESTED, NESTED_CLASS, Layout, class_keys, keys, layout
 from enginery.backends.pytorch.quantize import PLAIN
 from enginery.backends.pytorch.schema import mistakes
@@ -195,7 +195,7 @@ def test_an_unknown_key_is_refused_in_every_release(release: str) -> None:
 def test_every_key_with_its_own_default_is_accepted(release: str) -> None:
     plain = (bool, int, float, str)
     for name, argument in keys(release).value.items():
-        if name in ELSEWHERE or not isinstance(argument.default, plain) or str(argument.default).startswith("<"):
+        if name in NOT_IN_LLM or not isinstance(argument.default, plain) or str(argument.default).startswith("<"):
             continue
         assert findings({"release": release}, llm={name: argument.default}) == [], name
 
@@ -206,7 +206,7 @@ VALUES = st.one_of(
 
 
 def names_of(release: str) -> list[str]:
-    return sorted({*keys(release).value, "max_num_token", "padding_enabled", *ELSEWHERE})
+    return sorted({*keys(release).value, "max_num_token", "padding_enabled", *NOT_IN_LLM})
 
 
 def inner_names(release: str, argument: Argument) -> list[str]:

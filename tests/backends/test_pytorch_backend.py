@@ -224,7 +224,7 @@ def test_what_was_decided_and_what_the_server_does_first_is_told() -> None:
     assert "release latest is 1.2.1" in said
     assert "known of 1.3.0rc3 (parsed), not of 1.2.1" in said
     assert "max_batch_size is 64" in said
-    assert "CUDA graphs are captured at the start for batches of 1, 2, 4, 8, 16, 32, 64; others are filled up" in said
+    assert "CUDA graphs are captured at the start for batches of 1, 2, 4, 8, 16, 32, 64; others are padded" in said
     assert "warms up with batches of 1, 2, 4, 8, 16, 32, 64" in said
     assert "autotuner" in said
 
@@ -235,7 +235,7 @@ def test_where_the_autotuner_can_keep_what_it_found_the_plan_says_where_to_read_
 ) -> None:
     said = notes({"release": release})
     assert "the autotuner measures kernels at each start" in said
-    assert ("launch.md says how to keep what it found" in said) == kept
+    assert ("launch.md says how to keep its measurements" in said) == kept
 
 
 def test_what_is_certain_or_switched_off_is_not_told() -> None:
@@ -246,8 +246,8 @@ def test_what_is_certain_or_switched_off_is_not_told() -> None:
 
 def test_a_rollout_needs_room_for_two_models_and_the_plan_says_so() -> None:
     more: dict[str, Any] = {"publish": {"to": "s3://engines/prod"}, "rollout": {"endpoints": ["http://triton:8000"]}}
-    assert "beside the old one" in notes(**more)
-    assert "beside the old one" not in notes()
+    assert "while the old one still uses" in notes(**more)
+    assert "while the old one still uses" not in notes()
 
 
 def test_settings_that_mean_nothing_here_are_told() -> None:

@@ -103,7 +103,7 @@ def test_a_value_that_is_said_twice_alike_is_fine_and_so_is_one_over_a_default()
         ({"cuda_graph_padding_enabled": True}, "from 1.0 on it is cuda_graph_config.enable_padding"),
         ({"cuda_graph_config": {"padding_enabled": True}}, "it is cuda_graph_config.enable_padding"),
         ({"autotuner_enabled": True}, "it is enable_autotuner"),
-        ({"pytorch_backend_config": {"use_cuda_graph": True}}, "its keys stand at the top from 0.21 on"),
+        ({"pytorch_backend_config": {"use_cuda_graph": True}}, "its keys are at the top level from 0.21 on"),
         ({"mixed_sampler": True}, "the sampler mixes strategies by itself"),
     ],
 )
@@ -161,8 +161,8 @@ def test_there_must_be_a_gpu() -> None:
     [
         ("bfloat16", {"quant_algo": "FP8"}, "quantized to fp8 (FP8) and cannot be undone"),
         ("nvfp4", {"quant_algo": "FP8"}, "cannot be quantized again"),
-        ("int4_awq", {"quant_method": "gptq"}, "quantized as gptq, which is not read"),
-        ("fp8", {"quant_method": "mxfp4"}, "quantized as mxfp4, which is not read"),
+        ("int4_awq", {"quant_method": "gptq"}, "quantized as gptq, which the backend does not read"),
+        ("fp8", {"quant_method": "mxfp4"}, "quantized as mxfp4, which the backend does not read"),
     ],
 )
 def test_a_source_that_is_quantized_to_something_else_is_refused(

@@ -209,19 +209,19 @@ def test_the_validation_runs_as_many_ranks_as_the_engine_has() -> None:
 @pytest.mark.parametrize(
     ("target", "note"),
     [
-        ({"release": "latest"}, "release latest is 1.2.1, the newest one known that builds engines and fits"),
-        ({"release": ">=0.9,<0.13", "precision": "float16"}, "release >=0.9,<0.13 is 0.12.0, the newest one known"),
+        ({"release": "latest"}, "release latest is 1.2.1, the newest known release that builds engines and fits"),
+        ({"release": ">=0.9,<0.13", "precision": "float16"}, "release >=0.9,<0.13 is 0.12.0, the newest known"),
         ({"gpu": "auto"}, "gpu auto is H100-SXM5-80GB"),
         ({"backend": "auto"}, "backend auto is tensorrt: 1.2.1 builds engines for H100-SXM5-80GB"),
-        ({"precision": "fp8"}, "fp8 weights are computed with in bfloat16"),
+        ({"precision": "fp8"}, "the weights are fp8, and computations are in bfloat16"),
         ({"precision": "fp8"}, "calibrated with the converter's own data set cnn_dailymail"),
         ({"precision": "fp8", "convert": {"converter": "modelopt"}}, "a few built-in texts"),
         ({"convert": {"converter": "modelopt"}}, "the checkpoint is made by ModelOpt"),
-        ({"convert": {"calibration": {"size": 4}}}, "convert.calibration.size is ignored: bfloat16 needs none"),
+        ({"convert": {"calibration": {"size": 4}}}, "calibration.size is ignored: bfloat16 needs no calibration"),
         ({}, "no validation prompts: nothing checks what this engine says"),
         ({}, "flags of 1.2.1's convert_checkpoint.py of llama: known of 1.3.0rc3"),
         ({}, "max_beam_width 1, kv_cache_type paged"),
-        ({}, "the release's examples are needed where this runs"),
+        ({}, "the machine that runs this needs the release's examples"),
     ],
 )
 def test_the_reader_is_told_what_was_decided_and_how_sure_it_is(target: dict[str, Any], note: str) -> None:
@@ -244,13 +244,13 @@ def test_a_machine_without_a_gpu_is_told_so() -> None:
 
 
 def test_where_the_examples_are_is_only_asked_where_nothing_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = "the release's examples are needed"
+    asked = "this needs the release's examples: name them"
     named = request_of(release="1.2.1", convert={"examples": "/examples"})
     assert not any(asked in note for note in notes(named))
-    absent = "there is no /examples on this machine: the release's examples must be there"
+    absent = "there is no /examples on this machine: the machine that runs this needs"
     assert any(absent in note for note in notes(named))
     there = request_of(release="1.2.1", convert={"examples": str(examples())})
-    assert not any("examples must be there" in note for note in notes(there))
+    assert not any("on this machine" in note for note in notes(there))
     assert not any(asked in note for note in notes(request_of(release="1.2.1", toolchain="container")))
     assert not any(asked in note for note in notes(request_of(release="1.2.1", convert={"converter": "modelopt"})))
     monkeypatch.setenv("ENGINERY_TRTLLM_EXAMPLES", "/examples")
@@ -285,9 +285,7 @@ def test_a_release_with_facts_of_its_own_is_said_to_have_no_others() -> None:
 
 def test_what_force_accepts_is_said_first_and_where_it_accepts_nothing_too() -> None:
     plan = planned(tutorial() | {"force": ["W133", "W201", "W202"]})
-    assert plan.notes[0].startswith(
-        "h100: accepted: convert.extra_args: 0.8.0's converter takes a rotary base of 10000"
-    )
+    assert plan.notes[0].startswith("h100: accepted: convert.extra_args: 0.8.0's converter uses a rotary base of 10000")
     assert "W201 in force accepts nothing: this plan does not warn of it" in plan.notes
     assert not [note for note in plan.notes if "W202" in note]  # the machine that builds may have to warn of it
 
@@ -300,7 +298,7 @@ def test_the_first_releases_loss_of_the_rotary_base_is_accepted_by_the_tutorial_
     plan = planned(tutorial())
     assert plan.spec.force == ("W133",)
     assert [
-        note for note in plan.notes if "converter takes a rotary base of 10000, this model's is 500000 [W133]" in note
+        note for note in plan.notes if "converter uses a rotary base of 10000, this model's is 500000 [W133]" in note
     ]
     assert not [note for note in planned(tutorial("0.9.0")).notes if "accepted" in note]
     with pytest.raises(PlanError, match="a rotary base of 10000, this model's is 500000"):

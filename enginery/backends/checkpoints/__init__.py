@@ -1,1 +1,1 @@
-"""Checks converted checkpoints before anything is built of them."""
+"""Checks converted checkpoints before an engine is built from them, or they are served."""

@@ -1,6 +1,6 @@
 """What a checkpoint is expected to be, and how its `config.json` differs from that and from its model.
 
-One number that a converter loses here makes an engine that builds, loads and answers nonsense.
+If a converter loses one number of this file, the engine still builds and loads, but its answers are nonsense.
 """
 
 import math
@@ -21,22 +21,22 @@ MODELOPT_ALGORITHMS = {
     "w4a8_awq": "W4A8_AWQ",
     "nvfp4": "NVFP4",
 }
-"""`--qformat` of the ModelOpt driver -> the algorithm that its checkpoint for TensorRT-LLM names."""
+"""`--qformat` of the ModelOpt driver -> `quant_algo` in its checkpoint for TensorRT-LLM."""
 
 HF_ALGORITHMS = {**MODELOPT_ALGORITHMS, "int4_wo": "W4A16_AWQ"}
-"""The same for a Hugging Face checkpoint: ModelOpt has no other name there for int4 weights."""
+"""The same for a Hugging Face checkpoint. There ModelOpt uses one name for both kinds of int4 weights."""
 
 KV_CACHE_ALGORITHMS = {"auto": None, "fp8": "FP8", "int8": "INT8", "nvfp4": "NVFP4"}
-"""`--kv_cache_dtype` of the driver -> the algorithm that the checkpoint names."""
+"""`--kv_cache_dtype` of the driver -> `kv_cache_quant_algo` in the checkpoint."""
 LONG_ROPE = ("longrope", "su")
 ROPE_SCALING_TYPES = ("rope_type", "type")
 
-NEAR = 1e-4
+TOLERANCE = 1e-4
 """Relative tolerance for numbers: some converters round them to float32."""
 
 
 class CheckpointError(EngineryError):
-    """A converted checkpoint that differs from its model or from its expectation: its engine would be wrong."""
+    """A converted checkpoint differs from its model or from what is expected. Its engine would be wrong."""
 
     exit_code = 6
 
@@ -44,7 +44,7 @@ class CheckpointError(EngineryError):
         self.differences = tuple(differences)
         count = f"{len(self.differences)} differences" if len(self.differences) > 1 else "1 difference"
         listed = "".join(f"\n  - {difference}" for difference in self.differences)
-        super().__init__(f"this checkpoint is not to be used: {count}{listed}", subject=subject, remedy=remedy)
+        super().__init__(f"this checkpoint cannot be used: {count}{listed}", subject=subject, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class HfExpectation:
     """What an exported Hugging Face checkpoint is expected to be.
 
     Attributes:
-        dtype: number format of what is not quantized, as TensorRT-LLM names it, such as `bfloat16`; empty for any.
-        quant_algo: TensorRT-LLM's name of the algorithm the weights are quantized with; None for none.
+        dtype: number format of tensors that are not quantized, such as `bfloat16`; empty if every format is accepted.
+        quant_algo: TensorRT-LLM's name of the algorithm that quantizes the weights; None if they are not quantized.
         kv_cache_quant_algo: the same for the KV cache.
     """
 
@@ -69,7 +69,7 @@ class CheckpointExpectation(HfExpectation):
     Attributes:
         tensor_parallel: GPUs that share each layer.
         pipeline_parallel: groups of GPUs that share the layers.
-        accepted_rope_theta: the rotary base it may have in place of the model's; None for only the model's.
+        accepted_rope_theta: the rotary base that is expected instead of the model's; None if the model's is expected.
     """
 
     tensor_parallel: int = 1
@@ -78,20 +78,20 @@ class CheckpointExpectation(HfExpectation):
 
     @property
     def world_size(self) -> int:
-        """How many ranks it has."""
+        """The number of ranks."""
         return self.tensor_parallel * self.pipeline_parallel
 
 
 def config_differences(
     config: Mapping[str, Any], model: ModelFacts, expected: CheckpointExpectation, *, strict: bool
 ) -> list[str]:
-    """One sentence for each field of a checkpoint's configuration that is not as it should be.
+    """One sentence for each wrong field of a checkpoint's configuration.
 
     Args:
         config: the checkpoint's `config.json`.
         model: what the source's `config.json` says.
-        expected: what the checkpoint is to be.
-        strict: whether every field must be there, as in the families that are known.
+        expected: what the checkpoint is expected to be.
+        strict: whether a missing field is wrong, too; true for the model families in `LLAMA_LIKE`.
     """
     return [
         *_shape_differences(config, model, strict=strict),
@@ -101,13 +101,13 @@ def config_differences(
 
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of the configuration; empty where there is none."""
+    """The object with this name in the configuration; empty if there is none."""
     found = config.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
 def rope_scaling(value: object) -> dict[str, Any]:
-    """How rotary embeddings are scaled, with the kind under the key `type`; empty for not at all."""
+    """How rotary embeddings are scaled, with the kind under the key `type`; empty if they are not scaled."""
     if not isinstance(value, Mapping):
         return {}
     kind = next((value[name] for name in ROPE_SCALING_TYPES if value.get(name)), None)
@@ -155,7 +155,7 @@ def _rope_differences(config: Mapping[str, Any], model: ModelFacts) -> Iterator[
         yield f"config.json: rotary_base {problem}, the model's rope_theta is {model.rope_theta:g}"
     wanted, scaling = rope_scaling(model.rope_scaling), rope_scaling(config.get("rotary_scaling"))
     if wanted.get("type") in LONG_ROPE and config.get("position_embedding_type") == "long_rope":
-        return  # its factors are tensors of their own
+        return  # the factors are stored as tensors
     if not _same_scaling(scaling, wanted):
         yield f"config.json: rotary_scaling is {scaling or 'none'}, the model's rope_scaling is {wanted or 'none'}"
 
@@ -185,5 +185,5 @@ def _expectation_differences(config: Mapping[str, Any], expected: CheckpointExpe
 
 def _same(found: object, wanted: object) -> bool:
     if isinstance(found, int | float) and isinstance(wanted, int | float):
-        return math.isclose(found, wanted, rel_tol=NEAR if isinstance(wanted, float) else 0)
+        return math.isclose(found, wanted, rel_tol=TOLERANCE if isinstance(wanted, float) else 0)
     return found == wanted

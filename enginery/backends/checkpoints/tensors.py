@@ -1,7 +1,7 @@
 """The tensors of a checkpoint: those that its files have, and those that it must have.
 
-Only headers of safetensors files are read, no weights. What a checkpoint must have is known for the families that are
-laid out like Llama; of others only configuration and files are checked.
+Only headers of safetensors files are read, no weights. The tensors that must be there are known for model families that
+are laid out like Llama. For other families only the configuration and the files are checked.
 """
 
 import json
@@ -16,18 +16,18 @@ from enginery.backends.checkpoints.configuration import CheckpointExpectation, s
 from enginery.sources import LENGTH_BYTES, ModelFacts, safetensors_problem
 
 ITEM_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16}
-"""Bits of one number; all other formats have 8."""
+"""Number format -> bits of one number. All other formats have 8 bits."""
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Formats of weights that are not quantized."""
 
 FP8 = frozenset({"F8_E4M3", "I8"})
-"""Some releases write the same bytes as int8."""
+"""Formats of fp8 weights. Some releases write the same bytes as int8."""
 INT8 = frozenset({"I8"})
 BYTES = frozenset({"U8", "I8"})
 
 WEIGHT_ONLY = {"W8A16": 1, "W4A16": 2}
-"""Algorithm -> weights in one byte."""
+"""Algorithm -> number of weights in one byte."""
 AWQ = ("W4A16_AWQ", "W4A8_AWQ")
 AWQ_GROUP = 128
 NVFP4_GROUP = 16
@@ -60,7 +60,7 @@ FLOAT_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as a header describes it.
+    """A tensor, as the header of its file describes it.
 
     Attributes:
         dtype: safetensors' name of its number format, such as `BF16` or `F8_E4M3`.
@@ -71,7 +71,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Bytes that its numbers take."""
+        """The size of its numbers in bytes."""
         return prod(self.shape) * ITEM_BITS.get(self.dtype, 8) // 8
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ class Expected:
     reordered: bool = False
 
     def difference(self, found: Tensor | None) -> str | None:
-        """What is wrong with what was found; None when it is as expected."""
+        """What is wrong with the tensor that was found; None if it is as expected."""
         if found is None:
             return "is missing"
         if found.dtype not in self.dtypes:
@@ -131,8 +131,8 @@ class Expected:
         return f"is {found}, expected the shape {list(self.shape)}"
 
 
-def packed(algorithm: str, shape: tuple[int, ...]) -> tuple[Expected, Expected]:
-    """A quantized matrix as ModelOpt writes it, and the scales of its weights."""
+def quantized_matrix(algorithm: str, shape: tuple[int, ...]) -> tuple[Expected, Expected]:
+    """What ModelOpt writes for a matrix of this shape: the quantized weights, and their scales."""
     rows, columns = shape
     if algorithm == "NVFP4":
         return Expected(BYTES, (rows, columns // 2)), Expected(FP8, (rows, columns // NVFP4_GROUP))
@@ -146,12 +146,12 @@ def packed(algorithm: str, shape: tuple[int, ...]) -> tuple[Expected, Expected]:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder, split as a checkpoint is.
+    """The tensors that each rank of a decoder's checkpoint must have.
 
     Attributes:
-        source: its Hugging Face configuration.
+        source: the model's Hugging Face configuration.
         config: the checkpoint's configuration.
-        expected: what the checkpoint is to be.
+        expected: what the checkpoint is expected to be.
     """
 
     model: ModelFacts
@@ -225,7 +225,7 @@ class Decoder:
                 yield f"{prefix}.{name}.weights_scaling_factor", Expected(FLOATS)
 
     def _linear(self, name: str, shape: tuple[int, int], found: dict[str, Tensor]) -> Iterator[tuple[str, Expected]]:
-        """The tensors of a matrix on one rank. Some converters leave it to the loader to quantize the weights."""
+        """The tensors of a matrix on one rank. Some converters write plain weights, and the loader quantizes them."""
         algorithm, weight = self._algorithm(name), found.get(f"{name}.weight")
         if algorithm is None:
             yield f"{name}.weight", Expected(self._floats, shape)
@@ -238,12 +238,12 @@ class Decoder:
             yield from self._quantized(name, algorithm, shape)
 
     def _quantized(self, name: str, algorithm: str, shape: tuple[int, int]) -> Iterator[tuple[str, Expected]]:
-        """The releases' own converters name and pack some of this differently than ModelOpt."""
+        """The tensors of a quantized matrix. Releases' own scripts name and pack some of them in other ways."""
         by_modelopt = section(self.config, "producer").get("name") == "modelopt"
         if algorithm != "FP8" and not (by_modelopt and algorithm in MORE_SCALES):
             yield f"{name}.weight", Expected(FLOATS | FP8 | BYTES)
             return
-        weight, scale = packed(algorithm, shape)
+        weight, scale = quantized_matrix(algorithm, shape)
         yield f"{name}.weight", weight
         yield f"{name}.weights_scaling_factor", scale
         for more in MORE_SCALES[algorithm]:

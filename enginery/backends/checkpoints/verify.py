@@ -1,7 +1,7 @@
-"""Checks a converted checkpoint against the model it was made from, before an engine is built of it or it is served.
+"""Compares a converted checkpoint with its model, before an engine is built from the checkpoint or it is served.
 
-Headers and configurations are read, no weights: it takes milliseconds for any size. In an exported Hugging Face
-checkpoint every tensor of the source must be there under its own name, with the shape that its quantization gives it.
+Headers and configurations are read, no weights, so this takes milliseconds for any size. An exported Hugging Face
+checkpoint must have every tensor of the source under its own name, with the shape that the quantization gives it.
 """
 
 import json
@@ -29,7 +29,7 @@ from enginery.backends.checkpoints.tensors import (
     Decoder,
     Expected,
     Tensor,
-    packed,
+    quantized_matrix,
     read_all,
     read_tensors,
 )
@@ -38,30 +38,30 @@ from enginery.sources import ModelFacts
 
 CONFIG = "config.json"
 QUANT_CONFIG = "hf_quant_config.json"
-MAY_CHANGE = frozenset({"dtype", "quantization", "weight_bytes", "rope_scaling"})
-"""Facts of a model that exporting may change, or that are compared on their own."""
+NOT_COMPARED = frozenset({"dtype", "quantization", "weight_bytes", "rope_scaling"})
+"""Facts of a model that the export may change, or that are compared separately."""
 
 LINEAR = re.compile(r"\.(q|k|v|o|qkv|gate|up|down|gate_up)_proj\.weight$|\.w[123]\.weight$")
 """Matrices that every algorithm quantizes unless they are excluded."""
-MATRIX = 2
+MATRIX_DIMENSIONS = 2
 HF_SCALES = {INPUT_SCALE: "input_scale", SECOND_SCALE: "weight_scale_2"}
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
-REMEDY = "convert again; if it comes out the same, the converter does not fit this model: try another one or release"
+REMEDY = "convert again; if the differences remain, use another converter or release: this one does not fit the model"
 
 
 def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpectation) -> Facts:
-    """Make sure that a checkpoint is whole, fits its model, and is what is expected.
+    """Make sure that a checkpoint is complete, fits its model, and is as expected.
 
     Args:
         checkpoint: the directory with `config.json` and `rank<N>.safetensors`.
         weights: the Hugging Face model it was made from.
-        expected: what the checkpoint is to be.
+        expected: what the checkpoint is expected to be.
 
     Returns:
         What was found: ranks, tensors, bytes, algorithms, and how much could be checked.
 
     Raises:
-        CheckpointError: when it is not; all differences are listed.
+        CheckpointError: when something differs; the error lists all differences.
     """
     config, source = read_config(checkpoint), read_config(weights)
     model = replace(ModelFacts.from_config(source), tied_embeddings=_is_tied(source, weights))
@@ -71,7 +71,7 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
     differences = config_differences(config, model, expected, strict=known)
     ranks, problems = _read_ranks(checkpoint, expected.world_size)
     differences += problems
-    if known and _dividable(model, expected):
+    if known and _can_be_split(model, expected):
         decoder = Decoder(model, source, config, expected)
         for rank, tensors in ranks.items():
             differences += decoder.differences(rank, tensors)
@@ -81,10 +81,10 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
 
 
 def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectation) -> Facts:
-    """Make sure that an exported checkpoint is whole, is still the same model, and is quantized as expected.
+    """Make sure that an exported checkpoint is complete, is still the same model, and is quantized as expected.
 
     Raises:
-        CheckpointError: when it is not; all differences are listed.
+        CheckpointError: when something differs; the error lists all differences.
     """
     config, source = read_config(checkpoint), read_config(weights)
     described = read_config(checkpoint, QUANT_CONFIG) if (checkpoint / QUANT_CONFIG).is_file() else {}
@@ -111,10 +111,10 @@ def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectatio
 
 
 def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
-    """A directory's `config.json`, or another file of JSON.
+    """The content of a directory's `config.json`, or of another JSON file.
 
     Raises:
-        CheckpointError: when there is none that can be read.
+        CheckpointError: when the file is missing, or is not a JSON object.
     """
     try:
         config = json.loads((directory / name).read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
 
 
 def _is_tied(source: Mapping[str, Any], weights: Path) -> bool:
-    """Whether the last layer shares the first one's weights. Some families only show it by having no last layer."""
+    """Whether the last layer shares the first one's weights. For some families only a missing last layer shows it."""
     if "tie_word_embeddings" in source:
         return bool(source["tie_word_embeddings"])
     tensors, _ = read_all(weights)
@@ -151,8 +151,8 @@ def _read_ranks(checkpoint: Path, world_size: int) -> tuple[dict[int, dict[str, 
     return ranks, problems
 
 
-def _dividable(model: ModelFacts, expected: CheckpointExpectation) -> bool:
-    """Whether all shapes are known: not where the model's configuration leaves sizes out."""
+def _can_be_split(model: ModelFacts, expected: CheckpointExpectation) -> bool:
+    """Whether all sizes of the model are known, and its layers and heads can be split evenly."""
     sizes = (model.layers, model.heads, model.head_size, model.hidden_size, model.intermediate_size, model.vocab_size)
     return all(sizes) and not model.layers % expected.pipeline_parallel and not model.heads % expected.tensor_parallel
 
@@ -179,7 +179,7 @@ def _hf_config_differences(
 ) -> Iterator[str]:
     found, wanted = asdict(ModelFacts.from_config(config)), asdict(ModelFacts.from_config(source))
     for name, value in wanted.items():
-        if name not in MAY_CHANGE and found[name] != value:
+        if name not in NOT_COMPARED and found[name] != value:
             yield f"config.json: {name} is {found[name]}, the model has {value}"
     scaling, original = rope_scaling(found["rope_scaling"]), rope_scaling(wanted["rope_scaling"])
     if scaling != original:
@@ -221,7 +221,7 @@ def _wanted(
     if not algorithm or not _is_quantized(name, original, found, quantization):
         yield name, Expected(FLOATS, original.shape)
         return
-    weight, scale = packed(algorithm, original.shape)
+    weight, scale = quantized_matrix(algorithm, original.shape)
     yield name, weight
     yield f"{layer}.weight_scale", scale
     for more in MORE_SCALES.get(algorithm, ()):
@@ -230,12 +230,12 @@ def _wanted(
 
 
 def _is_quantized(name: str, original: Tensor, found: Tensor | None, quantization: Mapping[str, Any]) -> bool:
-    """Whether a tensor must be quantized by its name, or is so by its own format."""
+    """Whether a tensor must be quantized because of its name, or is quantized as its number format shows."""
     excluded = quantization.get("exclude_modules") or ()
     if any(fnmatchcase(name.removesuffix(".weight"), pattern) for pattern in excluded):
         return False
-    of_its_own = found is not None and found.dtype not in FLOATS and len(original.shape) == MATRIX
-    return bool(LINEAR.search(name)) or of_its_own
+    found_quantized = found is not None and found.dtype not in FLOATS and len(original.shape) == MATRIX_DIMENSIONS
+    return bool(LINEAR.search(name)) or found_quantized
 
 
 def _missing_cache_scales(tensors: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""The backend `pytorch`: TensorRT-LLM's LLM API on a Hugging Face checkpoint, as it is or quantized by ModelOpt.
+"""The backend `pytorch`: TensorRT-LLM's LLM API runs a Hugging Face checkpoint, which ModelOpt may quantize first.
 
-There is no engine to build. The settings that are build options of an engine are arguments of the LLM API; they are
+There is no engine to build. Settings that are build options for an engine are arguments of the LLM API here. They are
 checked before anything runs.
 """

@@ -1,6 +1,6 @@
 """The arguments of the LLM API for a target: those in `llm`, and those that follow from the rest of the spec.
 
-Keys are written under their names from 1.0 on, and moved to the names of older releases at the end.
+Keys have the names of release 1.0 and later here. For an older release they get that release's names at the end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ from enginery.spec import DEFAULT_BATCH
 
 GRAPHS = "cuda_graph_config"
 
-MOST_WARMED = 64
-"""The largest batch to warm up with. What is compiled at first use is the same for all larger ones."""
+MAX_WARM_UP = 64
+"""The largest batch to warm up with. All larger batches use the same compiled code."""
 
 RENAMED: Mapping[Path, str] = {
     ("cuda_graph_config", "batch_sizes"): "cuda_graph_batch_sizes",
@@ -33,19 +33,19 @@ RENAMED: Mapping[Path, str] = {
     ("kv_cache_config", "dtype"): "kv_cache_dtype",
     ("enable_autotuner",): "autotuner_enabled",
 }
-"""Path from 1.0 on -> the key before."""
+"""Path in releases from 1.0 on -> key in older releases."""
 
 SWITCHES: Mapping[str, str] = {"cuda_graph_config": "use_cuda_graph", "torch_compile_config": "torch_compile_enabled"}
-"""Object whose presence turns something on, from 1.0 on -> what did so before."""
+"""Object that turns a feature on by being there, from 1.0 on -> the switch for it in older releases."""
 
-GONE: Mapping[str, str] = {
+REMOVED: Mapping[str, str] = {
     "mixed_sampler": "the sampler mixes strategies by itself",
     "mixed_decoder": "the sampler mixes strategies by itself",
     "enable_trtllm_sampler": "it is sampler_type: TRTLLMSampler",
     "enable_trtllm_decoder": "it is sampler_type: TRTLLMSampler",
     "enable_overlap_scheduler": "it is on; disable_overlap_scheduler: true turns it off",
     "use_kv_cache": "there always is a KV cache",
-    NESTED: "its keys stand at the top from 0.21 on",
+    NESTED: "its keys are at the top level from 0.21 on",
 }
 
 PADDING = {("cuda_graph_config", "padding_enabled"): "cuda_graph_config.enable_padding"}
@@ -78,10 +78,10 @@ FROM_SERVING: Mapping[str, Path] = {
     "request_stats_max_iterations": ("request_stats_max_iterations",),
 }
 
-SERVED: frozenset[str] = frozenset({"max_batch_size", "decoupled", "exclude_input_in_output"})
-"""Fields of `serving` that the served model reads, or that are handled separately."""
+OTHER_SERVING: frozenset[str] = frozenset({"max_batch_size", "decoupled", "exclude_input_in_output"})
+"""Other fields of `serving` that have an effect: the served model reads them, or they are handled separately."""
 
-ELSEWHERE: Mapping[str, str] = {
+NOT_IN_LLM: Mapping[str, str] = {
     "model": "it follows from the source",
     "tokenizer": "the tokenizer is the one beside the weights",
     "revision": "it is source.revision",
@@ -90,13 +90,13 @@ ELSEWHERE: Mapping[str, str] = {
     "dtype": "it is the target's precision",
     "tensor_parallel_size": "it is the target's tensor_parallel",
     "pipeline_parallel_size": "it is the target's pipeline_parallel",
-    "mpi_session": "it is no plain value",
-    "batched_logits_processor": "it is no plain value",
-    "checkpoint_loader": "it is no plain value",
+    "mpi_session": "its value cannot be written in YAML",
+    "batched_logits_processor": "its value cannot be written in YAML",
+    "checkpoint_loader": "its value cannot be written in YAML",
 }
-"""Keys that `llm` may not have."""
+"""Key that `llm` may not have -> why."""
 
-BY_HAND: Mapping[str, str] = {
+NO_EQUIVALENT: Mapping[str, str] = {
     "lora_dir": "write llm.enable_lora and llm.lora_config",
     "dora_plugin": "write llm.enable_lora and llm.lora_config",
     "speculative_decoding_mode": "write llm.speculative_config",
@@ -108,7 +108,7 @@ BY_HAND: Mapping[str, str] = {
     "weight_streaming": "use more GPUs, or a precision with fewer bits",
     "streamingllm": "write llm.kv_cache_config.max_attention_window and sink_token_length",
 }
-"""Build options that change what is served, not only how fast, and have no plain counterpart -> what to do."""
+"""Build option that changes the served model, not only its speed, and has no equal argument -> what to do."""
 
 TRITON = "triton_config"
 """A key of `llm` for the served model, not for the LLM API, as in NVIDIA's `model.yaml`."""
@@ -116,11 +116,11 @@ TRITON = "triton_config"
 
 @dataclass(frozen=True)
 class Setting:
-    """One argument.
+    """The value of one argument.
 
     Attributes:
         field: the field of the spec that it comes from, within the target.
-        given: whether the user wrote it; otherwise it follows from a default of ours.
+        given: whether the user wrote it; if not, it comes from a default of Enginery.
     """
 
     value: Any
@@ -132,18 +132,18 @@ Settings = Mapping[Path, Setting]
 
 
 def settings(request: Request, release: str) -> Settings:
-    """Every argument except the model's path, under its name from 1.0 on. `llm` has precedence over other fields."""
+    """Every argument except the model's path, with its name from 1.0 on. `llm` has precedence over other fields."""
     given = dict(_given(request))
     found = dict(_from_spec(request))
     graphs = any(path[0] == GRAPHS for path in given)
-    if graphs or layout(release) is Layout.OBJECTS:  # before 1.0 they are off unless asked for
+    if graphs or layout(release) is Layout.OBJECTS:  # before 1.0 CUDA graphs are off by default
         found |= dict(_graph_arguments(given, _batch(given, found)))
     switched_off = {path[:1] for path, setting in given.items() if len(path) == 1 and setting.value is None}
     kept = {path: setting for path, setting in found.items() if path[:1] not in switched_off or setting.given}
     return {**kept, **given}
 
 
-def clashes(request: Request) -> Iterator[tuple[Setting, Setting]]:
+def contradictions(request: Request) -> Iterator[tuple[Setting, Setting]]:
     """Arguments to which `llm` and another field of the spec give different values."""
     others = dict(_from_spec(request))
     for path, setting in _given(request):
@@ -153,12 +153,12 @@ def clashes(request: Request) -> Iterator[tuple[Setting, Setting]]:
 
 
 def arguments_of(request: Request, release: str) -> dict[str, JsonValue]:
-    """All arguments except the model's path, under the release's names."""
-    return nested(placed(release, settings(request, release)))
+    """All arguments except the model's path, with the release's names."""
+    return as_objects(with_release_paths(release, settings(request, release)))
 
 
-def placed(release: str, found: Settings) -> dict[Path, Setting]:
-    """The settings by their paths in the release. Our own defaults are left out where the release has no such key."""
+def with_release_paths(release: str, found: Settings) -> dict[Path, Setting]:
+    """The settings by their paths in the release. Enginery's defaults are left out if the release has no such key."""
     moved: dict[Path, Setting] = {}
     for path, setting in found.items():
         moved_path = _path_in(path, release)
@@ -172,8 +172,8 @@ def placed(release: str, found: Settings) -> dict[Path, Setting]:
     return moved
 
 
-def nested(found: Mapping[Path, Setting]) -> dict[str, JsonValue]:
-    """The settings as the objects that the LLM API takes."""
+def as_objects(found: Mapping[Path, Setting]) -> dict[str, JsonValue]:
+    """The settings as nested objects, which the LLM API takes."""
     made: dict[str, Any] = {}
     for path, setting in found.items():
         if len(path) == 1:
@@ -185,28 +185,28 @@ def nested(found: Mapping[Path, Setting]) -> dict[str, JsonValue]:
 
 
 def max_batch_size(request: Request) -> int:
-    """Most requests that run together."""
+    """The largest number of requests that run together."""
     return _batch(dict(_given(request)), dict(_from_spec(request)))
 
 
 def warm_up_sizes(request: Request) -> list[int]:
-    """The batch sizes to warm up with; none where the user says `warm_up: false`."""
+    """The batch sizes to warm up with; none if the spec has `warm_up: false`."""
     config: Any = request.llm.get(TRITON)
     wanted = config.get("warm_up", True) if isinstance(config, dict) else True
     if isinstance(wanted, list):
         return sorted(set(wanted))
-    return [size for size in _graph_sizes(max_batch_size(request)) if size <= MOST_WARMED] if wanted else []
+    return [size for size in _graph_sizes(max_batch_size(request)) if size <= MAX_WARM_UP] if wanted else []
 
 
 def newer_name(path: Path) -> str:
-    """What a key of before 1.0 is called from then on; empty where it has not changed, or nothing is known of it."""
+    """A sentence with the new name that an old key has from 1.0 on; empty if it has the same name or is not known."""
     own = path[1:] if path[0] == NESTED and len(path) > 1 else path
     if own in PADDING:
         return f"it is {PADDING[own]}"
     if len(own) != 1:
         return ""
     names = {old: ".".join(new) for new, old in RENAMED.items()} | {old: new for new, old in SWITCHES.items()}
-    return f"it is {names[own[0]]}" if own[0] in names else GONE.get(own[0], "")
+    return f"it is {names[own[0]]}" if own[0] in names else REMOVED.get(own[0], "")
 
 
 def _graph_sizes(largest: int) -> list[int]:
@@ -220,7 +220,7 @@ def _graph_sizes(largest: int) -> list[int]:
 
 
 def _graph_arguments(given: Settings, largest: int) -> Iterator[tuple[Path, Setting]]:
-    """The arguments that follow from the largest batch, where the user has not decided otherwise."""
+    """The arguments for CUDA graphs that follow from the largest batch, unless the user sets them."""
     if (GRAPHS,) in given and given[GRAPHS,].value is None:
         return
     chosen = {(GRAPHS, "batch_sizes"), (GRAPHS, "max_batch_size")} & set(given)
@@ -232,7 +232,7 @@ def _graph_arguments(given: Settings, largest: int) -> Iterator[tuple[Path, Sett
 
 
 def _path_in(path: Path, release: str) -> Path:
-    """The path in a release of a key that is written as from 1.0 on."""
+    """The path that a key has in a release, for its path from 1.0 on."""
     place = layout(release)
     if place is Layout.OBJECTS:
         return path
@@ -250,7 +250,7 @@ def _batch(given: Settings, found: Settings) -> int:
 
 
 def _given(request: Request) -> Iterator[tuple[Path, Setting]]:
-    """Each key of `llm`, and each key within an object; Triton's part left out."""
+    """A setting for each key of `llm` and each key within its objects. `triton_config` is left out."""
     for name, value in request.llm.items():
         if name == TRITON:
             continue
@@ -264,7 +264,7 @@ def _from_spec(request: Request) -> Iterator[tuple[Path, Setting]]:
     target = request.target
     yield ("tensor_parallel_size",), Setting(target.tensor_parallel, "tensor_parallel")
     yield ("pipeline_parallel_size",), Setting(target.pipeline_parallel, "pipeline_parallel")
-    plain = target.precision in PLAIN  # for quantized weights the checkpoint decides
+    plain = target.precision in PLAIN  # the checkpoint names the format of quantized weights
     yield ("dtype",), Setting(str(target.precision) if plain else "auto", "precision")
     yield from _from_fields(request.build, "build", FROM_BUILD)
     yield from _from_fields(request.serving, "serving", FROM_SERVING)
@@ -278,7 +278,7 @@ def _from_spec(request: Request) -> Iterator[tuple[Path, Setting]]:
 
 
 def _largest_batch(request: Request) -> Setting:
-    """The smaller of the server's and the engine's limit, as with an engine; our default where neither is given."""
+    """The smaller of `serving.max_batch_size` and `build.max_batch_size`; Enginery's default if both are unset."""
     sizes = {"serving": request.serving.max_batch_size, "build": request.build.max_batch_size}
     given = [Setting(value, f"{section}.max_batch_size") for section, value in sizes.items() if value is not None]
     ours = Setting(DEFAULT_BATCH, "serving.max_batch_size", given=False)

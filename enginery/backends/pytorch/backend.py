@@ -10,16 +10,16 @@ from enginery import toolchains
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
 from enginery.backends.pytorch.arguments import (
-    BY_HAND,
     FROM_SERVING,
     GRAPHS,
-    SERVED,
+    NO_EQUIVALENT,
+    OTHER_SERVING,
     TRITON,
     arguments_of,
     max_batch_size,
     warm_up_sizes,
 )
-from enginery.backends.pytorch.findings import findings, without_meaning
+from enginery.backends.pytorch.findings import findings, unsupported_options
 from enginery.backends.pytorch.keys import Layout, chosen_release, is_certain, keys, layout, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
@@ -68,12 +68,12 @@ class PyTorch(Backend):
 
     @override
     def chain(self, request: Request, weights: str) -> Chain:
-        """Quantize the weights where that is wanted, validate the model, write the model repository."""
+        """Quantize the weights if the target needs it, validate the model, write the model repository."""
         making = tuple(self._quantizing(request, weights))
         inputs = {"engine": making[-1].step.key if making else weights, "weights": weights}
         release = self.release(request.target)
         toolchain = request.toolchain(release, self.identify)
-        # The same arguments that the model will be served with.
+        # Validation and serving use the same arguments.
         arguments = arguments_of(request, release)
         recipe = validate_call(request.validation, "pytorch", release, request.world_size, arguments)
         validate = command_step(Stage.VALIDATE, inputs, recipe, toolchain, request.gpu.name)
@@ -95,7 +95,7 @@ class PyTorch(Backend):
 
 
 def _expected(request: Request) -> dict[str, JsonValue]:
-    """What the checkpoint must turn out to be. Neither the target's name nor its GPU: other targets may share it."""
+    """What the checkpoint must be. The target's name and GPU are left out: other targets may share the checkpoint."""
     expected: dict[str, JsonValue] = {
         "precision": str(request.target.precision),
         "kv_cache": kv_cache(request),
@@ -133,7 +133,7 @@ def _notes(request: Request, release: str) -> Iterator[str]:
     yield from _first_use(request, release)
     if request.spec.rollout_target() == request.target:
         fraction = "serving.kv_cache_free_gpu_mem_fraction"
-        yield f"a rollout loads the new model beside the old one, which frees its GPU memory after that: see {fraction}"
+        yield f"a rollout loads the new model while the old one still uses its GPU memory: see {fraction}"
     yield from _ignored(request)
 
 
@@ -156,26 +156,26 @@ def _conversion(request: Request) -> Iterator[str]:
 
 
 def _first_use(request: Request, release: str) -> Iterator[str]:
-    """What the server does when it starts, so that the first request need not wait for it."""
+    """Notes on what the server does when it starts, so that the first requests do not wait for it."""
     graphs = arguments_of(request, release).get(GRAPHS)
     captured = graphs.get("batch_sizes") if isinstance(graphs, dict) else None
     if isinstance(graphs, dict) and isinstance(captured, list):
-        others = "are filled up to the next" if graphs.get("enable_padding") else "run without"
+        others = "are padded to the next size" if graphs.get("enable_padding") else "run without a graph"
         sizes = ", ".join(map(str, captured))
         yield f"CUDA graphs are captured at the start for batches of {sizes}; others {others}"
     warm = warm_up_sizes(request)
     if warm:
-        yield f"the server warms up with batches of {', '.join(map(str, warm))} (llm.{TRITON}.warm_up: false: not)"
+        yield f"the server warms up with batches of {', '.join(map(str, warm))} (off with llm.{TRITON}.warm_up: false)"
     if layout(release) is Layout.OBJECTS and request.llm.get("enable_autotuner") is not False:
-        kept = "; launch.md says how to keep what it found" if keeps_measurements(release) else ""
+        kept = "; launch.md says how to keep its measurements" if keeps_measurements(release) else ""
         yield f"the autotuner measures kernels at each start (enable_autotuner, the release's default){kept}"
 
 
 def _ignored(request: Request) -> Iterator[str]:
     own = request.target.build.model_fields_set if request.target.build else set()
-    for field in without_meaning(request.spec.build):
-        if field not in own and field not in BY_HAND:
+    for field in unsupported_options(request.spec.build):
+        if field not in own and field not in NO_EQUIVALENT:
             yield f"build.{field} is ignored: there is no engine to build"
-    for field in sorted(request.serving.model_fields_set - {*FROM_SERVING, *SERVED}):
+    for field in sorted(request.serving.model_fields_set - {*FROM_SERVING, *OTHER_SERVING}):
         if getattr(request.serving, field) is not None:
             yield f"serving.{field} is ignored: it is not for the LLM API"

@@ -1,4 +1,4 @@
-"""What is wrong with a target for the PyTorch backend, before anything runs.
+"""What is wrong with a target for the PyTorch backend, found before anything runs.
 
 | code | found |
 |---|---|
@@ -10,10 +10,10 @@
 | E406 | a build option that has no effect in this backend |
 | E407 | a source that is quantized to something else |
 | E408 | no NVIDIA GPU |
-| E409 | a conversion that ModelOpt's driver does not do |
-| E410 | a validation by a script of the release: there is none |
-| E140, E142, E143 | a model that its GPUs cannot share |
-| E153, W151 | lengths that leave no room, or are beyond the model |
+| E409 | a conversion that ModelOpt's driver cannot do |
+| E410 | a validation by a script of the release: there is no such script |
+| E140, E142, E143 | a model that cannot be split over the GPUs |
+| E153, W151 | answers that leave no room for the prompt, or sequences too long for the model |
 | W401 | a GPU that the release's support matrix does not list |
 """
 
@@ -22,22 +22,22 @@ from typing import Any
 
 from enginery.backends.common import Part, answer_findings, position_findings, split_findings
 from enginery.backends.pytorch.arguments import (
-    BY_HAND,
-    ELSEWHERE,
     FROM_BUILD,
+    NO_EQUIVALENT,
+    NOT_IN_LLM,
     TRITON,
     Setting,
-    clashes,
-    nested,
+    as_objects,
+    contradictions,
     newer_name,
-    placed,
     settings,
+    with_release_paths,
 )
 from enginery.backends.pytorch.keys import NESTED, Path, chosen_release, is_certain, keys, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
-    READ,
-    UNDERSTOOD,
+    READABLE,
+    READABLE_FORMATS,
     algorithm_name,
     dataset,
     must_quantize,
@@ -71,28 +71,28 @@ def findings(request: Request) -> Iterator[Finding]:
     yield from _lengths(request, release)
 
 
-def without_meaning(options: BuildOptions) -> Iterator[str]:
-    """Build options that are set, and that the LLM API has no argument for."""
-    meant = {*FROM_BUILD, *(("max_output_len",) if options.max_input_len is not None else ())}
+def unsupported_options(options: BuildOptions) -> Iterator[str]:
+    """Build options that the spec sets, but that the LLM API has no argument for."""
+    supported = {*FROM_BUILD, *(("max_output_len",) if options.max_input_len is not None else ())}
     for field in BuildOptions.model_fields:
         value = getattr(options, field)
-        harmless = value is None or value == () or (field in BY_HAND and not value)
-        if field in options.model_fields_set and field not in meant and not harmless:
+        changes_nothing = value is None or value == () or (field in NO_EQUIVALENT and not value)
+        if field in options.model_fields_set and field not in supported and not changes_nothing:
             yield field
 
 
 def _split_findings(request: Request) -> Iterator[Finding]:
-    """What the GPUs cannot share evenly; nothing where the model's shape is not known.
+    """Findings for parts that the GPUs cannot share evenly; none if the model's shape is not known.
 
-    The LLM API asserts that heads and feed-forward sizes divide evenly, but only once it has loaded the model.
-    Key-value heads are copied where there are too few, experts are shared in another way, and pipeline stages may
-    differ in size.
+    The LLM API also asserts that heads and feed-forward sizes divide evenly, but only after it has loaded the model.
+    Other parts need no check: the API copies key-value heads if they are too few, splits experts in another way, and
+    allows pipeline stages of different sizes.
     """
     model, stages = request.model, request.target.pipeline_parallel
     if model is None:
         return
     parts = []
-    if request.llm.get("enable_attention_dp") is not True:  # else each GPU has all heads, for its own requests
+    if request.llm.get("enable_attention_dp") is not True:  # if it is true, each GPU has all heads
         parts.append(Part("E140", model.heads, f"{model.heads} attention heads"))
     if not model.experts:
         parts.append(Part("E142", model.intermediate_size, f"an intermediate size of {model.intermediate_size}"))
@@ -104,9 +104,9 @@ def _split_findings(request: Request) -> Iterator[Finding]:
 
 def _hardware(request: Request, release: str) -> Iterator[Finding]:
     precision, gpu = request.target.precision, request.gpu
-    if precision not in READ:
+    if precision not in READABLE:
         problem = f"the PyTorch backend does not read {precision} checkpoints"
-        yield Finding("E402", "precision", problem, f"use one of {', '.join(READ)}")
+        yield Finding("E402", "precision", problem, f"use one of {', '.join(READABLE)}")
     elif gpu == gpus.CPU:
         found = ", and this machine has none" if request.target.gpu == "auto" else ""
         yield Finding(
@@ -139,16 +139,16 @@ def _support_matrix(release: str, precision: Precision, gpu: gpus.Gpu) -> Iterat
 
 def _arguments(request: Request, release: str) -> Iterator[Finding]:
     for name in request.llm:
-        if name in ELSEWHERE:
-            yield Finding("E405", f"llm.{name}", f"is not for llm: {ELSEWHERE[name]}", "remove it")
-    for given, other in clashes(request):
-        if given.field.split(".")[1] not in ELSEWHERE:
+        if name in NOT_IN_LLM:
+            yield Finding("E405", f"llm.{name}", f"is not for llm: {NOT_IN_LLM[name]}", "remove it")
+    for given, other in contradictions(request):
+        if given.field.split(".")[1] not in NOT_IN_LLM:
             problem = f"is {given.value!r} here and {other.value!r} in {other.field}"
             yield Finding("E405", given.field, problem, "remove one of the two")
     found = settings(request, release).items()
-    refused = {path for path, setting in found if setting.field.startswith("llm.") and path[0] in ELSEWHERE}
-    moved = placed(release, {path: setting for path, setting in found if path not in refused})
-    for mistake in mistakes(release, nested(moved)):
+    refused = {path for path, setting in found if setting.field.startswith("llm.") and path[0] in NOT_IN_LLM}
+    moved = with_release_paths(release, {path: setting for path, setting in found if path not in refused})
+    for mistake in mistakes(release, as_objects(moved)):
         yield _mistake_finding(mistake, moved, release)
 
 
@@ -162,7 +162,7 @@ def _lengths(request: Request, release: str) -> Iterator[Finding]:
 
 
 def _mistake_finding(mistake: Mistake, moved: dict[Path, Setting], release: str) -> Finding:
-    """The finding, at the field of the spec that the argument comes from."""
+    """The finding for a mistake. Its path is the field of the spec from which the argument comes."""
     setting = moved.get(mistake.path[:2]) or moved.get(mistake.path[:1])
     named = ".".join(mistake.path)
     field = setting.field if setting else f"llm.{named}"
@@ -195,7 +195,7 @@ def _conversion(request: Request) -> Iterator[Finding]:
     if convert.kv_cache == "int8":
         yield Finding("E409", "convert.kv_cache", "the PyTorch backend has no int8 KV cache", "use auto or fp8")
     if convert.extra_args:
-        yield Finding("E409", "convert.extra_args", "ModelOpt's driver takes no more arguments", "remove them")
+        yield Finding("E409", "convert.extra_args", "ModelOpt's driver takes no extra arguments", "remove them")
     quantizes = must_quantize(precision, model)
     gpus = request.target.tensor_parallel
     for name, size, block in uneven_sizes(model, precision, gpus) if model and quantizes else ():
@@ -211,7 +211,7 @@ def _conversion(request: Request) -> Iterator[Finding]:
 def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
     algorithm, found = algorithm_name(quantization), quantized_to(quantization)
     if found is None:
-        problem = f"the source is quantized as {algorithm}, which is not read; {UNDERSTOOD} are"
+        problem = f"the source is quantized as {algorithm}, which the backend does not read, only {READABLE_FORMATS}"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")
     elif found is not precision:
         undo = "cannot be undone" if precision not in QUANTIZED else "cannot be quantized again"
@@ -220,17 +220,17 @@ def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
 
 
 def _build_options(request: Request) -> Iterator[Finding]:
-    own = set(without_meaning(request.target.build)) if request.target.build else set()
-    for field in without_meaning(request.build):
+    own = set(unsupported_options(request.target.build)) if request.target.build else set()
+    for field in unsupported_options(request.build):
         path, reason = f"build.{field}", "there is no engine to build, and the LLM API has no such argument"
-        if field in BY_HAND:
-            yield Finding("E406", path, reason, f"remove it; {BY_HAND[field]}")
+        if field in NO_EQUIVALENT:
+            yield Finding("E406", path, reason, f"remove it; {NO_EQUIVALENT[field]}")
         elif field in own:
             yield Finding("E406", path, reason, "remove it from this target")
 
 
 def _triton(config: object) -> Iterator[Finding]:
-    """What is wrong with the served model's own settings: it has only `warm_up`."""
+    """Findings for the served model's own settings in `llm.triton_config`. The only one is `warm_up`."""
     if config is None:
         return
     path = f"llm.{TRITON}"
@@ -239,7 +239,7 @@ def _triton(config: object) -> Iterator[Finding]:
         return
     for name in config:
         if name not in WARM_UP:
-            yield Finding("E403", f"{path}.{name}", "there is no such key", "warm_up is; serving has the others")
+            yield Finding("E403", f"{path}.{name}", "there is no such key", "use warm_up; for others see serving")
     wanted = config.get("warm_up", True)
     sizes = isinstance(wanted, list) and all(type(size) is int and size > 0 for size in wanted)
     if not (isinstance(wanted, bool) or sizes):

@@ -1,9 +1,9 @@
-"""Which release a target comes to, which keys its LLM API takes, and how sure that is.
+"""Chooses the release of a target, and knows the keys of its LLM API and how certain they are.
 
-Up to 0.20 the PyTorch backend's own keys stood under `pytorch_backend_config`. In 0.21 they stood at the top (pull
-request 4603 of TensorRT-LLM). From 1.0 on many are gathered in objects of their own (5014, 6003). `enginery.releases`
-has no facts of the keys before 1.0: their names are those of the class `PyTorchConfig` in two states of its history,
-read by eye and not at the releases' tags.
+Up to 0.20 the PyTorch backend's own keys are inside `pytorch_backend_config`. In 0.21 they are at the top level (pull
+request 4603 of TensorRT-LLM). From 1.0 on many of them are inside new objects (pull requests 5014 and 6003).
+`enginery.releases` has no facts of the keys before 1.0. Their names were read by eye in two commits of the class
+`PyTorchConfig`, not at the releases' tags.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,9 @@ FIRST = "0.17.0"
 NESTED = "pytorch_backend_config"
 NESTED_CLASS = "PyTorchConfig"
 BASE = "BaseLlmArgs"
-FIRST_CLASS = "LlmArgs"
-FIRST_RELEASE = "0.16.0"
-"""The last release before the PyTorch backend: the nearest to the releases whose keys are nested."""
+NESTED_BASE = "LlmArgs"
+NESTED_RELEASE = "0.16.0"
+"""The release whose facts are used for `Layout.NESTED`. It is the last one before the PyTorch backend."""
 OBJECTS_RELEASE = "1.3.0rc3"
 REMOVED_WITH_ENGINES = frozenset({"sampler_type"})
 KV_CACHE_CLASS = "KvCacheConfig"
@@ -97,11 +97,11 @@ KV_CACHE = {
 
 Keys = Mapping[str, Argument]
 Path = tuple[str, ...]
-"""A key of the LLM API, and the key within the object that it names."""
+"""A key of the LLM API, or such a key and a key inside its object."""
 
 
 class Layout(StrEnum):
-    """The place of the PyTorch backend's own keys."""
+    """Where the PyTorch backend's own keys are: inside one object, at the top level, or inside several objects."""
 
     NESTED = "nested"
     FLAT = "flat"
@@ -109,9 +109,9 @@ class Layout(StrEnum):
 
 
 def chosen_release(wanted: str) -> str:
-    """The release that `latest`, a range or a version comes to; empty for none.
+    """The release that is chosen for a version, a range or `latest`; empty if there is none.
 
-    There need not be facts of a version: those of the nearest release are used then.
+    A version without facts of its own can be chosen, too. Then the facts of the nearest release are used.
     """
     if refusal(wanted) is not None:
         return ""
@@ -119,7 +119,7 @@ def chosen_release(wanted: str) -> str:
 
 
 def refusal(wanted: str) -> Finding | None:
-    """Why there is no such release; None where there is one."""
+    """The finding that says why no release can be chosen; None if one can."""
     known = _with_backend()
     newest, one_of = newest_release(LATEST, known), f"use one of {', '.join(known)}"
     if problem := mistake(wanted):
@@ -138,8 +138,8 @@ def refusal(wanted: str) -> Finding | None:
     return Finding("E401", "release", problem, one_of)
 
 
-def instead(release: str) -> str:
-    """The remedy that names this backend, for a target that wants `release`."""
+def pytorch_remedy(release: str) -> str:
+    """The words for a remedy that suggest this backend, for a target with this release."""
     return "backend: pytorch" if _has_backend(release) else f"backend: pytorch with release {FIRST} or a later one"
 
 
@@ -153,10 +153,10 @@ def layout(release: str) -> Layout:
 
 @lru_cache
 def keys(release: str) -> Known[Keys]:
-    """The keys at the top of a release's LLM API."""
+    """The keys at the top level of a release's LLM API."""
     place = layout(release)
     if place is Layout.NESTED:
-        found = arguments(FIRST_RELEASE, FIRST_CLASS)
+        found = arguments(NESTED_RELEASE, NESTED_BASE)
         nested = Argument(NESTED, f"Optional[{NESTED_CLASS}]")
         backend = Argument("backend", "Optional[str]")
         return Known({**found.value, "backend": backend, NESTED: nested}, _nearest(found, release))
@@ -173,19 +173,19 @@ def keys(release: str) -> Known[Keys]:
 
 @lru_cache
 def class_keys(release: str, name: str) -> Keys:
-    """The keys of a class of arguments; none where nothing is known of it."""
+    """The keys of a class of arguments; none if the class is not known."""
     place = layout(release)
     if place is not Layout.OBJECTS:
         if name == NESTED_CLASS:
             return own_keys(release)
         if name == KV_CACHE_CLASS:
             return _as_arguments(KV_CACHE)
-    known = FIRST_RELEASE if place is Layout.NESTED else OBJECTS_RELEASE if place is Layout.FLAT else release
+    known = NESTED_RELEASE if place is Layout.NESTED else OBJECTS_RELEASE if place is Layout.FLAT else release
     return arguments(known, name).value if name in classes() else {}
 
 
 def is_certain(release: str) -> bool:
-    """Whether the keys are known of exactly this release."""
+    """Whether the facts about the keys are facts of exactly this release."""
     return Version(keys(release).provenance.release) == Version(release)
 
 

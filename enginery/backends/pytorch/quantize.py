@@ -1,4 +1,4 @@
-"""Quantized checkpoints for the PyTorch backend: what it reads, and the step that makes one with ModelOpt."""
+"""Quantized checkpoints for the PyTorch backend: which ones it reads, and the step that makes one with ModelOpt."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from enginery.toolchains import driver_sha256
 
 PLAIN = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
 QUANTIZED = (Precision.FP8, Precision.NVFP4, Precision.INT4_AWQ, Precision.W4A8_AWQ)
-READ = (*PLAIN, *QUANTIZED)
+READABLE = (*PLAIN, *QUANTIZED)
 
 ALGORITHMS: Mapping[str, Precision] = {
     "FP8": Precision.FP8,
@@ -29,11 +29,11 @@ ALGORITHMS: Mapping[str, Precision] = {
     "W4A16_AWQ": Precision.INT4_AWQ,
     "W4A8_AWQ": Precision.W4A8_AWQ,
 }
-"""TensorRT-LLM's names, as ModelOpt writes them into `hf_quant_config.json` and `quantization_config`."""
+"""TensorRT-LLM's name, as ModelOpt writes it into `hf_quant_config.json` and `quantization_config` -> precision."""
 
 BLOCK_FP8 = "fp8"
-"""`quant_method` of checkpoints with scales for blocks of fp8, such as DeepSeek's."""
-UNDERSTOOD = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with block scales"
+"""`quant_method` of fp8 checkpoints with one scale for each block of weights, such as DeepSeek's."""
+READABLE_FORMATS = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with block scales"
 QUANT_CONFIG = "hf_quant_config.json"
 CONFIG = "config.json"
 
@@ -46,21 +46,21 @@ def algorithm_name(quantization: Mapping[str, Any]) -> str:
 
 
 def quantized_to(quantization: Mapping[str, Any]) -> Precision | None:
-    """The precision a checkpoint is quantized to; None for one that the PyTorch backend does not read."""
+    """The precision that a checkpoint is quantized to; None if the PyTorch backend does not read it."""
     name = algorithm_name(quantization)
     return Precision.FP8 if name == BLOCK_FP8 else ALGORITHMS.get(name.upper())
 
 
 def must_quantize(precision: Precision, model: ModelFacts | None) -> bool:
-    """Whether ModelOpt has work to do: a quantized precision is wanted, and the source is plain."""
+    """Whether ModelOpt must quantize the source: the precision is a quantized one, and the source is not quantized."""
     return precision in QUANTIZED and not (model and model.quantization)
 
 
 def read_quantization(checkpoint: Path) -> dict[str, Any]:
-    """How a checkpoint is quantized: from its `hf_quant_config.json`, else `config.json`; empty for none.
+    """How a checkpoint is quantized, from its `hf_quant_config.json` or else `config.json`; empty if it is not.
 
     Raises:
-        StoreError: when one of them is no JSON object.
+        StoreError: when one of these files is not a JSON object.
     """
     own = _read(checkpoint / QUANT_CONFIG)
     found = own.get("quantization") or _read(checkpoint / CONFIG).get("quantization_config") or {}
@@ -77,37 +77,37 @@ def quantizing_argv(request: Request) -> tuple[str, ...]:
 
 
 def activation_dtype(model: ModelFacts | None) -> str:
-    """The number format of the activations: that of the source where it has 16 bits, else bfloat16."""
+    """The number format of the activations: that of the source if it has 16 bits, else bfloat16."""
     own = model.dtype if model else ""
     return own if own in {Precision.FLOAT16, Precision.BFLOAT16} else str(Precision.BFLOAT16)
 
 
 def kv_cache(request: Request) -> str:
-    """The number format of the KV cache; `auto` for that of the activations."""
+    """The number format of the KV cache; `auto` means that of the activations."""
     kind = request.convert.kv_cache
     return "fp8" if kind == "auto" and request.target.precision in {Precision.FP8, Precision.NVFP4} else kind
 
 
 def device(request: Request) -> str:
-    """Where to quantize."""
+    """The device that quantizes: `cuda` or `cpu`."""
     return request.convert.device or "cuda"
 
 
 def dataset(request: Request) -> Path | None:
-    """The user's file with texts to calibrate with; None where the spec names none."""
+    """The user's file with texts to calibrate with; None if the spec names none."""
     named = request.convert.calibration.dataset
     return Path(named).expanduser() if named else None
 
 
 class ExportParameters(Frozen):
-    """The parameters of the step.
+    """The parameters of the step that quantizes.
 
     Attributes:
-        precision: what the weights are to be quantized to.
-        kv_cache: what the KV cache is to be quantized to; `auto` for not at all.
-        dtype: the number format of the rest.
+        precision: what the weights are quantized to.
+        kv_cache: what the KV cache is quantized to; `auto` if it is not quantized.
+        dtype: the number format of tensors that are not quantized.
         driver_sha256: digest of the driver that the plan was made with.
-        dataset_sha256: digest of the user's own texts to calibrate with; empty for built-in ones.
+        dataset_sha256: digest of the user's own texts to calibrate with; empty for built-in texts.
     """
 
     precision: str
@@ -124,7 +124,7 @@ def export_checkpoint(context: StepContext, argv: tuple[str, ...], environment: 
         UsageError: when the plan was made with another driver.
         SourceError: when the texts are not those of the plan, or the weights are quantized already.
         CommandError: when ModelOpt fails.
-        CheckpointError: when the checkpoint is not whole, is quantized otherwise, or is not the same model any more.
+        CheckpointError: when the checkpoint is not complete, not quantized as planned, or no longer the same model.
     """
     parameters = ExportParameters.model_validate(dict(context.parameters))
     _require_as_planned(context, parameters)

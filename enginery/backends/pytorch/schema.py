@@ -1,4 +1,4 @@
-"""Checks arguments of the LLM API against what is known of a release: unknown keys, wrong types and choices.
+"""Checks arguments of the LLM API against the facts of a release: unknown keys, wrong types and choices.
 
 The release's classes of arguments become typed dictionaries for pydantic. A type that YAML cannot express, such as a
 tokenizer's class, is not checked.
@@ -37,7 +37,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "SpeculativeConfig": ("decoding_type", "DecodingConfig"),
     "SparseAttentionConfig": ("algorithm", "SparseAttentionConfig"),
 }
-"""Type that is one of several classes -> the key that says which, and how their names end."""
+"""Type that stands for several classes -> the key that tells which class, and the end of the classes' names."""
 CONSTANT = "ClassVar"
 UNKNOWN = "extra_forbidden"
 
@@ -47,9 +47,9 @@ class Mistake:
     """Something a release's LLM API would refuse.
 
     Attributes:
-        path: the key, within the arguments.
-        near: keys that look like it.
-        unknown: whether there is no such key.
+        path: the path of the key, within the arguments.
+        near: known keys with similar names.
+        unknown: whether the release has no such key.
     """
 
     path: Path
@@ -160,7 +160,7 @@ def _or_none(kind: Any) -> Any:
 
 
 def _union(release: str, nodes: list[ast.expr]) -> Any:
-    """One of several types; those that YAML cannot express are left out."""
+    """A union of several types. Types that YAML cannot express are left out."""
     if any(isinstance(node, ast.Name) and node.id in {"object", "Any"} for node in nodes):
         return Any
     kinds = [kind for node in nodes if (kind := _parsed(release, node)) is not Any]
@@ -179,7 +179,7 @@ def _named(release: str, name: str) -> Any:
 
 
 def _one_of(release: str, key: str, ending: str) -> Any:
-    """One of several classes, told apart by a constant; null as well."""
+    """A union of the classes whose names have this ending, and null. Each class has another constant at `key`."""
     found = []
     for name in classes():
         known = class_keys(release, name)

@@ -23,7 +23,7 @@ from enginery.backends.tensorrt.release import (
     family_for,
     is_known,
     refusal,
-    table_remark,
+    table_notes,
 )
 from enginery.backends.validate import validate_call
 from enginery.core.versions import is_version
@@ -34,7 +34,7 @@ from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_e
 from enginery.triton import served_models_digest, serving_notes
 
 HOST_MEMORY = "W202"
-"""The warning about host memory. A spec that accepts it also wants the build to be tried."""
+"""Code of the warning about host memory. If the spec accepts it in `force`, the build is tried anyway."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class TensorRT(Backend):
 
 
 def _engine(request: Request, release: str) -> Iterator[tuple[str, JsonValue]]:
-    """What the engine must turn out to be."""
+    """The parameters of the build step: what the engine must be."""
     target = request.target
     yield "release", release
     yield "precision", str(target.precision)
@@ -118,7 +118,7 @@ def _notes(request: Request, release: str) -> Iterator[str]:
     yield from _certainty(request, release)
     yield from _conversion(request, release)
     if request.model is not None:
-        yield from table_remark(release, request.model, request.target.precision)
+        yield from table_notes(release, request.model, request.target.precision)
     yield from _examples(request)
     yield from rendered(request, release).notes
     yield from serving_notes(request.serving, release)
@@ -130,7 +130,7 @@ def _notes(request: Request, release: str) -> Iterator[str]:
 def _choices(request: Request, release: str) -> Iterator[str]:
     yield from choice_notes(request, BackendName.TENSORRT)
     if not is_version(request.target.release):
-        yield f"release {request.target.release} is {release}, the newest one known that builds engines and fits"
+        yield f"release {request.target.release} is {release}, the newest known release that builds engines and fits"
 
 
 def _certainty(request: Request, release: str) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _certainty(request: Request, release: str) -> Iterator[str]:
     if request.model is None:
         yield "the model is not known: what depends on its shape was not checked"
     elif family_for(release, request.model.architecture).indirect:
-        yield f"{request.model.architecture} goes through the converter of a model that {release} treats as the same"
+        yield f"{request.model.architecture} is converted as another model, which {release} treats as the same"
 
 
 def _nearest(what: str, provenance: Provenance) -> Iterator[str]:
@@ -151,15 +151,15 @@ def _nearest(what: str, provenance: Provenance) -> Iterator[str]:
 def _conversion(request: Request, release: str) -> Iterator[str]:
     if request.target.precision not in FLOATS:
         dtype = activation_dtype(request.target.precision, request.model, request.gpu)
-        yield f"{request.target.precision} weights are computed with in {dtype}"
+        yield f"the weights are {request.target.precision}, and computations are in {dtype}"
     family = family_for(release, request.model.architecture).family if request.model else None
     by_modelopt = request.convert.converter == MODELOPT
     script = conversion(request, release, family).script if family and not by_modelopt else None
     if not calibrates(request):
-        given = request.convert.calibration.model_dump(exclude_none=True)
-        yield from (f"convert.calibration.{field} is ignored: {request.target.precision} needs none" for field in given)
+        for field in request.convert.calibration.model_dump(exclude_none=True):
+            yield f"convert.calibration.{field} is ignored: {request.target.precision} needs no calibration"
     elif request.convert.calibration.dataset is None and by_modelopt:
-        yield "calibrated with a few built-in texts: enough to try it, too few to judge the answers by"
+        yield "calibrated with a few built-in texts: enough for a first try, too few for good answers"
     elif request.convert.calibration.dataset is None:
         flag = script.find("--calib_dataset") if script else None
         name = f" {flag.default}" if flag and flag.default else ""
@@ -171,12 +171,12 @@ def _conversion(request: Request, release: str) -> Iterator[str]:
 
 
 def _examples(request: Request) -> Iterator[str]:
-    """Where the release's scripts must be, if the spec does not say it or the directory is missing."""
+    """A note on the directory with the release's scripts, if the spec does not name it or it is missing."""
     needed = request.convert.converter != MODELOPT or request.validation.run_script
     if not needed or request.target.toolchain == "container":
         return
     place = checkout_examples(request.convert.examples or "")
     if place is None:
-        yield f"the release's examples are needed where this runs: name a checkout's in {SETTING} or convert.examples"
+        yield f"the machine that runs this needs the release's examples: name them in {SETTING} or convert.examples"
     elif not place.is_dir():
-        yield f"there is no {place} on this machine: the release's examples must be there where this runs"
+        yield f"there is no {place} on this machine: the machine that runs this needs the release's examples there"

@@ -1,7 +1,7 @@
 """Runs `trtllm-build`, with a timing cache and with as many workers as the machine's memory allows.
 
-Cache and workers decide how long a build takes and not what it makes, so they are no part of the step's recipe. Only a
-complete engine counts.
+The cache and the workers change how long a build takes, but not its engine. So the step's recipe does not contain them.
+The step fails if the engine is not complete.
 """
 
 import dataclasses
@@ -32,30 +32,30 @@ from enginery.toolchains import DRIVERS, TENSORRT_PACKAGES
 
 COPIES = 3.0
 """How many copies of its rank's weights a worker holds: from the checkpoint, as constants of TensorRT's network,
-and in the serialized engine until that is written. An estimate, not measured; it agrees with NVIDIA/TensorRT-LLM issue
-577, where 32 GB were not enough for 7 billion parameters in float16."""
+and in the serialized engine until that is written. This is an estimate, not measured. It agrees with issue 577 of
+NVIDIA/TensorRT-LLM, where 32 GB were not enough for 7 billion parameters in float16."""
 
 WORKER_BYTES = 6 << 30
-"""What a worker needs besides: PyTorch, CUDA's context, and TensorRT's builder with its kernels (NVIDIA/TensorRT-LLM
-issues 489 and 743 show 1.8 to 2 GB for the kernels alone)."""
+"""Memory that a worker also needs: for PyTorch, CUDA's context, and TensorRT's builder with its kernels (issues 489 and
+743 of NVIDIA/TensorRT-LLM show 1.8 to 2 GB for the kernels alone)."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 MERGE_TIMING_CACHES = DRIVERS / "merge_timing_caches.py"
-GIVEN = "given.cache"
+INPUT_CACHE = "given.cache"
 
-MADE = "model.cache"
-"""File names in the command's working directory, not absolute paths: releases write the cache's path into the engine's
-`config.json`. `model.cache` is their own default."""
+OUTPUT_CACHE = "model.cache"
+"""Cache files in the command's working directory. Their paths are relative, because releases write the path into the
+engine's `config.json`. `model.cache` is the releases' own default."""
 
 
 class BuildParameters(WantedEngine):
     """The recipe's parameters: the engine to build, and how.
 
     Attributes:
-        gpu: the GPU that it builds for and on.
-        workers: ranks to build side by side; None for all of them.
-        accept_host_memory: whether to try one worker where even that seems too much for the memory.
+        gpu: the GPU on which and for which the engine is built.
+        workers: the number of ranks to build side by side; None for all ranks.
+        accept_host_memory: whether to try one worker even if the memory seems too small for it.
     """
 
     gpu: str
@@ -68,8 +68,8 @@ class Build:
     """A successful build.
 
     Attributes:
-        used: the timing cache it began with.
-        made: the timing cache that it wrote; empty where it wrote none.
+        used: the timing cache that the build began with.
+        made: the timing cache that the build wrote; empty if it wrote none.
     """
 
     engine: Engine
@@ -80,7 +80,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Workers:
-    """How many ranks are built side by side, and why there are fewer than wanted; empty where there are not."""
+    """How many ranks are built side by side. `note` says why they are fewer than wanted; else it is empty."""
 
     count: int
     note: str = ""
@@ -107,49 +107,49 @@ def build_engine(context: StepContext, argv: tuple[str, ...], environment: Mappi
 
 
 def affordable_workers(wanted: int, rank_bytes: int, available: int, *, accepted: bool = False) -> Workers:
-    """As many of the wanted workers as there is memory for.
+    """The wanted number of workers, or fewer if the memory is too small for them.
 
     Args:
         wanted: how many ranks are to be built side by side.
         rank_bytes: the size of the largest rank's weights.
         available: bytes of memory that can be used before the kernel kills a process.
-        accepted: whether one worker may be tried although it does not fit.
+        accepted: whether one worker may be tried even if the memory seems too small for it.
 
     Raises:
-        UsageError: when there is not enough for one, unless that is accepted.
+        UsageError: when the memory is too small for one worker, and that is not accepted.
     """
     each = needed_bytes(rank_bytes)
     fits = available // each
     if fits >= wanted:
         return Workers(wanted)
     figures = (
-        f"each needs about {human_bytes(each)} of the machine's memory ({COPIES:g} x {human_bytes(rank_bytes)} of"
-        f" weights and {human_bytes(WORKER_BYTES)}), and {human_bytes(available)} are free"
+        f"each worker needs about {human_bytes(each)} of the machine's memory ({COPIES:g} x {human_bytes(rank_bytes)}"
+        f" of weights and {human_bytes(WORKER_BYTES)}), and {human_bytes(available)} are free"
     )
     if fits >= 1:
         return Workers(fits, f"{fits} instead of {wanted} workers: {figures}")
     if accepted:
         return Workers(1, f"one worker although it may not fit: {figures}")
     raise UsageError(
-        f"the build does not fit into this machine's memory: of its workers {figures}",
+        f"the build does not fit into this machine's memory: {figures}",
         subject="trtllm-build",
-        remedy="use a machine with more memory, end what else uses it, or cut the model into more ranks"
-        " (tensor_parallel, pipeline_parallel); accept the warning on host memory in `force` to try it all the same",
+        remedy="use a machine with more memory, end other programs that use it, or split the model into more ranks"
+        " (tensor_parallel, pipeline_parallel); to try it anyway, accept the warning on host memory in `force`",
     )
 
 
 def needed_bytes(rank_bytes: int) -> int:
-    """Estimate the memory of one worker for a rank with so many bytes of weights."""
+    """Estimate the memory of one worker in bytes, for a rank with this many bytes of weights."""
     return int(COPIES * rank_bytes) + WORKER_BYTES
 
 
 def largest_rank_bytes(checkpoint: Path) -> int:
-    """The size of the largest rank's weights in a checkpoint; 0 where there are none."""
+    """The size of the largest rank's weights in a checkpoint, in bytes; 0 if it has no weights."""
     return max((path.stat().st_size for path in checkpoint.glob("rank*.safetensors")), default=0)
 
 
 def available_memory(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
-    """Free bytes: the least of the machine's, and of every cgroup's that this process is in."""
+    """The free memory in bytes: the smallest of the machine's and of each cgroup's that this process is in."""
     return min([psutil.virtual_memory().available, *_left_in_groups(cgroups, own)])
 
 
@@ -164,7 +164,7 @@ def choose_workers(context: StepContext, argv: tuple[str, ...], parameters: Buil
 
 
 def with_workers(argv: tuple[str, ...], count: int, parameters: BuildParameters) -> tuple[str, ...]:
-    """The command with a number of workers. With one rank it needs none: one worker builds that anyway."""
+    """The command with a number of workers. One rank needs no such flag: one worker always builds it."""
     if "--workers" in argv[:-1]:
         place = argv.index("--workers") + 1
         return (*argv[:place], str(count), *argv[place + 1 :])
@@ -172,18 +172,18 @@ def with_workers(argv: tuple[str, ...], count: int, parameters: BuildParameters)
 
 
 def open_caches(context: StepContext, parameters: BuildParameters) -> TimingCaches | None:
-    """The timing caches for this GPU and TensorRT; None where the command takes none, or TensorRT is not known."""
+    """The timing cache for this GPU and TensorRT; None without a store, or if TensorRT's version is not known."""
     facts = toolchains.known_facts(context.toolchain) if context.toolchain else {}
     version = next((facts[name] for name in TENSORRT_PACKAGES if name in facts), "")
     if context.shelf is None or not version:
-        context.log(f"no timing cache: {'there is no store' if version else 'which TensorRT this is, is not known'}")
+        context.log(f"no timing cache: {'there is no store' if version else 'the version of TensorRT is not known'}")
         return None
     return TimingCaches(context.shelf, parameters.gpu, version, context.log)
 
 
 @dataclass(frozen=True)
 class Builder:
-    """The command with the step it runs for."""
+    """Runs the build command of one step."""
 
     context: StepContext
     parameters: BuildParameters
@@ -191,7 +191,7 @@ class Builder:
     environment: Mapping[str, str]
 
     def build(self, found: Fetched) -> Build:
-        """Build, and a second time without the timing cache if that may have been the cause of a failure.
+        """Build the engine. If the timing cache may have caused a failure, build again without it.
 
         Raises:
             CommandError: when the build fails.
@@ -220,7 +220,7 @@ class Builder:
         )
         self.context.completed.append(done)
         engine = read_engine(self.context.output, self.parameters, done.last_lines)
-        made = self.context.scratch / MADE
+        made = self.context.scratch / OUTPUT_CACHE
         refused = used.cache is not None and refused_timing_cache(lines)
         if refused:
             self.context.log("TensorRT did not take the timing cache; it is discarded")
@@ -239,19 +239,19 @@ class Builder:
         return dataclasses.replace(self.context, log=log, completed=[])
 
     def _cache_flags(self, used: Fetched) -> tuple[str, ...]:
-        """The flags for the cache to read, which is written to a file first, and for the one to write."""
+        """Write the cache to read into a file. Return the flags that name this file and the one to write."""
         flags: tuple[str, ...] = ()
         if used.cache is not None:
-            (self.context.scratch / GIVEN).write_bytes(used.cache)
+            (self.context.scratch / INPUT_CACHE).write_bytes(used.cache)
             name = "--input_timing_cache" if self._has_flag("--input_timing_cache") else "--timing_cache"
-            flags = (name, GIVEN)
-        return (*flags, "--output_timing_cache", MADE) if self._has_flag("--output_timing_cache") else flags
+            flags = (name, INPUT_CACHE)
+        return (*flags, "--output_timing_cache", OUTPUT_CACHE) if self._has_flag("--output_timing_cache") else flags
 
     def _has_flag(self, name: str) -> bool:
         return flag(self.parameters.release, name).value is not None
 
     def merge(self, first: bytes, second: bytes) -> bytes | None:
-        """Merge two timing caches with TensorRT; None when it refuses."""
+        """Merge two timing caches with TensorRT; None if that fails."""
         toolchain = self.context.toolchain
         if toolchain is None:
             return None
@@ -260,9 +260,9 @@ class Builder:
         paths["first"].write_bytes(first)
         paths["second"].write_bytes(second)
         flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-        aside = dataclasses.replace(self.context, completed=[])
+        unrecorded = dataclasses.replace(self.context, completed=[])
         try:
-            aside.run([str(toolchain.python), str(MERGE_TIMING_CACHES), *flags], cwd=self.context.scratch)
+            unrecorded.run([str(toolchain.python), str(MERGE_TIMING_CACHES), *flags], cwd=self.context.scratch)
             merged = paths["output"].read_bytes()
         except (CommandError, OSError) as error:
             self.context.log(f"two timing caches could not be merged: {error}")
@@ -271,7 +271,7 @@ class Builder:
 
 
 def facts_of(build: Build, workers: Workers, kept: Kept) -> Facts:
-    """The facts that are recorded of a build."""
+    """The facts about a build that its record contains."""
     seconds = round(build.seconds, 3)
     with_cache = build.used.cache is not None
     before = build.used.seconds_without.get(build.engine.shape) if with_cache else None
@@ -292,7 +292,7 @@ def facts_of(build: Build, workers: Workers, kept: Kept) -> Facts:
 
 
 def _left_in_groups(cgroups: Path, own: Path) -> Iterator[int]:
-    """What is left in each cgroup with a limit above this process, of version 1 and 2."""
+    """The free memory in bytes of each cgroup that limits this process, for cgroups of version 1 and 2."""
     lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
         root = cgroups / controllers
@@ -305,7 +305,7 @@ def _left_in_groups(cgroups: Path, own: Path) -> Iterator[int]:
 
 
 def _number(*paths: Path) -> int | None:
-    """The number in the first of these files that is there; None where none is, or there is no limit (`max`)."""
+    """The number in the first of these files that exists; None if none exists, or it says `max` for no limit."""
     for path in paths:
         if path.is_file():
             text = path.read_text(encoding="utf-8").strip()

@@ -25,28 +25,28 @@ FIELDS: Mapping[str, str] = {
 }
 """Flag -> the field to write in its place."""
 
-OWN: Mapping[str, str] = {
+RESERVED: Mapping[str, str] = {
     **dict.fromkeys(
-        ("--checkpoint_dir", "--output_dir", "--model_config", "--build_config"), "Enginery sets what is built"
+        ("--checkpoint_dir", "--output_dir", "--model_config", "--build_config"), "Enginery sets input and output"
     ),
     **dict.fromkeys(
         ("--timing_cache", "--input_timing_cache", "--output_timing_cache"), "Enginery keeps timing caches"
     ),
     **dict.fromkeys(
-        ("--tp_size", "--pp_size", "--auto_parallel"), "the target's tensor_parallel and pipeline_parallel say so"
+        ("--tp_size", "--pp_size", "--auto_parallel"), "the target's tensor_parallel and pipeline_parallel set it"
     ),
     "--dry_run": "it makes no engine",
 }
-"""Flag -> why it cannot be given."""
+"""Flag -> why `extra_args` cannot have it."""
 NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 
 
 class Contradiction(NamedTuple):
-    """A pair of options that cannot both be meant.
+    """Two options that contradict each other.
 
     Attributes:
-        found: whether the options have it.
-        problem: what is contradictory, with fields of the options in braces.
+        found: whether a target's options have this contradiction.
+        problem: the text of the finding. Names of options in braces stand for their values.
     """
 
     field: str
@@ -105,7 +105,7 @@ CONTRADICTIONS = (
 
 
 def contradictions(engine: EngineOptions) -> Iterator[Finding]:
-    """Options that contradict each other, whatever the release. Lengths are checked with those of the model."""
+    """Findings for options that contradict each other in every release. `length_findings` checks lengths."""
     options = engine.options
     values = options.model_dump()
     for one in CONTRADICTIONS:
@@ -114,29 +114,29 @@ def contradictions(engine: EngineOptions) -> Iterator[Finding]:
 
 
 IN_USE: Mapping[str, Callable[[EngineOptions], bool]] = {
-    ATTENTION: lambda engine: not _is(engine, "Bert", "Roberta"),
-    "bert_attention_plugin": lambda engine: _is(engine, "Bert", "Roberta"),
+    ATTENTION: lambda engine: not _has_architecture(engine, "Bert", "Roberta"),
+    "bert_attention_plugin": lambda engine: _has_architecture(engine, "Bert", "Roberta"),
     "nccl_plugin": lambda engine: engine.ranks > 1,
     "moe_plugin": lambda engine: engine.model is not None and engine.model.experts > 0,
-    "mamba_conv1d_plugin": lambda engine: _is(engine, "Mamba", "RecurrentGemma"),
+    "mamba_conv1d_plugin": lambda engine: _has_architecture(engine, "Mamba", "RecurrentGemma"),
 }
 """Plugin with a default -> whether the model uses it."""
 
-TYPED = (*IN_USE, "gemm_plugin", "lookup_plugin", "lora_plugin", "fp8_rowwise_gemm_plugin", "gemm_allreduce_plugin")
-"""Plugins that are given by a data type."""
+PLUGINS = (*IN_USE, "gemm_plugin", "lookup_plugin", "lora_plugin", "fp8_rowwise_gemm_plugin", "gemm_allreduce_plugin")
+"""Plugins whose option is a data type."""
 
 
 def dtype_findings(engine: EngineOptions) -> Iterator[Finding]:
-    """Every plugin whose data type is not that of the activations; none where that is not known.
+    """Findings for plugins whose data type is not that of the activations; none if the latter is not known.
 
-    Up to 0.10 a plugin that is left out computes in float16, whatever the checkpoint is in. An engine of bfloat16
-    weights is wrong then, and nothing reports it. From 0.11 on the default is `auto`.
+    Up to 0.10 a plugin that the spec leaves out computes in float16, even if the checkpoint is in bfloat16. Such an
+    engine is wrong, and nothing reports it. From 0.11 on the default is `auto`.
     """
     if engine.dtype not in FLOATS:
         return
     others = FLOATS - {engine.dtype}
     remedy = f"set it to {engine.dtype} or auto"
-    for field in TYPED:
+    for field in PLUGINS:
         value, default = getattr(engine.options, field), engine.default(field)
         if value is None and default in others and IN_USE[field](engine):
             problem = f"left out, it is {default} in {engine.release}, and the activations are {engine.dtype}"
@@ -155,12 +155,12 @@ def extra_findings(engine: EngineOptions) -> tuple[Finding, ...]:
     return tuple(Finding("E163", "build.extra_args", problem, remedy) for problem, remedy in problems)
 
 
-def _is(engine: EngineOptions, *names: str) -> bool:
+def _has_architecture(engine: EngineOptions, *names: str) -> bool:
     return engine.model is not None and engine.model.architecture.startswith(names)
 
 
 def _groups(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each flag with the values after it; values before the first flag have an empty name."""
+    """Each flag with the values after it. Values before the first flag have an empty flag name."""
     name, values = "", list[str]()
     for argument in arguments:
         if not argument.startswith("-") or NUMBER.fullmatch(argument):
@@ -178,8 +178,8 @@ def _problems(engine: EngineOptions, name: str, values: Sequence[str]) -> Iterat
     flag = engine.flags.get(name)
     if name in FIELDS:
         yield f"{name} has a field of its own", f"write build.{FIELDS[name]} in its place"
-    elif name in OWN:
-        yield f"{name} cannot be given: {OWN[name]}", "leave it out"
+    elif name in RESERVED:
+        yield f"{name} cannot be given: {RESERVED[name]}", "leave it out"
     elif not name:
         yield f"{' '.join(values)!r} follows no flag", "begin with a flag such as --log_level"
     elif flag is None:
@@ -189,7 +189,7 @@ def _problems(engine: EngineOptions, name: str, values: Sequence[str]) -> Iterat
 
 
 def _value_problems(release: str, flag: Flag, values: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """A flag without a field takes no value or one."""
+    """What is wrong with a flag's values. Flags that are no field of the spec take one value or none."""
     takes = int(not flag.is_switch)
     if len(values) != takes:
         yield f"{flag.name} of {release} takes {takes or 'no'} value, found {len(values)}", "give as many as it takes"

@@ -1,4 +1,4 @@
-"""What an engine is built with: the options of the spec, and what a release does where one is left out."""
+"""An engine's build options: those of the spec, and a release's defaults for those that the spec leaves out."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from enginery.releases import Flag, flags_of, releases
 from enginery.sources import ModelFacts
 from enginery.spec import BuildOptions
 
-ABSENT: Mapping[str, tuple[tuple[str, Any], ...]] = {
+WITHOUT_FLAG: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "max_draft_len": (("0.8.0", 0),),
     "lookup_plugin": (("0.15.0", "disable"),),
     "dora_plugin": (("0.8.0", False),),
@@ -39,10 +39,10 @@ ABSENT: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "strongly_typed": (("0.11.0", True),),
     "fast_build": (("0.8.0", False),),
 }
-"""Field -> the values it has where there is no flag for it, each with the first release.
+"""Field -> how releases without a flag for it behave, as pairs of first release and value.
 
-A field that is not in this table has no such value. For `multi_block_mode` it is the default of the runtime, which
-decides from 0.13 on.
+For a field that is not in this table, that is not known. From 0.13 on the runtime decides about `multi_block_mode`: the
+value here is the runtime's default.
 """
 
 SHOWN = (
@@ -57,7 +57,7 @@ SHOWN = (
     "gemm_plugin",
     "use_paged_context_fmha",
 )
-"""Fields whose defaults a plan shows: those that decide about memory and speed."""
+"""Fields whose defaults a plan shows, because they decide about memory and speed."""
 
 ONNXRUNTIME = ("int4_block_size", "int4_accuracy_level")
 WITHOUT_DEFAULT = frozenset({"max_output_len", "lora_dir", "builder_force_num_profiles", "extra_args", *ONNXRUNTIME})
@@ -69,9 +69,9 @@ class EngineOptions:
     """The options of an engine, for the release that builds it.
 
     Attributes:
-        options: what the spec says.
-        dtype: the number format of the activations, such as `bfloat16`; empty where it is not known.
-        model: the model's shape; None where it is not known.
+        options: the options in the spec.
+        dtype: the number format of the activations, such as `bfloat16`; empty if it is not known.
+        model: the model's shape; None if it is not known.
         ranks: how many GPUs share the engine.
     """
 
@@ -83,7 +83,7 @@ class EngineOptions:
 
     @cached_property
     def flags(self) -> Mapping[str, Flag]:
-        """The flags of the release's `trtllm-build` by name, with their dashes; none where it builds no engines."""
+        """The flags of the release's `trtllm-build` by name (`--…`); none if the release builds no engines."""
         return flags_of(self.release).value
 
     def flag(self, field: str) -> Flag | None:
@@ -91,62 +91,62 @@ class EngineOptions:
         return self.flags.get(f"--{field}")
 
     def default(self, field: str) -> Any:
-        """The default of that flag; None where there is no such flag or it has none."""
+        """The default of the flag with a field's name; None if there is no such flag, or it has no default."""
         flag = self.flag(field)
         return flag.default if flag else None
 
     def input_length(self) -> int:
-        """The longest prompt: the spec's, else the release's default."""
+        """The longest prompt in tokens: the spec's limit, else the release's default."""
         return int(self.options.max_input_len or self.default("max_input_len"))
 
 
-def written(value: Any) -> str:
-    """A value as a spec writes it."""
+def in_yaml(value: Any) -> str:
+    """A value as text in YAML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(written(one) for one in value) + "]"
+        return "[" + ", ".join(in_yaml(one) for one in value) + "]"
     return str(value)
 
 
-def absent(field: str, release: str) -> Any:
-    """The value of an option that a release has no flag for; None where that is not known."""
-    values = [value for since, value in ABSENT.get(field, ()) if Version(since) <= Version(release)]
+def value_without_flag(field: str, release: str) -> Any:
+    """The value of an option in a release that has no flag for it; None if that is not known."""
+    values = [value for since, value in WITHOUT_FLAG.get(field, ()) if Version(since) <= Version(release)]
     return values[-1] if values else None
 
 
 @cache
-def present(name: str) -> tuple[str, str]:
-    """The first and the last known release with a flag; empty where none has it."""
+def releases_with_flag(name: str) -> tuple[str, str]:
+    """The first and the last known release with a flag; empty if no release has it."""
     having = [release for release in releases() if name in flags_of(release).value]
     return (having[0], having[-1]) if having else ("", "")
 
 
 def unset_value(engine: EngineOptions, field: str) -> Any:
-    """The value that the release takes for a field that is left out; None where that is not known."""
+    """The value that the release uses for a field that the spec leaves out; None if that is not known."""
     flag = engine.flag(field)
-    return absent(field, engine.release) if flag is None else _meaning(field, flag)
+    return value_without_flag(field, engine.release) if flag is None else _meaning(field, flag)
 
 
 def notes_on(engine: EngineOptions) -> Iterator[str]:
-    """The release's defaults that matter most, and fields that have less effect than a reader may think."""
+    """Notes on the release's most important defaults, and on fields with less effect than a user may expect."""
     left_out = [(field, _default(engine, field)) for field in SHOWN if _is_unset(engine, field)]
     if shown := ", ".join(f"{field} {value}" for field, value in left_out if value):
-        yield f"left out, so the defaults of {engine.release}: {shown}"
+        yield f"not in the spec, so {engine.release} uses its defaults: {shown}"
     for field in ONNXRUNTIME:
         if getattr(engine.options, field) is not None:
-            yield f"build.{field} is ignored: it is onnxruntime's"
+            yield f"build.{field} is ignored: it is for onnxruntime"
     if engine.options.lora_dir is not None:
-        yield "lora_dir counts by its paths: adapters that change there make no new build"
+        yield "of lora_dir only the paths are compared: if the adapters there change, no new build is made"
 
 
 def unset_changes(options: BuildOptions, old_release: str, new_release: str) -> tuple[str, ...]:
-    """Fields that are left out and have another default in a new release, such as `max_batch_size: 1 -> 2048`.
+    """Fields that the spec leaves out and whose default differs between two releases: `max_batch_size: 1 -> 2048`.
 
-    Empty where one of the two builds no engines.
+    Empty if one of the releases builds no engines.
 
     Raises:
-        UsageError: nothing is known of so old a release.
+        UsageError: when a release is so old that nothing is known of it.
     """
     before, after = (EngineOptions(options, release) for release in (old_release, new_release))
     if not (before.flags and after.flags):
@@ -156,21 +156,21 @@ def unset_changes(options: BuildOptions, old_release: str, new_release: str) -> 
     return tuple(f"{field}: {old} -> {new}" for field, old, new in changes if old and new and old != new)
 
 
-def own_length(options: BuildOptions, release: str) -> int:
-    """The longest sequence of an engine for which the spec gives none, in tokens; 0 where it is the model's own."""
+def default_length(options: BuildOptions, release: str) -> int:
+    """The longest sequence in tokens if the spec sets no `max_seq_len`; 0 if the release uses the model's own."""
     engine = EngineOptions(options, release)
     return 0 if engine.flag("max_seq_len") else _summed_length(engine)
 
 
 def _is_unset(engine: EngineOptions, field: str) -> bool:
-    """Whether the spec leaves a field out, and no other field says the same."""
+    """Whether the spec leaves a field out, and sets no other field with the same meaning."""
     if field == "max_seq_len" and engine.options.max_output_len is not None:
         return False
     return field not in WITHOUT_DEFAULT and getattr(engine.options, field) is None
 
 
 def _default(engine: EngineOptions, field: str) -> str:
-    """The release's value for a field that is left out, as a spec writes it; empty where that is not known."""
+    """The release's value for a field that the spec leaves out, as text in YAML; empty if it is not known."""
     if field == "max_seq_len":
         positions = model_positions(engine.model) if engine.model else 0
         own = f"the model's own {positions}" if positions else "the model's own"
@@ -178,7 +178,7 @@ def _default(engine: EngineOptions, field: str) -> str:
     if field == "kv_cache_type":
         return "paged"
     value = unset_value(engine, field)
-    return "" if value is None else written(value)
+    return "" if value is None else in_yaml(value)
 
 
 def _meaning(field: str, flag: Flag) -> Any:
@@ -190,5 +190,5 @@ def _meaning(field: str, flag: Flag) -> Any:
 
 
 def _summed_length(engine: EngineOptions) -> int:
-    """Prompt and answer together, for a release that has a limit for each."""
+    """The longest sequence in tokens (prompt and answer), for a release that has a limit for each of the two."""
     return engine.input_length() + int(engine.default("max_output_len"))

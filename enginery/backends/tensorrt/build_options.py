@@ -1,7 +1,7 @@
-"""The build options of a spec as each release's `trtllm-build` takes them.
+"""Turns the build options of a spec into arguments for a release's `trtllm-build`.
 
-Most options are the flag of the same name. Some releases have another flag for one (lengths, the KV cache), take only
-some of its values, or have none and do without a flag what the option says.
+Most options become the flag of the same name. For some options a release has another flag (lengths, the KV cache),
+accepts only some values, or has no flag because it always behaves in the same way.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,26 +16,26 @@ from enginery.backends.tensorrt.build_checks import contradictions, dtype_findin
 from enginery.backends.tensorrt.build_defaults import (
     ONNXRUNTIME,
     EngineOptions,
-    absent,
+    in_yaml,
     notes_on,
-    present,
-    written,
+    releases_with_flag,
+    value_without_flag,
 )
 from enginery.backends.tensorrt.release import activation_dtype
 from enginery.releases import BUILD, Flag, builds_engines, replacement
 from enginery.spec import BuildOptions, Finding
 
 OPTIONS = tuple(name for name in BuildOptions.model_fields if name not in {"extra_args", *ONNXRUNTIME})
-"""The fields that are options of `trtllm-build`, in the order in which it is given them."""
+"""The fields that are options of `trtllm-build`, in their order on the command line."""
 
 PROFILES_VARIABLE = "BUILDER_FORCE_NUM_PROFILES"
 MIXTRAL = "MixtralForCausalLM"
 ASSERTING = Version("1.3.0rc3")
-"""The only release whose assertions on values were read in its sources; those right before it are not known."""
+"""The first release that is known to assert values of some options. Its sources were read, but not older ones."""
 
 
 class RenderedOption(NamedTuple):
-    """What one option becomes: arguments and environment variables of `trtllm-build`, or why it does not take it."""
+    """What one option becomes: arguments and environment variables, or findings if the release does not accept it."""
 
     argv: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -51,9 +51,9 @@ class RenderedBuild:
     """The arguments of a release's `trtllm-build`, apart from the paths of the checkpoint and the engine.
 
     Attributes:
-        findings: why it does not take them: E160 no such flag, E161 no such value, E162 a contradiction, E163
-            `extra_args`, E164 and W164 a plugin's data type. With an error among them the arguments are not complete.
-        notes: the release's defaults for what is left out and matters.
+        findings: options that the release does not accept: E160 no such flag, E161 no such value, E162 a contradiction,
+            E163 `extra_args`, E164 and W164 a plugin's data type. If one is an error, the arguments are not complete.
+        notes: the release's defaults for important options that the spec leaves out.
     """
 
     flags: tuple[str, ...]
@@ -63,10 +63,10 @@ class RenderedBuild:
 
 
 def render_build(engine: EngineOptions) -> RenderedBuild:
-    """Render the options for a release; what they leave out is not passed.
+    """Render the options for a release. An option that the spec leaves out gives no argument.
 
     Raises:
-        UsageError: nothing is known of so old a release.
+        UsageError: when the release is so old that nothing is known of it.
     """
     if not builds_engines(engine.release):
         problem = f"{engine.release} has no {BUILD}"
@@ -89,7 +89,7 @@ def rendered(request: Request, release: str) -> RenderedBuild:
 
 
 def render_option(engine: EngineOptions, name: str) -> RenderedOption:
-    """What one field becomes; nothing where it is left out."""
+    """What one field becomes; nothing if the spec leaves it out."""
     value = getattr(engine.options, name)
     if value is None:
         return NOTHING
@@ -118,21 +118,21 @@ def _words(value: Any) -> tuple[str, ...]:
 
 def _not_a_choice(engine: EngineOptions, field: str, value: Any, flag: Flag) -> RenderedOption:
     many = value if isinstance(value, tuple) else (value,)
-    wrong = ", ".join(written(one) for one in many if not flag.accepts(one))
+    wrong = ", ".join(in_yaml(one) for one in many if not flag.accepts(one))
     choices = ", ".join(map(str, dict.fromkeys(flag.choices)))
     problem = f"{engine.release} does not take {wrong} for {flag.name}, only {choices}"
     return _refused("E161", field, problem, "use one of these, or leave it out for this release")
 
 
 def _without_flag(engine: EngineOptions, field: str, value: Any) -> RenderedOption:
-    """Nothing where the release does without a flag what the option says; otherwise it is refused."""
-    does = absent(field, engine.release)
+    """Nothing if the release always behaves as the option says, so it needs no flag for that; else a finding."""
+    does = value_without_flag(field, engine.release)
     if does == value:
         return NOTHING
     name = f"--{field}"
-    first, last = present(name)
+    first, last = releases_with_flag(name)
     when = f"came with {first}" if Version(engine.release) < Version(first) else f"went after {last}"
-    otherwise = "" if does is None else f", and does as with {written(does)}"
+    otherwise = "" if does is None else f", and does as with {in_yaml(does)}"
     instead = replacement(engine.release, name).value
     how = f" ({instead.how})" if instead else ""
     problem = f"{engine.release} has no {name}, which {when}{otherwise}{how}"
@@ -145,7 +145,7 @@ def _refused(code: str, field: str, problem: str, remedy: str) -> RenderedOption
 
 
 def _max_seq_len(engine: EngineOptions, value: int) -> RenderedOption:
-    """Up to 0.10 there is a limit for the prompt and one for the answer: the answer gets what the prompt leaves."""
+    """Up to 0.10 prompt and answer have a limit each. The answer's limit is the rest that the prompt's limit leaves."""
     if engine.flag("max_seq_len"):
         return _as_flag(engine, "max_seq_len", value)
     longest = engine.input_length()
@@ -157,7 +157,7 @@ def _max_seq_len(engine: EngineOptions, value: int) -> RenderedOption:
 
 
 def _max_output_len(engine: EngineOptions, value: int) -> RenderedOption:
-    """From 0.11 on there is one limit for prompt and answer together. With both given, `contradictions` finds it."""
+    """From 0.11 on there is one limit for prompt and answer together. `contradictions` finds specs that set both."""
     if engine.options.max_seq_len is not None:
         return NOTHING
     if engine.flag("max_seq_len"):
@@ -166,7 +166,7 @@ def _max_output_len(engine: EngineOptions, value: int) -> RenderedOption:
 
 
 def _kv_cache_type(engine: EngineOptions, value: str) -> RenderedOption:
-    """Up to 0.12 the cache is paged or not, and cannot be left out."""
+    """Up to 0.12 every engine has a KV cache, and a flag says whether it is paged."""
     if engine.flag("kv_cache_type"):
         return _as_flag(engine, "kv_cache_type", value)
     if value != "disabled":
@@ -176,7 +176,7 @@ def _kv_cache_type(engine: EngineOptions, value: str) -> RenderedOption:
 
 
 def _builder_force_num_profiles(engine: EngineOptions, value: int) -> RenderedOption:
-    """From 0.15 on it is an environment variable."""
+    """From 0.15 on this option is an environment variable."""
     if (
         engine.flag("builder_force_num_profiles")
         or not replacement(engine.release, "--builder_force_num_profiles").value
@@ -186,7 +186,7 @@ def _builder_force_num_profiles(engine: EngineOptions, value: int) -> RenderedOp
 
 
 def _streamingllm(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
-    """The newest known release has the flag and refuses it."""
+    """The newest known release has the flag, but refuses to enable it."""
     if value and Version(engine.release) >= ASSERTING:
         problem = f"{engine.release} has --streamingllm and refuses to enable it"
         return _refused("E161", "streamingllm", problem, "leave it out, or build with 1.2.1 or older")
@@ -194,7 +194,7 @@ def _streamingllm(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa
 
 
 def _pp_reduce_scatter(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
-    """The newest known release refuses it for all but one architecture."""
+    """The newest known release accepts this option for one architecture only."""
     architecture = engine.model.architecture if engine.model else ""
     if value and Version(engine.release) >= ASSERTING and architecture not in {"", MIXTRAL}:
         problem = f"{engine.release} refuses --pp_reduce_scatter enable for {architecture}: only {MIXTRAL} has it"
@@ -210,4 +210,4 @@ TRANSLATIONS: Mapping[str, Callable[[EngineOptions, Any], RenderedOption]] = {
     "streamingllm": _streamingllm,
     "pp_reduce_scatter": _pp_reduce_scatter,
 }
-"""Field -> what it becomes; every other field is the flag of its name."""
+"""Field -> the function that renders it. Every other field becomes the flag of the same name."""

@@ -1,4 +1,4 @@
-"""Everything that stops an engine from being built or may go wrong, found before anything runs."""
+"""The findings of the backend `tensorrt`: what stops a build or may go wrong, found before anything runs."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from enginery.backends.common import Part, answer_findings, position_findings, split_findings
-from enginery.backends.pytorch.keys import instead
+from enginery.backends.pytorch.keys import pytorch_remedy
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.quantizing import MODELOPT, own_texts
 from enginery.backends.request import Request
-from enginery.backends.tensorrt.build_defaults import EngineOptions, own_length, unset_value, written
+from enginery.backends.tensorrt.build_defaults import EngineOptions, default_length, in_yaml, unset_value
 from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.converters import conversion, modelopt_findings, rope_findings
 from enginery.backends.tensorrt.release import (
@@ -28,7 +28,7 @@ from enginery.spec import BuildOptions, Finding, Gpu, Precision, ServingOptions,
 from enginery.triton import serving_problems
 
 OF_ACTIVATIONS = frozenset({"E164", "W164"})
-"""Findings that follow from a precision, and mean nothing where that or the GPU is refused."""
+"""Codes of findings that depend on the precision. They mean nothing if the precision or the GPU is refused."""
 
 OTHER_NAMES = {
     Precision.INT8: "int8_wo (weights only) or int8_sq (SmoothQuant)",
@@ -69,8 +69,8 @@ class Need(NamedTuple):
     Attributes:
         serving: the serving option.
         build: the build option it depends on.
-        met: whether the build option's value is enough for the serving option's.
-        wanted: the build option's value for the serving option's.
+        met: (serving option's value, build option's value) -> whether the engine can do it.
+        wanted: serving option's value -> the build option's value that it needs.
     """
 
     serving: str
@@ -88,10 +88,10 @@ NEEDS = (
 
 
 def serving_findings(options: BuildOptions, serving: ServingOptions, release: str) -> tuple[Finding, ...]:
-    """Every serving option that the engine is not built for (W165); none for releases that build no engines.
+    """A warning (W165) for each serving option that the engine is not built for; none if the release builds no engines.
 
     Raises:
-        UsageError: nothing is known of so old a release.
+        UsageError: when the release is so old that nothing is known of it.
     """
     engine = EngineOptions(options, release)
     found = (_unmet(engine, need, getattr(serving, need.serving)) for need in NEEDS) if engine.flags else ()
@@ -104,13 +104,13 @@ def _unmet(engine: EngineOptions, need: Need, value: Any) -> Finding | None:
     if value is None or has is None or need.met(value, has):
         return None
     origin = f", the default of {engine.release}" if given is None else ""
-    problem = f"is {written(value)}, and the engine is built with {need.build} {written(has)}{origin}"
-    remedy = f"set build.{need.build} to {written(need.wanted(value))}"
+    problem = f"is {in_yaml(value)}, and the engine is built with {need.build} {in_yaml(has)}{origin}"
+    remedy = f"set build.{need.build} to {in_yaml(need.wanted(value))}"
     return warning("W165", f"serving.{need.serving}", problem, remedy)
 
 
 def hardware_findings(request: Request, release: str) -> Iterator[Finding]:
-    """A GPU that the release does not list, or a precision that it does not compute in there."""
+    """Findings for a GPU that the release does not list, and for a precision that it does not support on this GPU."""
     gpu = request.gpu
     if gpu == gpus.CPU:
         found = ", and this machine has none" if request.target.gpu == "auto" else ""
@@ -128,7 +128,7 @@ def hardware_findings(request: Request, release: str) -> Iterator[Finding]:
 def _precision_findings(gpu: Gpu, precision: Precision, release: str) -> Iterator[Finding]:
     path, able = "precision", _precisions_on(release, gpu.capability)
     if precision in OTHER_NAMES:
-        problem = f"{precision} is onnxruntime's; TensorRT-LLM calls its own otherwise"
+        problem = f"{precision} is a precision of onnxruntime; TensorRT-LLM has other names"
         yield Finding("E121", path, problem, f"use {OTHER_NAMES[precision]}")
     elif precision not in _precisions_of(release):
         having = _span(one for one in releases() if builds_engines(one) and precision in _precisions_of(one))
@@ -164,7 +164,7 @@ def _precisions_of(release: str) -> frozenset[Precision]:
 
 
 def _span(found: Iterable[str]) -> str:
-    """The first and the last of some releases, for a remedy; empty where there are none."""
+    """The first and the last of some releases, as words for a remedy; empty if there are none."""
     having = list(found)
     if len(having) > 1:
         return f"a release from {having[0]} to {having[-1]}"
@@ -172,9 +172,9 @@ def _span(found: Iterable[str]) -> str:
 
 
 def model_findings(request: Request, release: str) -> Iterator[Finding]:
-    """What keeps the release from converting this model, or from splitting it over the GPUs.
+    """Findings if the release cannot convert this model, or cannot split it over the GPUs.
 
-    Nothing where the model is not known. The vocabulary is not checked: converters pad it to a multiple of the GPUs.
+    None if the model is not known. The vocabulary is not checked: converters pad it to a multiple of the GPUs.
     """
     model = request.model
     if model is None:
@@ -183,10 +183,10 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
     if choice.family is None:
         yield _unknown(model, release, choice)
     if model.quantization:
-        how = model.quantization.get("quant_method") or "somehow"
-        problem = f"the source is quantized already ({how}); {request.target.precision} is made of plain weights"
+        how = model.quantization.get("quant_method") or "in an unnamed format"
+        problem = f"the source is quantized already ({how}); {request.target.precision} is made from plain weights"
         found = quantized_to(model.quantization)
-        otherwise = f", or {instead(release)}, and precision: {found}" if found else "; no backend reads this one"
+        otherwise = f", or {pytorch_remedy(release)}, and precision: {found}" if found else "; no backend reads it"
         yield Finding("E123", "precision", problem, f"use the plain model{otherwise}")
     yield from _split_findings(request, model)
 
@@ -194,16 +194,16 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
 def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
     if choice.obstacle:
         problem = f"{release} makes {model.architecture} with its converter {choice.obstacle}"
-        return Finding("E131", "release", problem, f"use {instead(release)}")
+        return Finding("E131", "release", problem, f"use {pytorch_remedy(release)}")
     named = model.architecture or "a model that does not say its architecture"
     problem = f"{release} has no converter for {named}"
     first = first_release(model.architecture)
     if first:
-        remedy = f"release {first} has one: use that or a later one, or {instead(release)}"
+        remedy = f"release {first} has one: use that or a later one, or {pytorch_remedy(release)}"
         return Finding("E130", "release", problem, remedy)
     near = difflib.get_close_matches(model.architecture, architectures(release), n=NEAR, cutoff=SIMILAR)
-    like = f"; those like it are {', '.join(near)}" if near else ""
-    return Finding("E130", "release", f"{problem}{like}", f"no known release has one: use {instead(release)}")
+    like = f"; similar architectures are {', '.join(near)}" if near else ""
+    return Finding("E130", "release", f"{problem}{like}", f"no known release has one: use {pytorch_remedy(release)}")
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
@@ -221,7 +221,7 @@ def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
 
 
 def _converter_findings(request: Request, release: str) -> Iterator[Finding]:
-    """What the converter does not take."""
+    """Findings for what the converter does not accept."""
     if request.convert.converter == MODELOPT:
         yield from modelopt_findings(request)
         yield from rope_findings(request, release, MODELOPT)
@@ -232,7 +232,7 @@ def _converter_findings(request: Request, release: str) -> Iterator[Finding]:
 
 
 def calibration_findings(request: Request) -> Iterator[Finding]:
-    """What is wrong with the user's texts. ModelOpt's driver reads a file, the releases' own scripts a directory."""
+    """What is wrong with the user's texts. ModelOpt's driver reads a file, releases' own scripts read a directory."""
     place = own_texts(request.convert.calibration)
     if place is None or not calibrates(request):
         return
@@ -246,7 +246,7 @@ def calibration_findings(request: Request) -> Iterator[Finding]:
 
 
 def length_findings(request: Request, release: str) -> Iterator[Finding]:
-    """Lengths that do not agree with each other, with the validation or with the model."""
+    """Findings for lengths that do not agree with each other, with the validation or with the model."""
     build = request.build
     longest = _longest_sequence(build)
     if longest and build.max_input_len and build.max_input_len > longest:
@@ -255,14 +255,14 @@ def length_findings(request: Request, release: str) -> Iterator[Finding]:
     if build.opt_num_tokens and build.max_num_tokens and build.opt_num_tokens > build.max_num_tokens:
         problem = f"it is tuned for {build.opt_num_tokens} tokens at once, but takes {build.max_num_tokens} at most"
         yield Finding("E152", "build.opt_num_tokens", problem, "use at most max_num_tokens")
-    yield from answer_findings(request, longest or own_length(build, release), "build.max_seq_len")
+    yield from answer_findings(request, longest or default_length(build, release), "build.max_seq_len")
     if request.model is not None:
         field = "max_seq_len" if build.max_seq_len else "max_output_len" if build.max_output_len else "max_input_len"
         yield from position_findings(request.model, longest or build.max_input_len or 0, f"build.{field}")
 
 
 def _longest_sequence(build: BuildOptions) -> int:
-    """Prompt and answer together, in tokens; 0 where the spec leaves that to the release."""
+    """The longest sequence (prompt and answer) in tokens; 0 if the spec leaves it to the release."""
     if build.max_seq_len:
         return build.max_seq_len
     return build.max_input_len + build.max_output_len if build.max_input_len and build.max_output_len else 0

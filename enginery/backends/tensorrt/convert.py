@@ -1,7 +1,7 @@
-"""The step that makes a checkpoint: its place in the plan, and how it runs.
+"""The step that makes a checkpoint: how it is planned, and how it runs.
 
-All targets that agree on precision, parallelism and release share one such step. Only a checkpoint that is whole and
-faithful to its model counts.
+All targets with the same precision, parallelism and release share one such step. The step fails if the checkpoint is
+not complete or differs from its model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,16 +42,16 @@ from enginery.toolchains import Identify, ToolchainIdentity, driver_sha256
 
 RUNNER = "convert_checkpoint"
 SCRIPT = 1
-"""The script's place in a command, behind its interpreter."""
+"""The script's position in a command. The interpreter comes before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertParameters(CheckpointExpectation):
-    """The recipe's parameters: the checkpoint that is to come out, and how it is made.
+    """The recipe's parameters: what the checkpoint must be, and how it is made.
 
     Attributes:
         converter: the script, as `enginery.releases.flags` names it, or `modelopt`.
-        dataset_sha256: digest of the user's own texts to calibrate with; empty for others.
+        dataset_sha256: digest of the user's own texts to calibrate with; empty if there are none.
     """
 
     converter: str
@@ -61,7 +61,7 @@ class ConvertParameters(CheckpointExpectation):
 def converting_step(
     request: Request, release: str, weights: str, toolchain: ToolchainIdentity, identify: Identify
 ) -> BackendStep:
-    """The step for a target.
+    """The step that makes a target's checkpoint.
 
     Raises:
         PlanError: when the release has no converter for the model.
@@ -87,7 +87,7 @@ def converting_step(
 
 
 def user_places(request: Request) -> dict[str, str]:
-    """The user's own files that commands read; where they lie is no part of a key."""
+    """Placeholder -> path of the user's own files that commands read. A step's key does not contain these paths."""
     convert = request.convert
     found = {"examples": convert.examples} if convert.examples is not None else {}
     texts = own_texts(convert.calibration)
@@ -98,16 +98,16 @@ def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment:
     """Convert the weights and check the result. The command runner `convert_checkpoint`.
 
     Raises:
-        UsageError: when the script is not where the release is known to have it.
+        UsageError: when the script is not found in the release's examples.
         SourceError: when the texts to calibrate with are not those of the plan.
-        CommandError: when the converter fails, or ends without an error and has written nothing.
-        CheckpointError: when the checkpoint is not whole, or does not fit its model.
+        CommandError: when the converter fails, or writes nothing.
+        CheckpointError: when the checkpoint is not complete, or does not fit its model.
     """
     parameters = TypeAdapter(ConvertParameters).validate_python(dict(context.parameters))
     if parameters.dataset_sha256:
         require_same_texts(Path(context.places.get("dataset", "")), parameters.dataset_sha256)
     in_container = context.toolchain is not None and context.toolchain.identity.kind == "container"
-    found = argv if in_container else located(argv, parameters.converter)
+    found = argv if in_container else with_real_script(argv, parameters.converter)
     if found != argv:
         context.log(f"the script is not at {argv[SCRIPT]}, but at {found[SCRIPT]}")
     done = context.run(found, environment)
@@ -116,18 +116,18 @@ def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment:
     facts = dict(verify_checkpoint(context.output, context.inputs["weights"], parameters))
     if parameters.accepted_rope_theta is not None:
         facts["accepted_rope_theta"] = parameters.accepted_rope_theta
-        context.log(f"a rotary base of {parameters.accepted_rope_theta:g} is accepted, whatever the model's is")
+        context.log(f"a rotary base of {parameters.accepted_rope_theta:g} is accepted, even if the model has another")
     script = Path(found[SCRIPT])
     facts["script_sha256"] = file_digest(script) if script.is_file() else None
     own = driver_facts(done.last_lines)
     return {**facts, "converter": own} if own else facts
 
 
-def located(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:
-    """The command with its script where it really is: the converters moved between 0.17 and 1.3, it is not known when.
+def with_real_script(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:
+    """The command with the real path of its script. The scripts moved in a release between 0.17 and 1.3.
 
     Raises:
-        UsageError: when it is nowhere, or there are several.
+        UsageError: when the script is not found, or there are several.
     """
     script = Path(argv[SCRIPT])
     if script.is_file():
@@ -136,9 +136,9 @@ def located(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:
     examples = next((parent for parent in script.parents if parent.name == "examples"), script.parent)
     found = sorted(examples.rglob("/".join(parts)))
     if len(found) != 1:
-        where = f"there are {', '.join(str(one) for one in found)}" if found else f"nor is it elsewhere in {examples}"
-        remedy = "name the examples of a checkout of this very release in convert.examples"
-        raise UsageError(f"the converter is not where it should be, and {where}", subject=str(script), remedy=remedy)
+        others = f"there are {', '.join(str(one) for one in found)}" if found else f"there is none in {examples}"
+        remedy = "set convert.examples to the examples in a checkout of exactly this release"
+        raise UsageError(f"the converter is not at this path, and {others}", subject=str(script), remedy=remedy)
     return (*argv[:SCRIPT], str(found[0]), *argv[SCRIPT + 1 :])
 
 
@@ -151,7 +151,7 @@ def _family(request: Request, release: str) -> str:
 
 
 def _expected(request: Request, release: str, converter: str) -> Iterator[tuple[str, JsonValue]]:
-    """What the checkpoint must turn out to be. Neither the target's name nor its GPU: other targets may share it."""
+    """What the checkpoint must be. The target's name and GPU are left out: other targets may share the checkpoint."""
     target = request.target
     yield "release", release
     yield "precision", str(target.precision)
@@ -170,9 +170,9 @@ def _expected(request: Request, release: str, converter: str) -> Iterator[tuple[
 
 def _nothing_written(argv: tuple[str, ...], last_lines: tuple[str, ...]) -> CommandError:
     return CommandError(
-        "the converter says that all is well, but it wrote nothing",
+        "the converter ended without an error, but it wrote nothing",
         subject=Path(argv[SCRIPT]).name,
-        remedy="see its last lines; a checkout of another release may be the reason",
+        remedy="look at its last lines; the examples may be those of another release",
         cause=FailureCause.INCOMPLETE,
         last_lines=last_lines,
     )

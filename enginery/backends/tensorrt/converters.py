@@ -1,7 +1,7 @@
-"""The commands that make a target's checkpoint, and what they would refuse or lose.
+"""The commands that make a target's checkpoint, and findings for what they would refuse or lose.
 
-A release's own scripts: `convert_checkpoint.py` of the model's family makes plain checkpoints and those it can quantize
-itself, `quantize.py` makes the rest. Or NVIDIA ModelOpt with Enginery's driver, which needs nothing of the release.
+A release has scripts for this: `convert_checkpoint.py` of the model's family makes plain checkpoints, and quantized
+ones if it can. `quantize.py` makes the others. Enginery's driver for NVIDIA ModelOpt needs no script of the release.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from enginery.backends.pytorch.keys import instead
+from enginery.backends.pytorch.keys import pytorch_remedy
 from enginery.backends.quantizing import (
     BLOCKS,
     DRIVER,
@@ -30,14 +30,14 @@ from enginery.spec import Finding, Precision, warning
 
 QUANTIZE = "quantize.py"
 SMOOTHING = "0.5"
-"""How much of SmoothQuant's difficulty goes from activations to weights: what the release's own examples use."""
+"""SmoothQuant's strength: how much difficulty moves from activations to weights. Releases' examples use it, too."""
 REMEDY = "use another precision or release, or convert.converter: modelopt"
 
 BAICHUAN_2_VOCABULARY = 125696
 BAICHUAN_7B_HIDDEN = 4096
 
 MODELOPT_FAMILIES = ("GPT2", "GPTBigCode", "Gemma", "Llama", "Mistral", "Mixtral", "QWen", "Qwen2", "MPT", "Dbrx")
-"""How the architectures begin that ModelOpt writes a `config.json` of TensorRT-LLM's for."""
+"""Start of the names of architectures for which ModelOpt can write a checkpoint for TensorRT-LLM."""
 AWQ_VOCABULARY = 64
 BY_RELEASE = "convert.converter: release"
 
@@ -52,7 +52,7 @@ SCALING_SINCE = {
 }
 """Kind of rotary scaling -> the first release that has it."""
 BY_FLAGS = ("0.8.0", ("convert_checkpoint.py llama", "convert_checkpoint.py internlm"))
-"""The release and the scripts that take rotary embeddings from flags."""
+"""The release and those of its scripts that do not read rotary embeddings from the model, but from flags."""
 LOST_BASE = "W133"
 
 
@@ -62,7 +62,7 @@ class Conversion:
 
     Attributes:
         argv: the command, with placeholders.
-        script: the script, below the release's examples.
+        script: the script that the command runs.
         refused: settings of the spec that the script does not accept.
     """
 
@@ -73,7 +73,7 @@ class Conversion:
 
 
 def conversion(request: Request, release: str, family: str) -> Conversion:
-    """The command for a target."""
+    """The command that converts a target's weights with a script of the release."""
     chosen = _script_for(request, release, family)
     quantizes = chosen.command == QUANTIZE
     measures = calibrates(request)
@@ -91,7 +91,7 @@ def conversion(request: Request, release: str, family: str) -> Conversion:
 
 
 def modelopt_device(request: Request) -> str:
-    """Where ModelOpt works: on a GPU, unless nothing is calibrated or the spec says otherwise."""
+    """The device that ModelOpt uses: the spec's, else `cuda` if it calibrates and `cpu` if not."""
     return request.convert.device or ("cuda" if calibrates(request) else "cpu")
 
 
@@ -113,12 +113,12 @@ def modelopt_argv(request: Request) -> tuple[str, ...]:
 
 
 def modelopt_findings(request: Request) -> Iterator[Finding]:
-    """What ModelOpt would refuse, or write so that the engine is wrong."""
+    """Findings for what ModelOpt would refuse, or would write in a way that makes the engine wrong."""
     if request.target.precision is Precision.FLOAT32:
         problem = "ModelOpt writes float32 as float16 for TensorRT-LLM"
         yield Finding("E122", "precision", problem, f"use bfloat16 or float16, or {BY_RELEASE}")
     if request.convert.extra_args:
-        yield Finding("E122", "convert.extra_args", "with ModelOpt there are no more arguments", "remove them")
+        yield Finding("E122", "convert.extra_args", "ModelOpt takes no extra arguments", "remove them")
     dataset = request.convert.calibration.dataset
     if calibrates(request) and dataset is not None and not is_path(dataset):
         problem = f"ModelOpt runs without the network and knows no data set {dataset!r}"
@@ -128,7 +128,7 @@ def modelopt_findings(request: Request) -> Iterator[Finding]:
 
 
 def rope_findings(request: Request, release: str, command: str) -> Iterator[Finding]:
-    """What a converter loses of the model's rotary embeddings: their base, or how they are scaled.
+    """Findings for what a converter loses of the model's rotary embeddings: their base, or how they are scaled.
 
     Args:
         request: the target.
@@ -142,14 +142,14 @@ def rope_findings(request: Request, release: str, command: str) -> Iterator[Find
         yield from _scaling_findings(request, release, command, model.rope_scaling)
     if _loses_base(request, release, command):
         problem = (
-            f"{release}'s converter takes a rotary base of {DEFAULT_ROPE_THETA:g}, this model's is {model.rope_theta:g}"
+            f"{release}'s converter uses a rotary base of {DEFAULT_ROPE_THETA:g}, this model's is {model.rope_theta:g}"
         )
         remedy = f'set convert.extra_args to ["--rotary_base", "{model.rope_theta}"], or use a later release'
         yield warning(LOST_BASE, "convert.extra_args", problem, remedy)
 
 
 def accepts_lost_base(request: Request, release: str, command: str) -> bool:
-    """Whether the converter loses the rotary base, and the spec accepts that in `force`, as the tutorials do."""
+    """Whether the converter loses the rotary base, and the spec accepts this in `force`. The tutorials accept it."""
     return LOST_BASE in request.spec.force and _loses_base(request, release, command)
 
 
@@ -158,16 +158,16 @@ def _scaling_findings(request: Request, release: str, command: str, scaling: Map
     first = SCALING_SINCE.get(kind)
     if first is None or Version(release) < Version(first):
         problem = f"{release} does not know the model's rotary scaling {kind}"
-        remedy = f"use {first} or a later release, or {instead(release)}" if first else f"use {instead(release)}"
-        yield Finding("E132", "release", problem, remedy)
+        later = f"{first} or a later release, or " if first else ""
+        yield Finding("E132", "release", problem, f"use {later}{pytorch_remedy(release)}")
     elif _takes_rope_flags(release, command) and not _has_extra(request, "--rotary_scaling"):
         flags = f'["--rotary_scaling", "{kind}", "{scaling.get("factor")}"]'
         problem = f"{release}'s converter does not read the model's rotary scaling {kind}"
-        yield Finding("E133", "convert.extra_args", problem, f"set them to {flags}")
+        yield Finding("E133", "convert.extra_args", problem, f"set it to {flags}")
 
 
 def _loses_base(request: Request, release: str, command: str) -> bool:
-    """Whether the converter writes another base than the model's, because no flag says which."""
+    """Whether the converter writes another rotary base than the model's, because no flag gives it the model's."""
     model = request.model
     if model is None or model.model_type == "mixtral" or _has_extra(request, "--rotary_base"):
         return False
@@ -184,7 +184,7 @@ def _has_extra(request: Request, flag: str) -> bool:
 
 
 def _script_for(request: Request, release: str, family: str) -> Script:
-    """The family's own script where it can do what the target needs, else `quantize.py`."""
+    """The family's own script if it can do what the target needs, else `quantize.py`."""
     own = script_of(release, f"convert_checkpoint.py {family}")
     if kv_cache(request) in {"fp8", "nvfp4"} or not _can(own, request.target.precision):
         return script_of(release, QUANTIZE)
@@ -199,19 +199,19 @@ def _can(own: Script, precision: Precision) -> bool:
     if precision in WEIGHT_ONLY:
         return own.find("--use_weight_only", "--use-weight-only-with-precision") is not None
     if precision is Precision.INT8_SMOOTHQUANT:
-        # Gemma's script has `--smoothquant` and lacks other flags that it needs for it.
+        # Gemma's script has `--smoothquant`, but lacks other flags that SmoothQuant needs.
         return None not in {own.find("--smoothquant"), own.find("--tp_size")}
     return False
 
 
 @cache
 def _location(release: str, command: str) -> str:
-    """Where a script lies below the release's examples."""
+    """The path of a script below the release's examples."""
     return (script(release, command).value or command).removeprefix("examples/")
 
 
 def _family_options(chosen: Script, family: str, model: ModelFacts | None) -> Iterator[ScriptOption]:
-    """What some families' own scripts need to know of the model, which others find out by themselves."""
+    """Options that tell some families' scripts about the model. Other scripts find this out by themselves."""
     if not chosen.command.endswith(f" {family}"):
         return
     if family in {"gemma", "recurrentgemma"}:
@@ -272,7 +272,7 @@ def _convert_options(request: Request, own: Script) -> Iterator[ScriptOption]:
 
 
 def _calibration_options(request: Request) -> Iterator[ScriptOption]:
-    """What the spec says of calibration; what it leaves out is the script's own default."""
+    """The spec's options for calibration. If the spec leaves one out, the script uses its default."""
     calibration = request.convert.calibration
     flags = {
         "size": ("--calib_size",),
@@ -308,18 +308,18 @@ def _modelopt_model_findings(request: Request, model: ModelFacts) -> Iterator[Fi
         problem = f"ModelOpt writes no TensorRT-LLM checkpoint of {architecture}"
         yield Finding("E122", "convert.converter", problem, use)
     if architecture.startswith("Gemma") and target.pipeline_parallel > 1:
-        problem = f"ModelOpt leaves the last layer of {architecture} out with more than 1"
+        problem = f"with more than 1 ModelOpt leaves out the last layer of {architecture}"
         yield Finding("E122", "pipeline_parallel", problem, use)
     if target.precision in {Precision.INT4_AWQ, Precision.W4A8_AWQ} and model.vocab_size % AWQ_VOCABULARY:
         problem = (
-            f"for {target.precision} ModelOpt fills {model.vocab_size} tokens up to a multiple of {AWQ_VOCABULARY}"
-            " with some that mean nothing"
+            f"for {target.precision} ModelOpt pads the vocabulary of {model.vocab_size} tokens to a multiple of"
+            f" {AWQ_VOCABULARY} with tokens that mean nothing"
         )
         yield Finding("E122", "precision", problem, use)
     if target.precision in BLOCKS:
         for name, size, block in uneven_sizes(model, target.precision, target.tensor_parallel):
             problem = (
                 f"the {name} size {size} over {target.tensor_parallel} GPUs is no multiple of {block},"
-                f" the block of {target.precision}"
+                f" the block size of {target.precision}"
             )
             yield Finding("E144", "tensor_parallel", problem, "use fewer GPUs, or another precision")

@@ -1,4 +1,4 @@
-"""Checks the engine that `trtllm-build` wrote, and explains its failures."""
+"""Checks the engine that `trtllm-build` wrote, and explains why a build failed."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ LIMITS = (
     "max_beam_width",
     "max_prompt_embedding_table_size",
 )
-"""Limits of a running engine; the release has filled in those that the command left out."""
+"""Limits of a running engine. The release fills in the limits that the command leaves out."""
 
 NOT_OF_THE_ENGINE = ("input_timing_cache", "output_timing_cache", "dry_run", "visualize_network")
 """Keys of `build_config` that describe the build and not the engine."""
@@ -37,22 +37,22 @@ RANK_FILE = re.compile(r"rank(\d+)\.engine")
 AGAIN = "; nothing was kept"
 
 REMEDIES = {
-    FailureCause.GPU_MEMORY: "end what else uses the GPU (nvidia-smi), lower build.max_batch_size, build.max_num_tokens"
-    " or build.max_seq_len, or raise the target's tensor_parallel; nothing was kept",
-    FailureCause.HOST_MEMORY: "lower build.workers, end what else uses this machine's memory, or build on one with"
-    " more; nothing was kept",
+    FailureCause.GPU_MEMORY: "end other programs on the GPU (nvidia-smi), lower build.max_batch_size,"
+    " build.max_num_tokens or build.max_seq_len, or raise the target's tensor_parallel; nothing was kept",
+    FailureCause.HOST_MEMORY: "lower build.workers, end other programs that use this machine's memory, or build on one"
+    " with more; nothing was kept",
     FailureCause.GPU_NOT_VISIBLE: "trtllm-build needs the target's GPU: check with nvidia-smi that it is there, that"
     " CUDA_VISIBLE_DEVICES names it, and that a container was started with it",
     FailureCause.TIMEOUT: "look at its last lines for where it hangs (ranks that wait for each other, a full disk);"
-    " nothing it had started is left running, and nothing was kept",
-    FailureCause.KILLED: "build again; if it crashes at the same place, leave out plugins and options until it does"
-    " not, and report that to TensorRT-LLM; nothing was kept",
+    " all its processes have ended, and nothing was kept",
+    FailureCause.KILLED: "build again; if it crashes at the same place, find the plugin or option that causes it by"
+    " leaving them out, and report that to TensorRT-LLM; nothing was kept",
 }
-"""What to do about a failed build, where a better remedy exists than the one for any command."""
+"""Cause -> what to do about a failed build, where this is more helpful than the remedy for any command."""
 
 BLAMED = re.compile(
     r"timing.?cache|"
-    # What TensorRT says when it trips over one: NVIDIA/TensorRT issues 3566 and 2144.
+    # TensorRT's messages when a bad cache makes it fail: NVIDIA/TensorRT issues 3566 and 2144.
     r"Assertion cache|StdArchiveReader|magicTagRead",
     re.IGNORECASE,
 )
@@ -67,7 +67,7 @@ LONG_FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 
 
 class WantedEngine(BaseModel):
-    """The engine that is to be built, and the TensorRT-LLM that builds it."""
+    """What the engine must be, and which release of TensorRT-LLM builds it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -77,7 +77,7 @@ class WantedEngine(BaseModel):
 
     @property
     def world_size(self) -> int:
-        """GPUs that the engine takes."""
+        """The number of GPUs that the engine uses."""
         return self.tensor_parallel * self.pipeline_parallel
 
 
@@ -94,12 +94,12 @@ class Engine:
 
     @property
     def limits(self) -> dict[str, JsonValue]:
-        """The engine's limits, as far as this release has them."""
+        """The engine's limits. Limits that its release does not have are left out."""
         return {name: self.config["build_config"][name] for name in LIMITS if name in self.config["build_config"]}
 
     @property
     def shape(self) -> str:
-        """A digest of everything that decides how long the build takes."""
+        """A digest of everything in the configuration that decides how long the build takes."""
         build = {name: value for name, value in self.config["build_config"].items() if name not in NOT_OF_THE_ENGINE}
         return json_digest([self.config["version"], self.config["pretrained_config"], build])
 
@@ -109,16 +109,16 @@ def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str]
 
     Args:
         directory: where `trtllm-build` wrote.
-        wanted: the engine that is to be built.
+        wanted: what the engine must be.
         last_lines: the command's last lines, which may explain a missing file.
 
     Raises:
-        CommandError: when it is not whole, or not the engine that is wanted.
+        CommandError: when the engine is not complete, or not the one that is wanted.
     """
     if not any(directory.glob("rank*.engine")):
         left = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
         problem = f"trtllm-build ended with exit status 0 but wrote no engine (it wrote {left})"
-        raise _not_whole(problem, "read its last lines for the error that it did not report", last_lines)
+        raise _incomplete(problem, "read its last lines for the error that it did not report", last_lines)
     config = _read_config(directory, last_lines)
     found = str(config["version"])
     if not same(found, wanted.release):
@@ -132,7 +132,7 @@ def read_engine(directory: Path, wanted: WantedEngine, last_lines: Sequence[str]
 def blames_timing_cache(error: CommandError) -> bool:
     """Whether a build may have failed because of its timing cache."""
     possible = {FailureCause.UNKNOWN, FailureCause.KILLED}
-    # Builds also warn about caches that they can do without.
+    # A warning about a cache does not count: such a build goes on without the cache.
     errors = (line for line in error.last_lines if not WARNING.search(line))
     return error.cause in possible and any(BLAMED.search(line) for line in errors)
 
@@ -143,15 +143,15 @@ def refused_timing_cache(lines: Iterable[str]) -> bool:
 
 
 def explain(error: CommandError, context: StepContext, argv: Sequence[str], release: str) -> CommandError:
-    """The same failure, with what to do about it in a build."""
+    """The same error, with a remedy for builds."""
     problem, remedy = error.problem, REMEDIES.get(FailureCause(error.cause), error.remedy)
     if error.cause == FailureCause.UNKNOWN_FLAG:
         unknown = _unknown_flags(context, argv)
         if unknown:
-            problem = f"trtllm-build of this toolchain has no {', '.join(unknown)}, which release {release} is to have"
+            problem = f"trtllm-build of this toolchain has no {', '.join(unknown)}, which release {release} should have"
             remedy = (
-                f"make sure that the toolchain is {release} (enginery toolchain check), or take the release that it is;"
-                " leave out what was given in build.extra_args"
+                f"make sure that the toolchain is {release} (enginery toolchain check), or set the target's release to"
+                " the toolchain's; if the flag comes from build.extra_args, leave it out"
             )
     return CommandError(problem, subject=error.subject, remedy=remedy, cause=error.cause, last_lines=error.last_lines)
 
@@ -161,11 +161,11 @@ def _read_config(directory: Path, last_lines: Sequence[str]) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        remedy = f"build again, and look at the last lines if it stays so{AGAIN}"
+        remedy = f"build again; if this happens again, look at the last lines{AGAIN}"
         raise _error(f"the engine's {CONFIG} cannot be read: {error}", remedy, last_lines) from error
     missing = [name for name in SECTIONS if name not in config]
     if missing:
-        remedy = "take trtllm-build of the release that the spec names: scripts from before 0.8 write such a file"
+        remedy = "use trtllm-build of the release that the spec names: scripts from before 0.8 write such a file"
         raise _error(f"the engine's {CONFIG} has no {' and no '.join(missing)}", remedy, last_lines)
     return dict(config)
 
@@ -184,7 +184,7 @@ def _require_mapping(pretrained: Mapping[str, Any], wanted: WantedEngine) -> Non
     ]
     if wrong:
         raise _error(
-            f"the engine is split otherwise than expected: {', '.join(wrong)}",
+            f"the engine is not split as expected: {', '.join(wrong)}",
             "the checkpoint decides this: convert it again with the spec's tensor_parallel and pipeline_parallel"
             f" (remove that step from the store if it was damaged){AGAIN}",
         )
@@ -200,14 +200,14 @@ def _read_sizes(directory: Path, world_size: int, last_lines: Sequence[str]) -> 
     }
     problems = [f"{', '.join(names)} {what}" for what, names in wrong.items() if names]
     if problems:
-        problem = f"the engine for {world_size} GPUs is not whole: {'; '.join(problems)}"
-        remedy = "look for a rank's error in the log above, at how full the disk is, and build again"
-        raise _not_whole(problem, remedy + AGAIN, last_lines)
+        problem = f"the engine for {world_size} GPUs is not complete: {'; '.join(problems)}"
+        remedy = "look for a rank's error in the log above, look at how full the disk is, and build again"
+        raise _incomplete(problem, remedy + AGAIN, last_lines)
     return {name: found[name] for name in wanted}
 
 
-def _not_whole(problem: str, remedy: str, last_lines: Sequence[str]) -> CommandError:
-    """The command reported success all the same: its last lines may explain that."""
+def _incomplete(problem: str, remedy: str, last_lines: Sequence[str]) -> CommandError:
+    """The error for an incomplete engine. The command reported success, but its last lines may say what failed."""
     failure = failure_of(0, last_lines)
     if failure.cause is FailureCause.UNKNOWN:
         return _error(problem, remedy, last_lines)
@@ -221,11 +221,11 @@ def _error(
 
 
 def _unknown_flags(context: StepContext, argv: Sequence[str]) -> list[str]:
-    """The command's flags that its own help does not have; none where it gives no help."""
+    """The command's flags that are not in its own `--help`; none if it prints no help."""
     lines: list[str] = []
-    aside = dataclasses.replace(context, log=lines.append, completed=[])
+    unrecorded = dataclasses.replace(context, log=lines.append, completed=[])
     try:
-        aside.run([argv[0], "--help"])
+        unrecorded.run([argv[0], "--help"])
     except CommandError:
         return []
     known = {name for line in lines[1:] for name in LONG_FLAG.findall(line)}

@@ -25,37 +25,37 @@ from enginery.releases import models as facts
 from enginery.sources import ModelFacts
 from enginery.spec import Finding, Gpu, Precision
 
-FAR = "9999"
+BEYOND_ALL_RELEASES = "9999"
 """A version later than any release: a range that contains it has no upper limit."""
 
-NEEDS_MORE = {
-    "medusa": "it needs a model's Medusa heads besides",
-    "eagle": "it needs an EAGLE draft model besides",
-    "redrafter": "it needs a drafter model besides",
-    "grok": "it reads weights in a form of its own",
+UNSUPPORTED_FAMILIES = {
+    "medusa": "it also needs the model's Medusa heads",
+    "eagle": "it also needs an EAGLE draft model",
+    "redrafter": "it also needs a drafter model",
+    "grok": "it reads weights in a format of its own",
     "bert": "it generates no text",
     "cogvlm": "its engines take images",
     "dit": "it makes images",
     "enc_dec": "it has an engine for the encoder and one for the decoder",
     "mllama": "its engines take images",
     "mmdit": "it makes images",
-    "stdit": "it makes films",
+    "stdit": "it makes videos",
     "vit": "its engines take images",
     "whisper": "it has an engine for the encoder and one for the decoder",
 }
-"""Families that do not make one engine that writes text from a model's directory alone, and why."""
+"""Family whose converter cannot make one text engine from the model's directory alone -> why."""
 
-SERVED_SINCE = {
+UNNAMED_SINCE = {
     "baichuan": {"BaiChuanForCausalLM": "0.8.0"},
     "chatglm": {"ChatGLMModel": "0.8.0"},
     "gpt": {"GPT2LMHeadModel": "0.9.0", "GPTBigCodeForCausalLM": "0.9.0", "Starcoder2ForCausalLM": "0.9.0"},
     "phi": {"Phi3ForCausalLM": "0.10.0"},
     "qwen": {"QWenLMHeadModel": "0.9.0", "Qwen2ForCausalLM": "0.10.0", "Qwen2MoeForCausalLM": "0.11.0"},
 }
-"""Family -> architectures that its script serves without naming them, and since when: read from the choices of its
-flags (`--qwen_type qwen2`, `--gpt_variant starcoder2`, `--model_version v1_7b`, …) and its README."""
+"""Family -> architectures that its script supports but does not name, each with the first release. Read from the
+choices of its flags (`--qwen_type qwen2`, `--gpt_variant starcoder2`, `--model_version v1_7b`, …) and its README."""
 
-ROWS = {
+TABLE_ROWS = {
     "Baichuan": "Baichuan",
     "BaiChuan": "Baichuan",
     "Bloom": "BLOOM",
@@ -82,9 +82,9 @@ ROWS = {
     "Skywork": "Skywork",
     "Starcoder2": "StarCoder2",
 }
-"""How architectures begin -> the table's name for the model."""
+"""Start of an architecture's name -> the model's row in a release's precision table."""
 
-FORMATS = {
+TABLE_COLUMNS = {
     Precision.FP8: "FP8",
     Precision.INT8_SMOOTHQUANT: "W8A8 SQ",
     Precision.INT8_WEIGHT_ONLY: "W8A16",
@@ -92,22 +92,22 @@ FORMATS = {
     Precision.INT4_AWQ: "W4A16 AWQ",
     Precision.NVFP4: "NVFP4",
 }
-"""Quantized precisions -> the table's columns; it has none for the others."""
+"""Quantized precision -> its column in that table. The table has no column for other precisions."""
 FLOATS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
 
 WEIGHT_ONLY = {Precision.INT8_WEIGHT_ONLY: "int8", Precision.INT4_WEIGHT_ONLY: "int4"}
 """Precisions that need no calibration -> TensorRT-LLM's names for their weights."""
 
 SCRIPT_SMOOTHQUANT = "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
-"""The algorithm for SmoothQuant from a family's own converter, with the options that we give it."""
+"""`quant_algo` in a SmoothQuant checkpoint of a family's own converter, with the options that Enginery gives it."""
 KvCache = Literal["", "fp8", "int8", "nvfp4"]
 
 
 @cache  # the same for every target of a plan
 def chosen_release(wanted: str) -> str:
-    """The release that `latest`, a range or a version comes to; empty for none.
+    """The release that is chosen for a version, a range or `latest`; empty if there is none.
 
-    There need not be facts of a version: those of the nearest release are used then.
+    A version without facts of its own can be chosen, too. Then the facts of the nearest release are used.
     """
     if refusal(wanted) is not None:
         return ""
@@ -116,16 +116,16 @@ def chosen_release(wanted: str) -> str:
 
 @cache
 def refusal(wanted: str) -> Finding | None:
-    """Why there is no such release to build engines with; None where there is one."""
+    """The finding that says why no release can be chosen to build engines; None if one can."""
     if problem := mistake(wanted):
         return _finding("E101", problem, f"write a release, such as {_newest(LATEST)}")
     if is_version(wanted):
         return _version_refusal(wanted)
     if _newest(wanted):
         return None
-    if is_range(wanted) and SpecifierSet(wanted).contains(FAR):
+    if is_range(wanted) and SpecifierSet(wanted).contains(BEYOND_ALL_RELEASES):
         return _no_engines(wanted)
-    return _finding("E102", f"no known release fits {wanted!r}", _known_ones())
+    return _finding("E102", f"no known release fits {wanted!r}", _use_known())
 
 
 def is_known(release: str) -> bool:
@@ -138,8 +138,8 @@ class FamilyChoice:
     """The converter for an architecture.
 
     Attributes:
-        family: its family; None where the release has none that makes one engine from the model alone.
-        obstacle: a family that the release has, and why it cannot be used; empty otherwise.
+        family: the converter's family; None if the release has none that makes one engine from the model alone.
+        obstacle: the family of a converter that cannot be used, and why; empty if there is none.
         indirect: whether the facts name another architecture, which the release treats as the same.
     """
 
@@ -150,14 +150,14 @@ class FamilyChoice:
 
 @cache  # the same for every target of a plan
 def family_for(release: str, architecture: str) -> FamilyChoice:
-    """The plainest converter of a release that serves an architecture."""
-    direct = facts.families_of(release, architecture).value or _serving_unnamed(release, architecture)
+    """The converter of a release for an architecture. Families in `UNSUPPORTED_FAMILIES` are not chosen."""
+    direct = facts.families_of(release, architecture).value or _supporting_unnamed(release, architecture)
     found = direct or _of_the_same_class(release, architecture)
-    plain = [family.name for family in found if family.name not in NEEDS_MORE]
+    plain = [family.name for family in found if family.name not in UNSUPPORTED_FAMILIES]
     if plain:
         return FamilyChoice(_nearest_name(plain, architecture), indirect=not direct)
     if found:
-        return FamilyChoice(None, f"{found[0].name}: {NEEDS_MORE[found[0].name]}")
+        return FamilyChoice(None, f"{found[0].name}: {UNSUPPORTED_FAMILIES[found[0].name]}")
     return FamilyChoice(None)
 
 
@@ -171,30 +171,30 @@ def first_release(architecture: str) -> str:
 def architectures(release: str) -> list[str]:
     """The architectures that a release has a converter for, sorted."""
     served = {name for family in facts.families(release).value.values() for name in family.architectures}
-    unnamed = {name for served_since in SERVED_SINCE.values() for name in served_since}
+    unnamed = {name for served_since in UNNAMED_SINCE.values() for name in served_since}
     every = served | unnamed | set(facts.architectures(release).value)
     return sorted(name for name in every if family_for(release, name).family)
 
 
-def table_remark(release: str, model: ModelFacts, precision: Precision) -> Iterator[str]:
-    """A remark where the release's precision table has the model but not this precision for it.
+def table_notes(release: str, model: ModelFacts, precision: Precision) -> Iterator[str]:
+    """A note if the release's precision table has the model, but not this precision for it.
 
-    The table is coarse and often behind, so this is no finding.
+    The table is coarse and often out of date, so this is not a finding.
     """
-    row = next((name for start, name in ROWS.items() if model.architecture.startswith(start)), None)
-    if row is None or precision not in FORMATS:
+    row = next((name for start, name in TABLE_ROWS.items() if model.architecture.startswith(start)), None)
+    if row is None or precision not in TABLE_COLUMNS:
         return
     try:
         named = model_formats(release, row)
     except UsageError:  # the table of an older release has no such model
         return
-    if FORMATS[precision] not in named.value:
+    if TABLE_COLUMNS[precision] not in named.value:
         of = named.provenance.release
         yield f"the precision table of {of} does not name {precision} for {row}: it may not have been tried there"
 
 
 def activation_dtype(precision: Precision, model: ModelFacts | None, gpu: Gpu) -> str:
-    """The number format of the activations: the precision itself, or for quantized weights the model's format."""
+    """The number format of the activations: the precision itself or, for quantized weights, the model's format."""
     if precision in FLOATS:
         return str(precision)
     own = model.dtype if model else ""
@@ -204,25 +204,25 @@ def activation_dtype(precision: Precision, model: ModelFacts | None, gpu: Gpu) -
 
 
 def kv_cache(request: Request) -> KvCache:
-    """The number format of the KV cache; empty for that of the activations."""
+    """The number format of the KV cache; empty if it is that of the activations."""
     if request.convert.kv_cache != "auto":
         return request.convert.kv_cache
     return "fp8" if request.target.precision in {Precision.FP8, Precision.NVFP4} else ""
 
 
 def calibrates(request: Request) -> bool:
-    """Whether the conversion measures the model with texts; quantizing only weights needs none."""
+    """Whether the conversion measures the model with texts. It needs no texts to quantize only the weights."""
     return bool(kv_cache(request)) or request.target.precision not in {*FLOATS, *WEIGHT_ONLY}
 
 
 def _version_refusal(wanted: str) -> Finding | None:
     first = releases()[0]
     if Version(wanted) < Version(first):
-        return _finding("E101", f"{wanted} is older than {first}, the first one known", _known_ones())
+        return _finding("E101", f"{wanted} is older than {first}, the first one known", _use_known())
     if not builds_engines(wanted):
         return _no_engines(wanted)
     if was_never_made(wanted):
-        return _finding("E102", f"no release {wanted} of TensorRT-LLM is known, though later ones are", _known_ones())
+        return _finding("E102", f"no release {wanted} of TensorRT-LLM is known, though later ones are", _use_known())
     return None
 
 
@@ -236,7 +236,7 @@ def _finding(code: str, problem: str, remedy: str) -> Finding:
     return Finding(code, "release", problem, remedy)
 
 
-def _known_ones() -> str:
+def _use_known() -> str:
     return f"use one of {', '.join(stable_releases())}"
 
 
@@ -245,15 +245,15 @@ def _newest(wanted: str) -> str:
     return newest_release(wanted, [release for release in releases() if builds_engines(release)])
 
 
-def _serving_unnamed(release: str, architecture: str) -> tuple[Family, ...]:
-    """The families whose script serves an architecture without naming it, see `SERVED_SINCE`."""
-    since = {name: served[architecture] for name, served in SERVED_SINCE.items() if architecture in served}
+def _supporting_unnamed(release: str, architecture: str) -> tuple[Family, ...]:
+    """The families whose script supports an architecture without naming it (`UNNAMED_SINCE`)."""
+    since = {name: served[architecture] for name, served in UNNAMED_SINCE.items() if architecture in served}
     every = facts.families(release).value
     return tuple(every[name] for name, first in since.items() if name in every and Version(release) >= Version(first))
 
 
 def _of_the_same_class(release: str, architecture: str) -> tuple[Family, ...]:
-    """Families of other architectures for which the release has the same class, as Mistral's is Llama's."""
+    """Families of other architectures that have the same model class in the release, as Mistral and Llama have."""
     classes = facts.architectures(release).value
     same = {name for name, made in classes.items() if made == classes.get(architecture)}
     every = facts.families(release).value.values()
@@ -261,6 +261,6 @@ def _of_the_same_class(release: str, architecture: str) -> tuple[Family, ...]:
 
 
 def _nearest_name(names: list[str], architecture: str) -> str:
-    """The longest name that is part of the architecture's, as `qwen` is; else `llama`, or the first."""
+    """The longest name that the architecture's name contains, such as `qwen`; else `llama`, else the first name."""
     within = [name for name in names if name in architecture.casefold()]
     return max(within, key=len) if within else "llama" if "llama" in names else names[0]

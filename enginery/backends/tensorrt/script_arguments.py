@@ -1,4 +1,4 @@
-"""Arguments for a script of a release: only what the recorded flags of the release accept is written."""
+"""Arguments for a script of a release. Each one is checked against the recorded flags of the release."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,23 +42,23 @@ class Script:
 
     @property
     def short_title(self) -> str:
-        """Its name for people."""
+        """The script's name in messages."""
         name, _, family = self.command.partition(" ")
         of = f" of {family}" if family else ""
         return f"{self.release}'s {name}{of}"
 
     @property
     def title(self) -> str:
-        """The same with the release that its flags are known of, where that is another one."""
+        """The script's name in messages. If its flags are those of another release, that release is named, too."""
         nearest = self.known.provenance.certainty is Certainty.NEAREST
-        return f"{self.short_title} (known of {self.known.provenance.release})" if nearest else self.short_title
+        return f"{self.short_title} (flags of {self.known.provenance.release})" if nearest else self.short_title
 
     def find(self, *names: str) -> Flag | None:
-        """The flag with one of these names; None when it has none."""
+        """The flag with one of these names; None if the script has none of them."""
         return _find(self.known.value, *names)
 
     def arguments(self, options: Iterable[ScriptOption], remedy: str) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
-        """The arguments for these options, in their order, and a finding for each that it does not accept."""
+        """The arguments for these options, in their order, and a finding for each that the script does not accept."""
         argv: list[str] = []
         refused = []
         for path, names, value in options:
@@ -80,7 +80,7 @@ def script_of(release: str, command: str) -> Script:
 
 
 def argument_problems(flags: Mapping[str, Flag], argv: Sequence[str]) -> list[str]:
-    """What a script with these flags would refuse in a whole list of arguments, as argparse reads them."""
+    """What a script with these flags would refuse in a list of arguments, read as argparse reads them."""
     found = []
     position = 0
     while position < len(argv):
@@ -99,7 +99,7 @@ def argument_problems(flags: Mapping[str, Flag], argv: Sequence[str]) -> list[st
 
 
 def has_type(value: str, flag: Flag) -> bool:
-    """Whether a value is a number, where the flag takes a number."""
+    """Whether a value is a number, if the flag takes numbers. Other flags take any text."""
     try:
         NUMBERS.get(flag.type, str)(value)
     except ValueError:
@@ -115,7 +115,7 @@ def _find(flags: Mapping[str, Flag], *names: str) -> Flag | None:
 
 
 def _value_problem(flag: Flag, value: str | None) -> str:
-    """Why a flag does not accept a value; empty where it does."""
+    """Why a flag does not accept a value; empty if it does."""
     if flag.is_switch:
         return "" if value is None else f"takes no value for {flag.name}"
     if value is None:
@@ -131,12 +131,12 @@ def _value_problem(flag: Flag, value: str | None) -> str:
 
 
 def _is_placeholder(value: str) -> bool:
-    """Whether it stands for a path that is known only when the command runs."""
+    """Whether a value stands for a path that is known only when the command runs."""
     return value.startswith("{")
 
 
 def _values(flags: Mapping[str, Flag], flag: Flag, rest: Sequence[str]) -> list[str]:
-    """The values that follow a flag: as many as it takes, up to the next flag."""
+    """The values after a flag, up to the next flag and at most as many as the flag takes."""
     if flag.is_switch:
         return []
     most = len(rest) if flag.nargs in MANY else _count(flag)
@@ -145,5 +145,5 @@ def _values(flags: Mapping[str, Flag], flag: Flag, rest: Sequence[str]) -> list[
 
 
 def _count(flag: Flag) -> int:
-    """How many values a flag takes, where that is a number."""
+    """How many values a flag takes; 1 if that is not a fixed number."""
     return int(flag.nargs) if str(flag.nargs).isdecimal() else 1

@@ -1,7 +1,7 @@
-"""TensorRT's timing caches: measurements of one TensorRT on one GPU, kept for the next build there.
+"""TensorRT's timing caches: kernel timings of one TensorRT version on one GPU, kept for the next build.
 
-A cache and its description are kept in one file, so that they always belong together. A cache is checked before use; a
-bad one costs its timings and never a build.
+A cache and its description are in one file, so they always belong together. A cache is checked before it is used. A bad
+cache is discarded, and the build goes on without it.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from enginery.core.text import human_bytes
 from enginery.store import Shelf
 
 ATTEMPTS = 5
-"""How often to merge a cache again because another build has replaced it meanwhile."""
+"""How often to try to merge a cache. Another try is needed if another build has replaced the stored one meanwhile."""
 
 REMEMBERED = 200
-"""How many builds' times are kept with a cache."""
+"""How many builds' durations are kept with a cache."""
 
 Merge = Callable[[bytes, bytes], bytes | None]
 """Merges two caches; None when that fails."""
@@ -31,7 +31,7 @@ class Description(BaseModel):
     """The description of a cache: the line before its bytes.
 
     Attributes:
-        seconds_without: how long builds took without a cache: digest of the engine's shape -> seconds.
+        seconds_without: digest of an engine's shape -> seconds that its build took without a cache.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,12 +44,12 @@ class Description(BaseModel):
 
 @dataclass(frozen=True)
 class Fetched:
-    """The cache on the shelf.
+    """The cache as read from the store's shelf.
 
     Attributes:
-        cache: TensorRT's bytes; None where there is no usable cache.
-        tag: identifies the stored version, usable or not, for a replacement; None where there is none.
-        seconds_without: see `Description`.
+        cache: TensorRT's bytes; None if there is no usable cache.
+        tag: identifies the stored file, usable or not, when it is replaced; None if nothing is stored.
+        seconds_without: digest of an engine's shape -> seconds that its build took without a cache.
     """
 
     cache: bytes | None = None
@@ -58,13 +58,13 @@ class Fetched:
 
     @property
     def refused(self) -> "Fetched":
-        """The same after TensorRT refused the cache: it is to be replaced, not merged."""
+        """The same without the cache, because TensorRT refused it. The stored cache is then replaced, not merged."""
         return replace(self, cache=None)
 
 
 @dataclass(frozen=True)
 class TimingCaches:
-    """The cache for one GPU and one TensorRT. What is done, and what is wrong with a cache, is logged."""
+    """The stored cache for one GPU and one TensorRT version. Its methods log problems and raise no errors."""
 
     shelf: Shelf
     gpu: str
@@ -73,11 +73,11 @@ class TimingCaches:
 
     @property
     def name(self) -> str:
-        """Its name on the shelf."""
+        """The cache's name on the shelf."""
         return f"timing-caches/{self.gpu}/{self.tensorrt}"
 
     def fetch(self) -> Fetched:
-        """The cache, checked; nothing where there is none, it is damaged, or the shelf cannot be read."""
+        """The cache, checked. Without bytes if there is none, it is damaged, or the shelf cannot be read."""
         try:
             kept = self.shelf.get(self.name)
         except EngineryError as error:
@@ -100,24 +100,24 @@ class TimingCaches:
         if described.gpu != self.gpu:
             return f"it was measured on {described.gpu}, this is {self.gpu}"
         if hashlib.sha256(cache).hexdigest() != described.sha256:
-            return "its bytes are not those that were kept; it was cut short or changed"
+            return "its digest is another one: the file was cut short or changed"
         return ""
 
     def keep(self, made: bytes, used: Fetched, shape: str, seconds: float, merge: Merge) -> Kept:
-        """Keep what a build has measured, merged with what other builds have kept meanwhile.
+        """Store what a build has measured, merged with what other builds have stored meanwhile.
 
         Args:
-            made: the cache that the build wrote; empty where it wrote none.
-            used: what the build began with; without a cache where it had none, or TensorRT refused it.
-            shape: digest of everything that decides how long it takes, apart from the cache.
-            seconds: how long it took.
+            made: the cache that the build wrote; empty if it wrote none.
+            used: the cache that the build began with; without bytes if there was none, or TensorRT refused it.
+            shape: digest of everything except the cache that decides how long the build takes.
+            seconds: how long the build took.
             merge: merges two caches.
         """
         try:
             for _ in range(ATTEMPTS):
                 stored = self.fetch()
                 times = {} if used.cache is not None else {shape: seconds}
-                data = self._packed(_better(made, used, stored, merge), stored, times)
+                data = self._packed(_cache_to_store(made, used, stored, merge), stored, times)
                 if data is None:
                     return "unchanged"
                 if self.shelf.put(self.name, data, after=stored.tag):
@@ -130,7 +130,7 @@ class TimingCaches:
         return "not saved"
 
     def _packed(self, cache: bytes | None, stored: Fetched, times: Mapping[str, float]) -> bytes | None:
-        """The bytes to store; None where they are stored already."""
+        """The bytes to store; None if the same content is stored already."""
         if cache is None:
             return None
         older = {shape: known for shape, known in stored.seconds_without.items() if shape not in times}
@@ -141,14 +141,14 @@ class TimingCaches:
 
 
 def packed(gpu: str, tensorrt: str, cache: bytes, seconds_without: Mapping[str, float]) -> bytes:
-    """A cache with its description before it."""
+    """The bytes to store: the description as the first line, then the cache."""
     digest = hashlib.sha256(cache).hexdigest()
     described = Description(gpu=gpu, tensorrt=tensorrt, sha256=digest, seconds_without=seconds_without)
     return described.model_dump_json().encode() + b"\n" + cache
 
 
 def unpacked(data: bytes) -> tuple[Description | None, bytes]:
-    """The description, None where there is none, and the cache."""
+    """The description and the cache in stored bytes. The description is None if it cannot be read."""
     line, _, cache = data.partition(b"\n")
     try:
         return Description.model_validate_json(line), cache
@@ -156,8 +156,8 @@ def unpacked(data: bytes) -> tuple[Description | None, bytes]:
         return None, cache
 
 
-def _better(made: bytes, used: Fetched, stored: Fetched, merge: Merge) -> bytes | None:
-    """The cache to store, from the one that a build made and the stored one; None to leave that as it is."""
+def _cache_to_store(made: bytes, used: Fetched, stored: Fetched, merge: Merge) -> bytes | None:
+    """The cache to store: the one that a build made, maybe merged with the stored one; None to change nothing."""
     unchanged = used.tag == stored.tag
     if unchanged and used.cache is None and used.tag is not None:
         return made  # the stored cache is unusable: discard it, even without another one

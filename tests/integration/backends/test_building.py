@@ -65,7 +65,8 @@ def test_the_defaults_that_the_release_filled_in_are_told(site: Site) -> None:
 def test_the_command_is_the_recipes_and_the_run_adds_its_own(site: Site) -> None:
     context = site.context()
     site.build(context=context)
-    assert [done.argv for done in context.completed] == [(*site.argv(context), "--output_timing_cache", build.MADE)]
+    argv = (*site.argv(context), "--output_timing_cache", build.OUTPUT_CACHE)
+    assert [done.argv for done in context.completed] == [argv]
 
 
 def test_nothing_of_the_run_gets_into_the_engine(site: Site) -> None:
@@ -142,7 +143,7 @@ def test_a_build_that_hangs_is_ended_with_all_it_started(site: Site) -> None:
     with pytest.raises(CommandError, match="time limit of 5 s") as caught:
         site.build()
     assert caught.value.cause == FailureCause.TIMEOUT
-    assert "nothing it had started is left running" in caught.value.remedy
+    assert "all its processes have ended" in caught.value.remedy
     assert len(site.stand_in.hanging()) == 2
     assert not alive_among(site.stand_in.hanging())
 
@@ -150,7 +151,7 @@ def test_a_build_that_hangs_is_ended_with_all_it_started(site: Site) -> None:
 def test_a_missing_rank_is_named(wide: Site) -> None:
     wide.stand_in.misbehave(BUILD, "rank_missing")
     error = failing(wide, tensor_parallel=2)
-    assert "for 2 GPUs is not whole: rank1.engine missing" in error.problem
+    assert "for 2 GPUs is not complete: rank1.engine missing" in error.problem
     assert error.cause == FailureCause.INCOMPLETE
 
 
@@ -180,7 +181,7 @@ def test_a_flag_that_the_toolchain_does_not_have_is_named_by_its_own_help(site: 
     site.stand_in.misbehave(BUILD, "unknown_flag", flags=["--gemm_plugin"])
     error = failing(site, "--gemm_plugin", "bfloat16")
     assert error.cause == FailureCause.UNKNOWN_FLAG
-    assert error.problem == "trtllm-build of this toolchain has no --gemm_plugin, which release 0.16.0 is to have"
+    assert error.problem == "trtllm-build of this toolchain has no --gemm_plugin, which release 0.16.0 should have"
     assert "enginery toolchain check" in error.remedy
 
 

@@ -13,7 +13,7 @@ from enginery import toolchains
 from enginery.backends import Request
 from enginery.backends.checkpoints.configuration import CheckpointError
 from enginery.backends.tensorrt.backend import TensorRT
-from enginery.backends.tensorrt.convert import located
+from enginery.backends.tensorrt.convert import with_real_script
 from enginery.core.errors import CommandError, SourceError, UsageError
 from enginery.pipeline.plan import PlannedStep
 from enginery.pipeline.run import run_step
@@ -135,7 +135,7 @@ def test_each_precision_comes_out_as_it_was_asked_for(
 def test_a_rank_too_few_is_refused(new_site: NewSite) -> None:
     site = new_site()
     site.stand_in.misbehave("convert_checkpoint.py", "rank_missing")
-    error = site.refuses(CheckpointError, "not to be used", tensor_parallel=2)
+    error = site.refuses(CheckpointError, "cannot be used", tensor_parallel=2)
     assert any("rank1.safetensors" in difference for difference in error.differences)
 
 
@@ -169,7 +169,7 @@ def test_a_converter_for_another_world_is_refused(new_site: NewSite) -> None:
 def test_a_converter_that_ends_well_and_writes_nothing_is_refused(new_site: NewSite) -> None:
     site = new_site()
     site.stand_in.misbehave("convert_checkpoint.py", "exit_0_without_engine")
-    error = site.refuses(CommandError, "says that all is well, but it wrote nothing")
+    error = site.refuses(CommandError, "ended without an error, but it wrote nothing")
     assert error.cause == "incomplete"
     assert error.last_lines
 
@@ -216,7 +216,7 @@ def test_a_script_that_moved_is_found_and_that_is_said(new_site: NewSite) -> Non
 def test_a_script_that_is_nowhere_is_missed(new_site: NewSite) -> None:
     site = new_site()
     site.stand_in.script("convert_checkpoint.py llama").unlink()
-    error = site.refuses(UsageError, "not where it should be, and nor is it elsewhere")
+    error = site.refuses(UsageError, "not at this path, and there is none in")
     assert "convert.examples" in error.remedy
 
 
@@ -226,7 +226,7 @@ def test_a_script_of_which_there_are_several_is_not_guessed(tmp_path: Path) -> N
         (tmp_path / "examples" / place / "convert_checkpoint.py").touch()
     script = tmp_path / "examples" / "llama" / "convert_checkpoint.py"
     with pytest.raises(UsageError, match="there are .*contrib.*core"):
-        located(("python", str(script), "--dtype"), "convert_checkpoint.py llama")
+        with_real_script(("python", str(script), "--dtype"), "convert_checkpoint.py llama")
 
 
 @pytest.fixture

@@ -358,7 +358,7 @@ def test_without_knowing_its_tensorrt_nothing_is_cached(site: Site) -> None:
     site.tensorrt = ""
     facts = site.build()
     assert cache_of(facts) == {"used": False, "kept": "not saved"}
-    assert "no timing cache: which TensorRT this is, is not known" in site.log
+    assert "no timing cache: the version of TensorRT is not known" in site.log
     assert not (site.store.root / "shelf").exists()
 
 

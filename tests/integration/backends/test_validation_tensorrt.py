@@ -63,7 +63,7 @@ def asked(
     site.lines.clear()
     validate.validate(context)
     assert [path.name for path in output.iterdir()] == ["report.json"]
-    assert not list(site.directory.glob("asking-*"))
+    assert not list(site.directory.glob("prompts-*"))
     return validation.read_report(output)
 
 
@@ -327,7 +327,7 @@ def test_the_releases_script_asks_engines_only(kind: Kind | None, release: str) 
 
 def test_a_release_without_the_script_is_refused_by_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enginery.backends.validate.FLAGS", ("--engine_directory", "{engine}"))
-    with pytest.raises(PlanError, match=r"release 0\.16\.0 cannot run it: its run\.py has no --engine_directory"):
+    with pytest.raises(PlanError, match=r"not possible with release 0\.16\.0: its run\.py has no --engine_directory"):
         validate.validate_call(options(run_script=True), "tensorrt", "0.16.0")
 
 
