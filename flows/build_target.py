@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from enginery.pipeline import BuildSummary, kept_plan, require_disk_space
+from enginery.pipeline import BuildSummary, load_plan, require_disk_space
 from enginery.pipeline.flows.build import TASK_RUNNER, done_already, failure_of, outcomes_of, run_jobs, summary_of
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.flows.fan_out import part_for
@@ -45,7 +45,7 @@ def build_target(
     started, log, opened = time.monotonic(), run_log(), open_store(store)
     with opened.lock(lock_of_run(flow_run.get_id())):
         require_result_storage()
-        whole = kept_plan(plan, opened)
+        whole = load_plan(plan, opened)
         part = whole.model_copy(update={"steps": part_for(whole, targets)})
         done = done_already(part.steps, opened)
         log(f"{len(part.steps)} steps for {', '.join(targets)}; {len(done)} already done")

@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 
 from enginery.core.digests import json_digest
 from enginery.core.errors import PlanError
-from enginery.pipeline import Plan, PlannedStep, Pool, Pools, keep_plan
+from enginery.pipeline import Plan, PlannedStep, Pool, Pools, save_plan
 from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, is_deployed
 from enginery.pipeline.tasks.schedule import Job
 from enginery.store import Call, Stage, Store
@@ -91,7 +91,7 @@ class FanOut:
 
     def jobs(self, local: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
         """The jobs of this machine, and one for each batch with steps that are not done."""
-        digest, sent, made_by = keep_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
+        digest, sent, made_by = save_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
         for batch in self.batches:
             part = part_for(self.plan, batch.targets)
             if all(planned.key in done for planned in part):

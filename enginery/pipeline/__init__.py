@@ -13,7 +13,7 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.pipeline.explain import SpecChanges, explain_steps, spec_changes, with_last_builds
-    from enginery.pipeline.fleet import Pool, Pools, WorkPool, keep_plan, kept_plan, read_fleet, read_pools, spec_files
+    from enginery.pipeline.fleet import Pool, Pools, WorkPool, load_plan, read_fleet, read_pools, save_plan, spec_files
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
     from enginery.pipeline.promotion import (
         Rebuild,

@@ -30,19 +30,19 @@ from enginery.toolchains import (
 )
 
 EXAMPLES = "examples"
-"""The path of the release's examples, as in NVIDIA's tutorials, when nothing names another one."""
+"""The default path of the release's examples, as in NVIDIA's tutorials."""
 CURRENT_DIRECTORY = "\0directory\0"
 USER = "\0user\0"
 SHELL_VALUES = {CURRENT_DIRECTORY: "$PWD", USER: "$(id -u):$(id -g)"}
-"""Marks that the shell replaces. No argument contains a zero byte otherwise."""
+"""Mark in an argument -> what the shell puts there. A mark has zero bytes, which no other argument can contain."""
 SPECIAL_IN_QUOTES = re.compile(r'([$`"\\])')
 HEAD = """\
-# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
-# the others go through `enginery run-step`, which keeps its own store and does there what that does not have yet."""
+# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command.
+# `enginery run-step` does the others. It uses Enginery's store, and first runs the steps that are missing there."""
 
 
 def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
-    """The script: external steps as their commands, internal steps through `enginery run-step`.
+    """The script: external steps as their commands, internal steps as `enginery run-step`.
 
     It is one subshell, so that a failure ends the script and not the shell into which it was pasted. `overrides` are
     the `FIELD=VALUE` pairs with which the spec in `spec_file` was planned.
@@ -56,7 +56,7 @@ def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), stor
 
 
 def _command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: str) -> str:
-    """A line for a shell that runs a step's command. The files of the steps are in `directory`."""
+    """The line of the script that runs a step's command. The files of the steps are in `directory`."""
     toolchain = planned.toolchain
     if toolchain is not None and toolchain.image:
         return _in_container(planned, recipe, toolchain, _places(planned, plan, f"{CURRENT_DIRECTORY}/{directory}"))
@@ -142,10 +142,10 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
     if images:
         yield shlex.join(["mkdir", "-p", str(container_home())])
     if any(_lacks_registry(toolchain) for toolchain in wanted):
-        yield f"# docker asks its own registry: plan with {REGISTRY} set to NVIDIA's, or a mirror of it"
+        yield f"# docker uses its own registry: set {REGISTRY} to NVIDIA's or a mirror, and plan again"
     yield from (shlex.join(["docker", "pull", image]) for image in sorted(images))
     for release in sorted({_wanted_examples(planned) for planned in plan.steps} - {""}):
-        yield f"# ./{EXAMPLES} is taken for that of a checkout of TensorRT-LLM v{release}; or set {SETTING}"
+        yield f"# ./{EXAMPLES} must be the examples of a checkout of TensorRT-LLM v{release}; or set {SETTING}"
 
 
 def _lacks_registry(toolchain: ToolchainIdentity) -> bool:

@@ -265,7 +265,7 @@ def test_a_new_release_is_built_compared_and_promoted_if_no_gate_is_worse(
     ]
     assert on_channel(address, "candidate") == new
     assert "tiny-llama/" in table("comparison-tiny-llama-cpu")
-    assert watch_releases([file]).promotions[0].decision is Decision.THERE
+    assert watch_releases([file]).promotions[0].decision is Decision.ON_CHANNEL
     assert len(rebuild_runs("0.18.0", "tiny-llama")) == 1
 
 
