@@ -1,4 +1,4 @@
-"""A part of a build as a run of its own: some targets of a plan, on the machine whose GPU they are for."""
+"""A flow that builds some targets of a plan, on a machine with their GPU. `build-model` starts its runs."""
 
 import time
 from typing import Annotated
@@ -34,13 +34,13 @@ def build_target(
     """Run the steps of some targets.
 
     Args:
-        plan: digest of the plan, under which build-model has put it into the store.
+        plan: digest of the plan; build-model has saved the plan in the store under this digest.
         targets: names of the targets to build.
         store: where step outputs live: a directory, or s3://bucket/prefix; the local store when left out.
         targets_at_once: how many steps are at work at the same time.
 
     Raises:
-        EngineryError: the one thing that failed, or a list of all that did; other targets have been finished.
+        EngineryError: the error of the step that failed, or a list if several failed. All other targets are finished.
     """
     started, log, opened = time.monotonic(), run_log(), open_store(store)
     with opened.lock(lock_of_run(flow_run.get_id())):

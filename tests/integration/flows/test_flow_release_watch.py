@@ -180,7 +180,7 @@ def test_a_watch_that_only_reports_starts_nothing(package_index: PackageIndex, b
     recorded(package_index)
     spec = watched_spec(OLD, to=f"s3://{bucket}/engines", name="reported")
     report = watch_releases([write(spec, tmp_path)], report_only=True)
-    assert [one.reason for one in report.rebuilds] == ["the watch is told to report only"]
+    assert [one.reason for one in report.rebuilds] == ["the watch only reports: report_only is set"]
     assert not rebuild_runs("1.2.1", "reported")
 
 
