@@ -19,14 +19,14 @@ from enginery.toolchains import (
     PYTHON,
     REGISTRY,
     SETTING,
-    Box,
+    ContainerAccess,
     ToolchainIdentity,
     checkout_examples,
     container_home,
     docker_command,
     image_examples,
+    image_reference,
     location,
-    reference,
 )
 
 EXAMPLES = "examples"
@@ -106,8 +106,8 @@ def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIde
     if _uses(recipe, "examples") and Path(places["examples"]) != image_examples(toolchain.image):
         read.append("examples")
     own = [name for name in planned.places if name not in read and name != "examples"]
-    box = Box(
-        image=reference(toolchain.image),
+    access = ContainerAccess(
+        image=image_reference(toolchain.image),
         name=planned.key,
         gpus="" if planned.step.runs_on == CPU.name else "all",
         network=recipe.environment.get("HF_HUB_OFFLINE") != "1",
@@ -117,7 +117,7 @@ def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIde
         environment=recipe.environment,
         user=USER,
     )
-    return " ".join(map(_quoted, docker_command(box, f"enginery-{planned.key[:12]}", fill(recipe, places))))
+    return " ".join(map(_quoted, docker_command(access, f"enginery-{planned.key[:12]}", fill(recipe, places))))
 
 
 def _quoted(word: str) -> str:
@@ -138,7 +138,7 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
     wanted = {planned.toolchain for planned in plan.steps if planned.toolchain}
     for name in sorted(toolchain.name for toolchain in wanted if toolchain.kind == "venv"):
         yield f"enginery toolchain create {name}"
-    images = {reference(toolchain.image) for toolchain in wanted if toolchain.image}
+    images = {image_reference(toolchain.image) for toolchain in wanted if toolchain.image}
     if images:
         yield shlex.join(["mkdir", "-p", str(container_home())])
     if any(_lacks_registry(toolchain) for toolchain in wanted):
@@ -151,7 +151,7 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
 def _lacks_registry(toolchain: ToolchainIdentity) -> bool:
     """Whether the image's name has no registry, and no setting names one."""
     image = toolchain.image
-    return image != "" and reference(image) == image != reference(image, {REGISTRY: "named"})
+    return image != "" and image_reference(image) == image != image_reference(image, {REGISTRY: "named"})
 
 
 def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) -> Iterator[str]:
