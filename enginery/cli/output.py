@@ -270,7 +270,7 @@ def print_listing(found: "Listing", *, prereleases: bool) -> None:
     if withdrawn := [one.release for one in found.releases if one.yanked]:
         out.print(f"withdrawn: {', '.join(withdrawn)}", markup=False)
     if found.not_numbers:
-        out.print(f"passed over, as their release is no version number: {', '.join(found.not_numbers)}", markup=False)
+        out.print(f"left out, because their release is no version number: {', '.join(found.not_numbers)}", markup=False)
 
 
 def print_comparison(found: "Comparison") -> None:

@@ -95,7 +95,7 @@ def test_every_subject_answers_for_every_release(release: str, subject: tuple[st
     origin = found.provenance
     assert origin.source
     assert origin.method
-    if subject[0] in facts.OF_ENGINES and not builds_engines(release):
+    if subject[0] in facts.ENGINE_TOPICS and not builds_engines(release):
         assert (found.value, origin) == (None, facts.REMOVAL)
         return
     assert (origin.certainty is Certainty.NEAREST) is (Version(origin.release) != Version(release))
