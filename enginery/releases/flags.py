@@ -68,7 +68,6 @@ class Argument:
     """One key of a class of arguments.
 
     Attributes:
-        name: the key.
         annotation: its type, as in the source; empty if only the default is known.
         default: its default; None also if it has no default.
         default_factory: the function that makes the default; empty for a plain default.

@@ -43,7 +43,6 @@ class ListedFile(Frozen):
     """One file that an index offers.
 
     Attributes:
-        name: its name.
         release: the release as it is written in the file's name.
         is_wheel: whether it is a wheel. Anything else must be built before it is installed.
         size: bytes; None if the index does not say.
@@ -97,7 +96,6 @@ class Listing(Frozen):
     """What the user's package indexes list of a project. `enginery releases listed --json` prints these fields.
 
     Attributes:
-        project: the project's name.
         releases: all releases, oldest first, also withdrawn ones.
         not_numbers: names of files that were left out, because their release is not a version by PEP 440.
         asked: the addresses and directories that answered, without passwords.

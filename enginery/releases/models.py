@@ -55,7 +55,6 @@ class Template:
     """One model's template.
 
     Attributes:
-        model: its name.
         placeholders: name -> whether it is in quotes. Without quotes, the file is invalid until the value is filled in.
         parameters: name -> value as it is in the file, mostly a placeholder `${…}`.
         inputs: tensor -> its data type, shape, and whether it is optional.

@@ -32,7 +32,6 @@ class ToolchainReport(Frozen):
     """A toolchain compared with its pins.
 
     Attributes:
-        name: the toolchain.
         directory: where it is, or would be.
         created: whether it is made.
         python: its Python's full version; empty if it is not made.
@@ -61,7 +60,6 @@ class ToolchainStatus(Frozen):
     """A toolchain in a list.
 
     Attributes:
-        name: the toolchain.
         backend: the backend it is for; empty for none.
         release: the backend's release; empty without a backend.
         created: whether it is made.

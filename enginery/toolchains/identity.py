@@ -95,7 +95,6 @@ class Toolchain(ABC):
     """A toolchain that is ready for use: a `Venv`, a `Host` or a `Container`.
 
     Attributes:
-        identity: what it is.
         directory: where its environment is; for `host`, the directory of its interpreter; for `container`, where the
             facts of its image are kept.
         python: its interpreter.
