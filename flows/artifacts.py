@@ -135,7 +135,7 @@ def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifac
 def _build_row(plan: Plan, target: PlannedTarget, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     published = outcomes[f"{Stage.PUBLISH}/{target.name}"]
     builds = (step for step in plan.steps if step.step.stage is Stage.BUILD and target.name in step.targets)
-    built = next((outcomes[step.id] for step in builds if step.id in outcomes), None)  # targets may share it
+    built = next((outcomes[step.id] for step in builds if step.id in outcomes), None)  # targets may share a step
     return {
         "target": target.name,
         "build": target.build_id,

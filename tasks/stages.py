@@ -77,7 +77,7 @@ def _not_about_threads(record: logging.LogRecord) -> bool:
 logging.getLogger("prefect.task_runs").addFilter(_not_about_threads)
 
 
-ABOUT = {
+DESCRIPTIONS = {
     Stage.DOWNLOAD: "Fetch the weights.",
     Stage.CONVERT: "Convert the weights into a checkpoint, and quantize them where the spec says so.",
     Stage.BUILD: "Build the engine of one target.",
@@ -102,7 +102,7 @@ STAGE_TASKS: dict[Stage, StageTask] = {
         persist_result=True,
         result_serializer="json",
     )(perform)
-    for stage, about in ABOUT.items()
+    for stage, about in DESCRIPTIONS.items()
 }
 """The tasks have no tags. For each task with a tag, Prefect 3.8 asks its server for a concurrency slot; with SQLite,
 every few tasks this took 2 s. In the UI a stage is found by its task's name."""

@@ -4,7 +4,7 @@
     for step in plan.steps:
         run_step(step, open_store(), log=print)
 
-A plan is made without a server and without a network where the source is local: all keys are known before work starts.
+Making a plan needs no server, and no network if the source is local. All keys are known before any work starts.
 """
 
 from typing import TYPE_CHECKING

@@ -40,13 +40,13 @@ EFFECT_CHECKS = {
     "publish": "enginery.registry:is_published",
     "rollout": "enginery.triton.rollout:is_serving",
 }
-"""For steps that change something outside the store: says whether the change is there. If not, the step runs again."""
+"""Functions that say whether a step's change outside the store is still there. If it is not, the step runs again."""
 
 PREPARATION_CHECKS = {
     "publish": "enginery.registry:require_publishable",
     "rollout": "enginery.triton.rollout:require_readable_policy",
 }
-"""For steps that need something outside the store: raises an error, before any work begins, if that is missing."""
+"""Functions that raise an error, before any work begins, if a step lacks something that it needs outside the store."""
 
 
 def find_function(name: str) -> StepFunction:

@@ -26,7 +26,7 @@ PLAN_SCHEMA = 1
 MIN_KEY_DIGITS = 6
 
 MACHINE_WARNINGS = frozenset({"W202", "W203"})
-"""Codes about memory and disk. A spec may accept one for the machine that builds, if another machine makes the plan."""
+"""Codes of warnings about one machine's memory and disk. The machine that makes the plan may not have the problem."""
 
 Resolver = Callable[[Source], ResolvedSource]
 

@@ -40,7 +40,7 @@ WEIGHT_BYTES = {
 """Bytes of one weight with its share of the scales: 2 bytes for each block of int4, one for 16 weights of nvfp4."""
 FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
 DEFAULT_MAX_NUM_TOKENS = 8192
-"""The limit of most releases when the spec sets none."""
+"""The limit of tokens in a batch that most releases use when the spec sets none."""
 ONNXRUNTIME_BATCH = 8
 """Requests in a batch with `onnxruntime` when the spec sets no number."""
 GB = 10**9

@@ -76,7 +76,7 @@ class BuildSummary(Frozen):
     Attributes:
         steps: every step of the plan, in its order.
         seconds: how long the whole run took.
-        run_url: the run's page in the Prefect UI, where there is a server with one.
+        run_url: the run's page in the Prefect UI; None if no server keeps running.
     """
 
     name: str

@@ -63,7 +63,7 @@ class Verdict(Frozen):
         backend: the backend it is built with; empty when that is not decided.
         present: the release that the spec is built for now; empty for none.
         reason: why, with the facts that were compared.
-        remedy: what to change, where something must be changed.
+        remedy: what to change; empty if nothing must be changed.
         facts: the release whose facts were used, because nothing is known of `release`; else empty.
         build_id: the id of the build, if it can be built.
     """

@@ -61,7 +61,7 @@ class ToolchainStatus(Frozen):
 
     Attributes:
         backend: the backend it is for; empty for none.
-        release: the backend's release; empty without a backend.
+        release: the release that is pinned, of the backend or another tool; empty for none.
         created: whether it is made.
         directory: where it is, or would be.
     """

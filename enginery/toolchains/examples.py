@@ -65,7 +65,7 @@ def _require_release(examples: Path, toolchain: ToolchainIdentity) -> None:
         raise ToolchainError(
             "there is no such directory of TensorRT-LLM's examples",
             subject=str(examples),
-            remedy=f"name the directory `examples` of a checkout of v{release} there",
+            remedy=f"name the directory `examples` of a checkout of v{release} instead",
         )
     found = checkout_version(examples)
     if found and release and not same(found, release):

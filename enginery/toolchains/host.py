@@ -37,7 +37,7 @@ class Host(Toolchain):
         return ToolchainIdentity(name=name, kind="host", pins=pins, python=minor_of(found.python))
 
     @classmethod
-    def is_ready(cls, identity: ToolchainIdentity) -> bool:  # noqa: ARG003  the same for each
+    def is_ready(cls, identity: ToolchainIdentity) -> bool:  # noqa: ARG003  true for each
         """Always true: `identify` has found it."""
         return True
 
@@ -64,7 +64,7 @@ class Host(Toolchain):
         versions = dict(pin.split("==", 1) for pin in self.identity.pins)
         return {"python": self.identity.python, **versions, **_facts(self.identity, self.environment.get("PATH", ""))}
 
-    def mismatches(self, found: Probe) -> list[str]:  # noqa: ARG002  as it was identified
+    def mismatches(self, found: Probe) -> list[str]:  # noqa: ARG002  not needed
         """Always empty: `identify` raises an error if a required package is missing, and any version will do."""
         return []
 

@@ -39,7 +39,7 @@ class PinFile(Frozen):
         path: the file; None for a release of TensorRT-LLM without a pin file.
         pins: `name==version` requirements, sorted; an environment marker may follow.
         python: the Python versions it works with, such as `>=3.11,<3.14`.
-        release: the release of the backend; empty without a backend.
+        release: the release that is pinned, of the backend or another tool; empty for none.
         backend: the backend it is for; empty for none.
         probe: modules that must be importable in it.
         options: pip's options for its installation.
