@@ -110,7 +110,7 @@ def test_an_answer_between_two_that_differ_says_so() -> None:
 
 @pytest.mark.parametrize("release", ["0.7.1", "0.5.0", "0.8.0rc1"])
 def test_older_releases_are_unknown(release: str) -> None:
-    with pytest.raises(UsageError, match="nothing is known of so old"):
+    with pytest.raises(UsageError, match="nothing is known of such an old"):
         flags_of(release)
 
 
