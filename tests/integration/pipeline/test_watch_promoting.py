@@ -124,7 +124,7 @@ def test_a_build_that_somebody_took_off_the_channel_is_not_put_back(address: str
     Registry(address).promote(f"tiny-llama/{OLD.build_id}", "candidate")
     found = decided(address)
     assert found.decision is Decision.LEFT_ALONE
-    assert "moved from it" in found.reason
+    assert "somebody moved candidate from it" in found.reason
     assert pointed_at(address) == OLD.build_id
 
 
