@@ -39,7 +39,7 @@ REBUILDS_KEY = "release-rebuilds"
 def sending() -> Iterator[Callable[[Sequence[Artifact]], None]]:
     """Yield a function that sends artifacts of the current run in the background.
 
-    Leaving the context waits for all, and raises any error. An interrupt does not wait.
+    The end of the context waits until all are sent, and raises the first error. After an interrupt it does not wait.
     """
     threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="artifacts")
     sent: list[Future[None]] = []
@@ -78,13 +78,13 @@ def plan_artifacts(plan: Plan, done: Mapping[str, StepRecord]) -> list[Artifact]
     ]
     table = TableArtifact(key=artifact_key("plan", name), table=rows, description=f"The steps of **{name}**")
     head = ("target", "GPU", "backend", "release", "precision", "build")
-    targets = [(it.name, it.gpu, it.backend, it.release, it.precision, f"`{it.build_id}`") for it in plan.targets]
-    notes = [f"# Plan of {name}", *markdown_table(head, targets), "", *(f"- {note}" for note in plan.notes)]
+    rows_of_targets = [(t.name, t.gpu, t.backend, t.release, t.precision, f"`{t.build_id}`") for t in plan.targets]
+    notes = [f"# Plan of {name}", *markdown_table(head, rows_of_targets), "", *(f"- {note}" for note in plan.notes)]
     return [table, MarkdownArtifact(key=artifact_key("plan-notes", name), markdown="\n".join(notes))]
 
 
 def validation_artifacts(plan: Plan, store: Store, skipped: Collection[str]) -> list[Artifact]:
-    """The reports of all validations that came to an end, whether they passed or not; `skipped` are ids of steps."""
+    """The reports of all finished validations, passed or failed. `skipped` has the ids of steps that did not run."""
     artifacts = []
     for planned in plan.steps:
         wanted = planned.step.stage is Stage.VALIDATE and planned.id not in skipped
@@ -99,7 +99,7 @@ def validation_artifacts(plan: Plan, store: Store, skipped: Collection[str]) -> 
 
 
 def _validation_artifact(model: str, target: str, report: ValidationReport) -> Artifact:
-    """The prompts that the engine of a target was given, the expected answers, and its own."""
+    """A table of the prompts that a target's engine was given, the expected answers, and its own answers."""
     rows: list[dict[str, Any]] = [
         {
             "prompt": result.prompt,
@@ -135,7 +135,7 @@ def build_artifacts(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifac
 def _build_row(plan: Plan, target: PlannedTarget, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     published = outcomes[f"{Stage.PUBLISH}/{target.name}"]
     builds = (step for step in plan.steps if step.step.stage is Stage.BUILD and target.name in step.targets)
-    built = next((outcomes[step.id] for step in builds if step.id in outcomes), None)  # targets may share it
+    built = next((outcomes[step.id] for step in builds if step.id in outcomes), None)  # targets may share a step
     return {
         "target": target.name,
         "build": target.build_id,
@@ -163,7 +163,7 @@ def _serving_links(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Artifact
 
 
 def watch_artifacts(report: WatchReport) -> list[Artifact]:
-    """The artifacts of one run."""
+    """The artifacts of one run of the release watch."""
     found: list[Artifact] = [
         TableArtifact(
             key=VERDICTS_KEY, table=verdict_rows(report.verdicts), description="What new releases mean for each target"

@@ -1,7 +1,7 @@
-"""Creates the automations of `infra/automations`, or brings them up to date: `python -m flows.automations DIRECTORY`.
+"""Creates or updates the automations of `infra/automations`: `python -m flows.automations DIRECTORY`.
 
-The address that they call is a secret. It comes from the environment variable `ENGINERY_WEBHOOK_URL`, and is kept in
-a Prefect block.
+The automations call a webhook. Its address is a secret: it comes from the environment variable `ENGINERY_WEBHOOK_URL`,
+and is kept in a Prefect block.
 """
 
 import os
@@ -20,15 +20,15 @@ from enginery.core.errors import EngineryError, UsageError
 ADDRESS = "ENGINERY_WEBHOOK_URL"
 BLOCK = "enginery-webhook"
 PLACEHOLDER = "ENGINERY_WEBHOOK_BLOCK"
-"""Placeholder in the files for the id of the block, which differs between servers."""
+"""Stands in the files for the id of the block, which differs from server to server."""
 HEADERS = {"Content-Type": "application/json"}
 
 
 def apply(directory: Path, address: str) -> list[str]:
-    """Create or update the automations in a directory's files, `*.yaml`; they call `address`. Returns their names.
+    """Create or update the automations in a directory's files, `*.yaml`; they call `address`. Return their names.
 
     Raises:
-        UsageError: when there are none, or a file is not an automation.
+        UsageError: when the directory has no such file, or a file is not an automation.
     """
     files = sorted(directory.glob("*.yaml"))
     if not files:
@@ -48,7 +48,7 @@ def _read(file: Path, text: str) -> AutomationCore:
         return AutomationCore.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
         remedy = "correct the file, or take the one that comes with Enginery"
-        raise UsageError(f"is no automation: {error}", subject=str(file), remedy=remedy) from error
+        raise UsageError(f"is not an automation: {error}", subject=str(file), remedy=remedy) from error
 
 
 def _put(client: SyncPrefectClient, automation: AutomationCore) -> str:
@@ -61,7 +61,7 @@ def _put(client: SyncPrefectClient, automation: AutomationCore) -> str:
 
 
 def main() -> None:
-    """The command. A mistake is one message."""
+    """The command. It prints a mistake as one message."""
     try:
         address = os.environ.get(ADDRESS)
         if len(sys.argv) != 2 or not address:  # noqa: PLR2004  the program and the directory

@@ -1,6 +1,6 @@
 """The pipeline as Prefect flows: one spec in, one published build per target out.
 
-`run_jobs` submits the tasks. Those of a target: download, convert, build, validate, package, publish, rollout.
+`run_jobs` submits the tasks. A target's tasks are: download, convert, build, validate, package, publish, rollout.
 """
 
 import os
@@ -44,7 +44,7 @@ from enginery.store import StepRecord, Store, open_store
 from enginery.toolchains import ToolchainIdentity
 
 TASK_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1024)
-"""Enough threads for all tasks. `Schedule` limits how many work; each run on another machine needs a thread, too."""
+"""Enough threads for all tasks; a task that waits for another machine needs one, too. `Schedule` limits the work."""
 
 WAIT_FOR_WORKER_SECONDS = 900
 
@@ -76,28 +76,28 @@ def build_model(
         store: where step outputs live: a directory, or s3://bucket/prefix. When left out: ENGINERY_STORE of the worker,
             or its local store.
         pools: a pools file such as infra/pools.yaml: each target is built by the workers of its GPU's pool. When left
-            out: ENGINERY_POOLS of the worker, or all is built in this one run.
+            out: ENGINERY_POOLS of the worker, or this run builds all targets itself.
         wait_for_worker_seconds: how long a pool may be without a worker before the build gives up.
 
     Raises:
-        EngineryError: the one thing that failed, or a list of all that did; other targets have been finished.
+        EngineryError: the error of the step that failed, or a list if several failed. All other targets are finished.
     """
     started, log = time.monotonic(), run_log()
     address = store or os.environ.get("ENGINERY_STORE") or None
     opened = open_store(address)
     plan = with_last_builds(make_plan(spec), opened)
-    spread = _spread(plan, pools or os.environ.get("ENGINERY_POOLS"), address, wait_for_worker_seconds)
+    fan_out = _fan_out(plan, pools or os.environ.get("ENGINERY_POOLS"), address, wait_for_worker_seconds)
     require_result_storage()
     done = done_already(plan.steps, opened)
     log(f"{len(plan.steps)} steps for {', '.join(target.name for target in plan.targets)}; {len(done)} already done")
-    local = plan if spread is None else plan.model_copy(update={"steps": tuple(filter(stays_local, plan.steps))})
+    local = plan if fan_out is None else plan.model_copy(update={"steps": tuple(filter(stays_local, plan.steps))})
     require_disk_space(local, done, address)
     require_prepared(planned for planned in plan.steps if planned.key not in done)
     with sending() as send:
         send(plan_artifacts(plan, done))
         jobs = step_jobs(local.steps, done)
-        results = run_jobs(jobs if spread is None else spread.jobs(jobs, opened, done), opened, done, log)
-        outcomes = outcomes_of(plan, done, results, opened if spread is not None else None)
+        results = run_jobs(jobs if fan_out is None else fan_out.jobs(jobs, opened, done), opened, done, log)
+        outcomes = outcomes_of(plan, done, results, opened if fan_out is not None else None)
         send(validation_artifacts(plan, opened, results.skipped) + build_artifacts(plan, outcomes))
     summary = summary_of(plan, outcomes, started)
     if results.errors:
@@ -112,10 +112,10 @@ def run_jobs(
     """Submit the task of each job after the tasks it needs, and return when the last has ended.
 
     Args:
-        jobs: by their ids, in the order in which they should begin.
+        jobs: id -> job, in the order in which they should begin.
         store: where the outputs of steps go.
-        done: the keys of the steps that are done. Any other step runs, whatever is in Prefect's cache.
-        log: takes a line for each job that ends.
+        done: the keys of the steps that are done. All other steps run, even if Prefect's cache has a result.
+        log: called with a line for each job that ends.
         at_once: how many tasks may be at work on this machine at the same time.
     """
     stages, schedule = tasks_in(store), Schedule(jobs, log, at_once)
@@ -134,8 +134,8 @@ def run_jobs(
     return schedule.results
 
 
-def _spread(plan: Plan, pools: str | None, address: str | None, wait_for_worker: float) -> FanOut | None:
-    """How the build is spread over work pools; None without a pools file. All pools must be on Prefect's server."""
+def _fan_out(plan: Plan, pools: str | None, address: str | None, wait_for_worker: float) -> FanOut | None:
+    """How the build is spread over work pools; None without a pools file. Prefect's server must know all the pools."""
     if not pools:
         return None
     parts = batches(plan, read_pools(Path(pools)))
@@ -144,7 +144,7 @@ def _spread(plan: Plan, pools: str | None, address: str | None, wait_for_worker:
 
 
 def done_already(steps: Iterable[PlannedStep], store: Store) -> dict[str, StepRecord]:
-    """The records of the steps whose results are in the store, by key. What Prefect's cache says does not matter."""
+    """Key -> record of each step whose output is in the store. Prefect's cache is not asked."""
     found = side_by_side(partial(find_valid, store=store), steps)
     return {record.key: record for record in found if record is not None}
 
@@ -152,7 +152,7 @@ def done_already(steps: Iterable[PlannedStep], store: Store) -> dict[str, StepRe
 def outcomes_of(
     plan: Plan, done: Mapping[str, StepRecord], results: Results, shared: Store | None = None
 ) -> dict[str, Outcome]:
-    """The outcome of each finished step, by its id, in the plan's order.
+    """Id -> outcome of each finished step, in the plan's order.
 
     `shared` is the store in which other machines keep the outputs of their steps; None without other machines.
     """
@@ -170,7 +170,7 @@ def outcomes_of(
 
 
 def summary_of(plan: Plan, outcomes: Mapping[str, Outcome], started: float) -> BuildSummary:
-    """The summary of the current flow run, which began at `started` by the monotonic clock."""
+    """The summary of the current flow run; `started` is the monotonic time at its start."""
     return BuildSummary(
         name=plan.spec.name,
         steps=tuple(outcomes.values()),

@@ -1,4 +1,4 @@
-"""A part of a build as a run of its own: some targets of a plan, on the machine whose GPU they are for."""
+"""A flow that builds some targets of a plan, on a machine with their GPU. `build-model` starts its runs."""
 
 import time
 from typing import Annotated
@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from enginery.pipeline import BuildSummary, kept_plan, require_disk_space
+from enginery.pipeline import BuildSummary, load_plan, require_disk_space
 from enginery.pipeline.flows.build import TASK_RUNNER, done_already, failure_of, outcomes_of, run_jobs, summary_of
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.flows.fan_out import part_for
@@ -34,18 +34,18 @@ def build_target(
     """Run the steps of some targets.
 
     Args:
-        plan: digest of the plan, under which build-model has put it into the store.
+        plan: digest of the plan; build-model has saved the plan in the store under this digest.
         targets: names of the targets to build.
         store: where step outputs live: a directory, or s3://bucket/prefix; the local store when left out.
         targets_at_once: how many steps are at work at the same time.
 
     Raises:
-        EngineryError: the one thing that failed, or a list of all that did; other targets have been finished.
+        EngineryError: the error of the step that failed, or a list if several failed. All other targets are finished.
     """
     started, log, opened = time.monotonic(), run_log(), open_store(store)
     with opened.lock(lock_of_run(flow_run.get_id())):
         require_result_storage()
-        whole = kept_plan(plan, opened)
+        whole = load_plan(plan, opened)
         part = whole.model_copy(update={"steps": part_for(whole, targets)})
         done = done_already(part.steps, opened)
         log(f"{len(part.steps)} steps for {', '.join(targets)}; {len(done)} already done")

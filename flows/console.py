@@ -1,4 +1,4 @@
-"""The build flow as the command line runs it: in this process, showing Enginery's own lines and not Prefect's."""
+"""Runs the build flow for the command line: in this process, showing Enginery's log lines and not Prefect's."""
 
 import logging
 import os
@@ -34,12 +34,12 @@ def build_from_cli(
         spec: what to build.
         store: where step outputs live; the local store when left out.
         pools: a pools file, to have the targets built by the workers of a fleet.
-        say: takes each line that is to be shown.
+        say: called with each line that is to be shown.
 
     Raises:
-        EngineryError: the error of the flow; or that the Prefect server does not answer.
+        EngineryError: the error of the flow; or the Prefect server does not answer.
     """
-    with _server(say) as has_ui, _own_lines_shown(say):
+    with _server(say) as has_ui, _enginery_lines_shown(say):
         try:
             summary: BuildSummary = build_model(spec, store=store, pools=pools)
         except RuntimeError:
@@ -56,7 +56,7 @@ def build_from_cli(
 
 @contextmanager
 def _server(say: Callable[[str], None]) -> Iterator[bool]:
-    """Choose the Prefect server; yields whether it is still there after the build."""
+    """Choose the Prefect server; yield whether it still runs after the build."""
     # The environment may have been set after Prefect read its settings.
     address = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
     if not address:
@@ -70,10 +70,10 @@ def _server(say: Callable[[str], None]) -> Iterator[bool]:
 
 
 def _require_server() -> None:
-    """Check the server after an error: Prefect's own error is only a traceback.
+    """Check the server after an error, because Prefect's own error is only a traceback.
 
     Raises:
-        UsageError: when it does not answer.
+        UsageError: when the server does not answer.
     """
     with get_client(sync_client=True) as client:
         error = client.api_healthcheck()
@@ -84,7 +84,7 @@ def _require_server() -> None:
 
 @contextmanager
 def _prefect_set(settings: Mapping[str, str]) -> Iterator[None]:
-    """Settings for the whole process. Prefect's own threads do not see its `temporary_settings`."""
+    """Apply Prefect settings to the whole process. Prefect's own threads do not see its `temporary_settings`."""
     try:
         with in_environment(settings):
             refresh_global_settings_context()
@@ -93,7 +93,7 @@ def _prefect_set(settings: Mapping[str, str]) -> Iterator[None]:
         refresh_global_settings_context()
 
 
-class OwnLines(logging.Handler):
+class EngineryLines(logging.Handler):
     """Shows the lines that Enginery logs, each with the name of its step."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -101,16 +101,16 @@ class OwnLines(logging.Handler):
         self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record of Enginery's."""
+        """Show the record if Enginery has logged it."""
         if getattr(record, LOG_MARK, False):
             step = getattr(record, "task_run_name", None)
             self.say(f"{step} | {record.getMessage()}" if step else record.getMessage())
 
 
 @contextmanager
-def _own_lines_shown(say: Callable[[str], None]) -> Iterator[None]:
+def _enginery_lines_shown(say: Callable[[str], None]) -> Iterator[None]:
     """Show Enginery's lines. Prefect's lines go only to its server."""
-    handler = OwnLines(say)
+    handler = EngineryLines(say)
     loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
     before = [logger.propagate for logger in loggers]
     consoles = [(console, console.level) for console in logging.getLogger().handlers]

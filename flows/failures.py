@@ -23,8 +23,8 @@ REMEDY = "correct the causes and build again: finished steps are kept"
 BUILD_FAILED = "enginery.build.failed"
 ROLLOUT_FAILED = "enginery.rollout.failed"
 RUN_FAILED = "enginery.run.failed"
-BUILDING = frozenset({"build-model", "build-target"})
-ROLLING_OUT = frozenset({"roll-out", "roll-back"})
+BUILD_FLOWS = frozenset({"build-model", "build-target"})
+ROLLOUT_FLOWS = frozenset({"roll-out", "roll-back"})
 LABEL = re.compile(
     rf"^(?P<step>{'|'.join(stage.value for stage in Stage)}|toolchain)(?: (?P<target>[^\s:]+))?(?=:|$| \()"
 )
@@ -40,7 +40,7 @@ class BuildError(EngineryError):
 
     def __init__(self, errors: Mapping[str, EngineryError], skipped: Sequence[str]) -> None:
         self.errors = dict(errors)
-        listed = "".join(f"\n- {_at(label, error)}" for label, error in errors.items())
+        listed = "".join(f"\n- {_with_label(label, error)}" for label, error in errors.items())
         super().__init__(f"{len(errors)} steps failed:{listed}{_skipped_line(skipped)}", remedy=REMEDY)
         codes = {error.exit_code for error in errors.values()}
         self.exit_code = codes.pop() if len(codes) == 1 else EngineryError.exit_code
@@ -50,14 +50,14 @@ class BuildError(EngineryError):
 
 
 class Parts(NamedTuple):
-    """The failures that the error of a build is made of: as given to `failure`."""
+    """The failures inside the error of a build: the arguments of `failure`."""
 
     errors: Mapping[str, EngineryError]
     skipped: tuple[str, ...]
 
 
-class Breakage(Frozen):
-    """One failure.
+class StepFailure(Frozen):
+    """One failure, as webhooks get it.
 
     Attributes:
         step: the stage, such as `build`; empty for a failure before any step.
@@ -71,22 +71,22 @@ class Breakage(Frozen):
 
     @property
     def where(self) -> str:
-        """Its step, for people."""
+        """The step and the target, for people."""
         return f"{self.step} {self.target}".strip() or "before any step"
 
 
 def failure(errors: Mapping[str, Exception], skipped: Sequence[str]) -> EngineryError:
-    """The error to end a build with.
+    """The error that ends a build.
 
-    A single error keeps its class and exit code. It gets the label of its step, and of the `skipped` ones that did not
-    run because of it. Several errors become one that lists them.
+    `errors` has the error of each failed step, and `skipped` the steps that did not run because of them, all by their
+    labels. The error of a single step keeps its class and exit code. Several errors become one that lists them.
     """
-    known = {label: _as_ours(error) for label, error in errors.items()}
+    known = {label: _as_enginery_error(error) for label, error in errors.items()}
     if len(known) > 1:
         ending: EngineryError = BuildError(known, skipped)
     else:
         ((label, error),) = known.items()
-        ending = _at(label, error)
+        ending = _with_label(label, error)
         ending.problem = f"{error.problem}{_skipped_line(skipped)}"
         ending.__cause__ = error
     vars(ending)[PARTS] = Parts(known, tuple(skipped))
@@ -94,18 +94,18 @@ def failure(errors: Mapping[str, Exception], skipped: Sequence[str]) -> Enginery
 
 
 def parts_of(error: Exception) -> Parts | None:
-    """The failures in the error of a build, also of one on another machine; None for any other error."""
+    """The failures in the error of a build, on this or another machine; None for any other error."""
     found = vars(error).get(PARTS)
     return found if isinstance(found, Parts) else None
 
 
 def announce_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Emit the event of a failed run: a flow's `on_failure` hook."""
+    """Emit the event of a failed run. This is the `on_failure` hook of the flows."""
     error = state.result(raise_on_failure=False)
     if not isinstance(error, BaseException):
         error = RuntimeError(state.message or "it failed")
     emit_event(
-        event_name(flow.name, breakages(error)),
+        event_name(flow.name, step_failures(error)),
         resource={"prefect.resource.id": f"enginery.run.{flow_run.id}", "prefect.resource.name": flow_run.name},
         related=[{"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}],
         payload=failure_payload(flow.name, flow_run, error),
@@ -116,60 +116,60 @@ def _skipped_line(skipped: Sequence[str]) -> str:
     return f"\nnot run because of it: {', '.join(skipped)}" if skipped else ""
 
 
-def breakages(error: BaseException) -> tuple[Breakage, ...]:
+def step_failures(error: BaseException) -> tuple[StepFailure, ...]:
     """The failures in the error of a failed run."""
     if isinstance(error, BuildError):
         return tuple(
-            _breakage(label, one, about="" if one.subject == label else one.subject)
+            _step_failure(label, one, about="" if one.subject == label else one.subject)
             for label, one in error.errors.items()
         )
     if isinstance(error, EngineryError):
-        return (_breakage(error.subject, error, about=LABEL.sub("", error.subject).lstrip(": ")),)
-    return (Breakage(step="", target="", problem=f"{type(error).__name__}: {error}", remedy="see the run's log"),)
+        return (_step_failure(error.subject, error, about=LABEL.sub("", error.subject).lstrip(": ")),)
+    return (StepFailure(step="", target="", problem=f"{type(error).__name__}: {error}", remedy="see the run's log"),)
 
 
 def failure_payload(flow: str, run: FlowRun, error: BaseException) -> dict[str, Any]:
-    """The content of the event for webhooks: the run, the model, the failures with remedies, and all of it as text."""
-    broke = breakages(error)
+    """The content of the event for webhooks: the run, the model, the failures with remedies, and all this as text."""
+    failures = step_failures(error)
     spec = run.parameters.get("spec")
     model = str(spec.get("name", "")) if isinstance(spec, Mapping) else str(getattr(spec, "name", ""))
-    lines = [f"{one.where}: {one.problem}" + (f" -> {one.remedy}" if one.remedy else "") for one in broke]
+    lines = [f"{one.where}: {one.problem}" + (f" -> {one.remedy}" if one.remedy else "") for one in failures]
     return {
         "flow": flow,
         "run": run.name,
         "url": url_for("flow-run", obj_id=run.id) or "",
         "model": model,
-        "broke": [one.model_dump() for one in broke],
+        "broke": [one.model_dump() for one in failures],
         "text": "\n".join([f"{flow} failed{f' for {model}' if model else ''} ({run.name})", *lines]),
     }
 
 
-def event_name(flow: str, broke: tuple[Breakage, ...]) -> str:
-    """The event for a failure. A build whose rollout failed is a failed rollout."""
-    if flow in ROLLING_OUT or any(one.step == Stage.ROLLOUT for one in broke):
+def event_name(flow: str, failures: tuple[StepFailure, ...]) -> str:
+    """The event for the failures of a flow. A build whose rollout failed counts as a failed rollout."""
+    if flow in ROLLOUT_FLOWS or any(one.step == Stage.ROLLOUT for one in failures):
         return ROLLOUT_FAILED
-    return BUILD_FAILED if flow in BUILDING else RUN_FAILED
+    return BUILD_FAILED if flow in BUILD_FLOWS else RUN_FAILED
 
 
-def _at(label: str, error: EngineryError) -> EngineryError:
-    """A copy that names the step. Some errors name it already."""
+def _with_label(label: str, error: EngineryError) -> EngineryError:
+    """A copy of the error whose subject names the step. Some errors name it already."""
     copied = copy.copy(error)
     copied.subject = f"{label}: {error.subject}" if error.subject not in {"", label} else label
     return copied
 
 
-def _as_ours(error: Exception) -> EngineryError:
-    """An error of ours as it is; anything else as an error that says what it is."""
+def _as_enginery_error(error: Exception) -> EngineryError:
+    """The error itself if it is an `EngineryError`; otherwise an `EngineryError` with its class and text."""
     if isinstance(error, EngineryError):
         return error
-    unforeseen = EngineryError(f"{type(error).__name__}: {error}", remedy="see the run's log")
-    unforeseen.__cause__ = error
-    return unforeseen
+    unexpected = EngineryError(f"{type(error).__name__}: {error}", remedy="see the run's log")
+    unexpected.__cause__ = error
+    return unexpected
 
 
-def _breakage(label: str, error: EngineryError, *, about: str) -> Breakage:
+def _step_failure(label: str, error: EngineryError, *, about: str) -> StepFailure:
     """The failure of a step; `about` is the error's subject without the step."""
     found = LABEL.match(label)
     step, target = (found["step"], found["target"] or "") if found else ("", "")
     problem = f"{about}: {error.problem}" if about else error.problem
-    return Breakage(step=step, target=target, problem=problem, remedy=error.remedy)
+    return StepFailure(step=step, target=target, problem=problem, remedy=error.remedy)

@@ -1,8 +1,8 @@
 """Sends targets to the work pools of their GPUs.
 
-A step that several runs need, such as one download for all targets, is part of each of them. The lock of the step
-lets one machine do it, and the others use the output. Two kinds of step stay on this machine: reading a source that
-is a directory of its own, and rolling out when the builds are done.
+Several runs may need the same step, such as one download for all targets. Then the step is part of each run. Because of
+the step's lock, one machine does it and the others use its output. Two kinds of step stay on this machine: reading a
+source that is a directory of this machine, and rolling out when the builds are done.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 
 from enginery.core.digests import json_digest
 from enginery.core.errors import PlanError
-from enginery.pipeline import Plan, PlannedStep, Pool, Pools, keep_plan
+from enginery.pipeline import Plan, PlannedStep, Pool, Pools, save_plan
 from enginery.pipeline.tasks.pool_run import FLOW, PoolRun, is_deployed
 from enginery.pipeline.tasks.schedule import Job
 from enginery.store import Call, Stage, Store
@@ -41,9 +41,9 @@ class Batch:
 
 
 def batches(plan: Plan, pools: Pools) -> tuple[Batch, ...]:
-    """Every target in a batch of its pool. A pool gets as many batches as it does runs at once.
+    """Split the targets into batches. A pool gets one batch for each run that it does at once.
 
-    The batches depend on plan and pools only, so a build that is tried again finds the runs it has started.
+    The batches depend on plan and pools only. So a build that is tried again finds the runs that it started before.
 
     Raises:
         PlanError: with every target that no pool takes.
@@ -67,7 +67,7 @@ def part_for(plan: Plan, targets: Collection[str]) -> tuple[PlannedStep, ...]:
 
 
 def stays_local(planned: PlannedStep) -> bool:
-    """Whether this step must run on the machine that has made the plan."""
+    """Whether this step must run on the machine that made the plan."""
     recipe = planned.step.recipe
     reads_local = isinstance(recipe, Call) and recipe.function == "download" and recipe.parameters.get("kind") == "path"
     return reads_local or planned.step.stage is Stage.ROLLOUT
@@ -91,7 +91,7 @@ class FanOut:
 
     def jobs(self, local: Mapping[str, Job], store: Store, done: Collection[str]) -> dict[str, Job]:
         """The jobs of this machine, and one for each batch with steps that are not done."""
-        digest, sent, made_by = keep_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
+        digest, sent, made_by = save_plan(self.plan, store), dict[str, Job](), dict[str, list[str]]()
         for batch in self.batches:
             part = part_for(self.plan, batch.targets)
             if all(planned.key in done for planned in part):
@@ -103,7 +103,7 @@ class FanOut:
         return {name: self._after_batches(job, made_by) for name, job in local.items()} | sent
 
     def _after_batches(self, job: Job, made_by: Mapping[str, Sequence[str]]) -> Job:
-        """The job with the batches that make its inputs among its needs."""
+        """The job, which also needs the batches that make its inputs."""
         inputs = job.work.step.inputs.values() if isinstance(job.work, PlannedStep) else ()
         made = dict.fromkeys(batch for key in inputs for batch in made_by.get(key, ()))
         return replace(job, needs=(*job.needs, *made))
@@ -119,7 +119,7 @@ class FanOut:
                 "store": self.address,
                 "targets_at_once": batch.pool.targets_at_once,
             },
-            # Not the digest of the plan: its notes are about earlier builds, and change when this one is recorded.
+            # The plan's digest cannot be the key: the plan's notes are about earlier builds, so they change.
             key=json_digest([self.run, [planned.key for planned in self.plan.steps], list(batch.targets)]),
             store=store,
             wait_for_worker=self.wait_for_worker,
@@ -127,10 +127,10 @@ class FanOut:
 
 
 def require_pools(wanted: Iterable[Pool], subject: str) -> None:
-    """Make sure that Prefect's server knows the pools and their deployments.
+    """Check that Prefect's server knows the pools and their deployments.
 
     Raises:
-        PlanError: with every pool and deployment that it does not know.
+        PlanError: with every pool and deployment that the server does not know.
     """
     missing = []
     with get_client(sync_client=True) as client:

@@ -1,4 +1,4 @@
-"""Upkeep of a registry as Prefect flows: old builds are removed, and all published files are checked."""
+"""Upkeep of a registry as Prefect flows: one removes old builds, and one checks all published files."""
 
 import os
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ def _run_name() -> str:
 @flow(
     name="prune",
     flow_run_name=_run_name,
-    description="Remove builds that no channel needs and that are old, and what died publishers have left.",
+    description="Remove old builds that no channel needs, and files that crashed publishers have left.",
     on_failure=[announce_failure],
 )
 def prune_registry(
@@ -36,14 +36,14 @@ def prune_registry(
     days: Annotated[float, Field(ge=0)] = 30.0,
     dry_run: bool = True,  # noqa: FBT001, FBT002  a field of the form
 ) -> Pruning:
-    """Remove what is old from a registry.
+    """Remove old builds from a registry.
 
     Args:
         registry: the registry, s3://bucket/prefix; the worker's ENGINERY_REGISTRY when left out.
         model: only this model's builds; those of all models when left out.
-        keep: so many builds of each target stay, the newest.
-        days: builds that were published within so many days stay.
-        dry_run: only say what would go; remove nothing.
+        keep: this many builds of each target stay, the newest.
+        days: builds that were published in the last so many days stay.
+        dry_run: only report what would be removed.
 
     Raises:
         EngineryError: when the registry cannot be used.
@@ -58,11 +58,11 @@ def prune_registry(
 @flow(
     name="audit",
     flow_run_name=_run_name,
-    description="Read every byte of every published build, and look behind every channel.",
+    description="Compare every byte of every published build with its manifest, and check every channel.",
     on_failure=[announce_failure],
 )
 def audit_registry(registry: str | None = None, model: str | None = None) -> Audit:
-    """Compare all that is published with its manifests.
+    """Compare all published builds with their manifests.
 
     Args:
         registry: the registry, s3://bucket/prefix; the worker's ENGINERY_REGISTRY when left out.
@@ -91,7 +91,7 @@ def _opened(address: str | None) -> Registry:
 
 
 def pruning_artifact(done: Pruning) -> TableArtifact:
-    """A table of the builds that are removed and kept, with the reasons."""
+    """A table of the builds that are removed or kept, with the reasons."""
     rows: list[dict[str, Any]] = [
         {
             "fate": verdict.fate,

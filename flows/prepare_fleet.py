@@ -40,11 +40,11 @@ RESULTS_BLOCK = "enginery-results"
 def prepare_fleet(pools_file: Path, results: str | None, log: Log) -> None:
     """Make or update the work pools of a pools file, their queues, and the block for results.
 
-    `results` is `s3://bucket/prefix` for Prefect's small results; the server's setting stays when it is None.
+    `results` is `s3://bucket/prefix` for Prefect's small results. If it is None, the server's setting stays.
 
     Raises:
-        SpecError: when the pools file or a job template has mistakes; nothing was changed.
-        UsageError: when a pool or the storage cannot be made so.
+        SpecError: when the pools file or a job template has mistakes. Then nothing was changed.
+        UsageError: when a pool or the storage cannot be made as it is described.
     """
     pools = read_pools(pools_file)
     templates = {name: _template(pool, pools_file) for name, pool in pools.work_pools.items()}
@@ -79,13 +79,13 @@ def _template(pool: WorkPool, pools_file: Path) -> dict[str, Any]:
 def _make_pool(pool: WorkPool, template: dict[str, Any], client: SyncPrefectClient) -> None:
     wanted = {"base_job_template": template, "concurrency_limit": pool.concurrency}
     try:
-        there = client.read_work_pool(pool.work_pool)
+        existing = client.read_work_pool(pool.work_pool)
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=pool.work_pool, type=pool.type, **wanted))
         return
-    if there.type != pool.type:
+    if existing.type != pool.type:
         remedy = f"delete it first: prefect work-pool delete {pool.work_pool}"
-        problem = f"is of type {there.type}, not {pool.type}, and that cannot be changed"
+        problem = f"is of type {existing.type}, not {pool.type}, and that cannot be changed"
         raise UsageError(problem, subject=f"work pool {pool.work_pool}", remedy=remedy)
     client.update_work_pool(pool.work_pool, WorkPoolUpdate(**wanted))
 
@@ -93,7 +93,7 @@ def _make_pool(pool: WorkPool, template: dict[str, Any], client: SyncPrefectClie
 def results_block(address: str) -> UUID:
     """Save the block that keeps results in S3, and return its id.
 
-    It has no credentials and no endpoint: they are in each machine's own AWS settings.
+    The block has no credentials and no endpoint: they come from each machine's own AWS settings.
 
     Raises:
         UsageError: when the address is not valid, or prefect-aws is missing.
@@ -101,7 +101,7 @@ def results_block(address: str) -> UUID:
     place = Address.parse(address)
     if find_spec("prefect_aws") is None:
         raise UsageError("results in S3 need prefect-aws", remedy="install enginery[fleet] on every machine")
-    # Other servers than AWS's seldom have a host name for each bucket.
+    # S3 servers other than AWS rarely have a host name for each bucket.
     styles = {"s3": {"addressing_style": "path"}} if os.environ.get("AWS_ENDPOINT_URL") else None
     credentials = prefect_aws.AwsCredentials(aws_client_parameters=client_parameters.AwsClientParameters(config=styles))
     block = prefect_aws.S3Bucket(bucket_name=place.bucket, bucket_folder=place.prefix, credentials=credentials)

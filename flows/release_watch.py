@@ -38,8 +38,8 @@ BUILDER = "build-model/build-model"
 @flow(
     name="watch-releases",
     description=(
-        "Look for new releases of TensorRT-LLM and ONNX Runtime GenAI in the package index of pip's configuration, have"
-        " the fleet built for them, and promote what is not worse."
+        "Look for new releases of TensorRT-LLM and ONNX Runtime GenAI in the package index of pip's configuration,"
+        " build the fleet for these releases, and promote builds that are not worse."
     ),
     persist_result=False,
     on_failure=[announce_failure],
@@ -52,9 +52,9 @@ def watch_releases(
 ) -> WatchReport:
     """Look for new releases, and act as `releases` in the specs says.
 
-    Two runs change no more than one, also at the same time: a build is started under a key that is the digest of its
-    result, and a channel is only moved to a build that it was never on. The watch does not wait for the builds. The
-    next run compares and promotes those that have ended.
+    Two runs change no more than one, even at the same time: a build is started once, under a key with a digest of what
+    determines it, and a channel never moves back to a build. The watch does not wait for the builds. The next run
+    compares and promotes the finished ones.
 
     Args:
         specs: Spec files, or directories of them. Only specs with `releases.watch` count.
@@ -63,13 +63,13 @@ def watch_releases(
         builder: The deployment that builds a spec, as FLOW/DEPLOYMENT.
 
     Raises:
-        EngineryError: when some verdict, build or promotion failed. All others have been done.
+        EngineryError: when a verdict, the start of a build, or a promotion failed. All others are done.
     """
     log = run_log()
     fleet = [spec for spec in read_fleet(spec_files(specs)) if spec.releases.watch]
-    log(f"watching releases for {', '.join(spec.name for spec in fleet) or 'no spec: none says releases.watch'}")
+    log(f"watching releases for {', '.join(spec.name for spec in fleet) or 'no spec: none has releases.watch'}")
     verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log))
-    reported = {"reason": "the watch is told to report only"}
+    reported = {"reason": "the watch only reports: report_only is set"}
     report = WatchReport(
         verdicts=tuple(verdicts),
         promotions=tuple(promotions(fleet, verdicts, report_only=report_only)),
@@ -83,9 +83,9 @@ def watch_releases(
     _log_report(report, log)
     if report.troubles:
         raise EngineryError(
-            "".join(("not everything could be found out:", *(f"\n- {trouble}" for trouble in report.troubles))),
+            "".join(("some parts of the watch failed:", *(f"\n- {trouble}" for trouble in report.troubles))),
             subject="watch-releases",
-            remedy="correct the causes and run it again; what could be done has been done",
+            remedy="correct the causes and run it again; everything else is done",
         )
     get_run_logger().info("%s", report.sentence)
     return report
@@ -94,7 +94,7 @@ def watch_releases(
 def start_rebuild(rebuild: Rebuild, deployment: str, store: str | None) -> RebuildRun:
     """Start the run of a rebuild, or find the run that an earlier watch started. Does not wait for it.
 
-    The server has one run for each key, so two watches at the same time also start one run. An error of the server
+    The server has one run for each key. So two watches at the same time start only one run. An error of the server
     becomes the reason why no run was started.
     """
     wanted = rebuild.run
@@ -133,7 +133,7 @@ def _listed(project: str, log: Log) -> Listing:
     for silent in found.silent:
         log(f"warning: {project}: no answer from {silent}")
     if found.not_numbers:
-        log(f"{project}: passed over, as their release is no version number: {', '.join(found.not_numbers)}")
+        log(f"{project}: left out, because their release is no version number: {', '.join(found.not_numbers)}")
     return found
 
 

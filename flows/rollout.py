@@ -23,7 +23,7 @@ class RolloutSummary(Frozen):
     """The build that serves after a rollout.
 
     Attributes:
-        before: the build that a rollback has replaced.
+        before: the build that served before a rollback; None for a rollout.
     """
 
     model: str
@@ -49,7 +49,7 @@ def roll_out(build: str, registry: S3Address, endpoints: Endpoints, model_reposi
         model_repository: what those servers read: a directory that is also mounted here, or s3://bucket/prefix.
 
     Raises:
-        RolloutError: when it cannot be done; the previous build serves again, or the message says what does.
+        RolloutError: when the rollout fails. Then the previous build serves again, or the message says what serves.
     """
     opened = Registry(registry)
     manifest = opened.find(build)
@@ -59,21 +59,21 @@ def roll_out(build: str, registry: S3Address, endpoints: Endpoints, model_reposi
 
 @flow(
     name="roll-back",
-    description="Put back into Triton servers what served before the last rollout. Run twice, it is back where it was.",
+    description="Load into Triton servers the build before the last rollout. A second run undoes the first.",
     flow_run_name="roll back {model_repository}",
     persist_result=True,
     on_failure=[announce_failure],
 )
 def roll_back(registry: S3Address, model_repository: str, endpoints: list[HttpAddress] | None = None) -> RolloutSummary:
-    """Put the build before the one in service back.
+    """Put the previous build back into service.
 
     Args:
-        registry: where that build is published: s3://bucket/prefix.
+        registry: where the previous build is published: s3://bucket/prefix.
         model_repository: what the servers read: a directory that is also mounted here, or s3://bucket/prefix.
         endpoints: the servers' HTTP addresses; those of the last rollout when left out.
 
     Raises:
-        RolloutError: when nothing served before, or it cannot be done; the message says what serves.
+        RolloutError: when no build served before, or the rollback fails; the message says what serves.
     """
     back = rollout.roll_back(Registry(registry), model_repository, tuple(endpoints or ()), run_log())
     summary = RolloutSummary(

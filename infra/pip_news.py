@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  a script of the Makefile, not a module
-"""Makes pip's many lines few: `pip install … | python pip_news.py`. It never falls silent while pip works.
+"""Shortens pip's output to a line every few seconds: `pip install … | python pip_news.py`.
 
-Standard library only: nothing is installed yet.
+It imports the standard library only, because nothing is installed yet.
 """
 
 import queue
@@ -17,8 +17,8 @@ LINE_LENGTH = 66
 
 
 def main() -> None:
-    """Show what pip is at every few seconds, and that it still works where it says nothing."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends pip, and that ends this
+    """Print every few seconds what pip does. While pip prints nothing, repeat that every ten seconds."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends pip, and then this program ends
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     started = told = time.monotonic()

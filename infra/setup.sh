@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a new stack needs before work can be sent to it: the bucket, the work pools, the deployments. Harmless when run again.
+# Makes what a new stack needs before it can work: the bucket, the work pools, the deployments. It can run again.
 set -euo pipefail
 python - <<'PYTHON'
 from botocore.exceptions import ClientError

@@ -45,8 +45,8 @@ def at_work() -> Iterator[None]:
 def interrupting_steps() -> Iterator[None]:
     """A context in which steps of the current flow run may work. An exception that leaves it interrupts them.
 
-    It raises `StepInterrupted` in every thread that works for the run. Later steps of the run do not begin, until an
-    attempt of it enters this context again.
+    It raises `StepInterrupted` in every thread that works for the run. Later steps of the run do not begin, until a new
+    attempt of the run enters this context.
     """
     run = flow_run.get_id()
     with _lock:

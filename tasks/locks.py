@@ -1,7 +1,7 @@
-"""The locks of the store as a lock manager of Prefect's: machines that share a store do each step once.
+"""A lock manager for Prefect that uses the locks of the store: machines that share a store do each step once.
 
-Prefect's own `FileSystemLockManager` leaves its file behind when a process is killed, and the next run of that key
-would wait for ever. A lock of the store ends with the process that holds it, or some seconds after its machine died.
+Prefect's own `FileSystemLockManager` leaves its file behind when a process is killed. Then the next run of that key
+waits for ever. A lock of the store ends with the process that holds it, or some seconds after the machine has died.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""A run on the workers of a pool. It is started once, and again when its machine dies; it is cancelled with the build.
+"""A run on the workers of a pool. It is started once, and again if its machine dies. It is cancelled with the build.
 
 When a worker is killed, Prefect leaves its run in the state Running. So the process that works on a run holds a lock
-in the store meanwhile, and the build that waits for the run checks that the lock is held.
+in the store, and the build that waits for the run checks that the lock is held.
 """
 
 import time
@@ -31,16 +31,16 @@ POLL_SECONDS = 1.0
 REPEAT_SECONDS = 60.0
 """How often a line about the same wait is logged."""
 GONE_SECONDS = 30.0
-"""How long the lock of a running run may be free. It is free for a moment as the run begins and as it ends."""
-MOST_DEATHS = 3
-"""After so many deaths the run itself is taken for the cause, for example because it needs too much memory."""
-MOST_RUNS = 1000
+"""How long the lock of a running run may be free. It is free for a moment when the run begins and when it ends."""
+MAX_DEATHS = 3
+"""After this many deaths the run itself is probably the cause, for example because it needs too much memory."""
+MAX_RUNS = 1000
 SERVER_PATIENCE_SECONDS = 600.0
 T = TypeVar("T")
 
 
 class PoolError(EngineryError):
-    """A work pool could not be used, or a run on it did not come to its end."""
+    """A work pool could not be used, or a run on it did not finish."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PoolRun:
     """A flow run to be started, and the pool for it.
 
     Attributes:
-        pool: the work pool. There is a deployment of the same name for it.
+        pool: the work pool. Its deployment has the same name.
         key: identifies this work among all runs. With a number appended, it is Prefect's idempotency key.
         store: the store in which the run holds its lock.
         wait_for_worker: how many seconds the pool may be without a worker.
@@ -65,21 +65,21 @@ class PoolRun:
 
 @task(name="on-pool", task_run_name="{wanted.name}", cache_policy=NO_CACHE, persist_result=False)
 def on_pool(wanted: PoolRun) -> None:
-    """Have targets built by the workers of a pool."""
+    """Let the workers of a pool build targets."""
     with get_client(sync_client=True) as client, at_work():
         run_to_end(wanted, client, run_log())
 
 
 def run_to_end(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
-    """Start a run and wait for its end. If its machine dies, the run is started again.
+    """Start a run and wait for its end. If its machine dies, start the run again.
 
     A run that an earlier attempt of the build has started is found again. When the build is interrupted, the run is
     cancelled.
 
     Raises:
-        EngineryError: what the run raised; or that no worker took it, that it was cancelled, or died too often.
+        EngineryError: the error of the run; or no worker took the run, it was cancelled, or it died too often.
     """
-    for death in range(MOST_DEATHS):
+    for death in range(MAX_DEATHS):
         try:
             run = _find_or_start(wanted, client, log)
             ended = _Watch(wanted, run.id, client, log).until_it_ends()
@@ -90,17 +90,17 @@ def run_to_end(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
             return
         if ended.type is not StateType.CRASHED:
             raise _error_of(ended, wanted, run)
-        consequence = "starting it again" if death + 1 < MOST_DEATHS else "giving up"
+        consequence = "starting it again" if death + 1 < MAX_DEATHS else "giving up"
         log(f"the run {run.name} died: {ended.message}; {consequence}")
     raise PoolError(
-        f"the run {wanted.name} died {MOST_DEATHS} times, last with: {ended.message}",
+        f"the run {wanted.name} died {MAX_DEATHS} times, last with: {ended.message}",
         subject=f"work pool {wanted.pool}",
-        remedy="look into the logs of its workers; a machine that is out of memory kills runs so",
+        remedy="read the logs of its workers; a machine that runs out of memory kills its runs like this",
     )
 
 
 def lock_of_run(identifier: object) -> str:
-    """The name of the lock that the process which works on a run holds."""
+    """The name of a run's lock. The process that works on the run holds it."""
     return f"run-{identifier}"
 
 
@@ -120,10 +120,10 @@ def is_deployed(deployment: str, client: SyncPrefectClient) -> bool:
 
 
 def patiently(call: Callable[[], T], log: Log) -> T:
-    """Call Prefect's server, again and again for ten minutes if it does not answer. The runs go on meanwhile.
+    """Call Prefect's server. If it does not answer, try again for ten minutes; the runs go on without it.
 
     Raises:
-        PoolError: when it still does not answer.
+        PoolError: when the server still does not answer.
     """
     begun, logged = time.monotonic(), float("-inf")
     while True:
@@ -145,7 +145,7 @@ def _find_or_start(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> Flow
     """The run of this work that has not ended, or a new one."""
     unfinished = _not_ended(wanted, lambda key: patiently(lambda: find_run(key, client), log))
     if unfinished is None:
-        raise PoolError("too many runs of one piece of work", subject=wanted.name, remedy="start a new build")
+        raise PoolError("the same targets were started too often", subject=wanted.name, remedy="start a new build")
     key, found = unfinished
     if found is None:
         return patiently(lambda: _start(wanted, key), log)
@@ -155,7 +155,7 @@ def _find_or_start(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> Flow
 
 def _not_ended(wanted: PoolRun, look: Callable[[str], FlowRun | None]) -> tuple[str, FlowRun | None] | None:
     """The first key whose run has not ended, with its run if it was started; None when all runs have ended."""
-    for number in range(MOST_RUNS):
+    for number in range(MAX_RUNS):
         key = f"{wanted.key}-{number}"
         found = look(key)
         if found is None or found.state is None or not found.state.is_final():
@@ -197,7 +197,7 @@ class _Watch:
             time.sleep(POLL_SECONDS)
 
     def _seconds(self, what: str, *, holds: bool) -> float:
-        """For how many seconds a condition has held without a break."""
+        """For how many seconds the condition `what` has been true without a break; `holds` says if it is true now."""
         if not holds:
             self.since.pop(what, None)
             return 0.0
@@ -217,7 +217,7 @@ class _Watch:
             return True
 
     def _require_worker(self, state: State[Any] | None) -> None:
-        """Handle a run that has not begun: there is no worker, none is free, or the worker died as it began."""
+        """Handle a run that has not begun: there is no worker, no worker is free, or the worker died at the start."""
         pool, patience = self.wanted.pool, self.wanted.wait_for_worker
         workers = patiently(lambda: self.client.read_workers_for_work_pool(pool), self.log)
         has_worker = any(worker.status is WorkerStatus.ONLINE for worker in workers)
@@ -248,9 +248,9 @@ class _Watch:
 
 
 def _cancel(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> None:
-    """Have the worker end the unfinished run; a run that has not begun just ends.
+    """Cancel the unfinished run: its worker ends it. If no worker has taken it, it ends at once.
 
-    The run is looked up again: it may have been started although the server's answer was lost.
+    The run is looked up again, because it may have been started although the server's answer was lost.
     """
     try:
         _, run = _not_ended(wanted, lambda key: find_run(key, client)) or (None, None)
@@ -269,7 +269,7 @@ def _error_of(state: State[Any], wanted: PoolRun, run: FlowRun) -> EngineryError
         return PoolError(problem, subject=f"work pool {wanted.pool}", remedy="build again: finished steps are kept")
     try:
         error = state.result(raise_on_failure=False, retry_result_failure=False)
-    except Exception as unread:  # noqa: BLE001  whatever it is, the state's message is there
+    except Exception as unread:  # noqa: BLE001  after any error, the state's message is still there
         error = unread
     if isinstance(error, EngineryError):
         return error

@@ -19,7 +19,7 @@ from enginery.core.text import human_bytes
 
 INTERVAL_SECONDS = 2.0
 LAST_SECONDS = 5.0
-"""How long the end of the work waits until the last counts are sent."""
+"""How long to wait at the end until the last counts are sent."""
 LOG_MARK = "enginery_line"
 """Marks the log records of Enginery, so that a console can show only these."""
 
@@ -44,7 +44,7 @@ class ArtifactProgress:
             self._thread.join(LAST_SECONDS if error is None else 0)
 
     def begin(self, what: str, *, files: int, size: int) -> None:
-        """Begin to send, in a thread of its own."""
+        """Start the thread that sends the counts."""
         self.what, self.files, self.size = what, files, size
         if self._thread is None:
             context = copy_context()  # it knows the task run
@@ -73,7 +73,7 @@ class ArtifactProgress:
                 if now != sent:
                     update_progress_artifact(artifact, *now)
                     sent = now
-        except Exception as error:  # noqa: BLE001  whatever it is, it must not reach the publish
+        except Exception as error:  # noqa: BLE001  no error of the display may stop the publish
             self.log(f"Prefect does not show the progress any more: {error}")
 
     def _now(self) -> tuple[float, str]:
@@ -84,7 +84,7 @@ class ArtifactProgress:
 
 
 def run_log() -> Log:
-    """A function that takes lines for the log of the current run."""
+    """A function that writes lines into the log of the current run."""
     logger = get_run_logger()
 
     def log(line: str) -> None:

@@ -1,9 +1,9 @@
 """What a flow run has to do, as jobs that become Prefect tasks, and the order in which these are submitted.
 
-Prefect makes a submitted task wait for its inputs (`wait_for`), but a waiting task holds a thread of the task runner:
-`max_workers` would count it as one at work, and the build would stand still while other targets could go on. With a
-thread for each task nothing keeps the order of the plan: the next target would begin before the first is finished.
-So a task is submitted when its inputs are done and fewer than the limit are at work.
+Prefect can let a submitted task wait for its inputs (`wait_for`), but a waiting task holds a thread of the task runner.
+With few threads, waiting tasks would hold them all, and targets that could go on would stand still. With a thread for
+each task, the order of the plan would be lost: the next target would begin before the first one is finished. So a task
+is submitted when its inputs are done and fewer tasks than the limit are at work.
 """
 
 import concurrent.futures
@@ -21,7 +21,7 @@ from enginery.pipeline.tasks.pool_run import PoolRun
 from enginery.toolchains import ToolchainIdentity
 
 MAX_WORKERS = max(4, cpu_count() or 1)
-"""How many tasks are at work at once. They are mostly of different targets: the steps of one follow each other."""
+"""How many tasks are at work at once. They are mostly of different targets: a target's steps follow each other."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Job:
 
 @dataclass
 class Results:
-    """What became of the jobs, by their ids.
+    """The results of jobs, by the jobs' ids.
 
     Attributes:
-        values: what the finished ones returned.
-        cached: those whose result was in Prefect's cache.
-        errors: why others failed.
-        skipped: those that were not submitted because something they need failed.
+        values: what the finished jobs returned.
+        cached: jobs whose result was in Prefect's cache.
+        errors: why jobs failed.
+        skipped: jobs that were not submitted, because a job that they need failed.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -62,13 +62,13 @@ class Results:
 
 
 class Schedule:
-    """Says which job to submit next, and collects the results. A failed job stops those that need it, and no other.
+    """Says which job to submit next, and collects the results. A failed job stops only the jobs that need it.
 
         for name, job, inputs in schedule:
             schedule.submitted(name, task.submit(job.work, wait_for=inputs))
 
     Args:
-        jobs: by their ids; of those that may begin, the first in this order does.
+        jobs: id -> job. When several jobs may begin, the first in this order begins.
         at_once: how many jobs may be at work on this machine at the same time.
     """
 
@@ -79,7 +79,7 @@ class Schedule:
         self._running: dict[concurrent.futures.Future[Any], str] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Job, list[PrefectFuture[Any]]]]:
-        """Yield each job when it may begin, with the futures of what it needs; end when the last one has ended."""
+        """Yield each job when it may begin, with the futures of the jobs it needs. End when the last job has ended."""
         waiting = dict(self.jobs)
         while waiting or self._running:
             name = self._next(waiting)
@@ -93,7 +93,7 @@ class Schedule:
                 return
 
     def submitted(self, name: str, future: PrefectFuture[Any]) -> None:
-        """Note the future of a job."""
+        """Take the future of a job that was submitted."""
         self._futures[name] = future
         self._running[cast("PrefectConcurrentFuture[Any]", future).wrapped_future] = name
 
@@ -109,13 +109,13 @@ class Schedule:
     def _wait(self) -> None:
         finished, _ = concurrent.futures.wait(self._running, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in finished:
-            self._note(self._running.pop(future), future.result())
+            self._collect(self._running.pop(future), future.result())
 
-    def _note(self, name: str, state: State[Any]) -> None:
+    def _collect(self, name: str, state: State[Any]) -> None:
         value = state.result(raise_on_failure=False)
         if not state.is_completed():
-            unforeseen = RuntimeError(f"{state.name}: {state.message}")
-            self.results.errors[name] = value if isinstance(value, Exception) else unforeseen
+            unexpected = RuntimeError(f"{state.name}: {state.message}")
+            self.results.errors[name] = value if isinstance(value, Exception) else unexpected
             self.log(f"{self.jobs[name].label}: failed")
             return
         self.results.values[name] = value
@@ -126,10 +126,10 @@ class Schedule:
 
 
 def step_jobs(steps: Iterable[PlannedStep], done: Collection[str]) -> dict[str, Job]:
-    """A job for each step, and before them one for each toolchain that a step which must run needs.
+    """A job for each toolchain that the steps to run need, and then a job for each step.
 
     Args:
-        steps: of one plan, each after those it needs; what they need of others must be done.
+        steps: steps of one plan, each after the steps it needs. A needed step that is not among them must be done.
         done: the keys of the steps that are done. Such a step does not wait for an input that must be made again.
     """
     steps = list(steps)

@@ -32,13 +32,13 @@ RETRIES = 3
 FIRST_DELAY_SECONDS = 2
 JITTER = 0.5
 LIMIT_MARGIN_SECONDS = 120.0
-"""A step's command has a time limit of its own, with a better message. The task's longer one is for all other work."""
+"""A step's command has its own time limit, with a better error. The task's limit is longer, for all other work."""
 PROBE = "enginery-probe"
-"""The object that is written to find out whether results can be written."""
+"""The name of an object that is written to test whether results can be written."""
 
 
-def can_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help: only for an error that is marked as transient."""
+def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help: the error is marked as transient."""
     error = state.data
     return isinstance(error, EngineryError) and error.transient
 
@@ -53,7 +53,7 @@ STEP_CACHE = CacheKeyFnPolicy(cache_key_fn=step_key)
 
 
 def perform(planned: PlannedStep, store: Store) -> Outcome:
-    """Run a step for the current task run. A transient failure is logged, because the task is then tried again."""
+    """Run a step for the current task run. A transient error is logged, because Prefect then tries the task again."""
     log = run_log()
     with (
         ArtifactProgress(f"{planned.label} {planned.step.recipe.parameters.get('model', '')}", log) as artifact,
@@ -65,7 +65,7 @@ def perform(planned: PlannedStep, store: Store) -> Outcome:
             return run(planned, store, log, progress)
         except EngineryError as error:
             if error.transient:
-                log(f"failed, and this can pass: {error}")
+                log(f"failed with an error that may be temporary: {error}")
             raise
 
 
@@ -77,7 +77,7 @@ def _not_about_threads(record: logging.LogRecord) -> bool:
 logging.getLogger("prefect.task_runs").addFilter(_not_about_threads)
 
 
-ABOUT = {
+DESCRIPTIONS = {
     Stage.DOWNLOAD: "Fetch the weights.",
     Stage.CONVERT: "Convert the weights into a checkpoint, and quantize them where the spec says so.",
     Stage.BUILD: "Build the engine of one target.",
@@ -96,20 +96,20 @@ STAGE_TASKS: dict[Stage, StageTask] = {
         retries=RETRIES,
         retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
         retry_jitter_factor=JITTER,
-        retry_condition_fn=can_pass,
+        retry_condition_fn=is_transient,
         timeout_seconds=TIMEOUT_SECONDS[stage] + LIMIT_MARGIN_SECONDS,
         cache_policy=STEP_CACHE,
         persist_result=True,
         result_serializer="json",
     )(perform)
-    for stage, about in ABOUT.items()
+    for stage, about in DESCRIPTIONS.items()
 }
-"""The tasks carry no tags: for each task with one, Prefect 3.8 asks its server for a concurrency slot, which on SQLite
-was seen to take 2 s every few tasks. In the UI a stage is found by its task's name."""
+"""The tasks have no tags. For each task with a tag, Prefect 3.8 asks its server for a concurrency slot; with SQLite,
+every few tasks this took 2 s. In the UI a stage is found by its task's name."""
 
 
 def tasks_in(store: Store) -> dict[Stage, StageTask]:
-    """The tasks of all stages for steps whose outputs are in `store`: two runs of a step at once do its work once."""
+    """The tasks of all stages, for steps whose outputs go into `store`. If a step runs twice at once, one run works."""
     policy = STEP_CACHE.configure(lock_manager=StoreLocks(store), isolation_level=IsolationLevel.SERIALIZABLE)
     storage = result_storage()
     return {
@@ -118,7 +118,7 @@ def tasks_in(store: Store) -> dict[Stage, StageTask]:
 
 
 def result_storage() -> Path | type[NotSet]:
-    """Where Prefect keeps the small results: in Enginery's home, unless the user has set a place."""
+    """Where Prefect keeps its small results: in Enginery's home, unless the user has set another place."""
     set_by_user = get_current_settings().results.model_fields_set
     if "local_storage_path" in set_by_user or not isinstance(_default_storage(), LocalFileSystem):
         return NotSet
@@ -131,10 +131,10 @@ def _default_storage() -> WritableFileSystem:
 
 
 def require_result_storage() -> None:
-    """Make sure that results can be kept where the user has set. Prefect itself only warns, at every step.
+    """Check that Prefect can write results where the user has set. Prefect itself only warns, at every step.
 
     Raises:
-        StoreError: when they cannot.
+        StoreError: when Prefect cannot.
     """
     try:
         storage = _default_storage()
@@ -152,10 +152,10 @@ def require_result_storage() -> None:
     retries=RETRIES,
     retry_delay_seconds=FIRST_DELAY_SECONDS,
     retry_jitter_factor=JITTER,
-    retry_condition_fn=can_pass,
+    retry_condition_fn=is_transient,
     persist_result=False,
 )
 def prepare_toolchain(identity: ToolchainIdentity) -> None:
-    """Create the environment that a release's commands run in, or find it ready."""
+    """Create the environment in which a release's commands run, if it is not ready."""
     with at_work():
         toolchains.ensure(identity, run_log())

@@ -4,7 +4,7 @@
     for step in plan.steps:
         run_step(step, open_store(), log=print)
 
-A plan is made without a server and without a network where the source is local: all keys are known before work starts.
+Making a plan needs no server, and no network if the source is local. All keys are known before any work starts.
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.pipeline.explain import SpecChanges, explain_steps, spec_changes, with_last_builds
-    from enginery.pipeline.fleet import Pool, Pools, WorkPool, keep_plan, kept_plan, read_fleet, read_pools, spec_files
+    from enginery.pipeline.fleet import Pool, Pools, WorkPool, load_plan, read_fleet, read_pools, save_plan, spec_files
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
     from enginery.pipeline.promotion import (
         Rebuild,

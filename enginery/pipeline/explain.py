@@ -1,7 +1,7 @@
 """Why a step must run, and what another release means for a spec.
 
-A step is compared with the most similar step of its stage in the store. For a release, the fields of the spec's build
-options are compared with those of the old release: the fields that the spec sets, and the defaults of the others.
+A step is compared with the most similar step of its stage in the store. For a new release, the build options of the
+spec are compared with the old release: the fields that the spec sets, and the defaults of all other fields.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,9 +28,9 @@ Effect = Literal["kept", "new", "translated", "left out", "refused", "gone"]
 
 @dataclass(frozen=True)
 class FieldChange:
-    """What a release makes of a build field, such as `gemm_plugin`, that the spec sets for a target.
+    """What a new release does with a build field that the spec sets for a target, such as `gemm_plugin`.
 
-    `text` is a sentence about the effect, with what replaces the field.
+    `text` describes the effect, and names what replaces the field.
     """
 
     target: str
@@ -46,8 +46,8 @@ class SpecChanges:
 
     Attributes:
         fields: the fields that the spec sets.
-        unset: fields that no target sets and that have another default, such as `max_batch_size: 1 -> 2048`.
-        some_unset: such fields that only some targets leave unset, with these targets.
+        unset: new defaults of fields that no target sets, such as `max_batch_size: 1 -> 2048`.
+        some_unset: new defaults of fields that only some targets leave unset, each with the names of these targets.
     """
 
     fields: tuple[FieldChange, ...]
@@ -58,9 +58,9 @@ class SpecChanges:
 def explain_steps(
     plan: Plan, done: Mapping[str, StepRecord], records: Iterable[StepRecord]
 ) -> dict[str, tuple[str, ...]]:
-    """The reasons why steps that are not `done` must run, one sentence each, by the id of the step.
+    """Id of each step that is not `done` -> the reasons why it must run, one sentence each.
 
-    `records` are all that the store has.
+    `records` are all records of the store.
     """
     names = {step.key: step.id for step in plan.steps}
     known = list(records)
@@ -68,16 +68,16 @@ def explain_steps(
 
 
 def differences(before: Step, now: Step) -> Differences:
-    """The value before and the value now of each field that differs, by its dotted name; None for no value."""
+    """Dotted name of each field that differs -> its values in `before` and in `now`; None for a missing field."""
     old, new = (dict(_leaves(step.model_dump(mode="json"))) for step in (before, now))
     fields = list(new) + [field for field in old if field not in new]
     return {field: (old.get(field), new.get(field)) for field in fields if old.get(field) != new.get(field)}
 
 
 def with_last_builds(plan: Plan, store: Store) -> Plan:
-    """The plan with a note on every unset build field whose default is not that of the last build's release.
+    """The plan with a note on each unset build field whose default has changed since the release of the last build.
 
-    Only targets of the backend `tensorrt` have such notes: the fields of other backends mean the same in each release.
+    Only targets of the backend `tensorrt` get such notes: the fields of other backends mean the same in each release.
     """
     engines = [target for target in plan.targets if target.backend == BackendName.TENSORRT]
     if not engines:
@@ -88,10 +88,10 @@ def with_last_builds(plan: Plan, store: Store) -> Plan:
 
 
 def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
-    """Compare two releases for a spec. Only targets that TensorRT engines may be built for count.
+    """Compare two releases for a spec. Only targets with the backend `tensorrt` or `auto` count.
 
     Raises:
-        UsageError: nothing is known of so old a release.
+        UsageError: when a release is older than all known ones.
     """
     targets = [target for target in spec.targets if target.backend in {BackendName.TENSORRT, BackendName.AUTO}]
     fields = tuple(change for target in targets for change in _field_changes(spec, target, old, new))
@@ -106,11 +106,11 @@ def spec_changes(spec: Spec, old: str, new: str) -> SpecChanges:
 
 
 def _reasons(planned: PlannedStep, known: Sequence[StepRecord], names: Mapping[str, str]) -> Iterator[str]:
-    rivals = [record for record in known if record.step.stage is planned.step.stage]
-    if not rivals:
+    same_stage = [record for record in known if record.step.stage is planned.step.stage]
+    if not same_stage:
         yield f"the store has no {planned.step.stage} step yet"
         return
-    nearest = min(rivals, key=lambda record: len(differences(record.step, planned.step)))
+    nearest = min(same_stage, key=lambda record: len(differences(record.step, planned.step)))
     for field, (before, now) in differences(nearest.step, planned.step).items():
         if field.startswith("inputs.") and isinstance(now, str):
             yield f"{field}: {names.get(now, now[:12])} is new (the nearest, {nearest.label}, had {str(before)[:12]})"
@@ -176,7 +176,7 @@ def _source(step: Step, steps: Mapping[str, Step]) -> object:
 
 def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[FieldChange]:
     options = spec.build_for(target)
-    # With any data type for `auto`: some releases need one, and it changes nothing.
+    # Some releases need a data type for `auto`. Any one will do: it does not change the comparison.
     dtype = str(target.precision if target.precision in FLOATS else Precision.FLOAT16)
     before, after = (backends.EngineOptions(options, release, dtype) for release in (old, new))
     for field in backends.OPTIONS:
@@ -186,8 +186,8 @@ def _field_changes(spec: Spec, target: Target, old: str, new: str) -> Iterator[F
         if not releases.builds_engines(new):
             yield FieldChange(target.name, field, value, "gone", f"{new} has no {releases.BUILD}")
         else:
-            pieces = backends.render_option(before, field), backends.render_option(after, field)
-            yield FieldChange(target.name, field, value, *_effect(*pieces, new))
+            rendered = backends.render_option(before, field), backends.render_option(after, field)
+            yield FieldChange(target.name, field, value, *_effect(*rendered, new))
 
 
 def _effect(before: "RenderedOption", after: "RenderedOption", new: str) -> tuple[Effect, str]:
@@ -195,10 +195,10 @@ def _effect(before: "RenderedOption", after: "RenderedOption", new: str) -> tupl
         finding = after.findings[0]
         return ("gone" if finding.code == "E160" else "refused"), f"{finding.problem}; {finding.remedy}"
     if before.findings:
-        return "new", f"{new} has it, the old release has not"
+        return "new", f"{new} has this field, the old release does not"
     if before == after:
         return "kept", "accepted as before"
     if not after.argv and not after.environment:
-        return "left out", f"{new} does so without being told"
+        return "left out", f"{new} does this without a flag"
     settings = " ".join((*(f"{name}={value}" for name, value in after.environment.items()), *after.argv))
-    return "translated", f"{new} is told by {settings}"
+    return "translated", f"for {new} this is {settings}"

@@ -25,7 +25,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class WorkPool(SpecModel):
-    """A work pool of Prefect's."""
+    """A work pool of Prefect."""
 
     work_pool: PoolName
     """Its name in Prefect."""
@@ -85,7 +85,7 @@ class Pools(SpecModel):
 
     @property
     def work_pools(self) -> Mapping[str, WorkPool]:
-        """Every work pool by its name. One that is listed several times has the sum of the concurrencies."""
+        """Name -> work pool. For a work pool that is listed several times, the concurrencies are added."""
         found = {self.flows.work_pool: self.flows}
         for pool in self.pools:
             known = found.get(pool.work_pool)
@@ -124,8 +124,8 @@ def read_pools(path: Path) -> Pools:
         raise SpecError(sentences(error, Pools), subject=str(path)) from error
 
 
-def keep_plan(plan: Plan, store: Store) -> str:
-    """Put a plan into the store, and return the digest by which `kept_plan` finds it."""
+def save_plan(plan: Plan, store: Store) -> str:
+    """Put a plan into the store, and return its digest. `load_plan` finds the plan by this digest."""
     data = plan.model_dump_json().encode()
     digest, shelf = bytes_digest(data), store.shelf()
     found = shelf.get(_name(digest))
@@ -134,11 +134,11 @@ def keep_plan(plan: Plan, store: Store) -> str:
     return digest
 
 
-def kept_plan(digest: str, store: Store) -> Plan:
-    """The plan of that digest.
+def load_plan(digest: str, store: Store) -> Plan:
+    """The plan in the store that has this digest.
 
     Raises:
-        StoreError: when the store does not have it, or what it has does not match the digest.
+        StoreError: when the store does not have the plan, when the plan was changed, or when it is of another version.
     """
     found = store.shelf().get(_name(digest))
     if found is None:
@@ -159,7 +159,7 @@ def _name(digest: str) -> str:
 
 
 def spec_files(places: Iterable[str | Path]) -> list[Path]:
-    """The spec files among these files and in these directories, each once, those of a directory sorted by name.
+    """The spec files in these places, each once. A place is a file, or a directory, whose files are sorted by name.
 
     Raises:
         UsageError: when a place does not exist, or a directory holds no spec.
@@ -184,7 +184,7 @@ def read_fleet(files: Iterable[Path]) -> list[Spec]:
     """Read specs.
 
     Raises:
-        SpecError: with the mistakes of all of them. It is one if two have the same name: they would share builds.
+        SpecError: with the mistakes of all specs. Two specs with the same name are a mistake: they would share builds.
     """
     specs: dict[str, Spec] = {}
     mistakes: list[str] = []

@@ -40,20 +40,20 @@ EFFECT_CHECKS = {
     "publish": "enginery.registry:is_published",
     "rollout": "enginery.triton.rollout:is_serving",
 }
-"""For steps that change something outside the store: whether the change is still there. Else the step runs again."""
+"""Functions that say whether a step's change outside the store is still there. If it is not, the step runs again."""
 
 PREPARATION_CHECKS = {
     "publish": "enginery.registry:require_publishable",
     "rollout": "enginery.triton.rollout:require_readable_policy",
 }
-"""For steps that need something outside the store: what must hold before the work that leads to them begins."""
+"""Functions that raise an error, before any work begins, if a step lacks something that it needs outside the store."""
 
 
 def find_function(name: str) -> StepFunction:
     """The function of an internal step.
 
     Raises:
-        UsageError: when there is none, as in a plan made by another version of Enginery.
+        UsageError: when there is no such function: another version of Enginery made the plan.
     """
     return cast("StepFunction", _find(name, FUNCTIONS, "step function"))
 
@@ -62,19 +62,19 @@ def find_command_runner(name: str) -> CommandRunner:
     """The function that runs the command of an external step.
 
     Raises:
-        UsageError: when there is none, as in a plan made by another version of Enginery.
+        UsageError: when there is no such function: another version of Enginery made the plan.
     """
     return cast("CommandRunner", _find(name, COMMAND_RUNNERS, "command runner"))
 
 
 def find_effect_check(recipe: Command | Call) -> EffectCheck | None:
-    """What says whether the step's change outside the store is still there; None if it makes none."""
-    return cast("EffectCheck | None", _of_call(recipe, EFFECT_CHECKS))
+    """The function that says whether the step's change outside the store is there; None if it makes no such change."""
+    return cast("EffectCheck | None", _find_for_call(recipe, EFFECT_CHECKS))
 
 
 def find_preparation_check(recipe: Command | Call) -> PreparationCheck | None:
-    """What raises an error if the step will not find what it needs outside the store; None if it needs nothing."""
-    return cast("PreparationCheck | None", _of_call(recipe, PREPARATION_CHECKS))
+    """The function that checks for what the step needs outside the store; None if the step needs nothing there."""
+    return cast("PreparationCheck | None", _find_for_call(recipe, PREPARATION_CHECKS))
 
 
 def _find(name: str, addresses: Mapping[str, str], kind: str) -> object:
@@ -83,6 +83,6 @@ def _find(name: str, addresses: Mapping[str, str], kind: str) -> object:
     return resolve_name(addresses[name])
 
 
-def _of_call(recipe: Command | Call, addresses: Mapping[str, str]) -> object:
+def _find_for_call(recipe: Command | Call, addresses: Mapping[str, str]) -> object:
     address = addresses.get(recipe.function) if isinstance(recipe, Call) else None
     return resolve_name(address) if address else None

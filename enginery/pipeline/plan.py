@@ -25,8 +25,8 @@ else:
 PLAN_SCHEMA = 1
 MIN_KEY_DIGITS = 6
 
-OF_A_MACHINE = frozenset({"W202", "W203"})
-"""Warnings about memory and disk. The spec may accept them for another machine than the one that makes the plan."""
+MACHINE_WARNINGS = frozenset({"W202", "W203"})
+"""Codes of warnings about one machine's memory and disk. The machine that makes the plan may not have the problem."""
 
 Resolver = Callable[[Source], ResolvedSource]
 
@@ -40,7 +40,7 @@ class Chosen(NamedTuple):
 
 
 class Machine:
-    """What a plan needs to know of this machine. Slow look-ups are done once for each plan.
+    """What a plan needs to know about this machine. Slow look-ups are done once for each plan.
 
     Attributes:
         detect: `gpus.detect`, cached.
@@ -53,11 +53,11 @@ class Machine:
         self._backends: dict[Backend, Backend] = {}
 
     def gpu_of(self, target: Target) -> Gpu:
-        """The GPU of a target; with `auto`, that of this machine."""
+        """The GPU of a target; for `auto`, the GPU of this machine, or `CPU` if it has none."""
         return (self.detect() or gpus.CPU) if target.gpu == "auto" else gpus.find(target.gpu)
 
     def backend_of(self, request: Request) -> Backend:
-        """The backend of a target. Equal backends are one object, so that it looks up things once."""
+        """The backend of a target. Equal backends are one object, which does each look-up once."""
         found = backend_for(request, self.identify)
         return self._backends.setdefault(found, found)
 
@@ -69,7 +69,7 @@ class PlannedStep(Frozen):
         id: its name within the plan, such as `download` or `build/cpu-int4`.
         targets: the names of the targets that need it.
         toolchain: the environment its commands run in.
-        places: files and directories of the user, by the placeholders of its command; not part of the key.
+        places: placeholder of the command -> file or directory of the user; not part of the key.
         estimated_bytes: estimated size of its output; 0 if it is small.
     """
 
@@ -85,7 +85,7 @@ class PlannedStep(Frozen):
     def _key_is_the_steps(self) -> Self:
         if self.key != self.step.key:
             raise ValueError(
-                f"{self.id} has another key than its step: the plan was made by another Enginery, or changed"
+                f"{self.id} has another key than its step: another version of Enginery made the plan, or it was edited"
             )
         return self
 
@@ -96,7 +96,7 @@ class PlannedStep(Frozen):
 
 
 class PlannedTarget(Frozen):
-    """A target with all choices made that the spec leaves open."""
+    """A target of the spec, with everything decided that the spec leaves open."""
 
     name: str
     gpu: str
@@ -109,7 +109,7 @@ class PlannedTarget(Frozen):
 
 
 class Plan(Frozen):
-    """Every step of a spec, each after those it needs.
+    """All steps of a spec. Each step comes after the steps it needs.
 
     Attributes:
         notes: sentences for the reader of the plan, such as defaults that were filled in.
@@ -126,7 +126,7 @@ class Plan(Frozen):
         """The step with that id, or with a key that begins with `reference`.
 
         Raises:
-            PlanError: when there is none.
+            PlanError: when there is no such step.
         """
         for planned in self.steps:
             if reference == planned.id or (len(reference) >= MIN_KEY_DIGITS and planned.key.startswith(reference)):
@@ -136,7 +136,7 @@ class Plan(Frozen):
 
 
 def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
-    """Plan a spec: decide what it leaves open, resolve its source, and key every step.
+    """Plan a spec: decide what it leaves open, resolve its source, and compute the key of every step.
 
     Raises:
         PlanError: with everything in the spec that cannot be built.
@@ -159,7 +159,7 @@ def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
         spec=spec,
         source=source,
         targets=tuple(targets),
-        steps=_without_twins(steps),
+        steps=_merge_equal_steps(steps),
         notes=_notes(spec, chosen),
     )
 
@@ -176,18 +176,18 @@ def _resolved(spec: Spec, resolver: Resolver, machine: Machine) -> ResolvedSourc
         raise
 
 
-def _without_twins(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
-    """Steps with the same key are one step, wanted by several targets."""
+def _merge_equal_steps(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
+    """Merge steps with the same key into one step, which several targets need."""
     unique: dict[str, PlannedStep] = {}
     for step in steps:
-        twin = unique.get(step.key)
-        targets = twin.targets + step.targets if twin else step.targets
-        unique[step.key] = (twin or step).model_copy(update={"targets": targets})
+        known = unique.get(step.key)
+        targets = known.targets + step.targets if known else step.targets
+        unique[step.key] = (known or step).model_copy(update={"targets": targets})
     return tuple(unique.values())
 
 
 def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Collection[str] = ()) -> list[Chosen]:
-    """Each target with its GPU and backend. One error reports all that stops any of them."""
+    """Choose the GPU and the backend of each target. One error lists everything that stops a target."""
     chosen: list[Chosen] = []
     problems: list[str] = []
     for index, target in enumerate(spec.targets):
@@ -210,13 +210,13 @@ def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Colle
 
 
 def _serving_mistakes(spec: Spec, chosen: list[Chosen], files: Collection[str]) -> list[str]:
-    """What keeps an engine of TensorRT-LLM from being served."""
+    """The mistakes because of which Triton cannot serve an engine of TensorRT-LLM."""
     engines = [one.request.target for one in chosen if one.backend.name is BackendName.TENSORRT]
     if not engines:
         return []
     found = triton.tokenizer_problems(files)
     if spec.rollout_target() in engines:
-        found += triton.rollout_problems(spec.rollout, _served_from(spec, BackendName.TENSORRT))
+        found += triton.rollout_problems(spec.rollout, _rollout_repository(spec, BackendName.TENSORRT))
     return [str(finding) for finding in found]
 
 
@@ -240,12 +240,12 @@ def _target_steps(chosen: Chosen, weights: str) -> tuple[PlannedTarget, list[Pla
         build_id=build_id(wanted.name, package, validate),
     )
     inputs = {"model_repository": package, "report": validate, "weights": weights}
-    steps = [*chain.steps, *map(BackendStep, _release_steps(request.spec, target, inputs))]
+    steps = [*chain.steps, *map(BackendStep, _publish_steps(request.spec, target, inputs))]
     size = int(weight_bytes(request.model, wanted.precision)) if request.model else 0
-    return target, [_placed(step, target.name, size) for step in steps]
+    return target, [_planned_step(step, target.name, size) for step in steps]
 
 
-def _placed(made: BackendStep, target: str, size: int) -> PlannedStep:
+def _planned_step(made: BackendStep, target: str, size: int) -> PlannedStep:
     return PlannedStep(
         id=f"{made.step.stage}/{target}",
         key=made.step.key,
@@ -257,8 +257,8 @@ def _placed(made: BackendStep, target: str, size: int) -> PlannedStep:
     )
 
 
-def _release_steps(spec: Spec, target: PlannedTarget, inputs: dict[str, str]) -> Iterator[Step]:
-    """Publish and rollout, where the spec asks for them."""
+def _publish_steps(spec: Spec, target: PlannedTarget, inputs: dict[str, str]) -> Iterator[Step]:
+    """The publish step and the rollout step of a target, if the spec asks for them."""
     if spec.publish is None:
         return
     about: dict[str, JsonValue] = {"model": spec.name, "build_id": target.build_id}
@@ -271,14 +271,14 @@ def _release_steps(spec: Spec, target: PlannedTarget, inputs: dict[str, str]) ->
     rolled_out = spec.rollout_target()
     if spec.rollout is None or rolled_out is None or rolled_out.name != target.name:
         return
-    place = _served_from(spec, target.backend)
+    place = _rollout_repository(spec, target.backend)
     to_roll_out = about | {"endpoints": list(spec.rollout.endpoints), "model_repository": place}
     call = Call(function="rollout", version=1, parameters=to_roll_out)
     yield Step(stage=Stage.ROLLOUT, inputs={"published": publish.key}, recipe=call)
 
 
-def _served_from(spec: Spec, backend: str) -> str:
-    """The model repository that a rollout fills. TensorRT-LLM's backend can read engines from a directory only."""
+def _rollout_repository(spec: Spec, backend: str) -> str:
+    """The model repository of a rollout; empty without a rollout. TensorRT-LLM's engines need a local directory."""
     target = spec.rollout_target()
     if spec.rollout is None or spec.publish is None or target is None:
         return ""
@@ -299,8 +299,8 @@ def _notes(spec: Spec, chosen: list[Chosen]) -> tuple[str, ...]:
             *estimate_notes(request, local=_is_local(request)),
         ]
     ]
-    idle = set(spec.force) - OF_A_MACHINE - {finding.code for one in chosen for finding in one.accepted}
-    notes += [f"{code} in force accepts nothing: this plan does not warn of it" for code in sorted(idle)]
+    unused = set(spec.force) - MACHINE_WARNINGS - {finding.code for one in chosen for finding in one.accepted}
+    notes += [f"{code} in force accepts nothing: this plan does not warn of it" for code in sorted(unused)]
     if spec.publish is None:
         notes.append("no publish in the spec: the builds stay in the store")
     return tuple(notes)

@@ -1,8 +1,8 @@
 """Estimates before anything runs: whether the memory of the GPU and of the machine is large enough.
 
 They are only estimates. So each finding is a warning with its figures, and a spec can accept it (`force`). A plan may
-run on another machine than it is made on. So warnings about the machine's memory are only for targets that are built
-on this one; for the others a note says how much they need. The disk is checked later (`run.disk_findings`).
+run on another machine than the one that makes it. So only targets that are built on this machine get warnings about
+its memory; for other targets a note says how much they need. The disk is checked later (`run.disk_findings`).
 """
 
 import dataclasses
@@ -37,22 +37,22 @@ WEIGHT_BYTES = {
     Precision.W4A8_AWQ: 0.5 + 2 / 128,
     Precision.NVFP4: 0.5 + 1 / 16,
 }
-"""Bytes of one weight and its share of the scales: int4 has 2 bytes for each block, nvfp4 one byte for 16 weights."""
+"""Bytes of one weight with its share of the scales: 2 bytes for each block of int4, one for 16 weights of nvfp4."""
 FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
 DEFAULT_MAX_NUM_TOKENS = 8192
-"""The limit of most releases when the spec sets none."""
+"""The limit of tokens in a batch that most releases use when the spec sets none."""
 ONNXRUNTIME_BATCH = 8
 """Requests in a batch with `onnxruntime` when the spec sets no number."""
 GB = 10**9
 RESERVED = 1.0 * GB
-"""Bytes that the CUDA context and the libraries take of each GPU."""
-MOST_GPUS = 64
-WORTH_A_NOTE = 10**9
-"""Notes say nothing about fewer bytes of host memory."""
+"""Bytes that the CUDA context and the libraries take on each GPU."""
+MAX_GPUS = 64
+MIN_NOTED_BYTES = 10**9
+"""A smaller need of host memory gets no note."""
 
 
 class Need(NamedTuple):
-    """Bytes on each GPU; `sequence` is the KV cache of one sequence of the greatest length."""
+    """Bytes on each GPU; `sequence` is the KV cache of one sequence of maximum length."""
 
     weights: float
     activations: float
@@ -60,12 +60,12 @@ class Need(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The least memory for one request of the greatest length."""
+        """The memory that one request of maximum length needs."""
         return self.weights + self.activations + self.sequence + RESERVED
 
 
 def estimate_findings(request: Request, *, local: bool) -> Iterator[Finding]:
-    """Warnings about what is too small for a target; `local` says whether it is built on this machine."""
+    """Warnings about too little memory for a target; `local` says whether it is built on this machine."""
     if request.model is None:
         return
     if _can_estimate(request, request.model):
@@ -83,12 +83,12 @@ def estimate_notes(request: Request, *, local: bool) -> Iterator[str]:
     if _can_estimate(request, request.model):
         yield from _gpu_memory_note(request, request.model)
     need = host_bytes(request, request.model)
-    if not local and need > WORTH_A_NOTE:
+    if not local and need > MIN_NOTED_BYTES:
         yield f"converting takes about {human_bytes(need)} of host memory"
 
 
 def _gpu_memory_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
-    """Warn when the engine cannot run one request of the greatest length on the target's GPU."""
+    """Warn when the engine cannot run one request of maximum length on the target's GPU."""
     need, memory = need_of(request, model), request.gpu.memory_gb * GB
     if need.total > memory:
         problem = (
@@ -115,7 +115,7 @@ def _gpu_memory_note(request: Request, model: ModelFacts) -> Iterator[str]:
 
 
 def parameter_count(model: ModelFacts) -> int:
-    """How many weights there are: from the size of their files if they are not quantized, else from the shape."""
+    """How many weights the model has: from the size of their files, or for a quantized model from its shape."""
     if model.weight_bytes and model.dtype in BYTES and not model.quantization:
         return int(model.weight_bytes / BYTES[model.dtype])
     return model.parameters
@@ -138,7 +138,7 @@ def kv_bytes_per_token(request: Request, model: ModelFacts) -> float:
 
 
 def longest_sequence(request: Request, model: ModelFacts) -> int:
-    """Tokens of the longest sequence: from the spec, or the release's default, or the model's own limit."""
+    """The maximum number of tokens in a sequence: from the spec, else the release's default, else the model's limit."""
     options = request.build
     if options.max_seq_len:
         return options.max_seq_len
@@ -151,14 +151,14 @@ def longest_sequence(request: Request, model: ModelFacts) -> int:
 
 
 def activation_bytes(request: Request, model: ModelFacts) -> float:
-    """Bytes that one pass takes besides: hidden states, one feed-forward layer, and the logits of a batch."""
+    """Bytes of activations in one forward pass: hidden states, one feed-forward layer, and the logits of a batch."""
     tokens = request.build.max_num_tokens or DEFAULT_MAX_NUM_TOKENS
     wide = 4 * model.hidden_size + 2 * model.intermediate_size / request.target.tensor_parallel
     return 2.0 * tokens * wide + 4.0 * _batch(request) * model.vocab_size
 
 
 def need_of(request: Request, model: ModelFacts) -> Need:
-    """The memory that the target takes of each of its GPUs."""
+    """The memory that the target takes on each of its GPUs."""
     return Need(
         weights=weight_bytes(model, request.target.precision) / request.world_size,
         activations=activation_bytes(request, model),
@@ -169,8 +169,8 @@ def need_of(request: Request, model: ModelFacts) -> Need:
 def host_bytes(request: Request, model: ModelFacts) -> float:
     """Host memory that a conversion takes at most: the model as it is loaded, and one rank of the result.
 
-    It is 0 where nothing is converted: backend `pytorch` serves plain weights as they are. Converters load a model in
-    the format of the result, and in its own one to quantize it.
+    It is 0 if nothing is converted: the backend `pytorch` serves unquantized weights as they are. A converter loads the
+    model in the format of the result. To quantize it, the converter loads it in the model's own format.
     """
     precision = loaded = request.target.precision
     if precision not in FLOATS:
@@ -195,7 +195,7 @@ def _kv_number_bytes(request: Request) -> float:
 
 
 def _engine_length(request: Request) -> int:
-    """The release's default length of an engine; 0 if that is the model's own limit, or no engine is built."""
+    """The release's default for an engine's maximum length; 0 if that is the model's limit, or no engine is built."""
     if request.target.backend not in {BackendName.TENSORRT, BackendName.AUTO}:
         return 0
     release = backends.chosen_release(request.target.release)
@@ -214,7 +214,7 @@ def _can_estimate(request: Request, model: ModelFacts) -> bool:
 
 def _remedy(request: Request, model: ModelFacts) -> str:
     target, ranks = request.target, request.target.tensor_parallel
-    while ranks < MOST_GPUS:
+    while ranks < MAX_GPUS:
         ranks *= 2
         wider = request.target.model_copy(update={"tensor_parallel": ranks})
         if need_of(dataclasses.replace(request, target=wider), model).total <= request.gpu.memory_gb * GB:

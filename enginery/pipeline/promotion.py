@@ -1,4 +1,4 @@
-"""What one run of the release watch does about its verdicts, and what it shows.
+"""What a release watch does after its verdicts, and what it shows.
 
 Builds that can be made are started. Finished builds are compared with the build on their channel, and promoted if they
 are not worse. Verdicts become rows of a table, the same on the terminal and in Prefect. Comparisons become Markdown.
@@ -27,7 +27,7 @@ LONGEST_ANSWER = 120
 
 
 class GateResult(Frozen):
-    """The result of one gate, which a build must pass to be promoted; `told` are the figures."""
+    """The result of one gate. A build must pass every gate to be promoted. `told` has the figures as text."""
 
     name: str
     passed: bool
@@ -35,7 +35,7 @@ class GateResult(Frozen):
 
 
 class Decision(StrEnum):
-    """What was done about a finished build."""
+    """What a release watch does with a finished build."""
 
     PROMOTED = "promoted"
     """The channel points to it now."""
@@ -43,16 +43,16 @@ class Decision(StrEnum):
     """It is not worse, but the watch only reports."""
     WORSE = "worse"
     """It did not pass a gate; the channel did not move."""
-    THERE = "on the channel"
+    ON_CHANNEL = "on the channel"
     """The channel pointed to it already."""
-    LEFT = "left alone"
+    LEFT_ALONE = "left alone"
     """The watch may not move the channel: somebody moved it, or it has a newer release."""
     FAILED = "failed"
     """The registry did not answer, or has something damaged."""
 
 
 class Promotion(Frozen):
-    """What was done about one finished build, why, and the comparison with the channel's build if there was one."""
+    """The decision on one finished build, the reason, and the comparison with the channel's build if it had one."""
 
     spec: str
     target: str
@@ -68,8 +68,8 @@ class RebuildRun(Frozen):
     """A build that follows from a verdict.
 
     Attributes:
-        key: the key under which it is started once: a digest of everything that determines the builds, and of their
-            destination.
+        key: has a digest of everything that determines the builds, and of their destination. Prefect starts only one
+            run with this key.
         run_id: the flow run that builds; empty if none was started.
         state: the state of that run.
         url: its page.
@@ -91,7 +91,7 @@ class RebuildRun(Frozen):
 
 
 class WatchReport(Frozen):
-    """The end of a run of the watch: the verdicts, the builds that follow from them, what became of finished builds."""
+    """The result of one run of the watch: the verdicts, the builds to start, and the decisions on finished builds."""
 
     verdicts: tuple[Verdict, ...]
     rebuilds: tuple[RebuildRun, ...] = ()
@@ -116,10 +116,10 @@ class WatchReport(Frozen):
 
 
 class Rebuild(NamedTuple):
-    """One build: all targets of a spec that a release is to be built for.
+    """One build to start: all targets of a spec that are to be built for one release.
 
     Attributes:
-        spec: what to build; nothing of it is published where something serves from.
+        spec: what to build. It changes nothing that serves (`rebuild_spec`).
         run: the run that builds, before it is started.
     """
 
@@ -130,8 +130,8 @@ class Rebuild(NamedTuple):
 def promotions(specs: Iterable[Spec], verdicts: Iterable[Verdict], *, report_only: bool = False) -> list[Promotion]:
     """Promote every finished build of a new release that is not worse than the one on its channel.
 
-    Calling it twice changes nothing more: a build that is on the channel stays, and a build that somebody has removed
-    from the channel is not put back.
+    A second call changes nothing: a build that is on the channel stays, and a build that somebody has removed from the
+    channel is not put back.
     """
     by_name = {spec.name: spec for spec in specs}
     built = [(by_name[verdict.spec], verdict) for verdict in verdicts if verdict.kind is Kind.BUILT]
@@ -139,14 +139,14 @@ def promotions(specs: Iterable[Spec], verdicts: Iterable[Verdict], *, report_onl
 
 
 def _promotion(spec: Spec, verdict: Verdict, *, report_only: bool) -> Iterator[Promotion]:
-    """What is done about a build; nothing for a spec without a channel."""
+    """Promote the build of a verdict if it is not worse. Nothing is done for a spec without a channel."""
     channel = spec.releases.promote_to
     if spec.publish is None or channel is None:
         return
     registry = Registry(spec.publish.to)
     about = {"spec": spec.name, "target": verdict.target, "build_id": verdict.build_id, "channel": channel}
     try:
-        found = Promotion(**about, **_decided(registry, about, spec.releases.gates))
+        found = Promotion(**about, **_decide(registry, about, spec.releases.gates))
         if found.decision is Decision.PROMOTED and report_only:
             found = found.model_copy(update={"decision": Decision.WOULD_PROMOTE})
         elif found.decision is Decision.PROMOTED:
@@ -158,21 +158,21 @@ def _promotion(spec: Spec, verdict: Verdict, *, report_only: bool) -> Iterator[P
         yield Promotion(**about, decision=Decision.FAILED, reason=str(error))
 
 
-def _decided(registry: Registry, about: dict[str, str], gates: Gates) -> dict[str, Any]:
+def _decide(registry: Registry, about: dict[str, str], gates: Gates) -> dict[str, Any]:
     """The decision on a build, the reason, and the comparison if there was one."""
     model, channel, build_id = about["spec"], about["channel"], about["build_id"]
     pointer = registry.channel(model, channel, about["target"])
     if pointer is not None and pointer.build_id == build_id:
-        return {"decision": Decision.THERE, "reason": f"{channel} points to it"}
+        return {"decision": Decision.ON_CHANNEL, "reason": f"{channel} points to it"}
     new = registry.manifest(model, build_id)
     if pointer is None:
         return {"decision": Decision.PROMOTED, "reason": f"{channel} had no build"}
     if pointer.was_on(build_id, new.created):
-        reason = f"{channel} was moved from it to {pointer.build_id} by somebody"
-        return {"decision": Decision.LEFT, "reason": reason}
+        reason = f"somebody moved {channel} from it to {pointer.build_id}"
+        return {"decision": Decision.LEFT_ALONE, "reason": reason}
     old = registry.manifest(model, pointer.build_id)
     if Version(old.target.release) > Version(new.target.release):
-        return {"decision": Decision.LEFT, "reason": f"{channel} has {old.target.release}, which is newer"}
+        return {"decision": Decision.LEFT_ALONE, "reason": f"{channel} has {old.target.release}, which is newer"}
     comparison = compare_builds(old, new)
     results = gate_results(comparison, new, gates)
     stopped = "; ".join(f"{gate.name}: {gate.told}" for gate in results if not gate.passed)
@@ -185,24 +185,24 @@ def _decided(registry: Registry, about: dict[str, str], gates: Gates) -> dict[st
 
 
 def gate_results(comparison: Comparison, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
-    """Every gate of the second build of a comparison, passed or not. A figure that is not known of both is passed."""
+    """The result of each gate for the second build of a comparison. A figure that is unknown for one build passes."""
     prompts, misses = len(after.validation.results), len(after.validation.misses)
     right = f"{prompts - misses} of {prompts} answers are as expected"
     worse = comparison.worse_answers
-    listed = "; ".join(f"{answer.prompt!r} was right and is not: {answer.after!r}" for answer in worse)
+    listed = "; ".join(f"{answer.prompt!r} was right and is now wrong: {answer.after!r}" for answer in worse)
     return (
         GateResult(name="validation", passed=after.validation.passed, told=right),
-        GateResult(name="answers", passed=not worse, told=listed or "none that was right is wrong"),
+        GateResult(name="answers", passed=not worse, told=listed or "no right answer became wrong"),
         _figure_gate("speed", comparison.tokens_per_second, -gates.slower_percent, _number, " tokens/s"),
         _figure_gate("size", comparison.engine_bytes, gates.larger_percent, human_bytes),
     )
 
 
 def _figure_gate(name: str, figure: Figure, worst: float, write: Callable[[float], str], unit: str = "") -> GateResult:
-    """The gate of a figure that may change by so many percent. With `worst` below zero, a smaller figure is worse."""
+    """The gate of a figure that may change by `worst` percent. If `worst` is below zero, a smaller figure is worse."""
     _, before, after, change = _figure(name, figure, write)
     if figure.percent is None:
-        return GateResult(name=name, passed=True, told="unknown: not recorded of both")
+        return GateResult(name=name, passed=True, told="unknown: not recorded for both")
     sign = copysign(1.0, worst)
     told = f"{before} -> {after}{unit} ({change}, at {'most' if sign > 0 else 'worst'} {worst:+g}%)"
     return GateResult(name=name, passed=sign * figure.percent <= sign * worst, told=told)
@@ -230,7 +230,7 @@ def _rebuild(spec: Spec, release: str, verdicts: Sequence[Verdict]) -> Rebuild:
 
 
 def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
-    """The rows of a table. Neighbouring releases with the same verdict are one row, with the newest one's reason."""
+    """The rows of a table. Neighbouring releases with the same verdict share a row, with the reason of the newest."""
     alike = [list(group) for _, group in groupby(verdicts, key=lambda one: (one.spec, one.target, one.kind))]
     span = [f"{one[0].release} to {one[-1].release}" if len(one) > 1 else one[0].release for one in alike]
     return [one[0].row | {"release": releases} for one, releases in zip(alike, span, strict=True)]
@@ -284,7 +284,7 @@ def _promotion_lines(promotion: Promotion) -> Iterator[str]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table after an empty one; none without rows."""
+    """The lines of a Markdown table after an empty line; no lines without rows."""
     if rows:
         yield f"\n| {' | '.join(head)} |"
         yield f"|{'---|' * len(head)}"

@@ -36,11 +36,11 @@ from enginery.toolchains import DRIVERS, examples_dir
 
 SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
 TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
-"""How long each stage may take; generous, for the largest models on slow disks and lines."""
+"""How long each stage may take. It is enough for the largest models, slow disks and slow networks."""
 
 
 class Outcome(Frozen):
-    """How a step came to be finished.
+    """The result of a finished step.
 
     Attributes:
         ran: whether the work was done now; False when the store already had it.
@@ -71,12 +71,12 @@ class Outcome(Frozen):
 
 
 class BuildSummary(Frozen):
-    """The end of a run of the pipeline.
+    """The result of a run of the pipeline.
 
     Attributes:
         steps: every step of the plan, in its order.
         seconds: how long the whole run took.
-        run_url: the run's page in the Prefect UI, where there is a server with one.
+        run_url: the run's page in the Prefect UI; None if no server keeps running.
     """
 
     name: str
@@ -105,11 +105,11 @@ class BuildSummary(Frozen):
 def run_step(planned: PlannedStep, store: Store, log: Log, progress: Progress | None = None) -> Outcome:
     """Run a step, or find that it is done.
 
-    When two runs of one key meet, one works; the other waits and finds it done. `progress` receives the progress of the
-    step's transfers.
+    If two runs want a step at the same time, one works. The other waits and then finds the step done. `progress`
+    receives the progress of the step's transfers.
 
     Raises:
-        EngineryError: when it fails; a note names the file with the whole log.
+        EngineryError: when the step fails; a note names the file with the whole log.
     """
     with store.lock(planned.key, log=log):
         return run_locked_step(planned, store, log, progress)
@@ -128,7 +128,7 @@ def run_locked_step(planned: PlannedStep, store: Store, log: Log, progress: Prog
 def run_with_inputs(
     planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
 ) -> Outcome:
-    """Run a step, and before it each step it needs that the store does not have."""
+    """Run a step. If the store lacks steps that it needs, these run first."""
     for needed in plan.steps:
         if needed.key in planned.step.inputs.values() and find_valid(needed, store) is None:
             run_with_inputs(needed, plan, store, log, progress)
@@ -136,17 +136,17 @@ def run_with_inputs(
 
 
 def find_valid(planned: PlannedStep, store: Store) -> StepRecord | None:
-    """The step's record, if the store has its whole output and its change outside the store is still there."""
+    """The step's record, if the store has the whole output and the step's change outside the store is still there."""
     record = store.find(planned.key)
     still_holds = find_effect_check(planned.step.recipe) if record else None
     return record if still_holds is None or still_holds(planned.step.recipe.parameters) else None
 
 
 def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
-    """The records of these steps and of all steps before them, each after those it needs.
+    """The records of these steps and of all steps before them. Each record comes after those of its inputs.
 
     Raises:
-        StoreError: when one of them is not in the store.
+        StoreError: when one of the records is not in the store.
     """
     found: dict[str, StepRecord] = {}
 
@@ -166,10 +166,10 @@ def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
 
 
 def require_prepared(steps: Iterable[PlannedStep]) -> None:
-    """Make sure, before any work begins, that the steps to run will find what they need outside the store.
+    """Check, before any work begins, that everything exists that the steps to run need outside the store.
 
     Raises:
-        EngineryError: for the first that will not, such as a bucket that does not exist.
+        EngineryError: for the first thing that is missing, such as a bucket.
     """
     for planned in steps:
         if require_call_prepared := find_preparation_check(planned.step.recipe):
@@ -177,7 +177,7 @@ def require_prepared(steps: Iterable[PlannedStep]) -> None:
 
 
 def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> None:
-    """Make sure that the disk has space for the outputs of the steps to run, unless the spec accepts that it has not.
+    """Check that the disk has space for the outputs of the steps to run, unless the spec accepts the warning W203.
 
     Raises:
         PlanError: with the figures.
@@ -190,7 +190,7 @@ def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> 
 def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Finding]:
     """Warn when the outputs of the steps to run do not fit on a disk. Model repositories do not count: they are links.
 
-    `done` are the keys of the other steps, and `place` is a directory on that disk, which need not exist yet.
+    `done` has the keys of the steps that are done. `place` is a directory on that disk; it may not exist yet.
     """
     need = sum(planned.estimated_bytes for planned in plan.steps if planned.key not in done)
     free = shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
@@ -200,7 +200,7 @@ def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Fi
 
 
 def local_place(store: str | None) -> Path:
-    """The directory on this machine that a store fills. A store in S3 has a local one as its cache."""
+    """The directory on this machine where a store keeps files. A store in S3 has a local one as its cache."""
     return store_dir() if store is None or store.startswith("s3://") else Path(store).expanduser().absolute()
 
 
@@ -213,7 +213,7 @@ def fill(recipe: Command, values: Mapping[str, str]) -> tuple[str, ...]:
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise UsageError(f"the recipe has a placeholder {match[0]} that nothing fills")
+            raise UsageError(f"the recipe has a placeholder {match[0]} without a value")
         return values[match[1]]
 
     return tuple(re.sub(r"\{(\w+)\}", value, argument) for argument in recipe.argv)
@@ -223,7 +223,7 @@ def places(context: StepContext, recipe: Command) -> dict[str, str]:
     """The values of a command's placeholders in this run.
 
     Raises:
-        ToolchainError: when it needs the release's examples, and they are missing or those of another release.
+        ToolchainError: when the command needs the release's examples, and they are missing or of another release.
     """
     found = {**context.places, **{name: str(directory) for name, directory in context.inputs.items()}}
     found["output"] = str(context.output)
@@ -257,14 +257,14 @@ def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | 
         )
         tee(f"working in {work}; log in {log_file}")
         if environment and (differences := environment.facts().get("disagreements")):
-            tee(f"warning: the toolchain {environment.identity.name} is not what is recorded of it: {differences}")
-        # A step that changes something outside the store may run again. Then the new record is the true one.
+            tee(f"warning: the toolchain {environment.identity.name} differs from what is recorded: {differences}")
+        # A step that changes something outside the store may run again. Then the new record replaces the old one.
         replace = find_effect_check(planned.step.recipe) is not None
         return store.add(_record(planned, context), output, replace=replace)
 
 
 def _record(planned: PlannedStep, context: StepContext) -> StepRecord:
-    """Do the work and describe it."""
+    """Do the work of a step, and return its record."""
     started, clock = datetime.now(UTC), time.monotonic()
     facts = _perform(planned, context)
     return StepRecord(
@@ -305,7 +305,7 @@ def _fetch_inputs(planned: PlannedStep, chain: tuple[StepRecord, ...], store: St
 
 @contextmanager
 def _logged(planned: PlannedStep, log: Log) -> Iterator[tuple[Log, Path]]:
-    """A log that also writes each line to a file, which stays after the run. An error gets a note with its name."""
+    """Yield a log that also writes each line to a file, and the file's path. An error gets a note with the path."""
     path = logs_dir() / f"{planned.id.replace('/', '-')}-{planned.key[:12]}.log"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -341,7 +341,7 @@ def _require_gpu(runs_on: str) -> None:
 
 
 def _require_gate(planned: PlannedStep, record: StepRecord, store: Store) -> None:
-    """Raise the error of a validation that did not pass, also when an earlier run recorded it."""
+    """Raise an error if the step is a validation that failed, in this run or in an earlier one."""
     if planned.step.stage is not Stage.VALIDATE or record.facts.get("passed"):
         return
     with TemporaryDirectory(prefix="enginery-") as scratch:

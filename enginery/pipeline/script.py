@@ -19,30 +19,30 @@ from enginery.toolchains import (
     PYTHON,
     REGISTRY,
     SETTING,
-    Box,
+    ContainerAccess,
     ToolchainIdentity,
     checkout_examples,
     container_home,
     docker_command,
     image_examples,
+    image_reference,
     location,
-    reference,
 )
 
 EXAMPLES = "examples"
-"""The path of the release's examples, as in NVIDIA's tutorials, when nothing names another one."""
+"""The default path of the release's examples, as in NVIDIA's tutorials."""
 CURRENT_DIRECTORY = "\0directory\0"
 USER = "\0user\0"
 SHELL_VALUES = {CURRENT_DIRECTORY: "$PWD", USER: "$(id -u):$(id -g)"}
-"""Marks that the shell replaces. No argument contains a zero byte otherwise."""
+"""Mark in an argument -> what the shell puts there. A mark has zero bytes, which no other argument can contain."""
 SPECIAL_IN_QUOTES = re.compile(r'([$`"\\])')
 HEAD = """\
-# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command;
-# the others go through `enginery run-step`, which keeps its own store and does there what that does not have yet."""
+# Every step of {name}, its files in ./{directory}. A step that is a command of its toolchain is shown as that command.
+# `enginery run-step` does the others. It uses Enginery's store, and first runs the steps that are missing there."""
 
 
 def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), store: str | None = None) -> str:
-    """The script: external steps as their commands, internal steps through `enginery run-step`.
+    """The script: external steps as their commands, internal steps as `enginery run-step`.
 
     It is one subshell, so that a failure ends the script and not the shell into which it was pasted. `overrides` are
     the `FIELD=VALUE` pairs with which the spec in `spec_file` was planned.
@@ -56,7 +56,7 @@ def shell_script(plan: Plan, spec_file: str, overrides: Sequence[str] = (), stor
 
 
 def _command_line(planned: PlannedStep, recipe: Command, plan: Plan, directory: str) -> str:
-    """A line for a shell that runs a step's command. The files of the steps are in `directory`."""
+    """The line of the script that runs a step's command. The files of the steps are in `directory`."""
     toolchain = planned.toolchain
     if toolchain is not None and toolchain.image:
         return _in_container(planned, recipe, toolchain, _places(planned, plan, f"{CURRENT_DIRECTORY}/{directory}"))
@@ -106,8 +106,8 @@ def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIde
     if _uses(recipe, "examples") and Path(places["examples"]) != image_examples(toolchain.image):
         read.append("examples")
     own = [name for name in planned.places if name not in read and name != "examples"]
-    box = Box(
-        image=reference(toolchain.image),
+    access = ContainerAccess(
+        image=image_reference(toolchain.image),
         name=planned.key,
         gpus="" if planned.step.runs_on == CPU.name else "all",
         network=recipe.environment.get("HF_HUB_OFFLINE") != "1",
@@ -117,7 +117,7 @@ def _in_container(planned: PlannedStep, recipe: Command, toolchain: ToolchainIde
         environment=recipe.environment,
         user=USER,
     )
-    return " ".join(map(_quoted, docker_command(box, f"enginery-{planned.key[:12]}", fill(recipe, places))))
+    return " ".join(map(_quoted, docker_command(access, f"enginery-{planned.key[:12]}", fill(recipe, places))))
 
 
 def _quoted(word: str) -> str:
@@ -138,20 +138,20 @@ def _preparations(plan: Plan, directory: str, spec_file: str, overrides: Sequenc
     wanted = {planned.toolchain for planned in plan.steps if planned.toolchain}
     for name in sorted(toolchain.name for toolchain in wanted if toolchain.kind == "venv"):
         yield f"enginery toolchain create {name}"
-    images = {reference(toolchain.image) for toolchain in wanted if toolchain.image}
+    images = {image_reference(toolchain.image) for toolchain in wanted if toolchain.image}
     if images:
         yield shlex.join(["mkdir", "-p", str(container_home())])
     if any(_lacks_registry(toolchain) for toolchain in wanted):
-        yield f"# docker asks its own registry: plan with {REGISTRY} set to NVIDIA's, or a mirror of it"
+        yield f"# docker uses its own registry: set {REGISTRY} to NVIDIA's or a mirror, and plan again"
     yield from (shlex.join(["docker", "pull", image]) for image in sorted(images))
     for release in sorted({_wanted_examples(planned) for planned in plan.steps} - {""}):
-        yield f"# ./{EXAMPLES} is taken for that of a checkout of TensorRT-LLM v{release}; or set {SETTING}"
+        yield f"# ./{EXAMPLES} must be the examples of a checkout of TensorRT-LLM v{release}; or set {SETTING}"
 
 
 def _lacks_registry(toolchain: ToolchainIdentity) -> bool:
     """Whether the image's name has no registry, and no setting names one."""
     image = toolchain.image
-    return image != "" and reference(image) == image != reference(image, {REGISTRY: "named"})
+    return image != "" and image_reference(image) == image != image_reference(image, {REGISTRY: "named"})
 
 
 def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) -> Iterator[str]:

@@ -37,19 +37,19 @@ class Kind(StrEnum):
     """What can be done with a release for a target."""
 
     REBUILD = "rebuild"
-    """It can be built, and has not been."""
+    """It can be built, and is not built yet."""
     BUILT = "already built"
     """The registry has that build."""
     CURRENT = "current"
     """There is no newer release than the spec's own."""
     CHECKPOINT_ONLY = "checkpoint-only"
-    """The release builds no engines any more."""
+    """The release no longer builds engines."""
     UNSUPPORTED_FLAG = "unsupported flag"
-    """The release does not take something that the spec sets."""
+    """The release does not accept an option that the spec sets."""
     UNSUPPORTED = "unsupported"
     """The release cannot build this for another reason: model, GPU, precision, memory."""
     NO_TOOLCHAIN = "toolchain not installable"
-    """The environment that its commands would run in cannot be made."""
+    """The environment for the release's commands cannot be made."""
     NO_SUCH_RELEASE = "no such release"
     """The spec names a release that the package index does not list."""
     UNDECIDED = "undecided"
@@ -63,9 +63,9 @@ class Verdict(Frozen):
         backend: the backend it is built with; empty when that is not decided.
         present: the release that the spec is built for now; empty for none.
         reason: why, with the facts that were compared.
-        remedy: what to change, where something must be changed.
-        facts: where nothing is known of the release itself: the release whose facts were used.
-        build_id: the id of the build, where it can be built.
+        remedy: what to change; empty if nothing must be changed.
+        facts: the release whose facts were used, because nothing is known of `release`; else empty.
+        build_id: the id of the build, if it can be built.
     """
 
     spec: str
@@ -87,31 +87,31 @@ class Verdict(Frozen):
 
     @property
     def why(self) -> str:
-        """The reason, what to do, and the release whose facts were used when nothing is known of this one."""
+        """The reason, what to do, and `facts` if it is not empty."""
         then = f" -> {self.remedy}" if self.remedy else ""
         facts = f" (nothing is recorded of {self.release}: facts of {self.facts})" if self.facts else ""
         return f"{self.reason}{then}{facts}"
 
 
-BY_CODE: Mapping[str, Kind] = {
+KIND_BY_CODE: Mapping[str, Kind] = {
     "E103": Kind.CHECKPOINT_ONLY,
     **dict.fromkeys(("E122", "E160", "E161", "E163", "E403", "E404"), Kind.UNSUPPORTED_FLAG),
     **dict.fromkeys(("E180", "E301", "E302"), Kind.NO_TOOLCHAIN),
 }
-"""The verdict that follows from the code of a finding; `UNSUPPORTED` for all others."""
-FIRST_OF = (Kind.CHECKPOINT_ONLY, Kind.UNSUPPORTED, Kind.UNSUPPORTED_FLAG, Kind.NO_TOOLCHAIN)
-"""The verdict when several findings stop a plan: the first of these."""
+"""Code of a finding -> the verdict that follows from it. For all other codes, `UNSUPPORTED` follows."""
+KIND_PRIORITY = (Kind.CHECKPOINT_ONLY, Kind.UNSUPPORTED, Kind.UNSUPPORTED_FLAG, Kind.NO_TOOLCHAIN)
+"""If several findings stop a plan, the first of these kinds is the verdict."""
 
-ENDS = frozenset({Kind.REBUILD, Kind.BUILT, Kind.UNDECIDED})
-"""Verdicts after which older releases get none."""
+FINAL_KINDS = frozenset({Kind.REBUILD, Kind.BUILT, Kind.UNDECIDED})
+"""After one of these verdicts, older releases get no verdict."""
 
 NO_PINS = "E302"
 PIN_IT = "write a pin file for the release, as infra/toolchains/README.md says"
 CORRECT_IT = "correct the target's release"
 CAN_BE_BUILT = "it is listed, and the spec can be built for it"
 ADD_INDEX = "add NVIDIA's package index, or a mirror of it, to your pip configuration, or use toolchain: container"
-OF_TARGET = re.compile(r"^targets\.0 \([^)]*\)\.")
-"""How the findings of a trial begin. It has only one target, and the verdict names it."""
+TARGET_PREFIX = re.compile(r"^targets\.0 \([^)]*\)\.")
+"""The beginning of each finding of a plan for one target. A verdict leaves it out: it names the target itself."""
 
 
 class Candidate(NamedTuple):
@@ -131,12 +131,12 @@ class Candidate(NamedTuple):
 
     @property
     def is_missing(self) -> bool:
-        """Whether the spec names a release that no index has. An index that did not answer might have it."""
+        """Whether the spec names a release that no index lists. False if an index did not answer: it might list it."""
         wanted = self.target.release
         return is_version(wanted) and self.listing.find(wanted) is None and not self.listing.silent
 
     def verdict(self, kind: Kind, release: str = "", **more: str) -> Verdict:
-        """A verdict on a release; when left out, on the one that the spec has now."""
+        """A verdict on a release; when left out, on the release that the target is built for now."""
         return Verdict(
             spec=self.spec.name,
             target=self.target.name,
@@ -148,10 +148,10 @@ class Candidate(NamedTuple):
 
 
 def fleet_verdicts(specs: Sequence[Spec], list_releases: ListReleases, resolver: Resolver = resolve) -> list[Verdict]:
-    """The verdicts on each spec's targets, in the order of the specs. Each project is listed once.
+    """The verdicts on each spec's targets, in the order of the specs. The releases of each project are listed once.
 
-    A target gets a verdict on each release from the newest that the spec's policy admits down to the one it has now.
-    The last verdict is on the first release that can be built, or on which no verdict is possible.
+    A target gets verdicts on the releases that the spec's policy admits and that are newer than its present one, the
+    newest first. The verdicts end with the first release that can be built, is built, or cannot be decided.
     """
     list_once, resolve_once = _once(list_releases, ToolchainError), _once(resolver, SourceError)
     return [verdict for spec in specs for verdict in _spec_verdicts(spec, list_once, resolve_once)]
@@ -231,7 +231,7 @@ def _verdicts(candidate: Candidate) -> Iterator[Verdict]:
     for release in reversed(newer):
         verdict = _judge(candidate, release)
         yield verdict
-        if verdict.kind in ENDS:
+        if verdict.kind in FINAL_KINDS:
             return
 
 
@@ -251,13 +251,13 @@ def _nothing_newer(candidate: Candidate) -> Verdict:
     listing, wanted = candidate.listing, candidate.target.release
     usable = listing.usable(prereleases=candidate.spec.releases.prereleases)
     newest = (
-        f"the newest listed is {usable[-1].release}" if usable else "none is listed but previews and withdrawn ones"
+        f"the newest listed is {usable[-1].release}" if usable else "only previews and withdrawn releases are listed"
     )
     if candidate.is_missing:
         problem = f"the spec names {listing.project} {wanted}, which no package index lists; {newest}"
         return candidate.verdict(Kind.NO_SUCH_RELEASE, reason=problem, remedy=CORRECT_IT)
     found = listing.find(candidate.present) if candidate.present else None
-    withdrawn = "; the spec's own was withdrawn from the index" if found is not None and found.yanked else ""
+    withdrawn = "; the spec's release was withdrawn from the index" if found is not None and found.yanked else ""
     return candidate.verdict(Kind.CURRENT, reason=f"no newer release that the spec admits: {newest}{withdrawn}")
 
 
@@ -279,7 +279,7 @@ def _reason(error: EngineryError) -> dict[str, Any]:
 
 
 def _planned(candidate: Candidate, release: ListedRelease) -> dict[str, Any]:
-    """What a plan for the release makes of the target; the plan's mistakes are a verdict, too."""
+    """Plan the target for the release, and return fields of the verdict. Mistakes in the plan make a verdict, too."""
     spec = rebuild_spec(candidate.spec, {candidate.target.name: release.release})
     try:
         plan = make_plan(spec, candidate.resolver)
@@ -289,24 +289,24 @@ def _planned(candidate: Candidate, release: ListedRelease) -> dict[str, Any]:
     found = {"backend": target.backend, "build_id": target.build_id}
     if spec.publish is not None and Registry(spec.publish.to).exists(spec.name, target.build_id):
         return found | {"kind": Kind.BUILT, "reason": f"{target.build_id} is published"}
-    # The environment of the release's own commands is the one in which the engine is validated.
+    # The engine is validated in the environment in which the release's own commands run.
     toolchain = next((step.toolchain for step in plan.steps if step.step.stage is Stage.VALIDATE), None)
     if toolchain is None:
         return found | {"kind": Kind.REBUILD, "reason": CAN_BE_BUILT}
-    if lacking := _lacking_wheel(toolchain, release, candidate.listing):
-        return found | {"kind": Kind.NO_TOOLCHAIN, "reason": lacking, "remedy": ADD_INDEX}
+    if missing := _missing_wheel(toolchain, release, candidate.listing):
+        return found | {"kind": Kind.NO_TOOLCHAIN, "reason": missing, "remedy": ADD_INDEX}
     image = f" {toolchain.image}" if toolchain.image else ""
     reason = f"{CAN_BE_BUILT} in toolchain {toolchain.name} ({toolchain.kind}{image})"
     return found | {"kind": Kind.REBUILD, "reason": reason}
 
 
-def _lacking_wheel(toolchain: ToolchainIdentity, release: ListedRelease, listing: Listing) -> str:
-    """Why a `venv` of TensorRT-LLM cannot be made; empty when it can. Only the names of the files are used."""
+def _missing_wheel(toolchain: ToolchainIdentity, release: ListedRelease, listing: Listing) -> str:
+    """Why a `venv` of TensorRT-LLM cannot be made; empty when it can. Only names of files are compared."""
     is_needed = toolchain.kind == "venv" and toolchain.version(PACKAGE)
     if not is_needed or release.has_wheel_for(toolchain.python):
         return ""
     offered = ", ".join(f"{file.name} ({human_bytes(file.size)})" if file.size else file.name for file in release.files)
-    silent = f"; not counted, as it did not answer: {'; '.join(listing.silent)}" if listing.silent else ""
+    silent = f"; left out, because there was no answer: {'; '.join(listing.silent)}" if listing.silent else ""
     return (
         f"no wheel for Python {toolchain.python} is listed, only {offered}: NVIDIA's source packages are stubs{silent}"
     )
@@ -315,15 +315,15 @@ def _lacking_wheel(toolchain: ToolchainIdentity, release: ListedRelease, listing
 def _refused(mistakes: Sequence[str]) -> dict[str, Any]:
     """The verdict for a plan that these findings stop. It is undecided if only the model's source is the problem."""
     of_source = [mistake for mistake in mistakes if not code_of(mistake)]
-    kinds = {BY_CODE.get(code, Kind.UNSUPPORTED) for mistake in mistakes if (code := code_of(mistake))}
-    kind = next((kind for kind in FIRST_OF if kind in kinds), Kind.UNDECIDED)
-    reasons = [OF_TARGET.sub("", mistake) for mistake in mistakes if mistake not in of_source] or of_source
+    kinds = {KIND_BY_CODE.get(code, Kind.UNSUPPORTED) for mistake in mistakes if (code := code_of(mistake))}
+    kind = next((kind for kind in KIND_PRIORITY if kind in kinds), Kind.UNDECIDED)
+    reasons = [TARGET_PREFIX.sub("", mistake) for mistake in mistakes if mistake not in of_source] or of_source
     remedy = PIN_IT if any(code_of(mistake) == NO_PINS for mistake in mistakes) else ""
     return {"kind": kind, "reason": "; ".join(reasons), "remedy": remedy}
 
 
 def _facts(candidate: Candidate, release: str) -> str:
-    """The release whose facts stand in for those of an unknown release; empty for a known one."""
+    """The release whose facts are used in place of those of an unknown release; empty for a known release."""
     if candidate.listing.project != PACKAGE:
         return ""
     engines = candidate.target.backend != BackendName.PYTORCH and facts.builds_engines(release)

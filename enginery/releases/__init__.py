@@ -1,8 +1,8 @@
 """What is known of TensorRT-LLM's releases: flags, versions, precisions, model families, and how sure each fact is.
 
 The facts were read from NVIDIA's sources and documentation. They are in `data/`, one JSON file for each topic, made by
-`infra/releases/compact.py`. What a toolchain can really do is found out by `toolchains.release_probe`. The releases on
-the user's own package indexes are listed too.
+`infra/releases/compact.py`. `toolchains.release_probe` finds out what a toolchain can really do. This room also lists
+the releases on the user's own package indexes.
 
     flags_of("1.2.1").value["--max_batch_size"].default
     changes_between("0.20.0", "1.0.0", BUILD)

@@ -9,7 +9,7 @@ from enginery.releases.flags import BUILD, Flag, Replacement, flags_of, replacem
 
 @dataclass(frozen=True)
 class Removed:
-    """A flag that the new release does not have, with the default it had and what replaces it."""
+    """A flag that only the old release has, and what replaces it."""
 
     flag: Flag
     replacement: Replacement | None
@@ -17,29 +17,29 @@ class Removed:
 
 @dataclass(frozen=True)
 class Changed:
-    """A flag that both releases have, but not the same."""
+    """A flag that both releases have, with a difference."""
 
     before: Flag
     after: Flag
 
     @property
     def name(self) -> str:
-        """The flag."""
+        """The flag's name."""
         return self.after.name
 
     @property
     def new_default(self) -> bool:
-        """Whether a command without the flag now does something else."""
+        """Whether a command without the flag does something else in the new release."""
         return _unset(self.before) != _unset(self.after)
 
     @property
     def gained(self) -> tuple[str, ...]:
-        """Choices only the new release has; none where one of the two takes any value."""
+        """Choices that only the new release has; empty if one of the two releases takes any value."""
         return _missing(self.after, self.before)
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Choices only the old release has; none where one of the two takes any value."""
+        """Choices that only the old release has; empty if one of the two releases takes any value."""
         return _missing(self.before, self.after)
 
     def texts(self) -> tuple[str, ...]:
@@ -66,11 +66,11 @@ class Changes:
     """All that changes in a command's flags.
 
     Attributes:
-        command: whose flags these are.
-        command_gone: whether the new release does not have the command at all.
-        removed: flags only the old release has.
-        added: flags only the new release has.
-        changed: flags that are not the same.
+        command: the command of the flags.
+        command_gone: whether the new release no longer has the command.
+        removed: flags that only the old release has.
+        added: flags that only the new release has.
+        changed: flags that differ.
         old: where the old release's facts come from.
         new: where the new release's facts come from.
     """
@@ -88,7 +88,7 @@ def changes_between(old: str, new: str, command: str = BUILD) -> Changes:
     """Compare a command's flags in two releases.
 
     Raises:
-        UsageError: nothing is known of the command or of so old a release.
+        UsageError: when nothing is known of the command, or a release is older than all known ones.
     """
     before, after = flags_of(old, command), flags_of(new, command)
     removed = tuple(

@@ -1,7 +1,7 @@
 """The facts of a release, and how sure each one is.
 
-`look_up` gives the facts of one subject, such as a command, in a release; `pin` and `containers` give the versions that
-belong to a release, and Triton's images with it. For a release that nothing is known of, the nearest one is used.
+`look_up` gives the facts of one subject, such as a command, in a release. `pin` and `containers` give the versions that
+belong to a release, and Triton's images with it. If nothing is known of a release, the nearest known one is used.
 """
 
 import json
@@ -20,8 +20,8 @@ Value = TypeVar("Value")
 
 ENGINES_UNTIL = "1.3.0rc20"
 """The last release with the TensorRT backend: `trtllm-build`, the converters, Triton's `inflight_batcher_llm`."""
-OF_ENGINES = frozenset({"build", "examples", "families", "templates"})
-"""The topics that end with the TensorRT backend."""
+ENGINE_TOPICS = frozenset({"build", "examples", "families", "templates"})
+"""The topics that have facts only of releases with the TensorRT backend."""
 CONTAINERS = "containers"
 
 
@@ -31,11 +31,11 @@ class Certainty(StrEnum):
     PARSED = "parsed"
     """A program read it from the release's own source."""
     RENDERED = "rendered"
-    """Read by eye from what NVIDIA published of the release: a page, release notes, a table."""
+    """A person read it in what NVIDIA published about the release: a page, release notes, a table."""
     INFERRED = "inferred"
-    """Taken from another release that must be the same by its release notes."""
+    """Taken from another release, because the release notes show that both are the same."""
     NEAREST = "nearest"
-    """Nothing is known of the release: these are the facts of the nearest one that is known."""
+    """Nothing is known of the release. The fact is of the nearest known release."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Provenance:
 
     Attributes:
         certainty: how it became known.
-        release: the release that the facts are of; not the requested one when `certainty` is `nearest`.
+        release: the release of the facts; another than the requested one if `certainty` is `nearest`.
         source: repository, commit and file, or page.
         method: how it was read.
-        note: for `nearest`: whether the known releases before and after it agree.
+        note: for `nearest`: whether the known releases before and after the requested one agree.
     """
 
     certainty: Certainty
@@ -79,11 +79,11 @@ REMOVAL = Provenance(
 
 @dataclass(frozen=True)
 class Container:
-    """One of Triton's images with TensorRT-LLM inside; a field is empty where it is not known.
+    """One of Triton's images with TensorRT-LLM inside. A field is empty if it is not known.
 
     Attributes:
         image: name and tag without the registry's host, such as `nvidia/tritonserver:26.07-trtllm-python-py3`.
-        tensorrt: its TensorRT, which an engine is tied to.
+        tensorrt: its version of TensorRT. An engine runs only with the same version.
         driver: the GPU driver it is made for.
     """
 
@@ -107,14 +107,14 @@ def releases() -> tuple[str, ...]:
 
 
 parsed = cache(Version)
-"""A version made once: finding the release nearest to another one compares all of them."""
+"""The version in a text, cached: the search for the nearest release compares all of them."""
 
 
 def version(release: str) -> Version:
     """The release as a version that can be compared.
 
     Raises:
-        UsageError: it is not a version, or older than all that is known.
+        UsageError: when it is not a version, or it is older than all known releases.
     """
     first = releases()[0]
     remedy = f"give a release from {first} on, such as {releases()[-2]}; `enginery releases` lists those known"
@@ -123,7 +123,7 @@ def version(release: str) -> Version:
     except InvalidVersion as error:
         raise UsageError("is not a release of TensorRT-LLM", subject=release, remedy=remedy) from error
     if found < parsed(first):
-        raise UsageError("nothing is known of so old a TensorRT-LLM", subject=release, remedy=remedy)
+        raise UsageError("nothing is known of such an old TensorRT-LLM", subject=release, remedy=remedy)
     return found
 
 
@@ -138,9 +138,9 @@ def stable_releases() -> tuple[str, ...]:
 
 
 def was_never_made(release: str) -> bool:
-    """Whether later releases are known and this one is not.
+    """Whether later releases are known, but not this one.
 
-    0.17.0 counts as known when 0.17.0.post1 is. Some releases are known only from Triton's containers.
+    0.17.0 counts as known if 0.17.0.post1 is known. Some releases are known only from Triton's containers.
     """
     wanted = parsed(release)
     if wanted.is_prerelease or wanted >= parsed(stable_releases()[-1]):
@@ -150,9 +150,9 @@ def was_never_made(release: str) -> bool:
 
 
 def containers(release: str) -> Known[tuple[Container, ...]]:
-    """Triton's containers with exactly this release, the newest first; none where none is known.
+    """Triton's containers with exactly this release, the newest first; empty if none is known.
 
-    The nearest release's containers are not given: they would not load this release's engines.
+    The containers of the nearest release are not used: they would not load this release's engines.
     """
     found = look_up("pins", CONTAINERS, release)
     if found.provenance.certainty is Certainty.NEAREST:
@@ -169,7 +169,7 @@ def pin(release: str, name: str) -> Known[Any]:
     of a release that builds no engines any more.
 
     Raises:
-        UsageError: there is no such pin, or nothing is known of so old a release.
+        UsageError: when there is no such pin, or the release is older than all known ones.
     """
     if name == "tensorrt" and not builds_engines(release):
         return Known(None, REMOVAL)
@@ -177,34 +177,34 @@ def pin(release: str, name: str) -> Known[Any]:
 
 
 def pins(release: str) -> Mapping[str, Known[Any]]:
-    """All pins of a release, each with where it comes from."""
+    """All pins of a release by name, each with its origin."""
     return {name: pin(release, name) for name in subjects("pins") if name != CONTAINERS}
 
 
-def subjects(of_topic: str) -> tuple[str, ...]:
+def subjects(topic_name: str) -> tuple[str, ...]:
     """The subjects of a topic."""
-    return tuple(topic(of_topic)["subjects"])
+    return tuple(topic(topic_name)["subjects"])
 
 
-def releases_read(of_topic: str, name: str) -> tuple[str, ...]:
+def releases_read(topic_name: str, name: str) -> tuple[str, ...]:
     """The releases whose sources were read for a subject, oldest first.
 
     Raises:
-        UsageError: there is no such subject.
+        UsageError: when there is no such subject.
     """
-    return tuple(_history(of_topic, name))
+    return tuple(_history(topic_name, name))
 
 
-def look_up(of_topic: str, name: str, release: str, fact: str | None = None) -> Known[Any]:
-    """All facts of a subject by name, in a release or the nearest known; or only one fact.
+def look_up(topic_name: str, name: str, release: str, fact: str | None = None) -> Known[Any]:
+    """All facts of a subject by name, or only one fact, in a release or else in the nearest known one.
 
-    The value is None when the release does not have the subject, or not that fact.
+    The value is None if the release does not have the subject or the fact.
 
     Raises:
-        UsageError: there is no such subject, or nothing is known of so old a release.
+        UsageError: when there is no such subject, or the release is older than all known ones.
     """
-    history = _history(of_topic, name)
-    if of_topic in OF_ENGINES and not builds_engines(release):
+    history = _history(topic_name, name)
+    if topic_name in ENGINE_TOPICS and not builds_engines(release):
         return Known(None, REMOVAL)
     values = {one: known.value if fact is None else (known.value or {}).get(fact) for one, known in history.items()}
     wanted = version(release)
@@ -217,10 +217,10 @@ def look_up(of_topic: str, name: str, release: str, fact: str | None = None) -> 
 
 
 def nearest(wanted: Version, read: Sequence[str]) -> str:
-    """The one of `read` nearest to a release: the release itself, else one of the same number, else one close to it.
+    """The release in `read` that is nearest to `wanted`: the same one, else one of the same number, else the closest.
 
-    The distance is counted in releases. Of two that are equally near, it is the earlier one. 0.17.0 and 0.17.0.post1
-    have the same number; previews have it with no other release.
+    The distance is counted in releases. Of two equally close releases, the earlier one is taken. 0.17.0 and
+    0.17.0.post1 have the same number. A preview does not share its number with any release.
     """
     by_version = {parsed(name): name for name in read}
     if wanted in by_version:
@@ -234,7 +234,7 @@ def nearest(wanted: Version, read: Sequence[str]) -> str:
 
 
 def _others(wanted: Version, chosen: str, values: Mapping[str, Any]) -> list[str]:
-    """Whether the known releases before and after an unknown one agree with the chosen one."""
+    """Sentences on whether the known releases before and after an unknown one agree with the chosen one."""
     before = [one for one in values if parsed(one) < wanted]
     after = [one for one in values if parsed(one) > wanted]
     others = [one for one in (*before[-1:], *after[:1]) if one != chosen]
@@ -242,12 +242,12 @@ def _others(wanted: Version, chosen: str, values: Mapping[str, Any]) -> list[str
 
 
 @cache
-def _history(of_topic: str, name: str) -> Mapping[str, Known[dict[str, Any] | None]]:
-    """The facts of a subject in each release that was read for it, oldest first; None where it does not have it."""
-    content = topic(of_topic)
+def _history(topic_name: str, name: str) -> Mapping[str, Known[dict[str, Any] | None]]:
+    """The facts of a subject in each release that was read for it, oldest first; None if a release does not have it."""
+    content = topic(topic_name)
     entry = content["subjects"].get(name)
     if entry is None:
-        raise UsageError(f"nothing is known of {name!r}", remedy=f"known are: {', '.join(subjects(of_topic))}")
+        raise UsageError(f"nothing is known of {name!r}", remedy=f"known are: {', '.join(subjects(topic_name))}")
     read = [release for release, _ in entry["releases"]]
     present = [spanned for span in entry.get("present", [(read[0], read[-1])]) for spanned in _within(read, *span)]
     values: dict[str, dict[str, Any]] = {release: {} for release in present}

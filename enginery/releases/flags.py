@@ -16,9 +16,9 @@ from enginery.releases.facts import Certainty, Known, Provenance, version
 BUILD = "trtllm-build"
 PYTORCH = "TorchLlmArgs"
 SCRIPTS = "scripts"
-"""The subject that says where each script is."""
+"""The subject with the path of each script."""
 BASES = "(bases)"
-"""The key under which a class of arguments has its base classes."""
+"""A class of arguments has its base classes under this key."""
 SWITCHES = frozenset({"store_true", "store_false", "BooleanOptionalAction"})
 
 
@@ -29,14 +29,14 @@ class Flag:
     Attributes:
         name: with its dashes, such as `--max_batch_size`.
         type: what the value becomes: `str`, `int`, `float` or a type of TensorRT-LLM; empty for a switch.
-        default: the value when it is not given; None also where the command decides by itself.
+        default: the value when the flag is not given; None also if the command then decides.
         choices: the only values it takes; empty for any.
         aliases: other names.
         nargs: how many values (`+`, `?`, `2`); empty for one.
-        const: the value when it is given without one.
+        const: the value when the flag is given without a value.
         required: whether the command refuses to run without it.
         action: argparse's word, such as `store` or `store_true`.
-        suppressed: whether its default is argparse's SUPPRESS: without the flag, the settings have no such entry.
+        suppressed: whether its default is argparse's SUPPRESS: without the flag, the result has no such entry.
         deprecated: whether the release's help says so.
     """
 
@@ -54,11 +54,11 @@ class Flag:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is given without a value."""
+        """Whether the flag takes no value."""
         return self.action in SWITCHES
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value`, or each of several, is one of the choices. Without choices, every value is accepted."""
+        """Whether the flag takes `value`, or each item of a list. Without choices, it takes every value."""
         values = value if isinstance(value, (list, tuple)) else (value,)
         return not self.choices or {str(one) for one in values} <= {str(choice) for choice in self.choices}
 
@@ -68,10 +68,9 @@ class Argument:
     """One key of a class of arguments.
 
     Attributes:
-        name: the key.
-        annotation: its type as the source writes it; empty where only the default is known.
-        default: its default; None also where it has none.
-        default_factory: what makes the default; empty for a plain one.
+        annotation: its type, as in the source; empty if only the default is known.
+        default: its default; None also if it has no default.
+        default_factory: the function that makes the default; empty for a plain default.
         choices: the only values it takes; empty for any.
         required: whether it must be given.
         status: `prototype`, `beta` or `deprecated` if the source says so.
@@ -91,10 +90,10 @@ class Replacement:
     """What to use in place of a flag.
 
     Attributes:
-        command: whose flag it is.
-        flag: the one that is gone or deprecated.
+        command: the command of the flag.
+        flag: the flag that is removed or deprecated.
         since: the first release in which the replacement should be used.
-        by: the flags of the same command that replace it; empty when none does.
+        by: the flags of the same command that replace it; empty if no flag does.
         how: what to do, in a few words.
     """
 
@@ -111,10 +110,10 @@ def commands() -> tuple[str, ...]:
 
 
 def flags_of(release: str, command: str = BUILD) -> Known[Mapping[str, Flag]]:
-    """The command's flags by name; none when the release does not have the command.
+    """The command's flags by name; empty if the release does not have the command.
 
     Raises:
-        UsageError: nothing is known of the command or of so old a release.
+        UsageError: when nothing is known of the command, or the release is older than all known ones.
     """
     found = facts.look_up(_topic(command), command, release)
     return Known({name: _flag(name, fact) for name, fact in (found.value or {}).items()}, found.provenance)
@@ -134,7 +133,7 @@ def script(release: str, command: str) -> Known[str | None]:
 
 
 def replacement(release: str, flag: str, command: str = BUILD) -> Known[Replacement | None]:
-    """What replaces a flag in a release; None when it is not replaced there, or nothing is known to replace it."""
+    """What replaces a flag in a release; None if no replacement is known."""
     wanted = version(release)
     known = [one for one in replacements() if (one.command, one.flag) == (command, flag)]
     due = [one for one in known if Version(one.since) <= wanted]
@@ -155,10 +154,10 @@ def classes() -> tuple[str, ...]:
 
 
 def arguments(release: str, name: str = PYTORCH) -> Known[Mapping[str, Argument]]:
-    """The keys of a class, with those of its base classes; none when the release does not have the class.
+    """The keys of a class, with those of its base classes; empty if the release does not have the class.
 
     Raises:
-        UsageError: there is no such class, or nothing is known of so old a release.
+        UsageError: when there is no such class, or the release is older than all known ones.
     """
     found = facts.look_up("arguments", name, release)
     own = dict(found.value or {})

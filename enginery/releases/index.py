@@ -1,8 +1,8 @@
-"""Which releases of a project the user's own package indexes have, and for which Pythons each one has a wheel.
+"""Which releases of a project the user's own package indexes have, and for which Pythons each release has a wheel.
 
-Their addresses, and how they are reached, come from pip's configuration only. A project page is read with
-`pypi-simple`, in HTML (PEP 503) or JSON (PEP 691). Passwords come with the address or from `.netrc`; pip's keyring is
-not used.
+The addresses of the indexes, proxies and certificates come from pip's configuration only. A project's page is read with
+`pypi-simple`, in HTML (PEP 503) or JSON (PEP 691). Passwords are in the address or in `.netrc`; pip's keyring is not
+used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,10 +43,9 @@ class ListedFile(Frozen):
     """One file that an index offers.
 
     Attributes:
-        name: its name.
-        release: the release in its name, as it is written there.
-        is_wheel: whether it is a wheel; anything else must be built before it is installed.
-        size: bytes; None where the index does not say.
+        release: the release as it is written in the file's name.
+        is_wheel: whether it is a wheel. Anything else must be built before it is installed.
+        size: bytes; None if the index does not say.
         yanked: whether it was withdrawn.
     """
 
@@ -62,7 +61,7 @@ class ListedRelease(Frozen):
 
     Attributes:
         release: its version in the normal form.
-        files: its files; without the withdrawn ones, unless all of them were withdrawn.
+        files: its files that were not withdrawn; all of its files if all were withdrawn.
         yanked: whether all of its files were withdrawn.
     """
 
@@ -97,11 +96,10 @@ class Listing(Frozen):
     """What the user's package indexes list of a project. `enginery releases listed --json` prints these fields.
 
     Attributes:
-        project: the project's name.
-        releases: all of them, oldest first, with the withdrawn ones.
-        not_numbers: names of files that were left out, as their release is no version of PEP 440.
+        releases: all releases, oldest first, also withdrawn ones.
+        not_numbers: names of files that were left out, because their release is not a version by PEP 440.
         asked: the addresses and directories that answered, without passwords.
-        silent: those that did not, each with the reason.
+        silent: the addresses and directories that did not answer, each with the reason.
     """
 
     project: str
@@ -111,31 +109,30 @@ class Listing(Frozen):
     silent: tuple[str, ...] = ()
 
     def usable(self, *, prereleases: bool = False) -> tuple[ListedRelease, ...]:
-        """Those that were not withdrawn, oldest first; previews only with `prereleases`."""
+        """The releases that were not withdrawn, oldest first; previews only with `prereleases`."""
         return tuple(one for one in self.releases if not one.yanked and (prereleases or not one.is_prerelease))
 
     def find(self, release: str) -> ListedRelease | None:
-        """That release, if it is listed."""
+        """This release, if it is listed."""
         return next((one for one in self.releases if one.version == Version(release)), None)
 
 
 class NoAnswer(Exception):  # noqa: N818  no error yet: other indexes may answer
-    """An index that cannot be reached, or does not answer as an index does; the text says why."""
+    """An index cannot be reached, or its answer is not that of an index. The text says why."""
 
 
 def listed_releases(project: str, settings: PipSettings | None = None) -> Listing:
     """The releases of a project that the user's package indexes list.
 
-    An index without the project counts as one that answered. One that cannot be reached is named in the listing, if
-    another one lists releases.
+    An index without the project counts as an index that answered. If an index cannot be reached and another one lists
+    releases, the listing names both.
 
     Args:
         project: its name on the index, such as `tensorrt-llm`.
-        settings: pip's; the user's own when left out.
+        settings: pip's settings; the user's own when left out.
 
     Raises:
-        ToolchainError: when none lists any release, with what each of them answered; `transient` if one of them could
-            not be reached.
+        ToolchainError: when no index lists a release, with the answer of each; `transient` if one was not reached.
     """
     chosen = settings or pip_settings()
     places = [(_of_index, index) for index in chosen.indexes] + [(_of_links, place) for place in chosen.find_links]
@@ -155,7 +152,7 @@ def listed_releases(project: str, settings: PipSettings | None = None) -> Listin
 
 
 def listing(project: str, files: Iterable[ListedFile], asked: Sequence[str], silent: Sequence[str]) -> Listing:
-    """One listing of the files that several indexes and directories have."""
+    """Make one listing of the files of several indexes and directories."""
     by_version: dict[Version, list[ListedFile]] = {}
     not_numbers = []
     for file in files:
@@ -184,14 +181,14 @@ def _fits(wheel: str, taken: set[tuple[str, str]]) -> bool:
 
 def _no_release(found: Listing) -> ToolchainError:
     lines = [f"{place}: has no release of it" for place in found.asked] + list(found.silent)
-    lines += [f"{name} was passed over: its release is no version number" for name in found.not_numbers]
-    listed = "".join(f"\n  - {line}" for line in lines) or " pip is told to use none"
+    lines += [f"{name} was left out: its release is no version number" for name in found.not_numbers]
+    listed = "".join(f"\n  - {line}" for line in lines) or " pip's configuration names no index"
     problem = f"no package index lists a release of it:{listed}"
     return ToolchainError(problem, subject=found.project, remedy=CHECK, transient=bool(found.silent))
 
 
 def _of_index(index: str, project: str, settings: PipSettings) -> list[ListedFile]:
-    """The files of a project's own page. An HTML page without any is no index's, but one such as a login page."""
+    """The project's files on its page. An HTML page without any of them is not an index's; it may be a login page."""
     name, directory = canonicalize_name(project), _directory(index)
     if directory is None:
         page = _fetched(f"{index.rstrip('/')}/{name}/", project, settings)
@@ -204,7 +201,7 @@ def _of_index(index: str, project: str, settings: PipSettings) -> list[ListedFil
 
 
 def _of_links(place: str, project: str, settings: PipSettings) -> list[ListedFile]:
-    """The project's files among those of a directory, which is read as an index's answer is, or of a page of links."""
+    """The project's files among the files of a directory, or among the links of a page."""
     directory = _directory(place)
     if directory is None:
         return _files(_fetched(place, project, settings), project)
@@ -219,7 +216,7 @@ def _of_links(place: str, project: str, settings: PipSettings) -> list[ListedFil
 
 
 def _directory(place: str) -> Path | None:
-    """The path of an index or directory on this machine; None for another address."""
+    """The path of an index or directory on this machine; None for an address elsewhere."""
     parts = urlsplit(place)
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
@@ -255,7 +252,7 @@ def _fetched(address: str, project: str, settings: PipSettings) -> "ProjectPage 
 
 
 def _innermost(error: BaseException) -> str:
-    """The text of the first cause, without the objects that `requests` puts around it."""
+    """The text of the first cause of an error, without the names of objects that `requests` adds."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return str(reason or error).rpartition("object at ")[2].partition(">: ")[2] or str(reason or error)
 

@@ -1,7 +1,7 @@
 """Models in a release: which ones it converts, in which precisions, and the templates that Triton serves them with.
 
-A family of models has a converter of its own, which serves one or more architectures. The templates are the
-`config.pbtxt` files of `inflight_batcher_llm`.
+A family of models has its own converter, which serves one or more architectures. The templates are the `config.pbtxt`
+files of `inflight_batcher_llm`.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ NEEDS: dict[Precision, tuple[frozenset[str], tuple[int, int]]] = {
     Precision.W4A8_AWQ: (frozenset({"INT4", "FP8"}), AMPERE),
     Precision.NVFP4: (frozenset({"FP4"}), (0, 0)),
 }
-"""Precision -> the number formats it needs, and the lowest compute capability by the support matrix's footnotes."""
+"""Precision -> the number formats it needs, and the lowest compute capability, from footnotes of the support matrix."""
 MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
 STEPS = ("preprocessing", "tensorrt_llm", "postprocessing")
 """The models that the ensemble calls, in this order."""
@@ -41,8 +41,8 @@ class Family:
 
     Attributes:
         name: the converter's directory, such as `llama`.
-        architectures: what it serves, mostly the `architectures` of a Hugging Face `config.json`.
-        tie: how that is known: `script` (the converter names them) or, less sure, `module name`.
+        architectures: the architectures it serves, mostly named as in a Hugging Face `config.json`.
+        tie: how the architectures are known: `script` (the converter names them) or, less sure, `module name`.
     """
 
     name: str
@@ -55,14 +55,13 @@ class Template:
     """One model's template.
 
     Attributes:
-        model: its name.
-        placeholders: name -> whether it is in quotes; without quotes the file is invalid until the value is filled in.
+        placeholders: name -> whether it is in quotes. Without quotes, the file is invalid until the value is filled in.
         parameters: name -> value as it is in the file, mostly a placeholder `${…}`.
         inputs: tensor -> its data type, shape, and whether it is optional.
-        outputs: the same for what it returns.
+        outputs: the same for the tensors that it returns.
         settings: how it runs: platform or backend, instances, batching, transaction policy.
-        takes: input -> the ensemble's name for it; only of the models that the ensemble calls.
-        gives: output -> the ensemble's name for it.
+        takes: input -> the ensemble's name for it; empty for models that the ensemble does not call.
+        gives: output -> the ensemble's name for it; empty for the same models.
     """
 
     model: str
@@ -76,21 +75,21 @@ class Template:
 
 
 def families(release: str) -> Known[Mapping[str, Family]]:
-    """The families of a release by name; none once engines are no longer built."""
+    """The families of a release by name; empty if the release builds no engines."""
     found = facts.look_up("families", "families", release)
     made = {name: Family(name, tuple(fact["architectures"]), fact["tie"]) for name, fact in (found.value or {}).items()}
     return Known(made, found.provenance)
 
 
 def families_of(release: str, architecture: str) -> Known[tuple[Family, ...]]:
-    """The families whose converter serves an architecture, surest first; none when the release has none."""
+    """The families whose converter serves an architecture, the surest first; empty if the release has none."""
     found = families(release)
     serving = [family for family in found.value.values() if architecture in family.architectures]
     return Known(tuple(sorted(serving, key=lambda family: family.tie != "script")), found.provenance)
 
 
 def architectures(release: str) -> Known[Mapping[str, str]]:
-    """Architecture -> TensorRT-LLM's class for it; none once engines are no longer built."""
+    """Architecture -> TensorRT-LLM's class for it; empty if the release builds no engines."""
     found = facts.look_up("families", "architectures", release)
     return Known(found.value or {}, found.provenance)
 
@@ -98,7 +97,7 @@ def architectures(release: str) -> Known[Mapping[str, str]]:
 def precisions(release: str, capability: tuple[int, int]) -> Known[frozenset[Precision]]:
     """The precisions of a spec that the release can build for a compute capability.
 
-    None when its support matrix does not list the capability: the release does not support it, or does not say so.
+    Empty if its support matrix does not list the capability: the release does not support it, or does not say so.
     """
     found = facts.look_up("precisions", "capabilities", release, f"{capability[0]}.{capability[1]}")
     formats = set(found.value or ())
@@ -114,10 +113,10 @@ def capabilities(release: str) -> Known[tuple[tuple[int, int], ...]]:
 
 
 def model_formats(release: str, model: str) -> Known[tuple[str, ...]]:
-    """The formats the release's precision table names for a model, such as `LLaMA` or `Mixtral`.
+    """The formats that the release's precision table names for a model, such as `LLaMA` or `Mixtral`.
 
     Raises:
-        UsageError: the table has no such model.
+        UsageError: when the table has no such model.
     """
     found = facts.look_up("precisions", "models", release, model)
     if found.value is None:
@@ -127,10 +126,10 @@ def model_formats(release: str, model: str) -> Known[tuple[str, ...]]:
 
 
 def template(release: str, model: str) -> Known[Template | None]:
-    """A model's template; None once the release has none.
+    """A model's template; None if the release has none.
 
     Raises:
-        UsageError: there is no such model, or nothing is known of so old a release.
+        UsageError: when there is no such model, or the release is older than all known ones.
     """
     placeholders = facts.look_up("templates", f"{model}/placeholders", release)
     if placeholders.value is None:

@@ -32,13 +32,13 @@ FALSE = frozenset({"", "0", "no", "off", "false", "n", "f"})
 
 
 class PipSettings(Frozen):
-    """What of pip's configuration decides where packages come from.
+    """The part of pip's configuration that decides where packages come from.
 
     Attributes:
         indexes: addresses or directories of indexes, in pip's order; they may hold a user name and a password.
         find_links: directories or pages with files of any project.
         trusted_hosts: hosts, or `host:port`, whose certificate is not checked.
-        proxy: the proxy for all addresses; empty for what the environment says.
+        proxy: the proxy for all addresses; empty to use the environment's variables.
         cert: a bundle of certificate authorities; empty for the usual one.
         client_cert: a certificate to sign in with; empty for none.
         timeout: seconds to wait for an answer.
@@ -56,10 +56,10 @@ class PipSettings(Frozen):
 
 
 def pip_settings() -> PipSettings:
-    """The settings of the pip that belongs to this Python, which is what makes toolchains.
+    """The settings of the pip that belongs to this Python. Toolchains are made with this pip.
 
     Raises:
-        ToolchainError: when there is no pip, or it refuses its configuration.
+        ToolchainError: when there is no pip, or pip refuses its configuration.
     """
     variables = {name.removeprefix(PREFIX): value for name, value in os.environ.items() if name.startswith(PREFIX)}
     named = {name.lower().replace("_", "-"): value for name, value in variables.items() if value}
@@ -74,7 +74,7 @@ def pip_settings() -> PipSettings:
         proxy=values.get("proxy", ""),
         cert=values.get("cert", ""),
         client_cert=values.get("client-cert", ""),
-        timeout=float(values.get("timeout") or values.get("default-timeout") or 15.0),  # pip refuses other words
+        timeout=float(values.get("timeout") or values.get("default-timeout") or 15.0),  # pip takes only numbers
         retries=int(values.get("retries") or 5),
     )
 
@@ -90,7 +90,7 @@ def _from_files() -> dict[str, str]:
 
 
 def _lines_of_pip() -> list[str]:
-    """The lines of `pip config list`, through a private file: in a command's output, passwords would be masked."""
+    """The lines of `pip config list`, read from a private file: in a command's output, passwords are masked."""
     with TemporaryDirectory(prefix="enginery-") as private:
         lines = Path(private) / "pip.log"
         argv = (sys.executable, "-m", "pip", "--log", str(lines), "--no-input", "config", "list")

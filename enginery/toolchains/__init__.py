@@ -1,9 +1,9 @@
 """The pinned environments in which a release's commands run.
 
 A toolchain never shares a Python environment with Enginery. There are three kinds: a `Venv` is made on demand from a
-pin file, once for everybody on the machine; a `Container` is the release's image; a `Host` is what is on PATH. The
-identity is part of the key of every step that runs in it. A release of TensorRT-LLM needs no pin file: its toolchain
-is called `tensorrt-llm-<release>`.
+pin file, once for everybody on the machine; a `Container` is the release's image; a `Host` is what is on PATH. A
+toolchain's identity is part of the key of every step that runs in the toolchain. A release of TensorRT-LLM needs no
+pin file: its toolchain is called `tensorrt-llm-<release>`.
 
     toolchain = ensure(identify("onnxruntime-0.18"), log=print)
     toolchain.run(["python", "-V"], Access(name="show"), log=print, timeout=60)
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
         names,
         status,
     )
-    from enginery.toolchains.container import PYTHON, REGISTRY, Box, container_home, docker_command, reference
+    from enginery.toolchains.container import (
+        PYTHON,
+        REGISTRY,
+        ContainerAccess,
+        container_home,
+        docker_command,
+        image_reference,
+    )
     from enginery.toolchains.drivers import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, DRIVERS, driver_sha256
     from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
     from enginery.toolchains.identity import Access, Toolchain, ToolchainIdentity, location

@@ -1,4 +1,4 @@
-"""Every toolchain by its name: which there are, what each one is, making one, and checking it against its pins."""
+"""Toolchains by name: list them, identify one, make it, and check it against its pins."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ else:
 
 
 class Identify(Protocol):
-    """The type of `identify`, so that a plan can be tested with another one."""
+    """The type of `identify`, so that a test can plan with another function."""
 
     def __call__(self, name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
         """The identity of the toolchain with this name."""
@@ -32,10 +32,9 @@ class ToolchainReport(Frozen):
     """A toolchain compared with its pins.
 
     Attributes:
-        name: the toolchain.
         directory: where it is, or would be.
-        created: whether it is there.
-        python: its Python's full version; empty when it is not there.
+        created: whether it is made.
+        python: its Python's full version; empty if it is not made.
         packages: package -> installed version.
         mismatches: one sentence for each difference between it and its pins.
         verdict: for TensorRT-LLM, what it can do: `engine`, `checkpoint-only` or `unsupported`, and why.
@@ -53,7 +52,7 @@ class ToolchainReport(Frozen):
 
     @property
     def good(self) -> bool:
-        """Whether it is there and is what its pins say."""
+        """Whether it is made, and is what its pins say."""
         return self.created and not self.mismatches
 
 
@@ -61,10 +60,9 @@ class ToolchainStatus(Frozen):
     """A toolchain in a list.
 
     Attributes:
-        name: the toolchain.
-        backend: the backend it is for; empty where it is for none.
-        release: the backend's release; empty where that has no meaning.
-        created: whether it is there.
+        backend: the backend it is for; empty for none.
+        release: the release that is pinned, of the backend or another tool; empty for none.
+        created: whether it is made.
         directory: where it is, or would be.
     """
 
@@ -76,13 +74,13 @@ class ToolchainStatus(Frozen):
 
 
 def names() -> list[str]:
-    """The toolchains with pin files, and the releases of TensorRT-LLM that this machine has a toolchain of."""
+    """The names of the toolchains with pin files, and of the toolchains of TensorRT-LLM on this machine."""
     made = {identity.name for identity in _recorded() if release_of(identity.name)}
     return sorted({*pins.names(), *made})
 
 
 def status(name: str) -> ToolchainStatus:
-    """Whether a `venv` or `container` toolchain is there, without starting anything in it.
+    """Whether a `venv` or `container` toolchain is made, without starting anything in it.
 
     Raises:
         UsageError: when there is no such toolchain.
@@ -114,10 +112,10 @@ def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdenti
 
 
 def ensure(toolchain: ToolchainIdentity | str, log: Log = no_log) -> Toolchain:
-    """The toolchain, made first if needed. Processes that want the same one wait while one of them makes it.
+    """The toolchain, made first if needed. While one process makes it, others that want it wait.
 
     Args:
-        toolchain: its identity, or the name of a `venv` one.
+        toolchain: its identity, or the name of a `venv` toolchain.
         log: called with what happens, line by line.
 
     Raises:
@@ -131,7 +129,7 @@ def ensure(toolchain: ToolchainIdentity | str, log: Log = no_log) -> Toolchain:
 def known_facts(toolchain: Toolchain) -> dict[str, str]:
     """The recorded facts of a toolchain, without a new probe: package -> version, and `python`.
 
-    For TensorRT-LLM also what it can do (`verdict`), how that differs from what is recorded of the release
+    For TensorRT-LLM there are more: what it can do (`verdict`), how that differs from what is recorded of the release
     (`disagreements`), and the `gpu` and `driver` of this machine. A `host` is probed once in each process.
     """
     if not toolchain.identity.version(PACKAGE):
@@ -144,8 +142,7 @@ def check(name: str, kind: Kind | None = None) -> ToolchainReport:
 
     Args:
         name: the toolchain.
-        kind: its kind; when left out, the first that is ready of `venv`, `container`, and for a release of TensorRT-LLM
-            `host`.
+        kind: its kind. When left out, the first kind that is ready: `venv`, `container`, or `host` (TensorRT-LLM only).
 
     Raises:
         UsageError: when there is no such toolchain.
@@ -172,7 +169,7 @@ def check(name: str, kind: Kind | None = None) -> ToolchainReport:
 
 
 def _made_or_venv(name: str) -> ToolchainIdentity:
-    """The `venv` or `container` of that name that is ready; the `venv` that would be made if there is none."""
+    """The ready `venv` or `container` of that name; if there is none, the `venv` that would be made."""
     images = [identity for identity in _recorded() if identity.name == name and identity.kind == "container"]
     try:
         identity = identify(name)
@@ -184,7 +181,7 @@ def _made_or_venv(name: str) -> ToolchainIdentity:
 
 
 def _present(name: str) -> ToolchainIdentity:
-    """The toolchain of that name that this machine has; the `venv` that could be made if it has none."""
+    """The toolchain of that name on this machine; if there is none, the `venv` that would be made."""
     identity = _made_or_venv(name)
     if _is_ready(identity) or not release_of(name):
         return identity

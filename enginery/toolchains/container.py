@@ -1,7 +1,7 @@
-"""Toolchains of the kind `container`: each command runs with `docker run` in the release's image, and leaves nothing.
+"""Toolchains of the kind `container`: each command runs with `docker run` in a container of the release's image.
 
-`docker_command` is a pure function that gives the whole `docker run` command line. Directories are mounted at the path
-that they have on this machine, so that a command needs no rewriting. Images are named without a registry;
+`docker_command` is a pure function that returns the whole `docker run` command line. Directories have the same path in
+the container as on this machine, so a command need not be changed. Images are named without a registry.
 `ENGINERY_CONTAINER_REGISTRY` names the registry, or a mirror of it, that this machine uses.
 """
 
@@ -26,7 +26,7 @@ from enginery.core.progress import Log, no_log
 from enginery.core.text import SECRET_NAME, indented
 from enginery.toolchains.examples import checkout_examples, image_examples
 from enginery.toolchains.identity import READY, Access, Toolchain, ToolchainIdentity, location
-from enginery.toolchains.pins import ANY_PYTHON, describe, fixed_minor, no_image
+from enginery.toolchains.pins import ANY_PYTHON, describe, fixed_minor, no_image_error
 from enginery.toolchains.probe import Probe
 from enginery.toolchains.release_probe import probed_facts
 
@@ -53,23 +53,23 @@ NAME_HINT_LENGTH = 12
 NETWORK_SETTINGS = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "HF_ENDPOINT")
 """Proxies, and a mirror of the Hugging Face Hub."""
 NOT_PASSED_ON = (VISIBLE, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HOME", "PATH")
-"""Docker selects the GPUs and numbers them anew; tokens are passed as a file; the image has its own HOME and PATH."""
+"""Docker selects the GPUs and numbers them from 0; tokens are passed as a file; the image has its own HOME and PATH."""
 
 
 def container_home() -> Path:
-    """The home directory of every container: caches stay there from one command to the next."""
+    """The home directory of every container. Caches stay there from one command to the next."""
     return home.home() / "container-home"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Box(Access):
-    """What one container is given. Every directory and file of `Access` is mounted at its own path.
+class ContainerAccess(Access):
+    """What one container gets and may reach. Every directory and file of `Access` is mounted at its own path.
 
     A variable whose name looks like that of a secret is passed by name only: its value is not in the command line.
 
     Attributes:
-        image: the image, with the registry that docker gets it from.
-        home: its home directory, mounted writable; the command starts there when `cwd` is left out.
+        image: the image, with its registry.
+        home: the home directory, mounted writable. The command starts there if `cwd` is left out.
         gpus: docker's selection of GPUs, such as `all`; empty for none.
         token_file: a file with a Hugging Face token.
         user: user and group that the command runs as.
@@ -88,24 +88,24 @@ class Container(Toolchain):
 
     @classmethod
     def identify(cls, name: str, image: str = "") -> ToolchainIdentity:
-        """The image that is known for the release, or `image`; nothing is looked for on this machine."""
+        """The identity with the release's known image, or with `image`. It does not depend on this machine."""
         pin_file = describe(name)
         if not (image or pin_file.image):
-            raise no_image(name)
-        # The image brings its Python; this machine's interpreters have no say.
+            raise no_image_error(name)
+        # The image has its own Python; the interpreters of this machine do not matter.
         python = "" if image else fixed_minor(pin_file.python)
         pins = (*pin_file.options, *pin_file.pins)
         return ToolchainIdentity(name=name, kind="container", pins=pins, python=python, image=image or pin_file.image)
 
     @classmethod
     def is_ready(cls, identity: ToolchainIdentity) -> bool:
-        """Whether the image was inspected before."""
+        """Whether the image was inspected on this machine before."""
         return (location(identity) / READY).is_file()
 
     @classmethod
     def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:
-        """The image, pulled and inspected first if that was not done before."""
-        image = reference(identity.image)
+        """The toolchain. If needed, its image is pulled and inspected first."""
+        image = image_reference(identity.image)
         toolchain = cls(identity, location(identity), Path(PYTHON), dict(os.environ), image)
         if shutil.which("docker") is None:
             raise ToolchainError(
@@ -128,7 +128,7 @@ class Container(Toolchain):
         differences = super().mismatches(found)
         python = self._expected_python()
         if not SpecifierSet(python).contains(found.python, prereleases=True):
-            differences.append(f"Python is {found.python}, expected is {python}")
+            differences.append(f"Python is {found.python}, but must be {python}")
         return differences
 
     def run(self, argv: Sequence[str], access: Access, log: Log, timeout: float | None) -> Completed:
@@ -143,7 +143,7 @@ class Container(Toolchain):
         given = {**self.environment, **access.environment}
         container_home().mkdir(parents=True, exist_ok=True)
         with _token_file(access) as token:
-            command = docker_command(replace(self._box(access), token_file=token), name, argv)
+            command = docker_command(replace(self._container_access(access), token_file=token), name, argv)
             try:
                 done = process.run(command, env=given, log=log, timeout=timeout, cleanup=removal)
             except BaseException:
@@ -151,11 +151,11 @@ class Container(Toolchain):
                 raise
         return replace(done, peak_memory_bytes=0)
 
-    def _box(self, access: Access) -> Box:
+    def _container_access(self, access: Access) -> ContainerAccess:
         workdir = access.cwd or next(iter(access.read_write), self.neutral_directory)
-        # A path that is not on this machine is one inside the image.
+        # A path that does not exist on this machine is a path inside the image.
         present = tuple(path for path in access.read_only if path.is_absolute() and path.exists())
-        return Box(
+        return ContainerAccess(
             image=self.image,
             name=access.name,
             gpus=gpus_argument({**self.environment, **access.environment}),
@@ -167,20 +167,20 @@ class Container(Toolchain):
         )
 
     def _checkout(self) -> tuple[Path, ...]:
-        """A checkout with the release's examples, where the image lacks them."""
+        """A checkout with the release's examples, if the image lacks them."""
         checkout = checkout_examples() if image_examples(self.identity.image) is None else None
         return (checkout,) if checkout and checkout.exists() else ()
 
     def _expected_python(self) -> str:
-        """A range of Python versions; every version for an image that was named instead of the pin file's."""
+        """The expected range of Python versions: any version, if an image was named instead of the pin file's."""
         if self.identity.python:
             return f"=={self.identity.python}.*"
         pin_file = describe(self.identity.name)
         return pin_file.python if self.identity.image == pin_file.image else ANY_PYTHON
 
 
-def reference(image: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The image with this machine's registry in front, unless it names a registry itself."""
+def image_reference(image: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The image with this machine's registry in front, unless its name has a registry already."""
     registry = environment.get(REGISTRY, "").strip().rstrip("/")
     first = image.partition("/")[0]
     names_one = "/" in image and ("." in first or ":" in first or first == "localhost")
@@ -188,7 +188,7 @@ def reference(image: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _image_id(image: str) -> str:
-    """The id of an image that this machine has; empty when it does not have it."""
+    """The id of an image on this machine; empty if this machine does not have the image."""
     argv = ("docker", "image", "inspect", "--format", "{{.Id}}", image)
     try:
         return process.run(argv, log=no_log, timeout=INSPECT_SECONDS).last_lines[-1].strip()
@@ -207,7 +207,7 @@ def _pull(image: str, subject: str, log: Log) -> str:
         raise _docker_failed(subject, error) from error
     found = _image_id(image)
     if not found:
-        raise ToolchainError(f"docker has pulled {image} and does not have it", subject=subject)
+        raise ToolchainError(f"docker has pulled {image}, but does not list it", subject=subject)
     return found
 
 
@@ -219,7 +219,7 @@ def _docker_failed(subject: str, error: CommandError) -> ToolchainError:
 
 
 def _inspect(toolchain: Container, identifier: str, log: Log) -> None:
-    """Find out what is in an image that was never used on this machine, and record it."""
+    """Find out what is in an image, and record it. This is done when the image is first used on this machine."""
     log(f"looking into {toolchain.image}")
     found = toolchain.probe(log)
     differences = toolchain.mismatches(found)
@@ -227,14 +227,14 @@ def _inspect(toolchain: Container, identifier: str, log: Log) -> None:
         raise ToolchainError(
             f"the image {toolchain.image} is not what its pins say: {'; '.join(differences)}",
             subject=toolchain.identity.name,
-            remedy="name the image of this very release, or set the target's release to the one in the image",
+            remedy="name an image of exactly this release, or set the target's release to the one in the image",
         )
     image = {"image": toolchain.image, "image-id": identifier}
     toolchain.record(found.versions | probed_facts(toolchain) | image)
 
 
 def gpus_argument(environment: Mapping[str, str]) -> str:
-    """Docker's `--gpus` for the GPUs in `CUDA_VISIBLE_DEVICES`; empty for none, or without a GPU driver."""
+    """The value of docker's `--gpus` for `CUDA_VISIBLE_DEVICES`; empty for no GPU, or without a GPU driver."""
     if shutil.which("nvidia-smi", path=environment.get("PATH")) is None:
         return ""
     visible = environment.get(VISIBLE)
@@ -245,7 +245,7 @@ def gpus_argument(environment: Mapping[str, str]) -> str:
     return "" if devices in NO_DEVICES else f'"device={devices}"'
 
 
-def docker_command(box: Box, name: str, argv: Sequence[str]) -> tuple[str, ...]:
+def docker_command(access: ContainerAccess, name: str, argv: Sequence[str]) -> tuple[str, ...]:
     """The whole command line that runs `argv` in a container of that name.
 
     Raises:
@@ -253,47 +253,47 @@ def docker_command(box: Box, name: str, argv: Sequence[str]) -> tuple[str, ...]:
     """
     return (
         *("docker", "run", "--rm", "--init", "--pull", "never", "--name", name),
-        *("--user", box.user, "--ipc", "host"),
+        *("--user", access.user, "--ipc", "host"),
         # Without a network only this name can be resolved, and MPI resolves its own host name.
-        *(("--network", "host") if box.network else ("--network", "none", "--hostname", "localhost")),
+        *(("--network", "host") if access.network else ("--network", "none", "--hostname", "localhost")),
         *("--ulimit", "memlock=-1", "--ulimit", f"stack={STACK_BYTES}"),
-        *(("--gpus", box.gpus) if box.gpus else ()),
-        *_mounts(box),
-        *("--workdir", str(box.cwd or box.home)),
-        *_environment(box),
-        box.image,
+        *(("--gpus", access.gpus) if access.gpus else ()),
+        *_mounts(access),
+        *("--workdir", str(access.cwd or access.home)),
+        *_environment(access),
+        access.image,
         *argv,
     )
 
 
-def _mounts(box: Box) -> Iterator[str]:
-    """Outer directories first, so that a read-only one inside a writable one stays read-only."""
-    token = (box.token_file,) if box.token_file else ()
-    writable = dict.fromkeys((*box.read_write, box.home), "rw")
-    modes = {**writable, **dict.fromkeys((*box.read_only, *token), "ro")}
+def _mounts(access: ContainerAccess) -> Iterator[str]:
+    """Docker's mounts. Outer directories come first, so that a read-only one inside a writable one stays read-only."""
+    token = (access.token_file,) if access.token_file else ()
+    writable = dict.fromkeys((*access.read_write, access.home), "rw")
+    modes = {**writable, **dict.fromkeys((*access.read_only, *token), "ro")}
     for path in sorted(modes):
         if ":" in str(path):
             raise UsageError("docker cannot mount a path with a colon", subject=str(path), remedy="use another one")
         yield from ("--volume", f"{path}:{path}:{modes[path]}")
 
 
-def _environment(box: Box) -> Iterator[str]:
-    given = {name: value for name, value in box.environment.items() if name not in NOT_PASSED_ON}
-    # The user is not in the image's passwd: tools that need a user name find it in these two variables.
-    own = {"HOME": str(box.home), "USER": "enginery", "LOGNAME": "enginery"}
-    if box.token_file:
-        own["HF_TOKEN_PATH"] = str(box.token_file)
+def _environment(access: ContainerAccess) -> Iterator[str]:
+    given = {name: value for name, value in access.environment.items() if name not in NOT_PASSED_ON}
+    # The user is not in the image's passwd. Tools that need a user name find it in USER and LOGNAME.
+    own = {"HOME": str(access.home), "USER": "enginery", "LOGNAME": "enginery"}
+    if access.token_file:
+        own["HF_TOKEN_PATH"] = str(access.token_file)
     for name, value in {**own, **given}.items():
         secret = SECRET_NAME.search(name) and name not in own
         yield from ("--env", name if secret else f"{name}={value}")
-    if box.network:
+    if access.network:
         for name in NETWORK_SETTINGS:
             yield from ("--env", name)
 
 
 @contextmanager
 def _token_file(access: Access) -> Iterator[Path | None]:
-    """The user's Hugging Face token in a file that only its owner can read, for what may reach the network."""
+    """Yield a private file with the user's Hugging Face token; None without a token, or without network access."""
     token = huggingface_hub.get_token() if access.network else None
     if not token:
         yield None
@@ -306,7 +306,7 @@ def _token_file(access: Access) -> Iterator[Path | None]:
 
 
 def _remove(removal: Sequence[str], environment: Mapping[str, str], log: Log) -> None:
-    """Remove a container whose `docker run` has failed; most often docker has removed it already."""
+    """Remove a container whose `docker run` has failed. Usually docker has removed it already."""
     try:
         process.run(removal, env=environment, log=no_log, timeout=REMOVE_SECONDS)
     except CommandError as error:

@@ -28,7 +28,7 @@ VERSION_LINE = re.compile(r"""^__version__\s*=\s*["']([^"']+)["']""", re.MULTILI
 
 
 def image_examples(image: str) -> Path | None:
-    """Where an image has the examples; None when it has none, when that is not known, and without an image."""
+    """Where an image has the examples; None if it has none, if that is unknown, or without an image."""
     if RELEASE_IMAGE.search(image):
         return IN_RELEASE_IMAGES
     tag = TRITON_TAG.search(image)
@@ -42,12 +42,12 @@ def checkout_examples(named: str = "") -> Path | None:
 
 
 def examples_dir(toolchain: ToolchainIdentity, named: str = "") -> Path:
-    """Where the release's examples are for the commands of a toolchain.
+    """Where the release's examples are, for the commands of a toolchain.
 
-    They are those of the directory that the spec names, else the image's own, else `ENGINERY_TRTLLM_EXAMPLES`.
+    It is the directory that the spec names, else the image's own, else the one in `ENGINERY_TRTLLM_EXAMPLES`.
 
     Raises:
-        ToolchainError: there are none, or they are of another release.
+        ToolchainError: when there are no examples, or they are of another release.
     """
     checkout = checkout_examples(named)
     inside = image_examples(toolchain.image)
@@ -65,7 +65,7 @@ def _require_release(examples: Path, toolchain: ToolchainIdentity) -> None:
         raise ToolchainError(
             "there is no such directory of TensorRT-LLM's examples",
             subject=str(examples),
-            remedy=f"name the directory `examples` of a checkout of v{release} there",
+            remedy=f"name the directory `examples` of a checkout of v{release} instead",
         )
     found = checkout_version(examples)
     if found and release and not same(found, release):
@@ -77,7 +77,7 @@ def _require_release(examples: Path, toolchain: ToolchainIdentity) -> None:
 
 
 def checkout_version(examples: Path) -> str:
-    """The version of the checkout that a directory of examples belongs to; empty where nothing says it."""
+    """The version of the checkout that a directory of examples belongs to; empty if it is unknown."""
     path = examples.parent / PACKAGE.replace("-", "_") / "version.py"
     found = VERSION_LINE.search(path.read_text(encoding="utf-8")) if path.is_file() else None
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""Toolchains of the kind `host`: what is on PATH, such as on a worker inside NVIDIA's container."""
+"""Toolchains of the kind `host`: the Python on PATH and its packages, as on a worker inside NVIDIA's container."""
 
 import os
 import shutil
@@ -18,11 +18,11 @@ from enginery.toolchains.release_probe import probed_facts
 
 @dataclass(frozen=True)
 class Host(Toolchain):
-    """What is on PATH. The identity has the versions found there, so a plan for it is made where it runs."""
+    """What is on PATH. The identity has the versions found there, so the machine that runs the steps must plan them."""
 
     @classmethod
-    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:  # noqa: ARG003  of a container
-        """What is on PATH, with the versions found. This starts a process."""
+    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:  # noqa: ARG003  for containers
+        """The identity, with the versions found on PATH. This starts a process."""
         pin_file = describe(name)
         python = _python(name)
         found = probe_environment(python, dict(os.environ), pin_file.probe)
@@ -37,13 +37,13 @@ class Host(Toolchain):
         return ToolchainIdentity(name=name, kind="host", pins=pins, python=minor_of(found.python))
 
     @classmethod
-    def is_ready(cls, identity: ToolchainIdentity) -> bool:  # noqa: ARG003  the same for each
-        """Always: it was found when it was identified."""
+    def is_ready(cls, identity: ToolchainIdentity) -> bool:  # noqa: ARG003  true for each
+        """Always true: `identify` has found it."""
         return True
 
     @classmethod
     def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:  # noqa: ARG003  nothing is made
-        """What is on PATH, if it still has the versions of the identity."""
+        """The toolchain, if what is on PATH still has the versions of the identity."""
         present = cls.identify(identity.name)
         if present != identity:
             raise ToolchainError(
@@ -55,36 +55,36 @@ class Host(Toolchain):
 
     @classmethod
     def opened(cls, identity: ToolchainIdentity) -> Self:
-        """What is on PATH, without looking at its versions."""
+        """The toolchain, without a check of its versions."""
         python = _python(identity.name)
         return cls(identity, python.parent, python, dict(os.environ))
 
     def facts(self) -> dict[str, str]:
-        """Its versions, and what its release of TensorRT-LLM can do: found out once in each process."""
+        """Its versions, and what its release of TensorRT-LLM can do. Each process finds this out once."""
         versions = dict(pin.split("==", 1) for pin in self.identity.pins)
         return {"python": self.identity.python, **versions, **_facts(self.identity, self.environment.get("PATH", ""))}
 
-    def mismatches(self, found: Probe) -> list[str]:  # noqa: ARG002  as it was identified
-        """None: `identify` raises when a required package is missing, and any version of it is right."""
+    def mismatches(self, found: Probe) -> list[str]:  # noqa: ARG002  not needed
+        """Always empty: `identify` raises an error if a required package is missing, and any version will do."""
         return []
 
 
 @lru_cache
 def _facts(identity: ToolchainIdentity, _path: str) -> dict[str, str]:
-    """Cached in this process only: what is on PATH may change while the versions stay the same."""
+    """Cached in this process only, because what is on PATH may change while the versions stay the same."""
     return probed_facts(Host.opened(identity))
 
 
 def _require_release(name: str, found: str, python: Path) -> None:
-    """The files of an engine do not say which release made it, so it must be the release that the name says."""
+    """Refuse another release than the one in the name: an engine's files do not say which release has made them."""
     release = release_of(name)
     if release is None or same(found, release):
         return
     raise ToolchainError(
-        f"{python} has TensorRT-LLM {found}, asked for is {release}",
+        f"{python} has TensorRT-LLM {found}, but {release} is needed",
         subject=name,
-        remedy=f"run this where {release} is installed, set the target's release to {found}, or let toolchain: venv"
-        " or container bring the release along",
+        remedy=f"run this where {release} is installed, set the target's release to {found}, or use toolchain: venv"
+        " or container, which have the release",
     )
 
 

@@ -1,6 +1,6 @@
-"""What a toolchain is: its identity, which is part of the key of every step that runs in it, and one ready for use.
+"""The identity of a toolchain, and the base class of a toolchain that is ready for use.
 
-`Toolchain` is the base of the three kinds: `Venv`, `Host` and `Container`.
+The identity is part of the key of every step that runs in the toolchain.
 """
 
 import json
@@ -28,14 +28,14 @@ READY = "ready.json"
 
 
 class ToolchainIdentity(Frozen):
-    """What makes a toolchain this one and no other.
+    """What determines a toolchain: if anything here differs, it is another toolchain.
 
     Attributes:
         name: the pin file's name, or `tensorrt-llm-<release>`.
         kind: `venv`, made from the pins; `container`, an image; or `host`, found on PATH.
         pins: packages with versions, and the options they are installed with; for `host`, the versions found.
         python: the interpreter's minor version, such as `3.11`; empty for a `container` that leaves it to its image.
-        image: the image as it is named without this machine's registry; for `container` only.
+        image: the image's name without this machine's registry; for `container` only.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ToolchainIdentity(Frozen):
         return next((version.partition(" ")[0] for name, _, version in found if name == package), "")
 
     def set_fields(self) -> dict[str, object]:
-        """The fields as JSON values, without those that have their default: a new field changes no existing key."""
+        """The fields as JSON values, without fields that have their default. So a new field changes no existing key."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -70,13 +70,13 @@ def location(identity: ToolchainIdentity) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """What a command is given and may reach. Only a container keeps it from everything else.
+    """What a command gets and may reach. Only a container keeps the command from everything else.
 
     Attributes:
         name: says what runs, such as a step's key.
         environment: variables besides the toolchain's own.
-        cwd: where it starts; when left out this process's own working directory, and in a container the first directory
-            that it may write to.
+        cwd: the working directory. When left out: that of this process, or in a container the first directory in
+            `read_write`.
         read_only: directories and files that it reads.
         read_write: directories that it writes to.
         network: whether it reaches the network.
@@ -95,7 +95,6 @@ class Toolchain(ABC):
     """A toolchain that is ready for use: a `Venv`, a `Host` or a `Container`.
 
     Attributes:
-        identity: what it is.
         directory: where its environment is; for `host`, the directory of its interpreter; for `container`, where the
             facts of its image are kept.
         python: its interpreter.
@@ -113,7 +112,7 @@ class Toolchain(ABC):
     @classmethod
     @abstractmethod
     def identify(cls, name: str, image: str = "") -> ToolchainIdentity:
-        """The identity of the toolchain with this name, without making it; for a `container` also of another image."""
+        """The identity of the toolchain with this name, without making it. A `container` can have another `image`."""
 
     @classmethod
     @abstractmethod
@@ -123,7 +122,7 @@ class Toolchain(ABC):
     @classmethod
     @abstractmethod
     def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:
-        """The toolchain, made first if needed. Processes that want the same one wait while one of them makes it."""
+        """The toolchain, made first if needed. While one process makes it, others that want it wait."""
 
     @property
     def neutral_directory(self) -> Path:
@@ -136,7 +135,7 @@ class Toolchain(ABC):
         return {str(name): str(version) for name, version in ready["probe"].items()}
 
     def record(self, facts: Mapping[str, str], **more: object) -> None:
-        """Write down the facts, and `more` for people: from then on the toolchain is ready."""
+        """Write down the facts, and `more` for people. From then on the toolchain is ready."""
         self.directory.mkdir(parents=True, exist_ok=True)
         ready = {"identity": self.identity.set_fields(), **more, "probe": dict(facts)}
         files.write_atomic(self.directory / READY, json.dumps(ready, indent=2))
@@ -156,7 +155,7 @@ class Toolchain(ABC):
         return read_probe(self.output((str(self.python), "-c", SCRIPT, *modules), log))
 
     def output(self, argv: Sequence[str], log: Log = no_log) -> list[str]:
-        """Every line that a short command prints, run in the neutral directory.
+        """Every line that a short command prints. The command runs in the neutral directory.
 
         In a container it gets this machine's GPUs, the shared home directory, and no network.
 
@@ -173,7 +172,7 @@ class Toolchain(ABC):
         return lines[1:]  # the first is the command itself
 
     def run(self, argv: Sequence[str], access: Access, log: Log, timeout: float | None) -> "process.Completed":
-        """Run a command in it; `timeout` is the seconds that it may take.
+        """Run a command in the toolchain, for at most `timeout` seconds.
 
         Raises:
             CommandError: when it cannot be started, fails, or takes too long.

@@ -1,8 +1,8 @@
-"""Pin files: what a toolchain consists of, written down as exact versions.
+"""Pin files: the exact versions of everything in a toolchain.
 
 A pin file is a pip requirements file with a header; `infra/toolchains/README.md` describes it. A release of
-TensorRT-LLM needs none: `tensorrt-llm-1.2.1` is TensorRT-LLM 1.2.1, with the Python and the image in its facts and so
-the same on every machine. A pin file of the same name is used instead.
+TensorRT-LLM needs none: the toolchain `tensorrt-llm-1.2.1` has the Python and the image that the recorded facts name,
+and so is the same on every machine. If a pin file of the same name exists, it is used instead.
 """
 
 import os
@@ -36,14 +36,14 @@ class PinFile(Frozen):
 
     Attributes:
         name: the toolchain's name, which is the file's.
-        path: the file; None for a release of TensorRT-LLM that is known without one.
+        path: the file; None for a release of TensorRT-LLM without a pin file.
         pins: `name==version` requirements, sorted; an environment marker may follow.
         python: the Python versions it works with, such as `>=3.11,<3.14`.
-        release: the backend's release it is for; empty where that has no meaning.
-        backend: the backend it is for; empty where it is for none.
+        release: the release that is pinned, of the backend or another tool; empty for none.
+        backend: the backend it is for; empty for none.
         probe: modules that must be importable in it.
-        options: options of pip's that it is installed with.
-        image: the container image that has it, without a registry's host; empty where there is none.
+        options: pip's options for its installation.
+        image: the container image that has it, without a registry's host; empty for none.
     """
 
     name: str
@@ -62,19 +62,19 @@ class PinFile(Frozen):
 
 
 def names() -> list[str]:
-    """The names of all toolchains there are pin files for, sorted."""
+    """The names of all toolchains that have a pin file, sorted."""
     return sorted({path.stem for directory in directories() for path in directory.glob("*.txt")})
 
 
 def directories() -> list[Path]:
-    """Where pin files are looked for: in `$ENGINERY_TOOLCHAINS`, the installed package, or beside it in a checkout."""
+    """The directories with pin files: from `$ENGINERY_TOOLCHAINS`, of the installed package, and of a checkout."""
     own = [Path(part) for part in os.environ.get("ENGINERY_TOOLCHAINS", "").split(os.pathsep) if part]
     package = Path(__file__).parents[1]
     return [*own, package / "_infra" / "toolchains", package.parent / "infra" / "toolchains"]
 
 
 def describe(name: str) -> PinFile:
-    """What a toolchain consists of: its pin file, else what is known of a release `tensorrt-llm-<release>`.
+    """What a toolchain consists of: its pin file, else the recorded facts of a release `tensorrt-llm-<release>`.
 
     Raises:
         UsageError: when there is no such toolchain.
@@ -101,23 +101,23 @@ def toolchain_name(release: str) -> str:
 
 
 def release_of(name: str) -> str | None:
-    """The release a toolchain's name stands for; None for a name of another kind."""
+    """The release in a toolchain's name; None for a name that is not `tensorrt-llm-<release>`."""
     text = name.removeprefix(PREFIX)
     return text if text != name and is_version(text) else None
 
 
-def no_image(name: str) -> ToolchainError:
-    """The error for a container toolchain of which no image is known."""
+def no_image_error(name: str) -> ToolchainError:
+    """The error for a container toolchain without a known image."""
     release = release_of(name) or "RELEASE"
     remedy = (
         f"name one: a pin file {name}.txt in a directory of ENGINERY_TOOLCHAINS with the line"
-        f" `# image: nvidia/tensorrt-llm/release:{release}` (NVIDIA publishes some releases so) or an image of your own"
+        f" `# image: nvidia/tensorrt-llm/release:{release}` (NVIDIA has such images of some releases) or your own image"
     )
-    return ToolchainError("no container image is known of it", subject=name, remedy=remedy)
+    return ToolchainError("no container image is known for it", subject=name, remedy=remedy)
 
 
 def fixed_minor(versions: str) -> str:
-    """The minor version that a range such as `==3.12.*` allows; empty when it leaves a choice."""
+    """The only minor version that a range such as `==3.12.*` allows; empty if it allows several."""
     fixed = re.fullmatch(r"==(3\.\d+)\.\*", versions)
     return fixed[1] if fixed else ""
 
@@ -129,7 +129,7 @@ def minor_of(version: str) -> str:
 
 @lru_cache
 def _of_release(name: str, release: str) -> PinFile:
-    facts.version(release)  # an error for a release older than all that is known
+    facts.version(release)  # raises an error if the release is older than all known ones
     images = containers(release).value
     stated = [container.python for container in images if container.python]
     python = stated[0] if stated else max(pin(release, "python").value, key=Version)

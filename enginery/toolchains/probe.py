@@ -33,10 +33,10 @@ for name in sys.argv[1:]:
 
 
 class Probe(Frozen):
-    """What was found in an environment.
+    """What was found in a Python environment.
 
     Attributes:
-        python: its full version, such as `3.11.7`.
+        python: Python's full version, such as `3.11.7`.
         packages: package -> version, of all that is installed; names are normalized.
         broken: module -> why it cannot be imported.
         modules: module -> its `__version__`, of the imported modules that have one.
@@ -54,17 +54,17 @@ class Probe(Frozen):
 
     @property
     def installed(self) -> dict[str, str]:
-        """The packages, and the modules that belong to no package: put on the path from a checkout."""
+        """The packages, and the modules without a package, such as those on the path from a checkout."""
         loose: dict[str, str] = {canonicalize_name(name): version for name, version in self.modules.items()}
         return {**loose, **self.packages}
 
 
 def read_probe(lines: Iterable[str]) -> Probe:
-    """Read what the command has printed; other lines, as some modules print when imported, are ignored."""
+    """Read what the script has printed. Other lines are ignored: some modules print lines when imported."""
     facts = [line.split(" ", 3)[1:] for line in lines if line.startswith("probe ")]
     return Probe(
         python=next(fact[1] for fact in facts if fact[0] == "python"),
-        # Python imports the first one on the path, so that one must overwrite the later ones.
+        # Python imports the first of several versions on the path. So the first must overwrite the later ones.
         packages={canonicalize_name(fact[1]): fact[2] for fact in reversed(facts) if fact[0] == "package"},
         broken={fact[1]: fact[2] for fact in facts if fact[0] == "module" and fact[2] != WORKS},
         modules={fact[1]: fact[2] for fact in facts if fact[0] == "version" and fact[2] != WORKS},
@@ -72,14 +72,14 @@ def read_probe(lines: Iterable[str]) -> Probe:
 
 
 def probe_environment(python: Path, environment: Mapping[str, str], modules: Sequence[str] = ()) -> Probe:
-    """Find out what an interpreter of this machine has, run in this whole environment.
+    """Find out what an interpreter of this machine has. `environment` has all variables for it.
 
     Raises:
         CommandError: when the interpreter does not work.
     """
     lines: list[str] = []
     argv = [str(python), "-c", SCRIPT, *modules]
-    # From the root directory, or modules in the current one would be found first.
+    # It runs in the root directory: in any other, Python would find the modules there first.
     process.run(argv, cwd=Path("/"), env=environment, log=lines.append, timeout=PROBE_SECONDS)
     return read_probe(lines)
 
@@ -91,7 +91,7 @@ def mismatches(requirements: Iterable[Requirement], found: Probe) -> list[str]:
         version = found.installed.get(requirement.name, "")
         satisfied = version and requirement.specifier.contains(version, prereleases=True)  # 2.13.0+cpu is ==2.13.0
         if not satisfied and _applies(requirement, found.python):
-            differences.append(f"{requirement.name} is {version or 'missing'}, pinned is {requirement.specifier}")
+            differences.append(f"{requirement.name} is {version or 'missing'}, but the pin is {requirement.specifier}")
     return differences + [f"module {name} cannot be imported ({why})" for name, why in found.broken.items()]
 
 

@@ -19,7 +19,7 @@ from enginery.toolchains.pins import MODULE, PACKAGE, TENSORRT_PACKAGES, describ
 from enginery.toolchains.probe import Probe
 
 FLAG_LINE = re.compile(r"^  (-\S.*?)(?:\s{2,}.*)?$")
-"""argparse indents a flag by two blanks, never breaks it over lines, and puts its description after two or more."""
+"""argparse indents a flag by two spaces, keeps it on one line, and puts two or more spaces before its description."""
 BETWEEN_NAMES = re.compile(r", (?=-)")
 CHOICES = re.compile(r"\{([^}]*)\}")
 HELP = "--help"
@@ -30,7 +30,7 @@ Verdict = Literal["engine", "checkpoint-only", "unsupported"]
 
 
 class HelpFlag(NamedTuple):
-    """One flag as the help shows it: all its names, long ones first, and the only values it takes, empty for any."""
+    """One flag in a help text: all its names, long ones first, and the values it takes; `choices` is empty for any."""
 
     names: tuple[str, ...]
     choices: tuple[str, ...]
@@ -40,9 +40,9 @@ class ReleaseProbe(NamedTuple):
     """What was found in a toolchain of TensorRT-LLM.
 
     Attributes:
-        tensorrt: TensorRT's version; empty when it is not there.
-        verdict: `engine`: engines can be built; `checkpoint-only`: there is no builder (any more); `unsupported`:
-            it does not work here.
+        tensorrt: TensorRT's version; empty if it is not installed.
+        verdict: `engine`: engines can be built; `checkpoint-only`: there is no builder; `unsupported`: it does not
+            work on this machine.
         reason: why the verdict is not `engine`.
         disagreements: one sentence for each difference from what is recorded of the release.
     """
@@ -74,8 +74,9 @@ def probed_facts(toolchain: Toolchain) -> dict[str, str]:
     """
     if not toolchain.identity.version(PACKAGE):
         return {}
-    tensorrt, verdict, reason, told = probe_release(toolchain)
-    found = {"tensorrt": tensorrt, "verdict": verdict, "verdict-reason": reason, "disagreements": "; ".join(told)}
+    tensorrt, verdict, reason, differences = probe_release(toolchain)
+    joined = "; ".join(differences)
+    found = {"tensorrt": tensorrt, "verdict": verdict, "verdict-reason": reason, "disagreements": joined}
     return {name: value for name, value in found.items() if value}
 
 
@@ -109,7 +110,7 @@ def _read_flag(text: str) -> HelpFlag:
 
 
 def compare_flags(listed: Sequence[HelpFlag], recorded: Mapping[str, Flag], record: str) -> Iterator[str]:
-    """One sentence for each difference between a help text and the recorded flags; `record` names these there."""
+    """One sentence for each difference between a help text and recorded flags, which the sentence calls `record`."""
     by_name = {name: flag for flag in listed for name in flag.names}
     known_names = {name for flag in recorded.values() for name in (flag.name, *flag.aliases)}
     for flag in listed:

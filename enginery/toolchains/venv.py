@@ -1,6 +1,6 @@
 """Toolchains of the kind `venv`: made on demand from pins, once for everybody on the machine.
 
-They are made with the user's own pip and pip configuration, by an interpreter that this machine has.
+They are made with a Python of this machine, and with the user's own pip and pip configuration.
 """
 
 import importlib.util
@@ -40,10 +40,10 @@ INSTALL_SECONDS = 3600.0
 STRAY_SECONDS = 15.0
 REQUIREMENTS = "pins.txt"
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
-"""Variables that would let another environment in, and the one that makes each process compile its imports again."""
+"""Variables that would mix in another environment, and one that lets each process compile its imports again."""
 STUB = re.compile(r"wheel_stub|nvidia[-_]stub|(Downloading|Using cached) \S*tensorrt[-_]llm-\S*\.tar\.gz")
-"""The public index has only source packages of NVIDIA's wheels. They download the wheel from NVIDIA's own index, or
-name that index; older ones (0.8.0) only fail in their setup script."""
+"""Signs of a stub in pip's output. The public index has only source packages of NVIDIA's wheels, called stubs. A stub
+downloads the wheel from NVIDIA's own index, or names that index. An older one (0.8.0) fails in its setup script."""
 NAMED_INDEX = re.compile(r"--(?:extra-)?index-url[ =](\S+)")
 NETWORK = re.compile(
     r"[Cc]onnection (broken|refused|reset|aborted|timed out)|NewConnectionError|ConnectTimeout|Read timed out"
@@ -57,8 +57,8 @@ class Venv(Toolchain):
     """A virtual environment, made from pins once for everybody on the machine."""
 
     @classmethod
-    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:  # noqa: ARG003  of a container
-        """The pins, with the minor version of the Python on this machine that would be used."""
+    def identify(cls, name: str, image: str = "") -> ToolchainIdentity:  # noqa: ARG003  for containers
+        """The identity: the pins, and the minor version of the Python on this machine that would be used."""
         pin_file = describe(name)
         # An interpreter is looked for only if the range leaves a choice.
         python = fixed_minor(pin_file.python) or minor_of(_version_of(_find_python(pin_file.python, name)))
@@ -72,7 +72,7 @@ class Venv(Toolchain):
 
     @classmethod
     def ensure(cls, identity: ToolchainIdentity, log: Log) -> Self:
-        """The environment, made first if needed."""
+        """The toolchain. If needed, its environment is made first."""
         toolchain = cls.opened(identity)
         if not cls.is_ready(identity):
             lock = toolchain.directory.with_name(f"{toolchain.directory.name}.lock")
@@ -84,7 +84,7 @@ class Venv(Toolchain):
 
     @classmethod
     def opened(cls, identity: ToolchainIdentity) -> Self:
-        """The environment in its directory, ready or not."""
+        """The toolchain in its directory, ready or not."""
         directory = location(identity)
         binaries = directory / "bin"
         environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
@@ -95,7 +95,7 @@ class Venv(Toolchain):
 
 
 def _find_python(versions: str, subject: str) -> Path:
-    """An interpreter whose version is in the range: the one running this if possible, else one on PATH."""
+    """An interpreter whose version is in the range: the one that runs Enginery if possible, else one on PATH."""
     allowed = SpecifierSet(versions)
     minors = [minor for minor in range(NEWEST_MINOR, 7, -1) if _may_contain(allowed, minor)]
     for found in (sys.executable, *(shutil.which(f"python3.{minor}") for minor in minors)):
@@ -147,7 +147,7 @@ def _create(toolchain: Venv, log: Log) -> None:
 
 
 def _install(toolchain: Venv, interpreter: Path, log: Log) -> None:
-    """Make the environment in its final place, as it cannot be moved, and install its pins."""
+    """Make the environment in its final place, because it cannot be moved, and install its pins."""
     directory, name = toolchain.directory, toolchain.identity.name
     if directory.exists():
         log(f"removing what an interrupted creation left in {directory}")
@@ -169,22 +169,22 @@ def _run_pip(toolchain: Venv, interpreter: Path, log: Log) -> None:
     directory, pins = toolchain.directory, toolchain.identity.pins
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     environment = {**kept, "PIP_USER": "0", "PYTHONNOUSERSITE": "1"}
-    # A pip of its own takes seconds, and is needed only where Enginery's own environment has none.
-    own_pip = importlib.util.find_spec("pip") is None
-    argv = [str(interpreter), "-m", "venv", *([] if own_pip else ["--without-pip"]), str(directory)]
+    # Installing pip there takes seconds. It is needed only if Enginery's own environment has no pip.
+    needs_pip = importlib.util.find_spec("pip") is None
+    argv = [str(interpreter), "-m", "venv", *([] if needs_pip else ["--without-pip"]), str(directory)]
     process.run(argv, env=environment, log=log, timeout=CREATE_SECONDS)
     requirements = directory / REQUIREMENTS
     files.write_atomic(requirements, "".join(f"{pin}\n" for pin in pins if not pin.startswith("--")))
     python = str(toolchain.python)
-    pip = [python, "-m", "pip"] if own_pip else [sys.executable, "-m", "pip", "--python", python]
-    # Compiling every file would take longer than all the rest; Python compiles each one at its first import.
+    pip = [python, "-m", "pip"] if needs_pip else [sys.executable, "-m", "pip", "--python", python]
+    # Compiling every file would take longer than everything else. Python compiles each file at its first import.
     pip += ["install", "--no-compile", "--disable-pip-version-check", "--no-input"]
     pip += [*(pin for pin in pins if pin.startswith("--")), "-r", str(requirements)]
     process.run(pip, env=environment, log=log, timeout=INSTALL_SECONDS)
 
 
 def stub_error(lines: Sequence[str], name: str) -> ToolchainError | None:
-    """The error for an index that has only a stub of a package; None when pip's output shows no sign of one."""
+    """The error for an index that has only a stub of a package; None when pip's output has no sign of a stub."""
     if not any(STUB.search(line) for line in lines):
         return None
     indexes = [found[1] for line in lines if not line.startswith("Looking in") and (found := NAMED_INDEX.search(line))]
@@ -210,7 +210,7 @@ def _pip_error(error: CommandError, name: str) -> ToolchainError:
 
 
 def _await_strays(directory: Path) -> None:
-    """Wait for commands that still run in `directory`: when their creator was killed, its supervisor ends them soon."""
+    """Wait for commands that still run in `directory`. If their parent was killed, its supervisor ends them soon."""
     strays = [found for found in psutil.process_iter(["cmdline"]) if _runs_in(found, directory)]
     psutil.wait_procs(strays, timeout=STRAY_SECONDS)
 

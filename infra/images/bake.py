@@ -1,8 +1,8 @@
 # ruff: noqa: INP001  a script, not a module
 """Writes `docker-bake.json`: the worker images, for the CPU and for each release of TensorRT-LLM.
 
-A release's image is the newest of Triton's containers with exactly it inside, as `enginery releases show`
-tells it. Run it after the recorded facts have changed: `python infra/images/bake.py`.
+A release's image is the newest of Triton's containers with exactly this release, as in `enginery releases show`. Run
+this script when the recorded facts have changed: `python infra/images/bake.py`.
 """
 
 import json
@@ -13,7 +13,7 @@ from enginery.releases.facts import Container, containers, releases
 
 BAKE = Path(__file__).with_name("docker-bake.json")
 OLD_PYTHON = "3.10"
-"""Enginery needs a newer Python than the images up to 0.15 have; their Ubuntu brings one beside it."""
+"""The Python in the images up to 0.15. Enginery needs a newer one, which their Ubuntu has as a package."""
 
 Json = dict[str, Any]
 
@@ -30,7 +30,7 @@ def bake() -> Json:
 
 
 def name_of(release: str) -> str:
-    """The target of a release; a dot would be a separator there."""
+    """The name of a release's target in the file. A dot in it would be a separator."""
     return f"worker-tensorrt-llm-{release.replace('.', '-')}"
 
 

@@ -1,5 +1,5 @@
-# Triton Inference Server with what the served models of the backend `onnxruntime` need. REGISTRY is the host of NVIDIA's
-# registry, or of your mirror of it.
+# Triton Inference Server with the packages that models of the backend `onnxruntime` need. REGISTRY is the host of
+# NVIDIA's registry, or of your mirror of it.
 ARG REGISTRY
 FROM ${REGISTRY}/nvidia/tritonserver:24.12-py3
 COPY infra/toolchains/onnxruntime-0.18.txt /tmp/pins.txt

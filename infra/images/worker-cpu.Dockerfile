@@ -1,7 +1,7 @@
-# A worker without a GPU: it runs the flow itself, downloads, conversions on the CPU, packaging, publishing, rollouts,
-# and targets of the GPU `cpu`. Prefect's server runs from it too. Build it from the top of the checkout:
+# A worker without a GPU. It runs flows, downloads, conversions on the CPU, packaging, publishing, rollouts, and builds
+# of targets with `gpu: cpu`. The image also has Prefect's server. Build it from the top of the checkout:
 #   docker buildx bake -f infra/images/docker-bake.json worker-cpu
-# and with a package index of your own: --set '*.secrets=id=pip,src=/etc/pip.conf'
+# To use your own package index, add: --set '*.secrets=id=pip,src=/etc/pip.conf'
 FROM python:3.11.13-slim-bookworm AS install
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./

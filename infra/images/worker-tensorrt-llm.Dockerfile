@@ -1,16 +1,16 @@
-# A worker for one release of TensorRT-LLM, inside NVIDIA's Triton image that has it: targets say `toolchain: host`.
-# Which image and which Python go with a release is in docker-bake.json; REGISTRY is the host of NVIDIA's registry, or of
-# your mirror of it:
+# A worker for one release of TensorRT-LLM, in NVIDIA's Triton image with this release. Targets set `toolchain: host`.
+# docker-bake.json has the image and the Python of each release. REGISTRY is the host of NVIDIA's registry, or of your
+# mirror of it:
 #   REGISTRY=… docker buildx bake -f infra/images/docker-bake.json worker-tensorrt-llm-1-2-1
 ARG REGISTRY
 ARG IMAGE
-# IMAGE names the tag.
+# IMAGE has a tag.
 # hadolint ignore=DL3006
 FROM ${REGISTRY}/${IMAGE}
 ARG PYTHON=python3
 ARG PYTHON_PACKAGES=python3-venv
-# Enginery has an environment of its own: the image's packages are the release's, and stay as they are. The image's own
-# Ubuntu release says which version of Python's packages there is.
+# Enginery has its own environment, so the packages of the release in the image do not change. The versions of the
+# system packages come from the image's Ubuntu release.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ${PYTHON_PACKAGES} \

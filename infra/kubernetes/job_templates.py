@@ -1,9 +1,9 @@
 # ruff: noqa: INP001  a script, not a module
 """Writes `job-templates/*.json`: the base job template of each Kubernetes work pool, one for each kind of node.
 
-A template is Prefect's own for Kubernetes with what an engine build needs: the node with the very GPU (by the label
-that NVIDIA's GPU feature discovery puts on it), the GPU itself, a volume for the store and the toolchains, shared
-memory, and a user that is not root. Run it after GPUs, images or Prefect have changed:
+A template is Prefect's own for Kubernetes, and adds what an engine build needs: a node with exactly the right GPU (by
+the label from NVIDIA's GPU feature discovery), the GPU itself, a volume for the store and the toolchains, shared
+memory, and a user that is not root. Run this script when GPUs, images or Prefect have changed:
 `python infra/kubernetes/job_templates.py`.
 """
 
@@ -40,7 +40,7 @@ def job_template(gpu: Gpu) -> Json:
     template: Json = KubernetesWorker.get_default_base_job_template()
     job = template["job_configuration"]["job_manifest"]["spec"]
     pod = job["template"]["spec"]
-    # Prefect's own template has these among the pod's fields, where they mean nothing.
+    # Prefect's own template has these fields in the pod, where they have no effect.
     job |= {name: pod.pop(name) for name in ("completions", "parallelism")}
     _harden(pod)
     pod["volumes"] = VOLUMES
@@ -68,7 +68,7 @@ def _harden(pod: Json) -> None:
 
 
 def _give_gpus(pod: Json, gpu: Gpu) -> None:
-    """Kubernetes gives a job GPUs by its limits; a request of its own would have to be the same."""
+    """Kubernetes gives GPUs by the limit of a container. No request is set: it would have to be equal to the limit."""
     pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "{{ gpus }}"
     pod["nodeSelector"] = {"nvidia.com/gpu.product": gpu.label}
     pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -91,7 +91,7 @@ def _text(title: str, description: str, default: str) -> Json:
 
 
 def _defaults(gpu: Gpu) -> Json:
-    """Memory for a conversion of a model of 8 billion weights; larger ones need the pool's variables raised."""
+    """Memory to convert a model of 8 billion weights. For larger models, set the pool's variables to more."""
     with_gpu = {"cpu_request": "8", "memory_request": "64Gi", "memory_limit": "128Gi"}
     without = {"cpu_request": "4", "memory_request": "32Gi", "memory_limit": "64Gi"}
     return {

@@ -1,9 +1,9 @@
 # ruff: noqa: INP001  a script, not a module
 """Makes the package data `enginery/releases/data/*.json` from a directory of facts: `python compact.py FACTS [TO]`.
 
-The facts are what was read from TensorRT-LLM's sources and pages, one JSON file for each release and topic. Here they
-become one small file for each topic, each fact once with the span of releases in which it holds. Only facts are kept:
-names, types, choices, defaults, versions; no code and no help texts.
+The facts were read from TensorRT-LLM's sources and pages: one JSON file for each release and topic. This script makes
+one small file for each topic. It has each fact once, with the span of releases in which the fact holds. Only facts are
+kept: names, types, choices, defaults, versions; no code and no help texts.
 """
 
 import json
@@ -17,11 +17,11 @@ from spans import Topic
 DATA = Path(__file__).parents[2] / "enginery" / "releases" / "data"
 
 AFTER_REMOVAL = "1.3.0rc20+main"
-"""NVIDIA's main branch after the engine builder was removed; 1.3.0rc20 is the last release that has it."""
+"""NVIDIA's main branch after the engine builder was removed; 1.3.0rc20 is the last release with the builder."""
 BETWEEN_0_19_AND_0_20 = "0.20.0.dev0"
-"""The Triton templates of the branch r25.05 lie between these two."""
+"""The branch r25.05, which has Triton templates, lies between these two releases."""
 ENUM_CHOICES = {"KVCacheType": ["continuous", "paged", "disabled"]}
-"""An enumeration's members, which the parser does not list as choices."""
+"""Enumeration -> its members, which the parser does not list as choices."""
 QUANTIZERS = ("nvidia-ammo", "nvidia-modelopt")
 TRITON_MODELS = ("preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble")
 SETTINGS = ("platform", "backend", "model_transaction_policy", "dynamic_batching", "instance_group")
@@ -31,14 +31,14 @@ Json = dict[str, Any]
 
 
 def main(facts: Path, to: Path = DATA) -> None:
-    """Write every data file and say how large it became."""
-    for name, text in made(facts).items():
+    """Write every data file, and print its size."""
+    for name, text in data_files(facts).items():
         path = to / name
         path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{path.stat().st_size:8} {name}\n")
 
 
-def made(facts: Path) -> dict[str, str]:
+def data_files(facts: Path) -> dict[str, str]:
     """File name -> text of each data file that is made from the facts."""
     topics = {
         "build.json": build_topic(facts),
@@ -62,14 +62,14 @@ def build_topic(facts: Path) -> Topic:
 
 
 def examples_topic(facts: Path) -> Topic:
-    """`convert_checkpoint.py` of each family, `quantize.py`, `run.py`: every flag, and where the script lies."""
+    """`convert_checkpoint.py` of each family, `quantize.py`, `run.py`: every flag, and the script's path."""
     topic = Topic("flags of the example scripts")
     found = _read_all(facts, "examples/examples-*.json")
     scripts = sorted({name for one in found for path in one["scripts"] if (name := _script(path))})
     for one in found:
         source = topic.source(_certainty(one["method"]), one["source"], one["method"])
         here = {_script(path): (path, script["options"]) for path, script in one["scripts"].items()}
-        whole = "examples/run.py" in one["scripts"]  # else only one script of the release was read
+        whole = "examples/run.py" in one["scripts"]  # without it, only one script of the release was read
         for name in scripts:
             path, options = here.get(name, ("", {}))
             if path or whole:
@@ -82,7 +82,7 @@ def examples_topic(facts: Path) -> Topic:
 
 
 def families_topic(facts: Path) -> Topic:
-    """Architectures a release knows, and which family's converter serves each."""
+    """The architectures that a release knows, and the family whose converter serves each."""
     topic = Topic("architecture -> class; family -> architectures, derived from what its converter names")
     for one in _read_all(facts, "models/models-*.json"):
         source = topic.source("parsed", one["source"], one["method"])
@@ -110,7 +110,7 @@ def precisions_topic(facts: Path) -> Topic:
 
 
 def _add_blackwell(topic: Topic, known: dict[str, Json]) -> None:
-    """0.17.0 brought Blackwell; its own matrix was not read."""
+    """Add Blackwell to 0.17.0, the first release with it, because the matrix of 0.17.0 was not read."""
     formats = next(formats for name, formats in known["1.3.0rc3"].items() if name == "10.0")
     before = known["0.17.0.dev2024121700"]
     method = "inferred: the matrix of 0.17.0.dev2024121700 with Blackwell, which 0.17 brought, as in 1.3.0rc3"
@@ -119,7 +119,7 @@ def _add_blackwell(topic: Topic, known: dict[str, Json]) -> None:
 
 
 def pins_topic(facts: Path) -> Topic:
-    """Versions that go with a release: from its requirements, else its notes, else a Triton container with it."""
+    """Versions that belong to a release: from its requirements, else its notes, else a Triton container with it."""
     topic = Topic("versions that go with a release; images without the host of NVIDIA's registry")
     versions = _read(facts / "versions.json")
     for release, one in versions["source_pins"].items():
@@ -137,7 +137,7 @@ def pins_topic(facts: Path) -> Topic:
 
 
 def _infer_python(topic: Topic, releases: list[str]) -> None:
-    """The Pythons of the releases between two that name the same."""
+    """Take the Pythons of two releases for all releases between them, if both name the same."""
     first, last = "0.16.0", "1.3.0rc3"
     known = topic.subjects["python"].facts
     if known[first] != known[last]:
@@ -165,7 +165,7 @@ def _put_containers(topic: Topic, containers: Json) -> None:
 
 
 def _put_pins(topic: Topic, release: str, source: int, pins: Json) -> None:
-    """Each pin is a subject of its own: what a source does not name was not looked for."""
+    """Make each pin a subject of its own. A pin that a source does not name was not looked for in it."""
     for name, value in pins.items():
         known = topic.subjects.get(name)
         if known is None or release not in known.read:
@@ -173,7 +173,7 @@ def _put_pins(topic: Topic, release: str, source: int, pins: Json) -> None:
 
 
 def templates_topic(facts: Path) -> Topic:
-    """Triton's `inflight_batcher_llm`: what each model's template holds, and how the ensemble puts them together."""
+    """Triton's `inflight_batcher_llm`: the content of each model's template, and how the ensemble connects them."""
     about = "model/placeholders (quoted or not), /parameters (template value), /inputs, /outputs, /settings (the rest)"
     topic = Topic(f"{about}; /takes and /gives: the ensemble's name for each of its tensors")
     for one in _read_all(facts, "triton_templates/triton-*.json"):
@@ -216,7 +216,7 @@ def arguments_topic(facts: Path) -> Topic:
 
 
 def _fields(name: str, classes: Json) -> Json | None:
-    """A class's public fields, and under `(bases)` the classes whose fields it has too."""
+    """A class's public fields, and under `(bases)` its base classes, whose fields it has, too."""
     if name not in classes:
         return None
     fields = classes[name]["fields"].items()
@@ -280,12 +280,12 @@ def _flag(option: Json) -> Json:
 
 
 def _is_text_of_number(kind: str, default: Any) -> bool:
-    """Whether argparse makes a number of this text; names of enumerations' members stay as they are."""
+    """Whether argparse makes a number of this text; the name of an enumeration's member stays a text."""
     return kind in {"int", "float"} and isinstance(default, str) and default.replace(".", "", 1).isdigit()
 
 
 def _architectures(tie: Json) -> Json:
-    """What a converter serves: by the class it imports or the names in it, else (weaker) by its module's name."""
+    """A converter's architectures: from the class it imports or the names in it, else (less sure) its module's name."""
     named = dict.fromkeys((*tie["model_map_keys_of_those_classes"], *tie["architecture_strings_in_script"]))
     if named:
         return {"architectures": list(named), "tie": "script"}
@@ -338,13 +338,13 @@ def _noted(one: Json) -> Json:
 
 
 def _without_host(image: str) -> str:
-    """An image's name without its registry's host, which every installation may mirror elsewhere."""
+    """An image's name without its registry's host, because each installation may use a mirror."""
     host, _, rest = image.partition("/")
     return rest if "." in host else image
 
 
 def _text(topic: Json) -> str:
-    """JSON with one fact a line, so that a change shows as the lines it changes."""
+    """JSON with one fact on each line, so that a diff shows only the facts that changed."""
     lines = ["{", f' "about": {_line(topic["about"])},', ' "sources": [']
     lines += _listed([f"  {_line(source)}" for source in topic["sources"]])
     lines += [" ],", ' "subjects": {']

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  a script of this directory, not a module
-"""Makes what is known of each release into spans: first release, last release, fact."""
+"""Turns the facts of single releases into spans: first release, last release, fact."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +13,18 @@ Facts = Mapping[str, Fact]
 
 @dataclass
 class Subject:
-    """One thing looked at in several releases, such as a command with its flags.
+    """A subject that was read in several releases, such as a command with its flags.
 
     Attributes:
         read: release -> number of its source in the topic.
-        facts: release -> fact by name; a release that is read but not here does not have the thing.
+        facts: release -> facts by name; a release in `read` but not in `facts` does not have the subject.
     """
 
     read: dict[str, int] = field(default_factory=dict)
     facts: dict[str, Facts] = field(default_factory=dict)
 
     def compact(self) -> dict[str, Any]:
-        """The subject as it is kept: releases read, where it is present, facts as spans."""
+        """The subject as it is stored: the releases that were read, those that have it, and the facts as spans."""
         order = sorted(self.read, key=Version)
         names = dict.fromkeys(name for release in order for name in self.facts.get(release, ()))
         present = [release if release in self.facts else None for release in order]
@@ -44,34 +44,34 @@ class Subject:
 
 @dataclass
 class Topic:
-    """One data file: subjects and where their facts come from."""
+    """One data file: subjects, and the sources of their facts."""
 
     about: str
     sources: list[dict[str, str]] = field(default_factory=list)
     subjects: dict[str, Subject] = field(default_factory=dict)
 
     def source(self, certainty: str, source: str, method: str) -> int:
-        """The number of a source, added where it is new."""
+        """The number of a source. A new source is added."""
         entry = {"certainty": certainty, "source": source, "method": method}
         if entry not in self.sources:
             self.sources.append(entry)
         return self.sources.index(entry)
 
     def put(self, subject: str, release: str, source: int, facts: Facts | None) -> None:
-        """Note what a release has; None when it was looked for and is not there."""
+        """Add the facts of a subject in a release; None if the release does not have the subject."""
         found = self.subjects.setdefault(subject, Subject())
         found.read[release] = source
         if facts is not None:
             found.facts[release] = facts
 
     def compact(self) -> dict[str, Any]:
-        """The topic as it is kept."""
+        """The topic as it is stored."""
         subjects = {name: subject.compact() for name, subject in self.subjects.items()}
         return {"about": self.about, "sources": self.sources, "subjects": subjects}
 
 
 def _spans(order: Sequence[str], values: Sequence[Any]) -> list[list[Any]]:
-    """Runs of equal values; None is no value. True and 1 are different, as are 1 and 1.0."""
+    """Spans of equal values; None is no value. True and 1 differ, and so do 1 and 1.0."""
     made: list[list[Any]] = []
     before: str | None = None
     for release, value in zip(order, values, strict=True):

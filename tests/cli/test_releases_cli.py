@@ -146,13 +146,13 @@ def test_a_field_that_is_set_does_not_change_its_meaning() -> None:
 @pytest.mark.parametrize(
     ("build", "old", "new", "effect", "text"),
     [
-        ({"kv_cache_type": "paged"}, "0.12.0", "0.13.0", "translated", "0.13.0 is told by --kv_cache_type paged"),
-        ({"max_seq_len": 4096}, "0.10.0", "0.12.0", "translated", "0.12.0 is told by --max_seq_len 4096"),
-        ({"enable_xqa": True}, "0.15.0", "0.16.0", "left out", "0.16.0 does so without being told"),
+        ({"kv_cache_type": "paged"}, "0.12.0", "0.13.0", "translated", "for 0.13.0 this is --kv_cache_type paged"),
+        ({"max_seq_len": 4096}, "0.10.0", "0.12.0", "translated", "for 0.12.0 this is --max_seq_len 4096"),
+        ({"enable_xqa": True}, "0.15.0", "0.16.0", "left out", "0.16.0 does this without a flag"),
         ({"enable_xqa": False}, "0.15.0", "0.16.0", "gone", "0.16.0 has no --enable_xqa, which went after 0.15.0"),
-        ({"user_buffer": True}, "0.15.0", "0.16.0", "new", "0.16.0 has it, the old release has not"),
+        ({"user_buffer": True}, "0.15.0", "0.16.0", "new", "0.16.0 has this field, the old release does not"),
         ({"builder_force_num_profiles": 2}, "0.14.0", "0.15.0", "translated", "BUILDER_FORCE_NUM_PROFILES=2"),
-        ({"gemm_plugin": "auto"}, "0.10.0", "0.11.0", "translated", "0.11.0 is told by --gemm_plugin auto"),
+        ({"gemm_plugin": "auto"}, "0.10.0", "0.11.0", "translated", "for 0.11.0 this is --gemm_plugin auto"),
     ],
 )
 def test_what_becomes_of_a_field(build: dict[str, Any], old: str, new: str, effect: str, text: str) -> None:

@@ -10,16 +10,16 @@ from enginery.pipeline.flows.failures import (
     BUILD_FAILED,
     ROLLOUT_FAILED,
     RUN_FAILED,
-    breakages,
     event_name,
     failure,
     failure_payload,
+    step_failures,
 )
 from tests.support.small_plans import small_spec
 
 
 def broke(error: EngineryError, label: str) -> tuple[str, str, str, str]:
-    (found,) = breakages(failure({label: error}, []))
+    (found,) = step_failures(failure({label: error}, []))
     return found.step, found.target, found.problem, found.remedy
 
 
@@ -43,7 +43,7 @@ def test_steps_are_known_by_their_labels(label: str, step: str, target: str) -> 
 
 def test_several_failures_are_told_each() -> None:
     errors = {"build a": EngineryError("one", subject="trtllm-build"), "validate b": EngineryError("two")}
-    found = breakages(failure(errors, ["publish a"]))
+    found = step_failures(failure(errors, ["publish a"]))
     assert [(one.step, one.target, one.problem) for one in found] == [
         ("build", "a", "trtllm-build: one"),
         ("validate", "b", "two"),
@@ -51,24 +51,24 @@ def test_several_failures_are_told_each() -> None:
 
 
 def test_a_mistake_in_a_spec_was_before_any_step() -> None:
-    (found,) = breakages(SpecError(["targets.0: no"], subject="llama"))
+    (found,) = step_failures(SpecError(["targets.0: no"], subject="llama"))
     assert (found.step, found.target) == ("", "")
     assert found.problem.startswith("llama: 1 mistake to correct")
 
 
 def test_a_name_that_only_begins_like_a_step_is_none() -> None:
-    (found,) = breakages(EngineryError("it broke", subject="build-farm: somewhere"))
+    (found,) = step_failures(EngineryError("it broke", subject="build-farm: somewhere"))
     assert found.step == ""
 
 
 def test_what_nobody_foresaw_says_its_kind() -> None:
-    (found,) = breakages(KeyError("x"))
+    (found,) = step_failures(KeyError("x"))
     assert found.problem == "KeyError: 'x'"
 
 
 def test_the_event_says_whether_a_build_or_a_rollout_failed() -> None:
-    rollout = breakages(failure({"rollout cpu": RolloutError("no")}, []))
-    build = breakages(failure({"build cpu": EngineryError("no")}, []))
+    rollout = step_failures(failure({"rollout cpu": RolloutError("no")}, []))
+    build = step_failures(failure({"build cpu": EngineryError("no")}, []))
     assert event_name("build-model", build) == event_name("build-target", build) == BUILD_FAILED
     assert event_name("build-model", rollout) == event_name("roll-out", build) == ROLLOUT_FAILED
     assert event_name("roll-back", build) == ROLLOUT_FAILED

@@ -19,7 +19,7 @@ from enginery.pipeline.tasks import interrupt
 from enginery.pipeline.tasks.locks import StoreLocks
 from enginery.pipeline.tasks.progress import artifact_key
 from enginery.pipeline.tasks.schedule import step_jobs
-from enginery.pipeline.tasks.stages import STAGE_TASKS, can_pass
+from enginery.pipeline.tasks.stages import STAGE_TASKS, is_transient
 from enginery.store import open_store
 from enginery.store.steps import Stage
 from enginery.toolchains.identity import ToolchainIdentity
@@ -83,7 +83,7 @@ def test_a_lock_of_a_killed_process_is_free() -> None:
 )
 def test_only_what_says_that_it_can_pass_is_tried_again(*, error: Exception, again: bool) -> None:
     state: State[object] = State(type=StateType.FAILED, data=error)
-    assert can_pass(STAGE_TASKS[Stage.BUILD], TaskRun(task_key="build", dynamic_key="0"), state) is again
+    assert is_transient(STAGE_TASKS[Stage.BUILD], TaskRun(task_key="build", dynamic_key="0"), state) is again
 
 
 def test_every_stage_has_a_task_of_its_name() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from enginery.core.errors import StoreError
-from enginery.pipeline.fleet import keep_plan, kept_plan
+from enginery.pipeline.fleet import load_plan, save_plan
 from enginery.store import Store, open_store
 from tests.support.plans import planned, spec_data
 
@@ -21,29 +21,29 @@ def file_of(store: Store, tmp_path: Path, digest: str) -> Path:
 
 def test_a_plan_comes_back_as_it_was(store: Store) -> None:
     plan = planned()
-    assert kept_plan(keep_plan(plan, store), store) == plan
+    assert load_plan(save_plan(plan, store), store) == plan
 
 
 def test_the_same_plan_is_kept_once_and_another_beside_it(store: Store) -> None:
-    first = keep_plan(planned(), store)
-    assert keep_plan(planned(), store) == first
-    assert keep_plan(planned(spec_data(name="other")), store) != first
+    first = save_plan(planned(), store)
+    assert save_plan(planned(), store) == first
+    assert save_plan(planned(spec_data(name="other")), store) != first
 
 
 def test_a_machine_with_another_store_is_told_what_to_do(store: Store, tmp_path: Path) -> None:
-    digest = keep_plan(planned(), store)
+    digest = save_plan(planned(), store)
     with pytest.raises(StoreError, match="not in this machine's store") as caught:
-        kept_plan(digest, open_store(str(tmp_path / "another")))
+        load_plan(digest, open_store(str(tmp_path / "another")))
     assert "s3://bucket/prefix" in caught.value.remedy
 
 
 def test_a_plan_that_was_changed_is_refused_and_kept_anew(store: Store, tmp_path: Path) -> None:
     plan = planned()
-    digest = keep_plan(plan, store)
+    digest = save_plan(plan, store)
     file_of(store, tmp_path, digest).write_text("{}")
     with pytest.raises(StoreError, match="was changed"):
-        kept_plan(digest, store)
-    assert kept_plan(keep_plan(plan, store), store) == plan
+        load_plan(digest, store)
+    assert load_plan(save_plan(plan, store), store) == plan
 
 
 def test_a_plan_of_another_version_is_told_as_that(store: Store) -> None:
@@ -52,4 +52,4 @@ def test_a_plan_of_another_version_is_told_as_that(store: Store) -> None:
     data = b'{"plan_schema": 99}'
     store.shelf().put(f"plans/{bytes_digest(data)}.json", data, after=None)
     with pytest.raises(StoreError, match="of another version"):
-        kept_plan(bytes_digest(data), store)
+        load_plan(bytes_digest(data), store)

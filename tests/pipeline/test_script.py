@@ -119,7 +119,7 @@ def test_a_release_in_an_environment_of_its_own_is_shown_as_its_plain_commands()
     convert = line_of(script, "convert")
     assert f" {binaries}/python examples/llama/convert_checkpoint.py --model_dir llama-steps/download" in convert
     assert f" {binaries}/trtllm-build --checkpoint_dir llama-steps/convert/h100" in line_of(script, "build")
-    assert "# ./examples is taken for that of a checkout of TensorRT-LLM v0.8.0" in script
+    assert "# ./examples must be the examples of a checkout of TensorRT-LLM v0.8.0" in script
 
 
 def test_a_checkout_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_an_image_without_a_registry_is_said_to_lack_one(monkeypatch: pytest.Mon
     before = line_before(shell_script(engine_plan("1.2.1", "container"), "spec.yaml"), "docker pull")
     assert (
         before
-        == "# docker asks its own registry: plan with ENGINERY_CONTAINER_REGISTRY set to NVIDIA's, or a mirror of it"
+        == "# docker uses its own registry: set ENGINERY_CONTAINER_REGISTRY to NVIDIA's or a mirror, and plan again"
     )
     assert "own registry" not in shell_script(engine_plan("1.2.1", "venv"), "spec.yaml")
 

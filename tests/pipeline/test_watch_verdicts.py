@@ -50,7 +50,7 @@ def test_a_yanked_release_counts_for_nothing() -> None:
 
 def test_that_the_specs_own_release_was_withdrawn_is_said() -> None:
     (found,) = verdicts(watched_spec(OLD), listed("1.1.0", yanked=("1.1.0",)))
-    assert "the spec's own was withdrawn" in found.reason
+    assert "the spec's release was withdrawn" in found.reason
 
 
 def test_previews_count_only_when_the_spec_says_so() -> None:

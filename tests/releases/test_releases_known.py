@@ -95,7 +95,7 @@ def test_every_subject_answers_for_every_release(release: str, subject: tuple[st
     origin = found.provenance
     assert origin.source
     assert origin.method
-    if subject[0] in facts.OF_ENGINES and not builds_engines(release):
+    if subject[0] in facts.ENGINE_TOPICS and not builds_engines(release):
         assert (found.value, origin) == (None, facts.REMOVAL)
         return
     assert (origin.certainty is Certainty.NEAREST) is (Version(origin.release) != Version(release))
@@ -110,7 +110,7 @@ def test_an_answer_between_two_that_differ_says_so() -> None:
 
 @pytest.mark.parametrize("release", ["0.7.1", "0.5.0", "0.8.0rc1"])
 def test_older_releases_are_unknown(release: str) -> None:
-    with pytest.raises(UsageError, match="nothing is known of so old"):
+    with pytest.raises(UsageError, match="nothing is known of such an old"):
         flags_of(release)
 
 

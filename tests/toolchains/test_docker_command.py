@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from enginery.core.errors import UsageError
-from enginery.toolchains.container import Box, docker_command, gpus_argument
+from enginery.toolchains.container import ContainerAccess, docker_command, gpus_argument
 from tests.support.fake_docker import option_values as values
 
 IMAGE = "nvidia/tritonserver:26.07-trtllm-python-py3"
 KEY = "0123456789abcdef" * 4
 
 
-def box(**changes: Any) -> Box:
-    return Box(image=IMAGE, name=KEY, home=Path("/home/caches"), user="1000:1001", **changes)
+def box(**changes: Any) -> ContainerAccess:
+    return ContainerAccess(image=IMAGE, name=KEY, home=Path("/home/caches"), user="1000:1001", **changes)
 
 
 def words(**changes: Any) -> list[str]:

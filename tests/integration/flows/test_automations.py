@@ -133,14 +133,14 @@ def test_the_command_wants_the_address_in_the_environment(prefect_api: str) -> N
 
 def test_a_file_that_is_no_automation_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("name: 3\ntrigger: {}\n")
-    with pytest.raises(UsageError, match=r"broken\.yaml: is no automation"):
+    with pytest.raises(UsageError, match=r"broken\.yaml: is not an automation"):
         apply(tmp_path, "http://127.0.0.1:9/hook")
 
 
 def test_a_file_that_is_no_automation_changes_no_address(tmp_path: Path, prefect_api: str) -> None:
     apply(DEFINITIONS, "http://127.0.0.1:9/before")
     (tmp_path / "broken.yaml").write_text("name: 3\ntrigger: {}\n")
-    with pytest.raises(UsageError, match="is no automation"):
+    with pytest.raises(UsageError, match="is not an automation"):
         apply(tmp_path, "http://127.0.0.1:9/after")
     webhook = Webhook.load(BLOCK)
     assert isinstance(webhook, Webhook)

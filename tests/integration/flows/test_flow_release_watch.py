@@ -180,7 +180,7 @@ def test_a_watch_that_only_reports_starts_nothing(package_index: PackageIndex, b
     recorded(package_index)
     spec = watched_spec(OLD, to=f"s3://{bucket}/engines", name="reported")
     report = watch_releases([write(spec, tmp_path)], report_only=True)
-    assert [one.reason for one in report.rebuilds] == ["the watch is told to report only"]
+    assert [one.reason for one in report.rebuilds] == ["the watch only reports: report_only is set"]
     assert not rebuild_runs("1.2.1", "reported")
 
 
@@ -265,7 +265,7 @@ def test_a_new_release_is_built_compared_and_promoted_if_no_gate_is_worse(
     ]
     assert on_channel(address, "candidate") == new
     assert "tiny-llama/" in table("comparison-tiny-llama-cpu")
-    assert watch_releases([file]).promotions[0].decision is Decision.THERE
+    assert watch_releases([file]).promotions[0].decision is Decision.ON_CHANNEL
     assert len(rebuild_runs("0.18.0", "tiny-llama")) == 1
 
 

@@ -84,7 +84,7 @@ def test_a_second_look_changes_nothing(address: str) -> None:
     both(address)
     decided(address)
     moved = Registry(address).channel("tiny-llama", "candidate", "cpu")
-    assert decided(address).decision is Decision.THERE
+    assert decided(address).decision is Decision.ON_CHANNEL
     assert Registry(address).channel("tiny-llama", "candidate", "cpu") == moved
 
 
@@ -123,8 +123,8 @@ def test_a_build_that_somebody_took_off_the_channel_is_not_put_back(address: str
     decided(address)
     Registry(address).promote(f"tiny-llama/{OLD.build_id}", "candidate")
     found = decided(address)
-    assert found.decision is Decision.LEFT
-    assert "moved from it" in found.reason
+    assert found.decision is Decision.LEFT_ALONE
+    assert "somebody moved candidate from it" in found.reason
     assert pointed_at(address) == OLD.build_id
 
 
@@ -133,7 +133,7 @@ def test_a_newer_release_on_the_channel_is_left_there(address: str) -> None:
     published(newer, address, "0.19.0", channel="candidate")
     published(NEW, address, "0.18.0", channel="rebuild")
     found = decided(address)
-    assert found.decision is Decision.LEFT
+    assert found.decision is Decision.LEFT_ALONE
     assert "0.19.0, which is newer" in found.reason
     assert pointed_at(address) == newer.build_id
 

@@ -9,7 +9,7 @@ import pytest
 
 from enginery import toolchains
 from enginery.core.errors import ToolchainError
-from enginery.toolchains.container import reference
+from enginery.toolchains.container import image_reference
 from enginery.toolchains.identity import ToolchainIdentity
 from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
 from tests.support.trtllm import make_release
@@ -65,7 +65,7 @@ def test_a_pin_file_that_leaves_python_open_leaves_it_to_the_image(
     assert toolchains.known_facts(toolchains.ensure(wanted))["tensorrt-llm"] == "1.2.1"
     (tmp_path / f"{NAME}.txt").write_text("# image: team/trtllm:7\n# python: >=3.99\ntensorrt-llm==1.2.1\n")
     fake.add_image("team/trtllm:7", "sha256:new")
-    with pytest.raises(ToolchainError, match=r"expected is >=3\.99"):
+    with pytest.raises(ToolchainError, match=r"but must be >=3\.99"):
         toolchains.ensure(wanted)
 
 
@@ -96,7 +96,7 @@ def test_a_release_without_a_known_image_says_how_to_name_one() -> None:
 def test_the_registry_of_this_machine_is_put_before_images_that_name_none(
     image: str, registry: str, expected: str
 ) -> None:
-    assert reference(image, {"ENGINERY_CONTAINER_REGISTRY": registry}) == expected
+    assert image_reference(image, {"ENGINERY_CONTAINER_REGISTRY": registry}) == expected
 
 
 # Getting ready
@@ -139,7 +139,7 @@ def test_an_image_with_another_release_is_refused_and_both_are_named(fake: FakeD
     fake.use_commands_of(make_release(tmp_path / "other", "1.1.0").bin)
     fake.add_image(IMAGE)
     wanted = local_python(toolchains.identify(NAME, "container"))
-    with pytest.raises(ToolchainError, match=r"tensorrt-llm is 1\.1\.0, pinned is ==1\.2\.1"):
+    with pytest.raises(ToolchainError, match=r"tensorrt-llm is 1\.1\.0, but the pin is ==1\.2\.1"):
         toolchains.ensure(wanted)
     assert not toolchains.status(NAME).created
 
@@ -148,7 +148,7 @@ def test_an_image_with_another_release_is_refused_and_both_are_named(fake: FakeD
 def test_an_image_with_another_python_is_refused(fake: FakeDocker) -> None:
     fake.add_image(IMAGE)
     wanted = toolchains.identify(NAME, "container").model_copy(update={"python": "3.5"})
-    with pytest.raises(ToolchainError, match=r"Python is 3\.\d+\.\d+, expected is ==3\.5\.\*"):
+    with pytest.raises(ToolchainError, match=r"Python is 3\.\d+\.\d+, but must be ==3\.5\.\*"):
         toolchains.ensure(wanted)
 
 

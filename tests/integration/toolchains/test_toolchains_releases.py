@@ -212,7 +212,7 @@ def test_a_host_with_another_release_is_refused_and_both_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", make_release(tmp_path, "1.1.0").environment()["PATH"])
-    with pytest.raises(ToolchainError, match=r"has TensorRT-LLM 1\.1\.0, asked for is 1\.2\.1"):
+    with pytest.raises(ToolchainError, match=r"has TensorRT-LLM 1\.1\.0, but 1\.2\.1"):
         toolchains.identify(NAME, "host")
 
 

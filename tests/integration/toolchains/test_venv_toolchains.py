@@ -312,8 +312,8 @@ def test_a_check_lists_every_difference(pins: WritePins, wheels: Path) -> None:
     (library / "tinytool.py").write_text("raise OSError('no libgpu.so')")
     report = toolchains.check("tiny")
     assert report.mismatches == (
-        "second is missing, pinned is ==1",
-        "tinytool is 1.3, pinned is ==1.2",
+        "second is missing, but the pin is ==1",
+        "tinytool is 1.3, but the pin is ==1.2",
         "module tinytool cannot be imported (OSError: no libgpu.so)",
     )
 
