@@ -97,7 +97,7 @@ def running_s3_server() -> Iterator[S3Server]:
             """Say nothing: a test's output is its own."""
 
     server = make_server("127.0.0.1", 0, Remembering(), threaded=True, request_handler=Quiet)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     running = S3Server("127.0.0.1", server.server_port)
     _running.append(running)
