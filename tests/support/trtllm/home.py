@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 CONTROL = "control.json"
 CALLS = "calls.jsonl"
@@ -113,9 +113,15 @@ def world_size() -> int:
 
 def log(text: str, level: str = "I", part: str = "TRT-LLM") -> None:
     """A line as TensorRT-LLM's logger writes them, with a moment that never changes."""
-    print(f"[11/22/2026-00:00:00] [{part}] [{level}] {text}", flush=True)  # noqa: T201  a command's output
+    say(sys.stdout, f"[11/22/2026-00:00:00] [{part}] [{level}] {text}\n")
 
 
 def warn(text: str) -> None:
     """A line as Python libraries write them to the error output."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  a command's output
+    say(sys.stderr, f"{text}\n")
+
+
+def say(stream: TextIO, text: str) -> None:
+    """Write a text in one piece, so ranks side by side do not mix theirs: `print` may write its line's end apart."""
+    stream.write(text)
+    stream.flush()
