@@ -1,7 +1,7 @@
-"""Runs a driver several times in one process of its toolchain: importing what it needs takes longer than its work.
+"""Runs scripts in one process of their toolchain: importing what they need takes longer than their work.
 
-Its arguments: the driver, a JSON file with `{name: [argument, …]}`, and the JSON file to write: for each name what the
-driver printed on each stream, and its exit status.
+Its arguments: a JSON file with `{name: [script, argument, …]}`, and the JSON file to write: for each name what the
+script printed on each stream, and its exit status.
 """
 
 import contextlib
@@ -12,20 +12,21 @@ import sys
 from pathlib import Path
 
 
-def run_once(driver: str, arguments: list[str]) -> dict[str, object]:
+def run_once(argv: list[str]) -> dict[str, object]:
     """One run: as if it had been started by itself."""
-    sys.argv = [driver, *arguments]
+    script = argv[0]
+    sys.argv, sys.path[0] = argv, str(Path(script).parent)
     printed, complained, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
         try:
-            runpy.run_path(driver, run_name="__main__")
+            runpy.run_path(script, run_name="__main__")
         except SystemExit as end:
             status = int(end.code or 0)
     return {"status": status, "printed": printed.getvalue(), "complained": complained.getvalue()}
 
 
 if __name__ == "__main__":
-    path, jobs, output = sys.argv[1:]
+    jobs, output = sys.argv[1:]
     named = json.loads(Path(jobs).read_text(encoding="utf-8"))
-    results = {name: run_once(path, given) for name, given in named.items()}
+    results = {name: run_once(given) for name, given in named.items()}
     Path(output).write_text(json.dumps(results), encoding="utf-8")
