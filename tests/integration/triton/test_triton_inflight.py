@@ -23,6 +23,7 @@ from enginery.core.files import remove_tree
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
 from enginery.spec.serving import ServingOptions
+from enginery.triton import loading
 from enginery.triton.inflight import InflightOptions, write_inflight_repository
 from enginery.triton.loading import LOAD_ORDER
 from enginery.triton.rollout import roll_out_build, serving_build
@@ -229,8 +230,9 @@ def test_the_script_can_send_the_whole_text_so_far(start: Start) -> None:
 
 
 def test_a_rollout_tells_the_engine_where_its_files_are_unless_the_server_reads_another_directory(
-    s3_server: S3Server, client: Client, tiny_weights: Path, tmp_path: Path
+    s3_server: S3Server, client: Client, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loading, "LOOK_SECONDS", 0.05)
     bucket = f"engines-{uuid4().hex[:12]}"
     s3_server.create_bucket(bucket)
     client.unload_all()
