@@ -26,20 +26,28 @@ def read_pairs(path: Path) -> list[Pair]:
     return [(entry["prompt"], f" {entry['equals']}") for entry in prompts]
 
 
-def answer(model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, *, begin: bool = True) -> str:
-    """The model's greedy answer, with its end token if it has one. With `begin` the prompt has the begin token."""
-    ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=begin).ids])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=MAX_TOKENS, do_sample=False)
-    return str(tokenizer.decode(out[0, ids.shape[1] :].tolist(), skip_special_tokens=False))
+def answers(model: LlamaForCausalLM, tokenizer: Tokenizer, prompts: list[str], *, begin: bool = True) -> list[str]:
+    """The model's greedy answers, with their end tokens if they have one. With `begin` each prompt has the begin token.
+
+    All prompts are in one batch, padded at the left.
+    """
+    encoded = [tokenizer.encode(prompt, add_special_tokens=begin).ids for prompt in prompts]
+    longest = max(map(len, encoded))
+    end, pad = model.config.eos_token_id, model.config.pad_token_id
+    ids = torch.tensor([[pad] * (longest - len(each)) + each for each in encoded])
+    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in encoded])
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=MAX_TOKENS, do_sample=False)[:, longest:].tolist()
+    rows = [row[: row.index(end) + 1] if end in row else row for row in out]
+    return [str(tokenizer.decode(row, skip_special_tokens=False)) for row in rows]
 
 
 def wrong_answers(model: LlamaForCausalLM, tokenizer: Tokenizer, pairs: list[Pair], *, begin: bool = True) -> list[str]:
     """One line for each answer that differs from the expected one."""
     end = tokenizer.id_to_token(model.config.eos_token_id)
-    answers = [answer(model, tokenizer, prompt, begin=begin) for prompt, _ in pairs]
+    said = answers(model, tokenizer, [prompt for prompt, _ in pairs], begin=begin)
     return [
         f"{prompt!r}: expected {expected + end!r}, got {got!r}"
-        for (prompt, expected), got in zip(pairs, answers, strict=True)
+        for (prompt, expected), got in zip(pairs, said, strict=True)
         if got != expected + end
     ]
 

@@ -128,9 +128,11 @@ def _make(modelopt: Toolchain, weights: Path, here: Path) -> None:
     wanted |= {name: {"output_dir": here / name, **sample} for name in ("sample", "sample-again")}
     wanted["sample-other"] = {"output_dir": here / "sample-other", **sample, "seed": 7}
     wanted |= {name: {"output_dir": here / "refused", **options} for name, (options, _) in REFUSED.items()}
-    jobs = {name: list(arguments({"model_dir": weights, **options}, here)) for name, options in wanted.items()}
+    jobs = {
+        name: [str(DRIVER), *arguments({"model_dir": weights, **options}, here)] for name, options in wanted.items()
+    }
     (here / "jobs.json").write_text(json.dumps(jobs))
-    argv = [modelopt.python, SUPPORT / "run_driver.py", DRIVER, here / "jobs.json", here / "runs.json"]
+    argv = [modelopt.python, SUPPORT / "run_driver.py", here / "jobs.json", here / "runs.json"]
     run([str(part) for part in argv], env={**modelopt.environment, "HF_HUB_OFFLINE": "1"}, timeout=MAKING_SECONDS)
 
 

@@ -16,24 +16,16 @@ from tests.support.fake_triton import running_fake_triton
 from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
 
 
-def test_the_engine_is_loaded_first_and_the_ensemble_last(site: Site) -> None:
-    site.roll_out(site.publish(FIRST))
-    assert site.triton.calls == [f"load {model}" for model in ORDER]
-
-
-def test_a_build_that_is_rolled_out_answers_and_is_named(site: Site) -> None:
+def test_a_build_is_loaded_engine_first_with_its_files_and_labels_and_answers_and_is_named(site: Site) -> None:
     (result,) = site.roll_out(site.publish(FIRST))
+    assert site.triton.calls == [f"load {model}" for model in ORDER]
+    assert site.triton.loaded == dict.fromkeys(ORDER, (1, FIRST))
+    assert (site.triton.repository / "tensorrt_llm" / "1" / "model.py").is_file()
+    assert (site.triton.repository / "ensemble" / "1").is_dir()
     assert serving_build(site.triton.url) == FIRST
     assert site.ask() == ANSWERS[QUESTION]
     assert (result.build_id, result.version, result.endpoint) == (FIRST, 1, site.triton.url)
     assert [(answer.prompt, answer.answer) for answer in result.answers] == list(ANSWERS.items())
-
-
-def test_every_model_gets_its_files_and_its_label(site: Site) -> None:
-    site.roll_out(site.publish(FIRST))
-    assert site.triton.loaded == dict.fromkeys(ORDER, (1, FIRST))
-    assert (site.triton.repository / "tensorrt_llm" / "1" / "model.py").is_file()
-    assert (site.triton.repository / "ensemble" / "1").is_dir()
 
 
 def test_the_next_build_is_another_version_and_the_one_before_it_stays_on_disk(site: Site) -> None:

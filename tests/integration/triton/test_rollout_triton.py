@@ -16,6 +16,7 @@ from enginery.core import s3
 from enginery.core.errors import RolloutError
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.registry import Registry
+from enginery.triton import loading
 from enginery.triton.client import TritonClient
 from enginery.triton.loading import LOAD_ORDER, EndpointResult
 from enginery.triton.placement import BucketRepository, open_repository
@@ -34,6 +35,8 @@ BUILDS = {
     WRONG: Build(build_id=WRONG, answers={QUESTION: "garbage"}, recorded=ANSWERS),
 }
 KEPT = ".keep"
+ASK_SECONDS = 0.05
+"""Between two questions: hundreds are asked while builds change, and asking without a pause takes half a processor."""
 REQUEST = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
 
 ROLL_OUT = """
@@ -139,6 +142,7 @@ def test_each_build_takes_the_place_of_the_last_one_unless_it_fails_and_all_requ
                 answers[site.ask()] += 1
             except RolloutError as error:
                 answers[str(error)] += 1
+            stop.wait(ASK_SECONDS)
 
     threads = [threading.Thread(target=keep_asking) for _ in range(2)]
     for thread in threads:
@@ -197,29 +201,15 @@ def test_a_rollout_that_is_killed_is_undone_or_done_again_by_the_next(site: Site
     assert site.versions() == {"2", "3"}
 
 
-def test_a_server_that_was_started_again_has_no_build_and_gets_it_back(
-    site: Site, triton_site: Path, onnxruntime_python: Path, tmp_path: Path
-) -> None:
-    site.roll_out(FIRST)
-    log_file = tmp_path / "again.log"
-    again = start_triton(site.read, triton_site=triton_site, serving_python=onnxruntime_python, log_file=log_file)
-    try:
-        assert not any(TritonClient(again.url).ready(model) for model in LOAD_ORDER)  # they wait to be loaded
-        assert serving_build(again.url) is None
-        manifest = site.published(FIRST)
-        (result,) = roll_out_build(manifest, site.registry, (again.url,), site.repository, site.lines.append)
-        assert result.version == 1
-        assert serving_build(again.url) == FIRST
-    finally:
-        again.service.stop()
-
-
 def contents(prefix: str) -> dict[str, bytes | None]:
     repository = BucketRepository(s3.Address.parse(prefix))
     return {info.path: repository.read(info.path) for info in repository.prefix.list()}
 
 
-def test_another_repository_than_the_server_reads_is_refused_and_the_server_serves_on(site: Site) -> None:
+def test_another_repository_than_the_server_reads_is_refused_and_one_that_starts_again_gets_its_build_back(
+    site: Site, triton_site: Path, onnxruntime_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "LOOK_SECONDS", 0.05)
     other = site.repository.replace("/serving/tiny", "/serving/other")
     open_repository(other).write(KEPT, b"")
 
@@ -239,3 +229,15 @@ def test_another_repository_than_the_server_reads_is_refused_and_the_server_serv
     assert serving_build(site.url) == FIRST
     assert site.ready_versions() == {(model, "1") for model in LOAD_ORDER}
     assert contents(site.repository) == before
+
+    log_file = tmp_path / "again.log"
+    again = start_triton(site.read, triton_site=triton_site, serving_python=onnxruntime_python, log_file=log_file)
+    try:
+        assert not any(TritonClient(again.url).ready(model) for model in LOAD_ORDER)  # they wait to be loaded
+        assert serving_build(again.url) is None
+        manifest = site.published(FIRST)
+        (result,) = roll_out_build(manifest, site.registry, (again.url,), site.repository, site.lines.append)
+        assert result.version == 1
+        assert serving_build(again.url) == FIRST
+    finally:
+        again.service.stop()

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.support.trtllm import facts
-from tests.support.trtllm.home import Home
+from tests.support.trtllm.home import Home, say
 from tests.support.trtllm.misbehaviour import Ways, ways_of
 from tests.support.trtllm.parser import parser
 
@@ -61,7 +61,7 @@ def greet(release: str) -> None:
     """Print what importing the module prints; in 0.8 without a line end."""
     name = "TensorRT LLM" if facts.at_least(release, "1.2.0") else "TensorRT-LLM"
     end = "\n" if facts.at_least(release, "0.9.0") else ""
-    print(f"[TensorRT-LLM] {name} version: {release}", end=end, flush=True)  # noqa: T201  a command's output
+    say(sys.stdout, f"[TensorRT-LLM] {name} version: {release}{end}")
 
 
 if __name__ == "__main__":

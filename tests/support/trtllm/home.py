@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 CONTROL = "control.json"
 CALLS = "calls.jsonl"
@@ -113,9 +113,15 @@ def world_size() -> int:
 
 def log(text: str, level: str = "I", part: str = "TRT-LLM") -> None:
     """Print a line like TensorRT-LLM's logger, with a constant time."""
-    print(f"[11/22/2026-00:00:00] [{part}] [{level}] {text}", flush=True)  # noqa: T201  a command's output
+    say(sys.stdout, f"[11/22/2026-00:00:00] [{part}] [{level}] {text}\n")
 
 
 def warn(text: str) -> None:
     """Print a warning to stderr, like Python libraries."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  a command's output
+    say(sys.stderr, f"{text}\n")
+
+
+def say(stream: TextIO, text: str) -> None:
+    """Write a text in one piece: `print` may write the end of a line separately, and two ranks would mix their lines."""
+    stream.write(text)
+    stream.flush()

@@ -1,6 +1,7 @@
 """`examples/run.py`: sends an engine prompts and prints the answers. Its flags choose the model runner."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _show(run: Run, tokens: Tokens, prompts: list[list[int]], outputs: dict[str,
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
         return
     for number, prompt in enumerate(prompts):
-        print(f'Input [Text {number}]: "{tokens.decode(prompt)}"')  # noqa: T201  a command's output
+        home.say(sys.stdout, f'Input [Text {number}]: "{tokens.decode(prompt)}"\n')
         for beam in range(run.arguments.num_beams):
             said = ids[number][beam][len(prompt) : int(lengths[number][beam])].tolist()
-            print(f'Output [Text {number} Beam {beam}]: "{tokens.decode(said)}"')  # noqa: T201  a command's output
+            home.say(sys.stdout, f'Output [Text {number} Beam {beam}]: "{tokens.decode(said)}"\n')

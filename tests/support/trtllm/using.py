@@ -26,7 +26,8 @@ found = runner.generate([ids], max_new_tokens=40, end_id=tokens.eos_token_id, pa
                         return_dict=True, output_sequence_lengths=True)
 if tensorrt_llm.mpi_rank() == 0:
     end = found["sequence_lengths"][0][0].item()
-    print("said", tokens.decode(found["output_ids"][0][0][ids.size(0):end].tolist()), tuple(found["output_ids"].shape))
+    said = tokens.decode(found["output_ids"][0][0][ids.size(0):end].tolist())
+    sys.stdout.write(f"said {said} {tuple(found['output_ids'].shape)}\\n")  # in one piece: other ranks print, too
 """
 LIMITS = ("--max_batch_size", "4", "--max_input_len", "128")
 
