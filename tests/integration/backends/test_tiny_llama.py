@@ -9,7 +9,6 @@ from filelock import FileLock
 
 from enginery.core import process
 from enginery.spec.spec import ValidationOptions
-from tests.integration.conftest import of_all_workers
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny-llama"
 MODEL = EXAMPLE / "model"
@@ -67,7 +66,7 @@ def test_the_prompts_are_a_validation_section_with_the_tutorials_among_them() ->
 @pytest.fixture(scope="session")
 def ran(onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the scripts made and said, in two processes, once for all workers: they import longer than they work."""
-    shared = of_all_workers(tmp_path_factory) / "tiny-llama"
+    shared = shared_by_workers(tmp_path_factory) / "tiny-llama"
     with FileLock(f"{shared}.lock"):
         if not (shared / "again.json").exists():
             shared.mkdir(exist_ok=True)

@@ -122,6 +122,6 @@ def warn(text: str) -> None:
 
 
 def say(stream: TextIO, text: str) -> None:
-    """Write a text in one piece: `print` may write the end of a line separately, and two ranks would mix their lines."""
+    """Write a text in one piece: `print` may write the end of a line separately, and two ranks would mix lines."""
     stream.write(text)
     stream.flush()
