@@ -101,12 +101,11 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def address(s3_server: S3Server) -> Iterator[str]:
+def address(s3_server: S3Server) -> str:
     """A registry that does not exist yet, in a bucket of its own."""
     bucket = f"engines-{uuid4().hex[:12]}"
     s3_server.create_bucket(bucket)
-    yield f"s3://{bucket}/prod"
-    s3.close_clients()
+    return f"s3://{bucket}/prod"
 
 
 @pytest.fixture
@@ -116,4 +115,4 @@ def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
         yield running
-        s3.close_clients()
+        s3.close_clients(running.url)

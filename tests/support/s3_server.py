@@ -4,6 +4,8 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -76,19 +78,11 @@ def s3_environment(url: str) -> dict[str, str]:
 
 @contextmanager
 def running_s3_server() -> Iterator[S3Server]:
-    """A server with no buckets, for as long as the block lasts; nothing global is set."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import WSGIRequestHandler, make_server
+    """A server with no buckets, for as long as the block lasts; nothing global is set.
 
-    class Quiet(WSGIRequestHandler):
-        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
-            """Say nothing: a test's output is its own."""
-
-    application = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    running = S3Server("127.0.0.1", server.server_port)
+    All blocks of a process share one server, which ends with the process: so its clients can be shared as well.
+    """
+    running = S3Server("127.0.0.1", _port())
     _running.append(running)
     try:
         yield running
@@ -98,6 +92,52 @@ def running_s3_server() -> Iterator[S3Server]:
         if not _running:  # what a test has made by itself, or left when it failed
             urlopen(Request(f"{running.url}/moto-api/reset", method="POST")).close()
         running.close()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+
+
+@cache
+def _port() -> int:
+    """Where this process's server listens; starts it."""
+    from moto.core import errors
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+    from werkzeug.test import run_wsgi_app
+
+    class Application(DomainDispatcherApplication):
+        """Moto's. Which service a host is, it finds out once: it lists its own directory for that."""
+
+        def __init__(self) -> None:
+            super().__init__(create_backend_app)
+            self.get_backend_for_host = cache(super().get_backend_for_host)  # type: ignore[method-assign]
+
+    class Handler(WSGIRequestHandler):
+        """Keeps connections, as S3 does and werkzeug's does not, and says nothing: a test's output is its own."""
+
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
+            """Say nothing."""
+
+        def run_wsgi(self) -> None:
+            environ = self.make_environ()
+            length = None if "wsgi.input_terminated" in environ else int(self.headers.get("Content-Length", 0))
+            environ["wsgi.input"] = BytesIO(environ["wsgi.input"].read(length))
+            environ["wsgi.input_terminated"] = True
+            parts, status, headers = run_wsgi_app(self.server.app, environ)
+            body = b"".join(parts)
+            code, _, reason = status.partition(" ")
+            self.send_response(int(code), reason)
+            for name, value in headers:
+                self.send_header(name, value)
+            if self.command == "HEAD":
+                body = b""
+            elif "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    # It makes one for each error; this one remembers what it has read.
+    vars(errors)["ErrorLookupFactory"] = cache(errors.ErrorLookupFactory)
+    server = make_server("127.0.0.1", 0, Application(), threaded=True, request_handler=Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
