@@ -31,7 +31,7 @@ MODEL = "tiny-llama"
 PART_BYTES = 5 << 20
 """The least that S3 takes as a part, so that a file of a few MB is sent in parts."""
 LARGE_EVERY = 10
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.5
 LAST_KILLED_ATTEMPT = 3
 LONGEST_PUBLISH_REQUESTS = 20
 COULD_PASS, BROKEN = 3, 4
@@ -171,7 +171,7 @@ class Observer:
     def look(self) -> None:
         """One look: each manifest's build is whole, none has changed or gone, each channel names one that is there."""
         self.looks += 1
-        pointers = {key: etag for key, etag in self._etags().items() if "/channels/" in key}
+        pointers = self._etags(f"{self.prefix}/models/{MODEL}/channels/")
         manifests = {key: etag for key, etag in self._etags().items() if key.endswith("/manifest.json")}
         self.wrong += [
             f"{key} has changed or is gone" for key, etag in self.manifests.items() if manifests.get(key) != etag

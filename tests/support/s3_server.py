@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from io import BytesIO
 from typing import Any
 from urllib.request import Request, urlopen
@@ -97,7 +97,8 @@ def running_s3_server() -> Iterator[S3Server]:
 @cache
 def _port() -> int:
     """Where this process's server listens; starts it."""
-    from moto.core import errors
+    from botocore.utils import parse_to_aware_datetime
+    from moto.core import errors, serialize
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
     from werkzeug.test import run_wsgi_app
@@ -136,8 +137,9 @@ def _port() -> int:
             self.end_headers()
             self.wfile.write(body)
 
-    # It makes one for each error; this one remembers what it has read.
+    # It makes one for each error, and reads the time of each object for each listing; these remember what they read.
     vars(errors)["ErrorLookupFactory"] = cache(errors.ErrorLookupFactory)
+    vars(serialize)["parse_to_aware_datetime"] = lru_cache(maxsize=10000)(parse_to_aware_datetime)
     server = make_server("127.0.0.1", 0, Application(), threaded=True, request_handler=Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_port
