@@ -96,12 +96,11 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def address(s3_server: S3Server) -> Iterator[str]:
+def address(s3_server: S3Server) -> str:
     """The address of an empty registry in a new bucket."""
     bucket = f"engines-{uuid4().hex[:12]}"
     s3_server.create_bucket(bucket)
-    yield f"s3://{bucket}/prod"
-    s3.close_clients()
+    return f"s3://{bucket}/prod"
 
 
 @pytest.fixture
@@ -111,4 +110,4 @@ def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")
         yield running
-        s3.close_clients()
+        s3.close_clients(running.url)

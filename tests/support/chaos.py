@@ -31,7 +31,7 @@ MODEL = "tiny-llama"
 PART_BYTES = 5 << 20
 """The smallest part that S3 accepts, so that a file of a few MB is sent in parts."""
 LARGE_EVERY = 10
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.5
 LAST_KILLED_ATTEMPT = 3
 LONGEST_PUBLISH_REQUESTS = 20
 COULD_PASS, BROKEN = 3, 4
@@ -171,7 +171,7 @@ class Observer:
     def look(self) -> None:
         """Look once: each manifest's build is complete, no manifest has changed or gone, each channel names a build."""
         self.looks += 1
-        pointers = {key: etag for key, etag in self._etags().items() if "/channels/" in key}
+        pointers = self._etags(f"{self.prefix}/models/{MODEL}/channels/")
         manifests = {key: etag for key, etag in self._etags().items() if key.endswith("/manifest.json")}
         self.wrong += [
             f"{key} has changed or is gone" for key, etag in self.manifests.items() if manifests.get(key) != etag

@@ -185,6 +185,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits for the client to have acknowledged the headers: 40 ms
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it so

@@ -1,4 +1,7 @@
-"""Fixtures for tests that use a real S3 API. A test module imports the fixtures that it uses."""
+"""Fixtures for tests that use a real S3 API. A test module imports the fixtures that it uses.
+
+The clients of the process's server stay open for the next test: making one takes longer than many tests.
+"""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A new bucket; the AWS settings point to the server itself."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -28,8 +31,7 @@ def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "4")
     name = f"bucket-{uuid4().hex}"
     server.create_bucket(name)
-    yield name
-    s3.close_clients()
+    return name
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def proxy(server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     with faulty_proxy(server.host, server.port) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         yield running
-        s3.close_clients()
+        s3.close_clients(running.url)
 
 
 @pytest.fixture

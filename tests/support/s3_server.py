@@ -4,6 +4,8 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, lru_cache
+from io import BytesIO
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -76,30 +78,11 @@ def s3_environment(url: str) -> dict[str, str]:
 
 @contextmanager
 def running_s3_server() -> Iterator[S3Server]:
-    """Run a server without buckets until the block ends. No environment variable is changed."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import WSGIRequestHandler, make_server
+    """Run a server without buckets until the block ends. No environment variable is changed.
 
-    class Remembering(DomainDispatcherApplication):
-        """Looks up once what serves a host: moto walks through its own directory to find out."""
-
-        def __init__(self) -> None:
-            super().__init__(create_backend_app)
-            self._backends: dict[str | None, Any] = {}
-
-        def get_backend_for_host(self, host: str | None) -> Any:
-            if host not in self._backends:
-                self._backends[host] = super().get_backend_for_host(host)
-            return self._backends[host]
-
-    class Quiet(WSGIRequestHandler):
-        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
-            """Log nothing, to keep the test's output clean."""
-
-    server = make_server("127.0.0.1", 0, Remembering(), threaded=True, request_handler=Quiet)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    running = S3Server("127.0.0.1", server.server_port)
+    All blocks of a process share one server, which ends with the process. So they can share its clients, too.
+    """
+    running = S3Server("127.0.0.1", _port())
     _running.append(running)
     try:
         yield running
@@ -109,6 +92,54 @@ def running_s3_server() -> Iterator[S3Server]:
         if not _running:  # remove what a test has made without `create_bucket`, or has left when it failed
             urlopen(Request(f"{running.url}/moto-api/reset", method="POST")).close()
         running.close()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+
+
+@cache
+def _port() -> int:
+    """Start the server of this process; returns its port."""
+    from botocore.utils import parse_to_aware_datetime
+    from moto.core import errors, serialize
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+    from werkzeug.test import run_wsgi_app
+
+    class Application(DomainDispatcherApplication):
+        """Finds the service of a host only once. Moto itself lists its own directory for each request."""
+
+        def __init__(self) -> None:
+            super().__init__(create_backend_app)
+            self.get_backend_for_host = cache(super().get_backend_for_host)  # type: ignore[method-assign]
+
+    class Handler(WSGIRequestHandler):
+        """Keeps connections open, like S3 and unlike werkzeug. Logs nothing, to keep the test's output clean."""
+
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  werkzeug's name
+            """Log nothing."""
+
+        def run_wsgi(self) -> None:
+            environ = self.make_environ()
+            length = None if "wsgi.input_terminated" in environ else int(self.headers.get("Content-Length", 0))
+            environ["wsgi.input"] = BytesIO(environ["wsgi.input"].read(length))
+            environ["wsgi.input_terminated"] = True
+            parts, status, headers = run_wsgi_app(self.server.app, environ)
+            body = b"".join(parts)
+            code, _, reason = status.partition(" ")
+            self.send_response(int(code), reason)
+            for name, value in headers:
+                self.send_header(name, value)
+            if self.command == "HEAD":
+                body = b""
+            elif "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    # Moto makes this for each error, and parses the time of each object for each listing. Both are kept here.
+    vars(errors)["ErrorLookupFactory"] = cache(errors.ErrorLookupFactory)
+    vars(serialize)["parse_to_aware_datetime"] = lru_cache(maxsize=10000)(parse_to_aware_datetime)
+    server = make_server("127.0.0.1", 0, Application(), threaded=True, request_handler=Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port

@@ -94,11 +94,11 @@ def connection() -> Connection:
         return _connections[name]
 
 
-def close_clients() -> None:
-    """Close every connection; the next call of `connection` opens new ones."""
+def close_clients(url: str | None = None) -> None:
+    """Close every connection, or those to one server; the next call of `connection` opens new ones."""
     with _lock:
-        while _connections:
-            _connections.popitem()[1].client.close()
+        for name in [name for name, made in _connections.items() if url in {None, made.endpoint}]:
+            _connections.pop(name).client.close()
 
 
 def endpoint() -> str:

@@ -13,7 +13,6 @@ import pytest
 from pydantic import JsonValue
 
 from enginery.builds.manifest import License
-from enginery.core import s3
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError
 from enginery.core.locks import Worker
@@ -33,14 +32,13 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "2")
     name = f"engines-{uuid4().hex[:12]}"
     server.create_bucket(name)
-    yield name
-    s3.close_clients()
+    return name
 
 
 @pytest.fixture
