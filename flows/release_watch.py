@@ -133,7 +133,7 @@ def _listed(project: str, log: Log) -> Listing:
     for silent in found.silent:
         log(f"warning: {project}: no answer from {silent}")
     if found.not_numbers:
-        log(f"{project}: left out, because their release is no version number: {', '.join(found.not_numbers)}")
+        log(f"{project}: left out, because they are not version numbers: {', '.join(found.not_numbers)}")
     return found
 
 

@@ -21,7 +21,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends pip, and then this program ends
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
-    started = told = time.monotonic()
+    started = printed = time.monotonic()
     doing = "starting pip"
     while True:
         try:
@@ -34,10 +34,10 @@ def main() -> None:
         news = line.strip()
         if news.startswith(WORTH):
             doing = news if len(news) <= LINE_LENGTH else f"{news[:LINE_LENGTH]} …"
-        if now - told >= (NEWS_SECONDS if news.startswith(WORTH) else SILENCE_SECONDS):
+        if now - printed >= (NEWS_SECONDS if news.startswith(WORTH) else SILENCE_SECONDS):
             sys.stdout.write(f"{now - started:5.1f} s  {doing}\n")
             sys.stdout.flush()
-            told = now
+            printed = now
 
 
 def _read(lines: "queue.Queue[str | None]") -> None:

@@ -22,6 +22,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 
 from enginery.core.errors import EngineryError
 from enginery.core.progress import Log
+from enginery.core.retry import Waits, retry
 from enginery.pipeline.tasks.interrupt import at_work
 from enginery.pipeline.tasks.progress import run_log
 from enginery.store import Store
@@ -36,6 +37,7 @@ MAX_DEATHS = 3
 """After this many deaths the run itself is probably the cause, for example because it needs too much memory."""
 MAX_RUNS = 1000
 SERVER_PATIENCE_SECONDS = 600.0
+LONGEST_WAIT_SECONDS = 30.0
 T = TypeVar("T")
 
 
@@ -125,20 +127,22 @@ def patiently(call: Callable[[], T], log: Log) -> T:
     Raises:
         PoolError: when the server still does not answer.
     """
-    begun, logged = time.monotonic(), float("-inf")
-    while True:
+    begun = time.monotonic()
+
+    def attempt() -> T:
         try:
             return call()
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
             if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
                 raise
-            if time.monotonic() - begun > SERVER_PATIENCE_SECONDS:
-                remedy = "start it, then build again: finished steps are kept"
-                raise PoolError(f"Prefect's server does not answer: {error}", remedy=remedy) from error
-            if time.monotonic() - logged >= REPEAT_SECONDS:
-                logged = time.monotonic()
-                log(f"Prefect's server does not answer ({type(error).__name__}); trying again")
-            time.sleep(POLL_SECONDS)
+            remedy = "start it, then build again: finished steps are kept"
+            problem = f"Prefect's server does not answer: {str(error) or type(error).__name__}"
+            raise PoolError(problem, remedy=remedy, transient=True) from error
+
+    def too_long() -> bool:
+        return time.monotonic() - begun > SERVER_PATIENCE_SECONDS
+
+    return retry(attempt, give_up=too_long, waits=Waits(POLL_SECONDS, LONGEST_WAIT_SECONDS, 0.0), log=log)
 
 
 def _find_or_start(wanted: PoolRun, client: SyncPrefectClient, log: Log) -> FlowRun:

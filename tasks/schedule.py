@@ -1,9 +1,8 @@
 """What a flow run has to do, as jobs that become Prefect tasks, and the order in which these are submitted.
 
-Prefect can let a submitted task wait for its inputs (`wait_for`), but a waiting task holds a thread of the task runner.
-With few threads, waiting tasks would hold them all, and targets that could go on would stand still. With a thread for
-each task, the order of the plan would be lost: the next target would begin before the first one is finished. So a task
-is submitted when its inputs are done and fewer tasks than the limit are at work.
+Prefect's `wait_for` alone is not enough: a waiting task holds a thread of the task runner, so with few threads other
+targets stand still, and with many threads all targets begin at once. So a task is submitted when its inputs are done
+and fewer tasks than the limit are at work.
 """
 
 import concurrent.futures

@@ -1,7 +1,7 @@
-"""The architecture: which room may know which, held by reading every import, also those inside functions.
+"""The architecture: which room may know which. It reads every import, also those inside functions and in strings.
 
 `ROOMS` is the house from its top floor to its cellar. A room imports only rooms below it, through their doors: the
-names that a room's `__init__.py` imports. `core` has no door of its own; each of its files is one.
+names that a room's `__init__.py` imports. `core` has no door of its own; each of its files can be imported.
 """
 
 import ast
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -53,6 +54,7 @@ class Import(NamedTuple):
         module: the module that is imported from.
         name: what is imported from it; empty for `import module`.
         inside: whether it stands in a function.
+        named: whether a string names it, as in `late("enginery.registry")`.
     """
 
     file: str
@@ -61,6 +63,7 @@ class Import(NamedTuple):
     module: str
     name: str
     inside: bool
+    named: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} imports {self.name or 'all'} from {self.module}"
@@ -89,6 +92,7 @@ def imports_of(module: str, path: Path) -> Iterator[Import]:
     ]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     file = str(path.relative_to(ROOT))
+    yield from named_in_strings(nodes, file, module)
     for node in nodes:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
@@ -102,6 +106,15 @@ def imports_of(module: str, path: Path) -> Iterator[Import]:
             source = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 yield Import(*where, source, alias.name, inside)
+
+
+def named_in_strings(nodes: list[ast.AST], file: str, importer: str) -> Iterator[Import]:
+    """What a string names that is nothing else: a file of ours, or a name in it, as `enginery.registry:publish`."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            module, _, name = node.value.partition(":")
+            if module in FILES and not importer.startswith(f"{module}."):
+                yield Import(file, node.lineno, importer, module, name, inside=False, named=True)
 
 
 IMPORTS = [found for module, path in FILES.items() for found in imports_of(module, path)]
@@ -148,7 +161,7 @@ def test_a_room_is_entered_by_its_door() -> None:
         if here == there or there in WITHOUT_A_DOOR or there == "enginery":
             continue
         # `from enginery import toolchains` takes the room itself; its names are then asked of the door.
-        whole = target_of(found) == there and found.module != there
+        whole = target_of(found) == there and (found.module != there or (found.named and not found.name))
         if not whole and (found.module != there or found.name not in door_of(there)):
             behind.append(str(found))
     assert behind == []
@@ -158,7 +171,7 @@ def test_a_room_is_entered_by_its_door() -> None:
 def test_a_name_of_a_door_is_not_that_of_a_file_behind_it(room: str) -> None:
     """Importing the file would put it in the place of what the door shows under that name."""
     files = {module.rpartition(".")[2] for module in FILES if module.rpartition(".")[0] == room}
-    shown = {found.name for found in OURS if found.importer == room and target_of(found) == found.module}
+    shown = {name for name in door_of(room) if not isinstance(getattr(import_module(room), name), ModuleType)}
     assert files & shown == set()
 
 
@@ -166,6 +179,31 @@ def test_a_name_of_a_door_is_not_that_of_a_file_behind_it(room: str) -> None:
 def test_every_name_of_a_door_can_be_had_from_it(room: str) -> None:
     opened = import_module(room)
     assert [name for name in door_of(room) if not hasattr(opened, name)] == []
+
+
+def is_shown(room: str, name: str) -> bool:
+    return room in WITHOUT_A_DOOR or name in door_of(room) or (name.startswith("__") and name.endswith("__"))
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_what_is_taken_from_a_room_is_a_name_of_its_door(module: str) -> None:
+    """As in `registry.pull`, where a file has imported the room itself, or `rooms.registry.pull` in a command."""
+    whole = {found.name: f"{found.module}.{found.name}" for found in OURS if found.importer == module}
+    rooms = {name: room for name, room in whole.items() if room in ROOMS and room != room_of(module)}
+    behind = []
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Attribute):
+            continue
+        match node.value:
+            case ast.Name(id=name) if name in rooms:
+                room = rooms[name]
+            case ast.Attribute(value=ast.Name(id="rooms"), attr=name) if f"enginery.{name}" in ROOMS:
+                room = f"enginery.{name}"
+            case _:
+                continue
+        if not is_shown(room, node.attr):
+            behind.append(f"{FILES[module]}:{node.lineno} takes {node.attr} from {room}")
+    assert behind == []
 
 
 def test_nobody_takes_a_private_name_of_another_file() -> None:

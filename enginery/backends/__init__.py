@@ -2,7 +2,7 @@
 
     backend = backend_for(request)
     for finding in backend.findings(request): ...
-    chain = backend.chain(request, weights_key)     # the steps that convert, build and validate
+    chain = backend.chain(request, weights_key)     # the steps that convert, build, validate and package
 
 `tensorrt` builds with `trtllm-build`. `pytorch` prepares a checkpoint for the LLM API. `onnxruntime` works without an
 NVIDIA GPU, too.
@@ -14,11 +14,16 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES
+    from enginery.backends.package import package_inflight, package_llmapi
+    from enginery.backends.pytorch.quantize import export_checkpoint
     from enginery.backends.request import Backend, BackendStep, Chain, Request, image_findings
     from enginery.backends.select import backend_for
+    from enginery.backends.tensorrt.build import build_engine
     from enginery.backends.tensorrt.build_defaults import EngineOptions, default_length, unset_changes
     from enginery.backends.tensorrt.build_options import OPTIONS, RenderedOption, render_option
+    from enginery.backends.tensorrt.convert import convert_checkpoint
     from enginery.backends.tensorrt.release import chosen_release
     from enginery.backends.validate import OFFLINE
+    from enginery.backends.validate import validate as validate_step
 else:
     __getattr__ = door(__name__, __file__)

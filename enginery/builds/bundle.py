@@ -125,7 +125,7 @@ def read_claim(bundle: bytes) -> SignatureClaim | None:
 
 
 def _problem(signature: SignatureFile, policy: Policy, digests: Mapping[str, str]) -> tuple[int, str] | None:
-    """How grave the problem of a signature is (3 is the worst), and the problem; None when the signature is good."""
+    """The severity of a signature's problem, 1 to 3, and its text; None when the signature is good."""
     claim = read_claim(signature.data)
     if claim is None:
         return (1, f"{signature.path} is not a whole signature")

@@ -1,6 +1,6 @@
 """The rooms that commands use. Each is imported when a command first uses it, so `enginery --help` imports none.
 
-Commands write `rooms.pipeline.make_plan(…)`. No other file of the command line imports a room late.
+Commands write `rooms.pipeline.make_plan(…)`. Only `output`, which is one of them, imports rooms late itself.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""General code that every room uses. It knows nothing about engines.
+"""General code that every room uses. Only `process/failures.py` knows engines: the messages of their builders.
 
 Other rooms import each file directly: `from enginery.core.files import write_atomic`.
 

@@ -1,4 +1,4 @@
-"""The functions that steps call, by the names in their recipes.
+"""The functions that steps call, by the names in their recipes. Each is a public name of its room.
 
 A function is imported when it is first called, so that making a plan loads none of them.
 """
@@ -20,31 +20,31 @@ PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
 
 FUNCTIONS = {
     "download": "enginery.sources:download",
-    "validate": "enginery.backends.validate:validate",
-    "package": "enginery.triton.repository:package",
-    "package_inflight": "enginery.backends.package:package_inflight",
-    "package_llmapi": "enginery.backends.package:package_llmapi",
+    "validate": "enginery.backends:validate_step",
+    "package": "enginery.triton:package",
+    "package_inflight": "enginery.backends:package_inflight",
+    "package_llmapi": "enginery.backends:package_llmapi",
     "publish": "enginery.registry:publish",
-    "rollout": "enginery.triton.rollout:rollout",
+    "rollout": "enginery.triton:rollout_step",
 }
 """The work of internal steps."""
 
 COMMAND_RUNNERS = {
-    "convert_checkpoint": "enginery.backends.tensorrt.convert:convert_checkpoint",
-    "build_engine": "enginery.backends.tensorrt.build:build_engine",
-    "export_checkpoint": "enginery.backends.pytorch.quantize:export_checkpoint",
+    "convert_checkpoint": "enginery.backends:convert_checkpoint",
+    "build_engine": "enginery.backends:build_engine",
+    "export_checkpoint": "enginery.backends:export_checkpoint",
 }
 """Functions that run the command of an external step, and check its output before it counts."""
 
 EFFECT_CHECKS = {
     "publish": "enginery.registry:is_published",
-    "rollout": "enginery.triton.rollout:is_serving",
+    "rollout": "enginery.triton:is_serving",
 }
 """Functions that say whether a step's change outside the store is still there. If it is not, the step runs again."""
 
 PREPARATION_CHECKS = {
     "publish": "enginery.registry:require_publishable",
-    "rollout": "enginery.triton.rollout:require_readable_policy",
+    "rollout": "enginery.triton:require_readable_policy",
 }
 """Functions that raise an error, before any work begins, if a step lacks something that it needs outside the store."""
 

@@ -8,8 +8,8 @@ movable names that point at builds.
     pull(registry, build.manifest, Path("/models"))
 
 `layout` says where objects lie, `reading` reads them, `channels` and `registry` move channels, `publishing` and
-`sending` write builds under a claim (`claims`), `resolving/` finds the build that fits a machine, `pulling` brings it
-there, and `upkeep/` verifies, audits and prunes.
+`sending` write builds under a claim (`claims`), `signatures` signs and checks them, `resolving/` finds the build that
+fits a machine, `pulling` brings it there, `upkeep/` verifies, audits and prunes, and `iam` writes policies for AWS.
 """
 
 from typing import TYPE_CHECKING

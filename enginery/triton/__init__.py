@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from enginery.triton.llmapi import MODELS, LlmApiOptions, write_llmapi_repository
     from enginery.triton.loading import EndpointResult
     from enginery.triton.problems import rollout_problems, serving_notes, serving_problems, tokenizer_problems
-    from enginery.triton.rollout import roll_out_build
+    from enginery.triton.repository import package
+    from enginery.triton.rollout import is_serving, require_readable_policy, roll_out_build
+    from enginery.triton.rollout import rollout as rollout_step
     from enginery.triton.served import served_models_digest
 else:
     __getattr__ = door(__name__, __file__)

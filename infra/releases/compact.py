@@ -68,13 +68,13 @@ def examples_topic(facts: Path) -> Topic:
     scripts = sorted({name for one in found for path in one["scripts"] if (name := _script(path))})
     for one in found:
         source = topic.source(_certainty(one["method"]), one["source"], one["method"])
-        here = {_script(path): (path, script["options"]) for path, script in one["scripts"].items()}
+        present = {_script(path): (path, script["options"]) for path, script in one["scripts"].items()}
         whole = "examples/run.py" in one["scripts"]  # without it, only one script of the release was read
         for name in scripts:
-            path, options = here.get(name, ("", {}))
+            path, options = present.get(name, ("", {}))
             if path or whole:
                 topic.put(name, one["release"], source, _flags(options) if path else None)
-        topic.put("scripts", one["release"], source, {name: path for name, (path, _) in here.items() if name})
+        topic.put("scripts", one["release"], source, {name: path for name, (path, _) in present.items() if name})
         if not whole:
             del topic.subjects["scripts"].read[one["release"]]
             del topic.subjects["scripts"].facts[one["release"]]

@@ -308,7 +308,7 @@ def _modelopt_model_findings(request: Request, model: ModelFacts) -> Iterator[Fi
         problem = f"ModelOpt writes no TensorRT-LLM checkpoint of {architecture}"
         yield Finding("E122", "convert.converter", problem, use)
     if architecture.startswith("Gemma") and target.pipeline_parallel > 1:
-        problem = f"with more than 1 ModelOpt leaves out the last layer of {architecture}"
+        problem = f"if it is more than 1, ModelOpt leaves out the last layer of {architecture}"
         yield Finding("E122", "pipeline_parallel", problem, use)
     if target.precision in {Precision.INT4_AWQ, Precision.W4A8_AWQ} and model.vocab_size % AWQ_VOCABULARY:
         problem = (

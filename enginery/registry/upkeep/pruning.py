@@ -221,7 +221,7 @@ def _leftover(  # noqa: PLR0913, PLR0917  each is a field of the verdict
     young = "" if now - since >= LEFTOVER_AGE else "younger than a day: its writer may be at work"
     reason = needed or young
     fate: Literal["stays", "goes"] = "stays" if reason else "goes"
-    reason = reason or "its writer has died"
+    reason = reason or "older than a day: its writer has probably died"
     return Verdict(kind=kind, name=name, since=since, size=size, fate=fate, reason=reason)
 
 
