@@ -39,9 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     quick tests come last, because they can be shared evenly.
     """
     for item in items:
-        if INTEGRATION in item.path.parents:
+        if item.nodeid.startswith("tests/integration/"):
             item.add_marker(pytest.mark.integration)
-    items.sort(key=lambda item: (INTEGRATION / "flows" not in item.path.parents, INTEGRATION not in item.path.parents))
+    longest_first = ("tests/integration/flows/", "tests/integration/", "tests/")
+    items.sort(key=lambda item: next(n for n, start in enumerate(longest_first) if item.nodeid.startswith(start)))
 
 
 FOREIGN_SETTINGS = ("AWS_", "HF_", "HUGGING_FACE_", "PREFECT_", "ENGINERY_", "HUGGINGFACE_")

@@ -6,6 +6,7 @@ names that a room's `__init__.py` imports. `core` has no door of its own; each o
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -117,8 +118,11 @@ def named_in_strings(nodes: list[ast.AST], file: str, importer: str) -> Iterator
                 yield Import(file, node.lineno, importer, module, name, inside=False, named=True)
 
 
-IMPORTS = [found for module, path in FILES.items() for found in imports_of(module, path)]
-OURS = [found for found in IMPORTS if found.module.partition(".")[0] in {"enginery", "flows", "tasks"}]
+@cache
+def ours() -> list[Import]:
+    """Every import of a module of ours. Not made at import, because each process that runs tests imports this file."""
+    found = [one for module, path in FILES.items() for one in imports_of(module, path)]
+    return [one for one in found if one.module.partition(".")[0] in {"enginery", "flows", "tasks"}]
 
 
 def target_of(found: Import) -> str:
@@ -147,7 +151,7 @@ def test_every_file_is_in_a_room() -> None:
 def test_a_room_knows_only_rooms_below_it() -> None:
     floor = {room: number for number, room in enumerate(ROOMS)}
     upward = []
-    for found in OURS:
+    for found in ours():
         here, there = room_of(found.importer), room_of(target_of(found))
         if here != there and here in floor and (there == "enginery" or floor[there] < floor[here]):
             upward.append(str(found))
@@ -156,7 +160,7 @@ def test_a_room_knows_only_rooms_below_it() -> None:
 
 def test_a_room_is_entered_by_its_door() -> None:
     behind = []
-    for found in OURS:
+    for found in ours():
         here, there = room_of(found.importer), room_of(target_of(found))
         if here == there or there in WITHOUT_A_DOOR or there == "enginery":
             continue
@@ -181,40 +185,44 @@ def test_every_name_of_a_door_can_be_had_from_it(room: str) -> None:
     assert [name for name in door_of(room) if not hasattr(opened, name)] == []
 
 
+def taken_from_rooms(module: str) -> Iterator[tuple[int, str, str]]:
+    """What a file takes from rooms that it has imported: line, room, name."""
+    whole = {found.name: f"{found.module}.{found.name}" for found in ours() if found.importer == module}
+    rooms = {name: room for name, room in whole.items() if room in ROOMS and room != room_of(module)}
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=taken) if name in rooms:
+                yield node.lineno, rooms[name], taken
+            case ast.Attribute(value=ast.Attribute(value=ast.Name(id="rooms"), attr=name), attr=taken) if (
+                f"enginery.{name}" in ROOMS
+            ):
+                yield node.lineno, f"enginery.{name}", taken
+
+
 def is_shown(room: str, name: str) -> bool:
     return room in WITHOUT_A_DOOR or name in door_of(room) or (name.startswith("__") and name.endswith("__"))
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_what_is_taken_from_a_room_is_a_name_of_its_door(module: str) -> None:
+def test_what_is_taken_from_a_room_is_a_name_of_its_door() -> None:
     """As in `registry.pull`, where a file has imported the room itself, or `rooms.registry.pull` in a command."""
-    whole = {found.name: f"{found.module}.{found.name}" for found in OURS if found.importer == module}
-    rooms = {name: room for name, room in whole.items() if room in ROOMS and room != room_of(module)}
-    behind = []
-    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Attribute):
-            continue
-        match node.value:
-            case ast.Name(id=name) if name in rooms:
-                room = rooms[name]
-            case ast.Attribute(value=ast.Name(id="rooms"), attr=name) if f"enginery.{name}" in ROOMS:
-                room = f"enginery.{name}"
-            case _:
-                continue
-        if not is_shown(room, node.attr):
-            behind.append(f"{FILES[module]}:{node.lineno} takes {node.attr} from {room}")
+    behind = [
+        f"{path}:{line} takes {name} from {room}"
+        for module, path in FILES.items()
+        for line, room, name in taken_from_rooms(module)
+        if not is_shown(room, name)
+    ]
     assert behind == []
 
 
 def test_nobody_takes_a_private_name_of_another_file() -> None:
-    taken = [str(found) for found in OURS if found.name.startswith("_") and not found.name.startswith("__")]
+    taken = [str(found) for found in ours() if found.name.startswith("_") and not found.name.startswith("__")]
     assert taken == []
 
 
 def test_no_import_goes_in_a_circle() -> None:
     """A package's `__init__` is loaded before what is in it, so an import counts as one of each package on the way."""
     graph: dict[str, set[str]] = {module: set() for module in FILES}
-    for found in OURS:
+    for found in ours():
         target = target_of(found)
         parts = target.split(".")
         for length in range(1, len(parts) + 1):
@@ -229,11 +237,11 @@ def test_no_import_goes_in_a_circle() -> None:
 
 
 def test_no_import_of_ours_is_hidden_in_a_function() -> None:
-    assert [str(found) for found in OURS if found.inside] == []
+    assert [str(found) for found in ours() if found.inside] == []
 
 
 def test_flows_and_tasks_call_themselves_by_the_name_they_are_installed_under() -> None:
-    assert [str(found) for found in OURS if found.module.partition(".")[0] in {"flows", "tasks"}] == []
+    assert [str(found) for found in ours() if found.module.partition(".")[0] in {"flows", "tasks"}] == []
 
 
 def test_a_newcomer_can_take_the_house_in() -> None:

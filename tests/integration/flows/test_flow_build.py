@@ -85,8 +85,10 @@ def logged(run: FlowRun) -> list[str]:
     def arrived() -> bool:
         with get_client(sync_client=True) as client:
             wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
-            lines[:] = [log.message for log in client.read_logs(wanted, limit=200, offset=0)]
-        return any("Finished in state" in line for line in lines)
+            found = client.read_logs(wanted, limit=200, offset=0)
+            lines[:] = [log.message for log in found]
+            ended = [log for log in found if log.task_run_id is None and "Finished in state" in log.message]
+        return bool(ended)  # logs are sent in their order, and this is the flow's last line
 
     wait_until(arrived)
     return lines

@@ -150,7 +150,7 @@ def test_a_build_is_started_from_the_form_and_ends_with_its_artifacts(
 ) -> None:
     ui = prefect_ui
     open_form(ui)
-    ui.see("Names the target in plans, builds and channels.")
+    ui.see("The target's name in plans, builds and channels.")
     assert {"float32", "int4", "fp8"} <= set(ui.choices("Precision"))
     assert "tensorrt" in ui.choices("Backend")
     ui.field("Name").fill(MODEL)
