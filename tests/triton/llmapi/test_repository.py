@@ -28,7 +28,7 @@ from enginery.triton.served import SOURCES, served_archive, served_models_digest
 from tests.support.llm_checkpoints import write_checkpoint
 from tests.support.pytorch_requests import BACKEND, WEIGHTS, request_of
 
-FACTS = Path(__file__).parents[1] / "golden" / "llmapi_tensors.json"
+FACTS = Path(__file__).parents[2] / "golden" / "llmapi_tensors.json"
 SERVING_ENVIRONMENT = {"numpy"}
 DECOUPLED = LlmApiOptions(release="1.2.1", serving=ServingOptions(decoupled=True), labels={"enginery_model": "m"})
 

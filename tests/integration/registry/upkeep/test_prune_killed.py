@@ -16,7 +16,7 @@ from tests.support.faulty_http import Proxy
 from tests.support.registries import LATER, listed, objects, publish_builds
 from tests.support.s3_server import S3Server
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 PRUNE = """
 import sys
 from enginery.registry import Registry, Retention, prune

@@ -16,7 +16,7 @@ from tests.support.faulty_http import Fault, Proxy
 from tests.support.s3_server import S3Server
 from tests.support.waiting import wait_until
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 PUBLISH = """
 import sys
 from pathlib import Path

@@ -27,7 +27,7 @@ MODELOPT = "modelopt-0.47"
 MAKING_SECONDS = 1200.0
 """It takes some 20 s of a processor's time; the first test of each worker waits for it."""
 DRIVER = DRIVERS / "convert_modelopt.py"
-SUPPORT = Path(__file__).parents[2] / "support"
+SUPPORT = Path(__file__).parents[3] / "support"
 LLAMA_3_SCALING = {
     "rope_type": "llama3",
     "factor": 8.0,

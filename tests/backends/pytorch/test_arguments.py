@@ -1,6 +1,6 @@
 """The arguments of the LLM API: golden `model.yaml`, what follows from the spec, and every release with facts.
 
-After a change that is meant, write the files anew: `.venv/bin/python -m tests.backends.test_pytorch_arguments`
+After a change that is meant, write the files anew: `.venv/bin/python -m tests.backends.pytorch.test_arguments`
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ from enginery.triton.llmapi import LlmApiOptions, model_yaml
 from tests.support.fleet import FLEET, Example
 from tests.support.pytorch_requests import BACKEND, WEIGHTS, findings, request_of
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "pytorch"
+GOLDEN = Path(__file__).parents[2] / "golden" / "pytorch"
 RELEASES = [*(one for one in releases() if Version(one) >= Version("0.17.0")), "1.3.0rc22", "1.4.0"]
 SPECS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -1,6 +1,6 @@
 """What each release is told for the fleet of example specs, from the weights to the engine.
 
-After a change that is meant, write the files anew: `.venv/bin/python -m tests.backends.test_tensorrt_golden`
+After a change that is meant, write the files anew: `.venv/bin/python -m tests.backends.tensorrt.test_golden`
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from enginery.store.steps import Command
 from tests.support.fleet import FLEET
 from tests.support.tensorrt_requests import WEIGHTS, findings, fleet_request
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "plans"
+GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
 
 
 def lines(name: str, release: str) -> list[str]:

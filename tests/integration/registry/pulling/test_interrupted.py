@@ -23,7 +23,7 @@ from tests.support.faulty_http import Fault, Proxy
 from tests.support.pulls import ENGINE, EngineBuild, some_bytes
 from tests.support.waiting import wait_until
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 FIRST, SECOND = (f"cpu-int4-{number * 12}" for number in "12")
 MB = 1 << 20
 KILLS = 4

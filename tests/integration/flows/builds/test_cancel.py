@@ -14,7 +14,7 @@ from enginery.core.process.service import Service
 from tests.support.small_plans import small_spec
 from tests.support.waiting import ACCEPT_INTERRUPTS, wait_until
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 BUILD = """
 import sys
 from pathlib import Path

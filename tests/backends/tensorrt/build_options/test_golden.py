@@ -1,6 +1,7 @@
 """What each release's `trtllm-build` is told for the fleet of example specs.
 
-After a change that is meant, write the files anew: `.venv/bin/python -m tests.backends.test_build_options_golden`
+After an intended change, write the files again:
+`.venv/bin/python -m tests.backends.tensorrt.build_options.test_golden`
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.fleet import FLEET, Example
 from tests.support.plans import examples
 from tests.support.release_parser import parse
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "build"
+GOLDEN = Path(__file__).parents[3] / "golden" / "build"
 
 
 def rendered(example: Example, release: str) -> RenderedBuild:

@@ -277,7 +277,7 @@ def test_all_that_cannot_be_meant_is_told_at_once() -> None:
 
 
 def test_a_manifest_of_schema_1_is_resolved_like_any_other(registry: Registry) -> None:
-    recorded = (Path(__file__).parents[2] / "golden" / "manifest_schema_1.json").read_bytes()
+    recorded = (Path(__file__).parents[3] / "golden" / "manifest_schema_1.json").read_bytes()
     model, build_id = (json.loads(recorded)[field] for field in ("model", "build_id"))
     registry.prefix.put_bytes(manifest_path(model, build_id), recorded)
     assert registry.resolve(model, gpu=H100, gpus=2, runtime="0.16.0").build_id == build_id

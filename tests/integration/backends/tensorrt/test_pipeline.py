@@ -28,7 +28,7 @@ from tests.support.trtllm import StandIn, make_release
 
 pytestmark = pytest.mark.usefixtures("bucket")
 
-MODEL = Path(__file__).parents[3] / "examples" / "tiny-llama" / "model"
+MODEL = Path(__file__).parents[4] / "examples" / "tiny-llama" / "model"
 GPU = "H100-SXM5-80GB"
 QUESTION = "How do I count to nine in French?"
 ANSWER = "Un, deux, trois, quatre, cinq, six, sept, huit, neuf"
