@@ -1,4 +1,4 @@
-"""The architecture: which room may know which, held by reading every import, also those inside functions.
+"""The architecture: which room may import which. These tests read every import, also those inside functions.
 
 `ROOMS` is the house from its top floor to its cellar. A room imports only rooms below it, through their doors: the
 names that a room's `__init__.py` imports. `core` has no door of its own; each of its files is one.

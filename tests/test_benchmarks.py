@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that a part of them runs. What they measure is not asserted anywhere."""
+"""Tests of the benchmarks' arithmetic, and that some of them run. The measured values are not checked."""
 
 import json
 import os

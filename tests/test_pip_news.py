@@ -1,4 +1,4 @@
-"""What `make` shows while pip installs."""
+"""Tests of what `make` shows while pip installs."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def news(script: str, text: str) -> list[str]:
 
 @pytest.fixture
 def eager() -> str:
-    """The script, with no patience between two lines."""
+    """The script, without a pause between two lines."""
     text = SCRIPT.read_text(encoding="utf-8")
     assert "NEWS_SECONDS = 3.0" in text
     return text.replace("NEWS_SECONDS = 3.0", "NEWS_SECONDS = 0.0")

@@ -63,7 +63,7 @@ Pin = Callable[..., None]
 
 @pytest.fixture
 def pin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pin:
-    """Pins toolchains for releases; there are no others."""
+    """Writes pin files for these releases. There are no other toolchains."""
     monkeypatch.setattr(pins, "directories", lambda: [tmp_path])
 
     def write(*releases: str, package: str = "onnxruntime-genai", backend: str = "onnxruntime") -> None:

@@ -1,4 +1,4 @@
-"""What a manifest says of an engine, gathered from the steps that made it."""
+"""Tests of the facts about an engine that the manifest takes from its steps."""
 
 import pytest
 from pydantic import JsonValue

@@ -35,7 +35,7 @@ def a_manifest(*paths: str) -> Manifest:
 
 
 def launched(backend: str, launch: JsonValue) -> Manifest:
-    """A build for two GPUs whose package step has recorded this of launching it."""
+    """A build for two GPUs. Its package step recorded these facts about the launch."""
     manifest = a_manifest()
     target = manifest.target.model_copy(update={"backend": backend, "tensor_parallel": 2})
     package = a_record(Stage.PACKAGE, facts={"launch": launch})

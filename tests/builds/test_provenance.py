@@ -47,7 +47,7 @@ def with_files(record: StepRecord, *paths: str) -> StepRecord:
 
 
 def a_whole_manifest() -> Manifest:
-    """With files at each step and toolchains of every kind."""
+    """A manifest with files at each step and with toolchains of every kind."""
     weights, engine, report, package = a_manifest().steps
     probed = {"python": "3.11", "torch": "2.9.1+cu130", "verdict": "engine", "gpu": "8 x H100", "driver": "550.54"}
     container = {"image": "nvcr.example/tensorrt-llm:1.2.1", "image-id": f"sha256:{'d' * 64}", "TensorRT_LLM": "1.2.1"}

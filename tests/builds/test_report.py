@@ -1,4 +1,4 @@
-"""The page a build is shown on: everything in it, nothing that runs, nothing fetched."""
+"""Tests of the page that shows a build: it is complete, runs no script, and loads nothing from elsewhere."""
 
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -36,7 +36,7 @@ def manifest(answers: dict[str, str]) -> Manifest:
 
 
 class Tags(HTMLParser):
-    """Every tag of a page, and whether each that was opened is closed."""
+    """Collects every tag of a page, and whether each opened tag is closed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The command line: what it prints, and the exit codes that scripts rely on."""
+"""Tests of the command line: its output, and the exit codes that scripts use."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ Enginery = Callable[..., int]
 
 @pytest.fixture
 def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
-    """Runs the command line in this process and gives its exit code."""
+    """Runs the command line in this process. Returns its exit code."""
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["enginery", *arguments])
@@ -117,7 +117,7 @@ def test_an_unknown_gpu_is_told_once_and_with_the_other_mistakes(
 def test_an_engine_that_cannot_be_built_is_refused_with_a_code_and_a_remedy(
     enginery: Enginery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The example model is small enough to be here, and knows sequences of 256 tokens.
+    # The example model is part of the repository. Its longest sequence has 256 tokens.
     model = MODELS.parent.parent / "examples" / "tiny-llama" / "model"
     asked = ["--set", "source.huggingface=null", "--set", f"source.path={model}", "--set", "build.max_seq_len=4096"]
     llama = str(MODELS / "llama-3-8b-instruct.yaml")

@@ -1,4 +1,4 @@
-"""`enginery doctor`: what it says of docker and of toolchains that cannot be read."""
+"""Tests of `enginery doctor`: its lines about docker and about toolchains that cannot be read."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def found(subject: str) -> Check:
 
 
 def install_docker(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> None:
-    """A command `docker` that does just this, first on PATH."""
+    """Put a command `docker` with this script first on PATH."""
     (directory / "docker").write_text(f"#!/bin/sh\n{script}\n")
     (directory / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""`enginery releases`: what it prints, and what another release means for a spec."""
+"""Tests of `enginery releases`: its output, and what another release changes for a spec."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ Releases = Callable[..., int]
 
 @pytest.fixture
 def releases(monkeypatch: pytest.MonkeyPatch) -> Releases:
-    """Runs `enginery releases` in this process and gives its exit code."""
+    """Runs `enginery releases` in this process. Returns its exit code."""
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["enginery", "releases", *arguments])

@@ -69,7 +69,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were really read."""
+    """The files that were read, in order."""
     read: list[Path] = []
     real = digests.file_digest
 

@@ -1,4 +1,4 @@
-"""Telling how far a transfer is: to a log, a terminal, and whoever else."""
+"""Tests of the progress of a transfer: in a log, in a terminal, and for other receivers."""
 
 from io import StringIO
 

@@ -1,4 +1,4 @@
-"""Whose process it is that a claim, a lease or a rollout names, and whether it still runs."""
+"""Tests of the process that a claim, a lease or a rollout names: whose it is, and whether it still runs."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_a_process_of_a_machine_with_another_name_is_not_here() -> None:
 
 
 def test_a_process_of_a_container_with_this_name_is_not_here() -> None:
-    """Containers on the host's network share its name."""
+    """Containers on the host's network have the host's name."""
     other = Worker.this().model_copy(update={"where": "pid:[1]"})
     assert not other.is_local()
 

@@ -1,4 +1,4 @@
-"""The parts of the local services that need no service: state, ports, environments, the demo's spec."""
+"""Tests of the local services that start no service: state, ports, environments, the demo's spec."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ def s3() -> Iterator[S3Client]:
 
 def connected(server: S3Server) -> Iterator[S3Client]:
     client = server.client()
-    for bucket in client.list_buckets()["Buckets"]:  # of earlier tests: moto keeps them in this process
+    for bucket in client.list_buckets()["Buckets"]:  # moto keeps the buckets of earlier tests in this process
         for entry in client.list_objects_v2(Bucket=bucket["Name"]).get("Contents", []):
             client.delete_object(Bucket=bucket["Name"], Key=entry["Key"])
         client.delete_bucket(Bucket=bucket["Name"])

@@ -1,4 +1,4 @@
-"""The ports of the local services: real sockets, and a small web server in the place of Prefect's."""
+"""Tests of the ports of the local services, with real sockets and a small web server instead of Prefect's."""
 
 import socket
 import sys
@@ -14,7 +14,7 @@ from enginery.dev.services import port_for, read_state, write_state
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Prefect's usual port, where someone else listens."""
+    """Prefect's usual port, which another process uses."""
     with socket.create_server((LOOPBACK, 0)) as other:
         port = int(other.getsockname()[1])
         monkeypatch.setitem(services.USUAL_PORTS, "prefect", port)
@@ -23,7 +23,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A server that answers as Prefect's does when it is asked for its health."""
+    """A server that answers requests for its health as Prefect's does."""
     (tmp_path / "web" / "api").mkdir(parents=True)
     (tmp_path / "web" / "api" / "health").write_text("true")
     argv = [sys.executable, "-m", "http.server", "--bind", LOOPBACK, "--directory", str(tmp_path / "web")]
@@ -31,7 +31,7 @@ def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def started_and_stopped() -> str:
-    """Start it as `up` does, and stop it as `down` does; where it listened."""
+    """Start the service as `up` does, and stop it as `down` does. Returns its address."""
     services.Group(print, detach=True).start_prefect()
     url = read_state().services["prefect"].url
     services.down(print)

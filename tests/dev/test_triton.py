@@ -1,4 +1,4 @@
-"""Putting together what the Triton of nvidia-pytriton needs, without starting it."""
+"""Tests of the files and settings for nvidia-pytriton's Triton. No server is started."""
 
 import os
 import sys

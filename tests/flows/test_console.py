@@ -1,4 +1,4 @@
-"""Where the flow of the command line finds its Prefect server."""
+"""Tests of how the command line's flow finds its Prefect server."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ ADDRESS = "http://127.0.0.1:4201/api"
 
 
 def seen_by_a_thread() -> str | None:
-    """What a thread that inherits no context sees, as Prefect's own threads do."""
+    """The API address in a thread that inherits no context, as in Prefect's own threads."""
     with ThreadPoolExecutor(max_workers=1) as threads:
         address: str | None = threads.submit(PREFECT_API_URL.value).result()
     return address

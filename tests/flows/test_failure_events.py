@@ -1,4 +1,4 @@
-"""What a failed run tells of what broke, without a server."""
+"""Tests of the event that describes a failed run. They need no server."""
 
 from uuid import uuid4
 

@@ -1,4 +1,4 @@
-"""The parts of the flows and tasks that need no server: locks, errors, artifacts, the retry rule."""
+"""Tests of the flows and tasks that need no server: locks, errors, artifacts, the retry rule."""
 
 import subprocess
 import sys
@@ -167,7 +167,7 @@ def test_the_same_toolchain_on_the_host_and_from_pins_is_prepared_twice(pipeline
 def test_a_step_that_would_begin_after_the_interrupt_does_not_until_its_run_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Between Prefect's own look at the run's state and the step's work a cancellation can come."""
+    """A cancellation can arrive after Prefect has checked the run's state and before the step's work starts."""
     runs = iter(["cancelled", "cancelled", "another", "cancelled", "cancelled"])
     monkeypatch.setattr("enginery.pipeline.tasks.interrupt.flow_run.get_id", lambda: next(runs))
     with pytest.raises(KeyboardInterrupt), interrupt.interrupting_steps():
@@ -190,7 +190,7 @@ def test_an_interrupt_reaches_a_thread_at_work_and_no_other() -> None:
             with interrupt.at_work():
                 ready.wait()
                 while True:
-                    time.sleep(0.01)  # what process.run does while it waits for output
+                    time.sleep(0.01)  # as process.run does while it waits for output
         except interrupt.StepInterrupted:
             ended.append("interrupted")
 

@@ -1,4 +1,4 @@
-"""Waiting for a run on another machine: what a server that is away, or a state without a result, comes to."""
+"""Tests of the wait for a run on another machine: an unreachable server, and a state without a result."""
 
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -61,7 +61,7 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
         return str(answer)
 
     assert patiently(call, said.append) == "here"
-    assert said == ["Prefect's server does not answer (ConnectError); trying again"]  # and not at every try
+    assert said == ["Prefect's server does not answer (ConnectError); trying again"]  # once
 
 
 def test_a_server_that_stays_away_ends_the_wait_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_a_build_that_is_interrupted_while_it_starts_a_run_cancels_what_the_serv
 def test_a_run_whose_machine_is_gone_is_ended_as_what_it_was_about_to_be(
     state: State[object], ends: str, wanted: PoolRun, run: FlowRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was being cancelled is not begun again."""
+    """A run that was being cancelled is not started again."""
     client, now = create_autospec(SyncPrefectClient), [state]
     client.read_flow_run.side_effect = lambda _: run.model_copy(update={"state": now[-1]})
     client.set_flow_run_state.side_effect = lambda _, ended, **__: now.append(ended)

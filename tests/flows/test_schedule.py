@@ -1,4 +1,4 @@
-"""Which jobs begin when: as many as may at once, the first in the plan's order first, others' work not counted."""
+"""Tests of the order of jobs: they start in the plan's order, and work on other machines does not count."""
 
 import concurrent.futures
 import threading
@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 
 class Machine:
-    """Runs jobs in threads; each ends when the test says so."""
+    """Runs jobs in threads. The test decides when each job ends."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []

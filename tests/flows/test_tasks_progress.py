@@ -1,4 +1,4 @@
-"""A publish tells Prefect how far it is, and does not care how Prefect is."""
+"""A publish reports its progress to Prefect. A failing Prefect server does not stop it."""
 
 import threading
 from uuid import uuid4
@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
-    """What the server was told, in place of a server."""
+    """The progress that was sent. There is no server."""
     found: list[tuple[float, str]] = []
 
     def create(progress: float, *, key: str, description: str) -> object:

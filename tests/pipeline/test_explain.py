@@ -1,4 +1,4 @@
-"""Why a step must run, told from the nearest step the store has."""
+"""Tests of the reason why a step must run: its differences from the nearest step in the store."""
 
 from datetime import UTC, datetime
 from typing import Any

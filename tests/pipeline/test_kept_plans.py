@@ -1,4 +1,4 @@
-"""A plan in a store is the same for every machine, or an error."""
+"""Every machine gets the same plan from a store, or an error."""
 
 from pathlib import Path
 

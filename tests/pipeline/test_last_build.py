@@ -1,4 +1,4 @@
-"""A plan for another release than the last build's says what changes without the spec being changed."""
+"""A plan for another release lists which unset fields change their meaning since the last build."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def build(plan: Plan, store: Store, output: Path, *, days: int = 0) -> None:
-    """Records of the plan's steps as far as the engine."""
+    """Write records of the plan's steps up to the engine."""
     output.mkdir(exist_ok=True)
     for planned in plan.steps:
         if planned.step.stage in {Stage.DOWNLOAD, Stage.CONVERT, Stage.BUILD}:

@@ -1,4 +1,4 @@
-"""The pools file: which target goes to which pool, and every mistake told with its place before anything begins."""
+"""Tests of the pools file: which pool gets a target, and mistakes with their place in the file."""
 
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def test_a_rollout_and_a_source_on_this_machine_stay_here() -> None:
 def test_a_build_that_is_tried_again_knows_its_runs_although_the_notes_of_its_plan_have_changed(
     plan: Plan, tmp_path: Path
 ) -> None:
-    """Notes also speak of the last build, which may be this one by then."""
+    """The notes describe the last build, which can now be this build."""
     found = pools({"gpu": "L4", "work_pool": "l4"}, {"gpu": "L40S", "work_pool": "l40s"})
     store = open_store(str(tmp_path / "store"))
     changed = plan.model_copy(update={"notes": ("the last build was of another release",)})

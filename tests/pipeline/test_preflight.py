@@ -1,4 +1,4 @@
-"""Estimates before anything runs: memory of GPU and host, room on the disk."""
+"""Tests of the estimates before a build: memory of GPU and host, space on the disk."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def findings(asked: Request, *, local: bool = False) -> list[Finding]:
     return list(estimate_findings(asked, local=local))
 
 
-# What is estimated
+# Estimates
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_batch_is_as_large_as_the_backend_makes_it_where_the_spec_does_not_say
     ("config", "parameters"), [(LLAMA_3_8B, 8_030_261_248), (LLAMA_3_70B, 70_553_706_496)], ids=["8B", "70B"]
 )
 def test_the_number_of_weights_follows_from_the_shape(config: dict[str, Any], parameters: int) -> None:
-    """The published numbers, norms included, which are left out here."""
+    """The published numbers. They include the norms, which the estimate leaves out."""
     assert parameter_count(ModelFacts.from_config(config)) == pytest.approx(parameters, rel=1e-4)
 
 
@@ -146,7 +146,7 @@ def test_an_engine_of_the_releases_own_length_needs_no_room_for_the_models() -> 
     assert findings(asked) == []
 
 
-# What is said of it
+# Findings
 
 
 def test_a_model_that_fits_has_no_findings() -> None:

@@ -1,4 +1,4 @@
-"""One step from the store to the store: done once, whole or not at all, and told in words when it fails."""
+"""Tests of running one step: it runs once, its output is complete or absent, and errors are clear."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -151,7 +151,7 @@ def test_an_unknown_function_is_refused(store: Store) -> None:
 
 
 class Elsewhere:
-    """Something outside the store that a step changes."""
+    """Something outside the store, which a step changes."""
 
     def __init__(self) -> None:
         self.changed = 0
@@ -204,7 +204,7 @@ def test_a_change_elsewhere_that_was_made_again_is_recorded_anew(
 
 
 class FirstElsewhere(LocalStore):
-    """A store in which another machine finishes each step just before this one does."""
+    """A store in which another machine finishes each step just before this machine."""
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         super().add(record.model_copy(update={"seconds": 77.0}), root)

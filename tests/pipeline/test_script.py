@@ -1,4 +1,4 @@
-"""A plan as a shell script that can be pasted."""
+"""Tests of a plan as a shell script to paste."""
 
 import shlex
 import subprocess
@@ -17,7 +17,7 @@ from tests.support.plans import planned, resolved, spec_data
 
 
 def engine_plan(release: str, toolchain: str) -> Plan:
-    """A plan for a TensorRT engine, as far as tests of scripts need it."""
+    """A plan for a TensorRT engine with only what tests of scripts need."""
     target = {
         "name": "h100",
         "gpu": "H100-SXM5-80GB",
@@ -42,7 +42,7 @@ def engine_plan(release: str, toolchain: str) -> Plan:
 
 
 def line_of(script: str, stage: str) -> str:
-    """The line of a step's command."""
+    """The script's line for a step."""
     lines = script.splitlines()
     return lines[next(number for number, line in enumerate(lines) if line.startswith(f"# {stage} ")) + 2]
 
@@ -182,7 +182,7 @@ def test_a_script_with_tensorrt_llm_is_valid_shell(kind: str) -> None:
 def test_a_docker_line_that_is_pasted_reaches_docker_as_the_step_means_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into a directory whose name needs quotes."""
+    """The directory has a name that needs quotes."""
     fake = FakeDocker(tmp_path / "docker")
     plan = engine_plan("1.2.1", "container")
     image = "nvidia/tritonserver:26.07-trtllm-python-py3"

@@ -1,4 +1,4 @@
-"""The specs of a fleet, and the part `releases` of a spec."""
+"""Tests of the specs of a fleet, and of a spec's part `releases`."""
 
 from pathlib import Path
 

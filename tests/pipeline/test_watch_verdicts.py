@@ -1,4 +1,4 @@
-"""The verdict on each release for each target."""
+"""Tests of the verdict on each release for each target."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.support.watched import CPU, SOURCE, listed, watched_spec
 __all__ = ["bucket", "server"]
 
 OLD = {"release": "1.1.0", "toolchain": "container"}
-"""A target that newer releases have an image for."""
+"""A target for which newer releases have an image."""
 
 
 def verdicts(spec: Spec, found: Listing) -> list[Verdict]:
@@ -69,7 +69,7 @@ def test_a_range_in_the_target_bounds_it_too() -> None:
 
 
 def test_a_release_without_builder_names_the_last_one_with_it_and_what_to_change() -> None:
-    """And the newest release that can be built is found below it."""
+    """The watch also finds the newest release that can be built."""
     spec = watched_spec(OLD)
     newest, below = verdicts(spec, listed("1.1.0", "1.2.1", "1.4.0"))
     assert newest.kind is Kind.CHECKPOINT_ONLY
@@ -217,7 +217,7 @@ def test_releases_that_fare_alike_are_one_row() -> None:
 
 
 def new_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
-    """A pin file for a release of ONNX Runtime GenAI, as a user would write one."""
+    """Write a pin file for a release of ONNX Runtime GenAI, as a user would."""
     pins = "# backend: onnxruntime\n# release: {0}\n# python: >=3.11,<3.13\nonnxruntime-genai=={0}\n"
     (tmp_path / f"onnxruntime-{release}.txt").write_text(pins.format(release))
     monkeypatch.setenv("ENGINERY_TOOLCHAINS", str(tmp_path))
@@ -251,7 +251,7 @@ def test_a_registry_that_does_not_answer_decides_nothing(bucket: str) -> None:
 
 
 def test_a_rebuild_keeps_the_steps_of_the_spec_and_publishes_elsewhere(bucket: str) -> None:
-    """So what the rebuild makes is what the spec itself would make, once it names the release."""
+    """The rebuild's steps equal those of the spec after it names the release."""
     spec = watched_spec(OLD, to=f"s3://{bucket}/engines")
     anew = rebuild_spec(spec, {"target-0": "1.2.1"})
     named = spec.model_copy(update={"targets": (spec.targets[0].model_copy(update={"release": "1.2.1"}),)})

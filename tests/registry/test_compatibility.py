@@ -1,4 +1,4 @@
-"""Which build runs where, backend by backend, and the reason in words where one does not."""
+"""Tests of which build runs where, for each backend, and of the reason if it does not."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What docs/registry.md shows is what happens: its commands and its Python are run in order on a real S3 API."""
+"""The commands and the Python of docs/registry.md run in order on a real S3 API, with the output as shown."""
 
 import doctest
 import re
@@ -23,7 +23,7 @@ CANDIDATE, NEXT = "h100-5d41402abc4b", "h100-7d793037a076"
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """What the page begins with: two builds for one target, the first of them on channel candidate."""
+    """The registry at the start of the page: two builds for one target, the first on channel candidate."""
     with running_s3_server() as server:
         for name, value in {**server.environment(), "ENGINERY_REGISTRY": "s3://engines/prod"}.items():
             monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""What changed in `trtllm-build` from release to release: the table of changes, row by row."""
+"""Tests of the changes of `trtllm-build` between releases, one test for each row of the table."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""What changed in the converters, `quantize.py` and `run.py` from release to release, row by row."""
+"""Tests of the changes of the converters, `quantize.py` and `run.py` between releases."""
 
 from typing import Any
 

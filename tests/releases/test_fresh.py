@@ -1,4 +1,4 @@
-"""The package data are what the generator makes of the source facts, where these are at hand."""
+"""The package data equal what the generator makes from the source facts, if these are available."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which release's facts answer for another, and what an answer says of itself."""
+"""Tests of which release's facts are used for another release, and of how certain an answer is."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Versions, containers, precisions, families and LLM-API arguments of a release."""
+"""Tests of the versions, containers, precisions, families and LLM API arguments of releases."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The placeholders of Triton's five templates, release by release."""
+"""Tests of the placeholders of Triton's five templates for each release."""
 
 import itertools
 

@@ -9,7 +9,7 @@ HUB = "https://hub.example.com"
 
 
 def told(status: int, **headers: str) -> SourceError:
-    """What a user is told when the Hub gives this answer."""
+    """The error message for this answer of the Hub."""
     request = httpx2.Request("GET", f"{HUB}/api/models/acme/tiny")
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     response = httpx2.Response(status, headers=named, request=request)

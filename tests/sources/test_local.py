@@ -127,7 +127,7 @@ def test_what_is_not_a_directory_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SourceError, match="is not a directory that can be read") as caught:
         resolve(at(tmp_path / name))
     assert caught.value.subject == str(tmp_path / name)
-    assert socket.gethostname() in caught.value.problem  # a worker may be another machine than the user's
+    assert socket.gethostname() in caught.value.problem  # a worker may run on another machine
 
 
 def test_an_expected_digest_that_differs_stops_everything_and_names_both(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_one_failure_calls_the_other_files_off(tmp_path: Path) -> None:
             running.wait()
             raise SourceError("refused")
         running.set()
-        wait_until(raise_if_stopped)  # for ever, if nobody called it off
+        wait_until(raise_if_stopped)  # forever, if it is not cancelled
 
     files = [SourceFile(name=name, size=1) for name in ("good", "bad", *map(str, range(100)))]
     with pytest.raises(SourceError, match="refused"):
@@ -160,7 +160,7 @@ def test_two_downloads_of_one_commit_take_turns(tmp_path: Path) -> None:
     go_on.set()
     for thread in threads:
         thread.join()
-    assert overlaps == [False]  # the second found everything there
+    assert overlaps == [False]  # the second download found every file
     assert all((tmp_path / str(turn) / "file").read_bytes() == b"good" for turn in range(2))
 
 

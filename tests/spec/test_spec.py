@@ -1,4 +1,4 @@
-"""What a spec accepts, what it refuses, and how it says so."""
+"""Tests of specs: accepted values, refused values, and the messages."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The driver for TensorRT-LLM, as far as it needs nothing of the toolchain."""
+"""Tests of the driver for TensorRT-LLM that need no toolchain."""
 
 import json
 from collections.abc import Sequence

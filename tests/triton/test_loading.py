@@ -1,4 +1,4 @@
-"""How much room a server is given when it is asked what the engine was asked."""
+"""Tests of the limits for answers when a server gets the prompts of the engine's validation."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +14,7 @@ ANSWER = "huit, neuf"
 
 
 class Server:
-    """Answers every prompt as recorded, and remembers what it was asked."""
+    """A server with the recorded answers. It keeps the requests."""
 
     url = "http://server"
 

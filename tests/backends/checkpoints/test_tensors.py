@@ -23,7 +23,7 @@ def differences(checkpoint: Path, source: Path, expected: CheckpointExpectation)
 
 
 def changed(checkpoint: Path, rank: int, change: Callable[[Layout], None], *, ranks: int = 2, fp8: bool = True) -> Path:
-    """The checkpoint with another header in one of its files."""
+    """A copy of the checkpoint in which one file has another header."""
     layout = rank_layout(ranks, fp8=fp8)
     change(layout)
     write_tensors(checkpoint / f"rank{rank}.safetensors", layout)
@@ -180,7 +180,7 @@ def test_layers_are_shared_out_over_stages(tmp_path: Path, source: Path) -> None
 
 
 def quantized(layout: Layout, quantize: Callable[[str, int, int], Layout]) -> Layout:
-    """The layout with every matrix of a layer replaced."""
+    """The layout in which every matrix of the layers is replaced."""
     kept: Layout = {}
     for name, (dtype, shape) in layout.items():
         if "layers" in name and len(shape) == 2:

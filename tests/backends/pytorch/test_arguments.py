@@ -1,6 +1,6 @@
-"""The arguments of the LLM API: golden `model.yaml`, what follows from the spec, and every release with facts.
+"""Tests of the arguments of the LLM API: the golden files `model.yaml`, values from the spec, and every release.
 
-After a change that is meant, write the files anew: `.venv/bin/python -m tests.backends.pytorch.test_arguments`
+After an intended change, write the files again: `.venv/bin/python -m tests.backends.pytorch.test_arguments`
 """
 
 from pathlib import Path
@@ -233,7 +233,7 @@ def paths_of(values: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def is_known(release: str, path: tuple[str, ...]) -> bool:
-    """Whether the facts have a key, looked up without the schema."""
+    """Whether the facts have this key. It is looked up without the schema."""
     argument = keys(release).value.get(path[0])
     if argument is None:
         return False

@@ -1,4 +1,4 @@
-"""The backend `pytorch` as the plan meets it: releases, chains, keys, notes."""
+"""Tests of the backend `pytorch` in a plan: releases, steps, keys and notes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The run of ModelOpt's export: only a whole checkpoint of what was asked for counts."""
+"""Tests of ModelOpt's export: it succeeds only if the checkpoint is complete and as planned."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ Export = Callable[..., Any]
 
 
 def write_export(directory: Path, quantization: dict[str, Any]) -> Path:
-    """What ModelOpt writes for the small model."""
+    """Write the files that ModelOpt writes for the small model."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(SOURCE))
     (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": quantization}))
@@ -37,7 +37,7 @@ def write_export(directory: Path, quantization: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Export:
-    """Runs the export with a command that copies a checkpoint to the output, and spoils it."""
+    """Runs the export with a command that copies a checkpoint and then damages it."""
     weights = write_source(tmp_path / "weights")
 
     def run(

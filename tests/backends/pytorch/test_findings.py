@@ -1,4 +1,4 @@
-"""What is refused for the backend `pytorch` before anything runs, and with which words."""
+"""Tests of what the backend `pytorch` refuses before anything runs, and of the messages."""
 
 from typing import Any
 

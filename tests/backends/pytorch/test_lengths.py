@@ -1,4 +1,4 @@
-"""Lengths that a model or its answers have no room for, with the LLM API."""
+"""Tests of lengths that are too long for the model, or leave no room for an answer, with the LLM API."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Models that the GPUs of a target cannot share are refused before the LLM API loads them."""
+"""A model that cannot be split over the target's GPUs is refused before the LLM API loads it."""
 
 from typing import Any
 

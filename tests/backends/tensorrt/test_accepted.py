@@ -1,4 +1,4 @@
-"""Whatever a spec asks for: each command is accepted by the release's recorded flags, or refused with a reason."""
+"""For any spec, the release's recorded flags accept each command, or it is refused with a reason."""
 
 import contextlib
 import io
@@ -56,7 +56,7 @@ REPOSITORY = "examples/"
 
 
 class Refused(Exception):  # noqa: N818  what the command does
-    """The command would end with its usage."""
+    """The command would refuse its arguments and print its usage."""
 
 
 parser_of = cache(parser)
@@ -69,7 +69,7 @@ def known_of(release: str, command: str) -> Mapping[str, Flag]:
 
 @cache
 def command_of(release: str, location: str) -> str:
-    """The command as the facts name it, of a script below the release's examples."""
+    """The name that the facts have for a script of the release's examples."""
     (found,) = {
         name for name in commands() if name != BUILD and script(release, name).value == f"{REPOSITORY}{location}"
     }
@@ -77,10 +77,10 @@ def command_of(release: str, location: str) -> str:
 
 
 def accept(release: str, argv: Sequence[str]) -> None:
-    """Read a command's arguments as the release would.
+    """Parse a command's arguments as the release does.
 
     Raises:
-        Refused: it would not take them.
+        Refused: the release does not accept them.
     """
     command = BUILD if argv[0] == BUILD else command_of(release, argv[1].removeprefix("{examples}/"))
     known = known_of(release, command)
@@ -99,7 +99,7 @@ def accept(release: str, argv: Sequence[str]) -> None:
 
 
 def told(request: Request) -> list[tuple[str, ...]]:
-    """The commands that make its engine."""
+    """The commands that make the request's engine."""
     made = TensorRT().chain(request, WEIGHTS).making
     return [step.step.recipe.argv for step in made if isinstance(step.step.recipe, Command)]
 

@@ -1,4 +1,4 @@
-"""How many workers fit: of the machine's memory and of every control group's."""
+"""Tests of how many build workers fit into the memory of the machine and of every control group."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every bad target, each with the finding that says so."""
+"""Each kind of bad target has its finding."""
 
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,8 @@ def test_the_vocabulary_may_be_odd_since_it_is_padded() -> None:
 def test_a_model_that_the_release_does_not_know_is_told_what_it_knows() -> None:
     (finding,) = findings(request_of(QWEN2_7B, release="0.9.0", precision="float16"))
     assert (finding.code, finding.path) == ("E130", "release")
-    assert (
-        "similar architectures" not in finding.problem
-    )  # another converter is of no use where a later release has the right one
+    # No other converter is suggested, because a later release has the right one.
+    assert "similar architectures" not in finding.problem
     assert finding.remedy == (
         "release 0.10.0 has one: use that or a later one, or backend: pytorch with release 0.17.0 or a later one"
     )

@@ -1,6 +1,6 @@
-"""What each release is told for the fleet of example specs, from the weights to the engine.
+"""Tests of each release's commands for the example specs, from the weights to the engine.
 
-After a change that is meant, write the files anew: `.venv/bin/python -m tests.backends.tensorrt.test_golden`
+After an intended change, write the files again: `.venv/bin/python -m tests.backends.tensorrt.test_golden`
 """
 
 from pathlib import Path

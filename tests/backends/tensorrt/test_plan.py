@@ -1,4 +1,4 @@
-"""The steps of a target, what is shared, and what the reader is told."""
+"""Tests of the steps of a target, which of them are shared, and the plan's notes."""
 
 from typing import Any
 
@@ -287,7 +287,7 @@ def test_what_force_accepts_is_said_first_and_where_it_accepts_nothing_too() -> 
     plan = planned(tutorial() | {"force": ["W133", "W201", "W202"]})
     assert plan.notes[0].startswith("h100: accepted: convert.extra_args: 0.8.0's converter uses a rotary base of 10000")
     assert "W201 in force accepts nothing: this plan does not warn of it" in plan.notes
-    assert not [note for note in plan.notes if "W202" in note]  # the machine that builds may have to warn of it
+    assert not [note for note in plan.notes if "W202" in note]  # the building machine decides this
 
 
 def test_a_family_that_only_another_models_facts_tell_of_is_noted() -> None:
@@ -314,7 +314,7 @@ def test_the_first_releases_loss_of_the_rotary_base_is_accepted_by_the_tutorial_
         ({}, LLAMA_3_8B | {"architectures": ["Qwen9ForCausalLM"]}, BackendName.PYTORCH),
         ({}, QWEN2_7B | {"quantization_config": {"quant_method": "fp8"}}, BackendName.PYTORCH),
         ({"release": "0.99.0"}, LLAMA_3_8B, BackendName.TENSORRT),
-        # The release has no other backend, so what is wrong with its engine is what there is to say.
+        # The release has no other backend, so the findings are those of its engine.
         ({"release": "0.8.0", "gpu": "V100-SXM2-32GB"}, LLAMA_3_8B, BackendName.TENSORRT),
         ({"release": ">=0.9,<0.12", "precision": "nvfp4"}, LLAMA_3_8B, BackendName.TENSORRT),
         ({"tensor_parallel": 3}, LLAMA_3_8B, BackendName.TENSORRT),

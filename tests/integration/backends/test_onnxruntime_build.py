@@ -16,7 +16,7 @@ from tests.support import onnx_engines
 
 ENGINE_FILES = {"genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json"}
 SHARED = {Precision.FLOAT32: "float32_engine", Precision.INT4: "tiny_engine"}
-"""Fixtures with engines that other modules look at, too."""
+"""Fixtures with engines that other modules use too."""
 
 STAMP = """
 import onnx, sys, onnxruntime_genai
@@ -27,7 +27,7 @@ sys.exit(stamped != f"{onnxruntime_genai.__version__}+{onnxruntime_genai.__commi
 
 @pytest.fixture(scope="session")
 def known(tiny_weights: Path) -> ValidationOptions:
-    """What the example model answers."""
+    """The known answers of the example model."""
     return ValidationOptions.model_validate(yaml.safe_load((tiny_weights.parent / "prompts.yaml").read_text("utf-8")))
 
 
@@ -68,7 +68,7 @@ def test_only_the_engine_is_left_behind_with_the_same_bytes_even_inside_a_git_re
     assert list(home.rglob("*")) == []
     assert digests(tiny_weights) == before
     assert digests(engine) == digests(tiny_engine)
-    # The builder would otherwise stamp the commit of the repository its environment lies in: here, of this checkout.
+    # Otherwise the builder would write the commit of the repository around its environment, which is this checkout.
     process.run([str(toolchain.python), "-c", STAMP, str(engine / "model.onnx")], env=toolchain.environment)
 
 

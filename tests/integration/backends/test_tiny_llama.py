@@ -1,4 +1,4 @@
-"""The example model: complete and small as committed, and made again by its script."""
+"""Tests of the example model: the committed files are complete and small, and the script makes them again."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_the_prompts_are_a_validation_section_with_the_tutorials_among_them() ->
 
 @pytest.fixture(scope="session")
 def ran(onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the scripts made and said, in two processes, once for all workers: they import longer than they work."""
+    """The scripts' files and output, made once for all workers in two processes, because imports take long."""
     shared = shared_by_workers(tmp_path_factory) / "tiny-llama"
     with FileLock(f"{shared}.lock"):
         if not (shared / "again.json").exists():
@@ -77,7 +77,7 @@ def ran(onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def _run_scripts(python: Path, here: Path) -> None:
     section = yaml.safe_load(PROMPTS.read_text(encoding="utf-8"))
-    few = {**section, "prompts": section["prompts"][:FEW]}  # learnt sooner than all
+    few = {**section, "prompts": section["prompts"][:FEW]}  # fewer steps than all of it needs
     (here / "few.yaml").write_text(yaml.safe_dump(few), encoding="utf-8")
 
     def training(name: str, steps: int) -> list[str]:
@@ -92,7 +92,7 @@ def _run_scripts(python: Path, here: Path) -> None:
 
 
 def said(ran: Path, run: str, name: str) -> tuple[int, list[str]]:
-    """The exit status of a script, and the lines that it printed."""
+    """The exit status of a script, and its lines."""
     done = json.loads((ran / f"{run}.json").read_text(encoding="utf-8"))[name]
     return done["status"], done["printed"].splitlines()
 

@@ -51,7 +51,7 @@ def options(*prompts: dict[str, Any], max_tokens: int = 64) -> ValidationOptions
 
 @pytest.fixture
 def engine(float32_engine: Path) -> Path:
-    """The example model in float32, whose answers are comparable with a reference to the last token."""
+    """The example model in float32. All tokens of its answers equal the reference."""
     return float32_engine
 
 

@@ -1,4 +1,4 @@
-"""Signatures in the registry: what a trusted key has signed is taken, all else is refused and the error says why."""
+"""Tests of signatures in the registry: only what a trusted key signed is accepted, and errors give the reason."""
 
 # ruff: noqa: F811  fixtures that are imported
 
@@ -90,7 +90,7 @@ def test_what_a_publish_that_died_has_signed_does_not_harm_the_next_one(
 def test_of_two_publishers_at_once_neither_spoils_the_signature_of_the_other(
     published: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second finds no build when it looks, sends its files, signs its own manifest, and loses the race."""
+    """The second publisher finds no build, sends its files, signs its own manifest, and comes too late."""
     look, looks = Registry.read, iter((None, None))
     monkeypatch.setattr(Registry, "read", lambda *asked: next(looks, look) and look(*asked))
     publish(Build().context(tmp_path, published.address))
@@ -211,7 +211,7 @@ def test_a_key_that_cannot_be_used_is_found_before_anything_is_built_or_sent(
 def test_whoever_may_not_list_still_finds_the_signature_of_a_trusted_key(
     signed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S3 answers 403, not 404, for what is not there to who may not list the bucket."""
+    """For a missing object, S3 answers 403 and not 404 if the user may not list the bucket."""
     unlisted(signed, monkeypatch)
     new = a_key_pair(tmp_path, "new")
     assert signed.check(Policy.read(f"{new.public}:{signed.pair.public}"))[0].path == signed.signature

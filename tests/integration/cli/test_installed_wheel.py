@@ -1,4 +1,4 @@
-"""Enginery installed from a wheel: it has one name, and leaves the user's own packages alone."""
+"""Tests of Enginery installed from a wheel: it has one import name, and does not hide the user's own packages."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ print(flows.WHOSE, tasks.WHOSE)
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory that a wheel of this checkout is installed into."""
+    """The directory into which a wheel of this checkout is installed."""
     wheels = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), str(CHECKOUT)], check=True, timeout=240)

@@ -1,4 +1,4 @@
-"""`enginery pull` and `enginery verify`."""
+"""Tests of `enginery pull` and `enginery verify`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands on channels and builds: what they print, and the exit codes that scripts rely on."""
+"""Tests of the commands for channels and builds: their output, and the exit codes that scripts use."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def registry(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Registry:  # noqa:
 
 @pytest.fixture
 def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
-    """Runs the command line in this process and gives its exit code."""
+    """Runs the command line in this process. Returns its exit code."""
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["enginery", *arguments])

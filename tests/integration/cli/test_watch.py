@@ -1,4 +1,4 @@
-"""`enginery releases watch`, `enginery releases listed` and `enginery diff`: what they print, and what they refuse."""
+"""Tests of `enginery releases watch`, `enginery releases listed` and `enginery diff`: their output and errors."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ Enginery = Callable[..., int]
 
 @pytest.fixture
 def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
-    """Runs the command line in this process and gives its exit code."""
+    """Runs the command line in this process. Returns its exit code."""
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["enginery", *arguments])
@@ -38,7 +38,7 @@ def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
 
 @pytest.fixture
 def spec_file(tmp_path: Path, package_index: PackageIndex) -> str:
-    """A spec that is not watched, and an index with a release for it and one without engines."""
+    """A spec that is not watched. The index has a release for it and a release without engines."""
     package_index.add("tensorrt-llm", *(WHEEL.format(release) for release in ("1.1.0", "1.2.1", "1.4.0rc1")))
     spec = watched_spec({"name": "engine", "release": "1.1.0", "toolchain": "container"}, watch=False)
     path = tmp_path / "spec.yaml"

@@ -1,4 +1,4 @@
-"""What `process.run` gives a command, and how commands end with all their processes. Only real commands are run."""
+"""Tests of `process.run` with real commands: what they get, and how they end with all their processes."""
 
 import ctypes
 import errno
@@ -55,7 +55,7 @@ def test_no_other_file_is_open_in_the_command() -> None:
     assert lines_of(
         python("import os; print(sorted(os.listdir('/proc/self/fd'))[:3], len(os.listdir('/proc/self/fd')))")
     ) == [
-        "['0', '1', '2'] 4"  # the fourth is the listed directory itself
+        "['0', '1', '2'] 4"  # the fourth descriptor is the listed directory itself
     ]
 
 
@@ -65,7 +65,7 @@ def test_no_word_is_interpreted_by_a_shell(tmp_path: Path) -> None:
 
 
 def test_the_command_has_default_signal_actions() -> None:
-    """`yes` must die of SIGPIPE silently, as in a shell; Python ignores that signal and would hand this down."""
+    """`yes` must end silently by SIGPIPE, as in a shell. Python ignores that signal, and a child would inherit this."""
     assert lines_of(shell("yes | head -1; echo ${PIPESTATUS:-done}")) == ["y", "done"]
 
 
@@ -76,7 +76,7 @@ def test_arguments_and_environment_may_be_large() -> None:
     ]
 
 
-# What is measured
+# Measurements
 
 
 def test_peak_memory_is_that_of_the_largest_process() -> None:
@@ -130,7 +130,7 @@ def test_a_file_that_may_not_be_executed_is_named(tmp_path: Path) -> None:
 
 
 def test_a_time_limit_ends_the_whole_family(tmp_path: Path) -> None:
-    """The limit is generous, as the family must be complete first on a slow machine."""
+    """The limit is long, because all processes must have started first, also on a slow machine."""
     error = failing(family_argv(tmp_path), timeout=6)
     assert error.cause == FailureCause.TIMEOUT
     assert "6 s" in error.problem
@@ -175,7 +175,7 @@ def test_any_exception_while_reading_ends_the_family(tmp_path: Path, raised: typ
 
 
 def test_a_cancelled_thread_ends_the_family(tmp_path: Path) -> None:
-    """Prefect cancels a task in a thread by raising there; a command that prints nothing must notice."""
+    """Prefect cancels a task by an exception in its thread. A command that prints nothing must end too."""
     ended: list[BaseException] = []
 
     def work() -> None:
@@ -249,7 +249,7 @@ def test_what_undoes_prints_nothing_into_the_commands_output() -> None:
 
 
 def test_a_terminated_enginery_ends_the_family_before_itself(tmp_path: Path) -> None:
-    """Prefect's cancel arrives as SIGTERM, which becomes an exception in the main thread."""
+    """Prefect cancels with SIGTERM, which becomes an exception in the main thread."""
     parent = start_parent("terminate", command=family_argv(tmp_path))
     pids = wait_for_family(tmp_path)
     parent.terminate()

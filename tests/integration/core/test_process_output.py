@@ -1,4 +1,4 @@
-"""What `process.run` makes of the output of real commands: lines, masked secrets, and the causes of failures."""
+"""Tests of how `process.run` handles the output of real commands: lines, masked secrets, causes of failures."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What `process.Service` promises."""
+"""Tests of `process.Service`."""
 
 import os
 import signal

@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Objects in S3, over real HTTP, with the failures that happen there."""
+"""Tests of objects in S3, over real HTTP and with its failures."""
 
 import os
 import threading
@@ -148,7 +148,7 @@ def test_what_is_gone_cannot_be_swapped(prefix: Prefix) -> None:
 def test_a_write_whose_answer_was_lost_counts_as_done(
     prefix: Prefix, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, patience: str
 ) -> None:
-    monkeypatch.setenv("ENGINERY_S3_PATIENCE", patience)  # with much of it, the client itself tries again
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", patience)  # with more patience, the client itself tries again
     proxy.fail(Fault("answer", after=True, matches=lambda method, _: method == "PUT"))
     etag = prefix.put_bytes("x", b"ours", if_none_match=True)
     assert proxy.count("PUT") == 2

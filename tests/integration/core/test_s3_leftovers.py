@@ -1,4 +1,4 @@
-"""What died writers leave in S3, and small objects whose bytes are turned on their way."""
+"""Tests of what killed writers leave in S3, and of small objects that arrive with changed bytes."""
 
 import pytest
 
@@ -86,5 +86,5 @@ def test_an_answer_that_does_not_say_what_is_not_there_is_asked_for_again(prefix
 def test_a_listing_that_does_not_say_whether_it_goes_on_has_ended(
     prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefix, "patiently", lambda *_: {})  # as rclone's server answers
+    monkeypatch.setattr(prefix, "patiently", lambda *_: {})  # rclone's server answers like this
     assert list(unfinished_uploads(prefix)) == []

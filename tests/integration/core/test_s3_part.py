@@ -1,4 +1,4 @@
-"""Large downloads that are broken off and go on."""
+"""Tests of large downloads that are interrupted and resumed."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ SHA256 = bytes_digest(DATA)
 
 @pytest.fixture(autouse=True)
 def ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten ranges for the data, which come one after the other."""
+    """Split the data into ten ranges, which arrive one after the other."""
     monkeypatch.setattr(s3_download, "SMALL_BYTES", 100)
     monkeypatch.setattr(s3_download, "RANGE_BYTES", 100)
     monkeypatch.setattr(s3_download, "DIGESTED_BYTES", 100)
@@ -42,7 +42,7 @@ def download(prefix: Prefix, to: Path, *, resume: bool = True) -> None:
 
 @pytest.fixture
 def broken_off(prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A download of which the last three ranges never came."""
+    """A download whose last three ranges did not arrive."""
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0")
     prefix.put_bytes("engine", DATA)
     requests = iter(range(100))
@@ -155,7 +155,7 @@ def test_an_object_is_digested_without_being_kept(prefix: Prefix, proxy: Proxy, 
 
 
 def test_bytes_that_came_before_a_failure_are_digested_once(prefix: Prefix, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure that is not the client's own in the middle of a range, after which it is read from its start."""
+    """The connection fails in the middle of a range. The range is then read again from its start."""
     prefix.put_bytes("engine", DATA)
     chunks, failed = StreamingBody.iter_chunks, list[int]()
 
@@ -230,7 +230,7 @@ def test_nothing_is_written_any_more_once_a_download_has_failed(
     monkeypatch.setattr(Part, "close", close)
     with pytest.raises(OSError, match="Input/output error") as caught:
         download(prefix, tmp_path / "engine")
-    assert caught.value.errno == errno.EIO  # held, and with it all that it has come through
+    assert caught.value.errno == errno.EIO  # `caught` keeps the traceback and all its objects
     assert closed.is_set()
     for thread in threading.enumerate():
         if thread.name.startswith("ThreadPoolExecutor"):

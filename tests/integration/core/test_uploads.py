@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Files on their way to S3: what is sent, what is checked, and what happens when something goes wrong on the way."""
+"""Tests of uploads to S3: what is sent, what is checked, and what happens after errors."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ LARGE = os.urandom(2 * PART + 17)
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three parts for `LARGE`; no server takes smaller ones."""
+    """`LARGE` has three parts. No server accepts smaller parts."""
     monkeypatch.setattr(upload, "PART_BYTES", PART)
 
 
@@ -173,7 +173,7 @@ def test_an_upload_that_somebody_aborts_begins_again(
                     Bucket=prefix.address.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
             client.close()
-            # S3's answer from now on; moto has none.
+            # S3 answers like this. moto has no such answer.
             proxy.fail(
                 Fault("answer", times=100, status=404, body=NO_UPLOAD, matches=lambda _, path: aborted[0] in path)
             )
@@ -213,7 +213,7 @@ def test_many_files_go_and_come_back(prefix: Prefix, tmp_path: Path, proxy: Prox
         proxy.fail(Fault("reset"))
     digests = {name: bytes_digest(data) for name, data in contents.items()}
     upload_all(prefix, [Upload(tmp_path / "out" / n, n, len(contents[n]), digests[n]) for n in contents], NoProgress())
-    for kind in ("reset", "flip", "truncate", "answer"):  # fewer flips than a download is tried
+    for kind in ("reset", "flip", "truncate", "answer"):  # fewer errors than attempts of a download
         proxy.fail(Fault(kind, times=2, matches=lambda method, _: method == "GET"))
     back = tmp_path / "back"
     download_all(prefix, [Download(n, back / n, len(contents[n]), digests[n]) for n in contents], NoProgress())
@@ -323,7 +323,7 @@ def test_a_copy_of_what_has_gone_or_changed_meanwhile_says_so(
     assert prefix.head("y") is None
 
 
-# The short way
+# Small files
 
 
 def test_the_short_way_is_not_taken_where_it_would_not_do_as_the_user_has_set(

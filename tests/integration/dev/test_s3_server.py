@@ -1,4 +1,4 @@
-"""The local S3 server, a real process: it goes on whatever happens while it saves, and loses nothing it has taken."""
+"""Tests of the local S3 server as a real process: errors while it saves do not stop it, and no object is lost."""
 
 import itertools
 import signal
@@ -37,9 +37,9 @@ class Server:
     """One run of the server.
 
     Attributes:
-        url: where it listens.
-        directory: where it keeps its objects.
-        log: what it prints.
+        url: its address.
+        directory: has its saved objects.
+        log: the file with its output.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -52,17 +52,17 @@ class Server:
             self.process = subprocess.Popen(argv, stdout=output, stderr=output)
 
     def answers(self) -> bool:
-        """Whether it does; a server that has ended fails the test with what it printed."""
+        """Whether the server answers. If it has ended, the test fails with the server's output."""
         assert self.process.poll() is None, self.log.read_text()
         return answers(self.url, "/")
 
     def end(self) -> int:
-        """Tell it to end; its exit status."""
+        """Ask the server to end. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
 
     def client(self) -> "closing[S3Client]":
-        """A new client of it."""
+        """A new client of this server."""
         return closing(client(self.url))
 
 
@@ -160,7 +160,7 @@ def test_nothing_is_changed_once_the_last_save_begins() -> None:
 
 
 def come_and_go(server: Server, name: str) -> None:
-    """Put objects, and a shared one; delete every other, and the shared one, at once."""
+    """Put own objects and a shared one, then delete every second one and the shared one."""
     with server.client() as s3:
         for number in range(ROUNDS):
             s3.put_object(Bucket=BUCKET, Key=f"{name}/{number}", Body=f"{name} {number}".encode())
@@ -171,14 +171,14 @@ def come_and_go(server: Server, name: str) -> None:
 
 
 def look_around(server: Server) -> None:
-    """List while others change things."""
+    """List objects while other threads change them."""
     with server.client() as s3:
         for _ in range(ROUNDS):
             s3.list_objects_v2(Bucket=BUCKET)
 
 
 def held(server: Server) -> dict[str, bytes]:
-    """Everything in the bucket."""
+    """The content of every object in the bucket."""
     with server.client() as s3:
         keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
         return {key: s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}

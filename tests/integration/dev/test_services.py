@@ -1,4 +1,4 @@
-"""The local services, real ones. Prefect's server takes long to start, so one test walks through their life."""
+"""Tests of the real local services. Prefect's server starts slowly, so one test covers their whole life."""
 
 import os
 import socket
@@ -63,7 +63,7 @@ def those_whose_state_was_lost_are_ended_before_others_start(running: Services) 
 
 
 def a_session_shares_what_runs_and_ends_what_it_starts(running: Services) -> None:
-    """Without S3, which was killed, Triton is started again too."""
+    """S3 was killed, so Triton is started again too."""
     psutil.Process(read_state().services["s3"].pid).kill()
     assert services.status() is None
     before = read_state().services
@@ -77,7 +77,7 @@ def a_session_shares_what_runs_and_ends_what_it_starts(running: Services) -> Non
         with services.session(print) as another:
             assert another == inside
         assert services.up(print) == inside
-        assert services.status() == inside  # a session leaves running what ran before
+        assert services.status() == inside  # the end of a session does not stop what ran before it
         put(inside, "of-a-session.txt")
     assert services.status() is None
     assert [name for name, entry in entries.items() if entry.alive()] == ["prefect"]

@@ -1,4 +1,4 @@
-"""Starting and ending a real Triton."""
+"""Tests of starting and stopping a real Triton."""
 
 from pathlib import Path
 from typing import Any

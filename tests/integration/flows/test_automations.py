@@ -1,4 +1,4 @@
-"""The automations of `infra/automations` on a real Prefect server: created, and calling a webhook when a run fails."""
+"""Tests of `infra/automations` on a real Prefect server: they call a webhook when a run fails."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def automations() -> dict[str, Any]:
 
 
 def sent(receiver: Receiver, run_name: str) -> dict[str, Any]:
-    """What came of the run with that name; other tests' runs fail on the same server, too."""
+    """The messages about the run with this name. Runs of other tests also fail on the same server."""
     EventsWorker.instance().wait_until_empty()
     found: list[dict[str, Any]] = []
 
@@ -65,7 +65,7 @@ def test_all_are_created_and_a_second_time_brings_them_up_to_date(receiver: Rece
 
 
 def test_each_file_is_what_prefects_own_command_takes(receiver: Receiver, prefect_api: str, tmp_path: Path) -> None:
-    """With the id of the server's block in place of its name."""
+    """The file works after its block's name is replaced by the block's id on the server."""
     block = automations()[NAMES[0]].actions[0].block_document_id
     files = sorted(DEFINITIONS.glob("*.yaml"))
     assert len(files) == len(NAMES)

@@ -1,4 +1,4 @@
-"""The deployment of prefect.yaml: deployed, run by a worker, and cancelled, on a real Prefect server."""
+"""Tests of prefect.yaml's deployment on a real Prefect server: a worker runs it, and it is cancelled."""
 
 import json
 import re
@@ -32,15 +32,15 @@ class Deployment:
         self.environment = environment
 
     def prefect(self, *arguments: str) -> str:
-        """Run a command of Prefect's and give its last lines."""
+        """Run a command of Prefect. Returns its last lines."""
         return self.python("-m", "prefect", *arguments)
 
     def python(self, *arguments: str) -> str:
-        """Run Python in the checkout and give its last lines."""
+        """Run Python in the checkout. Returns its last lines."""
         return "\n".join(run([sys.executable, *arguments], cwd=CHECKOUT, env=self.environment, timeout=240).last_lines)
 
     def start(self, spec: dict[str, object]) -> UUID:
-        """Have a spec built; gives the flow run's id."""
+        """Start the build of a spec. Returns the flow run's id."""
         parameters = json.dumps({"spec": spec})
         started = self.prefect("deployment", "run", "build-model/build-model", "--params", parameters)
         (found,) = re.findall(r"UUID: ([0-9a-f-]{36})", started)
@@ -54,13 +54,13 @@ def flow_run(identifier: UUID) -> FlowRun:
 
 @pytest.fixture(scope="module")
 def deployed(deployed_flows: dict[str, str]) -> Deployment:
-    """The checkout's deployments on the server, as the guide says."""
+    """Deploy the checkout's flows to the server, as the guide describes."""
     return Deployment({**clean_environment(), **deployed_flows, "COLUMNS": "200"})
 
 
 @pytest.fixture
 def deployment(deployed: Deployment, prefect_api: str, own_home: Path, tmp_path: Path) -> Iterator[Deployment]:
-    """With a worker for the flows."""
+    """The deployments with a worker for the flows."""
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
     settings = {**deployed.environment, "ENGINERY_HOME": str(own_home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     deployed.worker = Service.start(argv, env=settings, cwd=CHECKOUT, log_file=tmp_path / "worker.log")
@@ -71,7 +71,7 @@ def deployment(deployed: Deployment, prefect_api: str, own_home: Path, tmp_path:
 
 
 def example(name: str) -> dict[str, object]:
-    """The example model for one target, by a path relative to the checkout as in the deployment's own default."""
+    """A spec of the example model for one target. Its path is relative to the checkout, as in the deployment."""
     return {
         "name": name,
         "source": {"path": "examples/tiny-llama/model"},

@@ -1,4 +1,4 @@
-"""The flows `prune` and `audit` and their deployments, on a real Prefect server and a real S3 API."""
+"""Tests of the flows `prune` and `audit` and their deployments, on a real Prefect server and S3 API."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def address(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
 
 def table(kind: str, address: str) -> tuple[list[dict[str, Any]], str]:
-    """The rows and the description of the run's artifact."""
+    """The rows and the description of the registry's only artifact of this kind."""
     wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(kind, address)]))
     with get_client(sync_client=True) as client:
         found = client.request("POST", "/artifacts/filter", json={"artifacts": wanted.model_dump(mode="json")}).json()

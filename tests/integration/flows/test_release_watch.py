@@ -1,4 +1,4 @@
-"""The release watch on a real Prefect server, against the live package index and against a recorded one."""
+"""Tests of the release watch on a real Prefect server, with the live package index and a recorded one."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ PYTORCH = {"name": "checkpoint", "backend": "pytorch", "release": "1.1.0"}
 
 @pytest.fixture
 def worker(deployed_flows: dict[str, str], tmp_path: Path) -> Iterator[Service]:
-    """One that runs what is deployed."""
+    """A worker that runs the deployments."""
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
     settings = os.environ | deployed_flows | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     service = Service.start(argv, env=settings, cwd=CHECKOUT, log_file=tmp_path / "worker.log")
@@ -52,7 +52,7 @@ def worker(deployed_flows: dict[str, str], tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(autouse=True)
 def _no_run_is_left_for_a_later_worker(prefect_api: str) -> Iterator[None]:
-    """What a test has had scheduled goes with it."""
+    """Delete the runs that a test has scheduled."""
     yield
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=["rebuild"]))
     with get_client(sync_client=True) as client:
@@ -67,7 +67,7 @@ def write(spec: Spec, directory: Path) -> str:
 
 
 def rebuild_runs(release: str, name: str) -> list[FlowRun]:
-    """The runs that were started for a release of a spec, whoever started them."""
+    """All runs that were started for a release of a spec."""
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=["rebuild", f"release {release}"]))
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=wanted, limit=200)
@@ -79,7 +79,7 @@ def has_ended(run: FlowRun) -> bool:
 
 
 def table(key: str) -> str:
-    """The newest artifact of that key."""
+    """The newest artifact with this key."""
     found = httpx.get(f"{PREFECT_API_URL.value()}/artifacts/{key}/latest").raise_for_status().json()
     return str(found["data"])
 
@@ -89,7 +89,7 @@ def kinds(report: WatchReport) -> dict[tuple[str, str], Kind]:
 
 
 def recorded(index: PackageIndex) -> None:
-    """TensorRT-LLM with two new releases, of which one builds no engines any more, a yanked one and a preview."""
+    """TensorRT-LLM with two new releases (one no longer builds engines), a yanked release and a preview."""
     index.add("tensorrt-llm", *(WHEEL.format(release) for release in ("1.0.0", "1.1.0", "1.2.1", "1.4.0")))
     index.add("tensorrt-llm", WHEEL.format("1.5.0"), yanked="broken")
     index.add("tensorrt-llm", WHEEL.format("1.6.0rc1"), "tensorrt_llm-banana.tar.gz")
@@ -124,7 +124,7 @@ def test_a_new_release_is_built_once_however_often_it_is_watched(
 
 @pytest.mark.usefixtures("deployed_flows")
 def test_two_watches_at_once_start_one_build(package_index: PackageIndex, bucket: str, tmp_path: Path) -> None:
-    """As a doubled schedule does: two processes, each of which has found that there is no run yet."""
+    """Two processes both find that there is no run yet, as with a doubled schedule."""
     recorded(package_index)
     file = write(watched_spec(OLD, to=f"s3://{bucket}/engines", name="doubled"), tmp_path)
     script = f"from enginery.pipeline.flows.release_watch import watch_releases; watch_releases([{file!r}])"
@@ -142,7 +142,7 @@ def test_two_watches_at_once_start_one_build(package_index: PackageIndex, bucket
 
 @pytest.fixture(scope="module")
 def live() -> Listing:
-    """What the user's own index lists; without one that answers, the test is skipped."""
+    """The list of the user's own index. If it does not answer, the test is skipped."""
     try:
         return listed_releases("tensorrt-llm")
     except ToolchainError as error:
@@ -213,14 +213,14 @@ def test_an_index_of_garbage_fails_the_run_after_all_else_is_done(
 
 
 def example(to: str, **gates: int) -> Spec:
-    """The example model for the release before the one that there is a toolchain for."""
+    """A spec of the example model for the release before the one that has a toolchain."""
     spec = watched_spec({**CPU, "release": "0.17.1"}, to=to, name="tiny-llama", gates={"slower_percent": 100, **gates})
     prompts: dict[str, Any] = {"prompts": [{"prompt": QUESTION, "contains": "neuf"}]}
     return Spec.model_validate(spec.model_dump(mode="json", exclude_unset=True) | {"validation": prompts})
 
 
 def publish_old(address: str, directory: Path) -> str:
-    """A build of the release before, on the channel: five models whose engine is a list of answers of 5.6 kB."""
+    """Publish a build of the previous release to the channel: five models. Its engine is a 5.6 kB list of answers."""
     old = Build(build_id="cpu-111111111111", target="cpu")
     target = old.parameters(address)["target"]
     assert isinstance(target, dict)
@@ -240,7 +240,7 @@ def on_channel(address: str, channel: str) -> str:
 def test_a_new_release_is_built_compared_and_promoted_if_no_gate_is_worse(
     package_index: PackageIndex, bucket: str, worker: Service, tmp_path: Path
 ) -> None:
-    """All of it real but the index and the old build: a worker builds, and the next watch compares."""
+    """Only the index and the old build are not real: a worker builds, and the next watch compares."""
     package_index.add(
         "onnxruntime-genai", *(f"onnxruntime_genai-{one}-py3-none-any.whl" for one in ("0.17.1", "0.18.0"))
     )

@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rolling out and back as flows on a real Prefect server, to a double of Triton."""
+"""Tests of the rollout and rollback flows on a real Prefect server, with a fake Triton."""
 
 import httpx
 import pytest
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
 def artifacts() -> list[str]:
-    """The descriptions of all artifacts of rollouts, newest last."""
+    """The descriptions of all rollout artifacts, newest last."""
     wanted = {"artifacts": {"key": {"like_": "rollout-"}}, "sort": "UPDATED_DESC"}
     found = httpx.post(f"{PREFECT_API_URL.value()}/artifacts/filter", json=wanted).raise_for_status().json()
     return [artifact["description"] for artifact in reversed(found)]

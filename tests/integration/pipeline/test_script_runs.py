@@ -1,4 +1,4 @@
-"""The script that `enginery plan --commands` prints, pasted into a shell: it runs to its end."""
+"""The script from `enginery plan --commands` runs to its end when it is pasted into a shell."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def spec_file(directory: Path, weights: Path) -> Path:
 
 
 def pasted(text: str, directory: Path) -> str:
-    """Give lines to a shell that has `enginery` on its PATH; what it prints."""
+    """Paste lines into a shell that has `enginery` on its PATH. Returns its output."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash"], input=text, cwd=directory, env=environment, text=True, capture_output=True, check=False

@@ -1,4 +1,4 @@
-"""What becomes of a finished build of a new release."""
+"""Tests of whether a finished build of a new release is promoted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +61,7 @@ def both(address: str, new: Build = NEW) -> None:
 
 
 def with_speed(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
-    """Builds written from now on were measured to be this fast."""
+    """New builds get this measured speed."""
     made = builds.a_report
 
     def report(*arguments: Any, **named: Any) -> ValidationReport:

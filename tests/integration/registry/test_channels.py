@@ -1,4 +1,4 @@
-"""Channels: moved only against what was read, with a history that no race can lose."""
+"""Tests of channels: a move fails if the channel has changed since it was read, and no race loses history."""
 
 import json
 import os
@@ -141,7 +141,7 @@ def test_an_endpoint_that_ignores_conditions_is_refused_unless_it_is_accepted(
     assert registry.promote(A, "stable", allow_unconditional_writes=True).build_id == A
 
 
-# Who
+# Who moved it
 
 
 def test_who_is_the_user_at_the_host_where_nothing_else_is_set(
@@ -235,7 +235,7 @@ def test_two_who_demote_the_same_build_go_back_once(registry: Registry, monkeypa
     assert moves(registry)[3:] == [("demote", B, C)]
 
 
-# Races and what is in the pointer
+# Races, and the content of the pointer
 
 
 def test_two_who_promote_at_once_are_both_in_the_history(registry: Registry) -> None:
@@ -327,7 +327,7 @@ def test_the_pointer_stays_small_enough_to_be_read_at_every_pull() -> None:
 
 
 def recorded_v1(**changes: Any) -> bytes:
-    """A pointer as the first version wrote it."""
+    """A pointer as Enginery's first version wrote it."""
     known = {"schema_version": 1, "model": "llama", "channel": "stable", "target": "h100", "build_id": B, "previous": A}
     return json.dumps({**known, "moved": "2026-11-22T12:00:00Z", **changes}).encode()
 
@@ -379,7 +379,7 @@ def test_the_pointer_of_another_channel_is_not_taken_for_this_one(registry: Regi
         registry.channel("llama", "stable", "h100")
 
 
-# What a publish does to its channel
+# How a publish moves its channel
 
 
 @pytest.fixture
@@ -388,7 +388,7 @@ def address(bucket: str) -> str:  # noqa: F811
 
 
 def published(directory: Path, address: str, build_id: str) -> list[str]:
-    """Publish a build, and return what the step logged of its channel."""
+    """Publish a build. Returns the step's log lines about its channel."""
     lines: list[str] = []
     context = Build(build_id=build_id).context(directory / str(len(list(directory.iterdir()))), address)
     context.log = lines.append

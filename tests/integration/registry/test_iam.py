@@ -1,4 +1,4 @@
-"""What the IAM policies allow and what they do not, enforced by a real S3 API (see tests/support/moto_iam.py)."""
+"""Tests of what the IAM policies allow and refuse. A real S3 API enforces them (tests/support/moto_iam.py)."""
 
 import copy
 import json
@@ -40,12 +40,13 @@ HOME = f"models/tiny-llama/builds/{build_id(1)}"
 
 @pytest.fixture
 def address(bucket: str) -> str:
-    """A registry with three builds and all that died publishers leave, made before anyone is asked who they are."""
+    """The address of a new registry."""
     return f"s3://{bucket}/prod"
 
 
 @pytest.fixture
 def filled(server: S3Server, address: str) -> str:
+    """A registry with three builds and all that killed publishers leave. It is made before policies are enforced."""
     put_build(address, build_id(1), channel=None)
     for number in (2, 3):
         put_build(address, build_id(number))
@@ -55,11 +56,11 @@ def filled(server: S3Server, address: str) -> str:
     return address
 
 
-# What each role does
+# The work of each role
 
 
 def publishes(address: str) -> None:
-    """All of it: the probe, the claim, the files, the manifest, the channel; and what a dead one left is aborted."""
+    """Do a complete publish, and abort the uploads that a killed publisher left."""
     Build().publish(address)
     prefix = Registry(address).prefix
     for upload in unfinished_uploads(prefix, HOME):
@@ -67,7 +68,7 @@ def publishes(address: str) -> None:
 
 
 def consumes(address: str) -> None:
-    """What `list`, `show`, `MODEL@CHANNEL/TARGET`, `resolve` and `pull` read."""
+    """Read everything that `list`, `show`, `MODEL@CHANNEL/TARGET`, `resolve` and `pull` read."""
     registry = Registry(address)
     assert len(registry.builds()) >= 3
     assert registry.find(build_id(2)[:-1] + "2").build_id == build_id(2)
@@ -85,7 +86,7 @@ def audits(address: str) -> None:
 
 
 def prunes(address: str) -> None:
-    """A build, an unfinished one, an upload and a probe; one that turns out to be needed gets its manifest back."""
+    """Prune a build, an unfinished build, an upload and a probe. Also put back the manifest of a build in use."""
     prefix = Registry(address).build_prefix("tiny-llama", build_id(3))
     manifest = prefix.get(MANIFEST)
     assert manifest
@@ -105,7 +106,7 @@ WORK: dict[Role, Callable[[str], None]] = {
 
 @contextmanager
 def acting(server: S3Server, allowed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, this process is a user with that policy."""
+    """In this context, the process is a user with this policy."""
     with monkeypatch.context() as settings:
         for name, value in a_user(server, allowed).items():
             settings.setenv(name, value)
@@ -121,7 +122,7 @@ def test_a_role_can_do_its_work(server: S3Server, filled: str, monkeypatch: pyte
 
 
 def pieces(role: Role) -> list[tuple[str, str, str]]:
-    """Each action on each resource that the role is granted."""
+    """Each action that the role is granted, with each of its resources."""
     return [
         (statement["Sid"], action, resource)
         for statement in policy(role, EXAMPLE)["Statement"]
@@ -131,7 +132,7 @@ def pieces(role: Role) -> list[tuple[str, str, str]]:
 
 
 def without(allowed: dict[str, Any], sid: str, resource: str) -> dict[str, Any]:
-    """The policy less one resource of one statement; moto wants none of those that are empty."""
+    """The policy without one resource of one statement. Moto refuses empty statements, so those are left out."""
     less = copy.deepcopy(allowed)
     for statement in less["Statement"]:
         if statement["Sid"] == sid:
@@ -159,7 +160,7 @@ def test_nothing_that_a_role_is_allowed_could_be_left_out(  # noqa: PLR0913, PLR
 def test_a_role_asks_only_for_listings_that_its_policy_allows(
     server: S3Server, filled: str, proxy: Proxy, role: Role
 ) -> None:
-    """The server disregards the condition, so what is asked for is compared with it here."""
+    """The server ignores the condition, so the test compares the requests with it."""
     proxy.requests.clear()
     WORK[role](filled)
     (patterns,) = (
@@ -185,12 +186,12 @@ def granted(allowed: dict[str, Any], action: str, resource: str) -> bool:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_source_that_is_copied_on_the_server_may_be_read(role: Role) -> None:
-    """The server disregards the source of a copy; S3 asks for GetObject there."""
+    """The server ignores the source of a copy. S3 requires GetObject for it."""
     source = f"arn:aws:s3:::engines/prod/{HOME}/model_repository/a/1/model.onnx"
     assert granted(policy(role, EXAMPLE), "s3:GetObject", source)
 
 
-# What they cannot do
+# What each role may not do
 
 
 def refused(call: Callable[[], object]) -> None:
@@ -247,7 +248,7 @@ def test_a_user_whom_the_server_does_not_know_gets_nothing(server: S3Server, fil
     assert uploads(server, filled)
 
 
-# As they are printed
+# The printed policies
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -281,7 +282,7 @@ def test_an_unknown_role_and_a_bad_address_are_refused(arguments: list[str]) -> 
 def test_a_publisher_publishes_beside_what_it_may_not_remove(
     server: S3Server, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that a publisher who died has left, of a name that the new build does not have."""
+    """A killed publisher has left a file. The new build has no file of that name."""
     build = Build(build_id="cpu-int4-999999999999")
     Registry(filled).build_prefix("tiny-llama", build.build_id).put_bytes("model_repository/old/1/x", b"left")
     with acting(server, policy("publisher", filled), monkeypatch):

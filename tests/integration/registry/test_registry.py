@@ -354,11 +354,11 @@ def test_a_manifest_under_another_name_is_refused(server: S3Server, address: str
         Registry(address).manifest("tiny-llama", "cpu-int4-copy")
 
 
-# Two publishers of one name with different files
+# Two publishers of the same build with different files
 
 
 def claim(**changes: Any) -> bytes:
-    """A claim of a publisher on another machine that has just begun."""
+    """The claim of a publisher on another machine that has just started."""
     worker = Worker(host="another-machine", pid=7, started=1.0)
     made = Holder(files="f" * 64, worker=worker, since=datetime.now(UTC))
     return made.model_copy(update=changes).model_dump_json().encode()
@@ -381,7 +381,7 @@ def test_the_files_of_a_publisher_at_work_are_not_written_over(
     def meet_another(registry: Registry, manifest: Any) -> Any:
         monkeypatch.setattr(publishing_module, "_write_manifest", original)
         with monkeypatch.context() as patched:
-            patched.setattr(Worker, "is_at_work", lambda _: True)  # both publishers are this process
+            patched.setattr(Worker, "is_at_work", lambda _: True)  # both publishers run in this process
             with pytest.raises(RegistryError) as caught:
                 publish(Build(answers={"Who?": "another engine"}).context(tmp_path / "2", address))
         met.append(caught.value)
@@ -419,7 +419,7 @@ def test_the_claim_of_a_process_that_runs_here_holds(server: S3Server, address: 
             publish(Build().context(tmp_path / "1", address))
         assert caught.value.transient
         assert keys(server, address) == [f"prod/{HOME}/{CLAIM}"]
-    publish(Build().context(tmp_path / "2", address))  # it has ended
+    publish(Build().context(tmp_path / "2", address))  # its process has ended
 
 
 def test_the_claim_of_another_machine_holds_as_long_as_a_publish_may_take(

@@ -1,4 +1,4 @@
-"""What is read of a package index: through pip's configuration, in both forms, and when it does not answer as one."""
+"""Tests of package indexes: pip's configuration, both formats, and servers that do not answer as an index."""
 
 import base64
 from pathlib import Path
@@ -20,13 +20,13 @@ def names(found: Listing, *, prereleases: bool = False) -> list[str]:
 
 
 def only(index: PackageIndex) -> PipSettings:
-    """The settings that name this index: for what pip, which takes a second, need not be asked."""
+    """Settings for this index, for tests that do not need to run pip, which takes a second."""
     return PipSettings(indexes=(index.url,), retries=0)
 
 
 @pytest.fixture(params=["json", "html"])
 def recorded(package_index: PackageIndex, request: pytest.FixtureRequest) -> PackageIndex:
-    """A new release, a yanked one, a preview, and files whose release is no number."""
+    """A new release, a yanked release, a preview, and files whose release is not a number."""
     form: Form = request.param
     package_index.form = form
     package_index.add(PROJECT, "tensorrt-llm-0.8.0.tar.gz", size=6000)
@@ -171,7 +171,7 @@ def test_netrc_signs_in_as_it_does_for_pip(
 
 
 def test_a_proxy_of_pips_is_used(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy is asked for whole addresses."""
+    """A proxy gets requests with whole addresses."""
     address = "http://index.invalid/simple/tensorrt-llm/"
     package_index.answers[address] = (200, "text/html", b'<a href="x">tensorrt_llm-1.2.1.tar.gz</a>')
     monkeypatch.setenv("PIP_INDEX_URL", "http://index.invalid/simple")
@@ -211,7 +211,7 @@ def test_without_any_place_the_error_says_so() -> None:
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration file of pip's, and no variables."""
+    """Pip's configuration file with this text. No variables are set."""
     import os
 
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -236,7 +236,7 @@ def test_the_settings_are_those_of_pips_files(configured: Path) -> None:
 
 
 def test_a_password_that_a_variable_holds_too_is_read_whole(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enginery masks what variables hold in all that commands print."""
+    """Enginery masks the values of secret variables in the output of commands."""
     configured.write_text("[global]\nindex-url = https://someone:very-secret-word@first.invalid/simple\n")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://someone:very-secret-word@first.invalid/more")
     assert pip_settings().indexes[0] == "https://someone:very-secret-word@first.invalid/simple"

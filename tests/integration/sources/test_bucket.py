@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""A prefix in S3 as a source, over a real S3 API."""
+"""Tests of an S3 prefix as a source, with a real S3 API."""
 
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def test_an_object_changed_while_it_is_downloaded_is_named(
 
     def change_after(*arguments: Any) -> None:
         check(*arguments)
-        prefix.put_bytes("model.safetensors", safetensors(fill=3))  # as many bytes as before
+        prefix.put_bytes("model.safetensors", safetensors(fill=3))  # the same number of bytes
 
     monkeypatch.setattr(bucket_source, "check_unchanged", change_after)
     with pytest.raises(SourceError, match="was changed since it was looked up") as caught:

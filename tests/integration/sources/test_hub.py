@@ -1,4 +1,4 @@
-"""The Hub as a source, over its real protocol."""
+"""Tests of the Hub as a source, with its real protocol."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Downloads from a Hub that breaks off, lies, stalls or is away, and processes that are killed meanwhile."""
+"""Tests of downloads from a Hub that disconnects, sends wrong bytes, stalls or is down, and of killed downloads."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
 
 @pytest.fixture
 def weights(server: HubServer, tmp_path: Path) -> bytes:
-    """A model of 400 kB is on the Hub; these are the bytes of its weights."""
+    """Put a model of 400 kB on the Hub. Returns the bytes of its weights."""
     content = safetensors(VALUES)
     server.add_model(NAME, write(model_directory(tmp_path / "model"), {WEIGHTS: content}))
     return content

@@ -1,4 +1,4 @@
-"""Processes that share a local store, and die while they use it."""
+"""Tests of processes that share a local store and are killed while they use it."""
 
 import os
 import random
@@ -21,7 +21,7 @@ Process = subprocess.Popen[str]
 
 
 def adder(store: Path, source: Path, label: str) -> Process:
-    """A process that is about to add the step, and waits for a line."""
+    """A process that adds the step after it has read a line."""
     command = [sys.executable, "-m", "tests.support.adder", str(store), str(source), "one", label]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
@@ -37,7 +37,7 @@ def begin(process: Process) -> None:
 
 
 def assert_nothing_half_made(store: LocalStore) -> None:
-    """Every blob under its name is whole, and a record that can be seen has all of its blobs."""
+    """Check that every blob is complete, and that a record, if there is one, has all its blobs."""
     for blob in (store.root / "blobs").rglob("*"):
         if blob.is_file():
             assert file_digest(blob) == blob.name
@@ -49,7 +49,7 @@ def assert_nothing_half_made(store: LocalStore) -> None:
 
 @pytest.fixture(scope="module")
 def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """How long the work of an adder takes that nobody kills."""
+    """How long an adder works if it is not killed, in seconds."""
     root = tmp_path_factory.mktemp("unharmed")
     with adder(root / "store", write_output(root / "source", FILES), "unharmed") as process:
         assert process.stdout

@@ -1,4 +1,4 @@
-"""Leases in S3: one machine works, the others wait, and a machine that has died is not waited for for ever."""
+"""Tests of leases in S3: one machine works, the others wait, but not forever for a machine that died."""
 
 import socket
 import subprocess
@@ -36,7 +36,7 @@ with open_store(sys.argv[1]).lock("5" * 64, log=lambda line: print(line, flush=T
 
 
 def put(prefix: Prefix, worker: Worker, *, seconds: float = 15.0, free: bool = False) -> None:
-    """Leave a lease as another process has written it."""
+    """Write a lease as if it were another process's."""
     lease = Lease(worker=worker, seconds=seconds, free=free)
     prefix.put_bytes(f"leases/{KEY}.json", lease.model_dump_json().encode())
 
@@ -54,13 +54,13 @@ def machines(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 class Machines:
-    """Processes with homes of their own that share nothing but a store in S3."""
+    """Processes, each with its own home, that share only a store in S3."""
 
     def __init__(self, address: str, directory: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
         self.address, self.directory, self.monkeypatch, self.stack = address, directory, monkeypatch, stack
 
     def start(self, name: str) -> "subprocess.Popen[str]":
-        """One that takes the lock, and gives it back when a line comes in."""
+        """Start a process that takes the lock and releases it when it reads a line."""
         self.monkeypatch.setenv("ENGINERY_HOME", str(self.directory / name))
         argv = [sys.executable, "-c", HOLD, self.address]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -157,7 +157,7 @@ def test_one_who_has_lost_the_lease_works_on_and_leaves_it_to_the_other(
 
 
 def test_of_many_that_come_at_once_one_works_at_a_time(prefix: Prefix) -> None:
-    """Each as a process elsewhere would: whoever writes first has it."""
+    """Each thread acts as a process on another machine. The first to write gets the lease."""
     seen = [ObservedLease(prefix, KEY) for _ in range(8)]
     for observed in seen:
         assert not observed.is_held()

@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""The store in S3, and the local one in front of it, over real HTTP."""
+"""Tests of the store in S3 with a local store in front of it, over real HTTP."""
 
 import shutil
 import stat
@@ -29,7 +29,7 @@ def far(bucket: str, tmp_path: Path) -> BucketStore:
 
 
 def other_machine(far: BucketStore, root: Path) -> TieredStore:
-    """A machine that has nothing yet, with the same bucket."""
+    """The store of another machine with the same bucket and an empty local store."""
     near = LocalStore(root)
     return TieredStore(near, BucketStore(far.prefix.address, scratch=near))
 

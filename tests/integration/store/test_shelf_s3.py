@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""The shelf in S3, over real HTTP."""
+"""Tests of the shelf in S3, over real HTTP."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Finding out what a toolchain of TensorRT-LLM can do, with the stand-in's commands instead of TensorRT-LLM's own.
+"""Tests of the probe of TensorRT-LLM toolchains, with the stand-in's commands instead of TensorRT-LLM's.
 
-The stand-in prints its help from the recorded facts, so that agreement says that the help is read rightly, and nothing
-about TensorRT-LLM."""
+The stand-in prints its help from the recorded facts. So a passing test shows that the help is read correctly. It says
+nothing about TensorRT-LLM."""
 
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def test_the_flags_of_a_toolchain_are_those_recorded_of_its_release(
     on_path(tmp_path, release, monkeypatch)
     found = probed(release)
     assert (found.verdict, found.reason) == ("engine", "")
-    assert found.disagreements == ()  # so every recorded flag was read, and no other one
+    assert found.disagreements == ()  # so exactly the recorded flags were read
 
 
 def test_a_release_without_a_builder_runs_checkpoints_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""The toolchains of TensorRT-LLM's releases, which need no pin file.
+"""Tests of the toolchains of TensorRT-LLM's releases, which need no pin file.
 
-TensorRT-LLM itself is nowhere near: wheels are made here, and on PATH is the stand-in of tests/support/trtllm.
+TensorRT-LLM itself is not used: the tests make wheels, and PATH has the stand-in of tests/support/trtllm.
 """
 
 import os
@@ -32,7 +32,7 @@ Collecting tensorrt-llm==1.2.1
       urllib.error.URLError: <urlopen error [Errno -2] Name or service not known>
       $ pip install --extra-index-url https://wheels.example.com/ tensorrt-llm
 """.splitlines()
-"""What pip says of the stub of 1.2.1, cut to the lines that matter; hosts are others."""
+"""Pip's output for the stub of 1.2.1. It is shortened, and the host names are changed."""
 
 STUB_OF_OLD = """\
 Collecting tensorrt-llm==0.8.0
@@ -44,7 +44,7 @@ Collecting tensorrt-llm==0.8.0
 
 @pytest.fixture
 def pip_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only directory that pip looks into."""
+    """The only directory where pip looks for packages."""
     directory = tmp_path / "wheels"
     directory.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -95,7 +95,7 @@ def test_an_identity_is_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_new_field_of_identities_has_not_changed_the_digests_of_old_ones() -> None:
-    """They are in the keys of every step that was ever run."""
+    """The digests are in the keys of all existing steps."""
     old = ToolchainIdentity(name="tiny", kind="venv", pins=("tinytool==1.2",), python="3.11")
     assert old.digest() == "0d69d8b0f9ac89c6b86e0b5756e753aa0f85542543f8cc881fc292da57c49898"
 
@@ -155,7 +155,7 @@ def test_a_python_that_is_not_here_is_named_with_the_way_to_get_it(
 
 
 def make_stub(directory: Path, says: str) -> None:
-    """A source package that does as NVIDIA's placeholder does: its build fails with these words."""
+    """Make a source package like NVIDIA's placeholder, whose build fails with this message."""
     setup = f"import sys\nprint({says!r})\nsys.exit(1)\n"
     build = "[build-system]\nrequires = []\nbuild-backend = 'stub'\nbackend-path = ['.']\n"
     backend = f"def build_wheel(*args, **kwargs):\n    raise RuntimeError({says!r})\n"

@@ -1,4 +1,4 @@
-"""What toolchains promise. Real virtual environments are made, from wheels made here; nothing needs a network."""
+"""Tests of toolchains as real virtual environments. The tests make the wheels, so they need no network."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def wheels(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pins(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> WritePins:
-    """Writes pin files to a directory of its own; pip finds nothing but the wheels made here."""
+    """Writes pin files to a directory of its own. Pip finds only the wheels of these tests."""
     directory = tmp_path / "pins"
     directory.mkdir()
     monkeypatch.setenv("ENGINERY_HOME", str(tmp_path / "home"))
@@ -138,11 +138,11 @@ def test_a_python_that_nobody_has_is_an_error_that_names_it(pins: WritePins) -> 
 def test_another_python_on_path_is_taken_when_the_running_one_does_not_fit(
     pins: WritePins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one only says that it is 3.29; no machine has one yet."""
+    """The other Python only claims to be 3.29, which does not exist yet."""
     pins("future", "# python: >=3.29", "tinytool==1.2")
     binaries = tmp_path / "bin"
     binaries.mkdir()
-    (binaries / "python3.30").write_text("#!/bin/sh\nexit 127\n")  # a shim with nothing behind it
+    (binaries / "python3.30").write_text("#!/bin/sh\nexit 127\n")  # a shim that starts nothing
     (binaries / "python3.29").write_text("#!/bin/sh\necho probe python 3.29.1\n")
     for path in binaries.iterdir():
         path.chmod(0o755)
@@ -206,7 +206,7 @@ def test_a_version_that_cannot_be_had_is_an_error_with_pips_words(pins: WritePin
 
 def test_an_unreachable_index_is_an_error_that_can_pass(pins: WritePins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens on the discard port
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # no server uses the discard port
     monkeypatch.setenv("PIP_RETRIES", "1")
     pins("none", "absent-tool==9.9")
     with pytest.raises(ToolchainError) as caught:
@@ -266,7 +266,7 @@ def test_two_that_want_it_at_once_make_it_once(pins: WritePins) -> None:
 def test_a_killed_creator_leaves_nothing_usable_and_the_next_one_succeeds(
     pins: WritePins, wheels: Path, tmp_path: Path
 ) -> None:
-    """The module probed on creation hangs, until a file lets it go: so the kill comes in the middle."""
+    """The module that is imported at creation waits for a file, so that the kill comes in the middle."""
     go = tmp_path / "go"
     touch = f"import os, time\nopen({str(tmp_path / 'here')!r}, 'w').close()\n"
     script = f"{touch}while not os.path.exists({str(go)!r}): time.sleep(0.05)"
@@ -323,7 +323,7 @@ def test_a_check_lists_every_difference(pins: WritePins, wheels: Path) -> None:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The PATH of a machine whose python3 has a toolchain's packages: an environment made like any other."""
+    """The PATH of a machine whose python3 has a toolchain's packages. It is made as a toolchain."""
     directory = tmp_path_factory.mktemp("machine")
     make_wheel(directory, "tinytool", "1.2", source="ANSWER = 9")
     (directory / "tiny.txt").write_text("# probe: tinytool\ntinytool==1.2\n")
@@ -342,7 +342,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def host(machine: str, pins: WritePins, monkeypatch: pytest.MonkeyPatch) -> WritePins:
-    """A machine where a toolchain's packages are what PATH's python3 has."""
+    """The toolchain of a machine where PATH's python3 has its packages."""
     pins("tiny", "# probe: tinytool", "tinytool==1.2")
     monkeypatch.setenv("PATH", machine)
     return pins

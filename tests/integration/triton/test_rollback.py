@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rolling back: what served before the last rollout serves again."""
+"""Tests of the rollback: the build from before the last rollout serves again."""
 
 import pytest
 

@@ -141,7 +141,7 @@ def test_when_the_second_server_fails_the_first_goes_back_too(site: Site) -> Non
 
 
 def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-    """A rollout that was killed: everything up to a phase is done, and nothing is undone."""
+    """Leave the state of a rollout that was killed after this phase."""
     from enginery.triton import loading
     from enginery.triton import rollout as module
 

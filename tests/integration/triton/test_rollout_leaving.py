@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rolling out a build with fewer models than the one before it: what it does not have is unloaded and removed."""
+"""Tests of a build with fewer models than the previous build: the others are unloaded and removed."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ LEAVING = ["tensorrt_llm_bls", "postprocessing", "preprocessing"]
 
 
 class SmallBuild(Build):
-    """A build of two models, as those for the LLM API are."""
+    """A build of two models, as for the LLM API."""
 
     def write(self, directory: Path) -> dict[str, Path]:
         inputs = super().write(directory)

@@ -1,4 +1,4 @@
-"""The five `config.pbtxt` of every release: whole, of the template's shape, with the spec's values in them."""
+"""Tests of the five `config.pbtxt` of every release: complete, as in the template, with the spec's values."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -68,17 +68,17 @@ EXAMPLES: dict[str, Any] = {
     "encoder_input_features_data_type": "TYPE_BF16",
     "prompt_embedding_table_data_type": "TYPE_FP32",
 }
-"""A value of each field that is for TensorRT-LLM, none of them its default."""
+"""A value for each field of TensorRT-LLM. No value is a default."""
 
 
 @cache
 def plain(release: str) -> dict[str, Any]:
-    """What is written where the spec says nothing; only to be looked at."""
+    """The files for a spec without settings. Tests must not change them."""
     return rendered(release)
 
 
 def rendered(release: str, **serving: Any) -> dict[str, Any]:
-    """What the written configurations are when they are read again."""
+    """The written configurations, parsed again."""
     found = {}
     for model, config in made(release, **serving).items():
         written = to_text(config)
@@ -99,7 +99,7 @@ def of(release: str, model: str) -> Template:
 
 
 def one_of_each_kind(releases: Iterable[str]) -> list[str]:
-    """The last of the releases whose templates ask for the same values."""
+    """For each set of template values, the last release that has it."""
     kinds = {}
     for release in releases:
         templates = [of(release, model) for model in MODELS]

@@ -1,4 +1,4 @@
-"""The served Python models beside an engine of TensorRT-LLM, without Triton."""
+"""Tests of the Python models that serve a TensorRT-LLM engine, without Triton."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -256,7 +256,7 @@ def test_with_accumulated_tokens_each_piece_is_the_whole_text_so_far() -> None:
 
 
 class Responses:
-    """What Triton gives back for a request of one model to another."""
+    """Triton's responses when one model calls another."""
 
     def __init__(self, outputs: Mapping[str, Any]) -> None:
         self._outputs = outputs
@@ -272,7 +272,7 @@ class Responses:
 
 
 class Triton:
-    """Triton as the script sees it: models that answer from a list."""
+    """A fake Triton for the script: its models answer from a list."""
 
     def __init__(self, answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         self.answers = answers

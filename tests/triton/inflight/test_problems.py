@@ -1,4 +1,4 @@
-"""What a spec asks of serving that a release does not have."""
+"""Tests of serving options that a release does not have."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The directory that Triton gets for an engine of TensorRT-LLM."""
+"""Tests of the model repository for a TensorRT-LLM engine."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""The served model without Triton: what a request asks, what `model.yaml` says, and what is sent."""
+"""Tests of the served model without Triton: requests, `model.yaml` and responses."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ from tests.support.served import FAKE_TRITON, FakeSender
 
 
 def inputs(**values: Any) -> dict[str, Any]:
-    """Tensors as Triton gives them: texts as bytes, and one value as an array of one."""
+    """Tensors in Triton's form: texts as bytes, and one value as an array of one."""
     named = {"text_input": ["Hi"], **values}
     return {name: np.asarray(_encoded(value)) for name, value in named.items()}
 
@@ -138,7 +138,7 @@ def test_a_file_that_names_no_model_is_named(tmp_path: Path) -> None:
 
 
 class ScriptedResult:
-    """What the LLM API returns for a request, in these states one after the other."""
+    """A result of the LLM API that goes through these states."""
 
     def __init__(self, *texts: str) -> None:
         self.states = list(texts)
@@ -161,7 +161,7 @@ class ScriptedResult:
 
 
 def sent(result: Any, *, stream: bool = True, exclude_input: bool = True) -> list[tuple[str, int]]:
-    """The texts that a request sends, each with its flags."""
+    """The texts of a request's responses, each with its flags."""
 
     sender = FakeSender()
     run(result, sender, stream=stream, exclude_input=exclude_input)
@@ -169,7 +169,7 @@ def sent(result: Any, *, stream: bool = True, exclude_input: bool = True) -> lis
 
 
 def run(result: Any, sender: FakeSender, *, stream: bool = True, exclude_input: bool = True) -> None:
-    """Answer a request that the LLM API has this result for."""
+    """Answer a request for which the LLM API has this result."""
 
     def generate(*_given: Any, **_named: Any) -> Any:
         if isinstance(result, Exception):
@@ -220,7 +220,7 @@ def test_a_character_is_sent_when_it_is_whole() -> None:
 
 
 class WatchedSender(FakeSender):
-    """Notes when it is asked for a client although the last response is on its way or gone."""
+    """A sender that records requests for the client's state after the last response."""
 
     def __init__(self) -> None:
         super().__init__()

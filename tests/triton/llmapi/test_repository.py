@@ -1,4 +1,4 @@
-"""The `llmapi` repository as files: what is in it, whose tensors it has, and that nothing is left to fill in."""
+"""Tests of the files of the `llmapi` repository: contents, tensors, and no placeholders."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""How the engine is loaded, and which tokens it takes for filling and for the end it never sees."""
+"""Tests of how the engine is loaded, and of its tokens for padding and for the end of a text."""
 
 import ctypes
 import json
@@ -57,10 +57,10 @@ def test_an_engine_for_a_gpu_is_not_served_on_the_cpu(engine: Path, monkeypatch:
     ("facts", "end_ids", "filler", "last_token"),
     [
         ({"bos_token_id": 0, "pad_token_id": 2}, [1], 2, 0),
-        ({"bos_token_id": 0, "pad_token_id": 1}, [1], 99, 0),  # filled with the end token, as often
+        ({"bos_token_id": 0, "pad_token_id": 1}, [1], 99, 0),  # padded with the end token, as usual
         ({"bos_token_id": 0, "pad_token_id": 0}, [1], 99, 0),
         ({"bos_token_id": 0}, [1], 99, 0),
-        ({"bos_token_id": 50, "pad_token_id": 50}, [50], 99, 99),  # one token for everything, as in GPT-2
+        ({"bos_token_id": 50, "pad_token_id": 50}, [50], 99, 99),  # the only special token, as in GPT-2
         ({"bos_token_id": 0, "pad_token_id": 3}, [1, 0], 3, 3),
     ],
 )

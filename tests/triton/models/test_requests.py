@@ -1,4 +1,4 @@
-"""The served models without Triton: what they read from a request and what they send."""
+"""Tests of the served models without Triton: what they read from requests, and their responses."""
 
 import json
 from pathlib import Path

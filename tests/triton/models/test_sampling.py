@@ -126,7 +126,7 @@ def test_an_end_token_outside_the_vocabulary_is_no_harm() -> None:
         ([[5, 3]], (4,), 3),
         ([[4, 5, 3]], (4, 5), 2),
         ([[4, 5, 3]], (5,), 3),
-        ([[1, 5, 3]], (5,), 2),  # begins in the prompt
+        ([[1, 5, 3]], (5,), 2),  # the sequence begins in the prompt
         ([[3], [2]], (), 1),
     ],
 )

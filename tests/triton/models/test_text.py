@@ -42,7 +42,7 @@ def test_a_piece_carries_all_its_tokens_and_the_context_it_needs() -> None:
 
 
 def leading_space_is_dropped(tokens: list[int]) -> str:
-    """As SentencePiece tokenizers do at the beginning of a text."""
+    """Decode as SentencePiece tokenizers do at the beginning of a text."""
     return decode(tokens).removeprefix(" ")
 
 

@@ -1,4 +1,4 @@
-"""What build options that are left out come to, and plugins whose data type is not that of the activations."""
+"""Tests of the defaults of build options, and of plugins whose data type differs from that of the activations."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def notes(release: str, **options: Any) -> tuple[str, ...]:
 
 
 def defaults(release: str, **options: Any) -> list[str]:
-    """What the note on defaults names, such as `max_batch_size 1`."""
+    """The defaults that the note names, such as `max_batch_size 1`."""
     (note,) = notes(release, **options)
     return note.removeprefix(f"not in the spec, so {release} uses its defaults: ").split(", ")
 

@@ -1,4 +1,4 @@
-"""`extra_args`: what is passed on to `trtllm-build`, and what is refused."""
+"""Tests of `extra_args`: which arguments are passed to `trtllm-build`, and which are refused."""
 
 import pytest
 

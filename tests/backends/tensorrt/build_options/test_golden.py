@@ -1,4 +1,4 @@
-"""What each release's `trtllm-build` is told for the fleet of example specs.
+"""Tests of the arguments that each release's `trtllm-build` gets for the example specs.
 
 After an intended change, write the files again:
 `.venv/bin/python -m tests.backends.tensorrt.build_options.test_golden`

@@ -1,4 +1,4 @@
-"""How each build option is told to each release, and how one that a release cannot follow is refused."""
+"""Each build option becomes an argument of the release, or is refused if the release does not support it."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ def built(release: str, **options: Any) -> RenderedBuild:
 
 
 def told(release: str, **options: Any) -> str:
-    """What the release is told, apart from what is wrong with plugins that are left out."""
+    """The arguments for the release. Findings about plugins that are left out do not matter."""
     build = built(release, **{"gpt_attention_plugin": "bfloat16"} | options)
     assert not build.findings
     return " ".join(build.flags).replace("--gpt_attention_plugin bfloat16", "").strip()
 
 
 def refusal(release: str, **options: Any) -> Finding:
-    """The only thing that is wrong."""
+    """The text of the only finding."""
     (finding,) = built(release, **{"gpt_attention_plugin": "bfloat16"} | options).findings
     assert finding.level == "error"
     return finding

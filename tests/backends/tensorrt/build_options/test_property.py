@@ -1,4 +1,4 @@
-"""Any build options for any release: its recorded flags accept what it is told, or there is a reason why not."""
+"""Any build options for any release: the recorded flags accept the arguments, or the finding gives a reason."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -32,7 +32,7 @@ BETWEEN = (
     "1.3.0rc21",
     "2.0",
 )
-"""Releases whose own flags are not known, and some that build no engines."""
+"""Releases whose own flags are not known. Some of them build no engines."""
 PATHS = ("/adapters/one", "/two adapters")
 MODELS = (None, ModelFacts.from_config(MIXTRAL_8X7B), ModelFacts.from_config(PHI_2))
 WORDS = ("--nonsense", "-x", "7", "-7", "-1.5", "debug", "", "--", "a b", "--log_level=debug", "--log_level=x", "-a b")
@@ -43,7 +43,7 @@ SCHEMA = BuildOptions.model_json_schema()["properties"]
 
 @cache
 def choices(field: str) -> tuple[Any, ...]:
-    """Values for a field: all of them where they can be counted."""
+    """Values for a field: all possible values if there are few."""
     described = SCHEMA[field]
     kinds = [kind for kind in described.get("anyOf", [described]) if kind.get("type") != "null"]
     return tuple(value for kind in kinds for value in values(kind))
@@ -64,7 +64,7 @@ def values(kind: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def verdict(build: RenderedBuild, release: str) -> str:
-    """Whether it is refused or accepted; a third thing fails the test."""
+    """Whether the arguments are refused or accepted. Anything else fails the test."""
     if stopping(build.findings, ()):
         assert all(finding.problem and finding.path for finding in build.findings)
         return "refused"

@@ -1,4 +1,4 @@
-"""Engines that are not built for what `serving` asks of them."""
+"""Tests of engines whose build options do not fit the spec's `serving`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A target of the backend `pytorch` from its plan to its model repository, with the real ModelOpt."""
+"""Tests of a target of the backend `pytorch`, from plan to model repository, with the real ModelOpt."""
 
 import json
 from pathlib import Path

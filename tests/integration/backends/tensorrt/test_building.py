@@ -1,4 +1,4 @@
-"""The command runner `build_engine`, on the stand-in for three releases."""
+"""Tests of the runner `build_engine` with stand-ins for three releases."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def site(tmp_path: Path, trtllm_examples: Mapping[str, Example]) -> Site:
 
 @pytest.fixture
 def wide(tmp_path: Path, trtllm_examples: Mapping[str, Example]) -> Site:
-    """For two GPUs."""
+    """A site with a checkpoint for two GPUs."""
     return make_site(tmp_path, "0.16.0", checkpoint=trtllm_examples["0.16.0"].checkpoint(2))
 
 

@@ -1,4 +1,4 @@
-"""Converting with a stand-in for the releases' scripts: only what is whole and faithful is kept."""
+"""Tests of the conversion, with a stand-in for the releases' scripts: only complete, correct checkpoints are kept."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ TOLD_BASE = {"extra_args": ["--rotary_base", "500000.0"]}
 
 @dataclass
 class Site:
-    """A release's scripts, a store with the example model's weights in it, and what the last step logged."""
+    """A release's scripts, a store with the example model's weights, and the log of the last step."""
 
     stand_in: StandIn
     store: LocalStore
@@ -67,7 +67,7 @@ class Site:
         return record
 
     def refuses(self, error: type[Exception], says: str, **target: Any) -> Any:
-        """Converting ends with that error, and leaves nothing in the store."""
+        """Check that the conversion ends with this error and leaves nothing in the store."""
         with pytest.raises(error, match=says) as caught:
             self.convert(**target)
         assert self.store.find(self.planned(**target).key) is None

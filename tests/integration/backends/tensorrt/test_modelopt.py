@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 MODELOPT = "modelopt-0.47"
 MAKING_SECONDS = 1200.0
-"""It takes some 20 s of a processor's time; the first test of each worker waits for it."""
+"""The fixture needs about 20 s of processor time, and the first test of each worker waits for it."""
 DRIVER = DRIVERS / "convert_modelopt.py"
 SUPPORT = Path(__file__).parents[3] / "support"
 LLAMA_3_SCALING = {
@@ -37,7 +37,7 @@ LLAMA_3_SCALING = {
 }
 
 FEW_TEXTS = {"calib_size": 2}
-"""To search the scales of AWQ takes long with every text."""
+"""The search for AWQ's scales takes long for each text."""
 
 CONVERTED: dict[str, dict[str, Any]] = {
     "bf16": {},
@@ -54,7 +54,7 @@ CONVERTED: dict[str, dict[str, Any]] = {
     "w4a8_awq": {"qformat": "w4a8_awq", **FEW_TEXTS},
     "nvfp4-tp2": {"qformat": "nvfp4", "kv_cache_dtype": "fp8", "tp_size": 2},
 }
-"""Checkpoints for `trtllm-build` of the example model."""
+"""Checkpoints of the example model for `trtllm-build`."""
 
 EXPORTED: dict[str, dict[str, Any]] = {
     "hf-bf16": {},
@@ -74,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "torch_dtype": ...,
     },
 }
-"""The example model with other rotary settings, as Llama 3.1 has them, written by transformers 4 and 5."""
+"""The example model with Llama 3.1's rotary settings, as transformers 4 and 5 write them."""
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dataset": ({"qformat": "fp8", "calib_dataset": "cnn_dailymail"}, "'cnn_dailymail': there is no such file"),
@@ -104,7 +104,7 @@ def modelopt() -> Toolchain:
 
 @pytest.fixture(scope="session")
 def made(modelopt: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything these tests look at, made by the driver in one process, once for all workers."""
+    """All checkpoints of these tests. The driver makes them in one process, once for all workers."""
     shared = shared_by_workers(tmp_path_factory) / "modelopt"
     with FileLock(f"{shared}.lock"):
         if not (shared / "runs.json").exists():
@@ -149,7 +149,7 @@ def write_variant(weights: Path, directory: Path, changes: dict[str, Any]) -> No
 
 
 def facts_of(made: Path, name: str) -> dict[str, Any]:
-    """What the driver printed last."""
+    """The facts in the driver's last line."""
     done = json.loads((made / "runs.json").read_text())[name]
     assert done["status"] == 0, done["complained"]
     facts: dict[str, Any] = json.loads(done["printed"].splitlines()[-1])

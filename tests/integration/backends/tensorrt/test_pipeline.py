@@ -1,7 +1,7 @@
 # ruff: noqa: F811  fixtures are imported
-"""From weights to a published engine of TensorRT-LLM, on the stand-in for three releases, and all that can go wrong.
+"""Tests of the pipeline from weights to a published TensorRT-LLM engine, with stand-ins for three releases.
 
-The commands are doubles: this tests what Enginery makes of them, and nothing of TensorRT-LLM.
+The commands are stand-ins, so these tests say nothing about TensorRT-LLM itself.
 """
 
 import shutil
@@ -37,14 +37,14 @@ BUILD = "trtllm-build"
 
 @dataclass
 class Flow:
-    """A machine with a release on PATH, a store, and a place to publish to.
+    """A machine with a release on PATH, a store, and a registry.
 
     Attributes:
-        stand_in: the release's commands.
-        store: where the steps' outputs are.
-        converted: a store of all tests that has the checkpoints, to begin with them; None to convert anew.
-        bucket: where builds are published.
-        lines: what all steps have logged.
+        stand_in: stands in for the release's commands.
+        store: has the outputs of the steps.
+        converted: a store with checkpoints that all tests share; None if this flow makes its own.
+        bucket: the registry's bucket.
+        lines: the log of all steps.
     """
 
     stand_in: StandIn
@@ -56,7 +56,7 @@ class Flow:
     def plan(self, tensor_parallel: int = 1, **changes: Any) -> Plan:
         """The plan of the example model for this release.
 
-        The converter of 0.8.0 does not read the model's RoPE base, and must be told.
+        The converter of 0.8.0 does not read the model's RoPE base, so the plan gives it.
         """
         told = {"extra_args": ["--rotary_base", "500000.0"]} if self.stand_in.release == "0.8.0" else {}
         target = {
@@ -87,13 +87,13 @@ class Flow:
         )
 
     def run(self, plan: Plan) -> dict[Stage, Outcome]:
-        """Every step, as a flow would run them."""
+        """Run every step, as a flow does."""
         if self.converted is not None:
             self.begin_converted(plan, self.converted)
         return {step.step.stage: run.run_step(step, self.store, self.lines.append) for step in plan.steps}
 
     def begin_converted(self, plan: Plan, shared: LocalStore) -> None:
-        """Have the steps up to the checkpoint from the shared store, where the first that needs them runs them."""
+        """Take the steps up to the checkpoint from the shared store. They run there if they are missing."""
 
         def bring(file: FileRecord, part: Path) -> None:
             shutil.copyfile(shared.blobs.path(file), part)
@@ -106,11 +106,11 @@ class Flow:
                 self.store.receive(record, bring)
 
     def published(self) -> list[str]:
-        """Every object in the bucket."""
+        """The keys of all objects in the bucket."""
         return [entry.path for entry in Prefix(Address(self.bucket, "")).list()]
 
     def fails(self, plan: Plan, stage: Stage) -> EngineryError:
-        """Run to the failure, which must be at that stage, keep nothing and publish nothing."""
+        """Run until a step fails. It must be this stage, and nothing of it may be kept or published."""
         with pytest.raises(EngineryError) as caught:
             self.run(plan)
         kept = {step.step.stage for step in plan.steps if self.store.find(step.key)}
@@ -135,7 +135,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
 
 @pytest.fixture
 def whole_flow(tmp_path: Path, bucket: str, release: str, monkeypatch: pytest.MonkeyPatch) -> Flow:
-    """A flow that converts, too."""
+    """A flow that also converts."""
     tokenizer = MODEL / "tokenizer.json"
     stand_in = make_release(tmp_path / "release", release, answers={QUESTION: ANSWER}, tokenizer=tokenizer)
     monkeypatch.setenv("PATH", stand_in.environment()["PATH"])
@@ -145,11 +145,11 @@ def whole_flow(tmp_path: Path, bucket: str, release: str, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def flow(whole_flow: Flow, converted: LocalStore) -> Flow:
-    """A flow that begins with its checkpoint."""
+    """A flow that starts with a checkpoint from the shared store."""
     return replace(whole_flow, converted=converted)
 
 
-# What goes well
+# Success
 
 
 @pytest.mark.parametrize(("release", "tensor_parallel"), [("0.8.0", 2), ("0.16.0", 1), ("1.2.1", 2)])
@@ -225,10 +225,10 @@ def test_a_checkpoint_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
     assert flow.published() == []
 
 
-# What goes wrong
+# Failures
 
 
-# Each way for itself, and what is said of it, is in test_building.py; here is what all of them have in common.
+# test_building.py has the details of each failure. These tests check what all failures have in common.
 GOES_WRONG: list[tuple[str, str, dict[str, Any], FailureCause, str, str]] = [
     ("0.8.0", "killed", {}, FailureCause.HOST_MEMORY, "killed (SIGKILL)", "or build on one with more"),
     ("0.16.0", "truncated_engine", {}, FailureCause.INCOMPLETE, "rank0.engine empty", "how full the disk is"),

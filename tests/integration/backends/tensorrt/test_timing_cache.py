@@ -1,4 +1,4 @@
-"""Timing caches: fetched before a build, kept after it, and never the reason that one fails."""
+"""Tests of timing caches: fetched before a build, kept after it, and never the reason for a failed build."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -114,7 +114,7 @@ def test_a_smaller_cache_does_not_replace_a_good_one_unmerged(caches: TimingCach
     assert caches.fetch().cache == b"smalllarge and good"
 
 
-# Two builds at once
+# Two builds at the same time
 
 
 def test_what_another_build_kept_meanwhile_is_merged(caches: TimingCaches) -> None:
@@ -237,7 +237,7 @@ def test_a_description_of_a_newer_enginery_can_be_read() -> None:
     assert cache == b"cache"
 
 
-# In builds of the stand-in
+# Builds with the stand-in
 
 
 @pytest.fixture
@@ -363,7 +363,7 @@ def test_without_knowing_its_tensorrt_nothing_is_cached(site: Site) -> None:
 
 
 class Late:
-    """A shelf whose first reader comes too early: what is there was put there a moment later."""
+    """A shelf whose first read finds nothing, because the cache is put there a moment later."""
 
     def __init__(self, shelf: LocalShelf) -> None:
         self.shelf = shelf

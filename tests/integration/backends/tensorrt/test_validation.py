@@ -1,4 +1,4 @@
-"""Asking engines and checkpoints of TensorRT-LLM, on the stand-in."""
+"""Tests of the validation of TensorRT-LLM's engines and checkpoints, with the stand-in."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def asked(
     kind: Kind = "tensorrt",
     **parameters: Any,
 ) -> ValidationReport:
-    """Ask, and read the report."""
+    """Run the validation and read its report."""
     output = site.directory / "report"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
@@ -274,7 +274,7 @@ def test_special_tokens_at_the_ends_are_left_out(tmp_path: Path) -> None:
     assert validate.without_special_tokens("as it is<|end|>", tmp_path / "nothing") == "as it is<|end|>"
 
 
-# What the recipe says
+# The recipe
 
 
 def call(release: str, kind: Kind = "tensorrt", **more: Any) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""The build flow on a real Prefect server, with tiny steps."""
+"""Tests of the build flow on a real Prefect server, with tiny steps."""
 
 import shutil
 import threading
@@ -47,7 +47,7 @@ def task_runs(run: FlowRun) -> dict[str, TaskRun]:
 
 
 def artifacts(run: FlowRun) -> dict[str, str]:
-    """The run's artifacts: key -> data."""
+    """The data of the run's artifacts, by key."""
     wanted = {"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}}
     found = httpx.post(f"{PREFECT_API_URL.value()}/artifacts/filter", json=wanted).raise_for_status().json()
     return {artifact["key"]: str(artifact["data"]) for artifact in found if artifact["key"]}

@@ -1,4 +1,4 @@
-"""Ending a build while a step's command runs: nothing of it stays behind."""
+"""A build that is ended while a step's command runs leaves no process behind."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command line's closing sentence is printed with the summary, and is not a line of the run too."""
+"""The command line prints its last sentence with the summary. The run's log does not have it too."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Killing the pipeline at any moment loses nothing and publishes nothing half-made."""
+"""A pipeline that is killed at any moment loses no finished step and publishes no incomplete build."""
 
 import json
 import os
@@ -38,7 +38,7 @@ SPEC = {
 
 
 class Builds:
-    """Runs of `enginery build` in a process group of their own."""
+    """Runs of `enginery build`, each in its own process group."""
 
     def __init__(self, spec: Path, environment: dict[str, str]) -> None:
         self.argv = [sys.executable, "-m", "enginery.cli", "build", str(spec), "--json"]
@@ -55,7 +55,7 @@ class Builds:
         )
 
     def kill_after(self, seconds: float) -> bool:
-        """Kill the whole group with SIGKILL; False when it ended by itself before."""
+        """Kill the whole group with SIGKILL. Returns False if it had already ended."""
         process = self.start()
         try:
             process.communicate(timeout=seconds)
@@ -119,13 +119,13 @@ def test_killed_at_random_moments_it_goes_on_and_shows_nothing_half_made(
     chance = random.Random(20240418)
     part = (LONGEST_SECONDS - SHORTEST_SECONDS) / KILLS
     kills = attempts = 0
-    while kills < KILLS:  # in each part of the time that a build takes, as far as it takes that long
+    while kills < KILLS:  # a moment in each part of the time that a build takes
         moment = SHORTEST_SECONDS + part * (attempts % KILLS + chance.random())
         attempts += 1
         if builds.kill_after(moment):
             kills += 1
         else:
-            remove_tree(store_dir())  # all was done: the next kill meets a pipeline at work again
+            remove_tree(store_dir())  # all steps are done, so the next build must have work again
         wait_until(lambda: not mentioning(str(shared_toolchains)), seconds=30)
         assert_every_recorded_step_is_whole()
         assert_every_visible_build_is_whole()

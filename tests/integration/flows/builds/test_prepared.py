@@ -1,4 +1,4 @@
-"""What a build needs outside the store is asked for before any work is begun."""
+"""A build checks what it needs outside the store before any work starts."""
 
 import shutil
 from types import SimpleNamespace

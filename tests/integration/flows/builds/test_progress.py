@@ -1,4 +1,4 @@
-"""A publish's progress in a real Prefect server."""
+"""A publish shows its progress on a real Prefect server."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""What a build does when Prefect's server, or the place for results, is away: finished steps are kept."""
+"""A build keeps its finished steps when Prefect's server or the storage for results cannot be reached."""
 
 import json
 import os
@@ -47,7 +47,7 @@ main()
 
 @pytest.fixture
 def own_server(prefect_tables: Path, tmp_path: Path) -> Iterator[tuple[str, Service]]:
-    """A server that this test may stop."""
+    """A Prefect server that this test may stop."""
     (tmp_path / "server").mkdir()
     with running_prefect_server(tmp_path / "server", prefect_tables) as (url, service):
         yield f"{url}/api", service

@@ -1,4 +1,4 @@
-"""A build that sends its targets to the workers of several pools, with tiny steps, on a real Prefect server and S3."""
+"""Tests of a build that sends its targets to several work pools, on a real Prefect server and S3."""
 
 import signal
 import sys
@@ -48,7 +48,7 @@ build.build_model(fan_spec("l4-1", name=name), store=store, pools=pools)
 
 
 def new_name() -> str:
-    """A model's name that no other test's runs have."""
+    """A model name that no other test uses."""
     return f"fan-{uuid4().hex[:8]}"
 
 
@@ -66,7 +66,7 @@ def test_targets_are_built_by_the_workers_of_their_pools_and_shared_steps_run_on
     assert sent[-1].state_name == "Completed"
     again = build_model(spec, store=site.store, pools=site.pools())
     assert not again.ran
-    assert runs_named(sent[-1].name) == sent  # nothing to do, nothing sent
+    assert runs_named(sent[-1].name) == sent  # there was nothing to do, so no run was started
 
 
 def test_a_pool_without_a_worker_is_told_while_waiting_and_ends_the_build_with_its_name(
@@ -149,13 +149,13 @@ def test_a_build_that_is_ended_ends_its_runs_and_their_commands_on_other_machine
         (run,) = runs_named(f"{name}: l4-1 on {site.l4}")
         wait_until(lambda: ended(run.id), seconds=60)
         assert flow_run(run.id).state_name == "Cancelled"
-        wait_until(lambda: len(site.machine.processes()) == 2, seconds=60)  # the worker and what supervises it
+        wait_until(lambda: len(site.machine.processes()) == 2, seconds=60)  # the worker and its supervisor
     finally:
         build.stop()
 
 
 def test_a_build_that_is_tried_again_finds_the_run_it_has_started(site: FanOutSite, own_home: Path) -> None:
-    """One that waits for a worker: the same work asked for twice is one run."""
+    """The run still waits for a worker. The same work is one run, even if it is requested twice."""
     pool = make_pool("empty")
     wanted = PoolRun(
         pool=pool,

@@ -1,4 +1,4 @@
-"""A fleet as docs/operate.md sets it up: Prefect on PostgreSQL, S3, three workers in three pools that share no disk."""
+"""Tests of a fleet as in docs/operate.md: Prefect on PostgreSQL, S3, and three workers that share no disk."""
 
 import json
 import os
@@ -42,7 +42,7 @@ SPEC: dict[str, Any] = {
 
 @pytest.fixture
 def fleet(tmp_path: Path, s3_server: S3Server) -> Iterator[Fleet]:
-    """The server, deployed to; no worker yet."""
+    """The Prefect server of a fleet. There are no workers yet."""
     s3_server.create_bucket("fleet")
     with prefect_on_postgres(tmp_path) as api:
         made = Fleet(api, tmp_path, "s3://fleet/store", dict(os.environ))
@@ -54,10 +54,10 @@ def fleet(tmp_path: Path, s3_server: S3Server) -> Iterator[Fleet]:
 
 
 def with_pools_of_ours(directory: Path) -> tuple[Path, Path]:
-    """The repository's pools and deployments, with two pools more: as a user adds a pool of machines."""
+    """Files with the repository's pools and deployments, and two more pools, as a user would add them."""
     pools = yaml.safe_load((CHECKOUT / "infra" / "pools.yaml").read_text())
     ours = [{"gpu": "cpu", "targets": [f"*{name}"], "work_pool": f"machine-{name}"} for name in ("fp32", "int4")]
-    for pool in pools["pools"]:  # named from where the pools file lies, which is elsewhere here
+    for pool in pools["pools"]:  # the path is relative to the pools file, which is in another directory now
         if "job_template" in pool:
             pool["job_template"] = str(CHECKOUT / "infra" / pool["job_template"])
     pools["pools"] = ours + pools["pools"]
@@ -71,7 +71,7 @@ def with_pools_of_ours(directory: Path) -> tuple[Path, Path]:
 
 
 def start_build(fleet: Fleet, pools: Path) -> UUID:
-    """`prefect deployment run` with its parameters from a file."""
+    """Start a build with `prefect deployment run`, whose parameters come from a file."""
     parameters = {"spec": SPEC, "store": fleet.store, "pools": str(pools)}
     given = "\n".join(f"{name}={json.dumps(value)}" for name, value in parameters.items())
     file = fleet.directory / "parameters.txt"
@@ -83,7 +83,7 @@ def start_build(fleet: Fleet, pools: Path) -> UUID:
 
 
 def executions(fleet: Fleet, step: str) -> int:
-    """How often a step's work was begun, on whatever machine: each time is headed in the step's log there."""
+    """How often a step was started on any machine. Each start writes a header into the step's log."""
     logs = fleet.directory.glob(f"*/home/logs/{step.replace('/', '-')}-*.log")
     return sum(log.read_text().count("--- 20") for log in logs)
 
@@ -116,7 +116,7 @@ def test_three_machines_build_two_targets_and_go_on_where_one_was_killed(
 
 
 def assert_engines_are_where_they_were_needed(fleet: Fleet, plan: Plan) -> None:
-    """A machine fetches the inputs of its own steps, and nothing else."""
+    """A machine fetches only the inputs of its own steps."""
     there = open_store(fleet.store)
     for target, owner in (("cpu-fp32", FP32), ("cpu-int4", INT4)):
         record = there.find(plan.find(f"build/{target}").key)
@@ -128,7 +128,7 @@ def assert_engines_are_where_they_were_needed(fleet: Fleet, plan: Plan) -> None:
 
 
 def assert_the_run_shows_what_it_came_to(fleet: Fleet, run: UUID) -> None:
-    """The build's own run has the artifacts, as if all had been done in it."""
+    """The build's own run has all artifacts, as if every step had run in it."""
     wanted = {"artifacts": {"flow_run_id": {"any_": [str(run)]}}}
     found = httpx.post(f"{fleet.api}/artifacts/filter", json=wanted).raise_for_status().json()
     keys = {artifact["key"] for artifact in found if artifact["key"]}
@@ -145,7 +145,7 @@ def assert_published_and_comparable() -> None:
 
 
 def assert_nothing_was_done_twice(fleet: Fleet, plan: Plan, killed: datetime) -> None:
-    """The store has every step; what was done before the kill stands, and only what was cut short ran again."""
+    """The store has every step. Steps that finished before the kill did not run again."""
     records = open_store(fleet.store).find_many([planned.key for planned in plan.steps])
     assert len(records) == len(plan.steps)
     assert records[plan.find("build/cpu-int4").key].started < killed

@@ -1,4 +1,4 @@
-"""What a fleet needs on Prefect's server is made as the pools file says, and brought up to date."""
+"""Tests of `prepare_fleet`: it creates and updates on Prefect's server what the pools file describes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def name() -> str:
 
 
 def prepare(directory: Path, pool: dict[str, Any], results: str | None = None) -> list[str]:
-    """Prepare for a single pool; gives what was said."""
+    """Prepare a single pool. Returns the printed lines."""
     file, said = directory / "pools.yaml", list[str]()
     file.write_text(yaml.safe_dump({"pools": [{"gpu": "cpu", **pool}]}))
     prepare_fleet(file, results, said.append)

@@ -1,6 +1,6 @@
-"""Fifty builds published and read where one request in five fails in one of six ways, by publishers that get killed.
+"""Fifty builds are published and read. One request in five fails, in six ways, and publishers are killed.
 
-A run is never the same twice, as processes race; the seed of its faults and kills is printed when it fails, and
+No two runs are the same, because processes race. A failed run prints the seed of its faults and kills, and
 `CHAOS_SEED` sets it.
 """
 
@@ -36,11 +36,11 @@ AT_ONCE = 10
 ATTEMPTS = 10
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**32))
 PATIENCE = "4"
-"""Seconds; also for how long a client waits for an answer that stalls."""
+"""Seconds. A client also waits this long for an answer that stalls."""
 
 
 def until_it_works(call: Callable[[], T]) -> T:
-    """What a user does whose command failed with an error that can pass."""
+    """Try again after errors that can pass, as a user does."""
     for _ in range(ATTEMPTS - 1):
         try:
             return call()
@@ -51,7 +51,7 @@ def until_it_works(call: Callable[[], T]) -> T:
 
 
 def read_back(address: str, number: int, directory: Path) -> None:
-    """Find a build by its channel, verify every byte where it lies, and pull it."""
+    """Find a build by its channel, verify every byte in the registry, and pull it."""
     registry, build = Registry(address), ChaosBuild.of(number)
     manifest = until_it_works(lambda: registry.find(f"{MODEL}@candidate/{build.target}"))
     assert manifest.build_id == build.build_id
@@ -102,7 +102,7 @@ def test_nothing_is_lost_or_seen_half_made_whatever_fails(
 
 
 def require_in_order(address: str) -> None:
-    """Every byte is right; what the killed have left is found and goes, and nothing else does."""
+    """Check that every byte is right, and that a prune removes only what the killed publishers left."""
     registry = Registry(address)
     found = audit(registry)
     assert (found.builds, [problem for problem in found.problems if problem.level == "damage"]) == (PUBLISHES, [])

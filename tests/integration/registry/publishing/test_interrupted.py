@@ -1,4 +1,4 @@
-"""Publishers that are killed, and publishers that meet."""
+"""Tests of publishers that are killed, and of publishers of the same build at the same time."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def start(address: str, directory: Path) -> subprocess.Popen[str]:
 
 
 def whole_or_absent(server: S3Server, address: str) -> bool:
-    """Whether a build is there; when it is, with every byte that its manifest names."""
+    """Whether the build exists. If it does, every byte that its manifest names must be there."""
     registry = Registry(address)
     builds = registry.builds()
     stored = set(server.keys(address.removeprefix("s3://").split("/")[0]))
@@ -90,7 +90,7 @@ def test_two_who_publish_the_same_build_at_once_both_succeed(s3_server: S3Server
     assert whole_or_absent(s3_server, address)
 
 
-# An S3 that is away, and one that refuses
+# An S3 server that cannot be reached, and one that refuses
 
 
 @pytest.mark.parametrize("part", ["", "/tensorrt_llm/", "/publishing.json", "/manifest.json", "/channels/"])
@@ -144,7 +144,7 @@ def test_publishers_that_are_killed_one_after_the_other_send_no_file_twice(
             process.kill()
         assert not whole_or_absent(s3_server, address)
         killed.set()
-        wait_until(lambda: len(stored()) == len(puts()), seconds=60)  # what was on its way arrives
+        wait_until(lambda: len(stored()) == len(puts()), seconds=60)  # requests that were already sent still arrive
     proxy.watch = None
     publish(Build().context(tmp_path / "again", address))
     assert whole_or_absent(s3_server, address)

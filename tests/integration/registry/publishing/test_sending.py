@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""What is sent of a build, and what is not: files that are known, there, or held by another build."""
+"""Tests of which files of a build are sent: not those that are already there or in another build."""
 
 import os
 from dataclasses import replace
@@ -43,7 +43,7 @@ def address(bucket: str) -> str:
 
 
 def a_publish(directory: Path, address: str, build: Build | None = None, engine: bytes = LARGE) -> StepContext:
-    """A build with a large file, its files recorded by the steps that made them."""
+    """A build with a large file. The steps have recorded their files."""
     context = (build or Build()).context(directory, address)
     repository = context.inputs["model_repository"]
     (repository / "tensorrt_llm" / "1" / "engine.bin").write_bytes(engine)
@@ -66,7 +66,7 @@ def published(address: str, tmp_path: Path) -> Registry:
 
 
 def sound(registry: Registry, build_id: str) -> bool:
-    """Whether every byte is as the manifest says."""
+    """Whether every byte agrees with the manifest."""
     prefix = registry.build_prefix("tiny-llama", build_id)
     files = registry.manifest("tiny-llama", build_id).files
     return all(digest_object(prefix, file.path, size=file.size) == file.sha256 for file in files)
@@ -116,7 +116,7 @@ def test_publishing_again_sends_no_byte_of_a_file(
     before = proxy.sent_bytes
     facts = publish(a_publish(tmp_path / "again", address))
     assert facts["uploaded_bytes"] == 0
-    assert proxy.sent_bytes - before < 2000  # the probe's few
+    assert proxy.sent_bytes - before < 2000  # the few bytes of the probe
 
 
 def test_what_another_build_has_is_copied_by_the_server(
@@ -125,7 +125,7 @@ def test_what_another_build_has_is_copied_by_the_server(
     before = proxy.sent_bytes
     facts = publish(a_publish(tmp_path / "other", address, OTHER))
     assert isinstance(facts["uploaded_bytes"], int)
-    assert facts["uploaded_bytes"] < 20_000  # the report's page tells of the other build
+    assert facts["uploaded_bytes"] < 20_000  # the page of the report describes the other build
     assert proxy.sent_bytes - before < 100_000
     assert sound(published, "cpu-int4-222222222222")
 
@@ -218,17 +218,17 @@ def test_who_shares_the_claim_does_not_remove_the_manifest_of_who_was_faster(
         original(prefix, log)
 
     monkeypatch.setattr(sending_module, "abort_abandoned", overtaken)
-    with pytest.raises(RegistryError, match="not JSON"):  # of the other manifest, which is only to be there
+    with pytest.raises(RegistryError, match="not JSON"):  # the other manifest must only exist
         publish(a_publish(tmp_path, address))
     assert Registry(address).prefix.get_bytes(manifest) == b"theirs"
 
 
-# What publishers that died have left
+# What killed publishers have left
 
 
 @pytest.fixture
 def claimed(address: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Prefix, datetime, list[str]]:
-    """The prefix of a build with a claim, when that was written, and what is aborted. Moto dates all uploads 2010."""
+    """A build's prefix with a claim, the claim's time, and the uploads that are aborted. Moto dates uploads 2010."""
     prefix = Registry(address).build_prefix("tiny-llama", "cpu-int4-111111111111")
     prefix.put_bytes(CLAIM, b"{}")
     found = prefix.head(CLAIM)
@@ -271,7 +271,7 @@ def test_a_publish_frees_what_one_before_has_left(server: S3Server, address: str
     client.close()
 
 
-# Manifests that were read before
+# Remembered manifests
 
 
 def test_manifests_are_read_once(published: Registry, proxy: Proxy) -> None:

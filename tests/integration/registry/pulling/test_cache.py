@@ -1,4 +1,4 @@
-"""A cache that pulls on one machine share."""
+"""Tests of the cache that the pulls of one machine share."""
 
 import errno
 import os
@@ -74,7 +74,7 @@ def test_a_damaged_file_of_the_cache_is_found_out_and_fetched_again(
 def test_a_file_of_the_cache_that_was_written_into_is_found_out(
     registry: Registry, address: str, tmp_path: Path
 ) -> None:
-    """Also when its size stays, and although its digest is remembered."""
+    """Even if the file's size stays the same and its digest is remembered."""
     manifest = EngineBuild(engine=BYTES).publish(address)
     pull(registry, manifest, tmp_path / "1", link=tmp_path / "cache")
     victim = blob(tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Bringing a published build into a directory."""
+"""Tests of pulling a published build into a directory."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def pulled_build(directory: Path) -> str:
 
 
 class Noted:
-    """A progress that keeps what it was told."""
+    """A progress that records its calls."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, int, int]] = []
@@ -151,7 +151,7 @@ def test_small_files_are_copies_because_people_edit_them(registry: Registry, add
     pull(registry, Build(build_id=SECOND).publish(address), tmp_path / "models")
     edited = tmp_path / "models/model_repository/ensemble/config.pbtxt"
     edited.chmod(0o644)
-    with edited.open("a") as file:  # as an editor does that keeps the file's identity
+    with edited.open("a") as file:  # as an editor that keeps the inode does
         file.write("# mine\n")
     other = tmp_path / "models/builds" / FIRST / "model_repository/ensemble/config.pbtxt"
     assert "# mine" not in other.read_text()
@@ -213,7 +213,7 @@ def test_a_build_that_was_damaged_here_is_made_whole_by_the_next_pull(
     assert pulled_build(tmp_path / "models") == f"{FIRST}.2"
 
 
-# Where an engine is
+# The path of an engine
 
 
 def paths_in(directory: Path) -> set[str]:
@@ -262,7 +262,7 @@ def test_a_mount_that_is_no_absolute_path_is_refused_before_anything_is_made(
     assert not (tmp_path / "models").exists()
 
 
-# Directories that are not for it
+# Directories that a pull refuses
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "model_repository", "builds", "current"])
@@ -322,7 +322,7 @@ def test_a_place_that_cannot_be_written_is_named(registry: Registry, address: st
     assert "you may write to" in caught.value.remedy
 
 
-# What pulls that were killed have left
+# What killed pulls have left
 
 
 def test_what_is_there_of_a_pull_that_was_killed_is_not_fetched_again(

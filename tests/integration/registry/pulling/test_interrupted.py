@@ -1,4 +1,4 @@
-"""Pulls that are killed, that meet, and that an unwell S3 serves; and a real Triton that reads what was pulled."""
+"""Tests of pulls that are killed, run at the same time, or use a failing S3, and of a real Triton with a pull."""
 
 import json
 import os
@@ -39,13 +39,13 @@ address, build, to, link = sys.argv[1:]
 registry = Registry(address)
 manifest = registry.manifest("tiny-llama", build)
 print("ready", flush=True)
-sys.stdin.readline()  # go on when told to
+sys.stdin.readline()  # wait for the test
 print(pull(registry, manifest, Path(to), link=Path(link) if link else None).fetched)
 """
 
 
 class Puller:
-    """A process that pulls when it is told to."""
+    """A process that pulls on request."""
 
     def __init__(self, address: str, build: str, to: Path, link: Path | None = None) -> None:
         self.process = subprocess.Popen(
@@ -68,13 +68,13 @@ class Puller:
         self.process.stdin.flush()
 
     def fetched(self) -> int:
-        """How many bytes it fetched, once it has ended well."""
+        """Wait until the pull has succeeded. Returns the number of fetched bytes."""
         out, errors = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, errors
         return int(out)
 
     def kill_at(self, proxy: Proxy, requests: int) -> None:
-        """Kill it when so many requests have come, or it has ended."""
+        """Kill the process after this number of requests, or when it has ended."""
         wait_until(lambda: len(proxy.requests) >= requests or self.process.poll() is not None, seconds=60)
         self.kill()
 
@@ -84,7 +84,7 @@ class Puller:
 
 
 def state(directory: Path) -> str | None:
-    """The build that is seen there, which must be whole; None where none is."""
+    """The build in the directory, which must be complete. None if there is none."""
     if not (directory / "model_repository").exists():
         assert not (directory / "manifest.json").exists()
         return None
@@ -149,7 +149,7 @@ def test_five_pulls_at_once_on_a_machine_with_a_cache_download_once(address: str
     distinct = {file.sha256: file.size for file in manifest.files}
     assert sorted(puller.fetched() for puller in pullers) == [0] * 4 + [sum(distinct.values())]
     for file in manifest.files:
-        assert proxy.count("GET", f"/{FIRST}/{file.path}") <= (5 if file.path == ENGINE else 1)  # in five ranges
+        assert proxy.count("GET", f"/{FIRST}/{file.path}") <= (5 if file.path == ENGINE else 1)  # it has five ranges
     assert proxy.count("GET", "manifest.json") == 5
     engines = [tmp_path / str(number) / "current" / ENGINE for number in range(5)]
     assert all(engine.samefile(engines[0]) for engine in engines)
@@ -186,7 +186,7 @@ def test_an_s3_that_fails_one_request_in_five_still_gives_a_whole_build(
     monkeypatch.setattr(download, "RANGE_BYTES", MB)
     engine = some_bytes(9 * MB)
     manifest = EngineBuild(engine=engine).publish(address)
-    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "6")  # a server that stalls is left after so many seconds
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", "6")  # seconds until the client gives up a server that stalls
     chance = random.Random(seed)
     ways = [Fault("answer"), Fault("answer", status=500), Fault("reset"), Fault("truncate"), Fault("stall")]
     for fault in ways:
@@ -224,7 +224,7 @@ def test_a_real_triton_serves_what_was_pulled_and_the_next_build_when_it_loads_a
     finally:
         server.service.stop()
     found = verify_directory(models)
-    assert {damage.kind for damage in found} == {"bytecode"}  # for the directory was not read-only
+    assert {damage.kind for damage in found} == {"bytecode"}  # because the directory was not read-only
     assert pull(registry, second, models).fetched == 0
     assert state(models) == SECOND
     assert (models / "current").readlink().name == SECOND

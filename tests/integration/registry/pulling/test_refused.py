@@ -1,4 +1,4 @@
-"""Pulls that must not succeed, and what they leave."""
+"""Tests of pulls that must fail, and of what they leave."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ DENIED = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
 
 
 def republish(registry: Registry, change: Callable[[dict[str, Any]], object]) -> None:
-    """Write the manifest of the first build anew, as an attacker or a bug would."""
+    """Write the manifest of the first build again with changes, as an attacker or a bug would."""
     source = registry.build_prefix("tiny-llama", FIRST)
     plain = json.loads(source.get_bytes("manifest.json") or b"")
     change(plain)
@@ -149,7 +149,7 @@ def test_a_channel_that_moves_meanwhile_does_not_change_what_is_pulled(
     manifest, channel = choose_build(registry, BuildQuery(model="tiny-llama@candidate/cpu-int4"), no_log)
 
     class Moving:
-        """Another build is published to the channel as soon as the first file is there."""
+        """Publishes another build to the channel as soon as the first file has arrived."""
 
         moved = False
 
@@ -183,18 +183,18 @@ def test_to_read_objects_is_all_that_a_pull_must_be_allowed(
     assert {method for method, _ in proxy.requests} == {"GET"}
 
 
-# Disks
+# Full disks
 
 
 @pytest.fixture
 def before(registry: Registry, address: str, tmp_path: Path) -> dict[str, object]:
-    """What a first pull has put there."""
+    """The files and links of a first pull."""
     pull(registry, Build().publish(address), tmp_path / "models")
     return seen(tmp_path / "models")
 
 
 def seen(directory: Path) -> dict[str, object]:
-    """All but what is hidden."""
+    """Every path that is not hidden."""
     return {path: what for path, what in snapshot(directory).items() if not path.startswith(".enginery")}
 
 

@@ -1,4 +1,4 @@
-"""Pulls under a policy: only what a trusted key has signed appears."""
+"""Tests of pulls under a policy: only a build that a trusted key signed is pulled."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyPair:
 
 @pytest.fixture
 def manifest(registry: Registry, address: str, pair: KeyPair) -> Manifest:
-    """A build that `pair` has not signed."""
+    """The manifest of a build that is not signed by `pair`."""
     Build().publish(address)
     return registry.manifest("tiny-llama", BUILD)
 

@@ -1,4 +1,4 @@
-"""Resolving: exactly one build, or the near misses with their reasons, or the options that tell several apart."""
+"""Resolving finds one build, or near misses with reasons, or the options that distinguish several builds."""
 
 import json
 from datetime import timedelta
@@ -41,7 +41,7 @@ def found(registry: Registry, **asked: Any) -> str:
 
 @pytest.fixture
 def fleet(registry: Registry) -> Registry:
-    """One model for two kinds of GPUs and the CPU, all of it on channel stable."""
+    """Builds of one model for two kinds of GPU and for the CPU, all on channel stable."""
     put(registry, a_build("h100"), a_build("l40s", gpu=L40S), a_build("cpu", **FOR_CPU))
     for name in ("h100", "l40s", "cpu"):
         registry.promote(f"llama/{name}-0123456789ab", "stable")
@@ -285,7 +285,7 @@ def test_a_manifest_of_schema_1_is_resolved_like_any_other(registry: Registry) -
         registry.resolve(model, gpu=L40S)
 
 
-# Properties: whatever there is and whatever is asked
+# Properties of any builds and any query
 
 NAMES = st.sampled_from([gpu.name for gpu in TABLE if gpu.capability >= (8, 0)] + ["cpu", "H900-Sample"])
 RELEASES = st.sampled_from(["0.16.0", "1.1.0", "1.2.0rc2", "1.2.1", "1.2.1.post1"])
@@ -331,7 +331,7 @@ HOSTS = st.builds(
 
 
 def runs(build: Manifest, host: Host) -> bool:
-    """What must hold of a build that is given to somebody, written without the rules that find it."""
+    """What must be true for a build that is found. This does not use the rules that find it."""
     target, gpu = build.target, host.gpu
     on_cpu = target.gpu == "cpu"
     if not on_cpu and (gpu == CPU or (host.gpus is not None and target.world_size > host.gpus)):

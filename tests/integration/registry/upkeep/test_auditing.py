@@ -1,4 +1,4 @@
-"""What `verify --all` finds, on a real S3 API."""
+"""Tests of `verify --all` on a real S3 API."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A prune that is killed, and a publisher that meets one: each in a process of its own."""
+"""Tests of a prune that is killed, and of a publisher during a prune, each in its own process."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def run(script: str, *arguments: str) -> subprocess.Popen[str]:
 def test_a_prune_that_is_killed_leaves_no_part_of_a_build_and_the_next_one_finishes(  # noqa: PLR0913
     s3_server: S3Server, address: str, proxy: Proxy, method: str, part: str, *, there: bool
 ) -> None:
-    """The request with which it dies still does its work."""
+    """The server still handles the prune's last request."""
     names = publish_builds(address, 3)
     process = run(PRUNE, address)
 

@@ -1,4 +1,4 @@
-"""What `prune` removes and what it keeps, on a real S3 API."""
+"""Tests of what `prune` removes and keeps, on a real S3 API."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ __all__ = ["bucket", "proxy", "server"]
 
 MODEL = "tiny-llama"
 OLD_UPLOADS = datetime(2010, 11, 10, 20, 48, 33, tzinfo=UTC)
-"""When the server says that every multipart upload was begun."""
+"""The date that the server gives every multipart upload."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def address(bucket: str) -> str:
 
 
 def pruned(address: str, *, keep: int = 3, days: float = 30.0, dry_run: bool = False, **more: Any) -> Pruning:
-    """A prune two months from now."""
+    """Run a prune whose clock is two months ahead."""
     more.setdefault("now", datetime.now(UTC) + LATER)
     return prune(Registry(address), Retention(keep=keep, days=days), dry_run=dry_run, **more)
 
@@ -158,11 +158,11 @@ def test_nothing_goes_when_a_channel_cannot_be_read(server: S3Server, address: s
     assert objects(server, address) == before
 
 
-# What died publishers have left
+# What killed publishers have left
 
 
 def unfinished(server: S3Server, address: str, number: int = 9) -> str:
-    """The files of a build whose publisher died."""
+    """Write files of a build whose publisher was killed."""
     name = build_id(number)
     write(server, address, f"models/{MODEL}/builds/{name}/model_repository/a/config.pbtxt", b"files")
     return name
@@ -247,11 +247,11 @@ def test_an_empty_registry_has_nothing_to_prune(address: str) -> None:
     assert pruned(address).verdicts == ()
 
 
-# While others are at work: each at the worst moment
+# Others work at the same time, each at the worst moment
 
 
 def at_request(proxy: Proxy, method: str, part: str, do: Callable[[], object]) -> list[object]:
-    """Do something once, just before the first such request is passed on; gives what it returned."""
+    """Do something once, just before the first such request is passed on. Returns a list for its result."""
     done: list[object] = []
 
     def watch(seen: str, path: str) -> None:

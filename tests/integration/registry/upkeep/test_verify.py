@@ -1,4 +1,4 @@
-"""Checking every byte of a build, where it was pulled to and where it was published."""
+"""Tests of the check of every byte of a build, in the pulled directory and in the registry."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_one_flipped_bit_in_any_file_here_is_found(pulled: Path) -> None:
     build = pulled / "current"
     files = files_under(build)
     assert len(files) > 10
-    del files["pulled.json"]  # what it says is compared with the manifest and the files
+    del files["pulled.json"]  # a change of it is found by comparison with the other files
     for path, data in files.items():
         for bit in {0, len(data) * 4 + 3, len(data) * 8 - 1} if data else ():
             write_file(build / path, flipped(data, bit))
@@ -119,7 +119,7 @@ def test_a_note_that_is_none_is_an_error(pulled: Path, content: bytes) -> None:
 
 
 def test_a_plain_copy_of_a_build_can_be_verified_too(pulled: Path, tmp_path: Path) -> None:
-    """As `aws s3 sync` makes it of a build that names no place."""
+    """A copy like that of `aws s3 sync`, of a build without absolute paths."""
     copy = tmp_path / "copy"
     (pulled / "current").resolve().rename(copy)
     (copy / "pulled.json").unlink()
@@ -141,7 +141,7 @@ def test_a_directory_without_a_build_is_an_error(tmp_path: Path, *, there: bool)
 
 
 class Stored:
-    """The objects of a build, to be tampered with as S3 itself would not notice: what the writer noted stays."""
+    """The objects of a build. Changes keep the writer's metadata, so S3 itself does not notice them."""
 
     def __init__(self, server: S3Server, address: str) -> None:
         self.client = server.client()
@@ -195,7 +195,7 @@ PATHS = [
 
 
 TWINS = {f"model_repository/{model}/1/model.py" for model in ("preprocessing", "postprocessing", "tensorrt_llm")}
-"""They have the bytes of `tensorrt_llm_bls/1/model.py`, which is fetched for all of them."""
+"""Their bytes equal those of `tensorrt_llm_bls/1/model.py`, which is fetched once for all of them."""
 
 
 def test_the_paths_to_tamper_with_are_all_there_are(manifest: Manifest) -> None:
@@ -209,7 +209,7 @@ def test_one_flipped_bit_in_any_object_is_found_and_not_pulled(
     data = stored.read(path)
     stored.write(path, flipped(data, len(data) * 4 + 2))
     assert kinds(verify_build(registry, manifest)) == [(path, "altered")]
-    if path in TWINS:  # the same bytes were fetched from elsewhere
+    if path in TWINS:  # the same bytes were fetched from another object
         pull(registry, manifest, tmp_path / "models")
         assert verify_directory(tmp_path / "models") == []
         return

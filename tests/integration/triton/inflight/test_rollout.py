@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rolling out engines that must be told where they are, against a double of Triton."""
+"""Tests of rollouts of engines whose configurations have absolute paths, with a fake Triton."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ PATHS = {
 
 @dataclass
 class EngineBuild(Build):
-    """A build of the backend `tensorrt`: its configurations hold absolute paths, and a note lies beside the models."""
+    """A build of the backend `tensorrt`: its configurations have absolute paths, and it has a launch note."""
 
     def parameters(self, to: str, **more: JsonValue) -> dict[str, JsonValue]:
         found = super().parameters(to, **more)

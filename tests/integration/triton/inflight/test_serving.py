@@ -1,8 +1,8 @@
-"""The repositories of TensorRT-LLM's releases on a real Triton.
+"""Tests of the model repositories of TensorRT-LLM's releases on a real Triton.
 
-Its C++ backend cannot be installed here. So as they are, `tensorrt_llm` must fail for want of that library and for
-nothing else, and the others must load and answer right. With a stand-in for the engine the whole repository is asked:
-that says whether the five models of a release fit together, and nothing about engines.
+TensorRT-LLM's C++ backend cannot be installed here. So the model `tensorrt_llm` must fail because that library is
+missing, and for no other reason. The other models must load and answer correctly. With a stand-in for the engine, the
+tests use the whole repository. This shows whether the five models of a release fit together. It does not test engines.
 """
 
 import json
@@ -43,7 +43,7 @@ ENTRY_POINTS = ("ensemble", "tensorrt_llm_bls")
 
 @dataclass
 class EngineBuild(Build):
-    """A build with the repository of a release around the stand-in."""
+    """A build with a release's model repository and the stand-in as its engine."""
 
     weights: Path = Path()
     mount: str = ""
@@ -66,14 +66,14 @@ class EngineBuild(Build):
 
 
 def put_answers(repository: Path, tokenizer: Tokenizer) -> None:
-    """Let the stand-in answer the article's question."""
+    """Give the stand-in the answer to the article's question."""
     prompts = [tokenizer.encode(QUESTION, add_special_tokens=special).ids for special in (True, False)]
     answer = tokenizer.encode(NINE, add_special_tokens=False).ids
     put_stand_in(repository, [(prompt, answer) for prompt in prompts])
 
 
 class Client(TritonHttp):
-    """Asks the models, and has their tokenizer."""
+    """A client of the models. It has their tokenizer."""
 
     def __init__(self, server: TritonServer, tokenizer: Tokenizer) -> None:
         super().__init__(server)
@@ -116,7 +116,7 @@ Start = Callable[..., Client]
 def client(
     tiny_weights: Path, triton_site: Path, onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
-    """One server for all tests; what it reads is `models` beside its log."""
+    """One server for all tests. It reads the directory `models` next to its log."""
     directory = tmp_path_factory.mktemp("inflight")
     (directory / "models").mkdir()
     server = start_triton(
@@ -133,7 +133,7 @@ def client(
 
 @pytest.fixture
 def start(client: Client, tiny_weights: Path, tmp_path: Path) -> Start:
-    """Gives the server nothing but the models of a release, with `tensorrt_llm` as it is or with the stand-in."""
+    """Gives the server only the models of a release, with the real `tensorrt_llm` or the stand-in."""
 
     def serve(release: str, *, stand_in: bool = False, **serving: Any) -> Client:
         directory = client.server.service.log_file.parent / "models"
@@ -160,7 +160,7 @@ def python_models_serve_and_the_engine_lacks_only_its_backend(client: Client, re
     assert status == 400
     assert "depends on 'tensorrt_llm' which has no loaded version" in refusal
 
-    special = release != "0.8.0"  # its template says no
+    special = release != "0.8.0"  # its template does not allow it
     tokens = client.tokenizer.encode(QUESTION, add_special_tokens=special).ids
     prepared = client.infer(
         "preprocessing",

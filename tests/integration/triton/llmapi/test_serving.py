@@ -1,4 +1,4 @@
-"""The `llmapi` repository on a real Triton, with a stand-in for `tensorrt_llm`: what is asked, what is answered."""
+"""Tests of the `llmapi` repository on a real Triton, with a stand-in for the package `tensorrt_llm`."""
 
 import json
 import venv
@@ -38,7 +38,7 @@ TUTORIAL = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words
 
 
 class Client(TritonHttp):
-    """Asks the models, and knows what the stand-in heard."""
+    """A client of the models. It also reads the requests that reached the stand-in."""
 
     def __init__(self, server: TritonServer, heard: Path) -> None:
         super().__init__(server)
@@ -62,7 +62,7 @@ class Client(TritonHttp):
 
 
 def serving_python(directory: Path, *paths: Path) -> Path:
-    """An interpreter that also finds what lies in `paths`: Triton's stub finds packages by the interpreter alone."""
+    """An interpreter that also imports from `paths`. Triton's stub finds packages only through the interpreter."""
     venv.create(directory, symlinks=True)
     site = next(directory.glob("lib/python*/site-packages"))
     (site / "more.pth").write_text("".join(f"{path}\n" for path in paths))
@@ -70,7 +70,7 @@ def serving_python(directory: Path, *paths: Path) -> Path:
 
 
 def stand_in_environment(directory: Path, token_seconds: float = 0.0) -> dict[str, str]:
-    """What the stand-in answers, how fast, and where it keeps what it was asked."""
+    """Settings of the stand-in: its answers, its speed, and the file for the requests."""
     return {
         "FAKE_LLM_ANSWERS": json.dumps(ANSWERS | {"crash": "oh CRASH", "count": "word " * 600}),
         "FAKE_LLM_HEARD": str(directory / "heard.jsonl"),
@@ -217,7 +217,7 @@ def test_a_streamed_answer_begins_with_the_prompt_when_asked_for(streaming: Clie
 
 
 def test_work_stops_when_the_client_goes(streaming: Client) -> None:
-    """Triton tells the model that was asked; in an ensemble it does not tell the models inside."""
+    """Triton reports this only to the requested model. In an ensemble, the inner models do not learn it."""
     connection = streaming.open("/v2/models/tensorrt_llm/generate_stream", LONG)
     answer = connection.getresponse()
     answer.readline()
@@ -244,7 +244,7 @@ def test_another_file_can_be_named_in_the_servers_environment(
 
 @dataclass
 class LlmBuild(Build):
-    """A build of the backend `pytorch` on the way to a registry."""
+    """A build of the backend `pytorch` that can be published."""
 
     llm_class: str = "tensorrt_llm:LLM"
 

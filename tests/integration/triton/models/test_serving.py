@@ -1,4 +1,4 @@
-"""The five models on a real Triton: what a client sends and what it gets."""
+"""Tests of the five models on a real Triton: requests and their answers."""
 
 import json
 import re
@@ -26,7 +26,7 @@ NO_END = -1
 
 
 class Client(TritonHttp):
-    """Asks the five models."""
+    """A client of the five models."""
 
     def ask(self, text: str = QUESTION, *, model: str = "ensemble", max_tokens: int = 64, **inputs: Any) -> str:
         found = self.answer({"text_input": text, "max_tokens": max_tokens, **inputs}, model)["text_output"]
@@ -88,12 +88,12 @@ def start(
 
 
 def length(answer: dict[str, Any]) -> int:
-    """Tokens in an answer with log probabilities; Triton writes a list of one as its only element."""
+    """The number of tokens in an answer with log probabilities. Triton writes a list of one as its element."""
     return int(np.size(answer["output_log_probs"]))
 
 
 def slow_down(repository: Path, seconds: float) -> None:
-    """Make each step of the engine take longer, so that a test can do something meanwhile."""
+    """Make each step of the engine slower, so that a test can act during an answer."""
     path = repository / "tensorrt_llm" / "1" / "enginery_models.zip"
     step = "        self._generator.generate_next_token()\n"
     with ZipFile(path) as archive:
@@ -380,7 +380,7 @@ def test_concurrent_streams_do_not_mix(streaming: Client, model: str) -> None:
 
 
 def test_a_client_that_goes_away_stops_the_generation(start: Any) -> None:
-    """Triton tells the model that was asked; in an ensemble it does not tell the models inside."""
+    """Triton reports this only to the requested model. In an ensemble, the inner models do not learn it."""
     client = start(ServingOptions(decoupled=True), slow=0.05)
     prompt = {"input_ids": [0, 20, 30, 40], "input_lengths": 4, "request_output_len": 200}
     body = {**prompt, "end_id": NO_END, "streaming": True}
