@@ -135,8 +135,8 @@ def test_a_room_knows_only_rooms_below_it() -> None:
     floor = {room: number for number, room in enumerate(ROOMS)}
     upward = []
     for found in OURS:
-        here, there = room_of(found.importer), room_of(target_of(found))
-        if here != there and here in floor and (there == "enginery" or floor[there] < floor[here]):
+        importing, there = room_of(found.importer), room_of(target_of(found))
+        if importing != there and importing in floor and (there == "enginery" or floor[there] < floor[importing]):
             upward.append(str(found))
     assert upward == []
 
@@ -144,8 +144,8 @@ def test_a_room_knows_only_rooms_below_it() -> None:
 def test_a_room_is_entered_by_its_door() -> None:
     behind = []
     for found in OURS:
-        here, there = room_of(found.importer), room_of(target_of(found))
-        if here == there or there in WITHOUT_A_DOOR or there == "enginery":
+        importing, there = room_of(found.importer), room_of(target_of(found))
+        if importing == there or there in WITHOUT_A_DOOR or there == "enginery":
             continue
         # `from enginery import toolchains` takes the room itself; its names are then asked of the door.
         whole = target_of(found) == there and found.module != there

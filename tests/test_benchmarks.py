@@ -154,8 +154,8 @@ def test_the_demo_gets_a_new_home_and_only_pips_settings_of_the_old_one(tmp_path
     assert made["HOME"] == str(tmp_path)
     assert made["ENGINERY_HOME"] == str(tmp_path / ".enginery")
     assert "VIRTUAL_ENV" not in made
-    asked = [sys.executable, "-m", "pip", "cache", "dir"]
-    cache = subprocess.run(asked, env=made, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    command = [sys.executable, "-m", "pip", "cache", "dir"]
+    cache = subprocess.run(command, env=made, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     assert cache == made["PIP_CACHE_DIR"]
     assert not cache.startswith(str(tmp_path))
 

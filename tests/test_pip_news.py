@@ -25,10 +25,10 @@ def eager() -> str:
 
 
 def test_it_tells_what_is_downloaded_and_installed_and_nothing_else(eager: str) -> None:
-    said = news(
+    lines = news(
         eager, "Looking in links: here\n  Downloading a.whl (2 MB)\n   ━━━ 2/2 MB\nInstalling collected packages: a\n"
     )
-    assert [line.partition(" s  ")[2] for line in said] == [
+    assert [line.partition(" s  ")[2] for line in lines] == [
         "Downloading a.whl (2 MB)",
         "Installing collected packages: a",
     ]
@@ -53,6 +53,6 @@ def test_it_tells_that_a_silent_pip_still_works(eager: str) -> None:
         assert process.stdout
         process.stdin.write("Installing collected packages: a\n")
         process.stdin.flush()
-        said = [process.stdout.readline() for _ in range(3)]
+        lines = [process.stdout.readline() for _ in range(3)]
         process.stdin.close()
-    assert "Installing collected packages: a" in said[-1]
+    assert "Installing collected packages: a" in lines[-1]

@@ -1,3 +1,5 @@
+"""Tests of the validation of an engine: results, reports, and the recipe of the step."""
+
 from contextlib import nullcontext
 from pathlib import Path
 

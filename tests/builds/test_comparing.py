@@ -123,6 +123,6 @@ def test_a_speed_that_is_not_known_stops_nothing_and_is_said_to_be_unknown() -> 
 
 def test_gates_tell_their_figures() -> None:
     new = a_manifest(OTHER, speed=50.0, engine=2000)
-    told = {gate.name: gate.told for gate in gate_results(compare_builds(a_manifest(), new), new, Gates())}
-    assert told["speed"] == "100.0 -> 50.0 tokens/s (-50.0%, at worst -10%)"
-    assert told["size"] == "1.0 kB -> 2.0 kB (+100.0%, at most +20%)"
+    texts = {gate.name: gate.told for gate in gate_results(compare_builds(a_manifest(), new), new, Gates())}
+    assert texts["speed"] == "100.0 -> 50.0 tokens/s (-50.0%, at worst -10%)"
+    assert texts["size"] == "1.0 kB -> 2.0 kB (+100.0%, at most +20%)"

@@ -1,4 +1,6 @@
 # ruff: noqa: F811  fixtures that are imported
+"""Tests of the provenance statement of a build."""
+
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,19 +117,19 @@ def test_the_subjects_are_the_files_of_the_model_repository_with_their_digests()
 
 
 def test_what_the_user_asked_for_is_external() -> None:
-    asked = predicate(a_manifest(), "buildDefinition", "externalParameters")
-    assert asked["model"] == "tiny-llama"
-    assert asked["source"] == {"kind": "huggingface", "location": "owner/tiny", "commit": COMMIT}
-    assert (asked["target"]["gpu"], asked["target"]["precision"]) == ("cpu", "int4")
-    assert asked["validation"] == [{"prompt": QUESTION, "expected": {"contains": ANSWERS[QUESTION]}}]
+    parameters = predicate(a_manifest(), "buildDefinition", "externalParameters")
+    assert parameters["model"] == "tiny-llama"
+    assert parameters["source"] == {"kind": "huggingface", "location": "owner/tiny", "commit": COMMIT}
+    assert (parameters["target"]["gpu"], parameters["target"]["precision"]) == ("cpu", "int4")
+    assert parameters["validation"] == [{"prompt": QUESTION, "expected": {"contains": ANSWERS[QUESTION]}}]
 
 
 def test_every_step_is_told_with_what_makes_its_key() -> None:
     manifest = a_manifest()
-    told = predicate(manifest, "buildDefinition", "internalParameters", "steps")
-    assert [step["key"] for step in told] == [record.key for record in manifest.steps]
-    assert told[1]["recipe"]["argv"] == ["python", "-m", "onnxruntime_genai.models.builder", "-p", "int4"]
-    assert told[1]["inputs"] == {"weights": told[0]["key"]}
+    steps = predicate(manifest, "buildDefinition", "internalParameters", "steps")
+    assert [step["key"] for step in steps] == [record.key for record in manifest.steps]
+    assert steps[1]["recipe"]["argv"] == ["python", "-m", "onnxruntime_genai.models.builder", "-p", "int4"]
+    assert steps[1]["inputs"] == {"weights": steps[0]["key"]}
 
 
 def test_the_weights_are_named_by_commit_and_each_file_by_digest() -> None:
@@ -217,8 +219,8 @@ def test_a_build_without_a_model_repository_has_no_sound_statement() -> None:
 def test_the_page_that_the_build_type_stands_for_is_in_the_docs() -> None:
     text = DOCS.read_text()
     assert BUILD_TYPE in text
-    asked = predicate(a_manifest(), "buildDefinition", "externalParameters")
-    assert not [name for name in asked if f"`{name}`" not in text]
+    parameters = predicate(a_manifest(), "buildDefinition", "externalParameters")
+    assert not [name for name in parameters if f"`{name}`" not in text]
 
 
 @pytest.fixture

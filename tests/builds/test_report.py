@@ -61,8 +61,8 @@ def tags(page: str) -> Tags:
 def test_the_page_tells_target_answers_steps_and_files() -> None:
     made = manifest({"What is the capital of Norway?": "Oslo"})
     page = html_report(made)
-    for told in ("tiny/cpu-int4-0123456789ab", "onnxruntime", "Norway", "Oslo", "ensemble/config.pbtxt", "1,234"):
-        assert told in page
+    for text in ("tiny/cpu-int4-0123456789ab", "onnxruntime", "Norway", "Oslo", "ensemble/config.pbtxt", "1,234"):
+        assert text in page
     for record in made.steps:
         assert record.label in page
         assert record.key in page

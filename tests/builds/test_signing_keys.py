@@ -1,3 +1,5 @@
+"""Tests of the settings and files for signing keys and trusted keys."""
+
 import hashlib
 import importlib.util
 import shutil

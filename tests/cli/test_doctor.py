@@ -32,15 +32,15 @@ def test_a_docker_that_answers_is_told_with_where_images_come_from(
 
 def test_a_daemon_that_does_not_answer_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install_docker(monkeypatch, tmp_path, "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
-    told = found("docker")
-    assert told.level == "warning"
-    assert "does not answer" in told.found
-    assert told.remedy
+    line = found("docker")
+    assert line.level == "warning"
+    assert "does not answer" in line.found
+    assert line.remedy
 
 
 def test_one_bad_pin_file_does_not_end_the_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken.txt").write_text("no version\n")
     monkeypatch.setattr(pins, "directories", lambda: [tmp_path])
-    told = found("toolchain broken")
-    assert told.level == "warning"
-    assert "line 1" in told.found
+    line = found("toolchain broken")
+    assert line.level == "warning"
+    assert "line 1" in line.found

@@ -60,8 +60,8 @@ def test_the_list_as_json(releases: Releases, capsys: pytest.CaptureFixture[str]
 def test_a_release_on_a_page(releases: Releases, capsys: pytest.CaptureFixture[str]) -> None:
     assert releases("show", "1.2.1") == 0
     shown = capsys.readouterr().out
-    for told in ("10.14.1.48", "compute capability 12.0", "nvfp4", "llama", "67 flags", "nearest: known of 1.3.0rc3"):
-        assert told in shown
+    for text in ("10.14.1.48", "compute capability 12.0", "nvfp4", "llama", "67 flags", "nearest: known of 1.3.0rc3"):
+        assert text in shown
 
 
 def test_a_release_as_json_says_how_each_thing_is_known(releases: Releases, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,8 +80,8 @@ def test_a_release_without_the_builder_says_what_to_use(releases: Releases, caps
 def test_the_difference_for_a_spec(releases: Releases, capsys: pytest.CaptureFixture[str]) -> None:
     assert releases("diff", "0.8.0", "1.2.1", str(LLAMA)) == 0
     shown = capsys.readouterr().out
-    for told in ("--timing_cache", "--kv_cache_type", "gemm_plugin: bfloat16", "default 1 -> 2048", "max_seq_len"):
-        assert told in shown
+    for text in ("--timing_cache", "--kv_cache_type", "gemm_plugin: bfloat16", "default 1 -> 2048", "max_seq_len"):
+        assert text in shown
 
 
 def test_the_difference_as_json(releases: Releases, capsys: pytest.CaptureFixture[str]) -> None:

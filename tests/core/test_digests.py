@@ -1,3 +1,5 @@
+"""Tests of the digests of JSON and files, and of the memory for digests of files."""
+
 import hashlib
 import json
 import os

@@ -1,3 +1,5 @@
+"""Tests of how the cause of a failed command is found in its output."""
+
 import signal
 
 import pytest

@@ -1,3 +1,5 @@
+"""Tests of the home directory, atomic writes, links, copies and listings."""
+
 import errno
 import os
 import shutil

@@ -1,3 +1,5 @@
+"""Tests of S3 addresses, errors, retries and clients that need no data in a bucket."""
+
 import errno
 import os
 from collections.abc import Callable, Iterator

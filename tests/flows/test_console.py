@@ -51,12 +51,12 @@ def test_a_server_that_was_named_late_is_used_by_all_threads(monkeypatch: pytest
 
 
 def test_without_a_server_a_temporary_one_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     monkeypatch.setattr(services, "status", lambda: None)
-    with _server(said.append) as has_ui:
+    with _server(lines.append) as has_ui:
         assert not has_ui
         assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
-    assert "temporary Prefect server" in said[0]
+    assert "temporary Prefect server" in lines[0]
 
 
 def test_a_server_that_does_not_answer_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

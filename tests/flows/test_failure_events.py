@@ -25,8 +25,8 @@ def broke(error: EngineryError, label: str) -> tuple[str, str, str, str]:
 
 def test_a_failed_step_is_named_with_its_target_problem_and_remedy() -> None:
     error = CommandError("failed with exit status 3", subject="trtllm-build --flag", remedy="remove the flag")
-    told = broke(error, "build h100")
-    assert told == ("build", "h100", "trtllm-build --flag: failed with exit status 3", "remove the flag")
+    parts = broke(error, "build h100")
+    assert parts == ("build", "h100", "trtllm-build --flag: failed with exit status 3", "remove the flag")
 
 
 @pytest.mark.parametrize(

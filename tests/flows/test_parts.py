@@ -92,10 +92,10 @@ def test_every_stage_has_a_task_of_its_name() -> None:
 
 def test_one_failure_keeps_its_class_and_names_its_step() -> None:
     error = CommandError("it broke", cause="disk-full", remedy="free some space")
-    told = failure({"build a": error}, ["validate a"])
-    assert isinstance(told, CommandError)
-    assert (told.cause, told.exit_code) == ("disk-full", CommandError.exit_code)
-    assert str(told) == "build a: it broke\nnot run because of it: validate a\n  -> free some space"
+    raised = failure({"build a": error}, ["validate a"])
+    assert isinstance(raised, CommandError)
+    assert (raised.cause, raised.exit_code) == ("disk-full", CommandError.exit_code)
+    assert str(raised) == "build a: it broke\nnot run because of it: validate a\n  -> free some space"
     assert str(error) == "it broke\n  -> free some space"
 
 
@@ -107,16 +107,16 @@ def test_a_failure_that_names_its_step_itself_names_it_once() -> None:
 
 
 def test_failures_of_several_kinds_end_with_the_general_exit_code() -> None:
-    told = failure({"build a": CommandError("x"), "publish b": RegistryError("y")}, [])
-    assert isinstance(told, BuildError)
-    assert told.exit_code == EngineryError.exit_code
-    assert "build a: x" in str(told)
-    assert "publish b: y" in str(told)
+    raised = failure({"build a": CommandError("x"), "publish b": RegistryError("y")}, [])
+    assert isinstance(raised, BuildError)
+    assert raised.exit_code == EngineryError.exit_code
+    assert "build a: x" in str(raised)
+    assert "publish b: y" in str(raised)
 
 
 def test_a_failure_of_our_own_is_told_as_what_it_is() -> None:
-    told = failure({"build a": KeyError("engine")}, [])
-    assert "KeyError: 'engine'" in str(told)
+    raised = failure({"build a": KeyError("engine")}, [])
+    assert "KeyError: 'engine'" in str(raised)
 
 
 def test_notes_about_logs_are_kept() -> None:

@@ -61,8 +61,8 @@ def changes(plan: Plan, store: Store) -> list[str]:
 
 def test_unset_fields_that_change_their_meaning_are_noted(store: Store, tmp_path: Path) -> None:
     build(plan_for("0.8.0"), store, tmp_path / "out")
-    told = changes(plan_for("1.2.1"), store)
-    assert any("the last build was for 0.8.0; unset in the spec: max_batch_size: 1 -> 2048" in note for note in told)
+    lines = changes(plan_for("1.2.1"), store)
+    assert any("the last build was for 0.8.0; unset in the spec: max_batch_size: 1 -> 2048" in note for note in lines)
 
 
 def test_a_field_that_is_set_is_not_among_them(store: Store, tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_another_models_build_is_not_the_last_one(store: Store, tmp_path: Path) 
 def test_the_newest_build_counts(store: Store, tmp_path: Path) -> None:
     build(plan_for("0.8.0"), store, tmp_path / "out")
     build(plan_for("0.12.0"), store, tmp_path / "out", days=1)
-    told = changes(plan_for("1.2.1"), store)
-    assert told
-    assert all("the last build was for 0.12.0" in note for note in told)
+    lines = changes(plan_for("1.2.1"), store)
+    assert lines
+    assert all("the last build was for 0.12.0" in note for note in lines)
 
 
 def test_the_command_line_tells_it(

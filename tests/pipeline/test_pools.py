@@ -64,7 +64,7 @@ def test_every_target_without_a_pool_is_told_at_once(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "message"),
     [
         ({"gpu": "H100", "work_pool": "one"}, "pools.0.gpu: unknown GPU 'H100'; use one that is known, such as H100-"),
         ({"gpu": "Z9-*", "work_pool": "one"}, "pools.0.gpu: no known GPU has a name like 'Z9-*'"),
@@ -76,15 +76,15 @@ def test_every_target_without_a_pool_is_told_at_once(plan: Plan) -> None:
         ({"gpu": "L4", "work_pool": "enginery-flows"}, "enginery-flows is the pool of builds that wait"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(entry: dict[str, object], told: str, tmp_path: Path) -> None:
-    assert told in mistakes(tmp_path, yaml.safe_dump({"pools": [entry]}))
+def test_a_mistake_is_told_with_its_place(entry: dict[str, object], message: str, tmp_path: Path) -> None:
+    assert message in mistakes(tmp_path, yaml.safe_dump({"pools": [entry]}))
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    told = mistakes(tmp_path, "pools: [{gpu: X9, work_pool: one}, {gpu: L4, concurrency: many, work_pool: two}]")
-    assert "2 mistakes" in told
-    assert "pools.0.gpu" in told
-    assert "pools.1.concurrency" in told
+    found = mistakes(tmp_path, "pools: [{gpu: X9, work_pool: one}, {gpu: L4, concurrency: many, work_pool: two}]")
+    assert "2 mistakes" in found
+    assert "pools.0.gpu" in found
+    assert "pools.1.concurrency" in found
 
 
 @pytest.mark.parametrize("text", ["", "pools: []", "[]", "nonsense: {", "pools: \x00"])

@@ -246,10 +246,10 @@ def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
         finish="eos",
         seconds=0.1,
     )
-    asked = []
+    calls = []
 
     def validate(context: StepContext) -> dict[str, Any]:
-        asked.append(context.key)
+        calls.append(context.key)
         report = ValidationReport(passed=False, driver_sha256="0" * 64, results=(result,))
         (context.output / "report.json").write_text(report.model_dump_json())
         return {"passed": False}
@@ -259,9 +259,9 @@ def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
     for _ in range(2):
         with pytest.raises(ValidationError) as caught:
             run_step(planned, store, ignore)
-        for told in ("How many?", "nine", "eight"):
-            assert told in str(caught.value)
-    assert len(asked) == 1
+        for text in ("How many?", "nine", "eight"):
+            assert text in str(caught.value)
+    assert len(calls) == 1
     assert store.find(planned.key) is not None
 
 
@@ -278,7 +278,7 @@ def test_errors_keep_their_details_when_they_cross_processes() -> None:
 
 
 def test_what_steps_need_elsewhere_is_asked_for_by_the_steps_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Mapping[str, Any]] = []
-    monkeypatch.setattr("enginery.registry.require_publishable", asked.append)
+    calls: list[Mapping[str, Any]] = []
+    monkeypatch.setattr("enginery.registry.require_publishable", calls.append)
     require_prepared([shell_step("true"), call_step("publish")])
-    assert asked == [{"to": "there"}]
+    assert calls == [{"to": "there"}]

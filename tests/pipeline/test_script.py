@@ -188,14 +188,14 @@ def test_a_docker_line_that_is_pasted_reaches_docker_as_the_step_means_it(
     image = "nvidia/tritonserver:26.07-trtllm-python-py3"
     fake.add_image(image)
     fake.add_command("trtllm-build", '#!/bin/sh\necho built > "$4/rank0.engine"\n')
-    here = tmp_path / "my $HOME here"
+    directory = tmp_path / "my $HOME here"
     for place in ("convert/h100", "build/h100"):
-        (here / "llama-steps" / place).mkdir(parents=True)
+        (directory / "llama-steps" / place).mkdir(parents=True)
     (tmp_path / "home" / "container-home").mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{fake.directory}:/usr/bin:/bin")
     line = line_of(shell_script(plan, "spec.yaml"), "build")
-    subprocess.run(["sh", "-ec", line], cwd=here, check=True)
-    assert (here / "llama-steps" / "build" / "h100" / "rank0.engine").read_text() == "built\n"
+    subprocess.run(["sh", "-ec", line], cwd=directory, check=True)
+    assert (directory / "llama-steps" / "build" / "h100" / "rank0.engine").read_text() == "built\n"
 
 
 def test_accepted_warnings_are_accepted_by_the_script_too() -> None:

@@ -160,42 +160,42 @@ def test_only_the_targets_of_the_policy_are_looked_at() -> None:
 
 
 def test_an_index_that_fails_leaves_every_target_undecided_and_is_asked_once() -> None:
-    asked: list[str] = []
+    calls: list[str] = []
 
     def failing(project: str) -> Listing:
-        asked.append(project)
+        calls.append(project)
         raise ToolchainError("no package index lists a release of it", subject=project, remedy="check it")
 
     found = fleet_verdicts([watched_spec(OLD, OLD)], failing)
     assert [one.kind for one in found] == [Kind.UNDECIDED, Kind.UNDECIDED]
     assert "no package index lists a release of it" in found[0].why
     assert "check it" in found[0].why
-    assert asked == ["tensorrt-llm"]
+    assert calls == ["tensorrt-llm"]
 
 
 def test_each_backend_has_its_own_project() -> None:
-    asked: list[str] = []
+    calls: list[str] = []
 
     def ask(project: str) -> Listing:
-        asked.append(project)
+        calls.append(project)
         return listed("1.1.0")
 
     gpu = {"gpu": "H100-SXM5-80GB", "backend": "onnxruntime", "precision": "int4"}
     fleet_verdicts([watched_spec(OLD, {**CPU}, {**gpu, "name": "cuda"})], ask)
-    assert asked == ["tensorrt-llm", "onnxruntime-genai", "onnxruntime-genai-cuda"]
+    assert calls == ["tensorrt-llm", "onnxruntime-genai", "onnxruntime-genai-cuda"]
 
 
 def test_a_source_that_cannot_be_asked_decides_nothing_and_is_asked_once() -> None:
-    asked: list[Source] = []
+    calls: list[Source] = []
 
     def resolver(source: Source) -> ResolvedSource:
-        asked.append(source)
+        calls.append(source)
         raise SourceError("the Hub cannot be reached", subject="owner/tiny", remedy="check the network")
 
     found = fleet_verdicts([watched_spec(OLD, OLD)], lambda _: listed("1.1.0", "1.2.0", "1.2.1"), resolver)
     assert [(one.release, one.kind) for one in found] == [("1.2.1", Kind.UNDECIDED)] * 2
     assert "the Hub cannot be reached" in found[0].reason
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 def test_what_a_release_cannot_do_is_said_also_without_the_source() -> None:

@@ -24,9 +24,9 @@ def test_an_engine_runs_on_the_product_and_the_release_it_was_built_for() -> Non
 
 
 def test_an_engine_does_not_run_on_another_compute_capability() -> None:
-    told = "built for compute capability 9.0 (H100-SXM5-80GB), this GPU is 8.9 (L40S)"
-    assert why_not(Host(gpu=L40S)) == told
-    assert why_not(Host(gpu=L40S, other_product=True)) == told
+    reason = "built for compute capability 9.0 (H100-SXM5-80GB), this GPU is 8.9 (L40S)"
+    assert why_not(Host(gpu=L40S)) == reason
+    assert why_not(Host(gpu=L40S, other_product=True)) == reason
 
 
 def test_an_engine_needs_the_very_release() -> None:
@@ -61,8 +61,8 @@ def test_an_engine_for_more_gpus_than_there_are_does_not_run() -> None:
 
 def test_an_engine_that_is_larger_than_the_memory_does_not_run() -> None:
     a30 = {"gpu": "A100-SXM4-80GB", "size": 24 * 10**9}
-    told = why_not(Host(gpu=gpus.find("A30"), other_product=True), **a30)
-    assert told == "takes 24.0 GB on each GPU, A30 has 24 GB"
+    reasons = why_not(Host(gpu=gpus.find("A30"), other_product=True), **a30)
+    assert reasons == "takes 24.0 GB on each GPU, A30 has 24 GB"
     assert not why_not(Host(gpu=gpus.find("A100-PCIE-40GB"), other_product=True), **a30)
 
 
@@ -91,8 +91,8 @@ def test_a_checkpoint_needs_its_release_or_a_later_one() -> None:
     older = "needs TensorRT-LLM 1.2.1 or later, this runtime has 1.1.0"
     assert why_not(Host(gpu=H100, runtime="1.1.0"), **checkpoint) == older
     assert not why_not(Host(gpu=H100, runtime="1.3.0"), **checkpoint)
-    said = fit_warnings(a_build(**checkpoint), Host(gpu=H100, runtime="1.3.0"))
-    assert said == ("it was checked with TensorRT-LLM 1.2.1, and not with 1.3.0",)
+    warnings = fit_warnings(a_build(**checkpoint), Host(gpu=H100, runtime="1.3.0"))
+    assert warnings == ("it was checked with TensorRT-LLM 1.2.1, and not with 1.3.0",)
     assert fit_warnings(a_build(**checkpoint), Host(gpu=H100, runtime="1.2.1")) == ()
 
 
@@ -122,13 +122,13 @@ def test_a_model_for_cuda_runs_on_any_nvidia_gpu_that_computes_in_its_precision(
 
 
 def test_onnxruntime_is_not_served_by_tensorrt_llm() -> None:
-    told = "is served by ONNX Runtime, this runtime has TensorRT-LLM 1.2.1"
-    assert why_not(Host(gpu=CPU, runtime="1.2.1"), backend="onnxruntime", gpu="cpu") == told
+    reason = "is served by ONNX Runtime, this runtime has TensorRT-LLM 1.2.1"
+    assert why_not(Host(gpu=CPU, runtime="1.2.1"), backend="onnxruntime", gpu="cpu") == reason
 
 
-@pytest.mark.parametrize("said", [{"backend": "mlx"}, {"backend": "pytorch", "precision": "fp2"}])
-def test_what_this_version_does_not_know_asks_for_an_upgrade(said: dict[str, str]) -> None:
-    assert "upgrade" in why_not(Host(gpu=H100), **said)
+@pytest.mark.parametrize("changes", [{"backend": "mlx"}, {"backend": "pytorch", "precision": "fp2"}])
+def test_what_this_version_does_not_know_asks_for_an_upgrade(changes: dict[str, str]) -> None:
+    assert "upgrade" in why_not(Host(gpu=H100), **changes)
 
 
 def test_every_reason_is_told_at_once() -> None:

@@ -55,8 +55,8 @@ def _check_commands(text: str, capsys: pytest.CaptureFixture[str], monkeypatch: 
         capsys.readouterr()
         with pytest.raises(SystemExit):
             main()
-        told = capsys.readouterr()
-        got = told.err if wanted.startswith("error:") else told.out
+        printed = capsys.readouterr()
+        got = printed.err if wanted.startswith("error:") else printed.out
         assert doctest.OutputChecker().check_output(wanted, got, LOOSE), f"{command}\n{got}"
 
 

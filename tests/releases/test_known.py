@@ -54,7 +54,7 @@ def test_how_the_build_flags_of_a_release_are_known(release: str, certainty: Cer
 
 
 @pytest.mark.parametrize(
-    ("asked", "read", "chosen"),
+    ("wanted", "read", "chosen"),
     [
         ("0.9.0", ("0.8.0", "0.9.0", "0.10.0"), "0.9.0"),
         ("1.0", ("0.21.0", "1.0.0"), "1.0.0"),
@@ -68,8 +68,8 @@ def test_how_the_build_flags_of_a_release_are_known(release: str, certainty: Cer
         ("0.8.0", ("0.16.0", "1.3.0rc3"), "0.16.0"),
     ],
 )
-def test_the_nearest_release(asked: str, read: tuple[str, ...], chosen: str) -> None:
-    assert nearest(Version(asked), read) == chosen
+def test_the_nearest_release(wanted: str, read: tuple[str, ...], chosen: str) -> None:
+    assert nearest(Version(wanted), read) == chosen
 
 
 def test_an_answer_after_the_last_known_release_compares_with_none() -> None:

@@ -1,3 +1,5 @@
+"""Tests of the error messages for answers of the Hub."""
+
 import httpx2
 import pytest
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
@@ -8,7 +10,7 @@ from enginery.sources.hub import not_the_hub, translated_errors
 HUB = "https://hub.example.com"
 
 
-def told(status: int, **headers: str) -> SourceError:
+def error_of(status: int, **headers: str) -> SourceError:
     """The error message for this answer of the Hub."""
     request = httpx2.Request("GET", f"{HUB}/api/models/acme/tiny")
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -21,7 +23,7 @@ def told(status: int, **headers: str) -> SourceError:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_what_can_pass_is_transient(status: int) -> None:
-    error = told(status)
+    error = error_of(status)
     assert error.transient
     assert f"{HUB} answered with HTTP status {status}" in error.problem
 
@@ -41,7 +43,7 @@ def test_what_can_pass_is_transient(status: int) -> None:
     ],
 )
 def test_what_cannot_pass_says_what_to_do(status: int, headers: dict[str, str], problem: str, remedy: str) -> None:
-    error = told(status, **headers)
+    error = error_of(status, **headers)
     assert problem in error.problem
     assert remedy in error.remedy
     assert not error.transient
@@ -77,6 +79,6 @@ def test_a_password_in_the_address_of_the_hub_is_not_told() -> None:
     with pytest.raises(SourceError) as caught, translated_errors("acme/tiny", "main", endpoint):
         raise httpx2.ConnectError(f"cannot reach {endpoint}", request=request)
     assert "https://hub.example.com" in str(caught.value)
-    for told in (str(caught.value), str(not_the_hub("acme/tiny", endpoint))):
-        assert "hidden-word" not in told
-        assert "bob" not in told
+    for text in (str(caught.value), str(not_the_hub("acme/tiny", endpoint))):
+        assert "hidden-word" not in text
+        assert "bob" not in text

@@ -1,3 +1,5 @@
+"""Tests of a local directory as the source of a model."""
+
 import shutil
 import socket
 from pathlib import Path

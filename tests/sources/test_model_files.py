@@ -1,3 +1,5 @@
+"""Tests of which files of a model are used, and which problems are found in them."""
+
 import json
 from pathlib import Path
 
@@ -207,10 +209,12 @@ def test_an_index_cannot_reach_outside_the_model(tmp_path: Path) -> None:
     assert "names files that are not there: ../secret.safetensors" in str(selection.findings[0])
 
 
-@pytest.mark.parametrize(("content", "said"), [("{", "not JSON"), ("[]", "not a JSON object"), (b"\xff", "not JSON")])
-def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: object, said: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "not JSON"), ("[]", "not a JSON object"), (b"\xff", "not JSON")]
+)
+def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: object, message: str) -> None:
     write(model_directory(tmp_path), {"config.json": content})
-    assert said in problems(tmp_path)[0]
+    assert message in problems(tmp_path)[0]
 
 
 MODELOPTS: dict[str, dict[str, object]] = {
@@ -257,8 +261,8 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     write(tmp_path, {"config.json": {"auto_map": {"AutoModel": "x.Y"}}, "pytorch_model.bin": b"pickle"})
     with pytest.raises(SourceError, match="4 things are wrong") as caught:
         resolve(Source(path=str(tmp_path), sha256={"nowhere": "0" * 64}))
-    for said in ("no tokenizer", "auto_map", "only pickles", "nowhere"):
-        assert said in caught.value.problem
+    for problem in ("no tokenizer", "auto_map", "only pickles", "nowhere"):
+        assert problem in caught.value.problem
     assert not caught.value.transient
 
 
@@ -281,7 +285,7 @@ def damaged(header: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (safetensors()[:-1], "its header says"),
         (safetensors() + b"x", "its header says"),
@@ -294,11 +298,11 @@ def damaged(header: object) -> bytes:
         (damaged({"a": {}}), "header cannot be read"),
     ],
 )
-def test_damaged_safetensors_are_found_by_their_header(tmp_path: Path, content: bytes, said: str) -> None:
+def test_damaged_safetensors_are_found_by_their_header(tmp_path: Path, content: bytes, message: str) -> None:
     write(tmp_path, {"a.safetensors": content})
     problem = safetensors_problem(tmp_path / "a.safetensors")
     assert problem is not None
-    assert said in problem
+    assert message in problem
 
 
 def test_a_pointer_of_git_lfs_is_recognized(tmp_path: Path) -> None:

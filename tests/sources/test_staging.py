@@ -1,3 +1,5 @@
+"""Tests of staged downloads: resume, checks, retries and cancellation."""
+
 import hashlib
 import threading
 from collections.abc import Callable
@@ -74,18 +76,18 @@ def test_bytes_that_stay_wrong_are_refused_and_not_kept(tmp_path: Path) -> None:
 
 def test_files_that_arrived_before_are_not_fetched_again(tmp_path: Path) -> None:
     files = [described("first", b"1"), described("second", b"2")]
-    asked: list[str] = []
+    calls: list[str] = []
 
     def fetch(file: SourceFile, part: Path, _progress: SteadyProgress) -> None:
-        asked.append(file.name)
-        if file.name == "second" and asked.count("second") == 1:
+        calls.append(file.name)
+        if file.name == "second" and calls.count("second") == 1:
             raise SourceError("refused")
         part.write_bytes(b"1" if file.name == "first" else b"2")
 
     with pytest.raises(SourceError, match="refused"):
         stage("c", files, fetch, tmp_path / "out", print)
     stage("c", files, fetch, tmp_path / "out", print)
-    assert sorted(asked) == ["first", "second", "second"]
+    assert sorted(calls) == ["first", "second", "second"]
 
 
 def test_a_spoilt_file_in_the_staging_directory_is_fetched_again(tmp_path: Path) -> None:
@@ -96,11 +98,11 @@ def test_a_spoilt_file_in_the_staging_directory_is_fetched_again(tmp_path: Path)
 
 
 def test_one_failure_calls_the_other_files_off(tmp_path: Path) -> None:
-    asked: list[str] = []
+    calls: list[str] = []
     running = threading.Event()
 
     def fetch(file: SourceFile, _part: Path, _progress: SteadyProgress) -> None:
-        asked.append(file.name)
+        calls.append(file.name)
         if file.name == "bad":
             running.wait()
             raise SourceError("refused")
@@ -110,7 +112,7 @@ def test_one_failure_calls_the_other_files_off(tmp_path: Path) -> None:
     files = [SourceFile(name=name, size=1) for name in ("good", "bad", *map(str, range(100)))]
     with pytest.raises(SourceError, match="refused"):
         stage("c", files, fetch, tmp_path / "out", print)
-    assert len(asked) <= staging.WORKERS + 1
+    assert len(calls) <= staging.WORKERS + 1
 
 
 def test_a_handed_over_download_stays_until_the_next_one(tmp_path: Path) -> None:
@@ -191,15 +193,15 @@ def test_every_kind_of_mismatch_is_found(tmp_path: Path) -> None:
 
 def test_what_can_pass_is_tried_again_and_told() -> None:
     failures = [passing("first"), passing("second")]
-    said: list[str] = []
+    lines: list[str] = []
 
     def call() -> str:
         if failures:
             raise failures.pop(0)
         return "done"
 
-    assert patiently(call, log=said.append) == "done"
-    assert said == ["first; trying again", "second; trying again"]
+    assert patiently(call, log=lines.append) == "done"
+    assert lines == ["first; trying again", "second; trying again"]
 
 
 def test_what_cannot_pass_is_not_tried_again() -> None:

@@ -1,3 +1,5 @@
+"""Tests of the table of GPUs, and of finding the GPUs of this machine."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Tests of the store in a local directory."""
+
 import errno
 import os
 import shutil

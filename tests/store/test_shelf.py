@@ -1,3 +1,5 @@
+"""Tests of the shelf for small files with versions, and of a local and a shared shelf together."""
+
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Tests of the client of Triton's HTTP API."""
+
 import json
 import socket
 from collections.abc import Iterator

@@ -27,8 +27,8 @@ class Server:
 
 
 def result(**changes: Any) -> PromptResult:
-    told = {"tokens": 9, "token_ids": (), "finish": "eos", "seconds_to_first_token": None, "seconds": 0.1}
-    return PromptResult(prompt="Hi", expected={}, got=ANSWER, passed=True, reason="", **(told | changes))
+    facts = {"tokens": 9, "token_ids": (), "finish": "eos", "seconds_to_first_token": None, "seconds": 0.1}
+    return PromptResult(prompt="Hi", expected={}, got=ANSWER, passed=True, reason="", **(facts | changes))
 
 
 @pytest.mark.parametrize(

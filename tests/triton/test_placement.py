@@ -1,3 +1,5 @@
+"""Tests of placing a build's files in a model repository."""
+
 from pathlib import Path
 
 import pytest

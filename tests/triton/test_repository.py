@@ -1,3 +1,5 @@
+"""Tests of the model repository for an ONNX Runtime engine."""
+
 import ast
 import sys
 from pathlib import Path

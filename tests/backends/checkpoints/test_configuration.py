@@ -1,3 +1,5 @@
+"""Tests of the configuration of a TensorRT-LLM checkpoint: it must agree with the source model."""
+
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def test_a_faithful_checkpoint_is_taken_with_what_it_holds(tmp_path: Path, sourc
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("rotary_base", 10000.0, "rotary_base is 10000.0, the model's rope_theta is 500000"),
         ("rotary_base", ..., "rotary_base is missing (TensorRT-LLM would take 10000), the model's rope_theta"),
@@ -61,10 +63,10 @@ def test_a_faithful_checkpoint_is_taken_with_what_it_holds(tmp_path: Path, sourc
     ],
 )
 def test_a_field_that_a_converter_loses_or_changes_is_named(
-    tmp_path: Path, source: Path, field: str, value: Any, said: str
+    tmp_path: Path, source: Path, field: str, value: Any, message: str
 ) -> None:
     found = differences(write_checkpoint(tmp_path / "made", **{field: value}), source)
-    assert any(line.startswith("config.json: ") and said in line for line in found), found
+    assert any(line.startswith("config.json: ") and message in line for line in found), found
 
 
 def test_all_differences_are_listed_at_once_with_what_to_do(tmp_path: Path, source: Path) -> None:

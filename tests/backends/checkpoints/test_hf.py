@@ -1,3 +1,5 @@
+"""Tests of the check of a quantized Hugging Face checkpoint against its source model."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,13 @@ def export(
     directory.mkdir(parents=True)
     config = {name: value for name, value in {**SOURCE, **changes}.items() if value is not ...}
     (directory / "config.json").write_text(json.dumps(config))
-    said = {"quant_algo": "FP8", "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"], **(quantization or {})}
-    (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": said}))
+    description = {
+        "quant_algo": "FP8",
+        "kv_cache_quant_algo": None,
+        "exclude_modules": ["lm_head"],
+        **(quantization or {}),
+    }
+    (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": description}))
     write_tensors(directory / "model.safetensors", fp8_layout() if layout is None else layout)
     return directory
 
@@ -48,7 +55,7 @@ def test_an_unquantized_copy_is_taken_when_nothing_else_was_asked_for(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"rope_theta": 10000.0}, "rope_theta is 10000.0, the model has 500000.0"),
         ({"rope_theta": ...}, "rope_theta is 10000.0"),
@@ -63,10 +70,10 @@ def test_an_unquantized_copy_is_taken_when_nothing_else_was_asked_for(tmp_path: 
     ],
 )
 def test_a_configuration_that_became_another_models_is_named(
-    tmp_path: Path, source: Path, changes: dict[str, Any], said: str
+    tmp_path: Path, source: Path, changes: dict[str, Any], message: str
 ) -> None:
     found = differences(export(tmp_path / "made", **changes), source)
-    assert any(said in line for line in found), found
+    assert any(message in line for line in found), found
 
 
 def test_settings_moved_as_transformers_5_has_them_are_the_same(tmp_path: Path, source: Path) -> None:
@@ -79,7 +86,7 @@ def test_settings_moved_as_transformers_5_has_them_are_the_same(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("quantization", "said"),
+    ("quantization", "message"),
     [
         ({"quant_algo": None}, "quant_algo is none, expected FP8"),
         ({"quant_algo": "NVFP4"}, "quant_algo is NVFP4, expected FP8"),
@@ -87,10 +94,10 @@ def test_settings_moved_as_transformers_5_has_them_are_the_same(tmp_path: Path, 
     ],
 )
 def test_another_quantization_than_asked_is_named(
-    tmp_path: Path, source: Path, quantization: dict[str, Any], said: str
+    tmp_path: Path, source: Path, quantization: dict[str, Any], message: str
 ) -> None:
     found = differences(export(tmp_path / "made", quantization=quantization), source)
-    assert f"hf_quant_config.json: {said}" in found
+    assert f"hf_quant_config.json: {message}" in found
 
 
 def test_a_missing_description_of_the_quantization_is_named(tmp_path: Path, source: Path) -> None:
@@ -151,9 +158,9 @@ def test_layers_that_are_excluded_may_stay_as_they_are(tmp_path: Path, source: P
 
 
 def test_a_quantized_cache_needs_its_scales(tmp_path: Path, source: Path) -> None:
-    asked = HfExpectation("bfloat16", "FP8", "FP8")
-    said = {"kv_cache_quant_algo": "FP8"}
-    found = differences(export(tmp_path / "made", quantization=said), source, asked)
+    expectation = HfExpectation("bfloat16", "FP8", "FP8")
+    quantization = {"kv_cache_quant_algo": "FP8"}
+    found = differences(export(tmp_path / "made", quantization=quantization), source, expectation)
     assert sorted(found) == [
         f"model.layers.{layer}.self_attn.{kind}_proj.{kind}_scale is missing" for layer in (0, 1) for kind in "kv"
     ]

@@ -1,3 +1,5 @@
+"""Tests of the check of a checkpoint's tensors: names, shapes and number formats on each rank."""
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def test_the_backend_is_what_the_plan_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "release"),
+    ("wanted", "release"),
     [
         ("latest", "1.2.1"),
         (">=1.0,<1.2", "1.1.0"),
@@ -51,13 +51,13 @@ def test_the_backend_is_what_the_plan_asks_for() -> None:
         ("0.17.0", "0.17.0"),
     ],
 )
-def test_a_release_is_chosen_and_there_is_no_upper_end(asked: str, release: str) -> None:
-    assert BACKEND.release(request_of({"release": asked}).target) == release
+def test_a_release_is_chosen_and_there_is_no_upper_end(wanted: str, release: str) -> None:
+    assert BACKEND.release(request_of({"release": wanted}).target) == release
 
 
-@pytest.mark.parametrize("asked", ["0.16.0", "0.8.0", "<0.17", ">=7.0"])
-def test_a_release_without_the_backend_is_refused_and_the_first_with_it_named(asked: str) -> None:
-    request = request_of({"release": asked})
+@pytest.mark.parametrize("wanted", ["0.16.0", "0.8.0", "<0.17", ">=7.0"])
+def test_a_release_without_the_backend_is_refused_and_the_first_with_it_named(wanted: str) -> None:
+    request = request_of({"release": wanted})
     (found,) = BACKEND.findings(request)
     assert (found.code, found.path) == ("E401", "release")
     assert "0.17.0 is the first" in found.problem
@@ -220,28 +220,28 @@ def test_equal_specs_have_equal_keys_and_any_difference_another() -> None:
 
 
 def test_what_was_decided_and_what_the_server_does_first_is_told() -> None:
-    said = notes()
-    assert "release latest is 1.2.1" in said
-    assert "known of 1.3.0rc3 (parsed), not of 1.2.1" in said
-    assert "max_batch_size is 64" in said
-    assert "CUDA graphs are captured at the start for batches of 1, 2, 4, 8, 16, 32, 64; others are padded" in said
-    assert "warms up with batches of 1, 2, 4, 8, 16, 32, 64" in said
-    assert "autotuner" in said
+    text = notes()
+    assert "release latest is 1.2.1" in text
+    assert "known of 1.3.0rc3 (parsed), not of 1.2.1" in text
+    assert "max_batch_size is 64" in text
+    assert "CUDA graphs are captured at the start for batches of 1, 2, 4, 8, 16, 32, 64; others are padded" in text
+    assert "warms up with batches of 1, 2, 4, 8, 16, 32, 64" in text
+    assert "autotuner" in text
 
 
 @pytest.mark.parametrize(("release", "kept"), [("1.2.1", True), ("1.3.0rc3", True), ("1.1.0", False)])
 def test_where_the_autotuner_can_keep_what_it_found_the_plan_says_where_to_read_how(
     release: str, *, kept: bool
 ) -> None:
-    said = notes({"release": release})
-    assert "the autotuner measures kernels at each start" in said
-    assert ("launch.md says how to keep its measurements" in said) == kept
+    text = notes({"release": release})
+    assert "the autotuner measures kernels at each start" in text
+    assert ("launch.md says how to keep its measurements" in text) == kept
 
 
 def test_what_is_certain_or_switched_off_is_not_told() -> None:
     off = {"cuda_graph_config": None, "enable_autotuner": False, "triton_config": {"warm_up": False}}
-    said = notes({"release": "1.3.0rc3"}, llm=off, serving={"max_batch_size": 4})
-    assert said == ""
+    text = notes({"release": "1.3.0rc3"}, llm=off, serving={"max_batch_size": 4})
+    assert text == ""
 
 
 def test_a_rollout_needs_room_for_two_models_and_the_plan_says_so() -> None:
@@ -251,10 +251,10 @@ def test_a_rollout_needs_room_for_two_models_and_the_plan_says_so() -> None:
 
 
 def test_settings_that_mean_nothing_here_are_told() -> None:
-    said = notes(build={"gemm_plugin": "auto", "max_seq_len": 4096}, serving={"batching_strategy": "V1"})
-    assert "build.gemm_plugin is ignored" in said
-    assert "serving.batching_strategy is ignored" in said
-    assert "max_seq_len" not in said
+    text = notes(build={"gemm_plugin": "auto", "max_seq_len": 4096}, serving={"batching_strategy": "V1"})
+    assert "build.gemm_plugin is ignored" in text
+    assert "serving.batching_strategy is ignored" in text
+    assert "max_seq_len" not in text
 
 
 def test_the_model_need_not_be_known_for_a_plan() -> None:

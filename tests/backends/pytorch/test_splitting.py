@@ -28,9 +28,9 @@ def test_the_numbers_that_are_suggested_fit(number: int) -> None:
 
 
 def test_heads_stay_whole_where_each_gpu_has_requests_of_its_own() -> None:
-    asked = {"tensor_parallel": 8}
-    assert [one.code for one in found(QWEN2_7B, asked)] == ["E140"]
-    assert found(QWEN2_7B, asked, llm={"enable_attention_dp": True}) == []
+    target = {"tensor_parallel": 8}
+    assert [one.code for one in found(QWEN2_7B, target)] == ["E140"]
+    assert found(QWEN2_7B, target, llm={"enable_attention_dp": True}) == []
 
 
 def test_experts_are_shared_in_their_own_ways() -> None:

@@ -86,19 +86,19 @@ def accept(release: str, argv: Sequence[str]) -> None:
     known = known_of(release, command)
     members = {str(choice) for flag in known.values() for choice in flag.choices}
     words = [f"CheckpointType.{word}" if f"CheckpointType.{word}" in members else word for word in argv]
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             parser_of(release, command).parse_args(words[1 if argv[0] == BUILD else 2 :])
     except SystemExit as error:
-        raise Refused(said.getvalue()) from error
+        raise Refused(output.getvalue()) from error
     names = {name for flag in known.values() for name in (flag.name, *flag.aliases)}
     short = [word for word in words[2:] if word.startswith("--") and word not in names]
     if short:
         raise Refused(f"abbreviated: {short}")
 
 
-def told(request: Request) -> list[tuple[str, ...]]:
+def commands_for(request: Request) -> list[tuple[str, ...]]:
     """The commands that make the request's engine."""
     made = TensorRT().chain(request, WEIGHTS).making
     return [step.step.recipe.argv for step in made if isinstance(step.step.recipe, Command)]
@@ -149,7 +149,7 @@ def test_every_command_is_accepted_by_the_release_or_refused_with_a_reason(reque
     if found:
         assert all(explained(finding) for finding in found)
     else:
-        for argv in told(request):
+        for argv in commands_for(request):
             accept(request.target.release, argv)
 
 
@@ -157,7 +157,7 @@ def test_every_command_is_accepted_by_the_release_or_refused_with_a_reason(reque
 def test_the_fleets_commands_are_accepted_by_the_release(release: str) -> None:
     for example in FLEET:
         request = fleet_request(example.name, release)
-        for argv in told(request) if not findings(request) else ():
+        for argv in commands_for(request) if not findings(request) else ():
             accept(release, argv)
 
 
@@ -171,7 +171,7 @@ def test_each_precision_is_made_by_some_release(precision: Precision) -> None:
     ]
     assert built
     for release in built:
-        for argv in told(request_of(LLAMA_2_7B, release=release, gpu=gpu, precision=str(precision))):
+        for argv in commands_for(request_of(LLAMA_2_7B, release=release, gpu=gpu, precision=str(precision))):
             accept(release, argv)
 
 

@@ -1,3 +1,5 @@
+"""Tests of the conversion command for each precision, family and release."""
+
 from pathlib import Path
 from typing import Any
 
@@ -172,25 +174,25 @@ def test_quantized_weights_are_computed_with_in_the_models_own_format() -> None:
 
 
 def test_a_gpu_without_bfloat16_computes_in_float16() -> None:
-    asked = request("0.14.0", LLAMA_3_8B, gpu="T4", precision="int8_wo")
-    assert "--dtype float16" in " ".join(conversion(asked, "0.14.0", "llama").argv)
+    wanted = request("0.14.0", LLAMA_3_8B, gpu="T4", precision="int8_wo")
+    assert "--dtype float16" in " ".join(conversion(wanted, "0.14.0", "llama").argv)
 
 
 CALIBRATION = {"dataset": "cnn_dailymail", "size": 64, "max_length": 128, "batch_size": 8, "seed": 7}
 
 
 def test_the_calibration_is_in_the_command_and_so_in_the_key() -> None:
-    asked = request("0.16.0", precision="fp8", convert={"calibration": CALIBRATION})
-    assert convert_argv(asked).endswith(
+    wanted = request("0.16.0", precision="fp8", convert={"calibration": CALIBRATION})
+    assert convert_argv(wanted).endswith(
         "--calib_dataset cnn_dailymail --calib_size 64 --calib_max_seq_length 128 --batch_size 8 --seed 7"
     )
     other = request("0.16.0", precision="fp8", convert={"calibration": CALIBRATION | {"seed": 8}})
-    assert step(asked, Stage.CONVERT).key != step(other, Stage.CONVERT).key
+    assert step(wanted, Stage.CONVERT).key != step(other, Stage.CONVERT).key
 
 
 def test_the_calibrations_flags_have_their_names_of_the_release() -> None:
-    asked = request("0.9.0", precision="fp8", convert={"calibration": {"max_length": 128}})
-    assert convert_argv(asked).endswith("--max_seq_length 128")
+    wanted = request("0.9.0", precision="fp8", convert={"calibration": {"max_length": 128}})
+    assert convert_argv(wanted).endswith("--max_seq_length 128")
 
 
 @pytest.mark.parametrize(
@@ -198,18 +200,18 @@ def test_the_calibrations_flags_have_their_names_of_the_release() -> None:
     [("0.8.0", "seed", 1), ("0.8.0", "dataset", "cnn_dailymail"), ("0.8.0", "max_length", 9)],
 )
 def test_a_calibration_that_the_script_cannot_be_told_is_refused(release: str, field: str, value: object) -> None:
-    asked = request(release, precision="fp8", convert={"calibration": {field: value}})
-    (finding,) = findings(asked)
+    wanted = request(release, precision="fp8", convert={"calibration": {field: value}})
+    (finding,) = findings(wanted)
     assert (finding.code, finding.path) == ("E122", f"convert.calibration.{field}")
     assert "0.8.0's quantize.py has no --" in finding.problem
     assert finding.remedy
 
 
 def test_smoothquant_by_the_familys_script_takes_what_that_has() -> None:
-    told = {"size": 64, "max_length": 256}
-    argv = convert_argv(request("0.16.0", precision="int8_sq", convert={"calibration": told}))
+    calibration = {"size": 64, "max_length": 256}
+    argv = convert_argv(request("0.16.0", precision="int8_sq", convert={"calibration": calibration}))
     assert argv.endswith("--calib_size 64 --calib_max_seq_length 256")
-    assert codes(request("0.13.0", precision="int8_sq", convert={"calibration": told})) == ["E122", "E122"]
+    assert codes(request("0.13.0", precision="int8_sq", convert={"calibration": calibration})) == ["E122", "E122"]
 
 
 def test_calibration_means_nothing_where_nothing_is_calibrated() -> None:
@@ -220,12 +222,12 @@ def test_the_users_own_texts_are_named_by_a_placeholder_and_their_digest(tmp_pat
     texts = tmp_path / "texts"
     texts.mkdir()
     (texts / "one.jsonl").write_text('{"text": "one"}\n')
-    asked = request("0.16.0", precision="fp8", convert={"calibration": {"dataset": str(texts)}})
-    first = command(asked)
+    wanted = request("0.16.0", precision="fp8", convert={"calibration": {"dataset": str(texts)}})
+    first = command(wanted)
     assert first.argv[-2:] == ("--calib_dataset", "{dataset}")
     assert str(tmp_path) not in first.model_dump_json()
     (texts / "one.jsonl").write_text('{"text": "two!"}\n')
-    assert command(asked).parameters["dataset_sha256"] != first.parameters["dataset_sha256"]
+    assert command(wanted).parameters["dataset_sha256"] != first.parameters["dataset_sha256"]
 
 
 def test_only_a_calibration_with_texts_of_the_hub_reaches_the_network(tmp_path: Path) -> None:
@@ -256,8 +258,8 @@ def test_a_quantizer_that_knows_no_cpu_is_not_told_to_use_one() -> None:
 
 
 def test_more_arguments_are_passed_on_and_checked() -> None:
-    asked = request("0.8.0", convert={"extra_args": ["--rotary_base", "500000.0", "--load_by_shard"]})
-    assert convert_argv(asked) == f"{SCRIPT} --dtype bfloat16 --rotary_base 500000.0 --load_by_shard"
+    wanted = request("0.8.0", convert={"extra_args": ["--rotary_base", "500000.0", "--load_by_shard"]})
+    assert convert_argv(wanted) == f"{SCRIPT} --dtype bfloat16 --rotary_base 500000.0 --load_by_shard"
 
 
 @pytest.mark.parametrize(

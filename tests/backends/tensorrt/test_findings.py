@@ -171,8 +171,8 @@ def test_the_first_release_must_be_told_the_rotary_scaling() -> None:
     (finding,) = findings(request_of(LINEAR, spec=build, release="0.8.0"))
     assert (finding.code, finding.path) == ("E133", "convert.extra_args")
     assert '["--rotary_scaling", "linear", "2.0"]' in finding.remedy
-    told = {"extra_args": ["--rotary_scaling", "linear", "2.0"]}
-    assert codes(request_of(LINEAR, spec=build, release="0.8.0", convert=told)) == []
+    convert = {"extra_args": ["--rotary_scaling", "linear", "2.0"]}
+    assert codes(request_of(LINEAR, spec=build, release="0.8.0", convert=convert)) == []
 
 
 def test_the_first_release_must_be_told_the_rotary_base_or_the_loss_be_accepted() -> None:
@@ -180,8 +180,8 @@ def test_the_first_release_must_be_told_the_rotary_base_or_the_loss_be_accepted(
     (finding,) = findings(request_of(spec=spec, release="0.8.0"))
     assert (finding.code, finding.path, finding.level) == ("W133", "convert.extra_args", "warning")
     assert 'set convert.extra_args to ["--rotary_base", "500000.0"]' in finding.remedy
-    told = {"extra_args": ["--rotary_base", "500000.0"]}
-    assert codes(request_of(spec=spec, release="0.8.0", convert=told)) == []
+    convert = {"extra_args": ["--rotary_base", "500000.0"]}
+    assert codes(request_of(spec=spec, release="0.8.0", convert=convert)) == []
     assert codes(request_of(spec=spec, release="0.9.0")) == []
     assert codes(request_of(LLAMA_3_8B | {"rope_theta": 10000.0}, spec=spec, release="0.8.0")) == []
     assert codes(request_of(MIXTRAL_8X7B, spec=spec, release="0.8.0")) == []
@@ -208,31 +208,31 @@ def test_a_length_beyond_the_model_can_be_accepted() -> None:
 
 def test_missing_calibration_data_is_found(tmp_path: Path) -> None:
     for dataset in (str(tmp_path / "none"), "./texts", "texts.jsonl"):
-        told = {"calibration": {"dataset": dataset}}
-        (finding,) = findings(request_of(release="1.2.1", precision="fp8", convert=told))
+        convert = {"calibration": {"dataset": dataset}}
+        (finding,) = findings(request_of(release="1.2.1", precision="fp8", convert=convert))
         assert (finding.code, finding.path) == ("E155", "convert.calibration.dataset")
 
 
 def test_texts_that_the_release_cannot_be_given_are_refused_without_a_placeholder(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("a text\n")
-    told = {"calibration": {"dataset": str(tmp_path / "texts.txt")}}
-    request = request_of(release="0.8.0", precision="fp8", convert=told)
-    said = [str(finding) for finding in TensorRT().findings(request) if finding.path == "convert.calibration.dataset"]
-    assert said
-    assert not [text for text in said if "{" in text]
+    convert = {"calibration": {"dataset": str(tmp_path / "texts.txt")}}
+    request = request_of(release="0.8.0", precision="fp8", convert=convert)
+    found = [str(finding) for finding in TensorRT().findings(request) if finding.path == "convert.calibration.dataset"]
+    assert found
+    assert not [text for text in found if "{" in text]
 
 
 def test_an_empty_directory_is_no_calibration_data(tmp_path: Path) -> None:
-    told = {"calibration": {"dataset": str(tmp_path)}}
-    assert codes(request_of(release="1.2.1", precision="fp8", convert=told)) == ["E155"]
+    convert = {"calibration": {"dataset": str(tmp_path)}}
+    assert codes(request_of(release="1.2.1", precision="fp8", convert=convert)) == ["E155"]
 
 
 def test_the_releases_scripts_read_a_directory_and_modelopt_a_file(tmp_path: Path) -> None:
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "one"}\n')
-    told: dict[str, Any] = {"calibration": {"dataset": str(texts)}}
-    assert codes(request_of(release="1.2.1", precision="fp8", convert=told)) == ["E156"]
-    assert codes(request_of(release="1.2.1", precision="fp8", convert=told | {"converter": "modelopt"})) == []
+    convert: dict[str, Any] = {"calibration": {"dataset": str(texts)}}
+    assert codes(request_of(release="1.2.1", precision="fp8", convert=convert)) == ["E156"]
+    assert codes(request_of(release="1.2.1", precision="fp8", convert=convert | {"converter": "modelopt"})) == []
 
 
 def test_calibration_data_that_nothing_needs_may_be_missing() -> None:
@@ -262,7 +262,7 @@ def test_what_serving_cannot_do_is_found_with_the_rest() -> None:
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
-    asked = request_of(
+    request = request_of(
         LLAMA_3_8B | {"architectures": ["NobodyForCausalLM"]},
         release="0.16.0",
         gpu="A100-SXM4-80GB",
@@ -271,7 +271,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         pipeline_parallel=5,
         build={"max_input_len": 10, "max_seq_len": 5},
     )
-    assert {"E120", "E130", "E140", "E142", "E143", "E150", "E153"} <= set(codes(asked))
+    assert {"E120", "E130", "E140", "E142", "E143", "E150", "E153"} <= set(codes(request))
 
 
 @pytest.mark.parametrize(
@@ -295,20 +295,20 @@ def test_what_modelopt_would_refuse_or_write_wrongly_is_refused(
 
 
 def test_toolchains_are_only_asked_for_by_their_names() -> None:
-    asked: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
 
     def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
-        asked.append((name, kind))
+        calls.append((name, kind))
         return toolchains.identify(name)
 
     TensorRT(identify).findings(request_of(release="1.2.1", convert={"converter": "modelopt"}))
-    assert asked[0] == ("tensorrt-llm-1.2.1", "venv")
-    assert asked[1][0].startswith("modelopt-")
+    assert calls[0] == ("tensorrt-llm-1.2.1", "venv")
+    assert calls[1][0].startswith("modelopt-")
 
 
 def test_the_releases_own_length_limits_answers_too() -> None:
-    asked = request_of(PHI_2, release="0.8.0", precision="float16", validation={"max_tokens": 2048})
-    (finding,) = findings(asked)
+    request = request_of(PHI_2, release="0.8.0", precision="float16", validation={"max_tokens": 2048})
+    (finding,) = findings(request)
     assert (finding.code, finding.path) == ("E153", "validation.max_tokens")
 
 

@@ -114,9 +114,9 @@ def test_the_conversion_is_told_what_must_come_out(
 ) -> None:
     recipe = command(request_of(release="0.16.0", tensor_parallel=2, **target))
     assert recipe.runner == "convert_checkpoint"
-    told = recipe.parameters
-    assert (told["quant_algo"], told["kv_cache_quant_algo"]) == (quant_algo, kv_cache)
-    assert (told["dtype"], told["tensor_parallel"], told["pipeline_parallel"]) == ("bfloat16", 2, 1)
+    parameters = recipe.parameters
+    assert (parameters["quant_algo"], parameters["kv_cache_quant_algo"]) == (quant_algo, kv_cache)
+    assert (parameters["dtype"], parameters["tensor_parallel"], parameters["pipeline_parallel"]) == ("bfloat16", 2, 1)
 
 
 def test_targets_that_agree_share_their_checkpoint() -> None:
@@ -180,10 +180,10 @@ def test_modelopt_works_on_a_cpu_where_that_will_do_or_is_asked_for() -> None:
     plain = request_of(release="1.2.1", convert={"converter": "modelopt"})
     assert convert_argv(plain).endswith("--qformat full_prec --device cpu")
     assert step(plain, Stage.CONVERT).runs_on == "any"
-    told = {"converter": "modelopt", "device": "cpu", "calibration": {"size": 4, "seed": 1, "batch_size": 2}}
-    asked = request_of(release="1.2.1", precision="int4_awq", convert=told)
-    assert convert_argv(asked).endswith("--calib_size 4 --calib_batch_size 2 --seed 1 --device cpu")
-    assert step(asked, Stage.CONVERT).runs_on == "any"
+    convert = {"converter": "modelopt", "device": "cpu", "calibration": {"size": 4, "seed": 1, "batch_size": 2}}
+    request = request_of(release="1.2.1", precision="int4_awq", convert=convert)
+    assert convert_argv(request).endswith("--calib_size 4 --calib_batch_size 2 --seed 1 --device cpu")
+    assert step(request, Stage.CONVERT).runs_on == "any"
 
 
 def test_the_package_has_the_parameters_of_its_function() -> None:
@@ -244,17 +244,17 @@ def test_a_machine_without_a_gpu_is_told_so() -> None:
 
 
 def test_where_the_examples_are_is_only_asked_where_nothing_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = "this needs the release's examples: name them"
+    question = "this needs the release's examples: name them"
     named = request_of(release="1.2.1", convert={"examples": "/examples"})
-    assert not any(asked in note for note in notes(named))
+    assert not any(question in note for note in notes(named))
     absent = "there is no /examples on this machine: the machine that runs this needs"
     assert any(absent in note for note in notes(named))
     there = request_of(release="1.2.1", convert={"examples": str(examples())})
     assert not any("on this machine" in note for note in notes(there))
-    assert not any(asked in note for note in notes(request_of(release="1.2.1", toolchain="container")))
-    assert not any(asked in note for note in notes(request_of(release="1.2.1", convert={"converter": "modelopt"})))
+    assert not any(question in note for note in notes(request_of(release="1.2.1", toolchain="container")))
+    assert not any(question in note for note in notes(request_of(release="1.2.1", convert={"converter": "modelopt"})))
     monkeypatch.setenv("ENGINERY_TRTLLM_EXAMPLES", "/examples")
-    assert not any(asked in note for note in notes(request_of(release="1.2.1")))
+    assert not any(question in note for note in notes(request_of(release="1.2.1")))
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_where_the_examples_are_is_only_asked_where_nothing_says_it(monkeypatch:
 def test_a_precision_that_the_releases_table_does_not_name_for_the_model_is_noted(
     config: dict[str, Any], precision: str
 ) -> None:
-    told = notes(request_of(config, release="0.16.0", precision=precision))
-    assert any(f"the precision table of 0.16.0 does not name {precision} for" in note for note in told)
+    found = notes(request_of(config, release="0.16.0", precision=precision))
+    assert any(f"the precision table of 0.16.0 does not name {precision} for" in note for note in found)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Tests of how the release of TensorRT-LLM is chosen, and which releases are refused."""
+
 import pytest
 
 from enginery.backends.tensorrt.backend import TensorRT

@@ -1,3 +1,5 @@
+"""Tests of engines that the real model builder of ONNX Runtime builds for a CPU."""
+
 import json
 import shutil
 from pathlib import Path
@@ -48,9 +50,9 @@ def test_each_supported_precision_builds_and_answers_right(  # noqa: PLR0913, PL
         engine: Path = request.getfixturevalue(SHARED[precision])
     else:
         engine = onnx_engines.build(toolchain, tiny_weights, tmp_path / "engine", precision)
-    asked = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
-    assert asked.report.passed, asked.report.misses
-    assert len(asked.report.results) == len(known.prompts) > 5
+    results = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
+    assert results.report.passed, results.report.misses
+    assert len(results.report.results) == len(known.prompts) > 5
 
 
 def test_only_the_engine_is_left_behind_with_the_same_bytes_even_inside_a_git_repository(
@@ -79,8 +81,8 @@ def test_int4_options_change_the_engine_and_it_still_answers_right(
     engine = onnx_engines.build(toolchain, tiny_weights, tmp_path / "engine", "int4", **options)
     default_size, own_size = ((each / "model.onnx.data").stat().st_size for each in (tiny_engine, engine))
     assert own_size > default_size
-    asked = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
-    assert asked.report.passed, asked.report.misses
+    results = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
+    assert results.report.passed, results.report.misses
 
 
 def test_truncated_weights_end_in_an_error_that_shows_the_reason(

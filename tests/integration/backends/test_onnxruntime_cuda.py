@@ -51,10 +51,10 @@ class Built:
 def built(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """All engines of this module. One process builds them, because its imports take longer than its work."""
     made = Built(tmp_path_factory.mktemp("built"))
-    asked = [(CUDA, precision) for precision in BUILDER_NAMES]
-    asked += [(CPU, precision) for precision in REFUSED_BUT_BUILDABLE]
+    wanted = [(CUDA, precision) for precision in BUILDER_NAMES]
+    wanted += [(CPU, precision) for precision in REFUSED_BUT_BUILDABLE]
     jobs = {}
-    for execution, precision in asked:
+    for execution, precision in wanted:
         engine = str(made.engine(execution, precision))
         places = ["-i", str(tiny_weights), "-o", engine, "-c", f"{engine}.cache"]
         jobs[engine] = [*places, "-e", execution, "-p", BUILDER_NAMES[precision]]

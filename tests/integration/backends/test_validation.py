@@ -1,3 +1,5 @@
+"""Tests of the validation with the real ONNX Runtime."""
+
 import json
 import shutil
 from pathlib import Path
@@ -82,7 +84,7 @@ def test_answers_and_tokens_equal_those_of_transformers(
     results = ask(*({"prompt": prompt} for prompt in PROMPTS), max_tokens=20).report.results
     assert len(reference) == len(PROMPTS)
     assert tokens == [ids for ids, _, _ in reference]
-    assert [list(result.token_ids) for result in results] == [said for _, said, _ in reference]
+    assert [list(result.token_ids) for result in results] == [answer for _, answer, _ in reference]
     assert [result.got for result in results] == [text for _, _, text in reference]
 
 

@@ -179,11 +179,11 @@ def test_the_password_is_in_nothing_that_is_published_logged_or_recorded(
         for key in server.keys(bucket_name)
     ]
     outputs = [path.read_bytes() for path in context.output.iterdir()]
-    said = b"".join([*objects, *outputs, json.dumps(facts).encode(), "".join(lines).encode()])
+    everything = b"".join([*objects, *outputs, json.dumps(facts).encode(), "".join(lines).encode()])
     assert len(objects) > 10
     assert all(objects)
     assert not [
-        secret for secret in (b"sesame-open", b"hf_a-secret", b"PRIVATE KEY", b"keys/key.pem") if secret in said
+        secret for secret in (b"sesame-open", b"hf_a-secret", b"PRIVATE KEY", b"keys/key.pem") if secret in everything
     ]
 
 

@@ -82,26 +82,26 @@ def test_upstreams_command_notices_one_flipped_bit(mirror: Path, keys: KeyPair, 
     signature = signature_of(mirror, keys)
     kept = (mirror / path).read_bytes()
     (mirror / path).write_bytes(bytes([kept[0] ^ 1]) + kept[1:])
-    code, said = verify(mirror, signature, keys.public)
+    code, output = verify(mirror, signature, keys.public)
     (mirror / path).write_bytes(kept)
     assert code == 1
-    assert "Hash mismatch for" in said
-    assert path in said
+    assert "Hash mismatch for" in output
+    assert path in output
 
 
 def test_upstreams_command_notices_a_file_that_was_added(mirror: Path, keys: KeyPair) -> None:
     added = mirror / "model_repository" / "extra.py"
     added.write_text("print('hello')\n")
-    code, said = verify(mirror, signature_of(mirror, keys), keys.public)
+    code, output = verify(mirror, signature_of(mirror, keys), keys.public)
     added.unlink()
     assert code == 1
-    assert "Extra files found" in said
+    assert "Extra files found" in output
 
 
 def test_upstreams_command_refuses_another_key(mirror: Path, keys: KeyPair, tmp_path: Path) -> None:
-    code, said = verify(mirror, signature_of(mirror, keys), a_key_pair(tmp_path).public)
+    code, output = verify(mirror, signature_of(mirror, keys), a_key_pair(tmp_path).public)
     assert code == 1
-    assert "Key mismatch" in said
+    assert "Key mismatch" in output
 
 
 def test_what_upstreams_command_has_signed_counts_under_a_policy(mirror: Path, tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_what_upstreams_command_has_signed_counts_under_a_policy(mirror: Path, t
     pair = a_key_pair(tmp_path)
     made = tmp_path / "made.sig"
     ignoring = ("--ignore-paths", mirror / "signatures")
-    said = model_signing("sign", "key", mirror, "--signature", made, "--private_key", pair.private, *ignoring)
-    assert said == (0, "Signing succeeded\n")
+    result = model_signing("sign", "key", mirror, "--signature", made, "--private_key", pair.private, *ignoring)
+    assert result == (0, "Signing succeeded\n")
     data = (mirror / "manifest.json").read_bytes()
     signature = SignatureFile(signature_path(data, pair.fingerprint), made.read_bytes())
     assert require_trusted(data, [signature], Policy.read(str(pair.public)), "it") == signature

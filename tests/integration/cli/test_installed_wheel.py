@@ -48,7 +48,7 @@ def test_a_project_with_flows_and_tasks_of_its_own_still_builds(installed: Path,
     done = subprocess.run(
         [sys.executable, "-c", LOAD_THE_FLOW], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    package, flow, whose = done.stdout.splitlines()
+    package, flow, task = done.stdout.splitlines()
     assert package.startswith(str(installed))
     assert flow.startswith(str(installed / "enginery" / "pipeline" / "flows"))
-    assert whose == "the user's the user's"
+    assert task == "the user's the user's"

@@ -88,8 +88,8 @@ def test_channels_are_shown_with_since_when_by_whom_and_from_what(
     assert stable.split()[:3] == ["stable", "h100", SECOND]
     assert stable.split()[-3:] == ["ada@lab", "promote", FIRST]
     assert enginery("channels", "llama", "--history") == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[4] for line in told if "promote" in line] == [FIRST, SECOND, FIRST]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[4] for line in lines if "promote" in line] == [FIRST, SECOND, FIRST]
 
 
 def test_a_channel_that_is_not_sound_is_named_and_the_others_are_shown(
@@ -142,9 +142,9 @@ def test_resolve_exits_with_8_and_the_near_misses_or_with_2_for_what_cannot_be_m
     enginery: Enginery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert enginery("resolve", "llama", "--gpu", "L40S") == 8
-    told = capsys.readouterr().err
-    assert told.startswith("error: llama, gpu L40S: no build fits; the nearest:\n")
-    assert f"  llama/{FIRST}: built for compute capability 9.0 (H100-SXM5-80GB), this GPU is 8.9 (L40S)\n" in told
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: llama, gpu L40S: no build fits; the nearest:\n")
+    assert f"  llama/{FIRST}: built for compute capability 9.0 (H100-SXM5-80GB), this GPU is 8.9 (L40S)\n" in errors
     assert enginery("resolve", "llama", "--gpu", "L40S", "--backend", "tensor") == 2
 
 
@@ -158,8 +158,8 @@ def test_each_command_asks_for_a_registry(
 
 
 def test_the_package_gives_the_registry_without_importing_it_beforehand() -> None:
-    asked = "import sys, enginery; before = 'pydantic' in sys.modules; print(before, enginery.Registry.__name__)"
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    script = "import sys, enginery; before = 'pydantic' in sys.modules; print(before, enginery.Registry.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False Registry\n"
 
 

@@ -16,10 +16,10 @@ __all__ = ["bucket", "prefix", "proxy", "server"]
 
 
 def test_uploads_under_a_path_are_found_and_can_be_aborted_twice(server: S3Server, prefix: Prefix) -> None:
-    here = begin_upload(server, str(prefix.address), "a/file")
+    wanted = begin_upload(server, str(prefix.address), "a/file")
     begin_upload(server, str(prefix.address), "ab/file")
     (found,) = unfinished_uploads(prefix, "a")
-    assert (found.path, found.upload_id) == ("a/file", here)
+    assert (found.path, found.upload_id) == ("a/file", wanted)
     abort_upload(prefix, found)
     abort_upload(prefix, found)
     assert [upload.path for upload in unfinished_uploads(prefix)] == ["ab/file"]

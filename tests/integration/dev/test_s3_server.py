@@ -138,8 +138,8 @@ def test_what_cannot_be_saved_at_the_end_is_an_error(tmp_path: Path) -> None:
         obstacle.write_text("a file where a directory should be")
         s3.put_object(Bucket=BUCKET, Key="note", Body=b"lost")
         assert server.end() == 1
-        told = server.log.read_text().rpartition("the objects could not be saved at the end")[2]
-        assert str(obstacle) in told.splitlines()[0]
+        error = server.log.read_text().rpartition("the objects could not be saved at the end")[2]
+        assert str(obstacle) in error.splitlines()[0]
 
 
 def test_nothing_is_changed_once_the_last_save_begins() -> None:

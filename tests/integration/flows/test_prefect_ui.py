@@ -89,12 +89,12 @@ def submit(ui: PrefectUI) -> None:
     """Submit the form. Click again if nothing happens, as a user does."""
     button = ui.page.get_by_role("button", name="Submit")
 
-    def heard() -> bool:
+    def submitted() -> bool:
         if button.is_visible() and button.is_enabled():
             button.click()
         return happened(ui, lambda: begun() is not None)
 
-    wait_until(heard, seconds=PATIENCE_SECONDS, otherwise=ui.text)
+    wait_until(submitted, seconds=PATIENCE_SECONDS, otherwise=ui.text)
 
 
 def wait_for_end(worker: Service) -> None:

@@ -166,8 +166,8 @@ def test_the_live_index_gives_the_same_verdicts_and_one_build_when_watched_twice
     assert len(rebuild_runs(built.release, "live")) == 1
     assert [one.started_now for one in second.rebuilds] == [False] * len(first.rebuilds)
     newest = live.usable()[-1]
-    (told,) = [one for one in first.verdicts if one.target == "checkpoint" and one.release == newest.release]
-    assert told.kind is (Kind.REBUILD if newest.has_wheel_for("3.12") else Kind.NO_TOOLCHAIN)
+    (verdict,) = [one for one in first.verdicts if one.target == "checkpoint" and one.release == newest.release]
+    assert verdict.kind is (Kind.REBUILD if newest.has_wheel_for("3.12") else Kind.NO_TOOLCHAIN)
 
 
 def test_the_live_index_lists_tensorrt_llm_and_onnxruntime_genai(live: Listing) -> None:

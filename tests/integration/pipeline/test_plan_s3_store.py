@@ -48,10 +48,10 @@ def test_a_plan_sees_what_is_done_in_s3_and_writes_nothing(
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert "done (" in lines["download"]
     assert "to run" in lines["build/cpu-int4"]
-    asked = proxy.requests[before:]
+    requests = proxy.requests[before:]
     steps = len(make_plan(read_spec(TINY)).steps)
-    assert len(asked) == steps + len(record.files)  # records, and files of finished steps
-    assert {method for method, _ in asked} <= {"GET", "HEAD"}
+    assert len(requests) == steps + len(record.files)  # records, and files of finished steps
+    assert {method for method, _ in requests} <= {"GET", "HEAD"}
 
 
 def test_a_store_that_is_away_is_named(

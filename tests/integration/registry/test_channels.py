@@ -167,9 +167,9 @@ def test_no_secret_and_no_second_line_gets_into_the_history(
 ) -> None:
     monkeypatch.setenv("CI_TOKEN", "s3cr3t-t0ken-of-the-job")
     registry.promote(A, "stable", reason="job\nwith s3cr3t-t0ken-of-the-job " + "x" * 500)
-    told = pointer(registry).last.reason
-    assert told.startswith("job with *** xxx")
-    assert len(told) == 200
+    reason = pointer(registry).last.reason
+    assert reason.startswith("job with *** xxx")
+    assert len(reason) == 200
 
 
 # Demotion

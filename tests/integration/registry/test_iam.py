@@ -168,13 +168,13 @@ def test_a_role_asks_only_for_listings_that_its_policy_allows(
         for statement in policy(role, filled)["Statement"]
         if "Condition" in statement
     )
-    asked = {
+    listings = {
         parse_qs(urlsplit(path).query)["prefix"][0]
         for method, path in proxy.requests
         if method == "GET" and "list-type=2" in path
     }
-    assert asked
-    assert [one for one in asked if not any(fnmatchcase(one, pattern) for pattern in patterns)] == []
+    assert listings
+    assert [one for one in listings if not any(fnmatchcase(one, pattern) for pattern in patterns)] == []
 
 
 def granted(allowed: dict[str, Any], action: str, resource: str) -> bool:

@@ -1,3 +1,5 @@
+"""Tests of publishing to a registry and of finding builds, with a real S3 API."""
+
 import json
 import subprocess
 import sys

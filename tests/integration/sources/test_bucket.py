@@ -162,12 +162,12 @@ def test_objects_that_arrived_are_not_downloaded_again(prefix: Prefix, proxy: Pr
     wanted = parameters(resolve(source), source)
     run_download(wanted, tmp_path / "killed-before-it-was-stored")
     (staging.downloads_dir() / str(wanted["commit"]) / "tokenizer.json").unlink()
-    asked: list[str] = []
+    calls: list[str] = []
 
     def note(method: str, path: str) -> bool:
-        asked.append(path)
+        calls.append(path)
         return False
 
     proxy.fail(Fault("reset", matches=note))
     run_download(wanted, tmp_path / "out")
-    assert [path for path in asked if "list-type" not in path] == [f"/{prefix.address.bucket}/pre/fix/tokenizer.json"]
+    assert [path for path in calls if "list-type" not in path] == [f"/{prefix.address.bucket}/pre/fix/tokenizer.json"]

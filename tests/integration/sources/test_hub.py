@@ -237,8 +237,8 @@ def test_the_token_reaches_the_hub_only(
     staging.remove_finished()
     with pytest.raises(SourceError) as caught:
         run_download(wanted, tmp_path / "again", lines)
-    told = f"{lines}{wanted}{facts}{caught.value}{capfd.readouterr()}"
-    assert token not in told
+    everything = f"{lines}{wanted}{facts}{caught.value}{capfd.readouterr()}"
+    assert token not in everything
     assert not [path for path in home().rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
     assert {seen.authorization for seen in server.requests if "/cdn/" in seen.path} == {None}
     assert f"Bearer {token}" in server.authorizations
@@ -265,8 +265,8 @@ def test_everything_wrong_with_a_repository_is_told_at_once(server: HubServer, t
     server.add_model(NAME, directory)
     with pytest.raises(SourceError, match="3 things are wrong") as caught:
         resolve(SOURCE)
-    for said in ("no tokenizer", "auto_map", "only pickles"):
-        assert said in caught.value.problem
+    for problem in ("no tokenizer", "auto_map", "only pickles"):
+        assert problem in caught.value.problem
     assert caught.value.subject == f"{NAME} at main"
 
 

@@ -129,12 +129,12 @@ def test_wrong_bytes_are_detected_and_downloaded_anew(server: HubServer, weights
     assert any("has the wrong SHA-256" in line for line in lines)
 
 
-@pytest.mark.parametrize(("name", "said"), [(WEIGHTS, "wrong SHA-256"), ("tokenizer.json", "expected Git blob")])
+@pytest.mark.parametrize(("name", "message"), [(WEIGHTS, "wrong SHA-256"), ("tokenizer.json", "expected Git blob")])
 def test_bytes_that_stay_wrong_are_refused_and_downloaded_anew_later(
-    server: HubServer, weights: bytes, tmp_path: Path, name: str, said: str
+    server: HubServer, weights: bytes, tmp_path: Path, name: str, message: str
 ) -> None:
     server.corrupt(name, times=None)
-    with pytest.raises(SourceError, match=said) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         plan_and_download(SOURCE, tmp_path / "out")
     assert caught.value.subject == name
     assert not caught.value.transient
@@ -227,9 +227,9 @@ def test_a_slow_download_tells_how_far_it_is(
     server.slow(WEIGHTS, bytes_per_second=1_000_000)
     lines: list[str] = []
     plan_and_download(SOURCE, tmp_path / "out", lines)
-    told = [line for line in lines if f"under way: {WEIGHTS}" in line]
-    assert len(told) >= 3
-    assert all("of 400." in line and "%" in line and "/s" in line for line in told)
+    shown = [line for line in lines if f"under way: {WEIGHTS}" in line]
+    assert len(shown) >= 3
+    assert all("of 400." in line and "%" in line and "/s" in line for line in shown)
 
 
 def test_nothing_else_is_printed(

@@ -87,8 +87,8 @@ def test_of_two_processes_with_one_key_one_works_and_one_waits(tmp_path: Path) -
     processes = [adder(tmp_path / "store", source, label) for label in ("one", "two", "three")]
     for process in processes:
         begin(process)
-    said = sorted(process.communicate()[0] for process in processes)
-    assert said == ["waited\n", "waited\n", "worked\n"]
+    outputs = sorted(process.communicate()[0] for process in processes)
+    assert outputs == ["waited\n", "waited\n", "worked\n"]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert_nothing_half_made(LocalStore(tmp_path / "store"))
 

@@ -102,10 +102,10 @@ def test_the_lock_of_a_process_that_was_killed_is_free_at_once_on_its_own_machin
 
 def test_the_lease_of_a_machine_that_has_died_ends(prefix: Prefix) -> None:
     put(prefix, ELSEWHERE, seconds=0.3)
-    said: list[str] = []
-    with leased(prefix, KEY, patience=20, log=said.append):
+    lines: list[str] = []
+    with leased(prefix, KEY, patience=20, log=lines.append):
         assert there(prefix).worker == Worker.this()
-    assert said == ["waiting for process 1 on another-machine, which works on it"]
+    assert lines == ["waiting for process 1 on another-machine, which works on it"]
 
 
 def test_a_lease_that_is_renewed_is_not_taken(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,8 +300,10 @@ def test_a_planned_engine_is_converted_built_and_asked_in_containers(
     assert record.toolchain["image"] == "team/trtllm:1"
     assert record.toolchain["verdict"] == "engine"
     assert "--helpers is listed by trtllm-build --help and not" in record.toolchain["disagreements"]
-    told = [line for line in lines if line.startswith(f"warning: the toolchain {NAME} differs from what is recorded: ")]
-    assert len(told) == 3, "each of convert, build and validate says so"
+    warnings = [
+        line for line in lines if line.startswith(f"warning: the toolchain {NAME} differs from what is recorded: ")
+    ]
+    assert len(warnings) == 3, "each of convert, build and validate says so"
     assert all(command[:2] == ("docker", "run") for command in record.commands)
     converted = [call for call in fake.calls("run") if "convert_checkpoint.py" in str(call["command"])]
     assert len(converted) == 1

@@ -149,16 +149,16 @@ def test_a_release_without_a_builder_runs_checkpoints_only(tmp_path: Path, monke
 
 def test_a_builder_that_is_missing_where_it_is_recorded_is_told_by_probe_check_and_record(stand_in: StandIn) -> None:
     (stand_in.bin / "trtllm-build").unlink()
-    told = "1.2.1 is recorded as building engines, but there is no trtllm-build"
+    problem = "1.2.1 is recorded as building engines, but there is no trtllm-build"
     found = probed("1.2.1")
-    assert (found.verdict, found.disagreements) == ("checkpoint-only", (told,))
+    assert (found.verdict, found.disagreements) == ("checkpoint-only", (problem,))
     report = toolchains.check("tensorrt-llm-1.2.1", "host")
     assert report.verdict == "checkpoint-only (there is no trtllm-build in it)"
-    assert report.disagreements == (told,)
+    assert report.disagreements == (problem,)
     assert report.packages["tensorrt-llm"] == "1.2.1"
     toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
     kept = toolchains.known_facts(toolchain)
-    assert (kept["verdict"], kept["disagreements"]) == ("checkpoint-only", told)
+    assert (kept["verdict"], kept["disagreements"]) == ("checkpoint-only", problem)
 
 
 def test_a_builder_that_fails_makes_the_toolchain_unsupported(stand_in: StandIn) -> None:
@@ -205,9 +205,9 @@ def test_what_a_step_records_of_a_host_names_versions_gpus_and_driver() -> None:
 def test_what_a_step_records_of_a_host_names_what_it_can_do_and_what_was_not_expected(stand_in: StandIn) -> None:
     (stand_in.bin / "trtllm-build").unlink()
     toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
-    told = "1.2.1 is recorded as building engines, but there is no trtllm-build"
+    problem = "1.2.1 is recorded as building engines, but there is no trtllm-build"
     found = toolchains.known_facts(toolchain)
-    assert (found["verdict"], found["disagreements"]) == ("checkpoint-only", told)
+    assert (found["verdict"], found["disagreements"]) == ("checkpoint-only", problem)
 
 
 def test_one_gpu_is_recorded_without_a_number_and_none_not_at_all(stand_in: StandIn) -> None:

@@ -88,10 +88,10 @@ def test_a_release_without_a_listed_container_has_the_newest_python_it_names() -
 
 
 def test_an_identity_is_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here = toolchains.identify(NAME)
+    identity = toolchains.identify(NAME)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert toolchains.identify(NAME) == here
-    assert here == ToolchainIdentity(name=NAME, kind="venv", pins=("tensorrt-llm==1.2.1",), python="3.12")
+    assert toolchains.identify(NAME) == identity
+    assert identity == ToolchainIdentity(name=NAME, kind="venv", pins=("tensorrt-llm==1.2.1",), python="3.12")
 
 
 def test_a_new_field_of_identities_has_not_changed_the_digests_of_old_ones() -> None:

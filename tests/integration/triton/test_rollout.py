@@ -1,4 +1,6 @@
 # ruff: noqa: F811  fixtures are imported
+"""Tests of rollouts with a fake Triton: success, failure, undo, and killed rollouts."""
+
 import json
 from pathlib import Path
 

@@ -192,9 +192,9 @@ def test_what_the_templates_of_0_8_0_fix_stays_unless_the_spec_says_otherwise() 
     assert parameters(plain("0.8.0")["preprocessing"])["add_special_tokens"] == "False"
     assert parameters(plain("0.8.0")["postprocessing"])["skip_special_tokens"] == "True"
     assert parameters(plain("0.8.0")["tensorrt_llm"])["FORCE_CPU_ONLY_INPUT_TENSORS"] == "no"
-    said = rendered("0.8.0", add_special_tokens=True, skip_special_tokens=False)
-    assert parameters(said["preprocessing"])["add_special_tokens"] == "True"
-    assert parameters(said["postprocessing"])["skip_special_tokens"] == "False"
+    configs = rendered("0.8.0", add_special_tokens=True, skip_special_tokens=False)
+    assert parameters(configs["preprocessing"])["add_special_tokens"] == "True"
+    assert parameters(configs["postprocessing"])["skip_special_tokens"] == "False"
 
 
 @pytest.mark.parametrize("release", [release for release in RELEASES if release != "0.8.0"])

@@ -42,44 +42,44 @@ def strings(*values: str) -> Any:
     return np.asarray([[value.encode() for value in values]], dtype=np.object_)
 
 
-def asked(*names: str, **inputs: Any) -> dict[str, Any]:
+def engine_inputs(*names: str, **inputs: Any) -> dict[str, Any]:
     made = EngineInputs(names or ALL, ByteTokenizer(), TOKENS, add_special=True)
     return made.outputs(inputs, PROMPTS)
 
 
 def test_only_what_the_template_has_is_made() -> None:
-    assert set(asked("OUT_END_ID", "EMBEDDING_BIAS")) == {"OUT_END_ID", "EMBEDDING_BIAS"}
+    assert set(engine_inputs("OUT_END_ID", "EMBEDDING_BIAS")) == {"OUT_END_ID", "EMBEDDING_BIAS"}
 
 
 def test_special_tokens_are_the_models_unless_the_request_says_otherwise() -> None:
-    own = asked()
+    own = engine_inputs()
     assert (own["OUT_END_ID"].tolist(), own["OUT_PAD_ID"].tolist()) == ([[END]], [[FILLER]])
-    said = asked(END_ID=np.asarray([[7]]), PAD_ID=np.asarray([[8]]))
-    assert (said["OUT_END_ID"].tolist(), said["OUT_PAD_ID"].tolist()) == ([[7]], [[8]])
+    made = engine_inputs(END_ID=np.asarray([[7]]), PAD_ID=np.asarray([[8]]))
+    assert (made["OUT_END_ID"].tolist(), made["OUT_PAD_ID"].tolist()) == ([[7]], [[8]])
 
 
 def test_no_bias_is_nothing_and_words_add_up_over_the_vocabulary() -> None:
-    assert asked()["EMBEDDING_BIAS"].shape == (1, 0)
+    assert engine_inputs()["EMBEDDING_BIAS"].shape == (1, 0)
     weights = np.asarray([[1.5, -2.0]], dtype=np.float32)
-    bias = asked(EMBEDDING_BIAS_WORDS=strings("a", "ba"), EMBEDDING_BIAS_WEIGHTS=weights)["EMBEDDING_BIAS"]
+    bias = engine_inputs(EMBEDDING_BIAS_WORDS=strings("a", "ba"), EMBEDDING_BIAS_WEIGHTS=weights)["EMBEDDING_BIAS"]
     assert bias.shape == (1, VOCABULARY)
     assert (bias[0, ord("a")], bias[0, ord("b")], float(np.abs(bias).sum())) == (-0.5, -2.0, 2.5)
 
 
 def test_a_bias_needs_a_weight_for_each_word() -> None:
     with pytest.raises(RequestError, match="embedding_bias_weights"):
-        asked(EMBEDDING_BIAS_WORDS=strings("a", "b"), EMBEDDING_BIAS_WEIGHTS=np.asarray([[1.0]]))
+        engine_inputs(EMBEDDING_BIAS_WORDS=strings("a", "b"), EMBEDDING_BIAS_WEIGHTS=np.asarray([[1.0]]))
 
 
 def test_a_decoder_begins_with_what_is_given_or_with_padding() -> None:
-    own = asked()
+    own = engine_inputs()
     assert (own["DECODER_INPUT_ID"].tolist(), own["REQUEST_DECODER_INPUT_LEN"].tolist()) == ([[FILLER]], [[1]])
-    said = asked(DECODER_QUERY=strings("ok"))
-    assert (said["DECODER_INPUT_ID"].tolist(), said["REQUEST_DECODER_INPUT_LEN"].tolist()) == ([[111, 107]], [[2]])
+    made = engine_inputs(DECODER_QUERY=strings("ok"))
+    assert (made["DECODER_INPUT_ID"].tolist(), made["REQUEST_DECODER_INPUT_LEN"].tolist()) == ([[111, 107]], [[2]])
 
 
 def test_prompt_tables_are_handed_on() -> None:
-    assert "OUT_PROMPT_TABLE_EXTRA_IDS" not in asked()
+    assert "OUT_PROMPT_TABLE_EXTRA_IDS" not in engine_inputs()
     prompts = np.asarray([[104, VOCABULARY, VOCABULARY + 1]], dtype=np.int32)
     made = EngineInputs(ALL, ByteTokenizer(), TOKENS, add_special=True)
     table = np.zeros((1, 2, 4), dtype=np.float16)
@@ -92,7 +92,7 @@ def test_prompt_tables_are_handed_on() -> None:
 @pytest.mark.parametrize("name", ["IMAGE", "IMAGE_BYTES", "IMAGE_URL", "VIDEO_BYTES"])
 def test_pictures_are_refused_by_name(name: str) -> None:
     with pytest.raises(RequestError, match=f"^{name.lower()}: "):
-        asked(**{name: np.zeros((1, 1))})
+        engine_inputs(**{name: np.zeros((1, 1))})
 
 
 class NamedTokenizer(ByteTokenizer):
@@ -355,9 +355,9 @@ def test_streamed_pieces_are_new_text_or_the_text_so_far(texts: list[bytes], *, 
 
 def test_a_character_that_never_becomes_whole_is_sent_at_the_end() -> None:
     class Odd(Triton):
-        def InferenceRequest(self, **asked: Any) -> Any:  # noqa: N802  Triton's name
-            made = super().InferenceRequest(**asked)
-            if asked["model_name"] == "postprocessing":
+        def InferenceRequest(self, **wanted: Any) -> Any:  # noqa: N802  Triton's name
+            made = super().InferenceRequest(**wanted)
+            if wanted["model_name"] == "postprocessing":
                 return SimpleNamespace(
                     exec=lambda: Responses({"OUTPUT": np.asarray([["a\ufffd".encode()]], dtype=object)})
                 )

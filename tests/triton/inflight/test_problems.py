@@ -151,16 +151,16 @@ def test_what_was_decided_for_the_user_is_noted() -> None:
     assert "serving.max_batch_size is 64" in found
     assert "max_tokens_in_paged_kv_cache 2560" in found
     assert "kv_cache_free_gpu_mem_fraction 0.5" in found
-    said = notes("0.8.0", max_batch_size=8, kv_cache_free_gpu_mem_fraction=0.9)
-    assert "max_batch_size" not in said
-    assert "kv_cache_free_gpu_mem_fraction" not in said
+    text = notes("0.8.0", max_batch_size=8, kv_cache_free_gpu_mem_fraction=0.9)
+    assert "max_batch_size" not in text
+    assert "kv_cache_free_gpu_mem_fraction" not in text
     assert "2560" not in notes("0.9.0")
 
 
 def test_a_plan_of_an_engine_has_the_notes_on_serving_it() -> None:
-    told = TensorRT().notes(request_of(release="0.8.0", convert={"examples": "examples"}))
+    found = TensorRT().notes(request_of(release="0.8.0", convert={"examples": "examples"}))
     for note in serving_notes(ServingOptions(), "0.8.0"):
-        assert note in told
+        assert note in found
 
 
 def test_prompts_that_are_validated_and_served_differently_are_noted() -> None:

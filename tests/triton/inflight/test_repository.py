@@ -75,8 +75,8 @@ def test_the_script_asks_as_the_ensemble_does(tmp_path: Path, weights: Path, rel
     models = write(tmp_path, weights, release)
     config = text_format.Parse((models / "ensemble" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     steps = steps_beside(models / "tensorrt_llm_bls" / "1")
-    asked = [(step.model_name, dict(step.input_map), dict(step.output_map)) for step in config.ensemble_scheduling.step]
-    assert [(step.model, step.takes, step.gives) for step in steps] == asked
+    calls = [(step.model_name, dict(step.input_map), dict(step.output_map)) for step in config.ensemble_scheduling.step]
+    assert [(step.model, step.takes, step.gives) for step in steps] == calls
 
 
 def test_an_engine_without_all_its_ranks_is_refused(tmp_path: Path, weights: Path) -> None:
@@ -152,10 +152,12 @@ def test_a_release_without_a_container_says_so() -> None:
     assert "none is known with 1.3.0rc3 inside" in note_of_engine(launch, "1.3.0rc3", "llama")
 
 
-@pytest.mark.parametrize(("release", "ranks", "told"), [("0.9.0", 2, True), ("0.8.0", 2, False), ("0.9.0", 1, False)])
-def test_the_note_says_how_engines_of_several_gpus_are_rolled_out(release: str, ranks: int, *, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("release", "ranks", "explained"), [("0.9.0", 2, True), ("0.8.0", 2, False), ("0.9.0", 1, False)]
+)
+def test_the_note_says_how_engines_of_several_gpus_are_rolled_out(release: str, ranks: int, *, explained: bool) -> None:
     note = note_of_engine(launch_of_engine(release, ranks, "/models"), release, "llama")
-    assert ("TRTLLM_ORCHESTRATOR=1" in note) is told
+    assert ("TRTLLM_ORCHESTRATOR=1" in note) is explained
     assert ("restart them" in note) is (ranks > 1)
 
 

@@ -39,8 +39,8 @@ def test_a_request_that_says_nothing_leaves_everything_to_the_runtime() -> None:
 
 
 def test_every_sampling_parameter_is_passed_on_by_its_name() -> None:
-    said = {"max_tokens": 5, "top_k": 3, "top_p": 0.5, "min_tokens": 2, "seed": 7, "best_of": 2}
-    assert sampling(**said) == said
+    parameters = {"max_tokens": 5, "top_k": 3, "top_p": 0.5, "min_tokens": 2, "seed": 7, "best_of": 2}
+    assert sampling(**parameters) == parameters
     assert sampling(temperature=0.5, repetition_penalty=1.5) == {"temperature": 0.5, "repetition_penalty": 1.5}
     assert sampling(frequency_penalty=-1.0, presence_penalty=-2.0) == {
         "frequency_penalty": -1.0,
@@ -70,8 +70,8 @@ def test_log_probabilities_are_asked_for_only_when_wanted() -> None:
 def test_the_request_says_whether_the_prompt_comes_along_else_the_spec(*, default: bool) -> None:
     name = "sampling_param_exclude_input_from_output"
     assert read_request(inputs(), decoupled=False, exclude_input=default).exclude_input is default
-    for said in (True, False):
-        assert read_request(inputs(**{name: said}), decoupled=False, exclude_input=default).exclude_input is said
+    for wanted in (True, False):
+        assert read_request(inputs(**{name: wanted}), decoupled=False, exclude_input=default).exclude_input is wanted
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Tests of answers: where they end, batches, and streams."""
+
 import pytest
 
 from enginery.triton.models.generation import Answer, Question, batches, generate

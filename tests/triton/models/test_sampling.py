@@ -1,3 +1,5 @@
+"""Tests of how the next token is chosen."""
+
 import numpy as np
 import numpy.typing as npt
 import pytest

@@ -1,3 +1,5 @@
+"""Tests of text from tokens: pieces of a stream, stop words, and lists of words."""
+
 import random
 
 import pytest

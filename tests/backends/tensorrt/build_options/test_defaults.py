@@ -55,9 +55,9 @@ def test_nothing_is_said_of_defaults_where_all_is_set() -> None:
 
 
 def test_what_is_set_is_not_noted() -> None:
-    said = defaults("0.8.0", max_batch_size=8, max_output_len=10, kv_cache_type="paged")
-    assert not [note for note in said if note.startswith(("max_batch_size", "max_seq_len", "kv_cache_type"))]
-    assert "max_input_len 1024" in said
+    text = defaults("0.8.0", max_batch_size=8, max_output_len=10, kv_cache_type="paged")
+    assert not [note for note in text if note.startswith(("max_batch_size", "max_seq_len", "kv_cache_type"))]
+    assert "max_input_len 1024" in text
 
 
 def test_the_default_of_the_whole_length_counts_the_prompt_that_is_set() -> None:

@@ -20,7 +20,7 @@ def built(release: str, **options: Any) -> RenderedBuild:
     return render_build(EngineOptions(BuildOptions.model_validate(options), release, dtype="bfloat16"))
 
 
-def told(release: str, **options: Any) -> str:
+def arguments_for(release: str, **options: Any) -> str:
     """The arguments for the release. Findings about plugins that are left out do not matter."""
     build = built(release, **{"gpt_attention_plugin": "bfloat16"} | options)
     assert not build.findings
@@ -52,7 +52,7 @@ def refusal(release: str, **options: Any) -> Finding:
     ],
 )
 def test_lengths_are_told_as_the_release_counts_them(options: dict[str, int], release: str, expected: str) -> None:
-    assert told(release, **options) == expected
+    assert arguments_for(release, **options) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_lengths_that_leave_no_answer_are_refused_where_the_answer_is_limited(
     ],
 )
 def test_the_kv_cache_is_told_in_the_release_s_flag(kind: str, release: str, expected: str) -> None:
-    assert told(release, kv_cache_type=kind) == expected
+    assert arguments_for(release, kv_cache_type=kind) == expected
 
 
 def test_a_build_without_a_kv_cache_is_refused_where_there_is_none() -> None:
@@ -103,7 +103,7 @@ def test_a_build_without_a_kv_cache_is_refused_where_there_is_none() -> None:
     ],
 )
 def test_plugins_are_given_by_a_data_type_that_the_release_knows(release: str, plugin: str, expected: str) -> None:
-    assert told(release, gemm_plugin=plugin) == expected
+    assert arguments_for(release, gemm_plugin=plugin) == expected
 
 
 @pytest.mark.parametrize(("release", "plugin"), [("0.10.0", "fp8"), ("0.16.0", "nvfp4"), ("0.10.0", "int32")])
@@ -137,7 +137,7 @@ def test_auto_without_a_known_data_type_is_refused_where_the_release_has_no_auto
 def test_a_choice_is_a_switch_or_a_word_as_the_release_has_it(
     release: str, options: dict[str, bool], expected: str
 ) -> None:
-    assert told(release, **options) == expected
+    assert arguments_for(release, **options) == expected
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def test_a_choice_is_a_switch_or_a_word_as_the_release_has_it(
 def test_an_option_without_a_flag_is_dropped_when_it_means_what_the_release_does(
     release: str, options: dict[str, Any]
 ) -> None:
-    assert told(release, **options) == ""
+    assert arguments_for(release, **options) == ""
 
 
 @pytest.mark.parametrize(
-    ("release", "options", "said"),
+    ("release", "options", "message"),
     [
         ("0.16.0", {"context_fmha_fp32_acc": True}, "went after 0.11.0, and does as with false (set when the engine"),
         ("0.12.0", {"use_custom_all_reduce": False}, "went after 0.11.0, and does as with true"),
@@ -183,17 +183,17 @@ def test_an_option_without_a_flag_is_dropped_when_it_means_what_the_release_does
     ],
 )
 def test_an_option_without_a_flag_is_refused_when_it_means_something_else(
-    release: str, options: dict[str, Any], said: str
+    release: str, options: dict[str, Any], message: str
 ) -> None:
     ((field, _),) = options.items()
     finding = refusal(release, **options)
     assert (finding.code, finding.path) == ("E160", f"build.{field}")
-    assert finding.problem.startswith(f"{release} has no --{field}, which {said}")
+    assert finding.problem.startswith(f"{release} has no --{field}, which {message}")
     assert finding.remedy.startswith("leave it out for this release, or build with one from ")
 
 
 def test_the_number_of_profiles_becomes_an_environment_variable() -> None:
-    assert told("0.12.0", builder_force_num_profiles=2) == "--builder_force_num_profiles 2"
+    assert arguments_for("0.12.0", builder_force_num_profiles=2) == "--builder_force_num_profiles 2"
     later = built("0.15.0", builder_force_num_profiles=2)
     assert (later.flags, dict(later.environment)) == ((), {"BUILDER_FORCE_NUM_PROFILES": "2"})
     assert not later.findings
@@ -201,7 +201,7 @@ def test_the_number_of_profiles_becomes_an_environment_variable() -> None:
 
 @pytest.mark.parametrize(("mode", "first"), [("lookahead_decoding", "0.11.0"), ("eagle", "0.15.0")])
 def test_a_speculative_mode_is_taken_from_its_first_release_on(mode: str, first: str) -> None:
-    assert told(first, speculative_decoding_mode=mode) == f"--speculative_decoding_mode {mode}"
+    assert arguments_for(first, speculative_decoding_mode=mode) == f"--speculative_decoding_mode {mode}"
     before = releases()[releases().index(first) - 1]
     assert refusal(before, speculative_decoding_mode=mode).code == "E161"
 
@@ -209,7 +209,7 @@ def test_a_speculative_mode_is_taken_from_its_first_release_on(mode: str, first:
 def test_lora_s_modules_are_told_one_by_one() -> None:
     options = {"lora_plugin": "auto", "lora_target_modules": ["attn_q", "attn_v"], "lora_dir": ["/a", "/b"]}
     expected = "--lora_plugin auto --lora_dir /a /b --lora_target_modules attn_q attn_v --max_lora_rank 8"
-    assert told("0.16.0", **options, max_lora_rank=8) == expected
+    assert arguments_for("0.16.0", **options, max_lora_rank=8) == expected
 
 
 def test_adapters_are_said_to_count_by_their_paths_only() -> None:
@@ -223,8 +223,8 @@ def test_only_the_modules_that_the_release_does_not_know_are_named() -> None:
 
 
 def test_streaming_attention_is_refused_by_the_release_that_asserts_against_it() -> None:
-    assert told("1.2.1", streamingllm=True) == "--streamingllm enable"
-    assert told("1.3.0rc3", streamingllm=False) == "--streamingllm disable"
+    assert arguments_for("1.2.1", streamingllm=True) == "--streamingllm enable"
+    assert arguments_for("1.3.0rc3", streamingllm=False) == "--streamingllm disable"
     assert refusal("1.3.0rc3", streamingllm=True).code == "E161"
     assert refusal("1.3.0rc10", streamingllm=True).code == "E161"
 

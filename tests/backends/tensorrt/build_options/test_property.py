@@ -120,8 +120,8 @@ def extra_arguments(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
 
 @settings(max_examples=500)
 @given(extra_arguments())
-def test_any_extra_arguments_are_accepted_by_the_release_or_refused(asked: tuple[str, tuple[str, ...]]) -> None:
-    release, arguments = asked
+def test_any_extra_arguments_are_accepted_by_the_release_or_refused(example: tuple[str, tuple[str, ...]]) -> None:
+    release, arguments = example
     verdict(render_build(EngineOptions(BuildOptions(extra_args=arguments), release)), release)
 
 

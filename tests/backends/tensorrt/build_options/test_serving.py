@@ -33,7 +33,7 @@ def test_what_the_engine_is_built_for_is_accepted(release: str, serving: dict[st
 
 
 @pytest.mark.parametrize(
-    ("release", "serving", "build", "said"),
+    ("release", "serving", "build", "message"),
     [
         (
             "0.18.2",
@@ -65,10 +65,10 @@ def test_what_the_engine_is_built_for_is_accepted(release: str, serving: dict[st
     ],
 )
 def test_what_the_engine_is_not_built_for_is_a_warning_that_says_what_to_set(
-    release: str, serving: dict[str, Any], build: dict[str, Any], said: str
+    release: str, serving: dict[str, Any], build: dict[str, Any], message: str
 ) -> None:
     (finding,) = found(release, serving, **build)
-    assert finding.startswith(said)
+    assert finding.startswith(message)
     assert finding.endswith("or accept it with --force W165 [W165]")
 
 

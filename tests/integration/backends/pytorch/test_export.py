@@ -53,8 +53,8 @@ def test_a_target_is_quantized_and_packaged_as_planned_and_then_found_done(
     version = repository / "tensorrt_llm" / "1"
     content = yaml.safe_load((version / "model.yaml").read_text())
     assert content["cuda_graph_config"]["batch_sizes"] == content["triton_config"]["warm_up"] == [1, 2, 4]
-    said = json.loads((version / content["model"] / "hf_quant_config.json").read_text())
-    assert said["quantization"]["quant_algo"] == "FP8"
+    description = json.loads((version / content["model"] / "hf_quant_config.json").read_text())
+    assert description["quantization"]["quant_algo"] == "FP8"
     assert (version / content["model"] / "tokenizer.json").read_bytes() == (
         tiny_weights / "tokenizer.json"
     ).read_bytes()

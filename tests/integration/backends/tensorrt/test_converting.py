@@ -42,8 +42,8 @@ class Site:
         config = json.loads((MODEL / "config.json").read_text())
         convert = {"examples": str(self.stand_in.examples), **target.pop("convert", {})}
         build = {"gpt_attention_plugin": "auto"}
-        asked = {"release": self.stand_in.release, "toolchain": "venv", "convert": convert, **target}
-        return request_of(config, spec={"build": build}, **asked)
+        options = {"release": self.stand_in.release, "toolchain": "venv", "convert": convert, **target}
+        return request_of(config, spec={"build": build}, **options)
 
     def planned(self, **target: Any) -> PlannedStep:
         request = self.request(**target)

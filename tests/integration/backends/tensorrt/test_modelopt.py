@@ -1,3 +1,5 @@
+"""Tests of conversions with the real ModelOpt on a CPU."""
+
 import json
 import shutil
 from pathlib import Path
@@ -79,13 +81,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dataset": ({"qformat": "fp8", "calib_dataset": "cnn_dailymail"}, "'cnn_dailymail': there is no such file"),
     "table": (
-        {"qformat": "fp8", "calib_dataset": "{here}/texts.csv"},
+        {"qformat": "fp8", "calib_dataset": "{folder}/texts.csv"},
         "'texts.csv': it is no .jsonl, .json, .txt file",
     ),
-    "directory": ({"qformat": "fp8", "calib_dataset": "{here}"}, "'modelopt': it is no .jsonl, .json, .txt file"),
-    "empty": ({"qformat": "fp8", "calib_dataset": "{here}/empty.txt"}, "empty.txt: the file has none"),
-    "not-json": ({"qformat": "fp8", "calib_dataset": "{here}/bad.jsonl"}, "bad.jsonl: not JSON"),
-    "no-text": ({"qformat": "fp8", "calib_dataset": "{here}/other.jsonl"}, "other.jsonl: entry 1 has no field text"),
+    "directory": ({"qformat": "fp8", "calib_dataset": "{folder}"}, "'modelopt': it is no .jsonl, .json, .txt file"),
+    "empty": ({"qformat": "fp8", "calib_dataset": "{folder}/empty.txt"}, "empty.txt: the file has none"),
+    "not-json": ({"qformat": "fp8", "calib_dataset": "{folder}/bad.jsonl"}, "bad.jsonl: not JSON"),
+    "no-text": (
+        {"qformat": "fp8", "calib_dataset": "{folder}/other.jsonl"},
+        "other.jsonl: entry 1 has no field text",
+    ),
     "float32": ({"dtype": "float32"}, "turns float32 into float16"),
     "heads": ({"tp_size": 3}, "4 attention heads cannot be divided by --tp_size 3"),
     "layers": ({"pp_size": 3}, "2 layers cannot be divided by --pp_size 3"),
@@ -93,7 +98,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "split-hf": ({"format": "hf", "tp_size": 2}, "a Hugging Face checkpoint is not split"),
     "int8-hf": ({"format": "hf", "kv_cache_dtype": "int8"}, "writes no int8 KV cache"),
     "no-gpu": ({"device": "cuda"}, "there is no GPU here"),
-    "no-model": ({"model_dir": "{here}"}, "is no Hugging Face model: it has no config.json"),
+    "no-model": ({"model_dir": "{folder}"}, "is no Hugging Face model: it has no config.json"),
 }
 
 
@@ -113,32 +118,35 @@ def made(modelopt: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempP
     return shared
 
 
-def _make(modelopt: Toolchain, weights: Path, here: Path) -> None:
+def _make(modelopt: Toolchain, weights: Path, directory: Path) -> None:
     for name, text in {"empty.txt": "\n \n", "bad.jsonl": "{", "other.jsonl": '{"label": 1}', "texts.csv": "a"}.items():
-        (here / name).write_text(text)
-    (here / "texts.jsonl").write_text("".join(f'{{"text": "How do I count to {n} in French?"}}\n' for n in range(40)))
+        (directory / name).write_text(text)
+    (directory / "texts.jsonl").write_text(
+        "".join(f'{{"text": "How do I count to {n} in French?"}}\n' for n in range(40))
+    )
     for name, changes in VARIANTS.items():
-        write_variant(weights, here / f"{name}-model", changes)
-    wanted = {name: {"output_dir": here / name, **options} for name, options in CONVERTED.items()}
-    wanted |= {name: {"output_dir": here / name, "format": "hf", **options} for name, options in EXPORTED.items()}
+        write_variant(weights, directory / f"{name}-model", changes)
+    wanted = {name: {"output_dir": directory / name, **options} for name, options in CONVERTED.items()}
+    wanted |= {name: {"output_dir": directory / name, "format": "hf", **options} for name, options in EXPORTED.items()}
     for name in VARIANTS:
-        wanted[name] = {"model_dir": here / f"{name}-model", "output_dir": here / name, "qformat": "fp8"}
-        wanted[f"hf-{name}"] = {**wanted[name], "output_dir": here / f"hf-{name}", "format": "hf"}
-    sample = {"qformat": "fp8", "calib_dataset": here / "texts.jsonl", "calib_size": 8, "calib_batch_size": 3}
-    wanted |= {name: {"output_dir": here / name, **sample} for name in ("sample", "sample-again")}
-    wanted["sample-other"] = {"output_dir": here / "sample-other", **sample, "seed": 7}
-    wanted |= {name: {"output_dir": here / "refused", **options} for name, (options, _) in REFUSED.items()}
+        wanted[name] = {"model_dir": directory / f"{name}-model", "output_dir": directory / name, "qformat": "fp8"}
+        wanted[f"hf-{name}"] = {**wanted[name], "output_dir": directory / f"hf-{name}", "format": "hf"}
+    sample = {"qformat": "fp8", "calib_dataset": directory / "texts.jsonl", "calib_size": 8, "calib_batch_size": 3}
+    wanted |= {name: {"output_dir": directory / name, **sample} for name in ("sample", "sample-again")}
+    wanted["sample-other"] = {"output_dir": directory / "sample-other", **sample, "seed": 7}
+    wanted |= {name: {"output_dir": directory / "refused", **options} for name, (options, _) in REFUSED.items()}
     jobs = {
-        name: [str(DRIVER), *arguments({"model_dir": weights, **options}, here)] for name, options in wanted.items()
+        name: [str(DRIVER), *arguments({"model_dir": weights, **options}, directory)]
+        for name, options in wanted.items()
     }
-    (here / "jobs.json").write_text(json.dumps(jobs))
-    argv = [modelopt.python, SUPPORT / "run_driver.py", here / "jobs.json", here / "runs.json"]
+    (directory / "jobs.json").write_text(json.dumps(jobs))
+    argv = [modelopt.python, SUPPORT / "run_driver.py", directory / "jobs.json", directory / "runs.json"]
     run([str(part) for part in argv], env={**modelopt.environment, "HF_HUB_OFFLINE": "1"}, timeout=MAKING_SECONDS)
 
 
-def arguments(options: dict[str, Any], here: Path) -> Any:
+def arguments(options: dict[str, Any], directory: Path) -> Any:
     for name, value in options.items():
-        yield from (f"--{name}", str(value).replace("{here}", str(here)))
+        yield from (f"--{name}", str(value).replace("{folder}", str(directory)))
 
 
 def write_variant(weights: Path, directory: Path, changes: dict[str, Any]) -> None:
@@ -246,10 +254,10 @@ def test_a_checkpoint_is_not_taken_for_another_model(made: Path) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_converted_is_refused_in_one_line_and_nothing_is_written(made: Path, name: str) -> None:
     done = json.loads((made / "runs.json").read_text())[name]
-    said = [line for line in done["complained"].splitlines() if line.startswith("error: ")]
+    errors = [line for line in done["complained"].splitlines() if line.startswith("error: ")]
     assert done["status"] == 2
-    assert len(said) == 1
-    assert REFUSED[name][1] in said[0]
+    assert len(errors) == 1
+    assert REFUSED[name][1] in errors[0]
     assert not (made / "refused").exists()
 
 

@@ -58,7 +58,7 @@ class Flow:
 
         The converter of 0.8.0 does not read the model's RoPE base, so the plan gives it.
         """
-        told = {"extra_args": ["--rotary_base", "500000.0"]} if self.stand_in.release == "0.8.0" else {}
+        convert = {"extra_args": ["--rotary_base", "500000.0"]} if self.stand_in.release == "0.8.0" else {}
         target = {
             "name": "h100",
             "gpu": GPU,
@@ -70,16 +70,16 @@ class Flow:
         }
         limits = {"max_batch_size": 4, "max_input_len": 128, "max_seq_len": 192, "gpt_attention_plugin": "bfloat16"}
         build = limits | changes.pop("build", {}) if "targets" not in changes else {}
-        asked = {"max_tokens": 32, "prompts": [{"prompt": QUESTION, "contains": "neuf"}]}
+        validation = {"max_tokens": 32, "prompts": [{"prompt": QUESTION, "contains": "neuf"}]}
         return make_plan(
             parse_spec(
                 {
                     "name": "tiny-llama",
                     "source": {"path": str(MODEL)},
                     "targets": [target],
-                    "convert": told,
+                    "convert": convert,
                     "build": build,
-                    "validation": asked | changes.pop("validation", {}),
+                    "validation": validation | changes.pop("validation", {}),
                     "publish": {"to": f"s3://{self.bucket}/prod", "channel": "candidate"},
                     **changes,
                 }

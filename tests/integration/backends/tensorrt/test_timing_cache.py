@@ -262,14 +262,14 @@ def test_the_second_build_begins_with_what_the_first_measured(site: Site) -> Non
     second = site.build()
     assert "0 new layers timed" in site.log
     assert "68 new layers timed" not in site.log
-    told = cache_of(second)
-    assert told["used"] is True
-    assert told["kept"] == "unchanged"
-    assert told["seconds_without"] == first["seconds"]
+    facts = cache_of(second)
+    assert facts["used"] is True
+    assert facts["kept"] == "unchanged"
+    assert facts["seconds_without"] == first["seconds"]
     before, now = first["seconds"], second["seconds"]
     assert isinstance(before, float)
     assert isinstance(now, float)
-    assert told["seconds_saved"] == round(before - now, 3)
+    assert facts["seconds_saved"] == round(before - now, 3)
 
 
 def test_a_build_of_another_shape_says_nothing_of_savings(site: Site) -> None:

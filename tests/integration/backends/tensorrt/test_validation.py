@@ -34,7 +34,7 @@ def engine(site: Site, tensor_parallel: int = 1) -> Path:
     return context.output
 
 
-def asked(
+def validated(
     site: Site,
     inputs: Mapping[str, Path],
     chosen: ValidationOptions | None = None,
@@ -76,7 +76,7 @@ def site_of(tmp_path: Path, release: str, tensor_parallel: int = 1) -> Site:
 @pytest.mark.parametrize("release", ["0.8.0", "0.12.0", "0.16.0", "1.2.1"])
 def test_an_engine_is_asked_with_its_releases_own_runtime(tmp_path: Path, release: str) -> None:
     site = site_of(tmp_path, release)
-    report = asked(site, {"engine": engine(site)})
+    report = validated(site, {"engine": engine(site)})
     (result,) = report.results
     assert report.passed
     assert result.got.strip() == ANSWER
@@ -93,7 +93,7 @@ def test_an_engine_is_asked_with_its_releases_own_runtime(tmp_path: Path, releas
 def test_ranks_are_started_by_mpirun_and_the_first_writes_the_answers(tmp_path: Path, release: str) -> None:
     site = site_of(tmp_path, release, 2)
     built = engine(site, 2)
-    report = asked(site, {"engine": built}, world_size=2)
+    report = validated(site, {"engine": built}, world_size=2)
     assert report.passed
     (call,) = site.stand_in.calls("mpirun")
     assert call.argv[:4] == mpirun(2)[1:]
@@ -106,21 +106,21 @@ def test_ranks_are_started_by_mpirun_and_the_first_writes_the_answers(tmp_path: 
 def test_an_llm_starts_its_ranks_itself(tmp_path: Path, release: str) -> None:
     site = site_of(tmp_path, release, 2)
     built = engine(site, 2)
-    assert asked(site, {"engine": built}, world_size=2).passed
+    assert validated(site, {"engine": built}, world_size=2).passed
     assert not site.stand_in.calls("mpirun")
 
 
 def test_on_a_node_of_slurm_it_gets_one_rank_of_mpirun(tmp_path: Path) -> None:
     site = site_of(tmp_path, "0.16.0", 2)
     built = engine(site, 2)
-    assert asked(site, {"engine": built}, world_size=2, environment={"SLURM_JOB_ID": "7"}).passed
+    assert validated(site, {"engine": built}, world_size=2, environment={"SLURM_JOB_ID": "7"}).passed
     (call,) = site.stand_in.calls("mpirun")
     assert call.argv[:4] == ("-n", "1", "--allow-run-as-root", "--oversubscribe")
 
 
 def test_a_checkpoint_is_asked_with_the_arguments_it_will_be_served_with(tmp_path: Path) -> None:
     site = site_of(tmp_path, "1.2.1")
-    report = asked(site, {}, kind="pytorch", arguments={"max_seq_len": 128})
+    report = validated(site, {}, kind="pytorch", arguments={"max_seq_len": 128})
     assert report.passed
     assert report.results[0].got.strip() == ANSWER
     assert report.results[0].finish == "eos"
@@ -131,20 +131,20 @@ def test_a_quantized_checkpoint_is_asked_rather_than_the_weights(tmp_path: Path)
     broken = tmp_path / "quantized"
     broken.mkdir()
     with pytest.raises(CommandError) as caught:
-        asked(site, {"checkpoint": broken}, kind="pytorch")
+        validated(site, {"checkpoint": broken}, kind="pytorch")
     assert str(broken) in caught.value.subject
 
 
 def test_arguments_that_the_release_does_not_have_end_the_step(tmp_path: Path) -> None:
     site = site_of(tmp_path, "1.2.1")
     with pytest.raises(CommandError) as caught:
-        asked(site, {}, kind="pytorch", arguments={"max_sequence": 128})
+        validated(site, {}, kind="pytorch", arguments={"max_sequence": 128})
     assert any("max_sequence" in line for line in caught.value.last_lines)
 
 
 def test_a_cut_off_answer_is_told_as_such(tmp_path: Path) -> None:
     site = site_of(tmp_path, "0.8.0")
-    report = asked(site, {"engine": engine(site)}, options(max_tokens=3))
+    report = validated(site, {"engine": engine(site)}, options(max_tokens=3))
     assert not report.passed
     assert report.results[0].finish == "length"
     assert report.results[0].tokens == 3
@@ -153,7 +153,7 @@ def test_a_cut_off_answer_is_told_as_such(tmp_path: Path) -> None:
 def test_a_model_that_says_something_else_is_a_finding_and_no_failure(tmp_path: Path) -> None:
     site = site_of(tmp_path, "0.8.0")
     site.stand_in.answer(QUESTION, "Un, deux, trois")
-    report = asked(site, {"engine": engine(site)})
+    report = validated(site, {"engine": engine(site)})
     assert not report.passed
     assert "neuf" in report.results[0].reason
     assert any("got:" in line for line in site.lines)
@@ -163,10 +163,10 @@ def test_a_model_that_says_something_else_is_a_finding_and_no_failure(tmp_path: 
 def test_an_engine_is_loaded_also_without_prompts(tmp_path: Path, release: str) -> None:
     site = site_of(tmp_path, release)
     built = engine(site)
-    assert asked(site, {"engine": built}, ValidationOptions()).passed
+    assert validated(site, {"engine": built}, ValidationOptions()).passed
     (built / "rank0.engine").write_bytes(b"no engine")
     with pytest.raises(CommandError):
-        asked(site, {"engine": built}, ValidationOptions())
+        validated(site, {"engine": built}, ValidationOptions())
 
 
 @pytest.mark.parametrize("release", ["0.8.0", "0.16.0"])
@@ -174,7 +174,7 @@ def test_a_prompt_that_leaves_no_room_is_told_in_figures(tmp_path: Path, release
     site = site_of(tmp_path, release)
     built = engine(site)
     with pytest.raises(CommandError) as caught:
-        asked(site, {"engine": built}, options(max_tokens=100_000))
+        validated(site, {"engine": built}, options(max_tokens=100_000))
     assert any("its answer may have 100000; the engine was built for" in line for line in caught.value.last_lines)
 
 
@@ -184,7 +184,7 @@ def test_short_prompts_may_have_longer_answers_than_long_ones(tmp_path: Path) ->
     site.build("--max_input_len", "100", "--max_output_len", "20", context=context)
     long = " ".join([QUESTION] * 6)
     prompts = (Prompt(prompt=QUESTION, contains="neuf", max_tokens=64), Prompt(prompt=long, max_tokens=2))
-    assert asked(site, {"engine": context.output}, ValidationOptions(prompts=prompts)).passed
+    assert validated(site, {"engine": context.output}, ValidationOptions(prompts=prompts)).passed
 
 
 def test_an_engine_of_another_tensorrt_is_named(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_an_engine_of_another_tensorrt_is_named(tmp_path: Path) -> None:
     built = engine(site)
     other = make_site(tmp_path / "other", "0.16.0", tensorrt="10.8.0")
     with pytest.raises(CommandError) as caught:
-        asked(other, {"engine": built})
+        validated(other, {"engine": built})
     assert caught.value.cause == FailureCause.ENGINE_MISMATCH
     assert "build it again" in caught.value.remedy
 
@@ -201,7 +201,7 @@ def test_too_few_gpus_end_the_step_with_what_the_runtime_says(tmp_path: Path) ->
     site = site_of(tmp_path, "1.2.1", 2)
     built = engine(site, 2)
     with pytest.raises(CommandError) as caught:
-        asked(site, {"engine": built}, world_size=2, environment={"CUDA_VISIBLE_DEVICES": "0"})
+        validated(site, {"engine": built}, world_size=2, environment={"CUDA_VISIBLE_DEVICES": "0"})
     assert any("Only 1 GPUs are available" in line for line in caught.value.last_lines)
 
 
@@ -211,7 +211,7 @@ def test_a_runtime_that_dies_takes_its_ranks_along_and_is_named(tmp_path: Path, 
     built = engine(site, 2)
     site.stand_in.misbehave("tensorrt_llm", how, rank=1)
     with pytest.raises(CommandError) as caught:
-        asked(site, {"engine": built}, world_size=2)
+        validated(site, {"engine": built}, world_size=2)
     named = {"gpu_out_of_memory": FailureCause.GPU_MEMORY, "killed": FailureCause.HOST_MEMORY}
     assert caught.value.cause == named[how]
     assert not (site.directory / "report" / "report.json").exists()
@@ -224,7 +224,7 @@ def test_a_runtime_that_dies_takes_its_ranks_along_and_is_named(tmp_path: Path, 
 def test_the_releases_own_script_is_asked_with_the_tutorials_arguments(tmp_path: Path, release: str) -> None:
     site = site_of(tmp_path, release)
     built = engine(site)
-    report = asked(site, {"engine": built}, options(run_script=True))
+    report = validated(site, {"engine": built}, options(run_script=True))
     (result,) = report.results
     assert report.passed
     assert result.got.strip() == ANSWER
@@ -238,7 +238,7 @@ def test_the_releases_own_script_is_asked_with_the_tutorials_arguments(tmp_path:
 def test_the_script_too_is_started_once_for_each_rank(tmp_path: Path) -> None:
     site = site_of(tmp_path, "0.16.0", 2)
     built = engine(site, 2)
-    assert asked(site, {"engine": built}, options(run_script=True), world_size=2).passed
+    assert validated(site, {"engine": built}, options(run_script=True), world_size=2).passed
     assert [call.rank for call in site.stand_in.calls("run.py")] in ([0, 1], [1, 0])
 
 
@@ -247,7 +247,7 @@ def test_a_script_that_prints_no_answer_is_no_success(tmp_path: Path) -> None:
     built = engine(site)
     (site.stand_in.examples / "run.py").write_text("print('nothing to say')\n")
     with pytest.raises(CommandError, match=r"run\.py ended with exit status 0 but printed no answer"):
-        asked(site, {"engine": built}, options(run_script=True))
+        validated(site, {"engine": built}, options(run_script=True))
 
 
 @pytest.mark.parametrize(

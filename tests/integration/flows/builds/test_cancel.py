@@ -53,12 +53,12 @@ def test_ctrl_c_ends_the_command_line_with_130_and_says_that_finished_steps_are_
         try:
             wait_until((directory / "parent").exists, seconds=60)
             build.send_signal(signal.SIGINT)
-            _, told = build.communicate(timeout=60)
+            _, errors = build.communicate(timeout=60)
         finally:
             build.kill()
     assert build.returncode == 130
-    assert told.splitlines()[-1] == "interrupted; finished steps are kept"
-    assert "Traceback" not in told
+    assert errors.splitlines()[-1] == "interrupted; finished steps are kept"
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -67,13 +67,13 @@ def test_a_server_that_goes_away_during_a_build_costs_no_finished_step(
             wait_until((directory / "runs" / "build-a").exists, seconds=120)
             server.stop()
             (directory / "gate").touch()
-            _, told = build.communicate(timeout=240)
+            _, errors = build.communicate(timeout=240)
         finally:
             build.kill()
     assert build.returncode == 1
-    assert "error: " in told
-    assert "the Prefect server went away during the build" in told
-    assert "Traceback" not in told
+    assert "error: " in errors
+    assert "the Prefect server went away during the build" in errors
+    assert "Traceback" not in errors
     assert {record.label for record in open_store().records()} == {"download", "build a"}
 
 

@@ -166,11 +166,11 @@ def test_a_build_that_is_tried_again_finds_the_run_it_has_started(site: FanOutSi
         store=open_store(site.store),
         wait_for_worker=600,
     )
-    said: list[str] = []
+    lines: list[str] = []
     with get_client(sync_client=True) as client:
-        first = _find_or_start(wanted, client, said.append)
-        assert _find_or_start(wanted, client, said.append).id == first.id
-        assert said == [f"waiting for {wanted.name}, which was started before"]
+        first = _find_or_start(wanted, client, lines.append)
+        assert _find_or_start(wanted, client, lines.append).id == first.id
+        assert lines == [f"waiting for {wanted.name}, which was started before"]
         client.set_flow_run_state(first.id, Cancelled())
-        assert _find_or_start(wanted, client, said.append).id != first.id
+        assert _find_or_start(wanted, client, lines.append).id != first.id
     assert len(runs_named(wanted.name)) == 2

@@ -29,10 +29,10 @@ def name() -> str:
 
 def prepare(directory: Path, pool: dict[str, Any], results: str | None = None) -> list[str]:
     """Prepare a single pool. Returns the printed lines."""
-    file, said = directory / "pools.yaml", list[str]()
+    file, lines = directory / "pools.yaml", list[str]()
     file.write_text(yaml.safe_dump({"pools": [{"gpu": "cpu", **pool}]}))
-    prepare_fleet(file, results, said.append)
-    return said
+    prepare_fleet(file, results, lines.append)
+    return lines
 
 
 def test_what_has_changed_in_the_file_is_brought_up_to_date(name: str, tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_results_of_all_runs_go_to_s3_once_it_is_named(
     name: str, tmp_path: Path, s3_server: S3Server, pipeline: SmallPipeline
 ) -> None:
     s3_server.create_bucket("results")
-    said = prepare(tmp_path, {"work_pool": name}, results="s3://results/of/prefect")
-    assert "s3://results/of/prefect" in said[-1]
+    lines = prepare(tmp_path, {"work_pool": name}, results="s3://results/of/prefect")
+    assert "s3://results/of/prefect" in lines[-1]
     summary = build_model(small_spec("a"))
     kept = [key.removeprefix("of/prefect/") for key in s3_server.keys("results")]
     assert {outcome.key for outcome in summary.ran} <= set(kept)

@@ -311,7 +311,7 @@ def test_the_same_key_on_another_server_is_another_manifest(published: Registry,
     from enginery.registry.reading import _local_copy
 
     info = ObjectInfo("x", 1, '"etag"')
-    here = _local_copy(published.prefix, info)
+    copy = _local_copy(published.prefix, info)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        assert _local_copy(published.prefix, info) != here
+        assert _local_copy(published.prefix, info) != copy

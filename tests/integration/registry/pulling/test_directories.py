@@ -117,11 +117,11 @@ def test_pulling_again_fetches_and_changes_nothing(
 ) -> None:
     manifest = Build().publish(address)
     pull(registry, manifest, tmp_path / "models")
-    before, asked = snapshot(tmp_path / "models"), proxy.count("GET")
+    before, gets = snapshot(tmp_path / "models"), proxy.count("GET")
     lines: list[str] = []
     assert pull(registry, manifest, tmp_path / "models", log=lines.append).fetched == 0
     assert snapshot(tmp_path / "models") == before
-    assert proxy.count("GET") == asked + 1  # the manifest
+    assert proxy.count("GET") == gets + 1  # the manifest
     assert lines == [f"{FIRST} is already there"]
 
 

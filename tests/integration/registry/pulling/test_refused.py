@@ -114,16 +114,16 @@ def test_a_build_that_is_not_trusted_is_refused_before_anything_is_fetched(
 ) -> None:
     manifest = Build().publish(address)
     before = proxy.count("GET")
-    asked: list[tuple[str, bytes]] = []
+    calls: list[tuple[str, bytes]] = []
 
     def refuse(source: Prefix, data: bytes, _: Policy) -> list[tuple[str, bytes]]:
-        asked.append((str(source.address), data))
+        calls.append((str(source.address), data))
         raise RegistryError("no trusted key has signed this")
 
     monkeypatch.setattr("enginery.registry.pulling.require_signed", refuse)
     with pytest.raises(RegistryError, match="no trusted key"):
         pull(registry, manifest, tmp_path / "models")
-    assert asked == [(f"{address}/models/tiny-llama/builds/{FIRST}", manifest.to_json())]
+    assert calls == [(f"{address}/models/tiny-llama/builds/{FIRST}", manifest.to_json())]
     assert proxy.count("GET") == before + 1
     assert not (tmp_path / "models").exists()
 

@@ -35,8 +35,8 @@ def registry(bucket: str) -> Registry:  # noqa: F811
     return Registry(f"s3://{bucket}/prod")
 
 
-def found(registry: Registry, **asked: Any) -> str:
-    return registry.resolve("llama", **asked).build_id
+def found(registry: Registry, **query: Any) -> str:
+    return registry.resolve("llama", **query).build_id
 
 
 @pytest.fixture
@@ -103,10 +103,12 @@ def test_a_channel_that_moves_after_it_was_read_changes_nothing_but_its_etag(fle
 def test_nothing_that_fits_lists_the_near_misses_with_their_reasons(fleet: Registry) -> None:
     with pytest.raises(NothingFits) as caught:
         fleet.resolve("llama", channel="stable", gpu="A10", runtime="1.1.0")
-    told = str(caught.value)
-    assert "llama/h100-0123456789ab: built for compute capability 9.0 (H100-SXM5-80GB), this GPU is 8.6 (A10)" in told
-    assert "needs TensorRT-LLM 1.2.1, this runtime has 1.1.0" in told
-    assert "llama/cpu-0123456789ab: is served by ONNX Runtime" in told
+    message = str(caught.value)
+    assert (
+        "llama/h100-0123456789ab: built for compute capability 9.0 (H100-SXM5-80GB), this GPU is 8.6 (A10)" in message
+    )
+    assert "needs TensorRT-LLM 1.2.1, this runtime has 1.1.0" in message
+    assert "llama/cpu-0123456789ab: is served by ONNX Runtime" in message
     assert {miss.reference for miss in caught.value.misses} == {
         f"llama/{one}-0123456789ab" for one in ("h100", "l40s", "cpu")
     }
@@ -136,10 +138,10 @@ def test_several_that_fit_are_told_apart_by_the_options_that_differ(registry: Re
     )
     with pytest.raises(SeveralFit) as caught:
         registry.resolve("llama", gpu=H100)
-    told = str(caught.value)
-    assert "3 builds fit equally well" in told
+    message = str(caught.value)
+    assert "3 builds fit equally well" in message
     for option in ("--target (bf16, fp8, fp8-tp2)", "--precision (bfloat16, fp8)", "--world-size (1, 2)"):
-        assert option in told
+        assert option in message
     assert found(registry, gpu=H100, precision="bfloat16") == "bf16-0123456789ab"
     assert found(registry, gpu=H100, precision="fp8", world_size=2) == "fp8-tp2-0123456789ab"
     assert found(registry, gpu=H100, target="fp8") == "fp8-0123456789ab"
@@ -237,10 +239,10 @@ def test_a_channel_and_a_target_are_read_where_the_bucket_may_not_be_listed(
     assert "name the target too (--target)" in caught.value.__notes__[0]
 
 
-@pytest.mark.parametrize("asked", [{"channel": "nightly"}, {"channel": "stable", "target": "b200"}])
-def test_a_channel_that_points_at_nothing_says_so(fleet: Registry, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("query", [{"channel": "nightly"}, {"channel": "stable", "target": "b200"}])
+def test_a_channel_that_points_at_nothing_says_so(fleet: Registry, query: dict[str, Any]) -> None:
     with pytest.raises(NothingFits, match="nothing is published there") as caught:
-        fleet.resolve("llama", gpu="cpu", **asked)
+        fleet.resolve("llama", gpu="cpu", **query)
     assert "enginery channels llama" in caught.value.remedy
 
 
@@ -250,7 +252,7 @@ def test_a_model_that_is_not_there_says_so(fleet: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("query", "message"),
     [
         ({"gpu": "H9000"}, "unknown GPU 'H9000'"),
         ({"release": "new"}, "release 'new' is no version"),
@@ -264,10 +266,10 @@ def test_a_model_that_is_not_there_says_so(fleet: Registry) -> None:
         ({"channel": "stable", "build": "x"}, "a channel and a build are named"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_is_read(asked: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_meant_is_refused_before_anything_is_read(query: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Registry("s3://no-such-bucket").resolve("llama", **asked)
-    assert told in str(caught.value)
+        Registry("s3://no-such-bucket").resolve("llama", **query)
+    assert message in str(caught.value)
 
 
 def test_all_that_cannot_be_meant_is_told_at_once() -> None:
@@ -355,9 +357,9 @@ def runs(build: Manifest, host: Host) -> bool:
 
 @given(st.lists(builds(), max_size=6, unique_by=lambda build: build.build_id), ASKED, HOSTS)
 def test_what_is_found_runs_there_and_whatever_is_refused_has_a_reason(
-    there: list[Manifest], asked: BuildQuery, host: Host
+    there: list[Manifest], query: BuildQuery, host: Host
 ) -> None:
-    outcome = chosen_of(there, asked, host)
+    outcome = chosen_of(there, query, host)
     if isinstance(outcome, SeveralFit):
         assert len(outcome.references) > 1
         assert all(len(values) > 1 for values in outcome.options.values())
@@ -370,15 +372,15 @@ def test_what_is_found_runs_there_and_whatever_is_refused_has_a_reason(
     assert isinstance(outcome, Manifest)
     assert runs(outcome, host)
     assert outcome.validation.passed
-    assert asked.world_size in {None, outcome.target.world_size}
-    assert asked.target in {None, outcome.target.name}
-    assert asked.backend in {None, outcome.target.backend}
-    assert asked.release is None or SpecifierSet(asked.release).contains(outcome.target.release, prereleases=True)
+    assert query.world_size in {None, outcome.target.world_size}
+    assert query.target in {None, outcome.target.name}
+    assert query.backend in {None, outcome.target.backend}
+    assert query.release is None or SpecifierSet(query.release).contains(outcome.target.release, prereleases=True)
 
 
-def chosen_of(there: list[Manifest], asked: BuildQuery, host: Host) -> Manifest | RegistryError:
+def chosen_of(there: list[Manifest], query: BuildQuery, host: Host) -> Manifest | RegistryError:
     try:
-        return choose([Candidate(build) for build in there], asked, host)[0].manifest
+        return choose([Candidate(build) for build in there], query, host)[0].manifest
     except RegistryError as error:
         return error
 

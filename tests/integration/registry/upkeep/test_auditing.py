@@ -73,9 +73,9 @@ def test_a_changed_file_is_damage(server: S3Server, address: str, data: bytes | 
         remove(server, address, FILE)
     else:
         write(server, address, FILE, data)
-    ((level, subject, told),) = found(address)
+    ((level, subject, text),) = found(address)
     assert (level, subject) == ("damage", f"tiny-llama/{build_id(1)}/model_repository/a/config.pbtxt")
-    assert problem in told
+    assert problem in text
 
 
 def test_every_single_flipped_bit_is_found(server: S3Server, address: str) -> None:
@@ -192,9 +192,9 @@ def test_the_command_ends_with_the_registrys_exit_code_when_there_is_damage(serv
     damaged = run("--all", "--registry", address)
     assert damaged.exit_code == RegistryError.exit_code
     assert "damage   tiny-llama/" in damaged.stdout
-    told = run("tiny-llama", "--all", "--registry", address, "--json")
-    assert told.exit_code == RegistryError.exit_code
-    assert [problem["level"] for problem in json.loads(told.stdout)["problems"]] == ["damage"]
+    result = run("tiny-llama", "--all", "--registry", address, "--json")
+    assert result.exit_code == RegistryError.exit_code
+    assert [problem["level"] for problem in json.loads(result.stdout)["problems"]] == ["damage"]
 
 
 def test_the_command_asks_which_builds(address: str) -> None:

@@ -77,16 +77,16 @@ def test_a_publisher_of_a_build_that_is_being_removed_is_told_so_and_publishes_i
     address: str, proxy: Proxy, tmp_path: Path
 ) -> None:
     names = publish_builds(address, 3)
-    told: list[str] = []
+    messages: list[str] = []
 
     def watch(method: str, path: str) -> None:
         if method == "DELETE" and path.endswith("/report.json"):
             proxy.watch = None
-            told.append(run(PUBLISH, address, names[0], str(tmp_path / "meanwhile")).communicate(timeout=120)[1])
+            messages.append(run(PUBLISH, address, names[0], str(tmp_path / "meanwhile")).communicate(timeout=120)[1])
 
     proxy.watch = watch
     pruned_later(address)
-    assert "the build is being removed: process" in told[0]
+    assert "the build is being removed: process" in messages[0]
     assert listed(address) == names[1:]
     assert run(PUBLISH, address, names[0], str(tmp_path / "after")).communicate(timeout=120)[1] == ""
     assert listed(address) == names

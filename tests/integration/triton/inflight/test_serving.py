@@ -98,8 +98,8 @@ class Client(TritonHttp):
         return {output["name"]: output["data"] for output in json.loads(text)["outputs"]}
 
     def stream(self, model: str, **body: object) -> list[str]:
-        asked = {"text_input": QUESTION, "max_tokens": 100, "stream": True, **body}
-        status, text = self.post(f"/v2/models/{model}/generate_stream", asked)
+        request = {"text_input": QUESTION, "max_tokens": 100, "stream": True, **body}
+        status, text = self.post(f"/v2/models/{model}/generate_stream", request)
         assert status == 200, text
         events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
         return [event["text_output"] for event in events]

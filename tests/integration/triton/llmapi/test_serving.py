@@ -40,9 +40,9 @@ TUTORIAL = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words
 class Client(TritonHttp):
     """A client of the models. It also reads the requests that reached the stand-in."""
 
-    def __init__(self, server: TritonServer, heard: Path) -> None:
+    def __init__(self, server: TritonServer, log: Path) -> None:
         super().__init__(server)
-        self._heard = heard
+        self._heard = log
 
     def heard(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._heard.read_text().splitlines()]
@@ -137,9 +137,9 @@ def test_the_model_is_asked_with_the_arguments_and_the_place_of_its_checkpoint(p
 
 
 def test_it_has_warmed_up_with_the_batches_it_was_told_before_anybody_asked(plain: Client) -> None:
-    asked = [event for event in plain.heard() if "prompt" in event]
-    assert [event["prompt"] for event in asked[:4]] == ["Hello"] * 4
-    assert asked[0]["sampling"]["max_tokens"] == 4
+    requests = [event for event in plain.heard() if "prompt" in event]
+    assert [event["prompt"] for event in requests[:4]] == ["Hello"] * 4
+    assert requests[0]["sampling"]["max_tokens"] == 4
 
 
 def test_nvidias_own_tensors_work_on_the_model_itself(plain: Client) -> None:
@@ -149,10 +149,12 @@ def test_nvidias_own_tensors_work_on_the_model_itself(plain: Client) -> None:
 
 
 def test_what_a_request_says_reaches_the_sampling_parameters(plain: Client) -> None:
-    said = {"temperature": 0.5, "top_k": 5, "top_p": 0.5, "seed": 7, "repetition_penalty": 1.5, "min_tokens": 2}
-    plain.ask("sampling", **said, stop_words=["x", ""], bad_words=["y"], frequency_penalty=0.25, presence_penalty=0.5)
+    parameters = {"temperature": 0.5, "top_k": 5, "top_p": 0.5, "seed": 7, "repetition_penalty": 1.5, "min_tokens": 2}
+    plain.ask(
+        "sampling", **parameters, stop_words=["x", ""], bad_words=["y"], frequency_penalty=0.25, presence_penalty=0.5
+    )
     (sampling,) = [event["sampling"] for event in plain.heard() if event.get("prompt") == "sampling"]
-    expected = said | {"stop": ["x"], "bad": ["y"], "frequency_penalty": 0.25, "presence_penalty": 0.5}
+    expected = parameters | {"stop": ["x"], "bad": ["y"], "frequency_penalty": 0.25, "presence_penalty": 0.5}
     assert expected.items() <= sampling.items()
 
 
