@@ -141,7 +141,7 @@ def test_a_room_knows_only_rooms_below_it() -> None:
     assert upward == []
 
 
-def test_a_room_is_entered_by_its_door() -> None:
+def test_a_room_is_imported_through_its_init_file() -> None:
     behind = []
     for found in OURS:
         importing, there = room_of(found.importer), room_of(target_of(found))
@@ -198,7 +198,7 @@ def test_flows_and_tasks_call_themselves_by_the_name_they_are_installed_under() 
     assert [str(found) for found in OURS if found.module.partition(".")[0] in {"flows", "tasks"}] == []
 
 
-def test_a_newcomer_can_take_the_house_in() -> None:
+def test_the_package_has_few_entries_and_small_folders() -> None:
     entries = [path.name for path in (ROOT / "enginery").iterdir() if path.name != "__pycache__"]
     assert len(entries) <= MOST_ENTRIES, entries
     folders: dict[Path, int] = {}

@@ -117,7 +117,7 @@ def test_the_time_of_commands_is_not_counted_as_time_outside_them(monkeypatch: p
     assert process.run(["build"]).seconds == 100.0
 
 
-def test_a_part_that_fails_is_told_and_the_others_are_measured() -> None:
+def test_a_part_that_fails_is_reported_and_the_others_are_measured() -> None:
     def broken() -> list[Row]:
         raise RuntimeError("no network")
 

@@ -151,7 +151,7 @@ def test_an_old_gpu_is_refused_what_it_cannot_compute(pin: Pin) -> None:
     )
 
 
-def test_all_problems_are_told_at_once_each_with_its_field() -> None:
+def test_all_problems_are_reported_at_once_each_with_its_field() -> None:
     wrong = {
         "precision": "fp8",
         "release": "9.9",

@@ -96,7 +96,7 @@ def test_auto_is_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize("precision", SUPPORTED["cuda"])
-def test_the_builder_is_told_to_build_for_cuda(precision: Precision) -> None:
+def test_the_builder_gets_the_argument_for_cuda(precision: Precision) -> None:
     recipe = steps_for(precision=precision.value)["build"].step.recipe
     assert isinstance(recipe, Command)
     assert recipe.argv[recipe.argv.index("-e") + 1] == "cuda"

@@ -124,7 +124,7 @@ def test_what_the_user_asked_for_is_external() -> None:
     assert parameters["validation"] == [{"prompt": QUESTION, "expected": {"contains": ANSWERS[QUESTION]}}]
 
 
-def test_every_step_is_told_with_what_makes_its_key() -> None:
+def test_every_step_is_described_with_everything_in_its_key() -> None:
     manifest = a_manifest()
     steps = predicate(manifest, "buildDefinition", "internalParameters", "steps")
     assert [step["key"] for step in steps] == [record.key for record in manifest.steps]
@@ -166,7 +166,7 @@ def test_the_toolchains_packages_and_image_are_dependencies_and_what_the_machine
     assert found[0]["digest"] == {"sha256": "d" * 64}
 
 
-def test_a_package_that_two_steps_use_is_told_once() -> None:
+def test_a_package_that_two_steps_use_is_reported_once() -> None:
     builder = a_record(Stage.BUILD, recipe=Command(argv=("build",)))
     checker = a_record(Stage.VALIDATE, recipe=Command(argv=("check",)))
     manifest = a_manifest().model_copy(update={"steps": (builder, checker)})
@@ -174,7 +174,7 @@ def test_a_package_that_two_steps_use_is_told_once() -> None:
     assert names == ["onnxruntime-genai"]
 
 
-def test_the_run_is_told_from_the_first_steps_beginning_to_the_last_ones_end() -> None:
+def test_the_run_lasts_from_the_start_of_the_first_step_to_the_end_of_the_last() -> None:
     first, second, *rest = a_manifest().steps
     later = datetime(2026, 11, 22, 14, 0, 1, tzinfo=UTC)
     steps = (first, second.model_copy(update={"started": later, "seconds": 61.5}), *rest)
@@ -186,7 +186,7 @@ def test_the_run_is_told_from_the_first_steps_beginning_to_the_last_ones_end() -
     }
 
 
-def test_report_engine_and_steps_are_byproducts_and_the_outputs_that_are_told_elsewhere_are_not() -> None:
+def test_report_engine_and_steps_are_byproducts_but_not_outputs_that_are_described_elsewhere() -> None:
     found = predicate(a_whole_manifest(), "runDetails", "byproducts")
     assert [one["name"] for one in found] == [
         "report.json", "download cpu-int4", "build cpu-int4", "build cpu-int4/rank0.engine", "validate cpu-int4",

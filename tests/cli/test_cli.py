@@ -104,7 +104,7 @@ def test_a_spec_with_mistakes_exits_with_2_and_names_each(
     assert "nothing was started" in errors
 
 
-def test_an_unknown_gpu_is_told_once_and_with_the_other_mistakes(
+def test_an_unknown_gpu_is_reported_once_and_with_the_other_mistakes(
     enginery: Enginery, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = "name: a\nsource: {path: x}\ntargets: [{name: a, gpu: H9000, release: 9.9, precision: int4}]\n"
@@ -212,7 +212,7 @@ def test_every_command_has_help(enginery: Enginery, capsys: pytest.CaptureFixtur
         assert "Usage: enginery" in capsys.readouterr().out
 
 
-def test_the_exit_codes_are_told_in_the_help(enginery: Enginery, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_codes_are_in_the_help(enginery: Enginery, capsys: pytest.CaptureFixture[str]) -> None:
     assert enginery("--help") == 0
     assert "Exit codes" in capsys.readouterr().out
 

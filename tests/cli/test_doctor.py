@@ -20,7 +20,7 @@ def install_docker(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
 
 
-def test_a_docker_that_answers_is_told_with_where_images_come_from(
+def test_a_docker_that_answers_is_reported_with_where_images_come_from(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install_docker(monkeypatch, tmp_path, "echo 28.2.2")

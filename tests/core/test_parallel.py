@@ -45,7 +45,7 @@ def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
     assert list(results) == [number * 2 for number in range(1, 20)]
 
 
-def test_the_first_failure_is_raised_and_what_has_not_begun_does_not_begin() -> None:
+def test_the_first_failure_is_raised_and_no_more_items_start() -> None:
     begun: list[int] = []
     failed = threading.Event()
 
@@ -88,7 +88,7 @@ def test_a_result_may_be_none_and_an_item_too() -> None:
     assert side_by_side(lambda item: item, [None, 1, None]) == [None, 1, None]
 
 
-def test_the_failure_that_came_first_is_raised_with_all_it_was_and_others_end_what_they_had_begun() -> None:
+def test_the_first_failure_is_raised_unchanged_and_other_items_in_work_are_finished() -> None:
     ended: list[int] = []
     begun = threading.Event()
 
@@ -120,7 +120,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_waits_for_what_has_begun_and_begins_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_waits_for_items_in_work_and_starts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     ended: list[int] = []
     waiting = threading.Event()

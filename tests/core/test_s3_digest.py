@@ -64,7 +64,7 @@ def test_ranges_may_arrive_in_any_order(order: tuple[int, ...]) -> None:
     assert sum(file.progress.sizes) == len(DATA)
 
 
-def test_nothing_behind_a_gap_is_told_of() -> None:
+def test_bytes_behind_a_gap_are_not_reported() -> None:
     file = Arriving()
     file.range_arrives(1)
     assert sum(file.progress.sizes) == 0

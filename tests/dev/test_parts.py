@@ -61,7 +61,7 @@ def test_saving_again_forgets_what_is_gone(s3: S3Client, tmp_path: Path) -> None
     assert [blob.read_bytes() for blob in files.blobs.iterdir()] == [b"three"]
 
 
-def test_an_object_whose_metadata_alone_changed_is_saved_anew(s3: S3Client, tmp_path: Path) -> None:
+def test_an_object_whose_metadata_alone_changed_is_saved_again(s3: S3Client, tmp_path: Path) -> None:
     s3.create_bucket(Bucket="third")
     s3.put_object(Bucket="third", Key="a", Body=b"one", Metadata={"note": "old"})
     files = ObjectFiles(tmp_path)

@@ -81,7 +81,7 @@ def test_models_find_their_python_and_the_server_its_libraries(tmp_path: Path) -
     assert environment["AWS_ACCESS_KEY_ID"] == "key"
 
 
-def test_the_directory_of_pythons_library_adds_no_other_libraries(site: Path, tmp_path: Path) -> None:
+def test_only_pythons_own_library_is_added_from_its_directory(site: Path, tmp_path: Path) -> None:
     backends = write_backends(tmp_path / "overlay", site, python(tmp_path))
     searched = server_environment({}, site, backends, python(tmp_path))["LD_LIBRARY_PATH"].split(os.pathsep)
     found = {path.name for directory in searched for path in Path(directory).glob("*")}

@@ -41,7 +41,7 @@ def test_steps_are_known_by_their_labels(label: str, step: str, target: str) -> 
     assert broke(EngineryError("it broke"), label)[:2] == (step, target)
 
 
-def test_several_failures_are_told_each() -> None:
+def test_each_of_several_failures_is_described() -> None:
     errors = {"build a": EngineryError("one", subject="trtllm-build"), "validate b": EngineryError("two")}
     found = step_failures(failure(errors, ["publish a"]))
     assert [(one.step, one.target, one.problem) for one in found] == [

@@ -114,7 +114,7 @@ def test_failures_of_several_kinds_end_with_the_general_exit_code() -> None:
     assert "publish b: y" in str(raised)
 
 
-def test_a_failure_of_our_own_is_told_as_what_it_is() -> None:
+def test_a_failure_of_our_own_is_reported_with_its_type() -> None:
     raised = failure({"build a": KeyError("engine")}, [])
     assert "KeyError: 'engine'" in str(raised)
 

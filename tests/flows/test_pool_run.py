@@ -98,7 +98,7 @@ def test_without_a_result_that_can_be_read_the_state_says_what_happened(
     assert found.subject == "work pool h100"
 
 
-def test_a_run_that_somebody_has_cancelled_is_told_as_that(wanted: PoolRun, run: FlowRun) -> None:
+def test_a_run_that_somebody_has_cancelled_is_reported_as_cancelled(wanted: PoolRun, run: FlowRun) -> None:
     assert "was cancelled" in _error_of(Cancelled(), wanted, run).problem
 
 

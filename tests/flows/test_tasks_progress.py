@@ -29,7 +29,7 @@ def a_progress(lines: list[str], interval: float = 1000.0) -> ArtifactProgress:
     return ArtifactProgress("publish cpu tiny-llama", lines.append, interval)
 
 
-def test_the_end_is_told_however_short_the_work_was(reports: list[tuple[float, str]]) -> None:
+def test_the_end_is_reported_even_for_very_short_work(reports: list[tuple[float, str]]) -> None:
     with a_progress([]) as progress:
         progress.begin("publishing", files=2, size=4_000_000)
         wait_until(lambda: len(reports) == 1, seconds=20)
@@ -50,7 +50,7 @@ def test_a_thousand_pieces_are_not_a_thousand_requests(reports: list[tuple[float
     assert len(reports) <= 2
 
 
-def test_what_is_on_the_way_is_told_now_and_then(reports: list[tuple[float, str]]) -> None:
+def test_progress_is_reported_at_intervals(reports: list[tuple[float, str]]) -> None:
     with a_progress([], interval=0.01) as progress:
         progress.begin("publishing", files=1, size=1000)
         progress.add(500)
@@ -69,7 +69,7 @@ def test_work_that_begins_no_transfer_makes_no_artifact(reports: list[tuple[floa
     assert reports == []
 
 
-def test_a_server_that_refuses_is_told_of_once_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_refuses_is_reported_once_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no")
 

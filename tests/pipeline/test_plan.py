@@ -167,7 +167,7 @@ def test_an_engine_of_tensorrt_llm_is_rolled_out_to_a_directory() -> None:
         rolled_out_to(rollout={**servers, "model_repository": "s3://engines/serving"})
 
 
-def test_a_source_that_cannot_be_had_is_told_along_with_the_rest() -> None:
+def test_a_source_that_cannot_be_had_is_reported_along_with_the_rest() -> None:
     def unreachable(source: object) -> Any:
         raise SourceError("the Hub cannot be reached", subject="owner/tiny")
 

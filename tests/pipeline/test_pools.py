@@ -55,7 +55,7 @@ def test_a_gpu_may_be_written_as_tools_print_it(written: str) -> None:
     assert pools({"gpu": written, "work_pool": "one"}).pools[0].gpu == "L4"
 
 
-def test_every_target_without_a_pool_is_told_at_once(plan: Plan) -> None:
+def test_every_target_without_a_pool_is_reported_at_once(plan: Plan) -> None:
     with pytest.raises(PlanError) as caught:
         pools({"gpu": "L4", "targets": ["l4-1"], "work_pool": "one"}).assign(plan)
     assert [line.partition(":")[0] for line in caught.value.mistakes] == [
@@ -76,11 +76,11 @@ def test_every_target_without_a_pool_is_told_at_once(plan: Plan) -> None:
         ({"gpu": "L4", "work_pool": "enginery-flows"}, "enginery-flows is the pool of builds that wait"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(entry: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_with_its_place(entry: dict[str, object], message: str, tmp_path: Path) -> None:
     assert message in mistakes(tmp_path, yaml.safe_dump({"pools": [entry]}))
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     found = mistakes(tmp_path, "pools: [{gpu: X9, work_pool: one}, {gpu: L4, concurrency: many, work_pool: two}]")
     assert "2 mistakes" in found
     assert "pools.0.gpu" in found
@@ -88,16 +88,16 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "pools: []", "[]", "nonsense: {", "pools: \x00"])
-def test_what_is_no_pools_file_is_told_with_its_name(text: str, tmp_path: Path) -> None:
+def test_what_is_no_pools_file_is_reported_with_its_name(text: str, tmp_path: Path) -> None:
     assert str(tmp_path / "pools.yaml") in mistakes(tmp_path, text)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         read_pools(tmp_path / "pools.yaml")
 
 
-def test_a_pool_listed_twice_does_as_many_runs_as_both_entries() -> None:
+def test_a_pool_that_is_listed_twice_has_the_capacity_of_both_entries() -> None:
     found = pools(
         {"gpu": "L4", "work_pool": "one", "concurrency": 2}, {"gpu": "L40S", "work_pool": "one", "concurrency": 3}
     )
@@ -114,7 +114,7 @@ def test_targets_are_dealt_to_as_many_runs_as_a_pool_does_at_once(plan: Plan) ->
     assert len({batch.id for batch in found}) == 3
 
 
-def test_no_run_is_made_for_want_of_targets(plan: Plan) -> None:
+def test_no_run_is_started_without_targets(plan: Plan) -> None:
     found = batches(plan, pools({"gpu": "*", "work_pool": "one", "concurrency": 50}))
     assert [len(batch.targets) for batch in found] == [1, 1, 1, 1]
 

@@ -153,7 +153,7 @@ def test_a_model_that_fits_has_no_findings() -> None:
     assert findings(request()) == []
 
 
-def test_a_model_too_large_for_the_gpu_is_told_with_figures_and_how_many_gpus_it_takes() -> None:
+def test_a_model_too_large_for_the_gpu_is_reported_with_figures_and_the_number_of_gpus() -> None:
     (found,) = findings(request(LLAMA_3_70B))
     assert (found.code, found.level, found.path) == ("W201", "warning", "tensor_parallel")
     assert "weights 141.1 GB" in found.problem
@@ -190,7 +190,7 @@ def test_nothing_is_estimated_of_an_unknown_shape_or_for_a_cpu() -> None:
     assert findings(request(gpu="cpu", target={"precision": "float32", "backend": "onnxruntime"})) == []
 
 
-def test_too_little_host_memory_is_told_for_the_machine_that_converts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_host_memory_is_reported_for_the_machine_that_converts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "memory_bytes", lambda: 24 * GB)
     (found,) = findings(request(), local=True)
     assert found.code == "W202"

@@ -190,7 +190,7 @@ def test_a_change_elsewhere_that_is_gone_is_made_again(store: Store, elsewhere: 
     assert elsewhere.changed == 2
 
 
-def test_a_change_elsewhere_that_was_made_again_is_recorded_anew(
+def test_a_change_elsewhere_that_was_made_again_is_recorded_again(
     store: Store, elsewhere: Elsewhere, tmp_path: Path
 ) -> None:
     planned = call_step("publish")
@@ -211,7 +211,7 @@ class FirstElsewhere(LocalStore):
         return super().add(record, root, replace=replace)
 
 
-def test_a_step_that_another_machine_finished_first_is_told_as_it_is_kept(tmp_path: Path) -> None:
+def test_a_step_that_another_machine_finished_first_is_reported_as_stored(tmp_path: Path) -> None:
     outcome = run_step(shell_step("echo x > $1/x"), FirstElsewhere(tmp_path / "store"), ignore)
     assert outcome.ran
     assert outcome.seconds == 77.0

@@ -114,7 +114,7 @@ def test_a_wheel_for_the_releases_python_will_do() -> None:
     assert kinds(watched_spec(target), listed("1.1.0", "1.2.1")) == {"1.2.1": Kind.REBUILD}
 
 
-def test_an_index_that_did_not_answer_is_told_beside_a_missing_wheel() -> None:
+def test_an_index_that_did_not_answer_is_reported_beside_a_missing_wheel() -> None:
     index = listed("1.1.0", SOURCE.format("1.2.1"), silent=("https://other.invalid: cannot be reached: no",))
     (found,) = verdicts(watched_spec({"backend": "pytorch", "release": "1.1.0"}), index)
     assert "https://other.invalid" in found.reason
@@ -208,7 +208,7 @@ def test_what_a_release_cannot_do_is_said_also_without_the_source() -> None:
     assert "Hub" not in found.reason
 
 
-def test_releases_that_fare_alike_are_one_row() -> None:
+def test_releases_with_the_same_verdict_are_one_row() -> None:
     target = {"backend": "pytorch", "release": "1.0.0"}
     index = listed("1.0.0", *(SOURCE.format(one) for one in ("1.1.0", "1.2.0", "1.2.1")))
     (row,) = verdict_rows(verdicts(watched_spec(target), index))

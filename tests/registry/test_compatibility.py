@@ -131,7 +131,7 @@ def test_what_this_version_does_not_know_asks_for_an_upgrade(changes: dict[str, 
     assert "upgrade" in why_not(Host(gpu=H100), **changes)
 
 
-def test_every_reason_is_told_at_once() -> None:
+def test_every_reason_is_reported_at_once() -> None:
     reasons = misfits(a_build(tensor_parallel=2), Host(gpu=L40S, gpus=1, runtime="1.1.0"))
     assert len(reasons) == 3
 

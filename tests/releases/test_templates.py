@@ -118,7 +118,7 @@ def test_statistics_are_asked_for_by_another_name_from_0_19_on() -> None:
 @pytest.mark.parametrize(
     ("release", "names"), [("0.19.0", {"min_length", "random_seed"}), ("1.3.0rc3", {"min_tokens", "seed"})]
 )
-def test_requests_name_their_limits_anew_after_0_19(release: str, names: set[str]) -> None:
+def test_requests_have_new_names_for_their_limits_after_0_19(release: str, names: set[str]) -> None:
     assert names <= set(of(release, "ensemble").inputs)
 
 

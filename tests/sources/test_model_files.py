@@ -257,7 +257,7 @@ def test_expected_digests_must_name_files_that_are_used(tmp_path: Path) -> None:
     assert any("model.safetensor, which is not there (did you mean model.safetensors?)" in problem for problem in found)
 
 
-def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
     write(tmp_path, {"config.json": {"auto_map": {"AutoModel": "x.Y"}}, "pytorch_model.bin": b"pickle"})
     with pytest.raises(SourceError, match="4 things are wrong") as caught:
         resolve(Source(path=str(tmp_path), sha256={"nowhere": "0" * 64}))

@@ -97,7 +97,7 @@ def test_a_spoilt_file_in_the_staging_directory_is_fetched_again(tmp_path: Path)
     assert (tmp_path / "out" / "file").read_bytes() == b"good"
 
 
-def test_one_failure_calls_the_other_files_off(tmp_path: Path) -> None:
+def test_one_failure_cancels_the_other_downloads(tmp_path: Path) -> None:
     calls: list[str] = []
     running = threading.Event()
 
@@ -166,7 +166,7 @@ def test_two_downloads_of_one_commit_take_turns(tmp_path: Path) -> None:
     assert all((tmp_path / str(turn) / "file").read_bytes() == b"good" for turn in range(2))
 
 
-def test_a_disk_error_is_told_as_one(tmp_path: Path) -> None:
+def test_a_disk_error_is_reported_as_a_disk_error(tmp_path: Path) -> None:
     def fetch(_file: SourceFile, _part: Path, _progress: SteadyProgress) -> None:
         raise OSError(28, "No space left on device")
 
@@ -191,7 +191,7 @@ def test_every_kind_of_mismatch_is_found(tmp_path: Path) -> None:
     assert "wrong SHA-256" in str(mismatch(path, SourceFile(name="file", size=6, sha256="0" * 64)))
 
 
-def test_what_can_pass_is_tried_again_and_told() -> None:
+def test_errors_that_can_pass_are_reported_and_tried_again() -> None:
     failures = [passing("first"), passing("second")]
     lines: list[str] = []
 

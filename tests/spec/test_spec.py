@@ -115,7 +115,7 @@ def test_a_field_that_takes_two_kinds_of_text_has_one_mistake() -> None:
         ),
     ],
 )
-def test_the_form_of_a_text_is_told_in_words(changes: dict[str, Any], path: str, form: str) -> None:
+def test_the_form_of_a_text_is_described_in_words(changes: dict[str, Any], path: str, form: str) -> None:
     (mistake,) = mistakes(minimal(**changes))
     assert mistake.startswith(path)
     assert form in mistake
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) ->
         ("name: 2024-13-01\n", "is not YAML: month must be in 1..12"),
     ],
 )
-def test_a_mistake_in_yaml_is_told_with_its_place_and_file(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_in_yaml_is_reported_with_its_place_and_file(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path / "spec.yaml", text)
     with pytest.raises(SpecError) as caught:
         read_spec(path)
@@ -273,7 +273,7 @@ def test_a_mistake_in_yaml_is_told_with_its_place_and_file(tmp_path: Path, text:
     assert "unicode string" not in str(caught.value)
 
 
-def test_an_override_that_is_no_yaml_is_told_with_its_place(tmp_path: Path) -> None:
+def test_an_override_that_is_no_yaml_is_reported_with_its_place(tmp_path: Path) -> None:
     path = written(tmp_path / "spec.yaml", "name: tiny\n")
     with pytest.raises(SpecError, match="'name=.' is not YAML: line 1, column 2: ") as caught:
         read_spec(path, ("name=[",))
@@ -313,5 +313,5 @@ def test_only_codes_of_warnings_can_be_accepted(code: str) -> None:
     assert mistake == f"force.0: {code!r} is not the code of a warning, such as W201; errors cannot be accepted"
 
 
-def test_one_value_where_a_list_belongs_is_told_how_to_write_it() -> None:
+def test_the_error_for_one_value_instead_of_a_list_says_how_to_write_it() -> None:
     assert mistakes(minimal(force="W201")) == ("force: must be a list, such as [W201] (given 'W201')",)

@@ -163,7 +163,7 @@ def test_fetching_again_replaces_what_is_there(store: LocalStore, added: StepRec
     assert contents(tmp_path / "fetched") == FILES
 
 
-def test_a_flipped_bit_is_not_handed_on_and_the_step_is_done_anew(
+def test_a_flipped_bit_is_not_passed_on_and_the_step_runs_again(
     store: LocalStore, added: StepRecord, output: Path, tmp_path: Path
 ) -> None:
     blob = store.blobs.path(added.files[0])

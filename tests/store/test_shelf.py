@@ -41,7 +41,7 @@ def test_a_replacement_names_what_it_replaces(shelf: LocalShelf) -> None:
     assert shelf.get(NAME) == Kept(b"two", tag(shelf))
 
 
-def test_a_writer_that_has_not_seen_the_newest_is_told(shelf: LocalShelf) -> None:
+def test_a_writer_that_has_not_seen_the_newest_is_reported(shelf: LocalShelf) -> None:
     shelf.put(NAME, b"one", after=None)
     seen = tag(shelf)
     shelf.put(NAME, b"two", after=seen)

@@ -86,7 +86,7 @@ def test_a_prompt_and_its_answer_fit_the_engine(tmp_path: Path, build_config: di
 @pytest.mark.parametrize(
     "build_config", [{"max_input_len": 64, "max_output_len": 64}, {"max_input_len": 64, "max_seq_len": 128}]
 )
-def test_what_does_not_fit_is_told_in_figures_before_anything_is_loaded(
+def test_what_does_not_fit_is_reported_in_figures_before_anything_is_loaded(
     tmp_path: Path, build_config: dict[str, int]
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"version": "0.16.0", "build_config": build_config}))

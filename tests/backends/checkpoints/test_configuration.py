@@ -94,7 +94,7 @@ def test_a_checkpoint_for_fewer_gpus_than_asked_is_named(tmp_path: Path, source:
     assert "rank1.safetensors: it is missing" in found
 
 
-def test_numbers_as_float32_rounds_them_are_the_same(tmp_path: Path, source: Path) -> None:
+def test_numbers_that_differ_only_by_float32_rounding_are_equal(tmp_path: Path, source: Path) -> None:
     made = write_checkpoint(tmp_path / "made", norm_epsilon=9.999999747378752e-06, rotary_base=500000)
     verify_checkpoint(made, source, PLAIN)
 

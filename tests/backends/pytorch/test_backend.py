@@ -196,7 +196,7 @@ def test_the_package_has_all_it_needs_as_parameters() -> None:
         ({}, 256, [1, 2, 4, 8, 16, 32, 64]),
     ],
 )
-def test_the_server_warms_up_with_the_batches_that_follow_or_as_it_is_told(
+def test_the_server_warms_up_with_the_default_batches_or_the_configured_ones(
     triton: dict[str, Any], largest: int, sizes: list[int]
 ) -> None:
     assert package_of(llm={"triton_config": triton}, serving={"max_batch_size": largest})["warm_up"] == sizes
@@ -219,7 +219,7 @@ def test_equal_specs_have_equal_keys_and_any_difference_another() -> None:
     assert keys(serving={"exclude_input_in_output": False})[0] == plain[0]
 
 
-def test_what_was_decided_and_what_the_server_does_first_is_told() -> None:
+def test_the_notes_have_the_decisions_and_what_the_server_does_at_its_start() -> None:
     text = notes()
     assert "release latest is 1.2.1" in text
     assert "known of 1.3.0rc3 (parsed), not of 1.2.1" in text
@@ -238,7 +238,7 @@ def test_where_the_autotuner_can_keep_what_it_found_the_plan_says_where_to_read_
     assert ("launch.md says how to keep its measurements" in text) == kept
 
 
-def test_what_is_certain_or_switched_off_is_not_told() -> None:
+def test_nothing_is_noted_about_what_is_certain_or_switched_off() -> None:
     off = {"cuda_graph_config": None, "enable_autotuner": False, "triton_config": {"warm_up": False}}
     text = notes({"release": "1.3.0rc3"}, llm=off, serving={"max_batch_size": 4})
     assert text == ""
@@ -250,7 +250,7 @@ def test_a_rollout_needs_room_for_two_models_and_the_plan_says_so() -> None:
     assert "while the old one still uses" not in notes()
 
 
-def test_settings_that_mean_nothing_here_are_told() -> None:
+def test_settings_without_an_effect_are_noted() -> None:
     text = notes(build={"gemm_plugin": "auto", "max_seq_len": 4096}, serving={"batching_strategy": "V1"})
     assert "build.gemm_plugin is ignored" in text
     assert "serving.batching_strategy is ignored" in text

@@ -120,7 +120,7 @@ def test_a_checkpoint_of_something_else_is_refused(export: Export, parameters: d
         export(**parameters)
 
 
-def test_a_failing_export_is_told_and_its_output_not_looked_at(export: Export) -> None:
+def test_a_failing_export_is_reported_and_its_output_is_not_checked(export: Export) -> None:
     with pytest.raises(CommandError):
         export(spoil="raise SystemExit(2)")
 

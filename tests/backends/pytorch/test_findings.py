@@ -107,7 +107,7 @@ def test_a_value_that_is_said_twice_alike_is_fine_and_so_is_one_over_a_default()
         ({"mixed_sampler": True}, "the sampler mixes strategies by itself"),
     ],
 )
-def test_an_old_name_is_told_with_the_new_one(llm: dict[str, Any], remedy: str) -> None:
+def test_an_old_name_is_reported_with_the_new_one(llm: dict[str, Any], remedy: str) -> None:
     found = only(llm=llm)
     assert found.code == "E403"
     assert remedy in found.remedy
@@ -245,7 +245,7 @@ def test_what_the_served_model_does_not_read_is_refused(triton: Any, code: str) 
     assert found.path.startswith("llm.triton_config")
 
 
-def test_everything_is_told_at_once() -> None:
+def test_everything_is_reported_at_once() -> None:
     found = codes(
         {"precision": "nvfp4", "build": {"gemm_plugin": "auto"}},
         llm={"max_num_token": 1, "dtype": "x", "max_seq_len": "long"},

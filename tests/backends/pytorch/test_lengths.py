@@ -34,5 +34,5 @@ def test_answers_need_room_for_a_prompt() -> None:
     assert found.remedy == "use fewer, or a larger llm.max_seq_len"
 
 
-def test_a_length_that_is_no_number_is_told_once() -> None:
+def test_a_length_that_is_no_number_is_reported_once() -> None:
     assert [one.code for one in findings(llm={"max_seq_len": "long"})] == ["E404"]

@@ -158,7 +158,7 @@ def test_a_script_serves_models_that_it_does_not_name(release: str, architecture
     assert family_for(release, architecture).family == family
 
 
-def test_qwens_first_script_is_told_which_qwen_it_is() -> None:
+def test_the_first_script_for_qwen_gets_the_version_of_qwen() -> None:
     assert "--qwen_type qwen2" in convert_argv(request("0.10.0", QWEN2_7B))
 
 
@@ -199,7 +199,7 @@ def test_the_calibrations_flags_have_their_names_of_the_release() -> None:
     ("release", "field", "value"),
     [("0.8.0", "seed", 1), ("0.8.0", "dataset", "cnn_dailymail"), ("0.8.0", "max_length", 9)],
 )
-def test_a_calibration_that_the_script_cannot_be_told_is_refused(release: str, field: str, value: object) -> None:
+def test_a_calibration_without_an_argument_of_the_script_is_refused(release: str, field: str, value: object) -> None:
     wanted = request(release, precision="fp8", convert={"calibration": {field: value}})
     (finding,) = findings(wanted)
     assert (finding.code, finding.path) == ("E122", f"convert.calibration.{field}")
@@ -252,7 +252,7 @@ def test_only_what_calibrates_needs_a_gpu_and_any_will_do(more: dict[str, Any], 
     assert step(request("0.16.0", **more), Stage.CONVERT).runs_on == where
 
 
-def test_a_quantizer_that_knows_no_cpu_is_not_told_to_use_one() -> None:
+def test_a_quantizer_without_cpu_support_gets_no_device_argument() -> None:
     (finding,) = findings(request("0.10.0", precision="fp8", convert={"device": "cpu"}))
     assert (finding.code, finding.path) == ("E122", "convert.device")
 

@@ -25,11 +25,11 @@ def test_a_worker_needs_its_weights_several_times_and_something_besides() -> Non
     assert needed_bytes(16 * GB) == COPIES * 16 * GB + WORKER_BYTES
 
 
-def test_all_workers_that_fit_are_started() -> None:
+def test_all_workers_are_started_if_they_fit() -> None:
     assert affordable_workers(4, 10 * GB, 4 * needed_bytes(10 * GB)) == Workers(4)
 
 
-def test_no_more_are_started_than_fit_and_the_figures_are_told() -> None:
+def test_only_as_many_workers_as_fit_are_started_and_the_log_has_the_figures() -> None:
     workers = affordable_workers(4, 10 * GB, 2 * needed_bytes(10 * GB) + 1)
     assert workers.count == 2
     assert workers.note == (
@@ -38,14 +38,14 @@ def test_no_more_are_started_than_fit_and_the_figures_are_told() -> None:
     )
 
 
-def test_where_not_even_one_fits_the_build_is_refused_with_a_remedy() -> None:
+def test_the_build_is_refused_with_a_remedy_if_not_even_one_worker_fits() -> None:
     with pytest.raises(UsageError, match=r"does not fit.*about 38\.7 GB.*1\.1 GB are free") as caught:
         affordable_workers(4, 10 * GB, GB)
     assert "tensor_parallel" in caught.value.remedy
     assert "`force`" in caught.value.remedy
 
 
-def test_one_is_tried_where_that_is_accepted() -> None:
+def test_one_worker_is_tried_if_that_is_accepted() -> None:
     workers = affordable_workers(4, 10 * GB, GB, accepted=True)
     assert workers.count == 1
     assert "although it may not fit" in workers.note

@@ -62,20 +62,20 @@ def test_what_cannot_be_built_is_refused_with_figures_and_a_remedy(
     assert finding.level == ("warning" if code.startswith("W") else "error")
 
 
-def test_an_unknown_gpu_is_told_which_releases_know_it() -> None:
+def test_an_unknown_gpu_gets_the_releases_that_know_it() -> None:
     (old,) = findings(request_of(gpu="T4", release="1.2.1", precision="float16"))
     assert "a release from 0.8.0 to 0.14.0" in old.remedy
     (new,) = findings(request_of(gpu="GB10", release="1.2.1"))
     assert "no known release" in new.remedy
 
 
-def test_a_precision_that_the_release_lacks_is_told_where_it_is() -> None:
+def test_a_precision_that_the_release_lacks_gets_the_releases_that_have_it() -> None:
     (finding,) = findings(request_of(release="0.16.0", precision="nvfp4"))
     assert "a release from 0.17.0.post1 to 1.3.0rc3" in finding.remedy
 
 
 @pytest.mark.parametrize(("precision", "instead"), [("int8", "int8_sq"), ("int4", "int4_awq")])
-def test_a_precision_of_onnxruntime_is_told_its_names_here(precision: str, instead: str) -> None:
+def test_a_precision_of_onnxruntime_is_refused_with_the_names_for_this_backend(precision: str, instead: str) -> None:
     (finding,) = findings(request_of(precision=precision))
     assert instead in finding.remedy
 
@@ -106,7 +106,7 @@ def test_the_vocabulary_may_be_odd_since_it_is_padded() -> None:
     assert codes(request_of(LLAMA_3_8B | {"vocab_size": 32001}, release="1.2.1", tensor_parallel=8)) == []
 
 
-def test_a_model_that_the_release_does_not_know_is_told_what_it_knows() -> None:
+def test_a_model_that_the_release_does_not_know_gets_a_release_that_does() -> None:
     (finding,) = findings(request_of(QWEN2_7B, release="0.9.0", precision="float16"))
     assert (finding.code, finding.path) == ("E130", "release")
     # No other converter is suggested, because a later release has the right one.
@@ -122,7 +122,7 @@ def test_a_model_that_no_release_knows_is_sent_to_another_backend() -> None:
     assert finding.remedy == "no known release has one: use backend: pytorch"
 
 
-def test_a_model_that_no_release_knows_is_told_those_like_it() -> None:
+def test_a_model_that_no_release_knows_gets_similar_models() -> None:
     (finding,) = findings(request_of(LLAMA_3_8B | {"architectures": ["LlamasForCausalLM"]}, release="1.2.1"))
     assert "LlamaForCausalLM" in finding.problem
 
@@ -166,7 +166,7 @@ def test_rotary_scaling_that_the_release_does_not_know_is_refused() -> None:
     assert codes(request_of(LLAMA_3_1_8B, release="0.12.0")) == []
 
 
-def test_the_first_release_must_be_told_the_rotary_scaling() -> None:
+def test_the_first_release_needs_the_rotary_scaling() -> None:
     build = {"build": {"gpt_attention_plugin": "bfloat16"}}
     (finding,) = findings(request_of(LINEAR, spec=build, release="0.8.0"))
     assert (finding.code, finding.path) == ("E133", "convert.extra_args")
@@ -175,7 +175,7 @@ def test_the_first_release_must_be_told_the_rotary_scaling() -> None:
     assert codes(request_of(LINEAR, spec=build, release="0.8.0", convert=convert)) == []
 
 
-def test_the_first_release_must_be_told_the_rotary_base_or_the_loss_be_accepted() -> None:
+def test_the_first_release_needs_the_rotary_base_or_the_loss_must_be_accepted() -> None:
     spec = {"build": {"gpt_attention_plugin": "bfloat16"}, "force": []}
     (finding,) = findings(request_of(spec=spec, release="0.8.0"))
     assert (finding.code, finding.path, finding.level) == ("W133", "convert.extra_args", "warning")
@@ -261,7 +261,7 @@ def test_what_serving_cannot_do_is_found_with_the_rest() -> None:
     assert codes(old) == ["E170"]
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
+def test_everything_that_is_wrong_is_reported_at_once() -> None:
     request = request_of(
         LLAMA_3_8B | {"architectures": ["NobodyForCausalLM"]},
         release="0.16.0",

@@ -77,7 +77,7 @@ def test_a_target_is_converted_built_validated_and_packaged() -> None:
     assert [one.toolchain for one in made.steps] == [release, release, release, None]
 
 
-def test_the_build_is_told_what_must_come_out() -> None:
+def test_the_build_step_has_the_expected_result() -> None:
     recipe = command(request_of(release="0.16.0", tensor_parallel=2, pipeline_parallel=2), Stage.BUILD)
     assert recipe.runner == "build_engine"
     assert recipe.parameters == {
@@ -92,7 +92,7 @@ def test_the_build_is_told_what_must_come_out() -> None:
     }
 
 
-def test_who_accepts_too_little_host_memory_wants_the_build_tried() -> None:
+def test_the_build_is_tried_if_too_little_host_memory_is_accepted() -> None:
     spec = {"force": ["W202"]}
     assert command(request_of(release="0.16.0", spec=spec), Stage.BUILD).parameters["accept_host_memory"] is True
 
@@ -109,7 +109,7 @@ def test_who_accepts_too_little_host_memory_wants_the_build_tried() -> None:
         ({"precision": "int8_sq", "convert": {"converter": "modelopt"}}, "W8A8_SQ_PER_CHANNEL", None),
     ],
 )
-def test_the_conversion_is_told_what_must_come_out(
+def test_the_conversion_step_has_the_expected_result(
     target: dict[str, Any], quant_algo: str | None, kv_cache: str | None
 ) -> None:
     recipe = command(request_of(release="0.16.0", tensor_parallel=2, **target))
@@ -224,7 +224,7 @@ def test_the_validation_runs_as_many_ranks_as_the_engine_has() -> None:
         ({}, "the machine that runs this needs the release's examples"),
     ],
 )
-def test_the_reader_is_told_what_was_decided_and_how_sure_it_is(target: dict[str, Any], note: str) -> None:
+def test_the_notes_say_what_was_decided_and_how_certain_it_is(target: dict[str, Any], note: str) -> None:
     request = request_of(**{"release": "1.2.1", "gpu": "H100-SXM5-80GB", **target} | {"gpu": "H100-SXM5-80GB"})
     if target.get("gpu") == "auto":
         request = Request(request.spec, request.target.model_copy(update={"gpu": "auto"}), request.gpu, request.model)
@@ -236,7 +236,7 @@ def test_arguments_of_another_backend_are_said_to_mean_nothing() -> None:
     assert "llm.max_num_tokens is ignored: it is for backend pytorch" in notes(request)
 
 
-def test_a_machine_without_a_gpu_is_told_so() -> None:
+def test_a_machine_without_a_gpu_is_noted() -> None:
     request = request_of(release="1.2.1", gpu="cpu")
     automatic = Request(request.spec, request.target.model_copy(update={"gpu": "auto"}), request.gpu, request.model)
     (finding,) = [one for one in backend_for(automatic).findings(automatic) if one.code == "E110"]

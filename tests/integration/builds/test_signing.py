@@ -208,7 +208,7 @@ def test_a_key_that_cannot_be_used_is_found_before_anything_is_built_or_sent(
     assert server.keys(address.removeprefix("s3://").split("/")[0]) == []
 
 
-def test_whoever_may_not_list_still_finds_the_signature_of_a_trusted_key(
+def test_a_user_who_may_not_list_still_finds_the_signature_of_a_trusted_key(
     signed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a missing object, S3 answers 403 and not 404 if the user may not list the bucket."""
@@ -217,7 +217,7 @@ def test_whoever_may_not_list_still_finds_the_signature_of_a_trusted_key(
     assert signed.check(Policy.read(f"{new.public}:{signed.pair.public}"))[0].path == signed.signature
 
 
-def test_whoever_may_not_list_is_told_that_no_signature_was_found(
+def test_a_user_who_may_not_list_learns_that_no_signature_was_found(
     unsigned: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlisted(unsigned, monkeypatch)

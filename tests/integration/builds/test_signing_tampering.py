@@ -66,7 +66,7 @@ def test_a_signature_of_another_build_does_not_count(published: Place) -> None:
     assert "does not match" in published.refusal().problem
 
 
-def test_the_signature_from_before_a_build_was_removed_and_published_anew_does_not_count(
+def test_the_signature_from_before_a_build_was_removed_and_published_again_does_not_count(
     published: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SIGNING_KEY)

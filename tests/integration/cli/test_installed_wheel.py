@@ -34,7 +34,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_it_occupies_one_name(installed: Path) -> None:
+def test_the_wheel_has_one_import_name(installed: Path) -> None:
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"enginery"}
     assert (installed / "enginery" / "py.typed").is_file()
     assert (installed / "enginery" / "_infra" / "toolchains").is_dir()

@@ -49,7 +49,7 @@ def test_a_build_is_pulled_by_any_of_its_names_and_by_what_it_fits(tmp_path: Pat
     assert f"pulling tiny-llama/{BUILD} from s3://" in ended.stderr
 
 
-def test_what_was_pulled_is_told_with_the_line_that_serves_it(address: str, tmp_path: Path) -> None:
+def test_what_was_pulled_is_reported_with_the_line_that_serves_it(address: str, tmp_path: Path) -> None:
     EngineBuild(build_id="cpu-int4-222222222222", mount="/models", engine=b"engine").publish(address)
     ended = run("pull", "cpu-int4-222222222222", "--to", str(tmp_path / "models"), "--mount", "/srv/llm")
     assert ended.exit_code == 0
@@ -69,7 +69,7 @@ def test_a_machine_whose_gpu_no_build_fits_gets_the_near_misses_and_nothing_is_m
     assert not (tmp_path / "models").exists()
 
 
-def test_builds_that_only_their_id_tells_apart_are_told_apart_by_the_option_that_the_error_names(
+def test_builds_that_differ_only_in_their_id_are_distinguished_by_the_option_that_the_error_names(
     address: str, tmp_path: Path
 ) -> None:
     other = Build(build_id="cpu-int4-222222222222")

@@ -129,7 +129,7 @@ def test_a_file_that_may_not_be_executed_is_named(tmp_path: Path) -> None:
     assert os.strerror(errno.EACCES) in failing([str(tmp_path / "data")]).problem
 
 
-def test_a_time_limit_ends_the_whole_family(tmp_path: Path) -> None:
+def test_a_time_limit_ends_all_processes_of_the_command(tmp_path: Path) -> None:
     """The limit is long, because all processes must have started first, also on a slow machine."""
     error = failing(family_argv(tmp_path), timeout=6)
     assert error.cause == FailureCause.TIMEOUT
@@ -138,7 +138,7 @@ def test_a_time_limit_ends_the_whole_family(tmp_path: Path) -> None:
     assert alive_among(family_pids(tmp_path)) == []
 
 
-def test_who_ignores_the_kind_signal_is_killed(tmp_path: Path) -> None:
+def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     failing(family_argv(tmp_path, "stubborn"), timeout=6, grace=0.2)
     assert len(family_pids(tmp_path)) == 3
     assert alive_among(family_pids(tmp_path)) == []
@@ -159,7 +159,9 @@ def test_what_a_finished_command_left_behind_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, RuntimeError])
-def test_any_exception_while_reading_ends_the_family(tmp_path: Path, raised: type[BaseException]) -> None:
+def test_any_exception_while_reading_ends_all_processes_of_the_command(
+    tmp_path: Path, raised: type[BaseException]
+) -> None:
     script = (
         f'{sys.executable} -c "$0" {tmp_path} & until [ -e {tmp_path}/command ]; do sleep 0.05; done; echo ready; wait'
     )
@@ -174,7 +176,7 @@ def test_any_exception_while_reading_ends_the_family(tmp_path: Path, raised: typ
     assert alive_among(family_pids(tmp_path)) == []
 
 
-def test_a_cancelled_thread_ends_the_family(tmp_path: Path) -> None:
+def test_a_cancelled_thread_ends_all_processes_of_its_command(tmp_path: Path) -> None:
     """Prefect cancels a task by an exception in its thread. A command that prints nothing must end too."""
     ended: list[BaseException] = []
 
@@ -218,7 +220,7 @@ def kill_only(parent: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("kill", [kill_group, kill_only])
 @pytest.mark.parametrize("words", [(), ("stubborn",)])
-def test_a_killed_enginery_takes_its_commands_along(
+def test_commands_end_when_enginery_is_killed(
     tmp_path: Path, kill: Callable[[subprocess.Popen[bytes]], None], words: tuple[str, ...]
 ) -> None:
     parent = start_parent(command=family_argv(tmp_path, *words))
@@ -229,26 +231,26 @@ def test_a_killed_enginery_takes_its_commands_along(
     wait_until(lambda: alive_among(pids) == [], seconds=30)
 
 
-def test_what_an_ended_command_left_elsewhere_is_undone(tmp_path: Path) -> None:
+def test_the_cleanup_runs_after_a_command_that_was_ended(tmp_path: Path) -> None:
     undone = tmp_path / "un done"
     error = failing(shell("sleep 60"), timeout=0.5, cleanup=["touch", str(undone)])
     assert error.cause == FailureCause.TIMEOUT
     assert undone.exists()
 
 
-def test_nothing_is_undone_after_a_command_that_ended_by_itself(tmp_path: Path) -> None:
+def test_no_cleanup_runs_after_a_command_that_ended_by_itself(tmp_path: Path) -> None:
     undone = tmp_path / "undone"
     process.run(["true"], log=ignore, cleanup=["touch", str(undone)])
     failing(shell("exit 3"), cleanup=["touch", str(undone)])
     assert not undone.exists()
 
 
-def test_what_undoes_prints_nothing_into_the_commands_output() -> None:
+def test_the_cleanup_prints_nothing_into_the_commands_output() -> None:
     error = failing(shell("echo said; sleep 60"), timeout=5, cleanup=["echo", "undone"])
     assert error.last_lines == ("said",)
 
 
-def test_a_terminated_enginery_ends_the_family_before_itself(tmp_path: Path) -> None:
+def test_enginery_ends_the_processes_of_its_command_when_it_is_terminated(tmp_path: Path) -> None:
     """Prefect cancels with SIGTERM, which becomes an exception in the main thread."""
     parent = start_parent("terminate", command=family_argv(tmp_path))
     pids = wait_for_family(tmp_path)

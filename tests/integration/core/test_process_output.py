@@ -49,7 +49,7 @@ def test_a_line_arrives_while_the_command_still_runs(tmp_path: Path) -> None:
         ("", []),
     ],
 )
-def test_lines_are_what_a_person_sees(printed: str, lines: list[str]) -> None:
+def test_lines_are_as_a_terminal_shows_them(printed: str, lines: list[str]) -> None:
     assert lines_of(["printf", printed]) == lines
 
 

@@ -306,7 +306,7 @@ def test_a_bucket_that_does_not_exist_is_named_whatever_is_asked(bucket: str, tm
         ("SignatureDoesNotMatch", "does not accept the credentials", "correct AWS_ACCESS_KEY_ID"),
     ],
 )
-def test_refused_credentials_and_a_missing_permission_are_told_apart(
+def test_refused_credentials_and_a_missing_permission_have_different_errors(
     prefix: Prefix, proxy: Proxy, code: str, problem: str, remedy: str
 ) -> None:
     body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()

@@ -83,7 +83,7 @@ def test_a_part_of_another_object_is_not_gone_on_with(broken_off: Path, prefix: 
     assert proxy.count("GET") == 10
 
 
-def test_a_part_of_other_ranges_is_begun_anew(
+def test_a_part_with_other_ranges_is_started_again(
     broken_off: Path, prefix: Prefix, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3_download, "RANGE_BYTES", 500)
@@ -92,7 +92,9 @@ def test_a_part_of_other_ranges_is_begun_anew(
     assert proxy.count("GET") == 2
 
 
-def test_one_that_was_whole_but_for_its_name_is_only_digested(broken_off: Path, prefix: Prefix, proxy: Proxy) -> None:
+def test_a_complete_part_is_only_digested_before_it_gets_its_name(
+    broken_off: Path, prefix: Prefix, proxy: Proxy
+) -> None:
     part_of(broken_off).write_bytes(DATA)
     download(prefix, broken_off)
     assert broken_off.read_bytes() == DATA
@@ -187,7 +189,7 @@ def test_an_object_whose_checksum_fails_is_asked_for_again(prefix: Prefix, monke
     assert digest_object(prefix, "engine", size=len(DATA)) == SHA256
 
 
-def test_a_full_disk_is_told_of_the_file_and_not_of_the_object(
+def test_the_error_of_a_full_disk_names_the_file_and_not_the_object(
     prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix.put_bytes("engine", DATA)

@@ -151,7 +151,9 @@ def test_only_the_request_that_failed_is_sent_again(prefix: Prefix, proxy: Proxy
     assert proxy.count("PUT", "partNumber=1") + proxy.count("PUT", "partNumber=3") == 2
 
 
-def test_an_upload_whose_completion_was_not_heard_counts_as_done(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
+def test_an_upload_counts_as_done_if_the_answer_to_its_completion_was_lost(
+    prefix: Prefix, proxy: Proxy, tmp_path: Path
+) -> None:
     path, digest = a_file(tmp_path, LARGE)
     proxy.fail(Fault("reset", after=True, matches=lambda method, path: method == "POST" and "uploadId" in path))
     upload_file(prefix, "x", path, digest)
@@ -349,7 +351,7 @@ def test_buckets_are_found_where_the_general_client_finds_them(
     assert small._place(endpoint, bucket) == {"endpoint": place, "virtual_hosted_style_request": hosted}
 
 
-def test_who_has_no_permission_is_told_by_the_long_way(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_missing_permission_is_reported_by_the_general_client(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
     path, digest = a_file(tmp_path, b"small")
     body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
     proxy.fail(Fault("answer", times=1000, status=403, body=body))

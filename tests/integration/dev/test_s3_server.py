@@ -98,7 +98,7 @@ def test_objects_that_come_and_go_while_it_saves_neither_end_it_nor_get_lost(tmp
         assert held(again) == before
 
 
-def test_a_failure_to_save_is_told_and_the_next_save_makes_up_for_it(tmp_path: Path) -> None:
+def test_a_failure_to_save_is_reported_and_the_next_save_has_the_change(tmp_path: Path) -> None:
     with serving(tmp_path / "s3") as server, server.client() as s3:
         obstacle = server.directory / "blobs"
         server.directory.mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ def test_a_failure_to_save_is_told_and_the_next_save_makes_up_for_it(tmp_path: P
         assert held(again) == {"note": b"kept"}
 
 
-def test_a_failure_that_goes_on_is_told_once(
+def test_a_failure_that_goes_on_is_reported_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3_server, "SAVE_AFTER_SECONDS", 0.001)

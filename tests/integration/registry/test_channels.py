@@ -144,16 +144,14 @@ def test_an_endpoint_that_ignores_conditions_is_refused_unless_it_is_accepted(
 # Who moved it
 
 
-def test_who_is_the_user_at_the_host_where_nothing_else_is_set(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_actor_is_user_and_host_by_default(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENGINERY_WHO")
     monkeypatch.setenv("LOGNAME", "grace")
     monkeypatch.setattr("socket.gethostname", lambda: "builder-7")
     assert registry.promote(A, "stable").last.by == "grace@builder-7"
 
 
-def test_a_user_without_a_name_is_told_by_number(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_name_is_recorded_by_number(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> str:
         raise KeyError("uid not found")
 
@@ -162,9 +160,7 @@ def test_a_user_without_a_name_is_told_by_number(registry: Registry, monkeypatch
     assert registry.promote(A, "stable").last.by.startswith(f"{os.getuid()}@")
 
 
-def test_no_secret_and_no_second_line_gets_into_the_history(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_secret_and_no_line_break_gets_into_the_history(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI_TOKEN", "s3cr3t-t0ken-of-the-job")
     registry.promote(A, "stable", reason="job\nwith s3cr3t-t0ken-of-the-job " + "x" * 500)
     reason = pointer(registry).last.reason
@@ -219,7 +215,7 @@ def test_a_demotion_of_what_is_no_channel_is_refused(registry: Registry, referen
         registry.demote(reference)
 
 
-def test_two_who_demote_the_same_build_go_back_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_demotions_of_the_same_build_go_back_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     for build in (A, B, C):
         registry.promote(build, "stable")
     swap = Prefix.swap
@@ -238,7 +234,7 @@ def test_two_who_demote_the_same_build_go_back_once(registry: Registry, monkeypa
 # Races, and the content of the pointer
 
 
-def test_two_who_promote_at_once_are_both_in_the_history(registry: Registry) -> None:
+def test_two_promotions_at_once_are_both_in_the_history(registry: Registry) -> None:
     builds = [f"h100-{number}" for number in range(8)]
     put(registry, *(a_build(build_id=name) for name in builds))
     with ThreadPoolExecutor(len(builds)) as pool:
@@ -289,7 +285,7 @@ def test_a_move_whose_answer_is_lost_is_not_made_again_over_a_later_one(
     assert moves(registry) == [("promote", A, None), ("promote", B, A)]
 
 
-def test_promotions_over_a_bad_network_are_all_in_the_history_once(
+def test_promotions_over_a_failing_network_are_each_in_the_history_once(
     registry: Registry,
     proxy: Proxy,  # noqa: F811
 ) -> None:
@@ -303,7 +299,9 @@ def test_promotions_over_a_bad_network_are_all_in_the_history_once(
     assert sorted(move.build_id for move in pointer(registry).history) == builds
 
 
-def test_somebody_who_moves_it_without_end_is_told_of(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_that_somebody_else_keeps_moving_the_channel(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Prefix, "swap", lambda *_: None)
     with pytest.raises(RegistryError, match="others keep moving the channel"):
         registry.promote(A, "stable")

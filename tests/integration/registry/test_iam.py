@@ -200,7 +200,7 @@ def refused(call: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("role", ["consumer", "auditor"])
-def test_who_reads_cannot_write_or_remove(
+def test_roles_that_only_read_cannot_write_or_remove(
     server: S3Server, filled: str, monkeypatch: pytest.MonkeyPatch, role: Role
 ) -> None:
     prefix = Registry(filled).prefix

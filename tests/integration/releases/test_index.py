@@ -130,7 +130,9 @@ def test_no_index_that_answers_is_one_error_that_can_pass(package_index: Package
         ),
     ],
 )
-def test_what_is_no_index_is_told_from_one_without_releases(package_index: PackageIndex, body: str, kind: str) -> None:
+def test_a_server_that_is_no_index_differs_from_an_index_without_releases(
+    package_index: PackageIndex, body: str, kind: str
+) -> None:
     package_index.answer(PROJECT, 200, body, kind)
     with pytest.raises(ToolchainError, match="does not answer as a package index does"):
         listed_releases(PROJECT, only(package_index))

@@ -114,13 +114,13 @@ def test_damaged_weights_are_refused(prefix: Prefix, tmp_path: Path) -> None:
         plan_and_download(source, tmp_path / "out")
 
 
-def test_an_empty_prefix_is_told(prefix: Prefix) -> None:
+def test_an_empty_prefix_is_reported(prefix: Prefix) -> None:
     with pytest.raises(SourceError, match="nothing under this prefix") as caught:
         resolve(Source(s3=str(prefix.address)))
     assert caught.value.subject == str(prefix.address)
 
 
-def test_everything_wrong_with_the_model_is_told_at_once(prefix: Prefix, tmp_path: Path) -> None:
+def test_everything_wrong_with_the_model_is_reported_at_once(prefix: Prefix, tmp_path: Path) -> None:
     source = uploaded(prefix, write(tmp_path / "bad", {"config.json": "{", "model.gguf": b"x"}))
     with pytest.raises(SourceError, match="3 things are wrong"):
         resolve(source)
@@ -131,7 +131,7 @@ def test_a_bucket_that_does_not_exist_is_named(prefix: Prefix) -> None:
         resolve(Source(s3="s3://nowhere-at-all/model"))
 
 
-def test_wrong_credentials_are_told(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
+def test_wrong_credentials_are_reported(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
     body = b"<Error><Code>InvalidAccessKeyId</Code><Message>unknown</Message></Error>"
     proxy.fail(Fault("answer", times=1000, status=403, body=body))
     with pytest.raises(SourceError, match="credentials") as caught:

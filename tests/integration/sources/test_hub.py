@@ -111,7 +111,7 @@ def test_a_spoilt_remembered_file_is_asked_for_again(server: HubServer, model: P
     assert len(server.asked("/config.json")) == 2
 
 
-def test_a_repository_that_does_not_exist_or_is_private_is_told_honestly(server: HubServer, model: Path) -> None:
+def test_the_error_says_that_a_repository_does_not_exist_or_is_private(server: HubServer, model: Path) -> None:
     server.add_model("acme/private", model, private=True)
     for name in ("acme/nothing", "acme/private"):
         with pytest.raises(SourceError, match="no such repository, or it is private") as caught:
@@ -174,7 +174,7 @@ def test_a_token_with_access_opens_a_gated_repository(
     assert plan_and_download(SOURCE, tmp_path / "out")["files"] == 7
 
 
-def test_access_that_was_lost_is_told_by_the_plan_although_the_small_files_are_remembered(
+def test_the_plan_reports_lost_access_although_the_small_files_are_remembered(
     server: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.add_model(NAME, model, gated=True)
@@ -204,7 +204,7 @@ def test_the_saved_login_is_used_when_no_token_is_set(
     assert resolve(SOURCE).gated
 
 
-def test_a_wrong_or_expired_token_is_told_as_such(
+def test_a_wrong_or_expired_token_has_its_own_error(
     server: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.add_model(NAME, model)
@@ -213,7 +213,7 @@ def test_a_wrong_or_expired_token_is_told_as_such(
         resolve(SOURCE)
 
 
-def test_access_lost_between_plan_and_download_is_told(
+def test_access_lost_between_plan_and_download_is_reported(
     server: HubServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.add_model(NAME, model, gated=True)
@@ -244,7 +244,7 @@ def test_the_token_reaches_the_hub_only(
     assert f"Bearer {token}" in server.authorizations
 
 
-def test_a_digest_that_the_hub_knows_to_differ_is_told_at_once(server: HubServer, model: Path) -> None:
+def test_a_digest_that_the_hub_knows_to_differ_is_reported_at_once(server: HubServer, model: Path) -> None:
     server.add_model(NAME, model)
     with pytest.raises(SourceError, match="model.safetensors has another SHA-256") as caught:
         resolve(Source(huggingface=NAME, sha256={"model.safetensors": "0" * 64}))
@@ -260,7 +260,7 @@ def test_a_digest_that_only_the_download_can_check_stops_it(server: HubServer, m
     assert caught.value.subject == "tokenizer.json"
 
 
-def test_everything_wrong_with_a_repository_is_told_at_once(server: HubServer, tmp_path: Path) -> None:
+def test_everything_wrong_with_a_repository_is_reported_at_once(server: HubServer, tmp_path: Path) -> None:
     directory = write(tmp_path / "bad", {"config.json": {"auto_map": {"A": "b.C"}}, "pytorch_model.bin": b"pickle"})
     server.add_model(NAME, directory)
     with pytest.raises(SourceError, match="3 things are wrong") as caught:

@@ -120,7 +120,7 @@ def test_a_server_that_ignores_ranges_does_not_spoil_the_file(
     assert server.bytes_sent[WEIGHTS] == 150_000 + len(weights)
 
 
-def test_wrong_bytes_are_detected_and_downloaded_anew(server: HubServer, weights: bytes, tmp_path: Path) -> None:
+def test_wrong_bytes_are_detected_and_downloaded_again(server: HubServer, weights: bytes, tmp_path: Path) -> None:
     server.corrupt(WEIGHTS)
     lines: list[str] = []
     plan_and_download(SOURCE, tmp_path / "out", lines)
@@ -130,7 +130,7 @@ def test_wrong_bytes_are_detected_and_downloaded_anew(server: HubServer, weights
 
 
 @pytest.mark.parametrize(("name", "message"), [(WEIGHTS, "wrong SHA-256"), ("tokenizer.json", "expected Git blob")])
-def test_bytes_that_stay_wrong_are_refused_and_downloaded_anew_later(
+def test_bytes_that_stay_wrong_are_refused_and_downloaded_again_later(
     server: HubServer, weights: bytes, tmp_path: Path, name: str, message: str
 ) -> None:
     server.corrupt(name, times=None)
@@ -188,7 +188,7 @@ def test_offline_mode_is_respected_and_named(
     assert server.requests == []
 
 
-def test_an_endpoint_that_is_no_address_is_told(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_no_address_is_reported(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "hub.example.com")
     with pytest.raises(SourceError, match="is not a web address") as caught:
         resolve(SOURCE)
@@ -203,7 +203,7 @@ def test_a_login_page_is_not_taken_for_the_hub(server: HubServer, weights: bytes
     assert "proxy" in caught.value.remedy
 
 
-def test_a_name_the_hub_cannot_have_is_told(server: HubServer) -> None:
+def test_a_name_the_hub_cannot_have_is_reported(server: HubServer) -> None:
     with pytest.raises(SourceError, match="is not the name of a repository"):
         resolve(Source(huggingface="acme--x/..tiny"))
 

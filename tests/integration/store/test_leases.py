@@ -120,7 +120,7 @@ def test_a_lease_that_is_renewed_is_not_taken(machines: Machines, monkeypatch: p
     assert not held.is_held()
 
 
-def test_a_machine_that_waits_too_long_is_told_so(prefix: Prefix) -> None:
+def test_a_machine_that_waits_too_long_gets_an_error(prefix: Prefix) -> None:
     put(prefix, ELSEWHERE)
     with pytest.raises(StillLockedError, match="another machine"), leased(prefix, KEY, patience=0, log=no_log):
         pass
@@ -146,7 +146,7 @@ def test_what_is_no_lease_is_replaced(prefix: Prefix) -> None:
         assert there(prefix).worker == Worker.this()
 
 
-def test_one_who_has_lost_the_lease_works_on_and_leaves_it_to_the_other(
+def test_a_machine_that_has_lost_its_lease_works_on_and_does_not_take_it_back(
     prefix: Prefix, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("ENGINERY_LEASE_SECONDS", "0.3")
@@ -173,7 +173,7 @@ def test_of_many_that_come_at_once_one_works_at_a_time(prefix: Prefix) -> None:
     assert sorted(won) == [False] * 7 + [True]
 
 
-def test_who_watches_sees_whether_somebody_is_at_work(prefix: Prefix) -> None:
+def test_a_watcher_sees_whether_another_process_works(prefix: Prefix) -> None:
     at_work = watched(prefix, KEY)
     assert not at_work()
     with leased(prefix, KEY, patience=0, log=no_log):

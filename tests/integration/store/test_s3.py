@@ -87,7 +87,7 @@ def test_an_add_outlives_an_s3_that_is_away_for_a_while(
     assert far.find(record.key) == record
 
 
-def test_wrong_credentials_are_told_and_what_was_made_is_kept_here(
+def test_wrong_credentials_are_an_error_and_the_output_stays_in_the_local_store(
     far: BucketStore, proxy: Proxy, tmp_path: Path
 ) -> None:
     body = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>"

@@ -167,7 +167,7 @@ def test_a_toolchain_that_was_made_is_listed_and_checked(fake: FakeDocker) -> No
 # Docker's answers
 
 
-def test_a_machine_without_docker_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_docker_gets_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainError, match="needs docker") as caught:
         toolchains.ensure(toolchains.identify(NAME, "container"))

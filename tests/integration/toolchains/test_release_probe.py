@@ -96,7 +96,7 @@ def test_noise_around_a_help_text_does_not_matter() -> None:
 # Comparing
 
 
-def test_what_only_one_side_has_is_told() -> None:
+def test_what_only_one_side_has_is_reported() -> None:
     listed = read_help(["  --old OLD", "  --both BOTH"])
     recorded = {"--both": Flag("--both"), "--new": Flag("--new")}
     assert list(compare_flags(listed, recorded, "record")) == [
@@ -105,7 +105,7 @@ def test_what_only_one_side_has_is_told() -> None:
     ]
 
 
-def test_other_choices_are_told_and_their_order_does_not_matter() -> None:
+def test_other_choices_are_reported_and_their_order_does_not_matter() -> None:
     listed = read_help(["  --size {x,y}", "  --shape {a,b}"])
     recorded = {"--size": Flag("--size", choices=("y", "z")), "--shape": Flag("--shape", choices=("b", "a"))}
     assert list(compare_flags(listed, recorded, "record")) == [
@@ -147,7 +147,9 @@ def test_a_release_without_a_builder_runs_checkpoints_only(tmp_path: Path, monke
     assert found.disagreements == ()
 
 
-def test_a_builder_that_is_missing_where_it_is_recorded_is_told_by_probe_check_and_record(stand_in: StandIn) -> None:
+def test_a_builder_that_is_missing_where_it_is_recorded_is_reported_by_probe_check_and_record(
+    stand_in: StandIn,
+) -> None:
     (stand_in.bin / "trtllm-build").unlink()
     problem = "1.2.1 is recorded as building engines, but there is no trtllm-build"
     found = probed("1.2.1")
@@ -169,7 +171,7 @@ def test_a_builder_that_fails_makes_the_toolchain_unsupported(stand_in: StandIn)
     assert "a library it needs is missing" in found.reason
 
 
-def test_flags_that_differ_from_the_record_are_told_with_how_sure_it_is(stand_in: StandIn) -> None:
+def test_flags_that_differ_from_the_record_are_reported_with_how_sure_it_is(stand_in: StandIn) -> None:
     builder = stand_in.bin / "trtllm-build"
     whole = builder.read_text()
     builder.write_text(

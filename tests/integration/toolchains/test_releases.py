@@ -184,7 +184,7 @@ def test_the_index_that_a_stub_names_is_passed_on() -> None:
     assert "add https://wheels.example.com/ (the stub names it)" in error.remedy
 
 
-def test_an_old_stub_that_says_nothing_is_told_by_being_a_source_package() -> None:
+def test_an_old_stub_without_a_message_is_recognized_as_a_source_package() -> None:
     error = stub_error(STUB_OF_OLD, "tensorrt-llm-0.8.0")
     assert error is not None
     assert "NVIDIA's index of Python packages" in error.remedy

@@ -237,7 +237,7 @@ def test_a_half_made_toolchain_and_one_whose_python_has_gone_are_made_again(pins
     assert ask(toolchain, "import tinytool; print(tinytool.ANSWER)") == "9"
 
 
-def test_it_can_be_made_without_a_pip_in_enginerys_own_environment(
+def test_a_toolchain_needs_no_pip_in_enginerys_own_environment(
     pins: WritePins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(venv.importlib.util, "find_spec", lambda _name: None)  # type: ignore[attr-defined]
@@ -256,7 +256,7 @@ def start_ensure() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", ENSURE], stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def test_two_that_want_it_at_once_make_it_once(pins: WritePins) -> None:
+def test_two_processes_make_a_toolchain_only_once(pins: WritePins) -> None:
     pins("tiny", "tinytool==1.2")
     outputs = [creator.communicate(timeout=120)[0] for creator in [start_ensure(), start_ensure(), start_ensure()]]
     assert sum("making toolchain tiny in" in output for output in outputs) == 1
@@ -287,7 +287,7 @@ def test_a_killed_creator_leaves_nothing_usable_and_the_next_one_succeeds(
 # Checking
 
 
-def test_a_check_before_it_is_made_says_so(pins: WritePins) -> None:
+def test_a_check_says_that_the_toolchain_is_not_made_yet(pins: WritePins) -> None:
     pins("tiny", "tinytool==1.2")
     report = toolchains.check("tiny")
     assert not report.created

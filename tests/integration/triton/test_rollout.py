@@ -250,7 +250,7 @@ def test_the_step_writes_what_it_did(site: Site, tmp_path: Path) -> None:
     assert facts["build_id"] == FIRST
 
 
-def test_a_rollout_holds_while_the_build_serves(site: Site, tmp_path: Path) -> None:
+def test_a_rollout_step_stays_done_while_its_build_serves(site: Site, tmp_path: Path) -> None:
     context = step_context(site, Build(), tmp_path / "step")
     assert not is_serving(context.parameters)
     rollout(context)

@@ -105,7 +105,7 @@ def test_what_people_put_there_by_hand_stays(site: Site) -> None:
     assert set(site.triton.loaded) == set(ORDER)
 
 
-def test_a_bucket_is_rid_of_them_too(site: Site) -> None:
+def test_they_are_also_removed_from_a_bucket(site: Site) -> None:
     repository = open_repository(f"{site.address}/served")
     for model, name in (("preprocessing", "config.pbtxt"), ("preprocessing", "1/model.py"), ("preprocessing_b", "x")):
         repository.write(f"{model}/{name}", b"")

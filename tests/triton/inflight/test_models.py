@@ -78,7 +78,7 @@ def test_a_decoder_begins_with_what_is_given_or_with_padding() -> None:
     assert (made["DECODER_INPUT_ID"].tolist(), made["REQUEST_DECODER_INPUT_LEN"].tolist()) == ([[111, 107]], [[2]])
 
 
-def test_prompt_tables_are_handed_on() -> None:
+def test_prompt_tables_are_passed_on() -> None:
     assert "OUT_PROMPT_TABLE_EXTRA_IDS" not in engine_inputs()
     prompts = np.asarray([[104, VOCABULARY, VOCABULARY + 1]], dtype=np.int32)
     made = EngineInputs(ALL, ByteTokenizer(), TOKENS, add_special=True)
@@ -214,7 +214,7 @@ def test_each_beam_becomes_a_text(after: postprocessing.TritonPythonModel) -> No
     assert found.tolist() == [[b"abc", b"de"], [b"f", b"gh"]]
 
 
-def test_early_templates_get_back_what_they_hand_on(after: postprocessing.TritonPythonModel) -> None:
+def test_early_templates_receive_the_values_that_they_pass_on(after: postprocessing.TritonPythonModel) -> None:
     outputs: list[dict[str, Any]] = [
         {"name": "OUTPUT", "data_type": "TYPE_STRING", "dims": [-1]},
         {"name": "OUT_CUM_LOG_PROBS", "data_type": "TYPE_FP32", "dims": ["-1"]},

@@ -49,7 +49,7 @@ def test_a_field_that_is_not_known_of_a_release_without_facts_can_be_accepted() 
     assert "--force W170" in str(found)
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     found = problems("0.8.0", cuda_graph_mode=True, gpu_weights_percent=0.5, max_queue_size=3)
     assert {one.path for one in found} == {
         "serving.cuda_graph_mode",

@@ -239,7 +239,7 @@ class WatchedSender(FakeSender):
         return super().is_cancelled()
 
 
-def test_nobody_asks_for_the_client_once_the_last_response_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clients_state_is_not_requested_after_the_last_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_llm, "CANCEL_CHECK_SECONDS", 0.0)
     sender = WatchedSender()
     run(ScriptedResult("a", "ab"), sender)

@@ -48,7 +48,7 @@ def test_a_finished_row_is_filled_while_others_go_on() -> None:
     assert [row[0] for row in ENGINE.sessions[-1].appended] == [*b"yes", END, FILLER, FILLER]
 
 
-def test_the_engine_is_told_the_length_it_must_hold() -> None:
+def test_the_engine_gets_the_length_of_prompt_and_answer() -> None:
     answered(question("long question", 2), question("q", 20))
     assert ENGINE.lengths[-1] == len("long question") + 20
 

@@ -64,9 +64,7 @@ def test_an_engine_for_a_gpu_is_not_served_on_the_cpu(engine: Path, monkeypatch:
         ({"bos_token_id": 0, "pad_token_id": 3}, [1, 0], 3, 3),
     ],
 )
-def test_neither_is_a_token_that_ends_answers(
-    facts: dict[str, object], end_ids: list[int], filler: int, last_token: int
-) -> None:
+def test_neither_token_ends_answers(facts: dict[str, object], end_ids: list[int], filler: int, last_token: int) -> None:
     facts["vocab_size"] = 100
     assert _filler(facts, end_ids) == filler
     assert _last_token(facts, end_ids, filler) == last_token

@@ -281,7 +281,7 @@ def test_a_client_that_has_gone_ends_the_work(
     assert response.error.code == FakeError.CANCELLED
 
 
-def test_a_failing_engine_is_told_to_every_client(
+def test_a_failing_engine_is_reported_to_every_client(
     middle: tensorrt_llm.TritonPythonModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requests = [FakeRequest(**call_inputs("no script for this")), FakeRequest(**call_inputs("q"))]

@@ -65,7 +65,7 @@ def test_the_default_of_the_whole_length_counts_the_prompt_that_is_set() -> None
 
 
 @pytest.mark.parametrize(("config", "positions"), [(LLAMA_3_8B, 8192), (LLAMA_3_1_8B, 131072), ({}, "")])
-def test_the_model_s_own_length_is_told_where_the_model_is_known(config: dict[str, Any], positions: object) -> None:
+def test_the_models_own_length_is_noted_if_the_model_is_known(config: dict[str, Any], positions: object) -> None:
     build = render_build(EngineOptions(BuildOptions(), "1.2.1", model=ModelFacts.from_config(config)))
     assert f"max_seq_len the model's own {positions}".rstrip() in build.notes[0].split(", ")
 
@@ -152,7 +152,7 @@ def test_a_plugin_that_is_left_out_counts_only_where_the_model_uses_it() -> None
     assert dtype_findings("0.10.0", "bfloat16", config=bert) == ["E164 bert_attention_plugin"]
 
 
-def test_what_goes_wrong_is_said_with_what_to_set() -> None:
+def test_the_finding_says_what_to_set() -> None:
     (finding,) = render_build(EngineOptions(BuildOptions(), "0.9.0", dtype="bfloat16")).findings
     assert str(finding) == (
         "build.gpt_attention_plugin: left out, it is float16 in 0.9.0, and the activations are bfloat16: "

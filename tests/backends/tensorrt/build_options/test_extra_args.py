@@ -73,7 +73,7 @@ def test_every_mistake_is_found_at_once() -> None:
     assert len(problems("0.16.0", "stray", "--no_such", "1", "--log_level", "loud", "--monitor_memory", "yes")) == 4
 
 
-def test_flags_that_a_spec_is_told_to_give_here_are_taken() -> None:
+def test_flags_that_a_finding_tells_the_user_to_give_here_are_accepted() -> None:
     advised = [flag for flag, advice in FLAGS_ELSEWHERE.items() if "extra_args" in advice]
     values = {"log_level": ["info"], "visualize_network": ["graphs"]}
     assert advised

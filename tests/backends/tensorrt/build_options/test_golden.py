@@ -50,7 +50,7 @@ def test_there_is_no_golden_file_without_an_example() -> None:
 
 
 @pytest.mark.parametrize("release", releases())
-def test_every_release_accepts_what_it_is_told_for_the_fleet(release: str) -> None:
+def test_every_release_accepts_its_arguments_for_the_fleet(release: str) -> None:
     builds = [rendered(example, release) for example in FLEET]
     accepted = [parse(release, build.flags) for build in builds if not build.findings]
     assert len(accepted) >= len(FLEET) // 2
@@ -62,7 +62,7 @@ def test_every_example_that_a_release_refuses_is_refused_with_its_name(release: 
     assert all(release in finding.problem and finding.remedy for finding in found)
 
 
-def test_the_tutorial_is_told_to_its_release_as_it_tells_it() -> None:
+def test_the_tutorials_spec_gives_the_arguments_of_the_tutorial() -> None:
     spec = read_spec(examples().parent / "infra" / "models" / "llama-3-8b-instruct.yaml")
     (target,) = spec.targets
     build = render_build(EngineOptions(spec.build_for(target), target.release, dtype="bfloat16"))

@@ -51,7 +51,7 @@ def refusal(release: str, **options: Any) -> Finding:
         ({"max_input_len": 4096, "max_seq_len": 4096}, "0.16.0", "--max_input_len 4096 --max_seq_len 4096"),
     ],
 )
-def test_lengths_are_told_as_the_release_counts_them(options: dict[str, int], release: str, expected: str) -> None:
+def test_lengths_are_passed_as_the_release_counts_them(options: dict[str, int], release: str, expected: str) -> None:
     assert arguments_for(release, **options) == expected
 
 
@@ -81,7 +81,7 @@ def test_lengths_that_leave_no_answer_are_refused_where_the_answer_is_limited(
         ("disabled", "1.3.0rc3", "--kv_cache_type disabled"),
     ],
 )
-def test_the_kv_cache_is_told_in_the_release_s_flag(kind: str, release: str, expected: str) -> None:
+def test_the_kv_cache_uses_the_flag_of_the_release(kind: str, release: str, expected: str) -> None:
     assert arguments_for(release, kv_cache_type=kind) == expected
 
 
@@ -206,7 +206,7 @@ def test_a_speculative_mode_is_taken_from_its_first_release_on(mode: str, first:
     assert refusal(before, speculative_decoding_mode=mode).code == "E161"
 
 
-def test_lora_s_modules_are_told_one_by_one() -> None:
+def test_the_modules_of_lora_are_separate_arguments() -> None:
     options = {"lora_plugin": "auto", "lora_target_modules": ["attn_q", "attn_v"], "lora_dir": ["/a", "/b"]}
     expected = "--lora_plugin auto --lora_dir /a /b --lora_target_modules attn_q attn_v --max_lora_rank 8"
     assert arguments_for("0.16.0", **options, max_lora_rank=8) == expected
@@ -258,7 +258,7 @@ def test_contradictions_are_refused_in_every_release(options: dict[str, Any], pa
     assert finding.remedy
 
 
-def test_a_field_that_the_release_lacks_is_told_once() -> None:
+def test_a_field_that_the_release_lacks_is_reported_once() -> None:
     assert refusal("0.8.0", max_lora_rank=8).code == "E160"
     assert refusal("0.9.0", max_lora_rank=8).code == "E162"
 
@@ -286,7 +286,7 @@ def test_a_contradiction_between_the_spec_and_its_target_is_found() -> None:
         ({"lora_dir": []}, "build.lora_dir: "),
     ],
 )
-def test_a_mistake_in_an_option_is_told_with_its_field(options: dict[str, Any], sentence: str) -> None:
+def test_a_mistake_in_an_option_is_reported_with_its_field(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse_spec(spec_data(build=options))
     assert sentence in str(caught.value)

@@ -54,7 +54,7 @@ def test_an_engine_is_built_checked_and_described(tmp_path: Path, release: str) 
     assert limits["max_beam_width"] == 1
 
 
-def test_the_defaults_that_the_release_filled_in_are_told(site: Site) -> None:
+def test_the_log_has_the_defaults_of_the_release(site: Site) -> None:
     limits = site.build()["limits"]
     assert isinstance(limits, dict)
     assert limits["max_batch_size"] == 2048
@@ -185,28 +185,28 @@ def test_a_flag_that_the_toolchain_does_not_have_is_named_by_its_own_help(site: 
     assert "enginery toolchain check" in error.remedy
 
 
-def test_a_value_that_the_release_does_not_take_is_told_in_its_own_words(site: Site) -> None:
+def test_a_value_that_the_release_refuses_is_reported_with_its_own_message(site: Site) -> None:
     error = failing(site, "--kv_cache_type", "nonsense")
     assert error.cause == FailureCause.UNKNOWN_FLAG
     assert "does not know one of its flags or values" in error.problem
     assert any("invalid choice" in line for line in error.last_lines)
 
 
-def test_a_build_that_cannot_fit_into_memory_is_not_begun(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_cannot_fit_into_memory_is_not_started(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "available_memory", lambda: 1 << 30)
     with pytest.raises(UsageError, match=r"does not fit.*1\.1 GB are free"):
         site.build()
     assert not site.stand_in.calls(BUILD)
 
 
-def test_it_is_begun_all_the_same_where_that_is_accepted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_started_if_the_warning_is_accepted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "available_memory", lambda: 1 << 30)
     facts = site.build(accept_host_memory=True)
     assert facts["workers"] == 1
     assert "although it may not fit" in site.log
 
 
-def test_workers_are_lowered_to_what_fits_and_that_is_told(wide: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_lowered_to_what_fits_and_that_is_reported(wide: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "available_memory", lambda: 8 << 30)
     context = wide.context(tensor_parallel=2)
     facts = wide.build(context=context)

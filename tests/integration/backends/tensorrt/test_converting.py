@@ -160,7 +160,7 @@ def test_no_other_rotary_base_is_accepted_than_was_said(new_site: NewSite) -> No
     site.refuses(CheckpointError, "rotary_base is 1.0")
 
 
-def test_a_converter_for_another_world_is_refused(new_site: NewSite) -> None:
+def test_a_converter_for_another_world_size_is_refused(new_site: NewSite) -> None:
     site = new_site()
     site.stand_in.misbehave("convert_checkpoint.py", "world_size_mismatch")
     site.refuses(CheckpointError, "mapping.world_size is 4, expected 2", tensor_parallel=2)
@@ -183,7 +183,7 @@ def test_a_converter_that_writes_only_its_configuration_is_refused(new_site: New
 @pytest.mark.parametrize(
     ("how", "cause"), [("killed", "killed"), ("gpu_out_of_memory", "gpu-memory"), ("disk_full", "disk-full")]
 )
-def test_a_converter_that_dies_is_told_by_its_cause(new_site: NewSite, how: str, cause: str) -> None:
+def test_a_converter_that_dies_is_reported_with_its_cause(new_site: NewSite, how: str, cause: str) -> None:
     site = new_site()
     site.stand_in.misbehave("convert_checkpoint.py", how)
     error = site.refuses(CommandError, "convert_checkpoint.py|python3")

@@ -218,7 +218,7 @@ def test_a_checkpoint_is_asked_as_it_will_be_served_and_published(flow: Flow, te
 
 
 @pytest.mark.parametrize("release", ["1.2.1"])
-def test_a_checkpoint_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
+def test_a_checkpoint_with_wrong_answers_is_not_published(flow: Flow) -> None:
     flow.stand_in.answer(QUESTION, "lorem ipsum")
     with pytest.raises(ValidationError):
         flow.run(checkpoint_plan(flow))
@@ -278,7 +278,7 @@ def test_after_a_failure_the_same_plan_goes_on_where_it_failed(whole_flow: Flow)
     assert whole_flow.published()
 
 
-def test_an_engine_that_talks_nonsense_publishes_nothing(flow: Flow) -> None:
+def test_an_engine_with_wrong_answers_is_not_published(flow: Flow) -> None:
     flow.stand_in.answer(QUESTION, "lorem ipsum")
     with pytest.raises(ValidationError, match="1 of 1 answers are not as expected") as caught:
         flow.run(flow.plan())

@@ -142,7 +142,7 @@ def test_arguments_that_the_release_does_not_have_end_the_step(tmp_path: Path) -
     assert any("max_sequence" in line for line in caught.value.last_lines)
 
 
-def test_a_cut_off_answer_is_told_as_such(tmp_path: Path) -> None:
+def test_a_cut_off_answer_is_reported_as_cut_off(tmp_path: Path) -> None:
     site = site_of(tmp_path, "0.8.0")
     report = validated(site, {"engine": engine(site)}, options(max_tokens=3))
     assert not report.passed
@@ -150,7 +150,7 @@ def test_a_cut_off_answer_is_told_as_such(tmp_path: Path) -> None:
     assert report.results[0].tokens == 3
 
 
-def test_a_model_that_says_something_else_is_a_finding_and_no_failure(tmp_path: Path) -> None:
+def test_a_wrong_answer_is_in_the_report_and_is_no_error_of_the_step(tmp_path: Path) -> None:
     site = site_of(tmp_path, "0.8.0")
     site.stand_in.answer(QUESTION, "Un, deux, trois")
     report = validated(site, {"engine": engine(site)})
@@ -170,7 +170,7 @@ def test_an_engine_is_loaded_also_without_prompts(tmp_path: Path, release: str) 
 
 
 @pytest.mark.parametrize("release", ["0.8.0", "0.16.0"])
-def test_a_prompt_that_leaves_no_room_is_told_in_figures(tmp_path: Path, release: str) -> None:
+def test_a_prompt_that_leaves_no_room_is_reported_in_figures(tmp_path: Path, release: str) -> None:
     site = site_of(tmp_path, release)
     built = engine(site)
     with pytest.raises(CommandError) as caught:

@@ -69,7 +69,7 @@ def test_targets_are_built_by_the_workers_of_their_pools_and_shared_steps_run_on
     assert runs_named(sent[-1].name) == sent  # there was nothing to do, so no run was started
 
 
-def test_a_pool_without_a_worker_is_told_while_waiting_and_ends_the_build_with_its_name(
+def test_a_pool_without_a_worker_is_reported_while_waiting_and_ends_the_build_with_its_name(
     site: FanOutSite, pipeline: FanPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool, spec = make_pool("empty"), fan_spec("l4-1", name=new_name())
@@ -98,7 +98,7 @@ def test_a_target_that_no_pool_takes_stops_the_build_before_it_begins(site: FanO
         build_model(fan_spec("l4-1", "l40s-1"), store=site.store, pools=pools)
 
 
-def test_a_step_that_fails_on_another_machine_is_told_and_stops_no_other_target(
+def test_a_step_that_fails_on_another_machine_is_reported_and_stops_no_other_target(
     site: FanOutSite, pipeline: FanPipeline
 ) -> None:
     pipeline.scripts["build/l4-1"] = "echo 'it broke'; exit 3"

@@ -82,7 +82,9 @@ def test_a_publisher_that_is_killed_leaves_nothing_half_made(
     assert not [key for key in s3_server.keys(address.split("/")[2]) if key.endswith("/publishing.json")]
 
 
-def test_two_who_publish_the_same_build_at_once_both_succeed(s3_server: S3Server, address: str, tmp_path: Path) -> None:
+def test_two_publishers_of_the_same_build_at_once_both_succeed(
+    s3_server: S3Server, address: str, tmp_path: Path
+) -> None:
     with start(address, tmp_path / "1") as one, start(address, tmp_path / "2") as other:
         for process in (one, other):
             process.communicate("\n" * 100, timeout=120)

@@ -166,7 +166,7 @@ def test_a_source_that_is_gone_or_was_altered_in_the_bucket_is_not_copied(
     assert sound(published, "cpu-int4-222222222222")
 
 
-def test_who_may_not_list_the_registry_sends_everything(
+def test_a_publisher_that_may_not_list_the_registry_sends_every_file(
     published: Registry, proxy: Proxy, address: str, tmp_path: Path
 ) -> None:
     body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
@@ -206,7 +206,7 @@ def test_an_interrupted_publish_goes_on_without_what_was_sent(address: str, prox
     assert sound(Registry(address), "cpu-int4-111111111111")
 
 
-def test_who_shares_the_claim_does_not_remove_the_manifest_of_who_was_faster(
+def test_a_publisher_with_a_shared_claim_keeps_the_manifest_of_a_faster_publisher(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = sending_module.abort_abandoned

@@ -93,7 +93,7 @@ def test_every_file_may_be_read_by_a_server_of_another_user_and_written_by_nobod
     assert modes == {0o444}
 
 
-def test_what_a_pull_did_is_told_and_noted(registry: Registry, address: str, tmp_path: Path) -> None:
+def test_what_a_pull_did_is_reported_and_noted(registry: Registry, address: str, tmp_path: Path) -> None:
     manifest = Build().publish(address)
     pulled = pull(registry, manifest, tmp_path / "models", channel="stable")
     assert (pulled.model, pulled.build_id, pulled.registry, pulled.channel) == ("tiny-llama", FIRST, address, "stable")

@@ -198,7 +198,7 @@ def seen(directory: Path) -> dict[str, object]:
     return {path: what for path, what in snapshot(directory).items() if not path.startswith(".enginery")}
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_fetched(
     registry: Registry, address: str, tmp_path: Path, before: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = EngineBuild(build_id=SECOND, engine=some_bytes(5 * MB)).publish(address)

@@ -129,7 +129,7 @@ def test_only_the_cpu_build_fits_and_says_what_does_not(fleet: Registry) -> None
     assert "no GPU build fits: llama/h100-0123456789ab: built for compute capability 9.0" in resolved.warnings[1]
 
 
-def test_several_that_fit_are_told_apart_by_the_options_that_differ(registry: Registry) -> None:
+def test_several_builds_that_fit_are_distinguished_by_the_options_that_differ(registry: Registry) -> None:
     put(
         registry,
         a_build("bf16"),
@@ -156,7 +156,7 @@ def test_each_option_that_is_named_leads_to_a_build(registry: Registry) -> None:
         assert registry.resolve("llama", gpu=H100, backend=backend).manifest.target.backend == backend
 
 
-def test_builds_that_only_their_id_tells_apart_are_told_apart_by_it(registry: Registry) -> None:
+def test_builds_that_differ_only_in_their_id_are_distinguished_by_it(registry: Registry) -> None:
     put(registry, a_build(build_id="h100-1"), a_build(build_id="h100-2"))
     with pytest.raises(SeveralFit) as caught:
         registry.resolve("llama", gpu=H100)
@@ -266,13 +266,13 @@ def test_a_model_that_is_not_there_says_so(fleet: Registry) -> None:
         ({"channel": "stable", "build": "x"}, "a channel and a build are named"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_is_read(query: dict[str, Any], message: str) -> None:
+def test_contradictory_options_are_refused_before_anything_is_read(query: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         Registry("s3://no-such-bucket").resolve("llama", **query)
     assert message in str(caught.value)
 
 
-def test_all_that_cannot_be_meant_is_told_at_once() -> None:
+def test_all_contradictory_options_are_reported_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         Registry("s3://no-such-bucket").resolve("llama", backend="x", precision="y", gpus=0)
     assert all(field in str(caught.value) for field in ("backend", "precision", "gpus"))
@@ -391,7 +391,7 @@ def test_a_build_has_no_reason_against_it_exactly_where_it_runs(build: Manifest,
 
 
 @given(st.lists(builds(), min_size=1, max_size=6, unique_by=lambda build: build.build_id), HOSTS)
-def test_nothing_nearer_is_passed_over(there: list[Manifest], host: Host) -> None:
+def test_the_chosen_build_is_the_nearest(there: list[Manifest], host: Host) -> None:
     outcome = chosen_of(there, BuildQuery(model="llama"), host)
     if isinstance(outcome, Manifest):
         others = [build for build in there if runs(build, host) and build.validation.passed]
@@ -399,7 +399,7 @@ def test_nothing_nearer_is_passed_over(there: list[Manifest], host: Host) -> Non
 
 
 @given(st.permutations(["a", "b", "c"]), st.sampled_from(["1.1.0", "1.2.1"]))
-def test_the_order_in_which_builds_are_listed_decides_nothing(order: list[str], runtime: str) -> None:
+def test_the_order_of_the_listed_builds_does_not_matter(order: list[str], runtime: str) -> None:
     known = {"a": a_build("a", release="1.1.0"), "b": a_build("b", release="1.2.1"), "c": a_build("c", gpu=L40S)}
     host = Host(gpu=gpus.find(H100), runtime=runtime)
     chosen, _ = choose([Candidate(known[name]) for name in order], BuildQuery(model="llama"), host)

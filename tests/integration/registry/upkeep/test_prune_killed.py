@@ -73,7 +73,7 @@ def test_a_prune_that_is_killed_leaves_no_part_of_a_build_and_the_next_one_finis
     assert audit(Registry(address)).problems == ()
 
 
-def test_a_publisher_of_a_build_that_is_being_removed_is_told_so_and_publishes_it_afterwards(
+def test_a_publisher_of_a_build_that_is_being_removed_gets_an_error_and_can_publish_it_later(
     address: str, proxy: Proxy, tmp_path: Path
 ) -> None:
     names = publish_builds(address, 3)

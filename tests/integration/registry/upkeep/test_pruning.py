@@ -296,7 +296,7 @@ def test_a_channel_is_not_left_at_a_build_that_is_removed_before_or_while_it_is_
     assert audit(Registry(address)).problems == ()
 
 
-def test_a_build_that_was_published_anew_since_it_was_judged_stays(
+def test_a_build_that_was_published_again_since_it_was_judged_stays(
     server: S3Server, address: str, proxy: Proxy
 ) -> None:
     names = publish_builds(address, 3)
@@ -367,7 +367,7 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["prune", *arguments])
 
 
-def test_the_command_only_looks_unless_it_is_told_yes(address: str) -> None:
+def test_the_command_removes_nothing_without_yes(address: str) -> None:
     names = publish_builds(address, 3)
     looked = run("--registry", address, "--keep", "0", "--days", "0")
     assert looked.exit_code == 0

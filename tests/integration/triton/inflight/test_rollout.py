@@ -72,7 +72,7 @@ def expected(version: int) -> dict[str, dict[str, str]]:
     }
 
 
-def test_each_version_is_told_its_own_place(site: Site) -> None:
+def test_each_version_gets_its_own_paths(site: Site) -> None:
     site.roll_out(published(site, FIRST))
     assert paths_of(site.triton) == expected(1)
     site.roll_out(published(site, SECOND))
@@ -80,7 +80,7 @@ def test_each_version_is_told_its_own_place(site: Site) -> None:
     assert (site.triton.repository / "tensorrt_llm" / "2" / "answers.json").is_file()
 
 
-def test_going_back_tells_the_engine_where_it_is_then(site: Site) -> None:
+def test_a_rollback_gives_the_engine_its_previous_paths(site: Site) -> None:
     first = published(site, FIRST)
     site.roll_out(first)
     site.roll_out(published(site, SECOND))

@@ -136,7 +136,7 @@ def test_the_model_is_asked_with_the_arguments_and_the_place_of_its_checkpoint(p
     assert (loaded["speculative_config"], loaded["cuda_graph_config"]) == (None, None)
 
 
-def test_it_has_warmed_up_with_the_batches_it_was_told_before_anybody_asked(plain: Client) -> None:
+def test_it_warms_up_with_the_configured_batches_before_the_first_request(plain: Client) -> None:
     requests = [event for event in plain.heard() if "prompt" in event]
     assert [event["prompt"] for event in requests[:4]] == ["Hello"] * 4
     assert requests[0]["sampling"]["max_tokens"] == 4
@@ -191,7 +191,7 @@ def test_a_bad_request_is_refused_by_what_is_wrong_with_it(plain: Client, body: 
     assert reason in plain.refusal(body)
 
 
-def test_a_failing_engine_is_told_to_the_one_who_asked_and_others_are_answered(plain: Client) -> None:
+def test_a_failing_engine_is_reported_to_its_client_and_others_are_answered(plain: Client) -> None:
     assert "illegal memory access" in plain.refusal({"text_input": "crash", "max_tokens": 4})
     assert plain.ask() == NINE
 
