@@ -18,14 +18,14 @@ from enginery.pipeline.flows.failures import (
 from tests.support.small_plans import small_spec
 
 
-def broke(error: EngineryError, label: str) -> tuple[str, str, str, str]:
+def described_failure(error: EngineryError, label: str) -> tuple[str, str, str, str]:
     (found,) = step_failures(failure({label: error}, []))
     return found.step, found.target, found.problem, found.remedy
 
 
 def test_a_failed_step_is_named_with_its_target_problem_and_remedy() -> None:
     error = CommandError("failed with exit status 3", subject="trtllm-build --flag", remedy="remove the flag")
-    parts = broke(error, "build h100")
+    parts = described_failure(error, "build h100")
     assert parts == ("build", "h100", "trtllm-build --flag: failed with exit status 3", "remove the flag")
 
 
@@ -38,7 +38,7 @@ def test_a_failed_step_is_named_with_its_target_problem_and_remedy() -> None:
     ],
 )
 def test_steps_are_known_by_their_labels(label: str, step: str, target: str) -> None:
-    assert broke(EngineryError("it broke"), label)[:2] == (step, target)
+    assert described_failure(EngineryError("it broke"), label)[:2] == (step, target)
 
 
 def test_each_of_several_failures_is_described() -> None:

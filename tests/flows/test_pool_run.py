@@ -41,7 +41,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_run, "POLL_SECONDS", 0.0)
 
 
-def away() -> None:
+def refuse_connection() -> None:
     raise httpx.ConnectError("connection refused")
 
 
@@ -67,7 +67,7 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
 def test_a_server_that_stays_away_ends_the_wait_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_run, "SERVER_PATIENCE_SECONDS", -1.0)
     with pytest.raises(PoolError, match="Prefect's server does not answer: connection refused") as caught:
-        patiently(away, print)
+        patiently(refuse_connection, print)
     assert "finished steps are kept" in caught.value.remedy
 
 

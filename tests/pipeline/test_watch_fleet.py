@@ -98,9 +98,9 @@ def test_a_rebuild_that_cannot_be_started_is_reported_and_stops_no_other(monkeyp
     spec = watched_spec({"name": "engine", "release": "1.1.0"})
     wanted = Rebuild(spec, RebuildRun(spec=spec.name, release="1.2.1", targets=("engine",), key="0"))
 
-    def away(**_: object) -> None:
+    def unreachable(**_: object) -> None:
         raise httpx.ConnectError("connection refused")
 
-    monkeypatch.setattr(release_watch, "get_client", away)
+    monkeypatch.setattr(release_watch, "get_client", unreachable)
     report = WatchReport(verdicts=(), rebuilds=(release_watch.start_rebuild(wanted, "build-model/build-model", None),))
     assert report.troubles == (f"{spec.name} for 1.2.1: could not be started: connection refused",)

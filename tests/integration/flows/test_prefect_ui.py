@@ -70,14 +70,14 @@ def open_form(ui: PrefectUI) -> None:
     ui.field("Name").wait_for()
 
 
-def begun() -> FlowRun | None:
+def started_run() -> FlowRun | None:
     """The run that the form has started, from the server."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs()
     return next((run for run in runs if run.parameters.get("spec", {}).get("name") == MODEL), None)
 
 
-def happened(ui: PrefectUI, what: Callable[[], bool]) -> bool:
+def happens_soon(ui: PrefectUI, what: Callable[[], bool]) -> bool:
     """Whether something happens within the time after which a user would click again."""
     deadline = time.monotonic() + CLICK_AGAIN_SECONDS
     while not what() and time.monotonic() < deadline:
@@ -92,7 +92,7 @@ def submit(ui: PrefectUI) -> None:
     def submitted() -> bool:
         if button.is_visible() and button.is_enabled():
             button.click()
-        return happened(ui, lambda: begun() is not None)
+        return happens_soon(ui, lambda: started_run() is not None)
 
     wait_until(submitted, seconds=PATIENCE_SECONDS, otherwise=ui.text)
 
@@ -101,10 +101,12 @@ def wait_for_end(worker: Service) -> None:
     """Wait until the run has ended. If it does not end, the error shows the worker's output."""
 
     def ended() -> bool:
-        run = begun()
+        run = started_run()
         return run is not None and run.state is not None and run.state.is_final()
 
-    wait_until(ended, seconds=RUN_SECONDS, longest_pause=1.0, otherwise=lambda: f"{begun()}\n{worker.last_lines()}")
+    wait_until(
+        ended, seconds=RUN_SECONDS, longest_pause=1.0, otherwise=lambda: f"{started_run()}\n{worker.last_lines()}"
+    )
 
 
 def open_run(ui: PrefectUI) -> str:
@@ -132,7 +134,7 @@ def open_artifact(ui: PrefectUI, key: str) -> None:
     def left() -> bool:
         if ui.page.url == run_page:
             link.first.click()
-        return happened(ui, lambda: ui.page.url != run_page)
+        return happens_soon(ui, lambda: ui.page.url != run_page)
 
     wait_until(left, seconds=PATIENCE_SECONDS, otherwise=ui.text)
     if "/artifacts/artifact/" not in ui.page.url:

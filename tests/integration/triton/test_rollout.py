@@ -142,7 +142,7 @@ def test_when_the_second_server_fails_the_first_goes_back_too(site: Site) -> Non
         assert site.triton.loaded == other.loaded == dict.fromkeys(ORDER, (1, FIRST))
 
 
-def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+def leave_killed_rollout(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     """Leave the state of a rollout that was killed after this phase."""
     from enginery.triton import loading
     from enginery.triton import rollout as module
@@ -166,7 +166,7 @@ def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase:
 @pytest.mark.parametrize("phase", ["placing", "loading"])
 def test_a_rollout_that_died_is_undone_by_the_next(site: Site, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     site.roll_out(site.publish(FIRST))
-    died(site, site.publish(SECOND, "the second"), monkeypatch, phase)
+    leave_killed_rollout(site, site.publish(SECOND, "the second"), monkeypatch, phase)
     site.triton.calls.clear()
     site.roll_out(site.publish(THIRD, "the third"))
     assert any("died while" in line and SECOND in line for line in site.lines)
@@ -178,7 +178,7 @@ def test_a_rollout_that_died_is_undone_by_the_next(site: Site, monkeypatch: pyte
 @pytest.mark.parametrize("phase", ["placing", "loading"])
 def test_a_rollout_that_died_can_be_done_again(site: Site, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     manifest = site.publish(FIRST)
-    died(site, manifest, monkeypatch, phase)
+    leave_killed_rollout(site, manifest, monkeypatch, phase)
     site.roll_out(manifest)
     assert site.ask() == ANSWERS[QUESTION]
     assert site.versions() == {"1"}
@@ -187,7 +187,7 @@ def test_a_rollout_that_died_can_be_done_again(site: Site, monkeypatch: pytest.M
 def test_a_rollout_that_another_process_is_at_is_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    died(site, site.publish(FIRST), monkeypatch, "loading")
+    leave_killed_rollout(site, site.publish(FIRST), monkeypatch, "loading")
     repository = open_repository(str(site.triton.repository))
     state = read_state(repository)
     assert state is not None

@@ -169,7 +169,7 @@ def test_each_build_takes_the_place_of_the_last_one_unless_it_fails_and_all_requ
     assert site.versions() == {"2", "3"}
 
 
-def killed(site: Site, build_id: str, moment: str) -> None:
+def kill_rollout(site: Site, build_id: str, moment: str) -> None:
     """Run a rollout in another process and kill it when it logs this text."""
     arguments = [site.address, build_id, site.url, site.repository]
     with subprocess.Popen([sys.executable, "-c", ROLL_OUT, *arguments], stdout=subprocess.PIPE, text=True) as process:
@@ -186,14 +186,14 @@ def killed(site: Site, build_id: str, moment: str) -> None:
 def test_a_rollout_that_is_killed_is_undone_or_done_again_by_the_next(site: Site) -> None:
     site.roll_out(FIRST)
     site.published(SECOND)
-    killed(site, SECOND, "placing")
+    kill_rollout(site, SECOND, "placing")
     assert site.ask() == ANSWERS[QUESTION]
     site.roll_out(SECOND)
     assert any(f"the rollout of {SECOND} died" in line for line in site.lines)
     assert site.ask() == "the second"
     assert site.versions() == {"1", "2"}
     site.published(THIRD)
-    killed(site, THIRD, "tensorrt_llm_bls version 3")
+    kill_rollout(site, THIRD, "tensorrt_llm_bls version 3")
     assert site.ask() in {"the second", "the third"}
     site.roll_out(THIRD)
     assert any(f"the rollout of {THIRD} died" in line for line in site.lines)

@@ -276,13 +276,13 @@ class Triton:
 
     def __init__(self, answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         self.answers = answers
-        self.asked: list[tuple[str, dict[str, Any], list[str]]] = []
+        self.calls: list[tuple[str, dict[str, Any], list[str]]] = []
         self.TritonError, self.InferenceResponse, self.Tensor = FAKE_TRITON.TritonError, FakeResponse, FakeTensor
         self.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
     def InferenceRequest(self, *, model_name: str, inputs: Any, requested_output_names: list[str]) -> Any:  # noqa: N802
         given = {tensor.name(): tensor.as_numpy() for tensor in inputs}
-        self.asked.append((model_name, given, requested_output_names))
+        self.calls.append((model_name, given, requested_output_names))
         answers = [Responses(answer) for answer in self.answers.get(model_name, [])]
 
         def run(*, decoupled: bool = False) -> Any:
@@ -320,9 +320,9 @@ def part(*tokens: int) -> dict[str, Any]:
 def test_the_script_asks_as_it_is_wired_and_returns_one_response() -> None:
     model, triton = script([part(97, 98)], decoupled=False)
     (response,) = model.execute([FakeRequest(text_input=strings("q"))])
-    assert [name for name, _, _ in triton.asked] == ["preprocessing", "tensorrt_llm", "postprocessing"]
-    assert set(triton.asked[1][1]) == {"input_ids", "end_id"}
-    assert triton.asked[1][2] == ["output_ids", "sequence_length", "cum_log_probs"]
+    assert [name for name, _, _ in triton.calls] == ["preprocessing", "tensorrt_llm", "postprocessing"]
+    assert set(triton.calls[1][1]) == {"input_ids", "end_id"}
+    assert triton.calls[1][2] == ["output_ids", "sequence_length", "cum_log_probs"]
     assert set(response.tensors) == {"text_output", "cum_log_probs"}
     assert response.tensors["text_output"].tolist() == [[b"ab"]]
 
@@ -349,7 +349,7 @@ def test_streamed_pieces_are_new_text_or_the_text_so_far(texts: list[bytes], *, 
     request = FakeRequest(text_input=strings("q"), stream=[[True]])
     assert model.execute([request]) is None
     assert list(sent(request)) == texts
-    assert triton.asked[-1][1]["TOKENS_BATCH"].tolist() == [[[97, 98, 99]]]
+    assert triton.calls[-1][1]["TOKENS_BATCH"].tolist() == [[[97, 98, 99]]]
     assert request.sender.closed
 
 
@@ -375,14 +375,14 @@ def test_beams_are_sent_as_they_come() -> None:
     request = FakeRequest(text_input=strings("q"), stream=[[True]], beam_width=[[2]])
     model.execute([request])
     assert list(sent(request)) == [b"a", b"ab"]
-    assert triton.asked[-1][1]["TOKENS_BATCH"].tolist() == [[[97, 98]]]
+    assert triton.calls[-1][1]["TOKENS_BATCH"].tolist() == [[[97, 98]]]
 
 
 def test_inputs_that_nothing_takes_are_refused_by_name() -> None:
     model, triton = script([part(97)], decoupled=False)
     (response,) = model.execute([FakeRequest(text_input=strings("q"), num_draft_tokens=[[3]])])
     assert response.error.message().startswith("num_draft_tokens: ")
-    assert not triton.asked
+    assert not triton.calls
 
 
 def test_an_engine_that_says_nothing_is_an_error() -> None:

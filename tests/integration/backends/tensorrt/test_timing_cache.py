@@ -213,7 +213,7 @@ def test_a_good_one_that_came_meanwhile_is_not_lost_to_a_refused_one(caches: Tim
     assert caches.fetch().cache == b"ourstheirs"
 
 
-class AwayShelf:
+class UnreachableShelf:
     """A shelf that cannot be reached."""
 
     def get(self, name: str) -> Kept | None:
@@ -224,7 +224,7 @@ class AwayShelf:
 
 
 def test_a_shelf_that_is_away_stops_nothing(lines: list[str]) -> None:
-    caches = TimingCaches(AwayShelf(), GPU, TENSORRT, lines.append)
+    caches = TimingCaches(UnreachableShelf(), GPU, TENSORRT, lines.append)
     assert caches.fetch() == Fetched()
     assert caches.keep(b"ours", Fetched(), "shape", 9.0, never) == "not saved"
     assert lines
@@ -336,7 +336,7 @@ def test_what_another_build_measured_meanwhile_is_merged_by_tensorrt(site: Site)
         MAGIC + b'{"tensorrt": "10.7.0", "timed": ["theirs"]}', own(site).fetch().refused, "shape", 9.0, never
     )
     builder_sees_nothing = site.context()
-    builder_sees_nothing.shelf = Late(site.store.shelf())
+    builder_sees_nothing.shelf = LateShelf(site.store.shelf())
     facts = site.build(context=builder_sees_nothing)
     assert cache_of(facts)["kept"] == "saved"
     merged = own(site).fetch().cache
@@ -348,7 +348,7 @@ def test_what_another_build_measured_meanwhile_is_merged_by_tensorrt(site: Site)
 def test_where_tensorrt_cannot_merge_the_newer_is_kept_and_the_build_counts(site: Site) -> None:
     own(site).keep(b"no cache of TensorRT's", Fetched(), "shape", 9.0, never)
     context = site.context()
-    context.shelf = Late(site.store.shelf())
+    context.shelf = LateShelf(site.store.shelf())
     assert cache_of(site.build(context=context))["kept"] == "saved"
     assert "two timing caches could not be merged" in site.log
     assert len(context.completed) == 1
@@ -362,16 +362,16 @@ def test_without_knowing_its_tensorrt_nothing_is_cached(site: Site) -> None:
     assert not (site.store.root / "shelf").exists()
 
 
-class Late:
+class LateShelf:
     """A shelf whose first read finds nothing, because the cache is put there a moment later."""
 
     def __init__(self, shelf: LocalShelf) -> None:
         self.shelf = shelf
-        self.asked = False
+        self.was_read = False
 
     def get(self, name: str) -> Kept | None:
-        found = self.shelf.get(name) if self.asked else None
-        self.asked = True
+        found = self.shelf.get(name) if self.was_read else None
+        self.was_read = True
         return found
 
     def put(self, name: str, data: bytes, *, after: str | None) -> bool:

@@ -30,7 +30,7 @@ def pulled_build(directory: Path) -> str:
     return (directory / "current").readlink().name
 
 
-class Noted:
+class RecordingProgress:
     """A progress that records its calls."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ def test_what_a_pull_did_is_reported_and_noted(registry: Registry, address: str,
 def test_progress_counts_every_file_and_byte_fetched_or_not(registry: Registry, address: str, tmp_path: Path) -> None:
     first, second = Build().publish(address), Build(build_id=SECOND, answers=OTHER).publish(address)
     for manifest in (first, second):
-        noted = Noted()
+        noted = RecordingProgress()
         pull(registry, manifest, tmp_path / "models", progress=noted)
         assert noted.begun == [(f"pulling {manifest.build_id}", len(manifest.files), manifest.size)]
         assert (noted.bytes, noted.files) == (manifest.size, len(manifest.files))

@@ -44,7 +44,7 @@ class Client(TritonHttp):
         super().__init__(server)
         self._heard = log
 
-    def heard(self) -> list[dict[str, Any]]:
+    def received(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._heard.read_text().splitlines()]
 
     def ask(self, text: str = QUESTION, **inputs: Any) -> str:
@@ -128,7 +128,7 @@ def test_the_tutorials_request_is_answered(plain: Client) -> None:
 
 
 def test_the_model_is_asked_with_the_arguments_and_the_place_of_its_checkpoint(plain: Client) -> None:
-    (loaded,) = [event["arguments"] for event in plain.heard() if "arguments" in event]
+    (loaded,) = [event["arguments"] for event in plain.received() if "arguments" in event]
     assert loaded["max_batch_size"] == 4
     assert loaded["model"].endswith("/models/tensorrt_llm/1/checkpoint")
     assert "triton_config" not in loaded
@@ -137,7 +137,7 @@ def test_the_model_is_asked_with_the_arguments_and_the_place_of_its_checkpoint(p
 
 
 def test_it_warms_up_with_the_configured_batches_before_the_first_request(plain: Client) -> None:
-    requests = [event for event in plain.heard() if "prompt" in event]
+    requests = [event for event in plain.received() if "prompt" in event]
     assert [event["prompt"] for event in requests[:4]] == ["Hello"] * 4
     assert requests[0]["sampling"]["max_tokens"] == 4
 
@@ -153,7 +153,7 @@ def test_what_a_request_says_reaches_the_sampling_parameters(plain: Client) -> N
     plain.ask(
         "sampling", **parameters, stop_words=["x", ""], bad_words=["y"], frequency_penalty=0.25, presence_penalty=0.5
     )
-    (sampling,) = [event["sampling"] for event in plain.heard() if event.get("prompt") == "sampling"]
+    (sampling,) = [event["sampling"] for event in plain.received() if event.get("prompt") == "sampling"]
     expected = parameters | {"stop": ["x"], "bad": ["y"], "frequency_penalty": 0.25, "presence_penalty": 0.5}
     assert expected.items() <= sampling.items()
 
@@ -200,7 +200,7 @@ def test_requests_are_answered_side_by_side(streaming: Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: streaming.stream(TUTORIAL), range(8)))
     assert all("".join(piece["text_output"] for piece in pieces) == NINE for pieces in found)
-    events = [event for event in streaming.heard() if "prompt" in event]
+    events = [event for event in streaming.received() if "prompt" in event]
     assert len(events) >= 8
 
 
@@ -225,7 +225,7 @@ def test_work_stops_when_the_client_goes(streaming: Client) -> None:
     answer.readline()
     answer.close()
     connection.close()
-    wait_until(lambda: any(event.get("aborted") for event in streaming.heard()), seconds=30)
+    wait_until(lambda: any(event.get("aborted") for event in streaming.received()), seconds=30)
     log = streaming.server.service.log_file
     wait_until(lambda: "the client has gone" in log.read_text(), seconds=30)
     assert streaming.stream(TUTORIAL)[-1]["text_output"] == NINE
@@ -238,7 +238,7 @@ def test_another_file_can_be_named_in_the_servers_environment(
     other.write_text("model: checkpoint\nmax_batch_size: 99\n")
     monkeypatch.setenv("LLM_CONFIG_PATH", str(other))
     client = start(LlmApiOptions(release="1.2.1", arguments={"max_batch_size": 4}))
-    (loaded,) = [event["arguments"] for event in client.heard() if "arguments" in event]
+    (loaded,) = [event["arguments"] for event in client.received() if "arguments" in event]
     assert loaded["max_batch_size"] == 99
     assert loaded["model"].endswith("/tensorrt_llm/1/checkpoint")
     assert client.ask() == NINE
@@ -290,9 +290,9 @@ def test_a_build_is_served_straight_from_s3_and_one_that_does_not_load_or_answer
         assert client.answer(TUTORIAL)["text_output"] == NINE
         roll_out(LlmBuild(build_id="h100-333333333333"))
         assert client.answer(TUTORIAL)["text_output"] == NINE
-        loaded = [event["arguments"]["model"] for event in client.heard() if "arguments" in event]
+        loaded = [event["arguments"]["model"] for event in client.received() if "arguments" in event]
         assert loaded[-1].endswith("/2/checkpoint")
-        wait_until(lambda: sum("shutdown" in event for event in client.heard()) == len(loaded) - 1, seconds=30)
+        wait_until(lambda: sum("shutdown" in event for event in client.received()) == len(loaded) - 1, seconds=30)
     finally:
         server.service.stop()
         s3.close_clients()
