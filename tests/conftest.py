@@ -1,4 +1,4 @@
-"""Fixtures for every test: it has a home of its own, and none of the user's settings."""
+"""Fixtures for every test: each has its own home, and none of the user's settings."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The architecture: which room may know which. It reads every import, also those inside functions and in strings.
+"""The architecture: which room may import which. It reads every import, also those inside functions and in strings.
 
 `ROOMS` is the house from its top floor to its cellar. A room imports only rooms below it, through their doors: the
 names that a room's `__init__.py` imports. `core` has no door of its own; each of its files can be imported.
@@ -152,17 +152,17 @@ def test_a_room_knows_only_rooms_below_it() -> None:
     floor = {room: number for number, room in enumerate(ROOMS)}
     upward = []
     for found in ours():
-        here, there = room_of(found.importer), room_of(target_of(found))
-        if here != there and here in floor and (there == "enginery" or floor[there] < floor[here]):
+        importing, there = room_of(found.importer), room_of(target_of(found))
+        if importing != there and importing in floor and (there == "enginery" or floor[there] < floor[importing]):
             upward.append(str(found))
     assert upward == []
 
 
-def test_a_room_is_entered_by_its_door() -> None:
+def test_a_room_is_imported_through_its_init_file() -> None:
     behind = []
     for found in ours():
-        here, there = room_of(found.importer), room_of(target_of(found))
-        if here == there or there in WITHOUT_A_DOOR or there == "enginery":
+        importing, there = room_of(found.importer), room_of(target_of(found))
+        if importing == there or there in WITHOUT_A_DOOR or there == "enginery":
             continue
         # `from enginery import toolchains` takes the room itself; its names are then asked of the door.
         whole = target_of(found) == there and (found.module != there or (found.named and not found.name))
@@ -244,7 +244,7 @@ def test_flows_and_tasks_call_themselves_by_the_name_they_are_installed_under() 
     assert [str(found) for found in ours() if found.module.partition(".")[0] in {"flows", "tasks"}] == []
 
 
-def test_a_newcomer_can_take_the_house_in() -> None:
+def test_the_package_has_few_entries_and_small_folders() -> None:
     entries = [path.name for path in (ROOT / "enginery").iterdir() if path.name != "__pycache__"]
     assert len(entries) <= MOST_ENTRIES, entries
     folders: dict[Path, int] = {}

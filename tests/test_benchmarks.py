@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that a part of them runs. What they measure is not asserted anywhere."""
+"""Tests of the benchmarks' arithmetic, and that some of them run. The measured values are not checked."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_the_time_of_commands_is_not_counted_as_time_outside_them(monkeypatch: p
     assert process.run(["build"]).seconds == 100.0
 
 
-def test_a_part_that_fails_is_told_and_the_others_are_measured() -> None:
+def test_a_part_that_fails_is_reported_and_the_others_are_measured() -> None:
     def broken() -> list[Row]:
         raise RuntimeError("no network")
 
@@ -154,8 +154,8 @@ def test_the_demo_gets_a_new_home_and_only_pips_settings_of_the_old_one(tmp_path
     assert made["HOME"] == str(tmp_path)
     assert made["ENGINERY_HOME"] == str(tmp_path / ".enginery")
     assert "VIRTUAL_ENV" not in made
-    asked = [sys.executable, "-m", "pip", "cache", "dir"]
-    cache = subprocess.run(asked, env=made, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    command = [sys.executable, "-m", "pip", "cache", "dir"]
+    cache = subprocess.run(command, env=made, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     assert cache == made["PIP_CACHE_DIR"]
     assert not cache.startswith(str(tmp_path))
 

@@ -1,4 +1,4 @@
-"""The pages name files that exist, and docs/architecture.md shows the rooms and walks as they are."""
+"""The pages name existing files, and docs/architecture.md shows the real rooms and walks."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FOLDERS = "benchmarks|docs|enginery|examples/tiny-llama|flows|infra|tasks|tests"
 IN_THE_REPOSITORY = re.compile(rf"(?<![\w./~:-])(?:{FOLDERS})/[\w./-]*\w")
 PLACES = frozenset({"enginery/worker-cpu"})
-"""What looks like a path of the repository, and is none: the name of an image."""
+"""Names of images, which look like paths of the repository."""
 
 MODULE = re.compile(r"\b(?:from|import|python -m) ((?:enginery|flows|tasks|benchmarks)(?:\.\w+)*)")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)[^)]*\)")
@@ -23,7 +23,7 @@ STOP = re.compile(r"^\d+\. ((?:`[^`]+`,? ?)+): ", re.MULTILINE)
 
 
 def exists(place: Path) -> bool:
-    """Whether there is such a file or folder; a module may be named without `.py`."""
+    """Whether this file or folder exists. A module may be named without `.py`."""
     return place.exists() or place.with_name(f"{place.name}.py").exists()
 
 

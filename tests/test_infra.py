@@ -1,4 +1,4 @@
-"""What can be said of infra/ without a cluster, a registry of images or docker's daemon."""
+"""Tests of infra/ that need no cluster, image registry or docker daemon."""
 
 import json
 import runpy
@@ -60,7 +60,7 @@ def test_the_base_of_an_image_is_pinned_by_a_tag(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=ids(DOCKERFILES))
 def test_an_image_copies_only_what_is_sent_to_the_builder(path: Path) -> None:
-    """`.dockerignore` leaves everything out that it does not name."""
+    """`.dockerignore` excludes everything that it does not name."""
     kept = (INFRA.parent / ".dockerignore").read_text().splitlines()
     for line in path.read_text().splitlines():
         words = line.split()
@@ -136,7 +136,7 @@ def test_the_job_templates_are_those_of_this_prefect_and_of_the_gpus_that_we_kno
 
 
 def job_of(path: Path, **values: Any) -> dict[str, Any]:
-    """The job that a worker makes of a template with its defaults, as Prefect fills it."""
+    """The job that a worker makes from a template with its defaults, filled in as by Prefect."""
     template = json.loads(path.read_text())
     variables = template["variables"]["properties"]
     defaults = {name: one["default"] for name, one in variables.items() if one.get("default") is not None}

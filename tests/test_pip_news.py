@@ -1,4 +1,4 @@
-"""What `make` shows while pip installs."""
+"""Tests of what `make` shows while pip installs."""
 
 import subprocess
 import sys
@@ -18,17 +18,17 @@ def news(script: str, text: str) -> list[str]:
 
 @pytest.fixture
 def eager() -> str:
-    """The script, with no patience between two lines."""
+    """The script, without a pause between two lines."""
     text = SCRIPT.read_text(encoding="utf-8")
     assert "NEWS_SECONDS = 3.0" in text
     return text.replace("NEWS_SECONDS = 3.0", "NEWS_SECONDS = 0.0")
 
 
 def test_it_tells_what_is_downloaded_and_installed_and_nothing_else(eager: str) -> None:
-    said = news(
+    lines = news(
         eager, "Looking in links: here\n  Downloading a.whl (2 MB)\n   ━━━ 2/2 MB\nInstalling collected packages: a\n"
     )
-    assert [line.partition(" s  ")[2] for line in said] == [
+    assert [line.partition(" s  ")[2] for line in lines] == [
         "Downloading a.whl (2 MB)",
         "Installing collected packages: a",
     ]
@@ -53,6 +53,6 @@ def test_it_tells_that_a_silent_pip_still_works(eager: str) -> None:
         assert process.stdout
         process.stdin.write("Installing collected packages: a\n")
         process.stdin.flush()
-        said = [process.stdout.readline() for _ in range(3)]
+        lines = [process.stdout.readline() for _ in range(3)]
         process.stdin.close()
-    assert "Installing collected packages: a" in said[-1]
+    assert "Installing collected packages: a" in lines[-1]

@@ -1,4 +1,4 @@
-"""What the tests lean on, where it has gone wrong before."""
+"""Tests of test support that was wrong before."""
 
 from contextlib import suppress
 

@@ -1,3 +1,5 @@
+"""Tests of the backend `onnxruntime`: choice of backend, findings, notes, and the steps of a target."""
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +65,7 @@ Pin = Callable[..., None]
 
 @pytest.fixture
 def pin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pin:
-    """Pins toolchains for releases; there are no others."""
+    """Writes pin files for these releases. There are no other toolchains."""
     monkeypatch.setattr(pins, "directories", lambda: [tmp_path])
 
     def write(*releases: str, package: str = "onnxruntime-genai", backend: str = "onnxruntime") -> None:
@@ -79,9 +81,9 @@ def test_the_backend_is_what_the_plan_asks_for() -> None:
     assert backend.name is BackendName.ONNXRUNTIME
 
 
-@pytest.mark.parametrize("asked", ["auto", "onnxruntime"])
-def test_a_cpu_gets_onnxruntime(asked: str) -> None:
-    assert backend_for(request_of({"backend": asked})) == OnnxRuntime("cpu")
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_a_cpu_gets_onnxruntime(backend: str) -> None:
+    assert backend_for(request_of({"backend": backend})) == OnnxRuntime("cpu")
 
 
 def test_a_gpu_gets_onnxruntime_for_cuda_where_that_is_asked_for() -> None:
@@ -149,7 +151,7 @@ def test_an_old_gpu_is_refused_what_it_cannot_compute(pin: Pin) -> None:
     )
 
 
-def test_all_problems_are_told_at_once_each_with_its_field() -> None:
+def test_all_problems_are_reported_at_once_each_with_its_field() -> None:
     wrong = {
         "precision": "fp8",
         "release": "9.9",
@@ -166,10 +168,10 @@ def test_settings_for_all_targets_that_mean_nothing_here_are_only_noted() -> Non
     build = {"gpt_attention_plugin": "bfloat16", "int4_block_size": 64}
     serving = {"kv_cache_free_gpu_mem_fraction": 0.5}
     assert problems({"precision": "float32"}, build=build, serving=serving) == []
-    told = notes({"precision": "float32"}, build=build, serving=serving)
-    assert any(note.startswith("build.gpt_attention_plugin is ignored") for note in told)
-    assert any(note.startswith("build.int4_block_size is ignored") for note in told)
-    assert any(note.startswith("serving.kv_cache_free_gpu_mem_fraction is ignored") for note in told)
+    found = notes({"precision": "float32"}, build=build, serving=serving)
+    assert any(note.startswith("build.gpt_attention_plugin is ignored") for note in found)
+    assert any(note.startswith("build.int4_block_size is ignored") for note in found)
+    assert any(note.startswith("serving.kv_cache_free_gpu_mem_fraction is ignored") for note in found)
 
 
 @pytest.mark.parametrize(
@@ -203,11 +205,11 @@ def test_a_target_may_unset_what_means_nothing_to_it() -> None:
 
 
 def test_what_was_decided_for_the_user_is_noted() -> None:
-    told = notes({"gpu": "auto", "backend": "auto"})
-    assert "gpu auto is cpu (no NVIDIA GPU in this machine)" in told
-    assert "backend auto is onnxruntime: TensorRT-LLM needs an NVIDIA GPU" in told
-    assert "int4_block_size is 32, the builder's default" in told
-    assert "no validation prompts: nothing checks what this engine says" in told
+    found = notes({"gpu": "auto", "backend": "auto"})
+    assert "gpu auto is cpu (no NVIDIA GPU in this machine)" in found
+    assert "backend auto is onnxruntime: TensorRT-LLM needs an NVIDIA GPU" in found
+    assert "int4_block_size is 32, the builder's default" in found
+    assert "no validation prompts: nothing checks what this engine says" in found
 
 
 def test_nothing_is_noted_where_the_spec_says_it_all(pin: Pin) -> None:
@@ -217,7 +219,7 @@ def test_nothing_is_noted_where_the_spec_says_it_all(pin: Pin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "release"),
+    ("wanted", "release"),
     [
         ("latest", "0.20.0"),
         ("0.18", "0.18.0"),
@@ -228,12 +230,12 @@ def test_nothing_is_noted_where_the_spec_says_it_all(pin: Pin) -> None:
         ("0.9", "0.9.0"),
     ],
 )
-def test_a_release_is_the_newest_that_fits(pin: Pin, asked: str, release: str) -> None:
+def test_a_release_is_the_newest_that_fits(pin: Pin, wanted: str, release: str) -> None:
     pin("0.20.0", "0.9.0", "0.18.0", "0.19.1")
     pin("0.30.0", package="onnxruntime-genai-cuda")
     backend = OnnxRuntime("cpu")
-    assert backend.release(spec_of({"release": asked})[1]) == release
-    toolchain = chain({"release": asked, "precision": "float32"}).making[0].toolchain
+    assert backend.release(spec_of({"release": wanted})[1]) == release
+    toolchain = chain({"release": wanted, "precision": "float32"}).making[0].toolchain
     assert toolchain is not None
     assert toolchain.name == f"onnxruntime-genai-{release}"
 
@@ -245,12 +247,12 @@ def test_each_provider_has_toolchains_of_its_own(pin: Pin) -> None:
     assert [OnnxRuntime(provider).release(target) for provider in SUPPORTED] == ["0.18.0", "0.17.0"]
 
 
-@pytest.mark.parametrize("asked", ["0.17", ">=1.0", "<0.18"])
-def test_a_release_without_toolchain_is_refused_with_those_there_are(pin: Pin, asked: str) -> None:
+@pytest.mark.parametrize("wanted", ["0.17", ">=1.0", "<0.18"])
+def test_a_release_without_toolchain_is_refused_with_those_there_are(pin: Pin, wanted: str) -> None:
     pin("0.18.0", "0.19.1")
-    target = {"release": asked}
+    target = {"release": wanted}
     assert problems(target | {"backend": "onnxruntime"}) == [
-        f"release: no toolchain for {asked!r}; there are 0.18.0, 0.19.1"
+        f"release: no toolchain for {wanted!r}; there are 0.18.0, 0.19.1"
     ]
     (automatic,) = problems(target | {"backend": "auto"})
     assert "backend auto is onnxruntime, since TensorRT-LLM needs an NVIDIA GPU; there are 0.18.0" in automatic
@@ -258,10 +260,10 @@ def test_a_release_without_toolchain_is_refused_with_those_there_are(pin: Pin, a
         OnnxRuntime("cpu").release(spec_of(target)[1])
 
 
-@pytest.mark.parametrize("asked", ["newest", "> 0.18 please", ""])
-def test_what_is_no_release_is_refused(asked: str) -> None:
-    (problem,) = problems({"release": asked})
-    assert problem.startswith(f"release: {asked!r} is no version, no range")
+@pytest.mark.parametrize("wanted", ["newest", "> 0.18 please", ""])
+def test_what_is_no_release_is_refused(wanted: str) -> None:
+    (problem,) = problems({"release": wanted})
+    assert problem.startswith(f"release: {wanted!r} is no version, no range")
 
 
 def test_the_recipe_is_the_builders_command() -> None:
@@ -316,9 +318,9 @@ def test_the_validation_asks_the_targets_prompts() -> None:
 
 
 def test_changed_prompts_change_the_validation_only() -> None:
-    asked = {"prompts": [{"prompt": "a", "contains": "c"}]}
-    assert build_step(validation=asked).key == build_step().key
-    keys = [chain(**options).validate.step.key for options in ({}, {"validation": asked})]
+    prompts = {"prompts": [{"prompt": "a", "contains": "c"}]}
+    assert build_step(validation=prompts).key == build_step().key
+    keys = [chain(**options).validate.step.key for options in ({}, {"validation": prompts})]
     assert keys[0] != keys[1]
 
 

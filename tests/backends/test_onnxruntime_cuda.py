@@ -1,4 +1,4 @@
-"""The backend `onnxruntime` on NVIDIA GPUs, as far as it shows without one; docs/where-it-ran.md tells of the rest."""
+"""Tests of the backend `onnxruntime` for GPUs that need no GPU. docs/where-it-ran.md describes the others."""
 
 import ctypes
 import json
@@ -96,7 +96,7 @@ def test_auto_is_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize("precision", SUPPORTED["cuda"])
-def test_the_builder_is_told_to_build_for_cuda(precision: Precision) -> None:
+def test_the_builder_gets_the_argument_for_cuda(precision: Precision) -> None:
     recipe = steps_for(precision=precision.value)["build"].step.recipe
     assert isinstance(recipe, Command)
     assert recipe.argv[recipe.argv.index("-e") + 1] == "cuda"
@@ -116,7 +116,7 @@ def test_float32_is_refused_because_such_an_engine_cannot_be_loaded() -> None:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The name of a toolchain of which this machine's python3, the one that runs the tests, has a package."""
+    """The name of a toolchain. This machine's python3, which runs the tests, has one of its packages."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     (binaries / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -154,7 +154,7 @@ def test_a_host_without_the_release_is_refused_when_planning(host: str, monkeypa
 
 
 def count_runs(command: Path) -> Callable[[], int]:
-    """Make a script note each of its runs; gives how many there were."""
+    """Make a script count its runs. Returns the number."""
     counter = command.with_name("runs")
     shebang, _, rest = command.read_text().partition("\n")
     command.write_text(f"{shebang}\necho run >> '{counter}'\n{rest}")
@@ -195,11 +195,11 @@ def test_a_pin_file_that_is_added_is_seen_by_the_next_plan() -> None:
     assert found.name == "newer"
 
 
-# The driver that asks the engine
+# The driver that sends prompts to the engine
 
 
 def engine_for(provider: str, directory: Path) -> Path:
-    """What the builder writes into an engine's configuration for a provider."""
+    """The configuration that the builder writes for a provider."""
     options = {"provider_options": [{"cuda": {"enable_cuda_graph": "0"}}] if provider == "cuda" else []}
     model = {"eos_token_id": 1, "context_length": 256, "decoder": {"session_options": options}}
     (directory / "genai_config.json").write_text(json.dumps({"model": model}))

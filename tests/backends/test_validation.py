@@ -1,3 +1,5 @@
+"""Tests of the validation of an engine: results, reports, and the recipe of the step."""
+
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -96,7 +98,7 @@ def test_a_miss_stops_with_prompt_expected_and_got() -> None:
     assert caught.value.exit_code == 7
 
 
-def test_every_miss_is_told_with_all_its_expectations_and_whether_it_was_cut_off() -> None:
+def test_every_miss_is_reported_with_all_its_expectations_and_whether_it_was_cut_off() -> None:
     misses = (result("un", contains="neuf", matches="dix"), result("un, de", finish="length", equals="un, deux"))
     with pytest.raises(ValidationError) as caught:
         validation.require_passed(report(*misses), "validate x")

@@ -1,4 +1,4 @@
-"""Two builds compared from their manifests alone, and the gates that a new one must pass."""
+"""Two builds are compared by their manifests alone, and a new build must pass the gates."""
 
 import pytest
 
@@ -13,7 +13,7 @@ DEFAULT = Gates()
 
 
 def stopped(gates: Gates = DEFAULT, **after: object) -> list[str]:
-    """The gates that a second build with these figures does not pass."""
+    """The gates that stop a second build with these figures."""
     old, new = a_manifest(), a_manifest(OTHER, **after)  # type: ignore[arg-type]
     return [gate.name for gate in gate_results(compare_builds(old, new), new, gates) if not gate.passed]
 
@@ -72,7 +72,7 @@ def test_speeds_of_different_machines_are_said_to_be() -> None:
 
 
 def test_manifests_from_a_registry_will_do() -> None:
-    """Nothing but their bytes is needed."""
+    """Only their bytes are needed."""
     old, new = (read_manifest(one.to_json()) for one in (a_manifest(), a_manifest(OTHER, speed=50.0)))
     assert compare_builds(old, new).tokens_per_second.after == 50.0
 
@@ -123,6 +123,6 @@ def test_a_speed_that_is_not_known_stops_nothing_and_is_said_to_be_unknown() -> 
 
 def test_gates_tell_their_figures() -> None:
     new = a_manifest(OTHER, speed=50.0, engine=2000)
-    told = {gate.name: gate.told for gate in gate_results(compare_builds(a_manifest(), new), new, Gates())}
-    assert told["speed"] == "100.0 -> 50.0 tokens/s (-50.0%, at worst -10%)"
-    assert told["size"] == "1.0 kB -> 2.0 kB (+100.0%, at most +20%)"
+    texts = {gate.name: gate.told for gate in gate_results(compare_builds(a_manifest(), new), new, Gates())}
+    assert texts["speed"] == "100.0 -> 50.0 tokens/s (-50.0%, at worst -10%)"
+    assert texts["size"] == "1.0 kB -> 2.0 kB (+100.0%, at most +20%)"

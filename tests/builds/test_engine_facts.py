@@ -1,4 +1,4 @@
-"""What a manifest says of an engine, gathered from the steps that made it."""
+"""Tests of the facts about an engine that the manifest takes from its steps."""
 
 import pytest
 from pydantic import JsonValue
@@ -40,9 +40,9 @@ def test_the_limits_of_a_checkpoint_are_the_arguments_it_is_loaded_with() -> Non
     assert engine_facts("cpu", [served]).limits == {"max_seq_len": 4096, "max_num_tokens": 8192}
 
 
-@pytest.mark.parametrize("said", [None, 3, "many", [], {"max_seq_len": True}, {"max_seq_len": "8192"}])
-def test_what_is_no_limit_is_not_taken_for_one(said: JsonValue) -> None:
-    assert engine_facts("cpu", [built(said)]).limits == {}
+@pytest.mark.parametrize("limits", [None, 3, "many", [], {"max_seq_len": True}, {"max_seq_len": "8192"}])
+def test_what_is_no_limit_is_not_taken_for_one(limits: JsonValue) -> None:
+    assert engine_facts("cpu", [built(limits)]).limits == {}
 
 
 @pytest.mark.parametrize(

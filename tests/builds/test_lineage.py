@@ -1,3 +1,5 @@
+"""Tests of the tree that shows how a build was made."""
+
 import json
 from io import StringIO
 from itertools import pairwise

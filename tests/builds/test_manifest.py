@@ -1,3 +1,5 @@
+"""Tests of manifests: their facts, their schemas, and what is refused."""
+
 import json
 from datetime import UTC, datetime
 from html import escape
@@ -35,7 +37,7 @@ def a_manifest(*paths: str) -> Manifest:
 
 
 def launched(backend: str, launch: JsonValue) -> Manifest:
-    """A build for two GPUs whose package step has recorded this of launching it."""
+    """A build for two GPUs. Its package step recorded these facts about the launch."""
     manifest = a_manifest()
     target = manifest.target.model_copy(update={"backend": backend, "tensor_parallel": 2})
     package = a_record(Stage.PACKAGE, facts={"launch": launch})
@@ -153,7 +155,7 @@ def test_files_that_cannot_all_be_written_into_one_directory_are_refused(paths: 
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("size", -1, "size of 'a/b' is negative: -1"),
         ("size", "many", r"files\.1\.size"),
@@ -167,9 +169,11 @@ def test_files_that_cannot_all_be_written_into_one_directory_are_refused(paths: 
         ("more", 1, r"files\.1\.more"),
     ],
 )
-def test_a_file_record_that_is_not_sound_is_refused_by_its_place_and_field(field: str, value: Any, told: str) -> None:
+def test_a_file_record_that_is_not_sound_is_refused_by_its_place_and_field(
+    field: str, value: Any, message: str
+) -> None:
     file = {"path": "a/b", "sha256": "0" * 64, "size": 1, field: value}
-    with pytest.raises(RegistryError, match=told) as caught:
+    with pytest.raises(RegistryError, match=message) as caught:
         read_manifest(altered(files=[{"path": "first", "sha256": "0" * 64, "size": 1}, file]))
     assert "files.1" in caught.value.problem
 

@@ -1,4 +1,6 @@
 # ruff: noqa: F811  fixtures that are imported
+"""Tests of the provenance statement of a build."""
+
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,7 +49,7 @@ def with_files(record: StepRecord, *paths: str) -> StepRecord:
 
 
 def a_whole_manifest() -> Manifest:
-    """With files at each step and toolchains of every kind."""
+    """A manifest with files at each step and with toolchains of every kind."""
     weights, engine, report, package = a_manifest().steps
     probed = {"python": "3.11", "torch": "2.9.1+cu130", "verdict": "engine", "gpu": "8 x H100", "driver": "550.54"}
     container = {"image": "nvcr.example/tensorrt-llm:1.2.1", "image-id": f"sha256:{'d' * 64}", "TensorRT_LLM": "1.2.1"}
@@ -115,19 +117,19 @@ def test_the_subjects_are_the_files_of_the_model_repository_with_their_digests()
 
 
 def test_what_the_user_asked_for_is_external() -> None:
-    asked = predicate(a_manifest(), "buildDefinition", "externalParameters")
-    assert asked["model"] == "tiny-llama"
-    assert asked["source"] == {"kind": "huggingface", "location": "owner/tiny", "commit": COMMIT}
-    assert (asked["target"]["gpu"], asked["target"]["precision"]) == ("cpu", "int4")
-    assert asked["validation"] == [{"prompt": QUESTION, "expected": {"contains": ANSWERS[QUESTION]}}]
+    parameters = predicate(a_manifest(), "buildDefinition", "externalParameters")
+    assert parameters["model"] == "tiny-llama"
+    assert parameters["source"] == {"kind": "huggingface", "location": "owner/tiny", "commit": COMMIT}
+    assert (parameters["target"]["gpu"], parameters["target"]["precision"]) == ("cpu", "int4")
+    assert parameters["validation"] == [{"prompt": QUESTION, "expected": {"contains": ANSWERS[QUESTION]}}]
 
 
-def test_every_step_is_told_with_what_makes_its_key() -> None:
+def test_every_step_is_described_with_everything_in_its_key() -> None:
     manifest = a_manifest()
-    told = predicate(manifest, "buildDefinition", "internalParameters", "steps")
-    assert [step["key"] for step in told] == [record.key for record in manifest.steps]
-    assert told[1]["recipe"]["argv"] == ["python", "-m", "onnxruntime_genai.models.builder", "-p", "int4"]
-    assert told[1]["inputs"] == {"weights": told[0]["key"]}
+    steps = predicate(manifest, "buildDefinition", "internalParameters", "steps")
+    assert [step["key"] for step in steps] == [record.key for record in manifest.steps]
+    assert steps[1]["recipe"]["argv"] == ["python", "-m", "onnxruntime_genai.models.builder", "-p", "int4"]
+    assert steps[1]["inputs"] == {"weights": steps[0]["key"]}
 
 
 def test_the_weights_are_named_by_commit_and_each_file_by_digest() -> None:
@@ -164,7 +166,7 @@ def test_the_toolchains_packages_and_image_are_dependencies_and_what_the_machine
     assert found[0]["digest"] == {"sha256": "d" * 64}
 
 
-def test_a_package_that_two_steps_use_is_told_once() -> None:
+def test_a_package_that_two_steps_use_is_reported_once() -> None:
     builder = a_record(Stage.BUILD, recipe=Command(argv=("build",)))
     checker = a_record(Stage.VALIDATE, recipe=Command(argv=("check",)))
     manifest = a_manifest().model_copy(update={"steps": (builder, checker)})
@@ -172,7 +174,7 @@ def test_a_package_that_two_steps_use_is_told_once() -> None:
     assert names == ["onnxruntime-genai"]
 
 
-def test_the_run_is_told_from_the_first_steps_beginning_to_the_last_ones_end() -> None:
+def test_the_run_lasts_from_the_start_of_the_first_step_to_the_end_of_the_last() -> None:
     first, second, *rest = a_manifest().steps
     later = datetime(2026, 11, 22, 14, 0, 1, tzinfo=UTC)
     steps = (first, second.model_copy(update={"started": later, "seconds": 61.5}), *rest)
@@ -184,7 +186,7 @@ def test_the_run_is_told_from_the_first_steps_beginning_to_the_last_ones_end() -
     }
 
 
-def test_report_engine_and_steps_are_byproducts_and_the_outputs_that_are_told_elsewhere_are_not() -> None:
+def test_report_engine_and_steps_are_byproducts_but_not_outputs_that_are_described_elsewhere() -> None:
     found = predicate(a_whole_manifest(), "runDetails", "byproducts")
     assert [one["name"] for one in found] == [
         "report.json", "download cpu-int4", "build cpu-int4", "build cpu-int4/rank0.engine", "validate cpu-int4",
@@ -217,8 +219,8 @@ def test_a_build_without_a_model_repository_has_no_sound_statement() -> None:
 def test_the_page_that_the_build_type_stands_for_is_in_the_docs() -> None:
     text = DOCS.read_text()
     assert BUILD_TYPE in text
-    asked = predicate(a_manifest(), "buildDefinition", "externalParameters")
-    assert not [name for name in asked if f"`{name}`" not in text]
+    parameters = predicate(a_manifest(), "buildDefinition", "externalParameters")
+    assert not [name for name in parameters if f"`{name}`" not in text]
 
 
 @pytest.fixture

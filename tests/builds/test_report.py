@@ -1,4 +1,4 @@
-"""The page a build is shown on: everything in it, nothing that runs, nothing fetched."""
+"""Tests of the page that shows a build: it is complete, runs no script, and loads nothing from elsewhere."""
 
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -36,7 +36,7 @@ def manifest(answers: dict[str, str]) -> Manifest:
 
 
 class Tags(HTMLParser):
-    """Every tag of a page, and whether each that was opened is closed."""
+    """Collects every tag of a page, and whether each opened tag is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +61,8 @@ def tags(page: str) -> Tags:
 def test_the_page_tells_target_answers_steps_and_files() -> None:
     made = manifest({"What is the capital of Norway?": "Oslo"})
     page = html_report(made)
-    for told in ("tiny/cpu-int4-0123456789ab", "onnxruntime", "Norway", "Oslo", "ensemble/config.pbtxt", "1,234"):
-        assert told in page
+    for text in ("tiny/cpu-int4-0123456789ab", "onnxruntime", "Norway", "Oslo", "ensemble/config.pbtxt", "1,234"):
+        assert text in page
     for record in made.steps:
         assert record.label in page
         assert record.key in page

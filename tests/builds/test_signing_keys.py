@@ -1,3 +1,5 @@
+"""Tests of the settings and files for signing keys and trusted keys."""
+
 import hashlib
 import importlib.util
 import shutil
@@ -115,7 +117,7 @@ def test_an_encrypted_key_is_opened_with_the_password_in_the_environment(
         ("", "sesame-open", "is not encrypted, but a password is given"),
     ],
 )
-def test_a_password_that_does_not_fit_is_told_apart_and_never_shown(
+def test_a_wrong_password_has_its_own_error_and_is_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted_with: str, given: str, problem: str
 ) -> None:
     pair = a_key_pair(tmp_path, password=encrypted_with)

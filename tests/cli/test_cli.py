@@ -1,4 +1,4 @@
-"""The command line: what it prints, and the exit codes that scripts rely on."""
+"""Tests of the command line: its output, and the exit codes that scripts use."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ Enginery = Callable[..., int]
 
 @pytest.fixture
 def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
-    """Runs the command line in this process and gives its exit code."""
+    """Runs the command line in this process. Returns its exit code."""
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["enginery", *arguments])
@@ -43,8 +43,8 @@ def written(directory: Path, text: str) -> str:
 def test_plan_shows_steps_targets_and_notes(enginery: Enginery, capsys: pytest.CaptureFixture[str]) -> None:
     assert enginery("plan", str(TINY)) == 0
     shown = capsys.readouterr().out
-    for told in ("tiny-llama", "download", "build/cpu-int4", "publish/cpu-fp32", "to run", "9 of 9 steps to run"):
-        assert told in shown
+    for text in ("tiny-llama", "download", "build/cpu-int4", "publish/cpu-fp32", "to run", "9 of 9 steps to run"):
+        assert text in shown
 
 
 def test_plan_warns_of_a_disk_that_is_too_small(
@@ -98,33 +98,33 @@ def test_a_spec_with_mistakes_exits_with_2_and_names_each(
 ) -> None:
     spec = written(tmp_path, "name: Bad Name\nsource: {}\ntargets: [{name: a, precision: int4, gpus: 1}]\n")
     assert enginery("plan", spec) == 2
-    told = capsys.readouterr().err
+    errors = capsys.readouterr().err
     for path in ("name:", "source:", "targets.0.gpus:"):
-        assert path in told
-    assert "nothing was started" in told
+        assert path in errors
+    assert "nothing was started" in errors
 
 
-def test_an_unknown_gpu_is_told_once_and_with_the_other_mistakes(
+def test_an_unknown_gpu_is_reported_once_and_with_the_other_mistakes(
     enginery: Enginery, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = "name: a\nsource: {path: x}\ntargets: [{name: a, gpu: H9000, release: 9.9, precision: int4}]\n"
     assert enginery("plan", written(tmp_path, text)) == 2
-    told = capsys.readouterr().err
-    assert told.count("unknown GPU 'H9000'") == 1
-    assert 'release: "9.9"' in told
+    errors = capsys.readouterr().err
+    assert errors.count("unknown GPU 'H9000'") == 1
+    assert 'release: "9.9"' in errors
 
 
 def test_an_engine_that_cannot_be_built_is_refused_with_a_code_and_a_remedy(
     enginery: Enginery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The example model is small enough to be here, and knows sequences of 256 tokens.
+    # The example model is part of the repository. Its longest sequence has 256 tokens.
     model = MODELS.parent.parent / "examples" / "tiny-llama" / "model"
-    asked = ["--set", "source.huggingface=null", "--set", f"source.path={model}", "--set", "build.max_seq_len=4096"]
+    options = ["--set", "source.huggingface=null", "--set", f"source.path={model}", "--set", "build.max_seq_len=4096"]
     llama = str(MODELS / "llama-3-8b-instruct.yaml")
-    assert enginery("plan", llama, *asked) == 2
+    assert enginery("plan", llama, *options) == 2
     assert "[W151]" in capsys.readouterr().err
-    assert enginery("plan", llama, *asked, "--force", "W151") == 0
-    assert enginery("plan", llama, *asked, "--force", "E110") == 2
+    assert enginery("plan", llama, *options, "--force", "W151") == 0
+    assert enginery("plan", llama, *options, "--force", "E110") == 2
 
 
 def test_a_missing_model_directory_exits_with_3(
@@ -212,7 +212,7 @@ def test_every_command_has_help(enginery: Enginery, capsys: pytest.CaptureFixtur
         assert "Usage: enginery" in capsys.readouterr().out
 
 
-def test_the_exit_codes_are_told_in_the_help(enginery: Enginery, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_codes_are_in_the_help(enginery: Enginery, capsys: pytest.CaptureFixture[str]) -> None:
     assert enginery("--help") == 0
     assert "Exit codes" in capsys.readouterr().out
 

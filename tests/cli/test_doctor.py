@@ -1,4 +1,4 @@
-"""`enginery doctor`: what it says of docker and of toolchains that cannot be read."""
+"""Tests of `enginery doctor`: its lines about docker and about toolchains that cannot be read."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ def found(subject: str) -> Check:
 
 
 def install_docker(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> None:
-    """A command `docker` that does just this, first on PATH."""
+    """Put a command `docker` with this script first on PATH."""
     (directory / "docker").write_text(f"#!/bin/sh\n{script}\n")
     (directory / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
 
 
-def test_a_docker_that_answers_is_told_with_where_images_come_from(
+def test_a_docker_that_answers_is_reported_with_where_images_come_from(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install_docker(monkeypatch, tmp_path, "echo 28.2.2")
@@ -32,15 +32,15 @@ def test_a_docker_that_answers_is_told_with_where_images_come_from(
 
 def test_a_daemon_that_does_not_answer_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install_docker(monkeypatch, tmp_path, "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
-    told = found("docker")
-    assert told.level == "warning"
-    assert "does not answer" in told.found
-    assert told.remedy
+    line = found("docker")
+    assert line.level == "warning"
+    assert "does not answer" in line.found
+    assert line.remedy
 
 
 def test_one_bad_pin_file_does_not_end_the_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken.txt").write_text("no version\n")
     monkeypatch.setattr(pins, "directories", lambda: [tmp_path])
-    told = found("toolchain broken")
-    assert told.level == "warning"
-    assert "line 1" in told.found
+    line = found("toolchain broken")
+    assert line.level == "warning"
+    assert "line 1" in line.found

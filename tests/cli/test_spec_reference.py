@@ -1,4 +1,4 @@
-"""The committed reference and schema are what the models say now."""
+"""The committed reference and schema agree with the models."""
 
 import json
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Tests of the digests of JSON and files, and of the memory for digests of files."""
+
 import hashlib
 import json
 import os
@@ -69,7 +71,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were really read."""
+    """The files that were read, in order."""
     read: list[Path] = []
     real = digests.file_digest
 
@@ -152,7 +154,7 @@ def test_many_threads_may_ask_at_once(home: Path, tmp_path: Path) -> None:
     memory.close()
 
 
-def test_a_damaged_memory_is_named_with_what_to_do(home: Path, tmp_path: Path) -> None:
+def test_a_damaged_digest_cache_is_named_with_a_remedy(home: Path, tmp_path: Path) -> None:
     home.mkdir()
     (home / "digests.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="not a database") as caught:

@@ -1,3 +1,5 @@
+"""Tests of how the cause of a failed command is found in its output."""
+
 import signal
 
 import pytest
@@ -10,23 +12,23 @@ UNKNOWN_FLAG = "trtllm-build: error: unrecognized arguments: --gemm_plugn"
 
 
 @pytest.mark.parametrize("warning", [ASKED_TOO_MUCH, SKIPPING])
-def test_a_tactic_that_was_skipped_is_not_why_a_build_failed(warning: str) -> None:
+def test_a_skipped_tactic_is_not_the_cause_of_a_failed_build(warning: str) -> None:
     assert failure_of(1, [warning, "AssertionError"]).cause == FailureCause.UNKNOWN
     assert failure_of(2, [warning, UNKNOWN_FLAG, warning]).cause == FailureCause.UNKNOWN_FLAG
 
 
-def test_the_same_words_as_an_error_are() -> None:
+def test_the_same_message_as_an_error_is_the_cause() -> None:
     assert failure_of(1, [ASKED_TOO_MUCH.replace("[W]", "[E]")]).cause == FailureCause.GPU_MEMORY
 
 
-def test_the_last_error_is_the_one_it_ended_with() -> None:
+def test_the_last_error_is_the_cause() -> None:
     lines = ["ImportError: no fast tokenizers here, using slow ones", "torch.OutOfMemoryError: CUDA out of memory."]
     assert failure_of(1, lines).cause == FailureCause.GPU_MEMORY
     assert failure_of(1, lines[::-1]).cause == FailureCause.MISSING_LIBRARY
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, 128 + signal.SIGKILL])
-def test_a_kill_is_lack_of_the_machines_memory_whatever_was_printed_before(code: int) -> None:
+def test_a_killed_command_ran_out_of_memory_whatever_it_printed(code: int) -> None:
     assert failure_of(code, ["CUDA out of memory, trying less"]).cause == FailureCause.HOST_MEMORY
 
 

@@ -1,3 +1,5 @@
+"""Tests of the home directory, atomic writes, links, copies and listings."""
+
 import errno
 import os
 import shutil
@@ -56,7 +58,7 @@ def test_a_written_file_has_the_permissions_the_umask_leaves(tmp_path: Path) -> 
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
 
 
-def test_a_reader_meets_the_old_file_or_the_new_one_never_a_part(tmp_path: Path) -> None:
+def test_a_reader_sees_the_old_file_or_the_new_file_but_never_a_part(tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = {b"a" * 200_000, b"b" * 100_000}
     files.write_atomic(path, b"a" * 200_000)

@@ -1,4 +1,4 @@
-"""Work on many things side by side: its order, its failures, and how many threads it takes."""
+"""Tests of parallel work: its order, its failures, and the number of threads."""
 
 import ctypes
 import signal
@@ -19,7 +19,7 @@ __all__ = ["often_switching"]
 
 
 def wait_until_stopped() -> None:
-    """Return when the work that this thread takes part in has failed or was interrupted."""
+    """Wait until the work of this thread has failed or was interrupted."""
 
     def is_stopped() -> bool:
         try:
@@ -45,7 +45,7 @@ def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:
     assert list(results) == [number * 2 for number in range(1, 20)]
 
 
-def test_the_first_failure_is_raised_and_what_has_not_begun_does_not_begin() -> None:
+def test_the_first_failure_is_raised_and_no_more_items_start() -> None:
     begun: list[int] = []
     failed = threading.Event()
 
@@ -88,7 +88,7 @@ def test_a_result_may_be_none_and_an_item_too() -> None:
     assert side_by_side(lambda item: item, [None, 1, None]) == [None, 1, None]
 
 
-def test_the_failure_that_came_first_is_raised_with_all_it_was_and_others_end_what_they_had_begun() -> None:
+def test_the_first_failure_is_raised_unchanged_and_other_items_in_work_are_finished() -> None:
     ended: list[int] = []
     begun = threading.Event()
 
@@ -109,7 +109,7 @@ def test_the_failure_that_came_first_is_raised_with_all_it_was_and_others_end_wh
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A signal of its own interrupts the main thread: the usual one is ignored in the background."""
+    """A signal that interrupts the main thread. The usual one is ignored in a background process."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -120,7 +120,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_waits_for_what_has_begun_and_begins_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_waits_for_items_in_work_and_starts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     ended: list[int] = []
     waiting = threading.Event()
@@ -160,7 +160,7 @@ def test_the_end_of_an_iterator_in_an_item_is_a_failure_like_others() -> None:
 
 
 def test_an_exception_that_another_thread_raises_ends_the_work_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a cancelled flow raises one in each thread that works on a step of it."""
+    """A cancelled flow raises an exception in each thread that works on its steps."""
     monkeypatch.setattr(threads, "WAKE_SECONDS", 0.05)
     begun: list[int] = []
     ended: list[BaseException] = []
@@ -222,7 +222,7 @@ def test_work_after_a_failure_is_not_stopped_by_it() -> None:
 
 
 def _most_at_once(wanted: int, *, threads: int, at_first: int, slow: float) -> int:
-    """How many items were worked on at the same time; the first of them wait until `wanted` are."""
+    """How many items were in work at the same time. The first items wait until `wanted` items are in work."""
     at_work, most, lock, enough = [0], [0], Lock(), threading.Event()
 
     def call(_: int) -> None:

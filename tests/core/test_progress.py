@@ -1,4 +1,4 @@
-"""Telling how far a transfer is: to a log, a terminal, and whoever else."""
+"""Tests of the progress of a transfer: in a log, in a terminal, and for other receivers."""
 
 from io import StringIO
 
@@ -50,7 +50,7 @@ def test_without_a_terminal_lines_are_logged() -> None:
     assert lines[-1].endswith("(100%)")
 
 
-def test_several_are_told_the_same() -> None:
+def test_several_receivers_get_the_same_progress() -> None:
     one: list[str] = []
     other: list[str] = []
     transfer(ProgressGroup(LogProgress(one.append), NoProgress(), LogProgress(other.append)))

@@ -1,3 +1,5 @@
+"""Tests of S3 addresses, errors, retries and clients that need no data in a bucket."""
+
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from enginery.core.s3.download import download_file
 
 @pytest.fixture(autouse=True)
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No AWS settings but these."""
+    """Only these AWS settings."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -190,7 +192,7 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Patience as it is by default, and its clock, which goes on only where it waits."""
+    """The default patience, with a clock that moves only during waits."""
     monkeypatch.delenv("ENGINERY_S3_PATIENCE")
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -1,4 +1,4 @@
-"""The digest of a file whose ranges arrive in any order, some of them twice."""
+"""Tests of the digest of a file whose ranges arrive in any order, and some of them twice."""
 
 import random
 import threading
@@ -20,7 +20,7 @@ RANGES = [(start, min(start + 300, len(DATA))) for start in range(0, len(DATA), 
 
 
 class Arriving:
-    """A file of which bytes arrive, and the digest that follows."""
+    """A file that arrives in ranges, and its digest."""
 
     def __init__(self, present: Collection[int] = ()) -> None:
         self.there = bytearray(len(DATA))
@@ -64,7 +64,7 @@ def test_ranges_may_arrive_in_any_order(order: tuple[int, ...]) -> None:
     assert sum(file.progress.sizes) == len(DATA)
 
 
-def test_nothing_behind_a_gap_is_told_of() -> None:
+def test_bytes_behind_a_gap_are_not_reported() -> None:
     file = Arriving()
     file.range_arrives(1)
     assert sum(file.progress.sizes) == 0
@@ -77,7 +77,7 @@ def test_ranges_that_were_there_are_read() -> None:
     file.range_arrives(1)
     file.range_arrives(3)
     assert file.digest.hexdigest() == bytes_digest(DATA)
-    assert file.read == 600 + 100  # and what arrived first, before the range in front of it was digested
+    assert file.read == 600 + 100  # old ranges, and the first piece of range 1: range 0 was not digested
 
 
 def test_a_file_that_was_there_is_read_from_its_first_byte_to_its_last() -> None:
@@ -87,7 +87,7 @@ def test_a_file_that_was_there_is_read_from_its_first_byte_to_its_last() -> None
 
 
 def test_bytes_that_come_again_and_differ_count_as_they_came_last() -> None:
-    """A range whose checksum has failed, which is known at its end only, is asked for again from its start."""
+    """The checksum of a range is compared at its end. If it is wrong, the whole range is requested again."""
     file = Arriving()
     file.range_arrives(0)
     file.range_arrives(1, bytes(len(DATA)))

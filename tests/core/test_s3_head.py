@@ -1,4 +1,4 @@
-"""What a HEAD that is answered with 404 means is only said by another request, and the two can see different things."""
+"""After a HEAD with status 404, a second request finds the reason. The object can change between the two."""
 
 import pytest
 

@@ -1,3 +1,5 @@
+"""Tests of sizes as text."""
+
 import pytest
 
 from enginery.core.text import human_bytes

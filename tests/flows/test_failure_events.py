@@ -1,4 +1,4 @@
-"""What a failed run tells of what broke, without a server."""
+"""Tests of the event that describes a failed run. They need no server."""
 
 from uuid import uuid4
 
@@ -18,15 +18,15 @@ from enginery.pipeline.flows.failures import (
 from tests.support.small_plans import small_spec
 
 
-def broke(error: EngineryError, label: str) -> tuple[str, str, str, str]:
+def described_failure(error: EngineryError, label: str) -> tuple[str, str, str, str]:
     (found,) = step_failures(failure({label: error}, []))
     return found.step, found.target, found.problem, found.remedy
 
 
 def test_a_failed_step_is_named_with_its_target_problem_and_remedy() -> None:
     error = CommandError("failed with exit status 3", subject="trtllm-build --flag", remedy="remove the flag")
-    told = broke(error, "build h100")
-    assert told == ("build", "h100", "trtllm-build --flag: failed with exit status 3", "remove the flag")
+    parts = described_failure(error, "build h100")
+    assert parts == ("build", "h100", "trtllm-build --flag: failed with exit status 3", "remove the flag")
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def test_a_failed_step_is_named_with_its_target_problem_and_remedy() -> None:
     ],
 )
 def test_steps_are_known_by_their_labels(label: str, step: str, target: str) -> None:
-    assert broke(EngineryError("it broke"), label)[:2] == (step, target)
+    assert described_failure(EngineryError("it broke"), label)[:2] == (step, target)
 
 
-def test_several_failures_are_told_each() -> None:
+def test_each_of_several_failures_is_described() -> None:
     errors = {"build a": EngineryError("one", subject="trtllm-build"), "validate b": EngineryError("two")}
     found = step_failures(failure(errors, ["publish a"]))
     assert [(one.step, one.target, one.problem) for one in found] == [

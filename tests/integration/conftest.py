@@ -31,7 +31,7 @@ TRITON = "triton-2.51"
 
 
 def made_in_the_checkout(name: str) -> Toolchain:
-    """The toolchain of this name in the checkout's `.enginery/`, created if it is missing."""
+    """The toolchain of this name in the checkout's `.enginery/`. It is created if it is missing."""
     before = os.environ.get("ENGINERY_HOME")
     os.environ["ENGINERY_HOME"] = str(CHECKOUT / ".enginery")
     try:
@@ -77,7 +77,7 @@ def tiny_weights() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example model as an int4 engine for the CPU; built once for all workers."""
+    """The example model as an int4 engine for the CPU. It is built once for all workers."""
     shared = shared_by_workers(tmp_path_factory)
     engine = shared / "tiny-engine"
     with FileLock(shared / "tiny-engine.lock"):
@@ -105,7 +105,7 @@ def address(s3_server: S3Server) -> str:
 
 @pytest.fixture
 def proxy(s3_server: S3Server, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy that can fail. The AWS settings point to it."""
+    """A proxy in front of the S3 server that can fail. The AWS settings point to it."""
     with faulty_proxy(s3_server.host, s3_server.port) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         monkeypatch.setenv("ENGINERY_S3_PATIENCE", "20")

@@ -1,4 +1,4 @@
-"""Why a step must run, told from the nearest step the store has."""
+"""Tests of the reason why a step must run: its differences from the nearest step in the store."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -37,29 +37,29 @@ def test_a_step_that_is_done_needs_no_reason() -> None:
 
 
 def test_an_empty_store_is_a_reason() -> None:
-    told = explain_steps(planned(), {}, ())
-    assert told["download"] == ("the store has no download step yet",)
+    found = explain_steps(planned(), {}, ())
+    assert found["download"] == ("the store has no download step yet",)
 
 
 def test_a_changed_argument_is_named_with_both_values() -> None:
     data = spec_data()
     data["targets"][1]["build"] = {"int4_block_size": 64}
-    told = reasons(spec_data(), data)
-    assert any("block_size=64" in reason for reason in told["build/cpu-int4"])
+    found = reasons(spec_data(), data)
+    assert any("block_size=64" in reason for reason in found["build/cpu-int4"])
 
 
 def test_a_step_that_only_follows_names_the_input_that_is_new() -> None:
     data = spec_data()
     data["targets"][1]["build"] = {"int4_block_size": 64}
-    told = reasons(spec_data(), data)
-    assert any(reason.startswith("inputs.engine: build/cpu-int4 is new") for reason in told["package/cpu-int4"])
+    found = reasons(spec_data(), data)
+    assert any(reason.startswith("inputs.engine: build/cpu-int4 is new") for reason in found["package/cpu-int4"])
 
 
 def test_the_nearest_step_is_the_one_with_the_fewest_differences() -> None:
     data = spec_data()
     data["targets"][1]["build"] = {"int4_accuracy_level": 1}
-    told = reasons(spec_data(), data)
-    assert all("build cpu-int4" in reason for reason in told["build/cpu-int4"])
+    found = reasons(spec_data(), data)
+    assert all("build cpu-int4" in reason for reason in found["build/cpu-int4"])
 
 
 def test_equal_steps_have_no_differences() -> None:

@@ -1,4 +1,4 @@
-"""A plan in a store is the same for every machine, or an error."""
+"""Every machine gets the same plan from a store, or an error."""
 
 from pathlib import Path
 
@@ -30,14 +30,14 @@ def test_the_same_plan_is_kept_once_and_another_beside_it(store: Store) -> None:
     assert save_plan(planned(spec_data(name="other")), store) != first
 
 
-def test_a_machine_with_another_store_is_told_what_to_do(store: Store, tmp_path: Path) -> None:
+def test_a_machine_with_another_store_gets_an_error_with_a_remedy(store: Store, tmp_path: Path) -> None:
     digest = save_plan(planned(), store)
     with pytest.raises(StoreError, match="not in this machine's store") as caught:
         load_plan(digest, open_store(str(tmp_path / "another")))
     assert "s3://bucket/prefix" in caught.value.remedy
 
 
-def test_a_plan_that_was_changed_is_refused_and_kept_anew(store: Store, tmp_path: Path) -> None:
+def test_a_plan_that_was_changed_is_refused_and_kept_again(store: Store, tmp_path: Path) -> None:
     plan = planned()
     digest = save_plan(plan, store)
     file_of(store, tmp_path, digest).write_text("{}")
@@ -46,7 +46,7 @@ def test_a_plan_that_was_changed_is_refused_and_kept_anew(store: Store, tmp_path
     assert load_plan(save_plan(plan, store), store) == plan
 
 
-def test_a_plan_of_another_version_is_told_as_that(store: Store) -> None:
+def test_a_plan_of_another_version_has_its_own_error(store: Store) -> None:
     from enginery.core.digests import bytes_digest
 
     data = b'{"plan_schema": 99}'

@@ -1,4 +1,4 @@
-"""A plan for another release than the last build's says what changes without the spec being changed."""
+"""A plan for another release lists which unset fields change their meaning since the last build."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def build(plan: Plan, store: Store, output: Path, *, days: int = 0) -> None:
-    """Records of the plan's steps as far as the engine."""
+    """Write records of the plan's steps up to the engine."""
     output.mkdir(exist_ok=True)
     for planned in plan.steps:
         if planned.step.stage in {Stage.DOWNLOAD, Stage.CONVERT, Stage.BUILD}:
@@ -61,8 +61,8 @@ def changes(plan: Plan, store: Store) -> list[str]:
 
 def test_unset_fields_that_change_their_meaning_are_noted(store: Store, tmp_path: Path) -> None:
     build(plan_for("0.8.0"), store, tmp_path / "out")
-    told = changes(plan_for("1.2.1"), store)
-    assert any("the last build was for 0.8.0; unset in the spec: max_batch_size: 1 -> 2048" in note for note in told)
+    lines = changes(plan_for("1.2.1"), store)
+    assert any("the last build was for 0.8.0; unset in the spec: max_batch_size: 1 -> 2048" in note for note in lines)
 
 
 def test_a_field_that_is_set_is_not_among_them(store: Store, tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_another_models_build_is_not_the_last_one(store: Store, tmp_path: Path) 
 def test_the_newest_build_counts(store: Store, tmp_path: Path) -> None:
     build(plan_for("0.8.0"), store, tmp_path / "out")
     build(plan_for("0.12.0"), store, tmp_path / "out", days=1)
-    told = changes(plan_for("1.2.1"), store)
-    assert told
-    assert all("the last build was for 0.12.0" in note for note in told)
+    lines = changes(plan_for("1.2.1"), store)
+    assert lines
+    assert all("the last build was for 0.12.0" in note for note in lines)
 
 
 def test_the_command_line_tells_it(

@@ -1,4 +1,4 @@
-"""A spec becomes keyed steps; what changes a key and what does not."""
+"""Tests of plans: their steps, and what changes a step's key."""
 
 import json
 import subprocess
@@ -149,7 +149,7 @@ def test_what_cannot_be_built_is_all_reported_with_paths() -> None:
 
 
 def rolled_out_to(**changes: Any) -> str:
-    """Where a plan for TensorRT-LLM rolls the build out to."""
+    """The repository to which a plan for TensorRT-LLM rolls the build out."""
     target = {"name": "h100", "gpu": "H100-SXM5-80GB", "backend": "tensorrt", "release": "1.2.1"}
     example = next(example for example in FLEET if example.spec["targets"][0]["precision"] == "bfloat16")
     data = {**example.spec, "targets": [{**target, "precision": "bfloat16"}], "publish": {"to": "s3://engines/test"}}
@@ -167,7 +167,7 @@ def test_an_engine_of_tensorrt_llm_is_rolled_out_to_a_directory() -> None:
         rolled_out_to(rollout={**servers, "model_repository": "s3://engines/serving"})
 
 
-def test_a_source_that_cannot_be_had_is_told_along_with_the_rest() -> None:
+def test_a_source_that_cannot_be_had_is_reported_along_with_the_rest() -> None:
     def unreachable(source: object) -> Any:
         raise SourceError("the Hub cannot be reached", subject="owner/tiny")
 

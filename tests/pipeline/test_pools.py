@@ -1,4 +1,4 @@
-"""The pools file: which target goes to which pool, and every mistake told with its place before anything begins."""
+"""Tests of the pools file: which pool gets a target, and mistakes with their place in the file."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_a_gpu_may_be_written_as_tools_print_it(written: str) -> None:
     assert pools({"gpu": written, "work_pool": "one"}).pools[0].gpu == "L4"
 
 
-def test_every_target_without_a_pool_is_told_at_once(plan: Plan) -> None:
+def test_every_target_without_a_pool_is_reported_at_once(plan: Plan) -> None:
     with pytest.raises(PlanError) as caught:
         pools({"gpu": "L4", "targets": ["l4-1"], "work_pool": "one"}).assign(plan)
     assert [line.partition(":")[0] for line in caught.value.mistakes] == [
@@ -64,7 +64,7 @@ def test_every_target_without_a_pool_is_told_at_once(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "message"),
     [
         ({"gpu": "H100", "work_pool": "one"}, "pools.0.gpu: unknown GPU 'H100'; use one that is known, such as H100-"),
         ({"gpu": "Z9-*", "work_pool": "one"}, "pools.0.gpu: no known GPU has a name like 'Z9-*'"),
@@ -76,28 +76,28 @@ def test_every_target_without_a_pool_is_told_at_once(plan: Plan) -> None:
         ({"gpu": "L4", "work_pool": "enginery-flows"}, "enginery-flows is the pool of builds that wait"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(entry: dict[str, object], told: str, tmp_path: Path) -> None:
-    assert told in mistakes(tmp_path, yaml.safe_dump({"pools": [entry]}))
+def test_a_mistake_is_reported_with_its_place(entry: dict[str, object], message: str, tmp_path: Path) -> None:
+    assert message in mistakes(tmp_path, yaml.safe_dump({"pools": [entry]}))
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    told = mistakes(tmp_path, "pools: [{gpu: X9, work_pool: one}, {gpu: L4, concurrency: many, work_pool: two}]")
-    assert "2 mistakes" in told
-    assert "pools.0.gpu" in told
-    assert "pools.1.concurrency" in told
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "pools: [{gpu: X9, work_pool: one}, {gpu: L4, concurrency: many, work_pool: two}]")
+    assert "2 mistakes" in found
+    assert "pools.0.gpu" in found
+    assert "pools.1.concurrency" in found
 
 
 @pytest.mark.parametrize("text", ["", "pools: []", "[]", "nonsense: {", "pools: \x00"])
-def test_what_is_no_pools_file_is_told_with_its_name(text: str, tmp_path: Path) -> None:
+def test_what_is_no_pools_file_is_reported_with_its_name(text: str, tmp_path: Path) -> None:
     assert str(tmp_path / "pools.yaml") in mistakes(tmp_path, text)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         read_pools(tmp_path / "pools.yaml")
 
 
-def test_a_pool_listed_twice_does_as_many_runs_as_both_entries() -> None:
+def test_a_pool_that_is_listed_twice_has_the_capacity_of_both_entries() -> None:
     found = pools(
         {"gpu": "L4", "work_pool": "one", "concurrency": 2}, {"gpu": "L40S", "work_pool": "one", "concurrency": 3}
     )
@@ -114,7 +114,7 @@ def test_targets_are_dealt_to_as_many_runs_as_a_pool_does_at_once(plan: Plan) ->
     assert len({batch.id for batch in found}) == 3
 
 
-def test_no_run_is_made_for_want_of_targets(plan: Plan) -> None:
+def test_no_run_is_started_without_targets(plan: Plan) -> None:
     found = batches(plan, pools({"gpu": "*", "work_pool": "one", "concurrency": 50}))
     assert [len(batch.targets) for batch in found] == [1, 1, 1, 1]
 
@@ -139,7 +139,7 @@ def test_a_rollout_and_a_source_on_this_machine_stay_here() -> None:
 def test_a_build_that_is_tried_again_knows_its_runs_although_the_notes_of_its_plan_have_changed(
     plan: Plan, tmp_path: Path
 ) -> None:
-    """Notes also speak of the last build, which may be this one by then."""
+    """The notes describe the last build, which can now be this build."""
     found = pools({"gpu": "L4", "work_pool": "l4"}, {"gpu": "L40S", "work_pool": "l40s"})
     store = open_store(str(tmp_path / "store"))
     changed = plan.model_copy(update={"notes": ("the last build was of another release",)})

@@ -1,4 +1,4 @@
-"""Estimates before anything runs: memory of GPU and host, room on the disk."""
+"""Tests of the estimates before a build: memory of GPU and host, space on the disk."""
 
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,16 @@ def request(
     return Request(spec, spec.targets[0], gpus.find(gpu), ModelFacts.from_config(config, weight_bytes=weights))
 
 
-def model_of(asked: Request) -> ModelFacts:
-    assert asked.model is not None
-    return asked.model
+def model_of(wanted: Request) -> ModelFacts:
+    assert wanted.model is not None
+    return wanted.model
 
 
-def findings(asked: Request, *, local: bool = False) -> list[Finding]:
-    return list(estimate_findings(asked, local=local))
+def findings(wanted: Request, *, local: bool = False) -> list[Finding]:
+    return list(estimate_findings(wanted, local=local))
 
 
-# What is estimated
+# Estimates
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_a_batch_is_as_large_as_the_backend_makes_it_where_the_spec_does_not_say
     backend: str, precision: str, largest: int
 ) -> None:
     target = {"backend": backend, "precision": precision}
-    unset, said = request(target=target), request(target=target, serving={"max_batch_size": largest})
+    unset, given = request(target=target), request(target=target, serving={"max_batch_size": largest})
     smaller = request(target=target, serving={"max_batch_size": largest - 1})
-    assert need_of(unset, model_of(unset)).activations == need_of(said, model_of(said)).activations
+    assert need_of(unset, model_of(unset)).activations == need_of(given, model_of(given)).activations
     assert need_of(unset, model_of(unset)).activations > need_of(smaller, model_of(smaller)).activations
 
 
@@ -69,7 +69,7 @@ def test_a_batch_is_as_large_as_the_backend_makes_it_where_the_spec_does_not_say
     ("config", "parameters"), [(LLAMA_3_8B, 8_030_261_248), (LLAMA_3_70B, 70_553_706_496)], ids=["8B", "70B"]
 )
 def test_the_number_of_weights_follows_from_the_shape(config: dict[str, Any], parameters: int) -> None:
-    """The published numbers, norms included, which are left out here."""
+    """The published numbers. They include the norms, which the estimate leaves out."""
     assert parameter_count(ModelFacts.from_config(config)) == pytest.approx(parameters, rel=1e-4)
 
 
@@ -109,8 +109,8 @@ def test_a_tied_embedding_counts_once() -> None:
     ],
 )
 def test_the_kv_cache_of_a_token(target: dict[str, Any], convert: dict[str, Any], expected: int) -> None:
-    asked = request(target=target, convert=convert)
-    assert kv_bytes_per_token(asked, model_of(asked)) == expected
+    wanted = request(target=target, convert=convert)
+    assert kv_bytes_per_token(wanted, model_of(wanted)) == expected
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_the_kv_cache_of_a_token(target: dict[str, Any], convert: dict[str, Any]
     ],
 )
 def test_the_longest_sequence(build: dict[str, Any], expected: int) -> None:
-    asked = request(build=build)
-    assert longest_sequence(asked, model_of(asked)) == expected
+    wanted = request(build=build)
+    assert longest_sequence(wanted, model_of(wanted)) == expected
 
 
 @pytest.mark.parametrize(
@@ -137,23 +137,23 @@ def test_the_longest_sequence(build: dict[str, Any], expected: int) -> None:
     ],
 )
 def test_a_length_that_is_left_out_is_the_releases_own(release: str, build: dict[str, Any], expected: int) -> None:
-    asked = request(target={"release": release}, build=build)
-    assert longest_sequence(asked, model_of(asked)) == expected
+    wanted = request(target={"release": release}, build=build)
+    assert longest_sequence(wanted, model_of(wanted)) == expected
 
 
 def test_an_engine_of_the_releases_own_length_needs_no_room_for_the_models() -> None:
-    asked = request(LLAMA_3_8B | {"max_position_embeddings": 131072}, gpu="A10", target={"release": "0.8.0"})
-    assert findings(asked) == []
+    wanted = request(LLAMA_3_8B | {"max_position_embeddings": 131072}, gpu="A10", target={"release": "0.8.0"})
+    assert findings(wanted) == []
 
 
-# What is said of it
+# Findings
 
 
 def test_a_model_that_fits_has_no_findings() -> None:
     assert findings(request()) == []
 
 
-def test_a_model_too_large_for_the_gpu_is_told_with_figures_and_how_many_gpus_it_takes() -> None:
+def test_a_model_too_large_for_the_gpu_is_reported_with_figures_and_the_number_of_gpus() -> None:
     (found,) = findings(request(LLAMA_3_70B))
     assert (found.code, found.level, found.path) == ("W201", "warning", "tensor_parallel")
     assert "weights 141.1 GB" in found.problem
@@ -163,9 +163,9 @@ def test_a_model_too_large_for_the_gpu_is_told_with_figures_and_how_many_gpus_it
 
 
 def test_the_remedy_is_one_that_helps() -> None:
-    asked = request(LLAMA_3_70B, target={"tensor_parallel": 2})
-    assert findings(asked) == []
-    assert need_of(asked, model_of(asked)).total < 80 * GB
+    wanted = request(LLAMA_3_70B, target={"tensor_parallel": 2})
+    assert findings(wanted) == []
+    assert need_of(wanted, model_of(wanted)).total < 80 * GB
 
 
 def test_a_long_sequence_alone_can_be_too_much() -> None:
@@ -190,7 +190,7 @@ def test_nothing_is_estimated_of_an_unknown_shape_or_for_a_cpu() -> None:
     assert findings(request(gpu="cpu", target={"precision": "float32", "backend": "onnxruntime"})) == []
 
 
-def test_too_little_host_memory_is_told_for_the_machine_that_converts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_host_memory_is_reported_for_the_machine_that_converts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "memory_bytes", lambda: 24 * GB)
     (found,) = findings(request(), local=True)
     assert found.code == "W202"

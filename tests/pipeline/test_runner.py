@@ -1,4 +1,4 @@
-"""One step from the store to the store: done once, whole or not at all, and told in words when it fails."""
+"""Tests of running one step: it runs once, its output is complete or absent, and errors are clear."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -151,7 +151,7 @@ def test_an_unknown_function_is_refused(store: Store) -> None:
 
 
 class Elsewhere:
-    """Something outside the store that a step changes."""
+    """Something outside the store, which a step changes."""
 
     def __init__(self) -> None:
         self.changed = 0
@@ -190,7 +190,7 @@ def test_a_change_elsewhere_that_is_gone_is_made_again(store: Store, elsewhere: 
     assert elsewhere.changed == 2
 
 
-def test_a_change_elsewhere_that_was_made_again_is_recorded_anew(
+def test_a_change_elsewhere_that_was_made_again_is_recorded_again(
     store: Store, elsewhere: Elsewhere, tmp_path: Path
 ) -> None:
     planned = call_step("publish")
@@ -204,14 +204,14 @@ def test_a_change_elsewhere_that_was_made_again_is_recorded_anew(
 
 
 class FirstElsewhere(LocalStore):
-    """A store in which another machine finishes each step just before this one does."""
+    """A store in which another machine finishes each step just before this machine."""
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         super().add(record.model_copy(update={"seconds": 77.0}), root)
         return super().add(record, root, replace=replace)
 
 
-def test_a_step_that_another_machine_finished_first_is_told_as_it_is_kept(tmp_path: Path) -> None:
+def test_a_step_that_another_machine_finished_first_is_reported_as_stored(tmp_path: Path) -> None:
     outcome = run_step(shell_step("echo x > $1/x"), FirstElsewhere(tmp_path / "store"), ignore)
     assert outcome.ran
     assert outcome.seconds == 77.0
@@ -246,10 +246,10 @@ def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
         finish="eos",
         seconds=0.1,
     )
-    asked = []
+    calls = []
 
     def validate(context: StepContext) -> dict[str, Any]:
-        asked.append(context.key)
+        calls.append(context.key)
         report = ValidationReport(passed=False, driver_sha256="0" * 64, results=(result,))
         (context.output / "report.json").write_text(report.model_dump_json())
         return {"passed": False}
@@ -259,9 +259,9 @@ def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
     for _ in range(2):
         with pytest.raises(ValidationError) as caught:
             run_step(planned, store, ignore)
-        for told in ("How many?", "nine", "eight"):
-            assert told in str(caught.value)
-    assert len(asked) == 1
+        for text in ("How many?", "nine", "eight"):
+            assert text in str(caught.value)
+    assert len(calls) == 1
     assert store.find(planned.key) is not None
 
 
@@ -278,7 +278,7 @@ def test_errors_keep_their_details_when_they_cross_processes() -> None:
 
 
 def test_what_steps_need_elsewhere_is_asked_for_by_the_steps_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Mapping[str, Any]] = []
-    monkeypatch.setattr("enginery.registry.require_publishable", asked.append)
+    calls: list[Mapping[str, Any]] = []
+    monkeypatch.setattr("enginery.registry.require_publishable", calls.append)
     require_prepared([shell_step("true"), call_step("publish")])
-    assert asked == [{"to": "there"}]
+    assert calls == [{"to": "there"}]

@@ -1,4 +1,4 @@
-"""A plan as a shell script that can be pasted."""
+"""Tests of a plan as a shell script to paste."""
 
 import shlex
 import subprocess
@@ -17,7 +17,7 @@ from tests.support.plans import planned, resolved, spec_data
 
 
 def engine_plan(release: str, toolchain: str) -> Plan:
-    """A plan for a TensorRT engine, as far as tests of scripts need it."""
+    """A plan for a TensorRT engine with only what tests of scripts need."""
     target = {
         "name": "h100",
         "gpu": "H100-SXM5-80GB",
@@ -42,7 +42,7 @@ def engine_plan(release: str, toolchain: str) -> Plan:
 
 
 def line_of(script: str, stage: str) -> str:
-    """The line of a step's command."""
+    """The script's line for a step."""
     lines = script.splitlines()
     return lines[next(number for number, line in enumerate(lines) if line.startswith(f"# {stage} ")) + 2]
 
@@ -182,20 +182,20 @@ def test_a_script_with_tensorrt_llm_is_valid_shell(kind: str) -> None:
 def test_a_docker_line_that_is_pasted_reaches_docker_as_the_step_means_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into a directory whose name needs quotes."""
+    """The directory has a name that needs quotes."""
     fake = FakeDocker(tmp_path / "docker")
     plan = engine_plan("1.2.1", "container")
     image = "nvidia/tritonserver:26.07-trtllm-python-py3"
     fake.add_image(image)
     fake.add_command("trtllm-build", '#!/bin/sh\necho built > "$4/rank0.engine"\n')
-    here = tmp_path / "my $HOME here"
+    directory = tmp_path / "my $HOME here"
     for place in ("convert/h100", "build/h100"):
-        (here / "llama-steps" / place).mkdir(parents=True)
+        (directory / "llama-steps" / place).mkdir(parents=True)
     (tmp_path / "home" / "container-home").mkdir(parents=True)
     monkeypatch.setenv("PATH", f"{fake.directory}:/usr/bin:/bin")
     line = line_of(shell_script(plan, "spec.yaml"), "build")
-    subprocess.run(["sh", "-ec", line], cwd=here, check=True)
-    assert (here / "llama-steps" / "build" / "h100" / "rank0.engine").read_text() == "built\n"
+    subprocess.run(["sh", "-ec", line], cwd=directory, check=True)
+    assert (directory / "llama-steps" / "build" / "h100" / "rank0.engine").read_text() == "built\n"
 
 
 def test_accepted_warnings_are_accepted_by_the_script_too() -> None:

@@ -1,4 +1,4 @@
-"""The specs of a fleet, and the part `releases` of a spec."""
+"""Tests of the specs of a fleet, and of a spec's part `releases`."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_a_spec_watches_nothing_unless_it_says_so() -> None:
         ({"watches": True}, "releases.watches"),
     ],
 )
-def test_mistakes_in_the_policy_are_told_with_their_field(releases: dict[str, object], mistake: str) -> None:
+def test_mistakes_in_the_policy_are_reported_with_their_field(releases: dict[str, object], mistake: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse_spec(spec_data(releases=releases))
     assert mistake in str(caught.value)
@@ -94,13 +94,13 @@ def test_rebuilds_may_not_go_where_ordinary_builds_go() -> None:
         parse_spec(spec_data(publish={"to": "s3://engines/test", "channel": "rebuild"}, releases={"watch": True}))
 
 
-def test_a_rebuild_that_cannot_be_started_is_told_and_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_that_cannot_be_started_is_reported_and_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = watched_spec({"name": "engine", "release": "1.1.0"})
     wanted = Rebuild(spec, RebuildRun(spec=spec.name, release="1.2.1", targets=("engine",), key="0"))
 
-    def away(**_: object) -> None:
+    def unreachable(**_: object) -> None:
         raise httpx.ConnectError("connection refused")
 
-    monkeypatch.setattr(release_watch, "get_client", away)
+    monkeypatch.setattr(release_watch, "get_client", unreachable)
     report = WatchReport(verdicts=(), rebuilds=(release_watch.start_rebuild(wanted, "build-model/build-model", None),))
     assert report.troubles == (f"{spec.name} for 1.2.1: could not be started: connection refused",)

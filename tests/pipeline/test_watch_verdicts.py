@@ -1,4 +1,4 @@
-"""The verdict on each release for each target."""
+"""Tests of the verdict on each release for each target."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.support.watched import CPU, SOURCE, listed, watched_spec
 __all__ = ["bucket", "server"]
 
 OLD = {"release": "1.1.0", "toolchain": "container"}
-"""A target that newer releases have an image for."""
+"""A target for which newer releases have an image."""
 
 
 def verdicts(spec: Spec, found: Listing) -> list[Verdict]:
@@ -69,7 +69,7 @@ def test_a_range_in_the_target_bounds_it_too() -> None:
 
 
 def test_a_release_without_builder_names_the_last_one_with_it_and_what_to_change() -> None:
-    """And the newest release that can be built is found below it."""
+    """The watch also finds the newest release that can be built."""
     spec = watched_spec(OLD)
     newest, below = verdicts(spec, listed("1.1.0", "1.2.1", "1.4.0"))
     assert newest.kind is Kind.CHECKPOINT_ONLY
@@ -114,7 +114,7 @@ def test_a_wheel_for_the_releases_python_will_do() -> None:
     assert kinds(watched_spec(target), listed("1.1.0", "1.2.1")) == {"1.2.1": Kind.REBUILD}
 
 
-def test_an_index_that_did_not_answer_is_told_beside_a_missing_wheel() -> None:
+def test_an_index_that_did_not_answer_is_reported_beside_a_missing_wheel() -> None:
     index = listed("1.1.0", SOURCE.format("1.2.1"), silent=("https://other.invalid: cannot be reached: no",))
     (found,) = verdicts(watched_spec({"backend": "pytorch", "release": "1.1.0"}), index)
     assert "https://other.invalid" in found.reason
@@ -160,42 +160,42 @@ def test_only_the_targets_of_the_policy_are_looked_at() -> None:
 
 
 def test_an_index_that_fails_leaves_every_target_undecided_and_is_asked_once() -> None:
-    asked: list[str] = []
+    calls: list[str] = []
 
     def failing(project: str) -> Listing:
-        asked.append(project)
+        calls.append(project)
         raise ToolchainError("no package index lists a release of it", subject=project, remedy="check it")
 
     found = fleet_verdicts([watched_spec(OLD, OLD)], failing)
     assert [one.kind for one in found] == [Kind.UNDECIDED, Kind.UNDECIDED]
     assert "no package index lists a release of it" in found[0].why
     assert "check it" in found[0].why
-    assert asked == ["tensorrt-llm"]
+    assert calls == ["tensorrt-llm"]
 
 
 def test_each_backend_has_its_own_project() -> None:
-    asked: list[str] = []
+    calls: list[str] = []
 
     def ask(project: str) -> Listing:
-        asked.append(project)
+        calls.append(project)
         return listed("1.1.0")
 
     gpu = {"gpu": "H100-SXM5-80GB", "backend": "onnxruntime", "precision": "int4"}
     fleet_verdicts([watched_spec(OLD, {**CPU}, {**gpu, "name": "cuda"})], ask)
-    assert asked == ["tensorrt-llm", "onnxruntime-genai", "onnxruntime-genai-cuda"]
+    assert calls == ["tensorrt-llm", "onnxruntime-genai", "onnxruntime-genai-cuda"]
 
 
 def test_a_source_that_cannot_be_asked_decides_nothing_and_is_asked_once() -> None:
-    asked: list[Source] = []
+    calls: list[Source] = []
 
     def resolver(source: Source) -> ResolvedSource:
-        asked.append(source)
+        calls.append(source)
         raise SourceError("the Hub cannot be reached", subject="owner/tiny", remedy="check the network")
 
     found = fleet_verdicts([watched_spec(OLD, OLD)], lambda _: listed("1.1.0", "1.2.0", "1.2.1"), resolver)
     assert [(one.release, one.kind) for one in found] == [("1.2.1", Kind.UNDECIDED)] * 2
     assert "the Hub cannot be reached" in found[0].reason
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 def test_what_a_release_cannot_do_is_said_also_without_the_source() -> None:
@@ -208,7 +208,7 @@ def test_what_a_release_cannot_do_is_said_also_without_the_source() -> None:
     assert "Hub" not in found.reason
 
 
-def test_releases_that_fare_alike_are_one_row() -> None:
+def test_releases_with_the_same_verdict_are_one_row() -> None:
     target = {"backend": "pytorch", "release": "1.0.0"}
     index = listed("1.0.0", *(SOURCE.format(one) for one in ("1.1.0", "1.2.0", "1.2.1")))
     (row,) = verdict_rows(verdicts(watched_spec(target), index))
@@ -217,7 +217,7 @@ def test_releases_that_fare_alike_are_one_row() -> None:
 
 
 def new_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
-    """A pin file for a release of ONNX Runtime GenAI, as a user would write one."""
+    """Write a pin file for a release of ONNX Runtime GenAI, as a user would."""
     pins = "# backend: onnxruntime\n# release: {0}\n# python: >=3.11,<3.13\nonnxruntime-genai=={0}\n"
     (tmp_path / f"onnxruntime-{release}.txt").write_text(pins.format(release))
     monkeypatch.setenv("ENGINERY_TOOLCHAINS", str(tmp_path))
@@ -251,7 +251,7 @@ def test_a_registry_that_does_not_answer_decides_nothing(bucket: str) -> None:
 
 
 def test_a_rebuild_keeps_the_steps_of_the_spec_and_publishes_elsewhere(bucket: str) -> None:
-    """So what the rebuild makes is what the spec itself would make, once it names the release."""
+    """The rebuild's steps equal those of the spec after it names the release."""
     spec = watched_spec(OLD, to=f"s3://{bucket}/engines")
     anew = rebuild_spec(spec, {"target-0": "1.2.1"})
     named = spec.model_copy(update={"targets": (spec.targets[0].model_copy(update={"release": "1.2.1"}),)})

@@ -1,4 +1,4 @@
-"""A model's shape, read from configurations as different families and versions of transformers write them."""
+"""Tests of a model's shape, from the configurations of many families and versions of transformers."""
 
 import pytest
 

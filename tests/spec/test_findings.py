@@ -1,4 +1,4 @@
-"""Findings of a plan: what they say, and that each code is explained."""
+"""Tests of a plan's findings: their texts, and that each code is documented."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_every_code_is_explained() -> None:
 
 
 def test_every_code_that_begins_with_w_is_a_warnings() -> None:
-    """The letter is what a reader goes by."""
+    """Readers rely on the letter."""
     for path in SOURCES.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.findall(r'Finding\(\s*"W\d{3}"(?![^)]*"warning")', text), path

@@ -1,3 +1,5 @@
+"""Tests of the table of GPUs, and of finding the GPUs of this machine."""
+
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,7 @@ def test_a_gpu_is_found_by_each_of_its_names(name: str) -> None:
         ("H100-SXM", "H100-SXM5-80GB"),
     ],
 )
-def test_a_model_of_several_variants_is_told_all_of_them(model: str, variants: str) -> None:
+def test_the_error_for_a_gpu_of_several_variants_lists_them(model: str, variants: str) -> None:
     with pytest.raises(UsageError, match=f"such as {variants}; or"):
         gpus.find(model)
 

@@ -1,4 +1,4 @@
-"""What a spec accepts, what it refuses, and how it says so."""
+"""Tests of specs: accepted values, refused values, and the messages."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_an_unknown_field_is_named_with_its_path_and_a_near_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("colour", "colour: unknown field"),
         ("validations", "validations: unknown field; did you mean validation?"),
@@ -69,15 +69,15 @@ def test_an_unknown_field_is_named_with_its_path_and_a_near_one() -> None:
         ("build.max_token", "build.max_token: unknown field; did you mean max_num_tokens?"),
     ],
 )
-def test_only_a_field_that_was_probably_meant_is_proposed(path: str, told: str) -> None:
+def test_only_a_field_that_was_probably_meant_is_proposed(path: str, message: str) -> None:
     parent, _, field = path.rpartition(".")
     data = minimal(publish={"to": "s3://bucket/prefix"})
     (data.setdefault(parent, {}) if parent else data)[field] = "x"
-    assert mistakes(data) == (told,)
+    assert mistakes(data) == (message,)
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [
         ({"release": 9.9}, 'targets.0.release: YAML reads this as a number, not as text; quote it: release: "9.9"'),
         ({"name": 4}, 'targets.0.name: YAML reads this as a number, not as text; quote it: name: "4"'),
@@ -86,8 +86,8 @@ def test_only_a_field_that_was_probably_meant_is_proposed(path: str, told: str) 
         ({"gpu": ["cpu"]}, "targets.0.gpu: must be a text"),
     ],
 )
-def test_what_yaml_does_not_read_as_text_is_to_be_quoted(target: dict[str, Any], told: str) -> None:
-    assert mistakes(minimal(targets=[{"name": "cpu", "gpu": "cpu", "precision": "int4"} | target])) == (told,)
+def test_what_yaml_does_not_read_as_text_is_to_be_quoted(target: dict[str, Any], message: str) -> None:
+    assert mistakes(minimal(targets=[{"name": "cpu", "gpu": "cpu", "precision": "int4"} | target])) == (message,)
 
 
 def test_a_number_in_a_list_of_texts_is_to_be_quoted() -> None:
@@ -115,7 +115,7 @@ def test_a_field_that_takes_two_kinds_of_text_has_one_mistake() -> None:
         ),
     ],
 )
-def test_the_form_of_a_text_is_told_in_words(changes: dict[str, Any], path: str, form: str) -> None:
+def test_the_form_of_a_text_is_described_in_words(changes: dict[str, Any], path: str, form: str) -> None:
     (mistake,) = mistakes(minimal(**changes))
     assert mistake.startswith(path)
     assert form in mistake
@@ -256,7 +256,7 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("name: tiny\nsource: [\n", "is not YAML: line 3, column 1: "),
         ("name: tiny\n source: x\n", "is not YAML: line 2, column 8: mapping values are not allowed"),
@@ -264,16 +264,16 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) ->
         ("name: 2024-13-01\n", "is not YAML: month must be in 1..12"),
     ],
 )
-def test_a_mistake_in_yaml_is_told_with_its_place_and_file(tmp_path: Path, text: str, told: str) -> None:
+def test_a_mistake_in_yaml_is_reported_with_its_place_and_file(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path / "spec.yaml", text)
     with pytest.raises(SpecError) as caught:
         read_spec(path)
     assert caught.value.subject == str(path)
-    assert caught.value.mistakes[0].startswith(told)
+    assert caught.value.mistakes[0].startswith(message)
     assert "unicode string" not in str(caught.value)
 
 
-def test_an_override_that_is_no_yaml_is_told_with_its_place(tmp_path: Path) -> None:
+def test_an_override_that_is_no_yaml_is_reported_with_its_place(tmp_path: Path) -> None:
     path = written(tmp_path / "spec.yaml", "name: tiny\n")
     with pytest.raises(SpecError, match="'name=.' is not YAML: line 1, column 2: ") as caught:
         read_spec(path, ("name=[",))
@@ -313,5 +313,5 @@ def test_only_codes_of_warnings_can_be_accepted(code: str) -> None:
     assert mistake == f"force.0: {code!r} is not the code of a warning, such as W201; errors cannot be accepted"
 
 
-def test_one_value_where_a_list_belongs_is_told_how_to_write_it() -> None:
+def test_the_error_for_one_value_instead_of_a_list_says_how_to_write_it() -> None:
     assert mistakes(minimal(force="W201")) == ("force: must be a list, such as [W201] (given 'W201')",)

@@ -1,3 +1,5 @@
+"""Tests of step records, output files, and the addresses of stores."""
+
 import os
 from pathlib import Path
 

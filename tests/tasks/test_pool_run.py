@@ -1,4 +1,4 @@
-"""Waiting for a run on another machine: what a server that is away, or a state without a result, comes to."""
+"""Tests of the wait for a run on another machine: an unreachable server, and a state without a result."""
 
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -41,7 +41,7 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_run, "POLL_SECONDS", 0.0)
 
 
-def away() -> None:
+def refuse_connection() -> None:
     raise httpx.ConnectError("connection refused")
 
 
@@ -52,7 +52,7 @@ def answered(status: int) -> PrefectHTTPStatusError:
 
 def test_a_server_that_comes_back_is_waited_for() -> None:
     answers = [httpx.ConnectError("refused"), answered(503), "here"]
-    said: list[str] = []
+    lines: list[str] = []
 
     def call() -> str:
         answer = answers.pop(0)
@@ -60,14 +60,14 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
             raise answer
         return str(answer)
 
-    assert patiently(call, said.append) == "here"
-    assert said == [f"Prefect's server does not answer: {why}; trying again" for why in ("refused", "no")]
+    assert patiently(call, lines.append) == "here"
+    assert lines == [f"Prefect's server does not answer: {why}; trying again" for why in ("refused", "no")]
 
 
 def test_a_server_that_stays_away_ends_the_wait_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_run, "SERVER_PATIENCE_SECONDS", -1.0)
     with pytest.raises(PoolError, match="Prefect's server does not answer: connection refused") as caught:
-        patiently(away, print)
+        patiently(refuse_connection, print)
     assert "finished steps are kept" in caught.value.remedy
 
 
@@ -81,8 +81,8 @@ def test_what_a_server_refuses_is_not_asked_again() -> None:
 
 def test_the_error_of_a_run_is_the_one_it_raised(wanted: PoolRun, run: FlowRun) -> None:
     error = failure({"build a": CommandError("exit status 3")}, ["publish a"])
-    told = _error_of(Failed(message="it failed", data=error), wanted, run)
-    parts = parts_of(told)
+    found = _error_of(Failed(message="it failed", data=error), wanted, run)
+    parts = parts_of(found)
     assert parts is not None
     assert list(parts.errors) == ["build a"]
     assert parts.skipped == ("publish a",)
@@ -92,21 +92,21 @@ def test_the_error_of_a_run_is_the_one_it_raised(wanted: PoolRun, run: FlowRun) 
 def test_without_a_result_that_can_be_read_the_state_says_what_happened(
     state: State[object], wanted: PoolRun, run: FlowRun
 ) -> None:
-    told = _error_of(state, wanted, run)
-    assert isinstance(told, PoolError)
-    assert told.problem == "build a: exit status 3"
-    assert told.subject == "work pool h100"
+    found = _error_of(state, wanted, run)
+    assert isinstance(found, PoolError)
+    assert found.problem == "build a: exit status 3"
+    assert found.subject == "work pool h100"
 
 
-def test_a_run_that_somebody_has_cancelled_is_told_as_that(wanted: PoolRun, run: FlowRun) -> None:
+def test_a_run_that_somebody_has_cancelled_is_reported_as_cancelled(wanted: PoolRun, run: FlowRun) -> None:
     assert "was cancelled" in _error_of(Cancelled(), wanted, run).problem
 
 
 def test_a_run_that_cannot_be_cancelled_does_not_hide_what_has_ended_the_build(wanted: PoolRun) -> None:
-    client, said = create_autospec(SyncPrefectClient), list[str]()
+    client, lines = create_autospec(SyncPrefectClient), list[str]()
     client.read_flow_runs.side_effect = httpx.ConnectError("connection refused")
-    _cancel(wanted, client, said.append)
-    assert said == ["the run tiny: a on h100 could not be cancelled, and goes on: connection refused"]
+    _cancel(wanted, client, lines.append)
+    assert lines == ["the run tiny: a on h100 could not be cancelled, and goes on: connection refused"]
 
 
 def test_a_build_that_is_interrupted_while_it_starts_a_run_cancels_what_the_server_has_begun(
@@ -130,7 +130,7 @@ def test_a_build_that_is_interrupted_while_it_starts_a_run_cancels_what_the_serv
 def test_a_run_whose_machine_is_gone_is_ended_as_what_it_was_about_to_be(
     state: State[object], ends: str, wanted: PoolRun, run: FlowRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was being cancelled is not begun again."""
+    """A run that was being cancelled is not started again."""
     client, now = create_autospec(SyncPrefectClient), [state]
     client.read_flow_run.side_effect = lambda _: run.model_copy(update={"state": now[-1]})
     client.set_flow_run_state.side_effect = lambda _, ended, **__: now.append(ended)

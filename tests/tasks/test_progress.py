@@ -1,4 +1,4 @@
-"""A publish tells Prefect how far it is, and does not care how Prefect is."""
+"""A publish reports its progress to Prefect. A failing Prefect server does not stop it."""
 
 import threading
 from uuid import uuid4
@@ -11,8 +11,8 @@ from tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
-    """What the server was told, in place of a server."""
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
+    """The progress that was sent. There is no server."""
     found: list[tuple[float, str]] = []
 
     def create(progress: float, *, key: str, description: str) -> object:
@@ -29,47 +29,47 @@ def a_progress(lines: list[str], interval: float = 1000.0) -> ArtifactProgress:
     return ArtifactProgress("publish cpu tiny-llama", lines.append, interval)
 
 
-def test_the_end_is_told_however_short_the_work_was(told: list[tuple[float, str]]) -> None:
+def test_the_end_is_reported_even_for_very_short_work(reports: list[tuple[float, str]]) -> None:
     with a_progress([]) as progress:
         progress.begin("publishing", files=2, size=4_000_000)
-        wait_until(lambda: len(told) == 1, seconds=20)
+        wait_until(lambda: len(reports) == 1, seconds=20)
         progress.add(4_000_000)
         progress.end_file()
         progress.end_file()
-    assert told == [
+    assert reports == [
         (0.0, "publishing: 0 B of 4.0 MB, 0 of 2 files"),
         (100.0, "publishing: 4.0 MB of 4.0 MB, 2 of 2 files"),
     ]
 
 
-def test_a_thousand_pieces_are_not_a_thousand_requests(told: list[tuple[float, str]]) -> None:
+def test_a_thousand_pieces_are_not_a_thousand_requests(reports: list[tuple[float, str]]) -> None:
     with a_progress([]) as progress:
         progress.begin("publishing", files=1, size=1000)
         for _ in range(1000):
             progress.add(1)
-    assert len(told) <= 2
+    assert len(reports) <= 2
 
 
-def test_what_is_on_the_way_is_told_now_and_then(told: list[tuple[float, str]]) -> None:
+def test_progress_is_reported_at_intervals(reports: list[tuple[float, str]]) -> None:
     with a_progress([], interval=0.01) as progress:
         progress.begin("publishing", files=1, size=1000)
         progress.add(500)
-        wait_until(lambda: told[-1:] != [] and told[-1][0] == 50.0, seconds=20)
+        wait_until(lambda: reports[-1:] != [] and reports[-1][0] == 50.0, seconds=20)
 
 
-def test_nothing_to_send_is_all_sent(told: list[tuple[float, str]]) -> None:
+def test_nothing_to_send_is_all_sent(reports: list[tuple[float, str]]) -> None:
     with a_progress([]) as progress:
         progress.begin("publishing", files=0, size=0)
-    assert told[-1][0] == 100.0
+    assert reports[-1][0] == 100.0
 
 
-def test_work_that_begins_no_transfer_makes_no_artifact(told: list[tuple[float, str]]) -> None:
+def test_work_that_begins_no_transfer_makes_no_artifact(reports: list[tuple[float, str]]) -> None:
     with a_progress([]):
         pass
-    assert told == []
+    assert reports == []
 
 
-def test_a_server_that_refuses_is_told_of_once_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_refuses_is_reported_once_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no")
 

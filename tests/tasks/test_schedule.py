@@ -1,4 +1,4 @@
-"""Which jobs begin when: as many as may at once, the first in the plan's order first, others' work not counted."""
+"""Tests of the order of jobs: they start in the plan's order, and work on other machines does not count."""
 
 import concurrent.futures
 import threading
@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 
 class Machine:
-    """Runs jobs in threads; each ends when the test says so."""
+    """Runs jobs in threads. The test decides when each job ends."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -66,7 +66,7 @@ def test_no_more_jobs_begin_than_may_be_at_work_at_once(machine: Machine) -> Non
     assert set(running.result(20).values) == {"a", "b", "c"}
 
 
-def test_a_target_is_finished_before_the_next_is_begun(machine: Machine) -> None:
+def test_a_target_is_finished_before_the_next_starts(machine: Machine) -> None:
     jobs = {"build/a": machine.job("build/a"), "package/a": machine.job("package/a", "build/a")}
     jobs |= {"build/b": machine.job("build/b"), "package/b": machine.job("package/b", "build/b")}
     machine.end(*jobs)

@@ -1,4 +1,4 @@
-"""What docker is told to run a command in a container."""
+"""Tests of docker's arguments for running a command in a container."""
 
 from pathlib import Path
 from typing import Any

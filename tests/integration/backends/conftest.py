@@ -1,4 +1,4 @@
-"""Engines that several modules look at."""
+"""Engines that several test modules use."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.support.workers import shared_by_workers
 
 @pytest.fixture(scope="session")
 def float32_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example model in float32, with answers as a reference has them; built once for all workers."""
+    """The example model as a float32 engine, whose answers equal the reference. It is built once for all workers."""
     engine = shared_by_workers(tmp_path_factory) / "float32-engine"
     with FileLock(f"{engine}.lock"):
         if not (engine / "genai_config.json").exists():

@@ -1,3 +1,5 @@
+"""Tests of engines that the real model builder of ONNX Runtime builds for a CPU."""
+
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.support import onnx_engines
 
 ENGINE_FILES = {"genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json"}
 SHARED = {Precision.FLOAT32: "float32_engine", Precision.INT4: "tiny_engine"}
-"""Fixtures with engines that other modules look at, too."""
+"""Fixtures with engines that other modules use too."""
 
 STAMP = """
 import onnx, sys, onnxruntime_genai
@@ -27,7 +29,7 @@ sys.exit(stamped != f"{onnxruntime_genai.__version__}+{onnxruntime_genai.__commi
 
 @pytest.fixture(scope="session")
 def known(tiny_weights: Path) -> ValidationOptions:
-    """What the example model answers."""
+    """The known answers of the example model."""
     return ValidationOptions.model_validate(yaml.safe_load((tiny_weights.parent / "prompts.yaml").read_text("utf-8")))
 
 
@@ -48,9 +50,9 @@ def test_each_supported_precision_builds_and_answers_right(  # noqa: PLR0913, PL
         engine: Path = request.getfixturevalue(SHARED[precision])
     else:
         engine = onnx_engines.build(toolchain, tiny_weights, tmp_path / "engine", precision)
-    asked = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
-    assert asked.report.passed, asked.report.misses
-    assert len(asked.report.results) == len(known.prompts) > 5
+    results = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
+    assert results.report.passed, results.report.misses
+    assert len(results.report.results) == len(known.prompts) > 5
 
 
 def test_only_the_engine_is_left_behind_with_the_same_bytes_even_inside_a_git_repository(
@@ -68,7 +70,7 @@ def test_only_the_engine_is_left_behind_with_the_same_bytes_even_inside_a_git_re
     assert list(home.rglob("*")) == []
     assert digests(tiny_weights) == before
     assert digests(engine) == digests(tiny_engine)
-    # The builder would otherwise stamp the commit of the repository its environment lies in: here, of this checkout.
+    # Otherwise the builder would write the commit of the repository around its environment, which is this checkout.
     process.run([str(toolchain.python), "-c", STAMP, str(engine / "model.onnx")], env=toolchain.environment)
 
 
@@ -79,8 +81,8 @@ def test_int4_options_change_the_engine_and_it_still_answers_right(
     engine = onnx_engines.build(toolchain, tiny_weights, tmp_path / "engine", "int4", **options)
     default_size, own_size = ((each / "model.onnx.data").stat().st_size for each in (tiny_engine, engine))
     assert own_size > default_size
-    asked = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
-    assert asked.report.passed, asked.report.misses
+    results = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
+    assert results.report.passed, results.report.misses
 
 
 def test_truncated_weights_end_in_an_error_that_shows_the_reason(

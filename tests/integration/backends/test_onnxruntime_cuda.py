@@ -1,4 +1,4 @@
-"""What the builder writes where it is asked for what the support table refuses, and for CUDA, which needs no GPU."""
+"""Tests of engines that the support table refuses for a CPU, and of engines for CUDA. Building needs no GPU."""
 
 import json
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ for path, argv in json.loads(sys.argv[1]).items():
 
 @dataclass
 class Built:
-    """Engines made by the builder itself, in a directory."""
+    """A directory of engines from the builder itself."""
 
     directory: Path
 
@@ -41,7 +41,7 @@ class Built:
         return self.directory / f"{execution}-{precision.value}"
 
     def loose_outputs(self, execution: str, precision: Precision) -> list[str]:
-        """The graph's outputs that none of its nodes makes."""
+        """The graph's outputs that no node produces."""
         path = f"{self.engine(execution, precision)}.json"
         outputs: list[str] = json.loads(Path(path).read_text(encoding="utf-8"))
         return outputs
@@ -49,12 +49,12 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """All of them, made in one process: what it imports takes longer than its work."""
+    """All engines of this module. One process builds them, because its imports take longer than its work."""
     made = Built(tmp_path_factory.mktemp("built"))
-    asked = [(CUDA, precision) for precision in BUILDER_NAMES]
-    asked += [(CPU, precision) for precision in REFUSED_BUT_BUILDABLE]
+    wanted = [(CUDA, precision) for precision in BUILDER_NAMES]
+    wanted += [(CPU, precision) for precision in REFUSED_BUT_BUILDABLE]
     jobs = {}
-    for execution, precision in asked:
+    for execution, precision in wanted:
         engine = str(made.engine(execution, precision))
         places = ["-i", str(tiny_weights), "-o", engine, "-c", f"{engine}.cache"]
         jobs[engine] = [*places, "-e", execution, "-p", BUILDER_NAMES[precision]]

@@ -1,4 +1,4 @@
-"""The example model: complete and small as committed, and made again by its script."""
+"""Tests of the example model: the committed files are complete and small, and the script makes them again."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_the_prompts_are_a_validation_section_with_the_tutorials_among_them() ->
 
 @pytest.fixture(scope="session")
 def ran(onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the scripts made and said, in two processes, once for all workers: they import longer than they work."""
+    """The scripts' files and output, made once for all workers in two processes, because imports take long."""
     shared = shared_by_workers(tmp_path_factory) / "tiny-llama"
     with FileLock(f"{shared}.lock"):
         if not (shared / "again.json").exists():
@@ -75,30 +75,32 @@ def ran(onnxruntime_python: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return shared
 
 
-def _run_scripts(python: Path, here: Path) -> None:
+def _run_scripts(python: Path, directory: Path) -> None:
     section = yaml.safe_load(PROMPTS.read_text(encoding="utf-8"))
-    few = {**section, "prompts": section["prompts"][:FEW]}  # learnt sooner than all
-    (here / "few.yaml").write_text(yaml.safe_dump(few), encoding="utf-8")
+    few = {**section, "prompts": section["prompts"][:FEW]}  # fewer steps than all of it needs
+    (directory / "few.yaml").write_text(yaml.safe_dump(few), encoding="utf-8")
 
     def training(name: str, steps: int) -> list[str]:
-        places = ["--output", str(here / name), "--prompts", str(here / "few.yaml")]
+        places = ["--output", str(directory / name), "--prompts", str(directory / "few.yaml")]
         return [str(EXAMPLE / "train.py"), *places, "--steps", str(steps)]
 
     checking = [str(EXAMPLE / "check.py"), str(MODEL)]
     first = {"once": training("once", 5), "made": training("made", 250), "checked": checking}
     for name, jobs in {"first": first, "again": {"again": training("again", 5)}}.items():
-        (here / f"{name}-jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-        process.run([str(part) for part in (python, RUN_SCRIPTS, here / f"{name}-jobs.json", here / f"{name}.json")])
+        (directory / f"{name}-jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+        process.run(
+            [str(part) for part in (python, RUN_SCRIPTS, directory / f"{name}-jobs.json", directory / f"{name}.json")]
+        )
 
 
-def said(ran: Path, run: str, name: str) -> tuple[int, list[str]]:
-    """The exit status of a script, and the lines that it printed."""
+def result_of(ran: Path, run: str, name: str) -> tuple[int, list[str]]:
+    """The exit status of a script, and its lines."""
     done = json.loads((ran / f"{run}.json").read_text(encoding="utf-8"))[name]
     return done["status"], done["printed"].splitlines()
 
 
 def test_the_committed_model_answers_every_prompt_stands_rounding_and_notices_every_breakage(ran: Path) -> None:
-    status, lines = said(ran, "first", "checked")
+    status, lines = result_of(ran, "first", "checked")
     right = [line.partition(":")[0] for line in lines if "12 of 12 answers are right" in line]
     assert status == 0
     assert right == ["float32", "float16", "bfloat16", "int4"]
@@ -106,7 +108,7 @@ def test_the_committed_model_answers_every_prompt_stands_rounding_and_notices_ev
 
 
 def test_the_script_makes_a_model_that_answers_right_and_stands_rounding(ran: Path) -> None:
-    status, lines = said(ran, "first", "made")
+    status, lines = result_of(ran, "first", "made")
     assert status == 0
     assert {path.name for path in (ran / "made").iterdir()} == FILES
     right = [line.partition(":")[0] for line in lines if f"{FEW} of {FEW} answers are right" in line]
@@ -114,7 +116,7 @@ def test_the_script_makes_a_model_that_answers_right_and_stands_rounding(ran: Pa
 
 
 def test_the_script_fails_when_it_has_not_learnt_enough_and_another_process_repeats_it_exactly(ran: Path) -> None:
-    assert said(ran, "first", "once")[0] == said(ran, "again", "again")[0] == 1
+    assert result_of(ran, "first", "once")[0] == result_of(ran, "again", "again")[0] == 1
     once, again = ({path.name: path.read_bytes() for path in (ran / name).iterdir()} for name in ("once", "again"))
     assert once.keys() == FILES
     assert once == again

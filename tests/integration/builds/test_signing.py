@@ -1,4 +1,4 @@
-"""Signatures in the registry: what a trusted key has signed is taken, all else is refused and the error says why."""
+"""Tests of signatures in the registry: only what a trusted key signed is accepted, and errors give the reason."""
 
 # ruff: noqa: F811  fixtures that are imported
 
@@ -90,7 +90,7 @@ def test_what_a_publish_that_died_has_signed_does_not_harm_the_next_one(
 def test_of_two_publishers_at_once_neither_spoils_the_signature_of_the_other(
     published: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second finds no build when it looks, sends its files, signs its own manifest, and loses the race."""
+    """The second publisher finds no build, sends its files, signs its own manifest, and comes too late."""
     look, looks = Registry.read, iter((None, None))
     monkeypatch.setattr(Registry, "read", lambda *asked: next(looks, look) and look(*asked))
     publish(Build().context(tmp_path, published.address))
@@ -179,11 +179,11 @@ def test_the_password_is_in_nothing_that_is_published_logged_or_recorded(
         for key in server.keys(bucket_name)
     ]
     outputs = [path.read_bytes() for path in context.output.iterdir()]
-    said = b"".join([*objects, *outputs, json.dumps(facts).encode(), "".join(lines).encode()])
+    everything = b"".join([*objects, *outputs, json.dumps(facts).encode(), "".join(lines).encode()])
     assert len(objects) > 10
     assert all(objects)
     assert not [
-        secret for secret in (b"sesame-open", b"hf_a-secret", b"PRIVATE KEY", b"keys/key.pem") if secret in said
+        secret for secret in (b"sesame-open", b"hf_a-secret", b"PRIVATE KEY", b"keys/key.pem") if secret in everything
     ]
 
 
@@ -208,16 +208,16 @@ def test_a_key_that_cannot_be_used_is_found_before_anything_is_built_or_sent(
     assert server.keys(address.removeprefix("s3://").split("/")[0]) == []
 
 
-def test_whoever_may_not_list_still_finds_the_signature_of_a_trusted_key(
+def test_a_user_who_may_not_list_still_finds_the_signature_of_a_trusted_key(
     signed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S3 answers 403, not 404, for what is not there to who may not list the bucket."""
+    """For a missing object, S3 answers 403 and not 404 if the user may not list the bucket."""
     unlisted(signed, monkeypatch)
     new = a_key_pair(tmp_path, "new")
     assert signed.check(Policy.read(f"{new.public}:{signed.pair.public}"))[0].path == signed.signature
 
 
-def test_whoever_may_not_list_is_told_that_no_signature_was_found(
+def test_a_user_who_may_not_list_learns_that_no_signature_was_found(
     unsigned: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlisted(unsigned, monkeypatch)

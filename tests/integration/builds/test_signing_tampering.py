@@ -1,4 +1,4 @@
-"""Whatever is changed in the bucket after a build was signed is noticed, and the error says what."""
+"""Any change in the bucket after the signature is noticed, and the error names it."""
 
 # ruff: noqa: F811  fixtures that are imported
 
@@ -66,7 +66,7 @@ def test_a_signature_of_another_build_does_not_count(published: Place) -> None:
     assert "does not match" in published.refusal().problem
 
 
-def test_the_signature_from_before_a_build_was_removed_and_published_anew_does_not_count(
+def test_the_signature_from_before_a_build_was_removed_and_published_again_does_not_count(
     published: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SIGNING_KEY)
@@ -121,7 +121,7 @@ def test_a_signature_that_was_altered_does_not_count(signed: Place, change: Call
 
 
 def test_a_payload_that_covers_the_new_manifest_under_the_old_signature_does_not_count(signed: Place) -> None:
-    """Who may write the bucket but has no key writes what should be signed, and keeps the signature bytes."""
+    """An attacker without a key replaces the signed payload and keeps the bytes of the signature."""
     data = signed.check()[0].data
     old = bytes_digest(signed.manifest_json)
     signed.edit_manifest(channel="stable")

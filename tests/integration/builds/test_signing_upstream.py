@@ -1,4 +1,4 @@
-"""The signatures as others' tools see them: OpenSSF's own command verifies a copy of a build, without Enginery."""
+"""OpenSSF's own command verifies the signatures of a copied build. It does not use Enginery."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
 
 @pytest.fixture(scope="module")
 def build(keys: KeyPair) -> Iterator[Prefix]:
-    """A build that was published with a key, and is signed with a second one."""
+    """A build that was signed with one key when it was published, and later with a second key."""
     with running_s3_server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment().items():
             patch.setenv(name, value)
@@ -48,7 +48,7 @@ def build(keys: KeyPair) -> Iterator[Prefix]:
 
 @pytest.fixture(scope="module")
 def mirror(build: Prefix, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every object of the build in a directory, as `aws s3 sync` copies them."""
+    """A directory with every object of the build, as `aws s3 sync` copies them."""
     directory = tmp_path_factory.mktemp("mirror") / "build"
     for info in build.list():
         file = directory / info.path
@@ -62,14 +62,14 @@ def signature_of(mirror: Path, pair: KeyPair) -> Path:
 
 
 def model_signing(*command: str | Path) -> tuple[int, str]:
-    """Run upstream's command; its exit status and what it says."""
+    """Run OpenSSF's command. Returns its exit status and its output."""
     argv = [sys.executable, "-m", "model_signing", *command]
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stdout + done.stderr
 
 
 def verify(mirror: Path, signature: Path, public: Path) -> tuple[int, str]:
-    """The command of the guide."""
+    """Run the command of the guide."""
     return model_signing("verify", "key", mirror, "--signature", signature, "--public_key", public)
 
 
@@ -82,35 +82,35 @@ def test_upstreams_command_notices_one_flipped_bit(mirror: Path, keys: KeyPair, 
     signature = signature_of(mirror, keys)
     kept = (mirror / path).read_bytes()
     (mirror / path).write_bytes(bytes([kept[0] ^ 1]) + kept[1:])
-    code, said = verify(mirror, signature, keys.public)
+    code, output = verify(mirror, signature, keys.public)
     (mirror / path).write_bytes(kept)
     assert code == 1
-    assert "Hash mismatch for" in said
-    assert path in said
+    assert "Hash mismatch for" in output
+    assert path in output
 
 
 def test_upstreams_command_notices_a_file_that_was_added(mirror: Path, keys: KeyPair) -> None:
     added = mirror / "model_repository" / "extra.py"
     added.write_text("print('hello')\n")
-    code, said = verify(mirror, signature_of(mirror, keys), keys.public)
+    code, output = verify(mirror, signature_of(mirror, keys), keys.public)
     added.unlink()
     assert code == 1
-    assert "Extra files found" in said
+    assert "Extra files found" in output
 
 
 def test_upstreams_command_refuses_another_key(mirror: Path, keys: KeyPair, tmp_path: Path) -> None:
-    code, said = verify(mirror, signature_of(mirror, keys), a_key_pair(tmp_path).public)
+    code, output = verify(mirror, signature_of(mirror, keys), a_key_pair(tmp_path).public)
     assert code == 1
-    assert "Key mismatch" in said
+    assert "Key mismatch" in output
 
 
 def test_what_upstreams_command_has_signed_counts_under_a_policy(mirror: Path, tmp_path: Path) -> None:
-    """Whoever has a copy can sign it with the upstream tool alone."""
+    """The upstream tool alone can sign a copy of a build."""
     pair = a_key_pair(tmp_path)
     made = tmp_path / "made.sig"
     ignoring = ("--ignore-paths", mirror / "signatures")
-    said = model_signing("sign", "key", mirror, "--signature", made, "--private_key", pair.private, *ignoring)
-    assert said == (0, "Signing succeeded\n")
+    result = model_signing("sign", "key", mirror, "--signature", made, "--private_key", pair.private, *ignoring)
+    assert result == (0, "Signing succeeded\n")
     data = (mirror / "manifest.json").read_bytes()
     signature = SignatureFile(signature_path(data, pair.fingerprint), made.read_bytes())
     assert require_trusted(data, [signature], Policy.read(str(pair.public)), "it") == signature

@@ -1,4 +1,4 @@
-"""Enginery installed from a wheel: it has one name, and leaves the user's own packages alone."""
+"""Tests of Enginery installed from a wheel: it has one import name, and does not hide the user's own packages."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ print(flows.WHOSE, tasks.WHOSE)
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory that a wheel of this checkout is installed into."""
+    """The directory into which a wheel of this checkout is installed."""
     wheels = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), str(CHECKOUT)], check=True, timeout=240)
@@ -34,7 +34,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_it_occupies_one_name(installed: Path) -> None:
+def test_the_wheel_has_one_import_name(installed: Path) -> None:
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"enginery"}
     assert (installed / "enginery" / "py.typed").is_file()
     assert (installed / "enginery" / "_infra" / "toolchains").is_dir()
@@ -48,7 +48,7 @@ def test_a_project_with_flows_and_tasks_of_its_own_still_builds(installed: Path,
     done = subprocess.run(
         [sys.executable, "-c", LOAD_THE_FLOW], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    package, flow, whose = done.stdout.splitlines()
+    package, flow, task = done.stdout.splitlines()
     assert package.startswith(str(installed))
     assert flow.startswith(str(installed / "enginery" / "pipeline" / "flows"))
-    assert whose == "the user's the user's"
+    assert task == "the user's the user's"

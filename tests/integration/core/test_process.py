@@ -1,4 +1,4 @@
-"""What `process.run` gives a command, and how commands end with all their processes. Only real commands are run."""
+"""Tests of `process.run` with real commands: what they get, and how they end with all their processes."""
 
 import ctypes
 import errno
@@ -55,7 +55,7 @@ def test_no_other_file_is_open_in_the_command() -> None:
     assert lines_of(
         python("import os; print(sorted(os.listdir('/proc/self/fd'))[:3], len(os.listdir('/proc/self/fd')))")
     ) == [
-        "['0', '1', '2'] 4"  # the fourth is the listed directory itself
+        "['0', '1', '2'] 4"  # the fourth descriptor is the listed directory itself
     ]
 
 
@@ -65,7 +65,7 @@ def test_no_word_is_interpreted_by_a_shell(tmp_path: Path) -> None:
 
 
 def test_the_command_has_default_signal_actions() -> None:
-    """`yes` must die of SIGPIPE silently, as in a shell; Python ignores that signal and would hand this down."""
+    """`yes` must end silently by SIGPIPE, as in a shell. Python ignores that signal, and a child would inherit this."""
     assert lines_of(shell("yes | head -1; echo ${PIPESTATUS:-done}")) == ["y", "done"]
 
 
@@ -76,7 +76,7 @@ def test_arguments_and_environment_may_be_large() -> None:
     ]
 
 
-# What is measured
+# Measurements
 
 
 def test_peak_memory_is_that_of_the_largest_process() -> None:
@@ -129,8 +129,8 @@ def test_a_file_that_may_not_be_executed_is_named(tmp_path: Path) -> None:
     assert os.strerror(errno.EACCES) in failing([str(tmp_path / "data")]).problem
 
 
-def test_a_time_limit_ends_the_whole_family(tmp_path: Path) -> None:
-    """The limit is generous, as the family must be complete first on a slow machine."""
+def test_a_time_limit_ends_all_processes_of_the_command(tmp_path: Path) -> None:
+    """The limit is long, because all processes must have started first, also on a slow machine."""
     error = failing(family_argv(tmp_path), timeout=6)
     assert error.cause == FailureCause.TIMEOUT
     assert "6 s" in error.problem
@@ -138,7 +138,7 @@ def test_a_time_limit_ends_the_whole_family(tmp_path: Path) -> None:
     assert alive_among(family_pids(tmp_path)) == []
 
 
-def test_who_ignores_the_kind_signal_is_killed(tmp_path: Path) -> None:
+def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     failing(family_argv(tmp_path, "stubborn"), timeout=6, grace=0.2)
     assert len(family_pids(tmp_path)) == 3
     assert alive_among(family_pids(tmp_path)) == []
@@ -159,7 +159,9 @@ def test_what_a_finished_command_left_behind_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, RuntimeError])
-def test_any_exception_while_reading_ends_the_family(tmp_path: Path, raised: type[BaseException]) -> None:
+def test_any_exception_while_reading_ends_all_processes_of_the_command(
+    tmp_path: Path, raised: type[BaseException]
+) -> None:
     script = (
         f'{sys.executable} -c "$0" {tmp_path} & until [ -e {tmp_path}/command ]; do sleep 0.05; done; echo ready; wait'
     )
@@ -174,8 +176,8 @@ def test_any_exception_while_reading_ends_the_family(tmp_path: Path, raised: typ
     assert alive_among(family_pids(tmp_path)) == []
 
 
-def test_a_cancelled_thread_ends_the_family(tmp_path: Path) -> None:
-    """Prefect cancels a task in a thread by raising there; a command that prints nothing must notice."""
+def test_a_cancelled_thread_ends_all_processes_of_its_command(tmp_path: Path) -> None:
+    """Prefect cancels a task by an exception in its thread. A command that prints nothing must end too."""
     ended: list[BaseException] = []
 
     def work() -> None:
@@ -218,7 +220,7 @@ def kill_only(parent: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("kill", [kill_group, kill_only])
 @pytest.mark.parametrize("words", [(), ("stubborn",)])
-def test_a_killed_enginery_takes_its_commands_along(
+def test_commands_end_when_enginery_is_killed(
     tmp_path: Path, kill: Callable[[subprocess.Popen[bytes]], None], words: tuple[str, ...]
 ) -> None:
     parent = start_parent(command=family_argv(tmp_path, *words))
@@ -229,27 +231,27 @@ def test_a_killed_enginery_takes_its_commands_along(
     wait_until(lambda: alive_among(pids) == [], seconds=30)
 
 
-def test_what_an_ended_command_left_elsewhere_is_undone(tmp_path: Path) -> None:
+def test_the_cleanup_runs_after_a_command_that_was_ended(tmp_path: Path) -> None:
     undone = tmp_path / "un done"
     error = failing(shell("sleep 60"), timeout=0.5, cleanup=["touch", str(undone)])
     assert error.cause == FailureCause.TIMEOUT
     assert undone.exists()
 
 
-def test_nothing_is_undone_after_a_command_that_ended_by_itself(tmp_path: Path) -> None:
+def test_no_cleanup_runs_after_a_command_that_ended_by_itself(tmp_path: Path) -> None:
     undone = tmp_path / "undone"
     process.run(["true"], log=ignore, cleanup=["touch", str(undone)])
     failing(shell("exit 3"), cleanup=["touch", str(undone)])
     assert not undone.exists()
 
 
-def test_what_undoes_prints_nothing_into_the_commands_output() -> None:
+def test_the_cleanup_prints_nothing_into_the_commands_output() -> None:
     error = failing(shell("echo said; sleep 60"), timeout=5, cleanup=["echo", "undone"])
     assert error.last_lines == ("said",)
 
 
-def test_a_terminated_enginery_ends_the_family_before_itself(tmp_path: Path) -> None:
-    """Prefect's cancel arrives as SIGTERM, which becomes an exception in the main thread."""
+def test_enginery_ends_the_processes_of_its_command_when_it_is_terminated(tmp_path: Path) -> None:
+    """Prefect cancels with SIGTERM, which becomes an exception in the main thread."""
     parent = start_parent("terminate", command=family_argv(tmp_path))
     pids = wait_for_family(tmp_path)
     parent.terminate()

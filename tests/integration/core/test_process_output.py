@@ -1,4 +1,4 @@
-"""What `process.run` makes of the output of real commands: lines, masked secrets, and the causes of failures."""
+"""Tests of how `process.run` handles the output of real commands: lines, masked secrets, causes of failures."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def test_a_line_arrives_while_the_command_still_runs(tmp_path: Path) -> None:
         ("", []),
     ],
 )
-def test_lines_are_what_a_person_sees(printed: str, lines: list[str]) -> None:
+def test_lines_are_as_a_terminal_shows_them(printed: str, lines: list[str]) -> None:
     assert lines_of(["printf", printed]) == lines
 
 
@@ -104,9 +104,9 @@ def test_a_secret_never_reaches_log_file_or_error(tmp_path: Path, name: str) -> 
             log=lines.append,
             log_file=tmp_path / "log",
         )
-    told = "\n".join([*lines, (tmp_path / "log").read_text(), str(caught.value), *caught.value.last_lines])
-    assert secret not in told
-    assert told.count("token is ***") == 4
+    everything = "\n".join([*lines, (tmp_path / "log").read_text(), str(caught.value), *caught.value.last_lines])
+    assert secret not in everything
+    assert everything.count("token is ***") == 4
     assert process.run(["echo", secret], env=environment, log=ignore).argv == ("echo", "***")
 
 
@@ -122,8 +122,8 @@ def test_a_secret_never_reaches_log_file_or_error(tmp_path: Path, name: str) -> 
     ],
 )
 def test_what_signs_in_to_an_address_is_a_secret(name: str, value: str, secrets: list[str]) -> None:
-    said = lines_of(["printf", "%s\\n", value, *secrets], env={**os.environ, name: value})
-    assert not [line for line in said if any(secret in line for secret in secrets)]
+    lines = lines_of(["printf", "%s\\n", value, *secrets], env={**os.environ, name: value})
+    assert not [line for line in lines if any(secret in line for secret in secrets)]
 
 
 def test_an_address_without_a_password_is_shown() -> None:

@@ -1,4 +1,4 @@
-"""What `process.Service` promises."""
+"""Tests of `process.Service`."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def test_a_service_runs_until_it_is_stopped_with_all_it_started(tmp_path: Path) 
         assert alive_among([*pids, service.pid]) == []
 
 
-def test_a_service_that_ignores_the_kind_signal_is_killed_after_the_grace(tmp_path: Path) -> None:
+def test_a_service_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path) -> None:
     with running(family_argv(tmp_path, "stubborn"), tmp_path.parent / f"{tmp_path.name}.log") as service:
         pids = wait_for_family(tmp_path)
         service.stop(grace=0.1)
@@ -55,7 +55,7 @@ def test_stopping_twice_is_fine(tmp_path: Path) -> None:
         service.stop()
 
 
-def test_the_log_begins_anew_with_the_command_and_is_private(tmp_path: Path) -> None:
+def test_each_start_begins_a_new_private_log_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("of an earlier run\n")
     with running(["sh", "-c", "echo hello; sleep 600"], tmp_path / "log") as service:
         wait_until(lambda: "hello" in service.last_lines())
@@ -135,7 +135,7 @@ def test_a_process_that_got_the_same_id_later_is_left_alone() -> None:
         other.wait()
 
 
-def test_a_supervisor_that_hangs_is_ended_with_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_that_hangs_is_ended_with_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enginery.core.process.service.KILL_SECONDS", 0.2)
     with running(["sleep", "600"], tmp_path / "log") as service:
         wait_until(lambda: psutil.Process(service.pid).children())

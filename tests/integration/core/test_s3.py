@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Objects in S3, over real HTTP, with the failures that happen there."""
+"""Tests of objects in S3, over real HTTP and with its failures."""
 
 import os
 import threading
@@ -148,7 +148,7 @@ def test_what_is_gone_cannot_be_swapped(prefix: Prefix) -> None:
 def test_a_write_whose_answer_was_lost_counts_as_done(
     prefix: Prefix, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, patience: str
 ) -> None:
-    monkeypatch.setenv("ENGINERY_S3_PATIENCE", patience)  # with much of it, the client itself tries again
+    monkeypatch.setenv("ENGINERY_S3_PATIENCE", patience)  # with more patience, the client itself tries again
     proxy.fail(Fault("answer", after=True, matches=lambda method, _: method == "PUT"))
     etag = prefix.put_bytes("x", b"ours", if_none_match=True)
     assert proxy.count("PUT") == 2
@@ -306,7 +306,7 @@ def test_a_bucket_that_does_not_exist_is_named_whatever_is_asked(bucket: str, tm
         ("SignatureDoesNotMatch", "does not accept the credentials", "correct AWS_ACCESS_KEY_ID"),
     ],
 )
-def test_refused_credentials_and_a_missing_permission_are_told_apart(
+def test_refused_credentials_and_a_missing_permission_have_different_errors(
     prefix: Prefix, proxy: Proxy, code: str, problem: str, remedy: str
 ) -> None:
     body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()

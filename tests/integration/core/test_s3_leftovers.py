@@ -1,4 +1,4 @@
-"""What died writers leave in S3, and small objects whose bytes are turned on their way."""
+"""Tests of what killed writers leave in S3, and of small objects that arrive with changed bytes."""
 
 import pytest
 
@@ -16,10 +16,10 @@ __all__ = ["bucket", "prefix", "proxy", "server"]
 
 
 def test_uploads_under_a_path_are_found_and_can_be_aborted_twice(server: S3Server, prefix: Prefix) -> None:
-    here = begin_upload(server, str(prefix.address), "a/file")
+    wanted = begin_upload(server, str(prefix.address), "a/file")
     begin_upload(server, str(prefix.address), "ab/file")
     (found,) = unfinished_uploads(prefix, "a")
-    assert (found.path, found.upload_id) == ("a/file", here)
+    assert (found.path, found.upload_id) == ("a/file", wanted)
     abort_upload(prefix, found)
     abort_upload(prefix, found)
     assert [upload.path for upload in unfinished_uploads(prefix)] == ["ab/file"]
@@ -86,5 +86,5 @@ def test_an_answer_that_does_not_say_what_is_not_there_is_asked_for_again(prefix
 def test_a_listing_that_does_not_say_whether_it_goes_on_has_ended(
     prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefix, "patiently", lambda *_: {})  # as rclone's server answers
+    monkeypatch.setattr(prefix, "patiently", lambda *_: {})  # rclone's server answers like this
     assert list(unfinished_uploads(prefix)) == []

@@ -1,4 +1,4 @@
-"""Large downloads that are broken off and go on."""
+"""Tests of large downloads that are interrupted and resumed."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ SHA256 = bytes_digest(DATA)
 
 @pytest.fixture(autouse=True)
 def ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten ranges for the data, which come one after the other."""
+    """Split the data into ten ranges, which arrive one after the other."""
     monkeypatch.setattr(s3_download, "SMALL_BYTES", 100)
     monkeypatch.setattr(s3_download, "RANGE_BYTES", 100)
     monkeypatch.setattr(s3_download, "DIGESTED_BYTES", 100)
@@ -42,7 +42,7 @@ def download(prefix: Prefix, to: Path, *, resume: bool = True) -> None:
 
 @pytest.fixture
 def broken_off(prefix: Prefix, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A download of which the last three ranges never came."""
+    """A download whose last three ranges did not arrive."""
     monkeypatch.setenv("ENGINERY_S3_PATIENCE", "0")
     prefix.put_bytes("engine", DATA)
     requests = iter(range(100))
@@ -83,7 +83,7 @@ def test_a_part_of_another_object_is_not_gone_on_with(broken_off: Path, prefix: 
     assert proxy.count("GET") == 10
 
 
-def test_a_part_of_other_ranges_is_begun_anew(
+def test_a_part_with_other_ranges_is_started_again(
     broken_off: Path, prefix: Prefix, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3_download, "RANGE_BYTES", 500)
@@ -92,7 +92,9 @@ def test_a_part_of_other_ranges_is_begun_anew(
     assert proxy.count("GET") == 2
 
 
-def test_one_that_was_whole_but_for_its_name_is_only_digested(broken_off: Path, prefix: Prefix, proxy: Proxy) -> None:
+def test_a_complete_part_is_only_digested_before_it_gets_its_name(
+    broken_off: Path, prefix: Prefix, proxy: Proxy
+) -> None:
     part_of(broken_off).write_bytes(DATA)
     download(prefix, broken_off)
     assert broken_off.read_bytes() == DATA
@@ -155,7 +157,7 @@ def test_an_object_is_digested_without_being_kept(prefix: Prefix, proxy: Proxy, 
 
 
 def test_bytes_that_came_before_a_failure_are_digested_once(prefix: Prefix, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure that is not the client's own in the middle of a range, after which it is read from its start."""
+    """The connection fails in the middle of a range. The range is then read again from its start."""
     prefix.put_bytes("engine", DATA)
     chunks, failed = StreamingBody.iter_chunks, list[int]()
 
@@ -187,7 +189,7 @@ def test_an_object_whose_checksum_fails_is_asked_for_again(prefix: Prefix, monke
     assert digest_object(prefix, "engine", size=len(DATA)) == SHA256
 
 
-def test_a_full_disk_is_told_of_the_file_and_not_of_the_object(
+def test_the_error_of_a_full_disk_names_the_file_and_not_the_object(
     prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix.put_bytes("engine", DATA)
@@ -230,7 +232,7 @@ def test_nothing_is_written_any_more_once_a_download_has_failed(
     monkeypatch.setattr(Part, "close", close)
     with pytest.raises(OSError, match="Input/output error") as caught:
         download(prefix, tmp_path / "engine")
-    assert caught.value.errno == errno.EIO  # held, and with it all that it has come through
+    assert caught.value.errno == errno.EIO  # `caught` keeps the traceback and all its objects
     assert closed.is_set()
     for thread in threading.enumerate():
         if thread.name.startswith("ThreadPoolExecutor"):

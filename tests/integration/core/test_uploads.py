@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Files on their way to S3: what is sent, what is checked, and what happens when something goes wrong on the way."""
+"""Tests of uploads to S3: what is sent, what is checked, and what happens after errors."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ LARGE = os.urandom(2 * PART + 17)
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three parts for `LARGE`; no server takes smaller ones."""
+    """`LARGE` has three parts. No server accepts smaller parts."""
     monkeypatch.setattr(upload, "PART_BYTES", PART)
 
 
@@ -151,7 +151,9 @@ def test_only_the_request_that_failed_is_sent_again(prefix: Prefix, proxy: Proxy
     assert proxy.count("PUT", "partNumber=1") + proxy.count("PUT", "partNumber=3") == 2
 
 
-def test_an_upload_whose_completion_was_not_heard_counts_as_done(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
+def test_an_upload_counts_as_done_if_the_answer_to_its_completion_was_lost(
+    prefix: Prefix, proxy: Proxy, tmp_path: Path
+) -> None:
     path, digest = a_file(tmp_path, LARGE)
     proxy.fail(Fault("reset", after=True, matches=lambda method, path: method == "POST" and "uploadId" in path))
     upload_file(prefix, "x", path, digest)
@@ -173,7 +175,7 @@ def test_an_upload_that_somebody_aborts_begins_again(
                     Bucket=prefix.address.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
             client.close()
-            # S3's answer from now on; moto has none.
+            # S3 answers like this. moto has no such answer.
             proxy.fail(
                 Fault("answer", times=100, status=404, body=NO_UPLOAD, matches=lambda _, path: aborted[0] in path)
             )
@@ -213,7 +215,7 @@ def test_many_files_go_and_come_back(prefix: Prefix, tmp_path: Path, proxy: Prox
         proxy.fail(Fault("reset"))
     digests = {name: bytes_digest(data) for name, data in contents.items()}
     upload_all(prefix, [Upload(tmp_path / "out" / n, n, len(contents[n]), digests[n]) for n in contents], NoProgress())
-    for kind in ("reset", "flip", "truncate", "answer"):  # fewer flips than a download is tried
+    for kind in ("reset", "flip", "truncate", "answer"):  # fewer errors than attempts of a download
         proxy.fail(Fault(kind, times=2, matches=lambda method, _: method == "GET"))
     back = tmp_path / "back"
     download_all(prefix, [Download(n, back / n, len(contents[n]), digests[n]) for n in contents], NoProgress())
@@ -323,7 +325,7 @@ def test_a_copy_of_what_has_gone_or_changed_meanwhile_says_so(
     assert prefix.head("y") is None
 
 
-# The short way
+# Small files
 
 
 def test_the_short_way_is_not_taken_where_it_would_not_do_as_the_user_has_set(
@@ -349,7 +351,7 @@ def test_buckets_are_found_where_the_general_client_finds_them(
     assert small._place(endpoint, bucket) == {"endpoint": place, "virtual_hosted_style_request": hosted}
 
 
-def test_who_has_no_permission_is_told_by_the_long_way(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_missing_permission_is_reported_by_the_general_client(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:
     path, digest = a_file(tmp_path, b"small")
     body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
     proxy.fail(Fault("answer", times=1000, status=403, body=body))

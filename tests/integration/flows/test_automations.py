@@ -1,4 +1,4 @@
-"""The automations of `infra/automations` on a real Prefect server: created, and calling a webhook when a run fails."""
+"""Tests of `infra/automations` on a real Prefect server: they call a webhook when a run fails."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def automations() -> dict[str, Any]:
 
 
 def sent(receiver: Receiver, run_name: str) -> dict[str, Any]:
-    """What came of the run with that name; other tests' runs fail on the same server, too."""
+    """The messages about the run with this name. Runs of other tests also fail on the same server."""
     EventsWorker.instance().wait_until_empty()
     found: list[dict[str, Any]] = []
 
@@ -65,7 +65,7 @@ def test_all_are_created_and_a_second_time_brings_them_up_to_date(receiver: Rece
 
 
 def test_each_file_is_what_prefects_own_command_takes(receiver: Receiver, prefect_api: str, tmp_path: Path) -> None:
-    """With the id of the server's block in place of its name."""
+    """The file works after its block's name is replaced by the block's id on the server."""
     block = automations()[NAMES[0]].actions[0].block_document_id
     files = sorted(DEFINITIONS.glob("*.yaml"))
     assert len(files) == len(NAMES)
@@ -95,7 +95,7 @@ def test_a_failed_build_tells_what_broke_and_what_to_do(receiver: Receiver, pipe
     assert broke["problem"] in payload["text"]
 
 
-def test_each_of_several_failures_is_told(receiver: Receiver, pipeline: SmallPipeline) -> None:
+def test_each_of_several_failures_is_reported(receiver: Receiver, pipeline: SmallPipeline) -> None:
     pipeline.scripts["build/a"] = pipeline.scripts["build/b"] = "exit 3"
     with pytest.raises(EngineryError):
         build_model(small_spec("a", "b", name="told-both"))
@@ -103,7 +103,7 @@ def test_each_of_several_failures_is_told(receiver: Receiver, pipeline: SmallPip
     assert sorted((one["step"], one["target"]) for one in payload["broke"]) == [("build", "a"), ("build", "b")]
 
 
-def test_a_failed_watch_is_told(receiver: Receiver, tmp_path: Path) -> None:
+def test_a_failed_watch_is_reported(receiver: Receiver, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         watch_releases.with_options(flow_run_name="told-watch")([str(tmp_path / "nowhere")])
     payload = sent(receiver, "told-watch")
@@ -111,7 +111,7 @@ def test_a_failed_watch_is_told(receiver: Receiver, tmp_path: Path) -> None:
     assert "nowhere" in payload["text"]
 
 
-def test_a_crashed_run_is_told_without_its_process(receiver: Receiver) -> None:
+def test_a_crashed_run_is_reported_without_its_process(receiver: Receiver) -> None:
     with get_client(sync_client=True) as client:
         crashed = client.create_flow_run(build_model, parameters={}, name="told-crash", tags=["enginery"])
         client.set_flow_run_state(crashed.id, Crashed(message="its process was killed"), force=True)

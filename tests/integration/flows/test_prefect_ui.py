@@ -1,4 +1,4 @@
-"""A build started in the Prefect UI by a person with a browser: the form, the run, its artifacts."""
+"""A user starts a build in the Prefect UI with a browser: the form, the run and its artifacts."""
 
 import os
 import re
@@ -29,12 +29,12 @@ MODEL = "from-the-form"
 PNG = b"\x89PNG"
 CLICK_AGAIN_SECONDS = 10
 RUN_SECONDS = 480
-"""For a run that a worker has to take first: on a busy machine Python alone takes its time, again and again."""
+"""A worker must take the run first, and on a busy machine each start of Python takes long."""
 
 
 @pytest.fixture(scope="module")
 def prefect_server(prefect_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One of this module's own: what other tests have deployed would be in the lists, too."""
+    """This module's own server, because the lists would also show the deployments of other tests."""
     with running_prefect_server(tmp_path_factory.mktemp("prefect-ui"), prefect_tables) as (url, _):
         yield url
 
@@ -47,7 +47,7 @@ def registry(s3_server: S3Server) -> str:
 
 @pytest.fixture
 def deployed(prefect_api: str, shared_toolchains: Path, registry: str, tmp_path: Path) -> Iterator[Service]:
-    """The deployment build-model as prefect.yaml describes it, with a worker, which is given."""
+    """The worker of the deployment build-model, which is deployed as in prefect.yaml."""
     more = {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path / "prefect-home"), "NO_COLOR": "1"}
     environment = dict(os.environ) | more | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     with get_client(sync_client=True) as client:
@@ -70,15 +70,15 @@ def open_form(ui: PrefectUI) -> None:
     ui.field("Name").wait_for()
 
 
-def begun() -> FlowRun | None:
-    """The run that the form has begun, as the server knows it."""
+def started_run() -> FlowRun | None:
+    """The run that the form has started, from the server."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs()
     return next((run for run in runs if run.parameters.get("spec", {}).get("name") == MODEL), None)
 
 
-def happened(ui: PrefectUI, what: Callable[[], bool]) -> bool:
-    """Whether something happens before one would click again; the page goes on meanwhile."""
+def happens_soon(ui: PrefectUI, what: Callable[[], bool]) -> bool:
+    """Whether something happens within the time after which a user would click again."""
     deadline = time.monotonic() + CLICK_AGAIN_SECONDS
     while not what() and time.monotonic() < deadline:
         ui.page.wait_for_timeout(100)
@@ -86,29 +86,31 @@ def happened(ui: PrefectUI, what: Callable[[], bool]) -> bool:
 
 
 def submit(ui: PrefectUI) -> None:
-    """Submit the form, and once more when that was not heard, as a person does who sees that nothing happens."""
+    """Submit the form. Click again if nothing happens, as a user does."""
     button = ui.page.get_by_role("button", name="Submit")
 
-    def heard() -> bool:
+    def submitted() -> bool:
         if button.is_visible() and button.is_enabled():
             button.click()
-        return happened(ui, lambda: begun() is not None)
+        return happens_soon(ui, lambda: started_run() is not None)
 
-    wait_until(heard, seconds=PATIENCE_SECONDS, otherwise=ui.text)
+    wait_until(submitted, seconds=PATIENCE_SECONDS, otherwise=ui.text)
 
 
 def wait_for_end(worker: Service) -> None:
-    """Wait until the run that was begun has ended; what stands in its way is said."""
+    """Wait until the run has ended. If it does not end, the error shows the worker's output."""
 
     def ended() -> bool:
-        run = begun()
+        run = started_run()
         return run is not None and run.state is not None and run.state.is_final()
 
-    wait_until(ended, seconds=RUN_SECONDS, longest_pause=1.0, otherwise=lambda: f"{begun()}\n{worker.last_lines()}")
+    wait_until(
+        ended, seconds=RUN_SECONDS, longest_pause=1.0, otherwise=lambda: f"{started_run()}\n{worker.last_lines()}"
+    )
 
 
 def open_run(ui: PrefectUI) -> str:
-    """Open the run that was begun, and give the state it ended in."""
+    """Open the run that was started. Returns its final state."""
     ui.page.get_by_role("link", name=re.compile(MODEL)).first.click()
     ended = ui.page.get_by_text(re.compile("^(Completed|Failed|Crashed|Cancelled)$")).first
     ended.wait_for()
@@ -116,8 +118,8 @@ def open_run(ui: PrefectUI) -> str:
 
 
 def open_artifacts(ui: PrefectUI) -> str:
-    """Open the run's artifacts, beside the graph of all its steps, and give the page's address."""
-    ui.page.reload()  # the graph of a page that was there before the run had steps stays empty for a while
+    """Open the run's artifacts, next to the graph of its steps. Returns the page's address."""
+    ui.page.reload()  # if the page was opened before the run had steps, its graph stays empty for a while
     ui.page.get_by_role("tab", name="Artifacts").click()
     ui.page.wait_for_url("**tab=Artifacts**")
     ui.page.wait_for_function(r"() => /[1-9]\d*\s+Task runs/.test(document.body.innerText)")
@@ -125,14 +127,14 @@ def open_artifacts(ui: PrefectUI) -> str:
 
 
 def open_artifact(ui: PrefectUI, key: str) -> None:
-    """From a run to the newest content of one of its artifacts: its link leads to all contents, or to the newest."""
+    """Open the newest version of an artifact of the run. The link leads to it, or to a list of all versions."""
     run_page = ui.page.url
     link = ui.page.get_by_role("link", name=re.compile(rf" {key} "))
 
     def left() -> bool:
         if ui.page.url == run_page:
             link.first.click()
-        return happened(ui, lambda: ui.page.url != run_page)
+        return happens_soon(ui, lambda: ui.page.url != run_page)
 
     wait_until(left, seconds=PATIENCE_SECONDS, otherwise=ui.text)
     if "/artifacts/artifact/" not in ui.page.url:

@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""`enginery plan --store s3://…`: what other machines have done is seen, with few requests, and nothing is written."""
+"""Tests of `enginery plan --store s3://…`: it sees the work of other machines, with few requests and no write."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def plan_with(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def done_elsewhere(bucket: str, directory: Path) -> StepRecord:
-    """Another machine has done the download of the plan."""
+    """Act as another machine that has done the plan's download."""
     step = make_plan(read_spec(TINY)).find("download").step
     root = write_output(directory / "output")
     record = some_record(root).model_copy(update={"step": step, "key": step.key})
@@ -48,10 +48,10 @@ def test_a_plan_sees_what_is_done_in_s3_and_writes_nothing(
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert "done (" in lines["download"]
     assert "to run" in lines["build/cpu-int4"]
-    asked = proxy.requests[before:]
+    requests = proxy.requests[before:]
     steps = len(make_plan(read_spec(TINY)).steps)
-    assert len(asked) == steps + len(record.files)  # one for each record, one for each file of those that are there
-    assert {method for method, _ in asked} <= {"GET", "HEAD"}
+    assert len(requests) == steps + len(record.files)  # records, and files of finished steps
+    assert {method for method, _ in requests} <= {"GET", "HEAD"}
 
 
 def test_a_store_that_is_away_is_named(

@@ -1,4 +1,4 @@
-"""The script that `enginery plan --commands` prints, pasted into a shell: it runs to its end."""
+"""The script from `enginery plan --commands` runs to its end when it is pasted into a shell."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def spec_file(directory: Path, weights: Path) -> Path:
 
 
 def pasted(text: str, directory: Path) -> str:
-    """Give lines to a shell that has `enginery` on its PATH; what it prints."""
+    """Paste lines into a shell that has `enginery` on its PATH. Returns its output."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash"], input=text, cwd=directory, env=environment, text=True, capture_output=True, check=False
@@ -36,8 +36,8 @@ def test_the_script_of_a_plan_runs_to_its_end(shared_toolchains: Path, tiny_weig
     assert shared_toolchains.is_dir()
     path = spec_file(tmp_path, tiny_weights)
     script = pasted(f"enginery plan {path} --set targets.0.precision=int4 --commands", tmp_path)
-    said = pasted(script, tmp_path)
-    assert said.splitlines()[-1] == "package cpu-int4: done"
+    output = pasted(script, tmp_path)
+    assert output.splitlines()[-1] == "package cpu-int4: done"
     steps = tmp_path / "by-hand-steps"
     assert (steps / "build" / "cpu-int4" / "genai_config.json").is_file()
     assert PROMPT in (steps / "validate" / "cpu-int4" / "report.json").read_text(encoding="utf-8")

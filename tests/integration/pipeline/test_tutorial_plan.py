@@ -1,5 +1,5 @@
-"""The spec of NVIDIA's tutorial, planned by the command line as its reader would, from a Hub that speaks the real one's
-protocol: the commands that are printed are the tutorial's."""
+"""The command line plans the spec of NVIDIA's tutorial from a local Hub with the real protocol.
+The printed commands are those of the tutorial."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ Plan = Callable[..., list[str]]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub with a gated model of that name and shape, and a token in the environment that opens it."""
+    """A Hub with a gated model of this name and shape. The environment has a token for it."""
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
     model = write(model_directory(tmp_path / "model"), {"config.json": LLAMA_3_8B})
@@ -42,7 +42,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 @pytest.fixture
 def commands(hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
-    """Runs `enginery plan SPEC --commands` and gives its lines."""
+    """Runs `enginery plan SPEC --commands`. Returns its lines."""
 
     def plan(*settings: str) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["enginery", "plan", str(SPEC), *settings, "--commands"])
@@ -55,7 +55,7 @@ def commands(hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def line_of(lines: list[str], command: str) -> str:
-    """The one line that runs a command, from the program on: without the variables and the directory before it."""
+    """The only line that runs this command, without the variables and the directory before the program."""
     (found,) = [line for line in lines if f"bin/{command} " in line]
     return found[found.index(f"bin/{command} ") + len("bin/") :]
 

@@ -1,4 +1,4 @@
-"""What becomes of a finished build of a new release."""
+"""Tests of whether a finished build of a new release is promoted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +61,7 @@ def both(address: str, new: Build = NEW) -> None:
 
 
 def with_speed(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
-    """Builds written from now on were measured to be this fast."""
+    """New builds get this measured speed."""
     made = builds.a_report
 
     def report(*arguments: Any, **named: Any) -> ValidationReport:
@@ -80,7 +80,7 @@ def test_a_build_that_is_not_worse_is_promoted_with_its_comparison(address: str)
     assert all(gate.passed for gate in found.gates)
 
 
-def test_a_second_look_changes_nothing(address: str) -> None:
+def test_a_second_watch_changes_nothing(address: str) -> None:
     both(address)
     decided(address)
     moved = Registry(address).channel("tiny-llama", "candidate", "cpu")
@@ -164,7 +164,7 @@ def test_only_finished_builds_are_looked_at(address: str) -> None:
     assert not promotions([spec], [verdict])
 
 
-def test_a_registry_that_holds_garbage_is_told_and_stops_no_other(address: str) -> None:
+def test_a_registry_that_holds_garbage_is_reported_and_stops_no_other(address: str) -> None:
     both(address)
     Registry(address).prefix.put_bytes("models/tiny-llama/channels/candidate/cpu.json", b"garbage")
     found = decided(address)

@@ -1,3 +1,5 @@
+"""Tests of publishing to a registry and of finding builds, with a real S3 API."""
+
 import json
 import subprocess
 import sys
@@ -247,7 +249,7 @@ def test_a_server_that_is_away_is_named_and_can_be_tried_again(
     assert caught.value.transient
 
 
-def test_what_was_published_holds_until_the_build_is_removed(server: S3Server, address: str, tmp_path: Path) -> None:
+def test_a_publish_step_stays_done_until_its_build_is_removed(server: S3Server, address: str, tmp_path: Path) -> None:
     context = Build().context(tmp_path, address)
     assert not is_published(context.parameters)
     publish(context)
@@ -259,7 +261,7 @@ def test_what_was_published_holds_until_the_build_is_removed(server: S3Server, a
     assert not is_published(context.parameters)
 
 
-def test_what_was_published_holds_when_its_channel_has_moved_on_but_not_to_nowhere(
+def test_a_publish_step_stays_done_if_its_channel_moved_to_another_build_but_not_to_a_missing_one(
     server: S3Server, address: str, tmp_path: Path
 ) -> None:
     first = Build().context(tmp_path / "1", address)
@@ -354,11 +356,11 @@ def test_a_manifest_under_another_name_is_refused(server: S3Server, address: str
         Registry(address).manifest("tiny-llama", "cpu-int4-copy")
 
 
-# Two publishers of one name with different files
+# Two publishers of the same build with different files
 
 
 def claim(**changes: Any) -> bytes:
-    """A claim of a publisher on another machine that has just begun."""
+    """The claim of a publisher on another machine that has just started."""
     worker = Worker(host="another-machine", pid=7, started=1.0)
     made = Holder(files="f" * 64, worker=worker, since=datetime.now(UTC))
     return made.model_copy(update=changes).model_dump_json().encode()
@@ -381,7 +383,7 @@ def test_the_files_of_a_publisher_at_work_are_not_written_over(
     def meet_another(registry: Registry, manifest: Any) -> Any:
         monkeypatch.setattr(publishing_module, "_write_manifest", original)
         with monkeypatch.context() as patched:
-            patched.setattr(Worker, "is_at_work", lambda _: True)  # both publishers are this process
+            patched.setattr(Worker, "is_at_work", lambda _: True)  # both publishers run in this process
             with pytest.raises(RegistryError) as caught:
                 publish(Build(answers={"Who?": "another engine"}).context(tmp_path / "2", address))
         met.append(caught.value)
@@ -412,17 +414,19 @@ def test_a_claim_goes_when_the_build_is_there_or_has_failed(
     assert f"prod/{HOME}/{CLAIM}" not in keys(server, address)
 
 
-def test_the_claim_of_a_process_that_runs_here_holds(server: S3Server, address: str, tmp_path: Path) -> None:
+def test_the_claim_of_a_running_process_of_this_machine_is_valid(
+    server: S3Server, address: str, tmp_path: Path
+) -> None:
     with sleeping_process() as worker:
         write(server, address, f"{HOME}/{CLAIM}", claim(worker=worker))
         with pytest.raises(RegistryError, match=f"process {worker.pid} on") as caught:
             publish(Build().context(tmp_path / "1", address))
         assert caught.value.transient
         assert keys(server, address) == [f"prod/{HOME}/{CLAIM}"]
-    publish(Build().context(tmp_path / "2", address))  # it has ended
+    publish(Build().context(tmp_path / "2", address))  # its process has ended
 
 
-def test_the_claim_of_another_machine_holds_as_long_as_a_publish_may_take(
+def test_the_claim_of_another_machine_is_valid_for_the_longest_time_of_a_publish(
     server: S3Server, address: str, tmp_path: Path
 ) -> None:
     write(server, address, f"{HOME}/{CLAIM}", claim())

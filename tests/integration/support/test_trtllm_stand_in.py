@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""The stand-in for TensorRT-LLM's commands: what it is made of, its flags and its checkpoints."""
+"""Tests of the stand-in for TensorRT-LLM's commands: its files, flags and checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_every_command_takes_all_flags_of_the_facts_at_once(release: str) -> Non
 
 
 def words_of(flag: Flag) -> list[str]:
-    """A flag with a value it takes."""
+    """The words of a flag with a value that it accepts."""
     if flag.is_switch:
         return [flag.name]
     value = next(str(choice) for choice in (*flag.choices, "1") if choice is not None)

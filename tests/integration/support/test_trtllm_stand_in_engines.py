@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""The stand-in for TensorRT-LLM's commands: engines and what they answer."""
+"""Tests of the stand-in for TensorRT-LLM's commands: its engines and their answers."""
 
 import os
 from pathlib import Path

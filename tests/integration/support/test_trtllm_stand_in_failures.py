@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""The stand-in for TensorRT-LLM's commands: the ways in which they go wrong when told to."""
+"""Tests of the stand-in for TensorRT-LLM's commands: the failures that a test can choose."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 
 def fail(stand_in: StandIn, checkpoint: Path, output: Path, *more: str) -> CommandError:
-    """The error with which the product's own runner ends a build."""
+    """The error of Enginery's own runner for this build."""
     argv = [str(stand_in.bin / BUILD), "--checkpoint_dir", str(checkpoint), "--output_dir", str(output), *more]
     with pytest.raises(CommandError) as caught:
         process.run(argv, env=stand_in.environment(), cwd=output.parent, timeout=30)

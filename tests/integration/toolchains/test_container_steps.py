@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""A step's commands in a container, with docker's stand-in of tests/support/fake_docker.py."""
+"""Tests of a step's commands in a container, with the stand-in for docker in tests/support."""
 
 import os
 import stat
@@ -34,7 +34,7 @@ KEY = "0123456789abcdef" * 4
 
 @pytest.fixture
 def toolchain(fake: FakeDocker, tmp_path: Path) -> Toolchain:
-    """A toolchain whose image was looked into before."""
+    """A toolchain whose image was already inspected."""
     fake.add_image(IMAGE)
     identity = toolchains.identify(NAME, "container")
     return Container(identity, tmp_path / "known", Path("python3"), dict(os.environ), IMAGE)
@@ -133,7 +133,7 @@ def test_the_token_reaches_the_command_as_a_file_that_is_gone_afterwards(
 
 
 def test_a_container_is_killed_when_its_time_is_over(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:
-    """It ignores the signal that docker passes on, as a hanging build does; only the daemon could end a real one."""
+    """The command ignores the signal, as a hanging build does. Only the daemon could end a real container."""
     context = step(toolchain, tmp_path, timeout=5.0)
     with pytest.raises(CommandError, match="time limit") as caught:
         context.run(["sh", "-c", "trap '' TERM INT; while :; do sleep 0.1; done"])
@@ -155,7 +155,7 @@ def test_a_container_is_killed_when_the_step_is_cancelled(
             raise KeyboardInterrupt
 
     context.log = cancel
-    known = 'until cat "$1"/* 2>/dev/null | grep -q .; do sleep 0.05; done'  # the daemon tells of it a little later
+    known = 'until cat "$1"/* 2>/dev/null | grep -q .; do sleep 0.05; done'  # the daemon reports it a little later
     script = f"trap '' TERM INT; {known}; echo started; while :; do sleep 0.1; done"
     with pytest.raises(KeyboardInterrupt):
         context.run(["sh", "-c", script, "sh", str(fake.directory / "running")])
@@ -175,7 +175,7 @@ toolchain.run(["sh", "-c", script], Access(name="hanging"), log=lambda line: Non
 
 
 def test_a_container_is_removed_also_when_enginery_itself_is_killed(fake: FakeDocker) -> None:
-    """The daemon would let it run on: that it is told to end it is the supervisor's work."""
+    """The daemon would let the container run on. The supervisor tells it to remove the container."""
     fake.add_image(IMAGE)
     pid = container_home() / "pid"
     parent = subprocess.Popen([sys.executable, "-c", RUN_A_BOX, NAME, IMAGE])
@@ -234,7 +234,7 @@ def test_a_command_that_the_image_does_not_have_is_named(
 
 
 def test_a_container_that_could_not_be_killed_is_named(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:
-    """The daemon goes away while the command runs."""
+    """The daemon stops while the command runs."""
     lines: list[str] = []
     context = step(toolchain, tmp_path, log=lines.append)
     script = 'echo "Cannot connect to the Docker daemon" > "$1"; exit 3'
@@ -265,7 +265,7 @@ def rename_a_flag_in_the_help(release: StandIn) -> None:
 def test_a_planned_engine_is_converted_built_and_asked_in_containers(
     fake: FakeDocker, release: StandIn, tmp_path: Path
 ) -> None:
-    """In an image of one's own, which may have any Python: the stand-in has this interpreter's."""
+    """The user's own image may have any Python. The stand-in has the Python of this interpreter."""
     (fake.directory / "nvidia-smi").symlink_to(release.bin / "nvidia-smi")
     fake.add_image("team/trtllm:1")
     target = {
@@ -300,8 +300,10 @@ def test_a_planned_engine_is_converted_built_and_asked_in_containers(
     assert record.toolchain["image"] == "team/trtllm:1"
     assert record.toolchain["verdict"] == "engine"
     assert "--helpers is listed by trtllm-build --help and not" in record.toolchain["disagreements"]
-    told = [line for line in lines if line.startswith(f"warning: the toolchain {NAME} differs from what is recorded: ")]
-    assert len(told) == 3, "each of convert, build and validate says so"
+    warnings = [
+        line for line in lines if line.startswith(f"warning: the toolchain {NAME} differs from what is recorded: ")
+    ]
+    assert len(warnings) == 3, "each of convert, build and validate says so"
     assert all(command[:2] == ("docker", "run") for command in record.commands)
     converted = [call for call in fake.calls("run") if "convert_checkpoint.py" in str(call["command"])]
     assert len(converted) == 1

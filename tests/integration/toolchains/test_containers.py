@@ -1,6 +1,6 @@
 # ruff: noqa: F811  fixtures are imported
-"""Toolchains that are images. There is no Docker here: tests/support/fake_docker.py takes docker's flags and runs the
-command on this machine, so what is tested is what docker is told, and what becomes of its answers."""
+"""Tests of toolchains that are images, without Docker: a stand-in in tests/support accepts docker's flags and runs the
+command on this machine. So they test the arguments for docker and how its answers are used."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ KEY = "0123456789abcdef" * 4
 
 
 def local_python(identity: ToolchainIdentity) -> ToolchainIdentity:
-    """The identity with the Python that the stand-in's interpreter has."""
+    """The identity with the version of this interpreter, which the stand-in runs."""
     return identity.model_copy(update={"python": MINOR})
 
 
@@ -55,7 +55,7 @@ def test_a_pin_file_may_name_the_image(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_pin_file_that_leaves_python_open_leaves_it_to_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeDocker
 ) -> None:
-    """The Pythons of this machine must neither be asked nor get into the keys."""
+    """The Pythons of this machine must not be used, and must not change the keys."""
     (tmp_path / f"{NAME}.txt").write_text("# image: team/trtllm:7\n# python: >=3.10\ntensorrt-llm==1.2.1\n")
     monkeypatch.setenv("ENGINERY_TOOLCHAINS", str(tmp_path))
     fake.use_commands_of(make_release(tmp_path / "release", "1.2.1").bin)
@@ -99,7 +99,7 @@ def test_the_registry_of_this_machine_is_put_before_images_that_name_none(
     assert image_reference(image, {"ENGINERY_CONTAINER_REGISTRY": registry}) == expected
 
 
-# Getting ready
+# Preparing
 
 
 @pytest.mark.usefixtures("release")
@@ -164,10 +164,10 @@ def test_a_toolchain_that_was_made_is_listed_and_checked(fake: FakeDocker) -> No
     assert (report.verdict, report.disagreements) == ("engine", ())
 
 
-# What docker answers
+# Docker's answers
 
 
-def test_a_machine_without_docker_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_docker_gets_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainError, match="needs docker") as caught:
         toolchains.ensure(toolchains.identify(NAME, "container"))

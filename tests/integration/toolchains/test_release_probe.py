@@ -1,7 +1,7 @@
-"""Finding out what a toolchain of TensorRT-LLM can do, with the stand-in's commands instead of TensorRT-LLM's own.
+"""Tests of the probe of TensorRT-LLM toolchains, with the stand-in's commands instead of TensorRT-LLM's.
 
-The stand-in prints its help from the recorded facts, so that agreement says that the help is read rightly, and nothing
-about TensorRT-LLM."""
+The stand-in prints its help from the recorded facts. So a passing test shows that the help is read correctly. It says
+nothing about TensorRT-LLM."""
 
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def test_noise_around_a_help_text_does_not_matter() -> None:
 # Comparing
 
 
-def test_what_only_one_side_has_is_told() -> None:
+def test_what_only_one_side_has_is_reported() -> None:
     listed = read_help(["  --old OLD", "  --both BOTH"])
     recorded = {"--both": Flag("--both"), "--new": Flag("--new")}
     assert list(compare_flags(listed, recorded, "record")) == [
@@ -105,7 +105,7 @@ def test_what_only_one_side_has_is_told() -> None:
     ]
 
 
-def test_other_choices_are_told_and_their_order_does_not_matter() -> None:
+def test_other_choices_are_reported_and_their_order_does_not_matter() -> None:
     listed = read_help(["  --size {x,y}", "  --shape {a,b}"])
     recorded = {"--size": Flag("--size", choices=("y", "z")), "--shape": Flag("--shape", choices=("b", "a"))}
     assert list(compare_flags(listed, recorded, "record")) == [
@@ -136,7 +136,7 @@ def test_the_flags_of_a_toolchain_are_those_recorded_of_its_release(
     on_path(tmp_path, release, monkeypatch)
     found = probed(release)
     assert (found.verdict, found.reason) == ("engine", "")
-    assert found.disagreements == ()  # so every recorded flag was read, and no other one
+    assert found.disagreements == ()  # so exactly the recorded flags were read
 
 
 def test_a_release_without_a_builder_runs_checkpoints_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,18 +147,20 @@ def test_a_release_without_a_builder_runs_checkpoints_only(tmp_path: Path, monke
     assert found.disagreements == ()
 
 
-def test_a_builder_that_is_missing_where_it_is_recorded_is_told_by_probe_check_and_record(stand_in: StandIn) -> None:
+def test_a_builder_that_is_missing_where_it_is_recorded_is_reported_by_probe_check_and_record(
+    stand_in: StandIn,
+) -> None:
     (stand_in.bin / "trtllm-build").unlink()
-    told = "1.2.1 is recorded as building engines, but there is no trtllm-build"
+    problem = "1.2.1 is recorded as building engines, but there is no trtllm-build"
     found = probed("1.2.1")
-    assert (found.verdict, found.disagreements) == ("checkpoint-only", (told,))
+    assert (found.verdict, found.disagreements) == ("checkpoint-only", (problem,))
     report = toolchains.check("tensorrt-llm-1.2.1", "host")
     assert report.verdict == "checkpoint-only (there is no trtllm-build in it)"
-    assert report.disagreements == (told,)
+    assert report.disagreements == (problem,)
     assert report.packages["tensorrt-llm"] == "1.2.1"
     toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
     kept = toolchains.known_facts(toolchain)
-    assert (kept["verdict"], kept["disagreements"]) == ("checkpoint-only", told)
+    assert (kept["verdict"], kept["disagreements"]) == ("checkpoint-only", problem)
 
 
 def test_a_builder_that_fails_makes_the_toolchain_unsupported(stand_in: StandIn) -> None:
@@ -169,7 +171,7 @@ def test_a_builder_that_fails_makes_the_toolchain_unsupported(stand_in: StandIn)
     assert "a library it needs is missing" in found.reason
 
 
-def test_flags_that_differ_from_the_record_are_told_with_how_sure_it_is(stand_in: StandIn) -> None:
+def test_flags_that_differ_from_the_record_are_reported_with_how_sure_it_is(stand_in: StandIn) -> None:
     builder = stand_in.bin / "trtllm-build"
     whole = builder.read_text()
     builder.write_text(
@@ -205,9 +207,9 @@ def test_what_a_step_records_of_a_host_names_versions_gpus_and_driver() -> None:
 def test_what_a_step_records_of_a_host_names_what_it_can_do_and_what_was_not_expected(stand_in: StandIn) -> None:
     (stand_in.bin / "trtllm-build").unlink()
     toolchain = toolchains.ensure(toolchains.identify("tensorrt-llm-1.2.1", "host"))
-    told = "1.2.1 is recorded as building engines, but there is no trtllm-build"
+    problem = "1.2.1 is recorded as building engines, but there is no trtllm-build"
     found = toolchains.known_facts(toolchain)
-    assert (found["verdict"], found["disagreements"]) == ("checkpoint-only", told)
+    assert (found["verdict"], found["disagreements"]) == ("checkpoint-only", problem)
 
 
 def test_one_gpu_is_recorded_without_a_number_and_none_not_at_all(stand_in: StandIn) -> None:

@@ -1,6 +1,6 @@
-"""The toolchains that come with Enginery, made from the user's own package index and used.
+"""Tests of the toolchains that come with Enginery, which are made from the user's own package index.
 
-They are made once in the checkout, as other tests use them too, and are found ready there the next time.
+They are made once in the checkout and kept, because other tests and later runs use them too.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_a_toolchain_that_comes_along_is_exactly_what_its_pins_say(name: str) ->
 
 
 def test_the_onnxruntime_toolchain_pins_all_that_is_in_it() -> None:
-    """Whatever pip chose by itself today, it could choose otherwise tomorrow."""
+    """Tomorrow pip could choose another version of a package that is not pinned."""
     found = toolchains.known_facts(toolchains.ensure("onnxruntime-0.18"))
     pinned = {requirement.name for requirement in toolchains.describe("onnxruntime-0.18").requirements()}
     if "+" not in found["torch"]:

@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rolling back: what served before the last rollout serves again."""
+"""Tests of the rollback: the build from before the last rollout serves again."""
 
 import pytest
 
@@ -37,6 +37,6 @@ def test_there_is_no_way_back_from_the_first_rollout(site: Site) -> None:
     assert serving_build(site.triton.url) == FIRST
 
 
-def test_a_repository_that_nothing_was_rolled_out_to_is_told(site: Site) -> None:
+def test_a_repository_that_nothing_was_rolled_out_to_is_reported(site: Site) -> None:
     with pytest.raises(RolloutError, match="nothing was ever rolled out here"):
         back(site)

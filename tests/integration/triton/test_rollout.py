@@ -1,4 +1,6 @@
 # ruff: noqa: F811  fixtures are imported
+"""Tests of rollouts with a fake Triton: success, failure, undo, and killed rollouts."""
+
 import json
 from pathlib import Path
 
@@ -140,8 +142,8 @@ def test_when_the_second_server_fails_the_first_goes_back_too(site: Site) -> Non
         assert site.triton.loaded == other.loaded == dict.fromkeys(ORDER, (1, FIRST))
 
 
-def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-    """A rollout that was killed: everything up to a phase is done, and nothing is undone."""
+def leave_killed_rollout(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    """Leave the state of a rollout that was killed after this phase."""
     from enginery.triton import loading
     from enginery.triton import rollout as module
 
@@ -164,7 +166,7 @@ def died(site: Site, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, phase:
 @pytest.mark.parametrize("phase", ["placing", "loading"])
 def test_a_rollout_that_died_is_undone_by_the_next(site: Site, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     site.roll_out(site.publish(FIRST))
-    died(site, site.publish(SECOND, "the second"), monkeypatch, phase)
+    leave_killed_rollout(site, site.publish(SECOND, "the second"), monkeypatch, phase)
     site.triton.calls.clear()
     site.roll_out(site.publish(THIRD, "the third"))
     assert any("died while" in line and SECOND in line for line in site.lines)
@@ -176,7 +178,7 @@ def test_a_rollout_that_died_is_undone_by_the_next(site: Site, monkeypatch: pyte
 @pytest.mark.parametrize("phase", ["placing", "loading"])
 def test_a_rollout_that_died_can_be_done_again(site: Site, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     manifest = site.publish(FIRST)
-    died(site, manifest, monkeypatch, phase)
+    leave_killed_rollout(site, manifest, monkeypatch, phase)
     site.roll_out(manifest)
     assert site.ask() == ANSWERS[QUESTION]
     assert site.versions() == {"1"}
@@ -185,7 +187,7 @@ def test_a_rollout_that_died_can_be_done_again(site: Site, monkeypatch: pytest.M
 def test_a_rollout_that_another_process_is_at_is_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    died(site, site.publish(FIRST), monkeypatch, "loading")
+    leave_killed_rollout(site, site.publish(FIRST), monkeypatch, "loading")
     repository = open_repository(str(site.triton.repository))
     state = read_state(repository)
     assert state is not None
@@ -248,7 +250,7 @@ def test_the_step_writes_what_it_did(site: Site, tmp_path: Path) -> None:
     assert facts["build_id"] == FIRST
 
 
-def test_a_rollout_holds_while_the_build_serves(site: Site, tmp_path: Path) -> None:
+def test_a_rollout_step_stays_done_while_its_build_serves(site: Site, tmp_path: Path) -> None:
     context = step_context(site, Build(), tmp_path / "step")
     assert not is_serving(context.parameters)
     rollout(context)

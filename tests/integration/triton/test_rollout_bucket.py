@@ -1,4 +1,4 @@
-"""The model repository in S3, in the registry's bucket and in another one."""
+"""Tests of a model repository in S3, in the registry's bucket and in another bucket."""
 
 from collections.abc import Iterator
 from uuid import uuid4

@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rolling out a build with fewer models than the one before it: what it does not have is unloaded and removed."""
+"""Tests of a build with fewer models than the previous build: the others are unloaded and removed."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ LEAVING = ["tensorrt_llm_bls", "postprocessing", "preprocessing"]
 
 
 class SmallBuild(Build):
-    """A build of two models, as those for the LLM API are."""
+    """A build of two models, as for the LLM API."""
 
     def write(self, directory: Path) -> dict[str, Path]:
         inputs = super().write(directory)
@@ -105,7 +105,7 @@ def test_what_people_put_there_by_hand_stays(site: Site) -> None:
     assert set(site.triton.loaded) == set(ORDER)
 
 
-def test_a_bucket_is_rid_of_them_too(site: Site) -> None:
+def test_they_are_also_removed_from_a_bucket(site: Site) -> None:
     repository = open_repository(f"{site.address}/served")
     for model, name in (("preprocessing", "config.pbtxt"), ("preprocessing", "1/model.py"), ("preprocessing_b", "x")):
         repository.write(f"{model}/{name}", b"")

@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rollouts under a policy: only what a trusted key has signed is placed, and each byte of it is compared."""
+"""Tests of rollouts under a policy: only signed builds are placed, and each byte is compared."""
 
 import json
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_in_s3_what_is_copied_under_a_policy_arrives(site: Site) -> None:
 
 
 def flip(source: Prefix, path: str) -> None:
-    """Change one bit of an object, and note it as whoever wrote it noted it before."""
+    """Change one bit of an object, and keep the writer's metadata."""
     data = source.get_bytes(path)
     assert data
     source.put_bytes(path, bytes([data[0] ^ 1]) + data[1:])

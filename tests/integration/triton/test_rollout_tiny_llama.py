@@ -1,4 +1,4 @@
-"""The example model, packaged for real, published and rolled out to a real Triton."""
+"""The example model is packaged, published and rolled out to a real Triton."""
 
 import json
 from pathlib import Path

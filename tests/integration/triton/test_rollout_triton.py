@@ -1,4 +1,4 @@
-"""Rollouts on a real Triton that reads its model repository straight from S3. One server is emptied for each test."""
+"""Tests of rollouts on a real Triton with its model repository in S3. One server is emptied for each test."""
 
 import signal
 import subprocess
@@ -36,7 +36,7 @@ BUILDS = {
 }
 KEPT = ".keep"
 ASK_SECONDS = 0.05
-"""Between two questions: hundreds are asked while builds change, and asking without a pause takes half a processor."""
+"""Seconds between two of the many requests. Without a pause they would use half a processor."""
 REQUEST = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
 
 ROLL_OUT = """
@@ -82,7 +82,7 @@ class Site:
         return {(row["name"], row["version"]) for row in self.client.index() if row.get("state") == "READY"}
 
     def empty(self) -> None:
-        """Unload every model, and leave nothing but what keeps the prefix."""
+        """Unload every model, and delete all objects but the one that keeps the prefix."""
         for model in reversed(LOAD_ORDER):
             self.client.unload(model)
         wait_until(lambda: not self.ready_versions())
@@ -102,7 +102,7 @@ def served(
             patch.setenv(name, value)
         bucket = f"engines-{uuid4().hex[:12]}"
         s3_server.create_bucket(bucket)
-        open_repository(f"s3://{bucket}/serving/tiny").write(KEPT, b"")  # Triton wants the prefix to exist
+        open_repository(f"s3://{bucket}/serving/tiny").write(KEPT, b"")  # Triton requires that the prefix exists
         server = start_triton(
             f"s3://{s3_server.url}/{bucket}/serving/tiny",
             triton_site=triton_site,
@@ -118,7 +118,7 @@ def served(
 
 @pytest.fixture
 def site(served: tuple[S3Server, Site], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """The server with no model, and an empty repository."""
+    """The site with no model loaded and an empty repository."""
     s3_server, found = served
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
@@ -169,8 +169,8 @@ def test_each_build_takes_the_place_of_the_last_one_unless_it_fails_and_all_requ
     assert site.versions() == {"2", "3"}
 
 
-def killed(site: Site, build_id: str, moment: str) -> None:
-    """A rollout in another process, which is killed when it says that."""
+def kill_rollout(site: Site, build_id: str, moment: str) -> None:
+    """Run a rollout in another process and kill it when it logs this text."""
     arguments = [site.address, build_id, site.url, site.repository]
     with subprocess.Popen([sys.executable, "-c", ROLL_OUT, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -186,14 +186,14 @@ def killed(site: Site, build_id: str, moment: str) -> None:
 def test_a_rollout_that_is_killed_is_undone_or_done_again_by_the_next(site: Site) -> None:
     site.roll_out(FIRST)
     site.published(SECOND)
-    killed(site, SECOND, "placing")
+    kill_rollout(site, SECOND, "placing")
     assert site.ask() == ANSWERS[QUESTION]
     site.roll_out(SECOND)
     assert any(f"the rollout of {SECOND} died" in line for line in site.lines)
     assert site.ask() == "the second"
     assert site.versions() == {"1", "2"}
     site.published(THIRD)
-    killed(site, THIRD, "tensorrt_llm_bls version 3")
+    kill_rollout(site, THIRD, "tensorrt_llm_bls version 3")
     assert site.ask() in {"the second", "the third"}
     site.roll_out(THIRD)
     assert any(f"the rollout of {THIRD} died" in line for line in site.lines)
@@ -233,7 +233,7 @@ def test_another_repository_than_the_server_reads_is_refused_and_one_that_starts
     log_file = tmp_path / "again.log"
     again = start_triton(site.read, triton_site=triton_site, serving_python=onnxruntime_python, log_file=log_file)
     try:
-        assert not any(TritonClient(again.url).ready(model) for model in LOAD_ORDER)  # they wait to be loaded
+        assert not any(TritonClient(again.url).ready(model) for model in LOAD_ORDER)  # it loads them only on request
         assert serving_build(again.url) is None
         manifest = site.published(FIRST)
         (result,) = roll_out_build(manifest, site.registry, (again.url,), site.repository, site.lines.append)

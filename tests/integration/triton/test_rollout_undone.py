@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""Rollouts into the wrong repository, and what the undo of a failed one touches."""
+"""Tests of rollouts into the wrong repository, and of what the undo of a failed rollout changes."""
 
 from pathlib import Path
 
