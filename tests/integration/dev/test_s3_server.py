@@ -30,7 +30,7 @@ s3_server.SAVE_AFTER_SECONDS = 0.001
 s3_server.main()
 """
 STOP_SECONDS = 30.0
-ROUNDS = 60
+ROUNDS = 20
 
 
 class Server:

@@ -280,12 +280,3 @@ def test_the_same_seed_calibrates_with_the_same_texts_and_another_with_others(ma
     contents = [(made / name / "rank0.safetensors").read_bytes() for name in ("sample", "sample-again", "sample-other")]
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
-
-
-def test_started_by_itself_the_driver_ends_with_its_facts(
-    modelopt: Toolchain, tiny_weights: Path, tmp_path: Path
-) -> None:
-    options = {"model_dir": tiny_weights, "output_dir": tmp_path / "made", "qformat": "fp8", "tp_size": 2}
-    done = run([str(modelopt.python), str(DRIVER), *arguments(options, tmp_path)], env=modelopt.environment)
-    assert json.loads(done.last_lines[-1])["quant_algo"] == "FP8"
-    verify_checkpoint(tmp_path / "made", tiny_weights, CheckpointExpectation("bfloat16", "FP8", None, 2))

@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -88,9 +87,7 @@ def executions(fleet: Fleet, step: str) -> int:
     return sum(log.read_text().count("--- 20") for log in logs)
 
 
-def test_three_machines_build_two_targets_and_go_on_where_one_was_killed(
-    fleet: Fleet, toolchain: object, own_home: Path
-) -> None:
+def test_three_machines_build_two_targets_each_step_once(fleet: Fleet, toolchain: object, own_home: Path) -> None:
     pools, prefect_file = with_pools_of_ours(fleet.directory)
     fleet.python("-m", "flows.prepare_fleet", str(pools), "--results", f"{fleet.store}/results")
     ours = [word for name in ("build-model", FP32, INT4) for word in ("--name", name)]
@@ -98,19 +95,13 @@ def test_three_machines_build_two_targets_and_go_on_where_one_was_killed(
     for pool in (FLOWS, FP32, INT4):
         fleet.start(pool, toolchains=SHARED)
     plan = make_plan(parse_spec(SPEC))
-    store = open_store(fleet.store)
 
     run = start_build(fleet, pools)
-    wait_until(lambda: store.find(plan.find("build/cpu-int4").key) is not None or ended(run), seconds=400)
-    fleet.machines[INT4].kill()
-    killed = datetime.now(UTC)
-    assert not ended(run)
-    fleet.machines[INT4].start()
-    wait_until(lambda: ended(run), seconds=400)
+    wait_until(lambda: ended(run), seconds=800)
 
     assert flow_run(run).state_name == "Completed", flow_run(run).state
     assert_published_and_comparable()
-    assert_nothing_was_done_twice(fleet, plan, killed)
+    assert_nothing_was_done_twice(fleet, plan)
     assert_engines_are_where_they_were_needed(fleet, plan)
     assert_the_run_shows_what_it_came_to(fleet, run)
 
@@ -144,16 +135,11 @@ def assert_published_and_comparable() -> None:
     assert {manifest.target.precision for manifest in manifests} == {"float32", "int4"}
 
 
-def assert_nothing_was_done_twice(fleet: Fleet, plan: Plan, killed: datetime) -> None:
-    """The store has every step. Steps that finished before the kill did not run again."""
+def assert_nothing_was_done_twice(fleet: Fleet, plan: Plan) -> None:
+    """The store has every step, and each was done once. `test_fan_out` kills a machine at work."""
     records = open_store(fleet.store).find_many([planned.key for planned in plan.steps])
     assert len(records) == len(plan.steps)
-    assert records[plan.find("build/cpu-int4").key].started < killed
-    assert (
-        executions(fleet, "download") == executions(fleet, "build/cpu-int4") == executions(fleet, "build/cpu-fp32") == 1
-    )
-    interrupted = [executions(fleet, f"{stage}/cpu-int4") for stage in ("validate", "package", "publish")]
-    assert sorted(interrupted) in ([1, 1, 1], [1, 1, 2])
+    assert [executions(fleet, planned.id) for planned in plan.steps] == [1] * len(plan.steps)
     with get_client(sync_client=True) as client:
-        states = sorted(str(run.state_name) for run in client.read_flow_runs() if " on machine-" in run.name)
-    assert states == ["Completed", "Completed", "Crashed"]
+        states = [str(run.state_name) for run in client.read_flow_runs() if " on machine-" in run.name]
+    assert states == ["Completed", "Completed"]
