@@ -17,9 +17,9 @@ from enginery.pipeline.functions import find_command_runner
 from enginery.store.context import StepContext
 from enginery.store.steps import Command
 from enginery.toolchains.drivers import driver_sha256
-from tests.support.checkpoints import SOURCE, fp8_layout, write_source, write_tensors
-from tests.support.llm_checkpoints import write_checkpoint
-from tests.support.pytorch_requests import BACKEND, WEIGHTS, request_of
+from tests.support.models.checkpoints import SOURCE, fp8_layout, write_source, write_tensors
+from tests.support.models.llm_checkpoints import write_checkpoint
+from tests.support.plans.pytorch import BACKEND, WEIGHTS, request_of
 
 FP8 = {"quant_algo": "FP8", "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}
 FACTS = {"converter": "nvidia-modelopt 0.47.0", "seconds": {"export": 1.5}}

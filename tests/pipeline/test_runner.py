@@ -14,7 +14,7 @@ from enginery.store import Store, open_store
 from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
 from enginery.store.steps import Call, Command, Stage, Step, StepRecord
-from tests.support.steps import shell_step
+from tests.support.plans.steps import shell_step
 
 
 @pytest.fixture

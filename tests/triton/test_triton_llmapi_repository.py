@@ -25,8 +25,8 @@ from enginery.triton.launch import launch_of_llmapi, note_of_llmapi
 from enginery.triton.llmapi import MODELS, NVIDIA_INPUTS, OUR_INPUTS, LlmApiOptions, write_llmapi_repository
 from enginery.triton.repository import INPUTS
 from enginery.triton.served import SOURCES, served_archive, served_models_digest
-from tests.support.llm_checkpoints import write_checkpoint
-from tests.support.pytorch_requests import BACKEND, WEIGHTS, request_of
+from tests.support.models.llm_checkpoints import write_checkpoint
+from tests.support.plans.pytorch import BACKEND, WEIGHTS, request_of
 
 FACTS = Path(__file__).parents[1] / "golden" / "llmapi_tensors.json"
 SERVING_ENVIRONMENT = {"numpy"}

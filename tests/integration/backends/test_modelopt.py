@@ -19,7 +19,7 @@ from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain
 from tests.integration.conftest import made_in_the_checkout
-from tests.support.workers import shared_by_workers
+from tests.support.processes.workers import shared_by_workers
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -27,7 +27,7 @@ MODELOPT = "modelopt-0.47"
 MAKING_SECONDS = 1200.0
 """It takes some 20 s of a processor's time; the first test of each worker waits for it."""
 DRIVER = DRIVERS / "convert_modelopt.py"
-SUPPORT = Path(__file__).parents[2] / "support"
+SUPPORT = Path(__file__).parents[2] / "support" / "engines"
 LLAMA_3_SCALING = {
     "rope_type": "llama3",
     "factor": 8.0,

@@ -14,9 +14,9 @@ from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
 from enginery.store.layout import blob_path
 from enginery.store.steps import FileRecord
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.pulls import ENGINE, EngineBuild, address, files_under, registry, some_bytes, write_file
-from tests.support.s3_fixtures import bucket, proxy, server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.pulls import ENGINE, EngineBuild, address, files_under, registry, some_bytes, write_file
+from tests.support.s3.fixtures import bucket, proxy, server
 
 __all__ = ["address", "bucket", "proxy", "registry", "server"]
 

@@ -13,11 +13,11 @@ from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
-from tests.support.builds import Build
-from tests.support.faulty_http import Proxy
-from tests.support.pulls import ENGINE, EngineBuild, address, files_under, registry, snapshot, some_bytes
-from tests.support.s3_fixtures import bucket, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.pulls import ENGINE, EngineBuild, address, files_under, registry, snapshot, some_bytes
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.s3.server import S3Server
 
 __all__ = ["address", "bucket", "proxy", "registry", "server"]
 

@@ -10,11 +10,11 @@ from enginery.core.errors import RegistryError
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import Damage, verify_build, verify_directory
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.pulls import EngineBuild, address, files_under, registry, write_file
-from tests.support.s3_fixtures import bucket, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.pulls import EngineBuild, address, files_under, registry, write_file
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.s3.server import S3Server
 
 __all__ = ["address", "bucket", "proxy", "registry", "server"]
 

@@ -11,9 +11,9 @@ from enginery.core.home import home
 from enginery.core.retry import Waits
 from enginery.sources import hub, parameters, resolve, staging
 from enginery.spec.spec import Source
-from tests.support.downloads import contents, plan_and_download, run_download
-from tests.support.hub_server import HubServer, running_hub
-from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.http.hub import HubServer, running_hub
+from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.downloads import contents, plan_and_download, run_download
 
 NAME = "acme/tiny"
 SOURCE = Source(huggingface=NAME)

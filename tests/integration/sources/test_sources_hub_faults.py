@@ -18,9 +18,9 @@ from enginery.core.errors import SourceError
 from enginery.core.retry import Waits
 from enginery.sources import parameters, resolve, staging
 from enginery.spec.spec import Source
-from tests.support.downloads import plan_and_download, run_download
-from tests.support.hub_server import HubServer, running_hub
-from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.http.hub import HubServer, running_hub
+from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.downloads import plan_and_download, run_download
 from tests.support.waiting import ACCEPT_INTERRUPTS, wait_until
 
 NAME = "acme/tiny"
@@ -247,7 +247,7 @@ def test_nothing_else_is_printed(
 DOWNLOADER = """
 import json, sys
 from pathlib import Path
-from tests.support.downloads import run_download
+from tests.support.models.downloads import run_download
 run_download(json.loads(sys.argv[1]), Path(sys.argv[2]))
 """
 

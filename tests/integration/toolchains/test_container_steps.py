@@ -1,5 +1,5 @@
 # ruff: noqa: F811  fixtures are imported
-"""A step's commands in a container, with docker's stand-in of tests/support/fake_docker.py."""
+"""A step's commands in a container, with docker's stand-in of tests/support/toolchains/docker.py."""
 
 import os
 import stat
@@ -21,9 +21,9 @@ from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
 from enginery.toolchains.container import Container, container_home
 from enginery.toolchains.identity import Toolchain
-from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
-from tests.support.fake_docker import option_values as values
-from tests.support.plans import examples
+from tests.support.paths import TINY_LLAMA
+from tests.support.toolchains.docker import FakeDocker, fake, release  # noqa: F401
+from tests.support.toolchains.docker import option_values as values
 from tests.support.trtllm import StandIn
 from tests.support.waiting import wait_until
 
@@ -281,7 +281,7 @@ def test_a_planned_engine_is_converted_built_and_asked_in_containers(
         parse_spec(
             {
                 "name": "tiny",
-                "source": {"path": str(examples() / "tiny-llama" / "model")},
+                "source": {"path": str(TINY_LLAMA)},
                 "targets": [target],
                 "convert": {"examples": str(release.examples)},
                 "validation": {"prompts": [{"prompt": "How are you?", "equals": "Well."}]},

@@ -1,6 +1,6 @@
 # ruff: noqa: F811  fixtures are imported
-"""Toolchains that are images. There is no Docker here: tests/support/fake_docker.py takes docker's flags and runs the
-command on this machine, so what is tested is what docker is told, and what becomes of its answers."""
+"""Toolchains that are images. There is no Docker here: tests/support/toolchains/docker.py takes docker's flags and runs
+the command on this machine, so what is tested is what docker is told, and what becomes of its answers."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from enginery import toolchains
 from enginery.core.errors import ToolchainError
 from enginery.toolchains.container import image_reference
 from enginery.toolchains.identity import ToolchainIdentity
-from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
+from tests.support.toolchains.docker import FakeDocker, fake, release  # noqa: F401
 from tests.support.trtllm import make_release
 
 NAME = "tensorrt-llm-1.2.1"

@@ -19,10 +19,10 @@ from enginery.spec import ServingOptions
 from enginery.triton.llmapi import LlmApiOptions, write_llmapi_repository
 from enginery.triton.placement import open_repository
 from enginery.triton.rollout import roll_out_build
-from tests.support.builds import Build
-from tests.support.fake_llm import ANSWERS, write_fake_llm
-from tests.support.llm_checkpoints import write_checkpoint
-from tests.support.triton_http import TritonHttp
+from tests.support.models.llm_checkpoints import write_checkpoint
+from tests.support.registry.builds import Build
+from tests.support.triton.client import TritonHttp
+from tests.support.triton.llm_api import ANSWERS, write_fake_llm
 from tests.support.waiting import wait_until
 
 QUESTION = "How do I count to nine in French?"

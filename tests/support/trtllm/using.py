@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from enginery.releases.flags import BUILD
+from tests.support.paths import TINY_LLAMA
 from tests.support.trtllm.stand_in import StandIn, make_release
 
-MODEL = Path(__file__).parents[3] / "examples" / "tiny-llama" / "model"
 LLAMA = "convert_checkpoint.py llama"
 PROMPT, ANSWER = "How do I count to nine in French?", "Un, deux, trois"
 DRIVER = """
@@ -45,7 +45,7 @@ def run(stand_in: StandIn, *argv: object, cwd: Path, status: int = 0, **variable
     return ended.stdout + ended.stderr
 
 
-def convert(stand_in: StandIn, output: Path, *more: object, status: int = 0, model: Path = MODEL) -> str:
+def convert(stand_in: StandIn, output: Path, *more: object, status: int = 0, model: Path = TINY_LLAMA) -> str:
     """Convert a model, in bfloat16."""
     words = ("--model_dir", model, "--output_dir", output, "--dtype", "bfloat16", *more)
     return run(stand_in, "python3", stand_in.script(LLAMA), *words, cwd=output.parent, status=status)
