@@ -16,9 +16,9 @@ from enginery.core import s3
 from enginery.toolchains.identity import Toolchain
 from tests.support.engines import onnx
 from tests.support.http.faulty_proxy import Proxy, faulty_proxy
+from tests.support.paths import shared_by_workers
 from tests.support.prefect.deployments import deployed_flows
 from tests.support.prefect.server import prefect_api, prefect_server, prefect_tables
-from tests.support.processes.workers import shared_by_workers
 from tests.support.s3.server import S3Server, running_s3_server
 
 __all__ = ["deployed_flows", "prefect_api", "prefect_server", "prefect_tables"]

@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from enginery.toolchains.identity import Toolchain
 from tests.support.engines import onnx
-from tests.support.processes.workers import shared_by_workers
+from tests.support.paths import shared_by_workers
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain
 from tests.integration.conftest import made_in_the_checkout
-from tests.support.processes.workers import shared_by_workers
+from tests.support.paths import shared_by_workers
 
 pytestmark = pytest.mark.timeout(1500)
 

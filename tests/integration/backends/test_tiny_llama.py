@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from enginery.core import process
 from enginery.spec.spec import ValidationOptions
-from tests.support.processes.workers import shared_by_workers
+from tests.support.paths import shared_by_workers
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny-llama"
 MODEL = EXAMPLE / "model"

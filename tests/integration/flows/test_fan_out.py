@@ -25,13 +25,13 @@ from tests.support.prefect.fan_out import (
     pipeline,
     runs_named,
     shared_fleet,
-    shared_s3,
     site,
 )
 from tests.support.prefect.fleet import ended, flow_run
+from tests.support.s3.fixtures import server
 from tests.support.waiting import wait_until
 
-__all__ = ["pipeline", "shared_fleet", "shared_s3", "site"]
+__all__ = ["pipeline", "server", "shared_fleet", "site"]
 
 
 BUILD = """

@@ -12,8 +12,9 @@ from enginery.triton.placement import open_repository
 from enginery.triton.rollout import is_serving, rollout, serving_build
 from enginery.triton.state import read_state, write_state
 from tests.support.registry.builds import ANSWERS, QUESTION, Build
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
 from tests.support.triton.fake import running_fake_triton
-from tests.support.triton.rollouts import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
+from tests.support.triton.rollouts import FIRST, ORDER, SECOND, THIRD, Site, address, site, triton  # noqa: F401
 
 
 def test_a_build_is_loaded_engine_first_with_its_files_and_labels_and_answers_and_is_named(site: Site) -> None:

@@ -12,8 +12,9 @@ from enginery.core.files import remove_tree
 from enginery.triton.client import TritonClient
 from enginery.triton.placement import open_repository
 from tests.support.registry.builds import ANSWERS, QUESTION, Build, write_repository
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
 from tests.support.triton.fake import running_fake_triton
-from tests.support.triton.rollouts import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
+from tests.support.triton.rollouts import FIRST, ORDER, SECOND, THIRD, Site, address, site, triton  # noqa: F401
 
 TWO = ("tensorrt_llm", "ensemble")
 LEAVING = ["tensorrt_llm_bls", "postprocessing", "preprocessing"]

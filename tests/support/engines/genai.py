@@ -17,24 +17,16 @@ from enginery.toolchains.drivers import ANSWER_PROMPTS
 
 @dataclass
 class FakeGenai:
-    """The stand-ins, for our driver and for the served models.
-
-    Attributes:
-        device: the device that every model reports.
-        site: the directory in which `onnxruntime` seems to be installed.
-        calls: the libraries' functions that were called, in order.
-    """
+    """The stand-ins, for our driver and for the served models. Every model reports `device`."""
 
     device: str
     site: Path = Path("nowhere")
     calls: list[str] = field(default_factory=list)
 
     def config(self, _engine: str) -> "_Config":
-        """Read an engine's configuration."""
         return _Config(self.calls)
 
     def model(self, _config: object) -> Any:
-        """Load a model."""
         self.calls.append("Model")
         return type("Model", (), {"device_type": self.device})()
 

@@ -1,6 +1,5 @@
 """Builds engines with the stand-in as a build step does: with a checkpoint, a toolchain and the step's context."""
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +12,10 @@ from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
 from enginery.toolchains.host import Host
 from enginery.toolchains.identity import Toolchain, ToolchainIdentity
-from tests.support.paths import TINY_LLAMA
 from tests.support.trtllm import StandIn, make_release
+from tests.support.trtllm.using import convert
 
 GPU = "H100-SXM5-80GB"
-FAMILY = "convert_checkpoint.py llama"
-
-
-def made_checkpoint(stand_in: StandIn, directory: Path, tensor_parallel: int = 1) -> Path:
-    """The example model, converted by a stand-in."""
-    flags = ("--model_dir", str(TINY_LLAMA), "--output_dir", str(directory), "--dtype", "bfloat16")
-    argv = (str(stand_in.python), str(stand_in.script(FAMILY)), *flags, "--tp_size", str(tensor_parallel))
-    subprocess.run(argv, env=stand_in.environment(), check=True, capture_output=True, timeout=60)
-    return directory
 
 
 def toolchain_of(stand_in: StandIn, tensorrt: str | None = None) -> Toolchain:
@@ -37,17 +27,7 @@ def toolchain_of(stand_in: StandIn, tensorrt: str | None = None) -> Toolchain:
 
 @dataclass
 class Site:
-    """Where builds run: a release's stand-in, a checkpoint for it, and a store.
-
-    Attributes:
-        stand_in: the release's commands.
-        checkpoint: the checkpoint to build from.
-        directory: the directory in which builds run.
-        tensorrt: the TensorRT version of the toolchain.
-        timeout: the seconds that a command may take.
-        lines: the log lines of the last build.
-        builds: how many builds there were.
-    """
+    """Where builds run: a release's stand-in, a checkpoint for it, and a store. `lines` are the last build's log."""
 
     stand_in: StandIn
     checkpoint: Path
@@ -110,5 +90,6 @@ def make_site(
 ) -> Site:
     """A site for a release. Engines from a given `checkpoint` can only be built, and not asked for answers."""
     stand_in = make_release(directory / "release", release, tensorrt=tensorrt)
-    made = checkpoint or made_checkpoint(stand_in, directory / "checkpoint", tensor_parallel)
-    return Site(stand_in, made, directory, tensorrt)
+    if checkpoint is None:
+        convert(stand_in, checkpoint := directory / "checkpoint", "--tp_size", tensor_parallel)
+    return Site(stand_in, checkpoint, directory, tensorrt)

@@ -11,8 +11,10 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Literal
+
+from tests.support.http.serving import Handler
 
 Kind = Literal["answer", "reset", "truncate", "flip", "flip sent", "stall"]
 Connection = http.client.HTTPConnection
@@ -20,7 +22,6 @@ HTTP_REFUSED = 300
 
 
 def anything(method: str, path: str) -> bool:
-    """Every request."""
     return True
 
 
@@ -179,17 +180,11 @@ def faulty_proxy(host: str, port: int, *, refusing: bool = False) -> Iterator[Pr
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
     proxy: Proxy
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else a body waits for the client to have acknowledged the headers: 40 ms
+class _Handler(Handler):
     server: _Server
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it so
-        """Say nothing."""
 
     def handle_one_request(self) -> None:
         with contextlib.suppress(ConnectionError):
@@ -223,11 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815  the base class names them so
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
     def _read_body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self.body()
         parts = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
             parts.append(self.rfile.read(size))
@@ -238,12 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, fault: Fault) -> None:
         if fault.kind == "reset":
             self._reset()
-            return
-        self.send_response(fault.status)
-        self.send_header("Content-Length", str(len(fault.body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(fault.body)
+        else:
+            self.send(fault.status, fault.body)
 
     def _answer(self, answer: http.client.HTTPResponse, fault: Fault | None) -> None:
         body = answer.read()
@@ -281,6 +272,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _reset(self) -> None:
-        """Reset the connection."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -5,7 +5,7 @@
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
 
 Like the Hub, it answers a request for a large file with a redirect to another host name. A test asks for faults by file
-name: `hub.truncate("model.safetensors", after=1000)`. `hub.bytes_sent` and `hub.requests` record what happened.
+name: `hub.fail("truncate", "model.safetensors", after=1000)`. `hub.bytes_sent` and `hub.requests` record what happened.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from enginery.core.digests import file_digest
-from tests.support.http.hub_content import LFS, Fault, HubFile, HubModel, SeenRequest
+from tests.support.http.hub_content import LFS, Fault, FaultKind, HubFile, HubModel, SeenRequest
+from tests.support.http.serving import Handler, serving
 
 CHUNK = 1 << 14
 INFO = re.compile(r"(.+?)(?:/(revision|tree)/([^/]+)/?)?")
@@ -43,20 +43,7 @@ class HubServer:
         self.requests: list[SeenRequest] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), self)
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        for fault in self._faults:
-            fault.release.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.url = ""
 
     def add_model(
         self, name: str, directory: Path, *, revision: str = "main", gated: bool = False, private: bool = False
@@ -86,42 +73,14 @@ class HubServer:
             self.models[model].allowed.add(token)
         return token
 
-    def _add_fault(self, fault: Fault) -> Fault:
+    def fail(
+        self, kind: FaultKind, pattern: str = "*", *, after: int = 0, times: int | None = 1, bytes_per_second: int = 0
+    ) -> Fault:
+        """Let answers for a file fail in one of the ways that `FaultKind` names."""
+        fault = Fault(kind, pattern, after, times, bytes_per_second)
         with self._lock:
             self._faults.append(fault)
         return fault
-
-    def truncate(self, pattern: str, *, after: int, times: int | None = 1) -> Fault:
-        """Close the connection in the middle of an answer."""
-        return self._add_fault(Fault("truncate", pattern, after, times))
-
-    def reset(self, pattern: str, *, after: int = 0, times: int | None = 1) -> Fault:
-        """Reset the connection in the middle of an answer."""
-        return self._add_fault(Fault("reset", pattern, after, times))
-
-    def unavailable(self, pattern: str = "*", *, times: int | None = 1) -> Fault:
-        """Answer with status 503."""
-        return self._add_fault(Fault("unavailable", pattern, times=times))
-
-    def corrupt(self, pattern: str, *, times: int | None = 1) -> Fault:
-        """Send wrong bytes, as many as there should be."""
-        return self._add_fault(Fault("corrupt", pattern, times=times))
-
-    def slow(self, pattern: str, *, bytes_per_second: int, times: int | None = None) -> Fault:
-        """Send at most so many bytes a second."""
-        return self._add_fault(Fault("slow", pattern, times=times, bytes_per_second=bytes_per_second))
-
-    def hold(self, pattern: str, *, after: int, times: int | None = 1) -> Fault:
-        """Stop in the middle of an answer until the fault's `release` is set."""
-        return self._add_fault(Fault("hold", pattern, after, times))
-
-    def ignore_range(self, pattern: str, *, times: int | None = None) -> Fault:
-        """Send the whole file although the request asks for a part."""
-        return self._add_fault(Fault("ignore-range", pattern, times=times))
-
-    def answer_with_a_login_page(self, pattern: str = "*", *, times: int | None = None) -> Fault:
-        """Answer with HTML and status 200, as some proxies do."""
-        return self._add_fault(Fault("not-json", pattern, times=times))
 
     def heal(self) -> None:
         """End all faults."""
@@ -154,41 +113,20 @@ class HubServer:
             self.bytes_sent[name] += sent
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], hub: HubServer) -> None:
-        super().__init__(address, _Handler)
-        self.hub = hub
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: the tests kill clients in the middle of an answer on purpose."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def log_message(self, *_args: Any) -> None:
-        """Log nothing: the requests are recorded instead."""
-
-    def do_HEAD(self) -> None:
-        self._serve()
+class _Handler(Handler):
+    hub: HubServer
 
     def do_GET(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
         quoted = urlsplit(self.path).path
         path = unquote(quoted)
         sent = self.headers
         seen = SeenRequest(self.command, path, sent["Host"] or "", sent["Authorization"], sent["Range"])
-        self.server.hub.requests.append(seen)
-        fault = self.server.hub.take_fault(path) if self._is_final(path) else None
+        self.hub.requests.append(seen)
+        fault = self.hub.take_fault(path) if self._is_final(path) else None
         if fault and fault.kind == "unavailable":
             self._fail(503, "", "Service Unavailable")
         elif fault and fault.kind == "not-json":
-            self._send(200, b"<html>log in</html>", {"Content-Type": "text/html"})
+            self.send(200, b"<html>log in</html>", {"Content-Type": "text/html"})
         elif path.startswith("/api/models/"):
             self._serve_info(quoted.removeprefix("/api/models/"))
         elif path.startswith("/cdn/"):
@@ -197,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._serve_file(quoted, fault)
         else:
             self._fail(404, "", "not found")
+
+    do_HEAD = do_GET
 
     def _is_final(self, path: str) -> bool:
         """Whether this answer has the file's bytes: not for HEAD, and for large files only after the redirect."""
@@ -209,8 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _find(self, name: str, *, needs_access: bool) -> HubModel | None:
         """The model; or None, after a refusal with the Hub's own status and error code was sent."""
-        token, model = self._token(), self.server.hub.models.get(name)
-        if token is not None and token not in self.server.hub.tokens:
+        token, model = self._token(), self.hub.models.get(name)
+        if token is not None and token not in self.hub.tokens:
             self._fail(401, "", "Invalid credentials in Authorization header")
         elif model is None or (model.private and token not in model.allowed):
             self._fail(401 if token is None else 404, "RepoNotFound", "Repository not found")
@@ -231,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = sorted(model.commits[commit].values(), key=lambda file: file.name)
         answer = [file.in_tree() for file in files] if kind == "tree" else self._info(model, commit, files)
-        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _info(self, model: HubModel, commit: str, files: list[HubFile]) -> dict[str, Any]:
         return {
@@ -257,21 +197,23 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
         if file.is_lfs:
             headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
-            headers["Location"] = f"http://localhost:{self.server.hub.port}/cdn/{name}/{commit}/{file_name}?signature=x"
-            self._send(302, b"", headers)
+            headers["Location"] = (
+                f"http://localhost:{urlsplit(self.hub.url).port}/cdn/{name}/{commit}/{file_name}?signature=x"
+            )
+            self.send(302, b"", headers)
         else:
             self._send_file(file, fault, headers)
 
     def _serve_cdn(self, path: str, fault: Fault | None) -> None:
         owner, repository, commit, name = path.removeprefix("/cdn/").split("/", 3)
-        file = self.server.hub.models[f"{owner}/{repository}"].commits[commit][name]
+        file = self.hub.models[f"{owner}/{repository}"].commits[commit][name]
         self._send_file(file, fault, {"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes"})
 
     def _send_file(self, file: HubFile, fault: Fault | None, headers: dict[str, str]) -> None:
         data = file.path.read_bytes()
         start = self._range_start() if not (fault and fault.kind == "ignore-range") else None
         if start is not None and start >= file.size:
-            self._send(416, b"", {"Content-Range": f"bytes */{file.size}"})
+            self.send(416, b"", {"Content-Range": f"bytes */{file.size}"})
             return
         status = 200 if start is None else 206
         if start is not None:
@@ -279,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = data[start:]
         if fault and fault.kind == "corrupt":
             data = bytes(byte ^ 0xFF for byte in data)
-        self._head(status, len(data), headers)
+        self.head(status, len(data), headers)
         if self.command == "GET":
             self._send_body(file.name, data, fault)
 
@@ -307,34 +249,22 @@ class _Handler(BaseHTTPRequestHandler):
             piece = data[start : start + CHUNK]
             self.wfile.write(piece)
             self.wfile.flush()
-            self.server.hub.count(name, len(piece))
+            self.hub.count(name, len(piece))
             if bytes_per_second:
                 time.sleep(len(piece) / bytes_per_second)
 
     def _fail(self, status: int, code: str, message: str) -> None:
         headers = {"X-Error-Message": message, "Content-Type": "application/json"}
         headers |= {"X-Error-Code": code} if code else {}
-        self._send(status, json.dumps({"error": message}).encode(), headers)
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self._head(status, len(body), headers)
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for header, value in headers.items():
-            self.send_header(header, value)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
+        self.send(status, json.dumps({"error": message}).encode(), headers)
 
 
 @contextmanager
 def running_hub(root: Path) -> Iterator[HubServer]:
     """Run a Hub on a free port. Its commits are under `root`."""
     hub = HubServer(root)
-    hub.start()
-    try:
-        yield hub
-    finally:
-        hub.stop()
+    with serving(_Handler, hub=hub) as hub.url:
+        try:
+            yield hub
+        finally:
+            hub.heal()

@@ -9,6 +9,8 @@ from typing import Any, Literal
 LFS = ("*.safetensors", "*.bin", "*.gguf", "*.pth", "*.model", "*.onnx")
 
 FaultKind = Literal["truncate", "reset", "unavailable", "corrupt", "slow", "hold", "ignore-range", "not-json"]
+"""Answers that are cut off, reset, refused with 503, sent with wrong bytes, sent slowly, or held back until `release`
+is set; the whole file instead of the part that was asked for; and HTML with status 200, as some proxies send it."""
 
 
 @dataclass
@@ -32,8 +34,6 @@ class Fault:
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """A request that came in."""
-
     method: str
     path: str
     host: str
@@ -43,8 +43,6 @@ class SeenRequest:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a commit."""
-
     name: str
     path: Path
     size: int

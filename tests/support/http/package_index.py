@@ -6,14 +6,14 @@ with running_index() as index:
 """
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 import pytest
+
+from tests.support.http.serving import Handler, serving
 
 Form = Literal["json", "html"]
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
@@ -29,8 +29,8 @@ class PackageIndex:
         requests: path and Authorization header of each request.
     """
 
-    def __init__(self, server: ThreadingHTTPServer) -> None:
-        self.url = f"http://127.0.0.1:{server.server_port}/simple"
+    def __init__(self) -> None:
+        self.url = ""
         self.form: Form = "json"
         self.answers: dict[str, tuple[int, str, bytes]] = {}
         self.requests: list[tuple[str, str]] = []
@@ -76,33 +76,22 @@ def _html(files: list[dict[str, Any]]) -> Iterator[str]:
     yield "</body></html>"
 
 
+class _Handler(Handler):
+    index: PackageIndex
+
+    def do_GET(self) -> None:
+        self.index.requests.append((self.path, self.headers.get("Authorization", "")))
+        status, kind, body = self.index.page(self.path)
+        self.send(status, body, {"Content-Type": kind})
+
+
 @contextmanager
 def running_index() -> Iterator[PackageIndex]:
     """Run an index without projects until the block ends."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            index.requests.append((self.path, self.headers.get("Authorization", "")))
-            status, kind, body = index.page(self.path)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    index = PackageIndex(server)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    index = PackageIndex()
+    with serving(_Handler, index=index) as url:
+        index.url = f"{url}/simple"
         yield index
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

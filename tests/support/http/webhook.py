@@ -1,47 +1,34 @@
 """A receiver of webhooks on a free port."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.http.serving import Handler, serving
 
+
+@dataclass
 class Receiver:
-    """A webhook and the requests that came to it.
+    """A webhook at `url`, and the parsed bodies of the requests, in the order in which they came."""
 
-    Attributes:
-        url: the webhook's address.
-        payloads: the parsed bodies, in the order in which they came.
-    """
+    url: str = ""
+    payloads: list[dict[str, Any]] = field(default_factory=list)
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.payloads: list[dict[str, Any]] = []
+
+class _Handler(Handler):
+    receiver: Receiver
+
+    def do_POST(self) -> None:
+        self.receiver.payloads.append(json.loads(self.body()))
+        self.send(200)
 
 
 @contextmanager
 def running_receiver() -> Iterator[Receiver]:
     """Run a webhook until the block ends."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.payloads.append(json.loads(body))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver = Receiver(f"http://127.0.0.1:{server.server_port}/hook")
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    receiver = Receiver()
+    with serving(_Handler, receiver=receiver) as url:
+        receiver.url = f"{url}/hook"
         yield receiver
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

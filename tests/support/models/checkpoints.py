@@ -109,7 +109,6 @@ def fp8_layout() -> Layout:
 
 
 def matrices() -> Iterator[tuple[str, int, int]]:
-    """The matrices of a layer of the Hugging Face model: name, rows, columns."""
     yield "self_attn.q_proj", 256, 256
     yield "self_attn.k_proj", 128, 256
     yield "self_attn.v_proj", 128, 256

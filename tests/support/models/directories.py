@@ -57,3 +57,12 @@ def sharded_model_directory(directory: Path, values: int = 64, shards: int = 3) 
         weight_map[f"layer.{number}"] = name
         write(directory, {name: safetensors(values, f"layer.{number}", fill=number)})
     return write(directory, {"model.safetensors.index.json": {"metadata": {}, "weight_map": weight_map}})
+
+
+def exported_checkpoint(directory: Path, quantization: dict[str, Any] | None = None) -> Path:
+    """A Hugging Face checkpoint as ModelOpt exports it: the right files, no real weights."""
+    config = {"architectures": ["LlamaForCausalLM"]}
+    files: dict[str, Any] = {"config.json": config, "tokenizer.json": "{}", "model.safetensors": b"weights"}
+    if quantization is not None:
+        files["hf_quant_config.json"] = {"quantization": quantization}
+    return write(directory, files)

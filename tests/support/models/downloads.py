@@ -25,11 +25,6 @@ def plan_and_download(source: Source, output: Path, lines: list[str] | None = No
     return run_download(parameters(resolve(source), source), output, lines)
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    """Names and bytes of the files in a directory."""
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
 class RecordedProgress(NoProgress):
     """Records the sizes of all progress reports."""
 

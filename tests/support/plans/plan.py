@@ -33,6 +33,5 @@ def resolved(source: Source, commit: str = COMMIT) -> ResolvedSource:
 
 
 def planned(data: dict[str, Any] | None = None, commit: str = COMMIT) -> Plan:
-    """The plan of a spec, without a network."""
     spec: Spec = parse_spec(data or spec_data())
     return make_plan(spec, resolver=lambda source: resolved(source, commit))

@@ -32,10 +32,8 @@ def request_of(
 
 
 def findings(target: dict[str, Any] | None = None, **more: Any) -> list[Finding]:
-    """The findings for a target."""
     return BACKEND.findings(request_of(target, **more))
 
 
 def codes(target: dict[str, Any] | None = None, **more: Any) -> set[str]:
-    """The codes of the findings for a target."""
     return {finding.code for finding in findings(target, **more)}

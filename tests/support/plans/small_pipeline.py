@@ -18,7 +18,7 @@ from enginery.core.progress import Facts
 from enginery.pipeline import functions
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.sources import ResolvedSource
-from enginery.spec.spec import Prompt, Spec, parse_spec
+from enginery.spec.spec import Prompt, Spec, Target, parse_spec
 from enginery.store.context import StepContext
 from enginery.store.steps import Call, Command, Stage, Step
 
@@ -42,7 +42,7 @@ class SmallPipeline:
     """Makes plans of tiny steps and counts how often the steps run.
 
     Attributes:
-        directory: where runs are counted and builds are published.
+        directory: where runs are counted, builds are published, and steps can wait for a file.
         scripts: step id -> shell commands that the step runs before it makes its output.
     """
 
@@ -63,44 +63,43 @@ class SmallPipeline:
     def plan(self, spec: Spec) -> Plan:
         """The plan of a spec, used instead of `make_plan`."""
         names = tuple(target.name for target in spec.targets)
-        download = self._command("download", Stage.DOWNLOAD, "echo weights > {output}/weights.txt", {}, names)
+        download = self.command("download", "echo weights > {output}/weights.txt", {}, names)
         steps = [download]
         for name in names:
-            steps += self._target(spec, name, download)
-        targets = tuple(_target(name) for name in names)
+            steps += self.steps(spec, name, download)
+        targets = tuple(_target(target) for target in spec.targets)
         source = ResolvedSource(kind="path", location="weights", commit="0" * 40, files=())
         return Plan(spec=spec, source=source, targets=targets, steps=tuple(steps), notes=("a small plan",))
 
-    def _target(self, spec: Spec, name: str, download: PlannedStep) -> list[PlannedStep]:
+    def steps(self, spec: Spec, name: str, download: PlannedStep) -> list[PlannedStep]:
+        """The steps of a target after the download."""
         script = f"echo '{ANSWER}' > {{output}}/engine.txt; cat {{weights}}/weights.txt > {{output}}/from.txt"
-        build = self._command(f"build/{name}", Stage.BUILD, script, {"weights": download.key}, (name,))
+        build = self.command(f"build/{name}", script, {"weights": download.key}, (name,))
         prompts: list[JsonValue] = [prompt.model_dump(exclude_none=True) for prompt in spec.validation.prompts]
         counted: dict[str, JsonValue] = {"target": name, "directory": str(self.directory)}
         validate = _call(Stage.VALIDATE, name, {"engine": build.key}, counted | {"prompts": prompts})
         inputs = {"engine": build.key, "report": validate.key}
         return [build, validate, _call(Stage.PUBLISH, name, inputs, counted | {"to": str(spec.publish)})]
 
-    def _command(
-        self, identifier: str, stage: Stage, script: str, inputs: dict[str, str], targets: tuple[str, ...]
-    ) -> PlannedStep:
+    def command(self, identifier: str, script: str, inputs: dict[str, str], targets: tuple[str, ...]) -> PlannedStep:
+        """A step whose id begins with its stage."""
         counter = self.runs_dir / identifier.replace("/", "-")
         more = self.scripts.get(identifier, ":")
-        step = Step(
-            stage=stage, inputs=inputs, recipe=Command(argv=("sh", "-ec", f"echo run >> {counter}; {more}; {script}"))
-        )
+        recipe = Command(argv=("sh", "-ec", f"echo run >> {counter}; {more}; {script}"))
+        step = Step(stage=Stage(identifier.partition("/")[0]), inputs=inputs, recipe=recipe)
         return PlannedStep(id=identifier, key=step.key, step=step, targets=targets)
 
 
-def _target(name: str) -> PlannedTarget:
+def _target(target: Target) -> PlannedTarget:
     return PlannedTarget(
-        name=name,
-        gpu="cpu",
+        name=target.name,
+        gpu=target.gpu,
         backend="onnxruntime",
         release="0.18.0",
-        precision="float32",
+        precision=str(target.precision),
         tensor_parallel=1,
         pipeline_parallel=1,
-        build_id=f"{name}-0123456789ab",
+        build_id=f"{target.name}-0123456789ab",
     )
 
 

@@ -37,7 +37,6 @@ def fleet_request(name: str, release: str) -> Request:
 
 
 def findings(request: Request) -> list[Finding]:
-    """The findings that stop the plan of a target."""
     return stopping(TensorRT().findings(request), request.spec.force)
 
 
@@ -54,12 +53,10 @@ def chain(request: Request) -> Chain:
 
 
 def step(request: Request, stage: Stage) -> Step:
-    """The step of a stage in the chain of a target."""
     return next(made.step for made in chain(request).steps if made.step.stage is stage)
 
 
 def command(request: Request, stage: Stage = Stage.CONVERT) -> Command:
-    """The command of the step of a stage."""
     recipe = step(request, stage).recipe
     assert isinstance(recipe, Command)
     return recipe

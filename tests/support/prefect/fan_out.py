@@ -23,14 +23,13 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
 from enginery.core import s3
-from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
-from enginery.sources import ResolvedSource
+from enginery.pipeline.plan import PlannedStep
 from enginery.spec.spec import Spec, parse_spec
-from enginery.store.steps import Command, Stage, Step
 from tests.conftest import FOREIGN_SETTINGS
 from tests.support.paths import CHECKOUT
+from tests.support.plans.small_pipeline import SmallPipeline
 from tests.support.prefect.fleet import LEASE_SECONDS, Fleet, Machine
-from tests.support.s3.server import S3Server, running_s3_server
+from tests.support.s3.server import S3Server
 
 GPUS = {"l4": "L4", "l40s": "L40S"}
 """Targets in these tests are named after their GPU, followed by a number."""
@@ -42,67 +41,21 @@ def fan_spec(*targets: str, name: str = "fan") -> Spec:
         {
             "name": name,
             "source": {"path": "weights"},
-            "targets": [{"name": target, "gpu": _gpu(target), "precision": "float16"} for target in targets],
+            "targets": [
+                {"name": target, "gpu": GPUS[target.partition("-")[0]], "precision": "float16"} for target in targets
+            ],
             "validation": {"prompts": [{"prompt": "How do I count to nine in French?"}]},
         }
     )
 
 
-def _gpu(target: str) -> str:
-    return GPUS[target.partition("-")[0]]
+class FanPipeline(SmallPipeline):
+    """Makes plans of tiny steps, download -> build -> package, which run on any machine."""
 
-
-class FanPipeline:
-    """Makes plans of tiny steps, download -> build -> package, and counts how often they run.
-
-    Attributes:
-        directory: where runs are counted, and where steps can wait for a file.
-        scripts: step id -> shell commands that the step runs before it makes its output.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.scripts: dict[str, str] = {}
-        directory.mkdir(parents=True, exist_ok=True)
-
-    def runs(self, step: str) -> int:
-        """How often a step was started, on any machine."""
-        counter = self.directory / step.replace("/", "-")
-        return len(counter.read_text().splitlines()) if counter.exists() else 0
-
-    def plan(self, spec: Spec) -> Plan:
-        """The plan of a spec, used instead of `make_plan`."""
-        names = tuple(target.name for target in spec.targets)
-        download = self._step("download", "echo weights > {output}/weights.txt", {}, names)
-        steps = [download]
-        for name in names:
-            build = self._step(
-                f"build/{name}", "cp {in}/weights.txt {output}/engine.txt", {"in": download.key}, (name,)
-            )
-            package = self._step(f"package/{name}", "cp {in}/engine.txt {output}/model.txt", {"in": build.key}, (name,))
-            steps += [build, package]
-        source = ResolvedSource(kind="path", location="weights", commit="0" * 40, files=())
-        return Plan(spec=spec, source=source, targets=tuple(map(_target, names)), steps=tuple(steps))
-
-    def _step(self, identifier: str, script: str, inputs: dict[str, str], targets: tuple[str, ...]) -> PlannedStep:
-        counter = self.directory / identifier.replace("/", "-")
-        more = self.scripts.get(identifier, ":")
-        recipe = Command(argv=("sh", "-ec", f"echo run >> {counter}; {more}; {script}"))
-        step = Step(stage=Stage(identifier.partition("/")[0]), inputs=inputs, recipe=recipe)
-        return PlannedStep(id=identifier, key=step.key, step=step, targets=targets)
-
-
-def _target(name: str) -> PlannedTarget:
-    return PlannedTarget(
-        name=name,
-        gpu=_gpu(name),
-        backend="onnxruntime",
-        release="0.18.0",
-        precision="float16",
-        tensor_parallel=1,
-        pipeline_parallel=1,
-        build_id=f"{name}-0123456789ab",
-    )
+    def steps(self, spec: Spec, name: str, download: PlannedStep) -> list[PlannedStep]:  # noqa: ARG002
+        copy = "cp {in}/*.txt {output}/"
+        build = self.command(f"build/{name}", f"{copy}engine.txt", {"in": download.key}, (name,))
+        return [build, self.command(f"package/{name}", f"{copy}model.txt", {"in": build.key}, (name,))]
 
 
 class FanOutSite:
@@ -188,16 +141,10 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FanPipeline:
 
 
 @pytest.fixture(scope="module")
-def shared_s3() -> Iterator[S3Server]:
-    with running_s3_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def shared_fleet(prefect_server: str, shared_s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def shared_fleet(prefect_server: str, server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Two machines with a worker each."""
     api, directory = f"{prefect_server}/api", tmp_path_factory.mktemp("fleet")
-    fleet = Fleet(api, directory, "", {**clean_environment(), **shared_s3.environment()})
+    fleet = Fleet(api, directory, "", {**clean_environment(), **server.environment()})
     with temporary_settings({PREFECT_API_URL: api, PREFECT_HOME: directory / "prefect"}):
         pools = [make_pool("l4"), make_pool("l40s")]
     try:
@@ -215,12 +162,12 @@ def clean_environment() -> dict[str, str]:
 
 @pytest.fixture
 def site(
-    prefect_api: str, shared_fleet: Fleet, shared_s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_api: str, shared_fleet: Fleet, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FanOutSite]:
     """The shared machines and a new store. The test's own process is a machine of the fleet too."""
-    for name, value in shared_s3.environment().items():
+    for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ENGINERY_LEASE_SECONDS", LEASE_SECONDS)
-    shared_s3.create_bucket(bucket := f"fleet-{uuid4().hex}")
+    server.create_bucket(bucket := f"fleet-{uuid4().hex}")
     yield FanOutSite(shared_fleet, tmp_path, bucket)
     s3.close_clients()

@@ -12,16 +12,14 @@ from uuid import UUID
 
 import psutil
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, WorkerStatus
+from prefect.client.schemas.objects import FlowRun
 from prefect.logging.handlers import APILogWorker
 
 from enginery.core.process.command import run
 from enginery.core.process.service import Service
-from enginery.dev.ready import answers, free_port
-from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
 from tests.support.paths import CHECKOUT
 from tests.support.prefect.postgres import postgres
-from tests.support.waiting import wait_until
+from tests.support.prefect.server import running_prefect_server
 
 LEASE_SECONDS = "3"
 
@@ -29,18 +27,14 @@ LEASE_SECONDS = "3"
 @contextmanager
 def prefect_on_postgres(directory: Path) -> Iterator[str]:
     """Run a new Prefect server on a PostgreSQL and yield the address of its API."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with postgres() as database:
-        environment = {**prefect_environment(directory, port), "PREFECT_API_DATABASE_CONNECTION_URL": database}
-        service = Service.start(prefect_command(port), env=environment, log_file=directory / "server.log")
+    with (
+        postgres() as database,
+        running_prefect_server(directory, PREFECT_API_DATABASE_CONNECTION_URL=database) as (url, _),
+    ):
         try:
-            wait_until(lambda: answers(url, HEALTH) or not service.alive(), seconds=120)
-            assert service.alive(), service.last_lines()
             yield f"{url}/api"
         finally:
             APILogWorker.drain_all()
-            service.stop()
 
 
 class Machine:
@@ -116,10 +110,6 @@ class Fleet:
             (machine.home / "toolchains").symlink_to(toolchains)
         machine.start()
         return machine
-
-    def online(self, pool: str) -> bool:
-        with get_client(sync_client=True) as client:
-            return any(worker.status is WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(pool))
 
     def stop(self) -> None:
         for machine in self.machines.values():

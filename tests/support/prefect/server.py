@@ -16,7 +16,7 @@ from enginery.core.process.command import run
 from enginery.core.process.service import Service
 from enginery.dev.ready import answers, free_port
 from enginery.dev.servers import HEALTH, prefect_command, prefect_environment
-from tests.support.processes.workers import shared_by_workers
+from tests.support.paths import shared_by_workers
 from tests.support.waiting import wait_until
 
 DATABASE = "prefect.db"
@@ -37,18 +37,19 @@ def prefect_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running_prefect_server(directory: Path, tables: Path) -> Iterator[tuple[str, Service]]:
+def running_prefect_server(
+    directory: Path, tables: Path | None = None, **settings: str
+) -> Iterator[tuple[str, Service]]:
     """Run a server with its data in `directory` and yield its address. Its API is at `/api`.
 
-    Args:
-        directory: an existing directory.
-        tables: the database that `prefect_tables` has made.
+    `tables` is the database that `prefect_tables` has made. Without it, `settings` name another database.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    shutil.copyfile(tables, directory / DATABASE)
-    log_file = directory / "server.log"
-    service = Service.start(prefect_command(port), env=prefect_environment(directory, port), log_file=log_file)
+    if tables:
+        shutil.copyfile(tables, directory / DATABASE)
+    environment = {**prefect_environment(directory, port), **settings}
+    service = Service.start(prefect_command(port), env=environment, log_file=directory / "server.log")
     try:
         wait_until(lambda: answers(url, HEALTH) or not service.alive(), seconds=300)
         assert service.alive(), service.last_lines()

@@ -57,11 +57,6 @@ def registry(address: str) -> Registry:
     return Registry(address)
 
 
-def files_under(root: Path) -> dict[str, bytes]:
-    """The content of every file, by its path. Symlinks are followed."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
 def snapshot(root: Path) -> dict[str, object]:
     """Everything in a directory, without following symlinks, to check that nothing was changed."""
     return {

@@ -75,52 +75,41 @@ def at(address: str) -> tuple[str, str]:
 def objects(server: S3Server, address: str) -> dict[str, bytes]:
     """Every object of the bucket: path relative to the registry -> bytes."""
     bucket, prefix = at(address)
-    client = server.client()
-    found = {
-        key.removeprefix(f"{prefix}/"): client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return {
+        key.removeprefix(f"{prefix}/"): server.admin.get_object(Bucket=bucket, Key=key)["Body"].read()
         for key in server.keys(bucket)
     }
-    client.close()
-    return found
 
 
 def write(server: S3Server, address: str, path: str, data: bytes) -> None:
     bucket, prefix = at(address)
-    client = server.client()
-    client.put_object(Bucket=bucket, Key=f"{prefix}/{path}", Body=data)
-    client.close()
+    server.admin.put_object(Bucket=bucket, Key=f"{prefix}/{path}", Body=data)
 
 
 def remove(server: S3Server, address: str, path: str) -> None:
     bucket, prefix = at(address)
-    client = server.client()
-    client.delete_object(Bucket=bucket, Key=f"{prefix}/{path}")
-    client.close()
+    server.admin.delete_object(Bucket=bucket, Key=f"{prefix}/{path}")
 
 
 def begin_upload(server: S3Server, address: str, path: str) -> str:
     """Begin a multipart upload, send one part, and return the upload's id."""
     bucket, prefix = at(address)
-    client = server.client()
     key = f"{prefix}/{path}"
-    upload: str = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
-    client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"part")
-    client.close()
+    upload: str = server.admin.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    server.admin.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"part")
     return upload
 
 
 def uploads(server: S3Server, address: str) -> list[str]:
     """The keys of all unfinished multipart uploads."""
     bucket, _ = at(address)
-    client = server.client()
-    found = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-    client.close()
+    found = server.admin.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     return [entry["Key"] for entry in found]
 
 
-def a_claim(files: str = "digest", host: str = "another-machine") -> bytes:
+def a_claim(files: str = "digest") -> bytes:
     """The claim of a publisher on another machine. It began just now, so it may still be running."""
-    worker = Worker(host=host, pid=1, started=1.0)
+    worker = Worker(host="another-machine", pid=1, started=1.0)
     return Holder(files=files, worker=worker, since=datetime.now(UTC)).model_dump_json().encode()
 
 

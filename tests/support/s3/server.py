@@ -30,7 +30,7 @@ class S3Server:
         self.host, self.port = host, port
         self._buckets: list[str] = []
         self.url = f"http://{host}:{port}"
-        self._admin = self.client()
+        self.admin = self.client()
 
     def client(self) -> Any:
         """A new client, independent of the tested code. The caller closes it."""
@@ -43,7 +43,7 @@ class S3Server:
         )
 
     def create_bucket(self, name: str) -> None:
-        self._admin.create_bucket(Bucket=name)
+        self.admin.create_bucket(Bucket=name)
         self._buckets.append(name)
 
     def remove_buckets(self) -> None:
@@ -51,19 +51,19 @@ class S3Server:
         for name in self._buckets:
             keys = self.keys(name)
             for start in range(0, len(keys), MOST_AT_ONCE):
-                self._admin.delete_objects(
+                self.admin.delete_objects(
                     Bucket=name, Delete={"Objects": [{"Key": key} for key in keys[start : start + MOST_AT_ONCE]]}
                 )
-            self._admin.delete_bucket(Bucket=name)
+            self.admin.delete_bucket(Bucket=name)
         self._buckets.clear()
 
     def keys(self, bucket: str) -> list[str]:
         """Every key in the bucket, sorted."""
-        pages = self._admin.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        pages = self.admin.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         return sorted(entry["Key"] for page in pages for entry in page.get("Contents", []))
 
     def close(self) -> None:
-        self._admin.close()
+        self.admin.close()
 
     def environment(self) -> dict[str, str]:
         """The environment variables for a process to use this server and none of the user's AWS settings."""

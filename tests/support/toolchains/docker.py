@@ -130,11 +130,7 @@ def option_values(command: Sequence[str], option: str) -> list[str]:
 
 
 class FakeDocker:
-    """The stand-in in its directory.
-
-    Attributes:
-        directory: the directory to put on PATH.
-    """
+    """The stand-in in its directory, which is to be on PATH."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -171,26 +167,15 @@ class FakeDocker:
         """The process ids of the running containers."""
         return [int(path.read_text()) for path in (self.directory / "running").iterdir() if path.read_text()]
 
-    def answer_everything_with(self, message: str) -> None:
-        """Let the daemon answer every request with an error."""
-        (self.directory / "fail").write_text(message)
+    def change(self, name: str, text: str = "") -> None:
+        """Change the daemon from now on.
 
-    def refuse_pulls_with(self, message: str) -> None:
-        """Let every pull fail from now on."""
-        (self.directory / "no-pulls").write_text(message)
-
-    def use_entrypoint(self, script: str) -> None:
-        """Let every image start its commands with a script, as NVIDIA's do."""
-        (self.directory / "entrypoint").write_text(script)
-        (self.directory / "entrypoint").chmod(0o755)
-
-    def refuse_to_kill(self) -> None:
-        """Let no container be killed any more, as a security module can forbid it."""
-        (self.directory / "unkillable").touch()
-
-    def without_toolkit(self) -> None:
-        """Let the daemon fail when a container asks for GPUs."""
-        (self.directory / "no-toolkit").touch()
+        With `fail` it answers every request with the error `text`, with `no-pulls` every pull. With `entrypoint` every
+        image starts its commands with the script `text`, as NVIDIA's do. With `unkillable` no container can be killed,
+        as a security module can forbid it. With `no-toolkit` it fails when a container asks for GPUs.
+        """
+        (self.directory / name).write_text(text)
+        (self.directory / name).chmod(0o755)
 
 
 @pytest.fixture

@@ -6,15 +6,14 @@ engine's `answers.json`. Successful rollouts are tested with a real Triton.
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from enginery.builds.model_config import BUILD_LABEL, served_version
+from tests.support.http.serving import Handler, serving
 
 MODEL_PATH = re.compile(r"/v2/models/(?P<model>\w+)(/versions/(?P<version>\d+))?/(?P<what>\w+)")
 CONTROL_PATH = re.compile(r"/v2/repository/models/(?P<model>\w+)/(?P<what>load|unload)")
@@ -106,38 +105,22 @@ class FakeTriton:
         return 200, {"text_output": answers.get(body["text_input"], "I do not know")}
 
 
+class _Handler(Handler):
+    triton: FakeTriton
+
+    def do_GET(self) -> None:
+        self.answer(*self.triton.get(self.path))
+
+    def do_POST(self) -> None:
+        self.answer(*self.triton.post(self.path, json.loads(self.body() or b"{}")))
+
+    def answer(self, status: int, content: Any) -> None:
+        self.send(status, b"" if content is None else json.dumps(content).encode())
+
+
 @contextmanager
 def running_fake_triton(repository: Path) -> Iterator[FakeTriton]:
     """Run the stand-in on a free port until the block ends."""
     triton = FakeTriton(repository)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.answer(*triton.get(self.path))
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.answer(*triton.post(self.path, json.loads(body or b"{}")))
-
-        def answer(self, status: int, content: Any) -> None:
-            data = b"" if content is None else json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-            """Log nothing, to keep the test's output clean."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    triton.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(_Handler, triton=triton) as triton.url:
         yield triton
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -1,23 +1,20 @@
 """For tests of rollouts without a real Triton: a registry, and a stand-in for Triton with its model repository.
 
-A test module imports the fixtures that it uses, and the fixtures that these use.
+A test module imports the fixtures that it uses, and the fixtures that these use, also from `tests.support.s3`.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from enginery.builds.manifest import Manifest
-from enginery.core import s3
 from enginery.registry import Registry
 from enginery.triton import loading
 from enginery.triton.client import TritonClient
 from enginery.triton.loading import EndpointResult
 from enginery.triton.rollout import roll_out_build
 from tests.support.registry.builds import ANSWERS, QUESTION, Build
-from tests.support.s3.server import S3Server, running_s3_server
 from tests.support.triton.fake import FakeTriton, running_fake_triton
 
 ORDER = ["tensorrt_llm", "preprocessing", "postprocessing", "tensorrt_llm_bls", "ensemble"]
@@ -47,23 +44,12 @@ class Site:
         return {path.name for path in self.triton.repository.glob("*/*") if path.name.isdecimal()}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_s3_server() as running:
-        yield running
-
-
 @pytest.fixture
-def address(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def address(bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A registry in a new bucket. Rollouts do not wait between their tries."""
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(loading, "CLOCK_SECONDS", 0.0)
     monkeypatch.setattr(loading, "LOOK_SECONDS", 0.0)
-    name = f"engines-{uuid4().hex[:12]}"
-    server.create_bucket(name)
-    yield f"s3://{name}/prod"
-    s3.close_clients()
+    return f"s3://{bucket}/prod"
 
 
 @pytest.fixture

@@ -33,11 +33,7 @@ LIMITS = ("--max_batch_size", "4", "--max_input_len", "128")
 
 
 def run(stand_in: StandIn, *argv: object, cwd: Path, status: int = 0, **variables: str) -> str:
-    """Run a command of the stand-in. Returns its stdout, followed by its stderr.
-
-    Raises:
-        AssertionError: when it ends with another status than `status`.
-    """
+    """Run a command of the stand-in. Returns its stdout, followed by its stderr."""
     environment = stand_in.environment() | variables
     words = [str(word) for word in argv]
     ended = subprocess.run(words, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
@@ -58,7 +54,6 @@ def build(stand_in: StandIn, checkpoint: Path, output: Path, *more: object, stat
 
 
 def config_of(directory: Path) -> dict[str, Any]:
-    """A directory's `config.json`."""
     found: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return found
 
@@ -75,14 +70,12 @@ class Example:
         return cls(make_release(directory / "release", release, answers={PROMPT: ANSWER}), directory)
 
     def checkpoint(self, ranks: int = 1) -> Path:
-        """The checkpoint for this number of ranks."""
         path = self.directory / f"checkpoint{ranks}"
         if not path.exists():
             convert(self.stand_in, path, "--tp_size", ranks)
         return path
 
     def engine(self, ranks: int = 1) -> Path:
-        """The engine for this number of ranks."""
         path = self.directory / f"engine{ranks}"
         if not path.exists():
             build(self.stand_in, self.checkpoint(ranks), path, *LIMITS)

@@ -43,7 +43,6 @@ raise ImportError("tensorrt_llm: this is a placeholder package; install the real
 
 
 def write(directory: Path, release: str, tensorrt: str) -> None:
-    """Write all files of a stand-in."""
     _commands(directory, release)
     _packages(directory, release, tensorrt)
     # A checkout contains the number of its release.

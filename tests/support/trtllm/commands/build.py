@@ -16,7 +16,6 @@ DTYPES = {"float16", "bfloat16", "float32"}
 
 
 def run(run: Run) -> None:
-    """Build every rank's engine."""
     arguments = run.arguments
     output = Path(arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -63,11 +62,7 @@ def read_checkpoint(run: Run) -> dict[str, Any]:
 
 
 def check(run: Run, pretrained: dict[str, Any]) -> None:
-    """Make the checks that the real one makes before it builds.
-
-    Raises:
-        AssertionError: when this cannot be built.
-    """
+    """Make the checks that the real one makes before it builds."""
     known, architecture = architectures(run.release).value, pretrained["architecture"]
     assert architecture in known, f"Unsupported model architecture: {architecture}"
     chosen, dtype = run.given("gpt_attention_plugin"), pretrained["dtype"]
@@ -80,12 +75,7 @@ def check(run: Run, pretrained: dict[str, Any]) -> None:
 
 
 def build_rank(run: Run, rank: int, output: Path, compute_cap: str, known: frozenset[str]) -> str:
-    """Build one rank's engine. Returns the digest of its weights, which the timing cache records.
-
-    Raises:
-        AssertionError: when the rank has no weights.
-        RuntimeError: when its weights are not those of the model.
-    """
+    """Build one rank's engine. Returns the digest of its weights, which the timing cache records."""
     weights = Path(run.arguments.checkpoint_dir, f"rank{rank}.safetensors")
     if not facts.at_least(run.release, "0.9.0") and not weights.exists():
         raise FileNotFoundError(f'No such file or directory: "{weights}"')

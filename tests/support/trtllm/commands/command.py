@@ -21,14 +21,7 @@ WORKERS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a command.
-
-    Attributes:
-        home: the stand-in's directory.
-        command: the command's name in `enginery.releases.flags`.
-        arguments: the values of the flags.
-        ways: the ways in which this run fails.
-    """
+    """One run of a command. `command` is its name in `enginery.releases.flags`; `ways` are how it fails."""
 
     home: Home
     command: str

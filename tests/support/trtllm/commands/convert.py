@@ -23,7 +23,6 @@ BY_SWITCH = {
 
 
 def run(run: Run) -> None:
-    """Convert the model that the flags name."""
     if not facts.at_least(run.release, "0.9.0"):
         print(run.release, flush=True)  # noqa: T201  as the script does
     if run.given("model_dir") is None:

@@ -16,7 +16,6 @@ ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 
 
 def main() -> None:
-    """Start the ranks and wait for them."""
     Home(Path(sys.argv[1])).record("mpirun", sys.argv[2:])
     options, count, argv = parse(sys.argv[2:])
     allowed = "--allow-run-as-root" in options or all(os.environ.get(name) == "1" for name in ROOT_VARIABLES)

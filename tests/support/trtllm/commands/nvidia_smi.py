@@ -10,7 +10,6 @@ OTHERS = {"driver_version": "550.54.15", "memory.used": "1", "utilization.gpu": 
 
 
 def main() -> None:
-    """Answer one query."""
     own = Home(Path(sys.argv[1]))
     own.record("nvidia-smi", sys.argv[2:])
     parser = argparse.ArgumentParser(prog="nvidia-smi")

@@ -15,13 +15,7 @@ def _yes_or_no(text: str) -> bool:
 
 
 def parser(release: str, command: str, without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
-    """The command's parser.
-
-    Args:
-        release: the release.
-        command: the command's name in `enginery.releases.flags`.
-        without: recorded flags to leave out.
-    """
+    """The command's parser, except for the recorded flags in `without`."""
     shows = command == "trtllm-build" and facts.at_least(release, SHOWS_DEFAULTS_FROM)
     made = argparse.ArgumentParser(
         prog=command.split(maxsplit=1)[0],
@@ -38,7 +32,6 @@ def parser(release: str, command: str, without: tuple[str, ...] = ()) -> argpars
 
 
 def add(to: argparse._ActionsContainer, flag: Flag) -> None:
-    """Add one flag."""
     about = f"Sets {flag.name.lstrip('-').replace('_', ' ')}." + (" Deprecated." if flag.deprecated else "")
     default = argparse.SUPPRESS if flag.suppressed else _default(flag)
     names = [flag.name, *(alias for alias in flag.aliases if not alias.startswith("--no-"))]

@@ -21,7 +21,6 @@ ALGORITHMS = {
 
 
 def run(run: Run) -> None:
-    """Quantize the model that the flags name."""
     if run.given("device", "cuda") == "cuda" and not run.home.visible_gpus():
         raise RuntimeError("No CUDA GPUs are available")
     source_directory = Path(str(run.given("model_dir")))

@@ -15,11 +15,7 @@ DTYPE_NAMES = {"torch.float32": "float32", "torch.float16": "float16", "torch.bf
 
 
 def read_source(directory: Path) -> dict[str, Any]:
-    """A Hugging Face model's `config.json`.
-
-    Raises:
-        OSError: when it is not there, with the text of the real loader.
-    """
+    """A Hugging Face model's `config.json`."""
     path = directory / "config.json"
     if not path.exists():
         raise OSError(f"{directory} does not appear to have a file named config.json.")
@@ -37,11 +33,7 @@ def dtype_of(wanted: str, source: Mapping[str, Any]) -> str:
 
 
 def config(run: Run, source: Mapping[str, Any], dtype: str, quantization: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint's `config.json` without the mapping's ranks.
-
-    Raises:
-        AssertionError: when the ranks cannot share the model evenly.
-    """
+    """The checkpoint's `config.json` without the mapping's ranks."""
     heads = source["num_attention_heads"]
     tp, pp = int(str(run.given("tp_size", 1))), int(str(run.given("pp_size", 1)))
     assert heads % tp == 0, f"num_attention_heads ({heads}) is not a multiple of tp_size ({tp})"
@@ -121,12 +113,7 @@ def write(run: Run, source: Path, config_json: Mapping[str, Any], stored: str | 
 
 
 def find_calibration_data(run: Run, usual: str) -> None:
-    """Check that the calibration data are there: a path, or the name of a data set on the Hub.
-
-    Raises:
-        FileNotFoundError: when the path does not exist.
-        ConnectionError: when the data set is on the Hub and the Hub's client is offline.
-    """
+    """Check that the calibration data are there: a path, or the name of a data set on the Hub."""
     name = str(run.given("calib_dataset", usual))
     if name.startswith(("/", ".")):
         if not Path(name).exists():
@@ -144,5 +131,4 @@ def remember_tokenizer(own: home.Home, rank_file: Path, source: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -14,15 +14,7 @@ MAGIC = b"engine of a stand-in, not of TensorRT-LLM\n"
 
 @dataclass(frozen=True)
 class RankEngine:
-    """One rank's engine.
-
-    Attributes:
-        rank: the rank.
-        checkpoint: the SHA-256 of the rank's weights.
-        release: the release that built it.
-        tensorrt: the release's TensorRT version.
-        compute_cap: the compute capability of the GPU it was built on.
-    """
+    """One rank's engine. `checkpoint` is the SHA-256 of the rank's weights."""
 
     rank: int
     checkpoint: str
@@ -35,11 +27,7 @@ class RankEngine:
 
     @classmethod
     def read(cls, path: Path) -> "RankEngine":
-        """Read an engine file.
-
-        Raises:
-            RuntimeError: when it is no engine, with TensorRT's text.
-        """
+        """Read an engine file."""
         content = path.read_bytes()
         if not content.startswith(MAGIC):
             home.log(
@@ -78,12 +66,7 @@ class EngineDirectory:
         return int(self.limits["max_seq_len"])
 
     def load(self, own: Home, rank: int) -> RankEngine:
-        """Load a rank's engine as the runtime would on this machine.
-
-        Raises:
-            FileNotFoundError: when there is no engine for the rank.
-            RuntimeError: when it was built for another TensorRT or GPU, or the GPU is missing.
-        """
+        """Load a rank's engine as the runtime would on this machine."""
         found = RankEngine.read(self.path / f"rank{rank}.engine")
         if found.tensorrt != own.tensorrt:
             text = f"expecting library version {own.tensorrt} got {found.tensorrt}, please rebuild."
@@ -101,12 +84,7 @@ class EngineDirectory:
 
 
 def check_world(release: str, mapping: dict[str, int], world_size: int, *, in_cpp: bool) -> None:
-    """Check that there are as many MPI ranks as the engine was built for.
-
-    Raises:
-        AssertionError: when there are not, from the Python session.
-        RuntimeError: when there are not, from the C++ session.
-    """
+    """Check that there are as many MPI ranks as the engine was built for."""
     if mapping["world_size"] == world_size:
         return
     tp, pp = mapping["tp_size"], mapping["pp_size"]

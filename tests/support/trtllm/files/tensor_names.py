@@ -6,11 +6,7 @@ from pathlib import Path
 
 
 def header(path: Path) -> dict[str, dict[str, object]]:
-    """The tensors of a safetensors file: name -> type and shape.
-
-    Raises:
-        RuntimeError: when it is no such file, or a part is missing.
-    """
+    """The tensors of a safetensors file: name -> type and shape."""
     content = path.read_bytes()
     size = struct.unpack("<Q", content[:8])[0] if len(content) > 8 else 0
     if not 0 < size <= len(content) - 8:
@@ -23,11 +19,7 @@ def header(path: Path) -> dict[str, dict[str, object]]:
 
 
 def check_names(weights: Path, output: Path) -> None:
-    """Check that a rank has the tensors that its place in the mapping needs.
-
-    Raises:
-        RuntimeError: when some are missing, with the text of the real builder.
-    """
+    """Check that a rank has the tensors that its place in the mapping needs."""
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))["pretrained_config"]
     rank = int(weights.stem.removeprefix("rank"))
     missing = required(config, rank) - set(header(weights))

@@ -37,17 +37,14 @@ class Place:
     pp_size: int
 
     def layers(self, count: int) -> range:
-        """The layers that this rank has."""
         each = count // self.pp_size
         return range(self.pp * each, (self.pp + 1) * each)
 
     def cut(self, weight: Array, axis: int = 0) -> Array:
-        """This rank's part."""
         return np.ascontiguousarray(np.split(weight, self.tp_size, axis=axis)[self.tp])
 
 
 def places(tp_size: int, pp_size: int) -> list[Place]:
-    """The places of all ranks, in the order of the ranks."""
     return [Place(tp, tp_size, pp, pp_size) for pp in range(pp_size) for tp in range(tp_size)]
 
 
@@ -58,11 +55,7 @@ def read_file(path: Path) -> Tensors:
 
 
 def read_model(directory: Path, dtype: str) -> Tensors:
-    """All weights of a Hugging Face model, in the wanted type.
-
-    Raises:
-        OSError: when there are none, with the text of the real loader.
-    """
+    """All weights of a Hugging Face model, in the wanted type."""
     paths = sorted(directory.glob("*.safetensors"))
     if not paths:
         names = "model.safetensors, pytorch_model.bin, tf_model.h5, model.ckpt.index or flax_model.msgpack"

@@ -9,12 +9,7 @@ from tests.support.trtllm.modules.tokens import Tokens
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer.
-
-    Attributes:
-        ids: its tokens, without the end token.
-        ended: whether an end token ended it; else it reached the limit.
-    """
+    """An answer's tokens, without the end token, and whether an end token ended it; else it reached the limit."""
 
     ids: list[int]
     ended: bool

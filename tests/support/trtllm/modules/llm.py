@@ -146,7 +146,6 @@ class OldLLM:
 
 
 def engine_names(own: Home) -> dict[str, Any]:
-    """The names in the module of the LLM on engines."""
     return _names(own, choose)
 
 
@@ -157,7 +156,6 @@ def choose(*given: Any, **named: Any) -> LLM:
 
 
 def pytorch_names(own: Home) -> dict[str, Any]:
-    """The names in the module of the PyTorch backend's LLM."""
     return _names(own, TorchLLM)
 
 

@@ -17,12 +17,7 @@ PYTORCH = "TorchLlmArgs"
 
 
 def check(release: str, given: dict[str, Any], *, pytorch: bool) -> None:
-    """Refuse arguments that the release does not know.
-
-    Raises:
-        TypeError: in releases whose arguments are a plain dataclass.
-        ValueError: in later releases (pydantic's own error), and for arguments of the other backend.
-    """
+    """Refuse arguments that the release does not know."""
     if not facts.at_least(release, PYDANTIC_FROM):
         known = set(facts.fields(release, "LlmArgs"))
         if facts.at_least(release, BETWEEN_FROM):

@@ -30,8 +30,6 @@ class SamplingParams:
 
 @dataclass
 class CompletionOutput:
-    """One answer."""
-
     index: int
     text: str
     token_ids: list[int]

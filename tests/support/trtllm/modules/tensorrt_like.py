@@ -19,8 +19,6 @@ class Logger:
 
 
 class Cache:
-    """A stand-in for `ITimingCache`."""
-
     def __init__(self, own: TimingCache) -> None:
         self.own = own
 
@@ -33,13 +31,10 @@ class Cache:
         return True
 
     def serialize(self) -> bytes:
-        """The cache as bytes."""
         return self.own.serialized()
 
 
 class BuilderConfig:
-    """A stand-in for `IBuilderConfig`."""
-
     def __init__(self, tensorrt: str) -> None:
         self.tensorrt = tensorrt
 
@@ -62,11 +57,9 @@ class Builder:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_builder_config(self) -> BuilderConfig:
-        """A new configuration."""
         return BuilderConfig(self.own.tensorrt)
 
 
 def install(module: ModuleType, directory: str) -> None:
-    """Fill the module `tensorrt` of the stand-in in a directory."""
     Builder.own = Home(Path(directory))
     vars(module).update(Logger=Logger, Builder=Builder, ITimingCache=Cache, __version__=Builder.own.tensorrt)

@@ -23,11 +23,7 @@ class Tokens:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **_options: Any) -> "Tokens":
-        """Read a tokenizer.
-
-        Raises:
-            OSError: when there is no tokenizer.
-        """
+        """Read a tokenizer."""
         path = Path(directory)
         if not (path / "tokenizer.json").exists():
             raise OSError(f"Can't load tokenizer for '{directory}'. Make sure it contains all relevant files.")
@@ -41,7 +37,6 @@ class Tokens:
         return ids[: options.get("max_length")]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of tokens."""
         return str(self.tokenizer.decode([int(one) for one in ids], skip_special_tokens=skip_special_tokens))
 
     @property

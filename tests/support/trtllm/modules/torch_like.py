@@ -12,67 +12,27 @@ from numpy.typing import NDArray
 from tests.support.trtllm.home import Home
 
 
-class Tensor:
-    """An array with the methods of a tensor."""
+class Tensor(np.ndarray[Any, Any]):
+    """An array with those methods of a tensor that numpy does not have."""
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.array.dtype.type
-
-    def size(self, dimension: int | None = None) -> Any:
-        return self.array.shape if dimension is None else self.array.shape[dimension]
-
-    def dim(self) -> int:
-        return self.array.ndim
-
-    def tolist(self) -> Any:
-        return self.array.tolist()
-
-    def item(self) -> Any:
-        return self.array.item()
+    def size(self, dimension: int | None = None) -> Any:  # type: ignore[override]
+        return self.shape if dimension is None else self.shape[dimension]
 
     def numpy(self) -> NDArray[Any]:
-        return self.array
-
-    def max(self) -> "Tensor":
-        return Tensor(np.asarray(self.array.max()))
-
-    def reshape(self, *shape: Any) -> "Tensor":
-        return Tensor(self.array.reshape(*shape))
+        return self.view(np.ndarray)
 
     def cpu(self, *_place: Any, **_options: Any) -> "Tensor":
         return self
 
-    cuda = to = contiguous = cpu
+    cuda = to = cpu
 
-    def __getitem__(self, place: Any) -> "Tensor":
-        return Tensor(np.asarray(self.array[place]))
-
-    def __iter__(self) -> Iterator["Tensor"]:
-        return (self[one] for one in range(len(self)))
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __index__(self) -> int:
-        return int(self.array)
-
-    __int__ = __index__
-
-    def __repr__(self) -> str:
-        return f"tensor({self.tolist()})"
+    def __getitem__(self, place: Any) -> Any:
+        return np.asarray(super().__getitem__(place)).view(Tensor)
 
 
-def tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+def tensor(data: Any, dtype: Any = None) -> Tensor:
     """A tensor from numbers or from another tensor."""
-    return Tensor(np.array(data.array if isinstance(data, Tensor) else data, dtype=dtype))
+    return np.array(data, dtype=dtype).view(Tensor)
 
 
 @contextmanager
@@ -82,7 +42,6 @@ def no_grad() -> Iterator[None]:
 
 
 def install(module: ModuleType, directory: str) -> None:
-    """Fill the module `torch` of the stand-in in a directory."""
     own = Home(Path(directory))
     types = {name: getattr(np, name) for name in ("int32", "int64", "float16", "float32")}
     names = {"Tensor": Tensor, "tensor": tensor, "no_grad": no_grad, "inference_mode": no_grad, "cuda": _cuda(own)}

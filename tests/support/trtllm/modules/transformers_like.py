@@ -6,5 +6,4 @@ from tests.support.trtllm.modules.tokens import Tokens
 
 
 def install(module: ModuleType, _directory: str) -> None:
-    """Fill the module `transformers`."""
     vars(module).update(AutoTokenizer=Tokens, PreTrainedTokenizerFast=Tokens, __version__="0")
