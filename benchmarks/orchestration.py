@@ -23,7 +23,7 @@ from benchmarks.results import Goal, Row, median
 from benchmarks.timing import command, load, seconds
 from benchmarks.workbench import REPOSITORY, ROOT, prefect_server
 from enginery.core.process import Service
-from tests.support.postgres import postgres
+from tests.support.prefect.postgres import postgres
 
 GOAL = Goal(1.3, "times")
 TARGETS, WORKERS = 100, 4

@@ -20,7 +20,7 @@ from enginery.core import process
 from enginery.pipeline.plan import make_plan
 from enginery.spec.spec import parse_spec
 from enginery.store import open_store
-from tests.support.plans import planned
+from tests.support.plans.plan import planned
 
 TWICE = Goal(2.0, "times")
 A_BIT_MORE = Goal(0.05, "seconds more")

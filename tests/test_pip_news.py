@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tests.support.plans import examples
+from tests.support.paths import CHECKOUT
 
-SCRIPT = examples().parent / "infra" / "pip_news.py"
+SCRIPT = CHECKOUT / "infra" / "pip_news.py"
 
 
 def news(script: str, text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from tests.support.s3_server import running_s3_server
+from tests.support.s3.server import running_s3_server
 
 
 def test_an_s3_server_knows_nothing_of_an_earlier_one_that_a_failing_test_had() -> None:

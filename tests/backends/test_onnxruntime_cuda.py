@@ -20,9 +20,10 @@ from enginery.spec import gpus
 from enginery.spec.types import Precision
 from enginery.store.steps import Command
 from enginery.toolchains import pins
-from tests.support import nvidia_smi
-from tests.support.fake_genai import FakeGenai
-from tests.support.plans import examples, planned, spec_data
+from tests.support.engines.genai import FakeGenai
+from tests.support.paths import TINY_LLAMA
+from tests.support.plans.plan import planned, spec_data
+from tests.support.toolchains import nvidia_smi
 
 H200 = gpus.find("H200-SXM5-141GB")
 ON_CPU = pins.describe("onnxruntime-0.18")
@@ -243,7 +244,7 @@ def test_an_engine_on_another_device_than_it_was_built_for_is_not_asked(
 
 
 def test_the_command_line_plans_for_a_gpu_it_does_not_have(tmp_path: Path) -> None:
-    model = str(examples() / "tiny-llama" / "model")
+    model = str(TINY_LLAMA)
     target = {"name": "h200", "gpu": H200.name, "backend": "onnxruntime", "precision": "int4"}
     spec = {"name": "tiny", "source": {"path": model}, "targets": [target]}
     (tmp_path / "spec.yaml").write_text(json.dumps(spec))

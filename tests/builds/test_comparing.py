@@ -6,7 +6,7 @@ from enginery.builds.compare import Comparison, compare_builds
 from enginery.builds.manifest import read_manifest
 from enginery.pipeline.promotion import gate_results
 from enginery.spec.spec import Gates
-from tests.support.watched import a_manifest
+from tests.support.plans.watched import a_manifest
 
 OTHER = "cpu-int4-222222222222"
 DEFAULT = Gates()

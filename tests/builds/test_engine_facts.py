@@ -5,7 +5,7 @@ from pydantic import JsonValue
 
 from enginery.builds.manifest import engine_facts, license_id
 from enginery.store.steps import Call, Command, Stage, StepRecord
-from tests.support.records import a_chain, a_record
+from tests.support.store.records import a_chain, a_record
 
 
 def built(limits: JsonValue, **toolchain: str) -> StepRecord:

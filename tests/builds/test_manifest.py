@@ -15,8 +15,8 @@ from enginery.cli.output import print_manifest
 from enginery.core.errors import RegistryError
 from enginery.store.steps import FileRecord, Stage
 from enginery.triton.launch import launch_of_engine, launch_of_llmapi
-from tests.support.builds import ANSWERS, QUESTION, a_report
-from tests.support.records import a_chain, a_record
+from tests.support.registry.builds import ANSWERS, QUESTION, a_report
+from tests.support.store.records import a_chain, a_record
 
 
 def a_manifest(*paths: str) -> Manifest:

@@ -22,11 +22,11 @@ from enginery.core.errors import RegistryError
 from enginery.registry import Registry, publish
 from enginery.store.steps import Call, Command, FileRecord, Stage, StepRecord
 from tests.builds.test_manifest import a_manifest
-from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.records import a_record
-from tests.support.s3_fixtures import bucket, server  # noqa: F401
+from tests.support.registry.builds import ANSWERS, QUESTION, Build
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.store.records import a_record
 
-SCHEMA = json.loads((Path(__file__).parents[1] / "support" / "slsa_provenance_v1.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[1] / "support" / "registry" / "slsa_provenance_v1.schema.json").read_text())
 COMMIT = "c0ffee" * 6 + "c0ff"
 DOCS = Path(__file__).parents[2] / "docs" / "provenance.md"
 

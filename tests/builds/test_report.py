@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 from enginery.builds.manifest import BuildTarget, Manifest
 from enginery.builds.report import html_report
 from enginery.store.steps import FileRecord
-from tests.support.builds import a_report
-from tests.support.records import a_chain
+from tests.support.registry.builds import a_report
+from tests.support.store.records import a_chain
 
 TARGET = BuildTarget(
     name="cpu-int4",

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from enginery.builds.keys import SIGNING_KEY, SIGNING_KEY_PASSWORD, TRUSTED_KEYS, Policy, SigningKey, TrustedKey
 from enginery.core.errors import UsageError
-from tests.support.signing_keys import a_key_pair, an_rsa_pair
+from tests.support.registry.keys import a_key_pair, an_rsa_pair
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import pytest
 
 from enginery.cli.app import main
 from enginery.core.errors import UsageError
-from tests.support.plans import examples
+from tests.support.paths import CHECKOUT
 
-MODELS = examples().parent / "infra" / "models"
+MODELS = CHECKOUT / "infra" / "models"
 TINY = MODELS / "tiny-llama.yaml"
 
 Enginery = Callable[..., int]

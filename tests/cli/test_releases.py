@@ -12,9 +12,10 @@ import pytest
 from enginery.cli.app import main
 from enginery.pipeline.explain import spec_changes
 from enginery.spec.spec import parse_spec
-from tests.support.plans import examples, spec_data
+from tests.support.paths import CHECKOUT
+from tests.support.plans.plan import spec_data
 
-LLAMA = examples().parent / "infra" / "models" / "llama-3-8b-instruct.yaml"
+LLAMA = CHECKOUT / "infra" / "models" / "llama-3-8b-instruct.yaml"
 
 Releases = Callable[..., int]
 

@@ -12,7 +12,7 @@ import pytest
 
 from enginery.core import threads
 from enginery.core.threads import Stopped, in_order, raise_if_stopped, side_by_side
-from tests.support.switching import often_switching
+from tests.support.processes.switching import often_switching
 from tests.support.waiting import wait_until
 
 __all__ = ["often_switching"]

@@ -9,9 +9,9 @@ import pytest
 from enginery.core.digests import bytes_digest
 from enginery.core.progress import NO_PROGRESS
 from enginery.core.s3.partial import ContiguousDigest
-from tests.support.downloads import RecordedProgress
-from tests.support.pulls import some_bytes
-from tests.support.switching import often_switching
+from tests.support.models.downloads import RecordedProgress
+from tests.support.processes.switching import often_switching
+from tests.support.registry.pulls import some_bytes
 
 __all__ = ["often_switching"]
 

@@ -4,8 +4,8 @@ import pytest
 
 from enginery.core.errors import StoreError
 from enginery.core.s3.objects import Prefix
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.s3_fixtures import bucket, prefix, proxy, server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.s3.fixtures import bucket, prefix, proxy, server
 
 __all__ = ["bucket", "prefix", "proxy", "server"]
 

@@ -15,7 +15,7 @@ from enginery.dev.ready import LOOPBACK, answers, free_port, free_ports
 from enginery.dev.s3_server import ObjectFiles
 from enginery.dev.servers import prefect_environment
 from enginery.dev.services import Entry, State, read_state, write_state
-from tests.support.s3_server import S3Server, running_s3_server
+from tests.support.s3.server import S3Server, running_s3_server
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from enginery.dev import services
 from enginery.dev.ready import free_port
 from enginery.pipeline.flows.console import _server, build_from_cli
 from enginery.spec.spec import parse_spec
-from tests.support.plans import spec_data
+from tests.support.plans.plan import spec_data
 
 ADDRESS = "http://127.0.0.1:4201/api"
 

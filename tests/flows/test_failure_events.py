@@ -15,7 +15,7 @@ from enginery.pipeline.flows.failures import (
     failure_payload,
     step_failures,
 )
-from tests.support.small_plans import small_spec
+from tests.support.plans.small_pipeline import small_spec
 
 
 def described_failure(error: EngineryError, label: str) -> tuple[str, str, str, str]:

@@ -23,7 +23,7 @@ from enginery.pipeline.tasks.stages import STAGE_TASKS, is_transient
 from enginery.store import open_store
 from enginery.store.steps import Stage
 from enginery.toolchains.identity import ToolchainIdentity
-from tests.support.small_plans import SmallPipeline, pipeline, small_spec
+from tests.support.plans.small_pipeline import SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
 
 __all__ = ["pipeline"]

@@ -14,12 +14,12 @@ from filelock import FileLock
 from enginery import toolchains
 from enginery.core import s3
 from enginery.toolchains.identity import Toolchain
-from tests.support import onnx_engines
-from tests.support.deployments import deployed_flows
-from tests.support.faulty_http import Proxy, faulty_proxy
-from tests.support.prefect_server import prefect_api, prefect_server, prefect_tables
-from tests.support.s3_server import S3Server, running_s3_server
-from tests.support.workers import shared_by_workers
+from tests.support.engines import onnx
+from tests.support.http.faulty_proxy import Proxy, faulty_proxy
+from tests.support.paths import shared_by_workers
+from tests.support.prefect.deployments import deployed_flows
+from tests.support.prefect.server import prefect_api, prefect_server, prefect_tables
+from tests.support.s3.server import S3Server, running_s3_server
 
 __all__ = ["deployed_flows", "prefect_api", "prefect_server", "prefect_tables"]
 """These fixtures are here, so that all modules share one server: a process sends Prefect's events to only one."""
@@ -82,7 +82,7 @@ def tiny_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: pyte
     engine = shared / "tiny-engine"
     with FileLock(shared / "tiny-engine.lock"):
         if not (engine / "genai_config.json").exists():
-            onnx_engines.build(toolchain, tiny_weights, engine, "int4")
+            onnx.build(toolchain, tiny_weights, engine, "int4")
     return engine
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from enginery.pipeline.explain import differences, explain_steps
 from enginery.pipeline.plan import Plan
 from enginery.store.steps import StepRecord
-from tests.support.plans import planned, spec_data
+from tests.support.plans.plan import planned, spec_data
 
 
 def records(plan: Plan) -> dict[str, StepRecord]:

@@ -7,7 +7,7 @@ import pytest
 from enginery.core.errors import StoreError
 from enginery.pipeline.fleet import load_plan, save_plan
 from enginery.store import Store, open_store
-from tests.support.plans import planned, spec_data
+from tests.support.plans.plan import planned, spec_data
 
 
 @pytest.fixture

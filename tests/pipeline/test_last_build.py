@@ -13,9 +13,9 @@ from enginery.sources import ResolvedSource
 from enginery.spec.spec import parse_spec
 from enginery.store import Store, open_store
 from enginery.store.steps import Stage, StepRecord
-from tests.support.fleet import FLEET
-from tests.support.plans import examples
-from tests.support.records import STARTED, a_record
+from tests.support.models.examples import FLEET
+from tests.support.paths import CHECKOUT
+from tests.support.store.records import STARTED, a_record
 
 EXAMPLE = next(example for example in FLEET if example.spec["targets"][0]["precision"] == "bfloat16")
 
@@ -99,7 +99,7 @@ def test_the_command_line_tells_it(
 ) -> None:
     build(plan_for("0.8.0"), store, tmp_path / "out")
     monkeypatch.setattr("enginery.pipeline.make_plan", lambda _: plan_for("1.2.1"))
-    spec = examples().parent / "infra" / "models" / "tiny-llama.yaml"
+    spec = CHECKOUT / "infra" / "models" / "tiny-llama.yaml"
     monkeypatch.setattr("sys.argv", ["enginery", "plan", str(spec), "--store", str(tmp_path / "store")])
     with pytest.raises(SystemExit):
         main()

@@ -12,8 +12,8 @@ from enginery.core.errors import PlanError, SourceError
 from enginery.pipeline.plan import Plan, PlannedStep, make_plan
 from enginery.spec.spec import Source, Spec, parse_spec
 from enginery.store.steps import Call, Command, Stage
-from tests.support.fleet import FLEET
-from tests.support.plans import planned, resolved, spec_data
+from tests.support.models.examples import FLEET
+from tests.support.plans.plan import planned, resolved, spec_data
 
 
 def keys(plan: Plan) -> dict[str, str]:
@@ -210,7 +210,7 @@ def test_an_unknown_step_is_refused_with_the_known_ones() -> None:
 def test_planning_imports_neither_prefect_nor_what_only_a_run_needs() -> None:
     heavy = ("prefect", "boto3", "huggingface_hub", "tritonclient", "moto", "numpy")
     code = (
-        "import sys; from tests.support.plans import planned; planned();"
+        "import sys; from tests.support.plans.plan import planned; planned();"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     root = str(__import__("pathlib").Path(__file__).parents[2])

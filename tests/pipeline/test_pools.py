@@ -10,8 +10,8 @@ from enginery.pipeline.fleet import Pools, read_pools
 from enginery.pipeline.flows.fan_out import FanOut, batches, part_for, stays_local
 from enginery.pipeline.plan import Plan
 from enginery.store import open_store
-from tests.support.fan_out_site import FanPipeline, fan_spec
-from tests.support.plans import planned, spec_data
+from tests.support.plans.plan import planned, spec_data
+from tests.support.prefect.fan_out import FanPipeline, fan_spec
 
 INFRA = Path(__file__).parents[2] / "infra" / "pools.yaml"
 

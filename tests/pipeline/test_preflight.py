@@ -25,8 +25,8 @@ from enginery.spec import gpus
 from enginery.spec.findings import Finding, stopping, warning
 from enginery.spec.spec import accepting, parse_spec
 from enginery.spec.types import Precision
-from tests.support.fleet import LLAMA_3_8B, LLAMA_3_70B
-from tests.support.plans import planned, spec_data
+from tests.support.models.examples import LLAMA_3_8B, LLAMA_3_70B
+from tests.support.plans.plan import planned, spec_data
 
 GB = 10**9
 

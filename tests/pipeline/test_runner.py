@@ -14,12 +14,22 @@ from enginery.store import Store, open_store
 from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
 from enginery.store.steps import Call, Command, Stage, Step, StepRecord
-from tests.support.steps import shell_step
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
+
+
+def shell_step(script: str, *, stage: Stage = Stage.BUILD, **inputs: PlannedStep) -> PlannedStep:
+    """A step that runs `script`, in which `$1` is the output and `$2`, `$3`… the inputs in their order."""
+    places = tuple(f"{{{given}}}" for given in inputs)
+    step = Step(
+        stage=stage,
+        inputs={given: planned.key for given, planned in inputs.items()},
+        recipe=Command(argv=("sh", "-ec", script, "sh", "{output}", *places)),
+    )
+    return PlannedStep(id=f"{stage}/x", key=step.key, step=step, targets=("x",))
 
 
 def ignore(_line: str) -> None:

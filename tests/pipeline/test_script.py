@@ -11,9 +11,9 @@ from enginery.pipeline.script import shell_script
 from enginery.sources import ResolvedSource
 from enginery.spec.spec import Source, parse_spec
 from enginery.toolchains.identity import location
-from tests.support.fake_docker import FakeDocker
-from tests.support.fleet import LLAMA_3_8B
-from tests.support.plans import planned, resolved, spec_data
+from tests.support.models.examples import LLAMA_3_8B
+from tests.support.plans.plan import planned, resolved, spec_data
+from tests.support.toolchains.docker import FakeDocker
 
 
 def engine_plan(release: str, toolchain: str) -> Plan:

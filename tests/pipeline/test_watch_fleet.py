@@ -10,14 +10,15 @@ from enginery.pipeline.fleet import read_fleet, spec_files
 from enginery.pipeline.flows import release_watch
 from enginery.pipeline.promotion import Rebuild, RebuildRun, WatchReport
 from enginery.spec.spec import parse_spec
-from tests.support.plans import examples, spec_data
-from tests.support.watched import watched_spec
+from tests.support.paths import CHECKOUT, EXAMPLES
+from tests.support.plans.plan import spec_data
+from tests.support.plans.watched import watched_spec
 
-TINY = (examples().parent / "infra" / "models" / "tiny-llama.yaml").read_text(encoding="utf-8")
+TINY = (CHECKOUT / "infra" / "models" / "tiny-llama.yaml").read_text(encoding="utf-8")
 
 
 def write(path: Path, text: str = TINY) -> Path:
-    path.write_text(text.replace("../../examples", str(examples())), encoding="utf-8")
+    path.write_text(text.replace("../../examples", str(EXAMPLES)), encoding="utf-8")
     return path
 
 
@@ -28,7 +29,7 @@ def test_files_and_directories_make_one_fleet_without_repeats(tmp_path: Path) ->
 
 
 def test_the_fleet_that_comes_with_enginery_is_sound() -> None:
-    fleet = read_fleet(spec_files([examples().parent / "infra" / "models"]))
+    fleet = read_fleet(spec_files([CHECKOUT / "infra" / "models"]))
     assert [spec.name for spec in fleet if spec.releases.watch] == ["tiny-llama"]
 
 

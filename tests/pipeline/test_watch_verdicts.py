@@ -13,9 +13,9 @@ from enginery.registry import publish
 from enginery.releases.index import Listing
 from enginery.sources import ResolvedSource, resolve
 from enginery.spec.spec import Source, Spec
-from tests.support.builds import Build
-from tests.support.s3_fixtures import bucket, server
-from tests.support.watched import CPU, SOURCE, listed, watched_spec
+from tests.support.plans.watched import CPU, SOURCE, listed, watched_spec
+from tests.support.registry.builds import Build
+from tests.support.s3.fixtures import bucket, server
 
 __all__ = ["bucket", "server"]
 

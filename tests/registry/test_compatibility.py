@@ -8,7 +8,7 @@ from enginery.registry import BuildOptions, BuildQuery
 from enginery.registry.resolving.compatibility import Host, fit_warnings, gpu_match, misfits
 from enginery.spec import gpus
 from enginery.spec.gpus import CPU, Gpu
-from tests.support.manifests import a_build
+from tests.support.registry.manifests import a_build
 
 H100, H100_PCIE, H200 = (gpus.find(name) for name in ("H100-SXM5-80GB", "H100-PCIE-80GB", "H200-SXM5-141GB"))
 L40S, A100, T4 = (gpus.find(name) for name in ("L40S", "A100-SXM4-80GB", "T4"))

@@ -12,8 +12,8 @@ import pytest
 from enginery.cli.app import main
 from enginery.core import s3
 from enginery.registry import Registry
-from tests.support.manifests import a_build, put
-from tests.support.s3_server import running_s3_server
+from tests.support.registry.manifests import a_build, put
+from tests.support.s3.server import running_s3_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "registry.md"
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.plans import examples
+from tests.support.paths import CHECKOUT
 
-REPOSITORY = examples().parent
+REPOSITORY = CHECKOUT
 SCRIPT = REPOSITORY / "infra" / "releases" / "compact.py"
 FACTS = Path(os.environ.get("ENGINERY_RELEASE_FACTS") or REPOSITORY.parent / "shared" / "trtllm")
 BY_HAND = {"replacements.json"}

@@ -10,8 +10,9 @@ from enginery.core.digests import file_digest
 from enginery.core.errors import SourceError
 from enginery.sources import ResolvedSource, parameters, resolve
 from enginery.spec.spec import Source
-from tests.support.downloads import contents, plan_and_download, run_download
-from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.downloads import plan_and_download, run_download
+from tests.support.store.outputs import contents
 
 
 def at(directory: Path, **options: object) -> Source:

@@ -3,7 +3,7 @@
 import pytest
 
 from enginery.sources.model_facts import ModelFacts
-from tests.support.fleet import LLAMA_3_8B
+from tests.support.models.examples import LLAMA_3_8B
 
 
 def test_a_llama_as_transformers_4_writes_it() -> None:

@@ -19,7 +19,7 @@ from enginery.sources.model_files import (
 )
 from enginery.spec.spec import Source
 from enginery.spec.types import Precision
-from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -10,7 +10,7 @@ from enginery.releases.models import capabilities
 from enginery.spec import gpus
 from enginery.spec.gpus import CPU, TABLE, Gpu
 from enginery.spec.types import Precision
-from tests.support import nvidia_smi
+from tests.support.toolchains import nvidia_smi
 
 H100 = gpus.find("H100-SXM5-80GB")
 

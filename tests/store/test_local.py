@@ -15,7 +15,7 @@ from enginery.store import digest_output
 from enginery.store.layout import record_path
 from enginery.store.local import LocalStore
 from enginery.store.steps import StepRecord
-from tests.support.outputs import FILES, contents, some_record, write_output
+from tests.support.store.outputs import FILES, contents, some_record, write_output
 
 
 @pytest.fixture

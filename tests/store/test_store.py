@@ -12,7 +12,7 @@ from enginery.store import digest_output, layout, open_store
 from enginery.store.bucket import TieredStore
 from enginery.store.local import LocalStore
 from enginery.store.steps import FileRecord
-from tests.support.outputs import some_record, write_output
+from tests.support.store.outputs import some_record, write_output
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=20).filter(
     lambda name: name not in {".", ".."} and len(name.encode()) < 100

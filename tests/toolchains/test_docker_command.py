@@ -7,7 +7,7 @@ import pytest
 
 from enginery.core.errors import UsageError
 from enginery.toolchains.container import ContainerAccess, docker_command, gpus_argument
-from tests.support.fake_docker import option_values as values
+from tests.support.toolchains.docker import option_values as values
 
 IMAGE = "nvidia/tritonserver:26.07-trtllm-python-py3"
 KEY = "0123456789abcdef" * 4

@@ -10,8 +10,8 @@ import pytest
 from enginery.builds.model_config import serve_as
 from enginery.core.errors import RolloutError
 from enginery.triton.client import TritonClient
-from tests.support.builds import ENSEMBLE_CONFIG
-from tests.support.fake_triton import FakeTriton, running_fake_triton
+from tests.support.registry.builds import ENSEMBLE_CONFIG
+from tests.support.triton.fake import FakeTriton, running_fake_triton
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from enginery.core.errors import RolloutError
 from enginery.store.steps import FileRecord
 from enginery.triton.placement import DirectoryRepository, arrange, next_version, open_repository, remove_version
 from tests.builds.test_manifest import a_manifest
-from tests.support.builds import ENSEMBLE_CONFIG
+from tests.support.registry.builds import ENSEMBLE_CONFIG
 
 
 def test_files_go_to_the_new_version_and_configurations_stay_apart() -> None:

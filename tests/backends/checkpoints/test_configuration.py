@@ -7,7 +7,7 @@ import pytest
 
 from enginery.backends.checkpoints.configuration import CheckpointError, CheckpointExpectation
 from enginery.backends.checkpoints.verify import verify_checkpoint
-from tests.support.checkpoints import SOURCE, write_checkpoint, write_source
+from tests.support.models.checkpoints import SOURCE, write_checkpoint, write_source
 
 PLAIN = CheckpointExpectation("bfloat16")
 FP8 = CheckpointExpectation("bfloat16", "FP8")

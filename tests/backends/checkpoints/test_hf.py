@@ -8,7 +8,7 @@ import pytest
 
 from enginery.backends.checkpoints.configuration import CheckpointError, HfExpectation
 from enginery.backends.checkpoints.verify import verify_hf_checkpoint
-from tests.support.checkpoints import SOURCE, Layout, fp8_layout, source_layout, write_source, write_tensors
+from tests.support.models.checkpoints import SOURCE, Layout, fp8_layout, source_layout, write_source, write_tensors
 
 FP8 = HfExpectation("bfloat16", "FP8")
 

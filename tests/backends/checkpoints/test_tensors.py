@@ -7,7 +7,14 @@ import pytest
 
 from enginery.backends.checkpoints.configuration import CheckpointError, CheckpointExpectation
 from enginery.backends.checkpoints.verify import verify_checkpoint
-from tests.support.checkpoints import Layout, rank_layout, source_layout, write_checkpoint, write_source, write_tensors
+from tests.support.models.checkpoints import (
+    Layout,
+    rank_layout,
+    source_layout,
+    write_checkpoint,
+    write_source,
+    write_tensors,
+)
 
 FP8_TWICE = CheckpointExpectation("bfloat16", "FP8", tensor_parallel=2)
 PLAIN = CheckpointExpectation("bfloat16")

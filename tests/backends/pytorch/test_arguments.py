@@ -25,8 +25,8 @@ from enginery.spec import gpus
 from enginery.spec.types import BackendName
 from enginery.store.steps import Call
 from enginery.triton.llmapi import LlmApiOptions, model_yaml
-from tests.support.fleet import FLEET, Example
-from tests.support.pytorch_requests import BACKEND, WEIGHTS, findings, request_of
+from tests.support.models.examples import FLEET, Example
+from tests.support.plans.pytorch import BACKEND, WEIGHTS, findings, request_of
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "pytorch"
 RELEASES = [*(one for one in releases() if Version(one) >= Version("0.17.0")), "1.3.0rc22", "1.4.0"]

@@ -14,7 +14,7 @@ from enginery.spec.findings import Finding
 from enginery.spec.types import BackendName
 from enginery.store.steps import ANY_GPU, Call, Command, Stage
 from enginery.toolchains.drivers import DRIVERS
-from tests.support.pytorch_requests import BACKEND, LLAMA, WEIGHTS, findings, identify, request_of
+from tests.support.plans.pytorch import BACKEND, LLAMA, WEIGHTS, findings, identify, request_of
 
 FP8 = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
 

@@ -17,9 +17,9 @@ from enginery.pipeline.functions import find_command_runner
 from enginery.store.context import StepContext
 from enginery.store.steps import Command
 from enginery.toolchains.drivers import driver_sha256
-from tests.support.checkpoints import SOURCE, fp8_layout, write_source, write_tensors
-from tests.support.llm_checkpoints import write_checkpoint
-from tests.support.pytorch_requests import BACKEND, WEIGHTS, request_of
+from tests.support.models.checkpoints import SOURCE, fp8_layout, write_source, write_tensors
+from tests.support.models.directories import exported_checkpoint
+from tests.support.plans.pytorch import BACKEND, WEIGHTS, request_of
 
 FP8 = {"quant_algo": "FP8", "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}
 FACTS = {"converter": "nvidia-modelopt 0.47.0", "seconds": {"export": 1.5}}
@@ -157,7 +157,7 @@ def test_texts_that_are_the_plans_are_taken(export: Export, tmp_path: Path) -> N
 
 
 def test_a_quantization_in_the_models_own_configuration_is_read_too(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    checkpoint = exported_checkpoint(tmp_path / "checkpoint")
     assert read_quantization(checkpoint) == {}
     (checkpoint / "config.json").write_text(json.dumps({"quantization_config": FP8}))
     assert read_quantization(checkpoint) == FP8
@@ -165,7 +165,7 @@ def test_a_quantization_in_the_models_own_configuration_is_read_too(tmp_path: Pa
 
 @pytest.mark.parametrize(("content", "problem"), [("{", "is not JSON"), ("[]", "is no JSON object")])
 def test_a_description_that_cannot_be_read_is_named(tmp_path: Path, content: str, problem: str) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    checkpoint = exported_checkpoint(tmp_path / "checkpoint")
     (checkpoint / "hf_quant_config.json").write_text(content)
     with pytest.raises(StoreError, match=problem) as caught:
         read_quantization(checkpoint)

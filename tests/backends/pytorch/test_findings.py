@@ -6,7 +6,7 @@ import pytest
 
 from enginery.sources.model_facts import ModelFacts
 from enginery.spec.findings import Finding
-from tests.support.pytorch_requests import codes, findings
+from tests.support.plans.pytorch import codes, findings
 
 
 def only(target: dict[str, Any] | None = None, **more: Any) -> Finding:

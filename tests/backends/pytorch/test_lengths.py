@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from enginery.sources.model_facts import ModelFacts
-from tests.support.fleet import LLAMA_2_7B
-from tests.support.pytorch_requests import findings
+from tests.support.models.examples import LLAMA_2_7B
+from tests.support.plans.pytorch import findings
 
 
 @pytest.mark.parametrize(

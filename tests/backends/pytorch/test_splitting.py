@@ -6,8 +6,8 @@ import pytest
 
 from enginery.sources.model_facts import ModelFacts
 from enginery.spec.findings import Finding
-from tests.support.fleet import LLAMA_3_8B, MIXTRAL_8X7B, QWEN2_7B
-from tests.support.pytorch_requests import findings
+from tests.support.models.examples import LLAMA_3_8B, MIXTRAL_8X7B, QWEN2_7B
+from tests.support.plans.pytorch import findings
 
 
 def found(config: dict[str, Any], target: dict[str, Any], **more: Any) -> list[Finding]:

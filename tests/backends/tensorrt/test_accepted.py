@@ -17,7 +17,7 @@ from enginery.releases.flags import BUILD, Flag, commands, flags_of, script
 from enginery.spec.findings import Finding
 from enginery.spec.types import Precision
 from enginery.store.steps import Command
-from tests.support.fleet import (
+from tests.support.models.examples import (
     FLEET,
     GEMMA_7B,
     LLAMA_2_7B,
@@ -29,9 +29,9 @@ from tests.support.fleet import (
     PHI_2,
     QWEN2_7B,
 )
-from tests.support.tensorrt_requests import BUILD as BUILD_BFLOAT16
-from tests.support.tensorrt_requests import WEIGHTS, findings, fleet_request, request_of
-from tests.support.trtllm.parser import parser
+from tests.support.plans.tensorrt import BUILD as BUILD_BFLOAT16
+from tests.support.plans.tensorrt import WEIGHTS, findings, fleet_request, request_of
+from tests.support.trtllm.commands.parser import parser
 
 MODELS = (
     LLAMA_2_7B,

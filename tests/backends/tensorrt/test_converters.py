@@ -12,8 +12,8 @@ from enginery.backends.tensorrt.script_arguments import argument_problems
 from enginery.releases.facts import builds_engines, releases
 from enginery.releases.flags import flags_of
 from enginery.store.steps import Stage
-from tests.support.fleet import GEMMA_7B, LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
-from tests.support.tensorrt_requests import codes, command, convert_argv, findings, request_of, step
+from tests.support.models.examples import GEMMA_7B, LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
+from tests.support.plans.tensorrt import codes, command, convert_argv, findings, request_of, step
 
 SCRIPT = "{python} {examples}/llama/convert_checkpoint.py --model_dir {weights} --output_dir {output}"
 QUANTIZE = "{python} {examples}/quantization/quantize.py --model_dir {weights} --output_dir {output} --dtype bfloat16"

@@ -11,8 +11,8 @@ from enginery.backends.tensorrt.backend import TensorRT
 from enginery.core.errors import ToolchainError
 from enginery.sources.model_facts import ModelFacts
 from enginery.toolchains.identity import Kind, ToolchainIdentity
-from tests.support.fleet import GEMMA_7B, LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
-from tests.support.tensorrt_requests import codes, findings, request_of
+from tests.support.models.examples import GEMMA_7B, LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
+from tests.support.plans.tensorrt import codes, findings, request_of
 
 AWQ_QWEN = QWEN2_7B | {"quantization_config": {"quant_method": "awq", "bits": 4}}
 LINEAR = LLAMA_3_8B | {"rope_scaling": {"type": "linear", "factor": 2.0}}

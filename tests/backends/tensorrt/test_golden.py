@@ -11,8 +11,8 @@ from enginery.backends.tensorrt.backend import TensorRT
 from enginery.core.files import write_atomic
 from enginery.releases.facts import builds_engines, releases
 from enginery.store.steps import Command
-from tests.support.fleet import FLEET
-from tests.support.tensorrt_requests import WEIGHTS, findings, fleet_request
+from tests.support.models.examples import FLEET
+from tests.support.plans.tensorrt import WEIGHTS, findings, fleet_request
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
 

@@ -15,11 +15,11 @@ from enginery.spec.read import read_spec
 from enginery.spec.spec import parse_spec
 from enginery.spec.types import BackendName
 from enginery.store.steps import Call, Command, Stage
-from tests.support.fleet import LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
-from tests.support.plans import examples
-from tests.support.tensorrt_requests import WEIGHTS, chain, command, convert_argv, fleet_request, request_of, step
+from tests.support.models.examples import LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
+from tests.support.paths import CHECKOUT, EXAMPLES
+from tests.support.plans.tensorrt import WEIGHTS, chain, command, convert_argv, fleet_request, request_of, step
 
-TUTORIAL = examples().parent / "infra" / "models" / "llama-3-8b-instruct.yaml"
+TUTORIAL = CHECKOUT / "infra" / "models" / "llama-3-8b-instruct.yaml"
 CONVERT = "{python} {examples}/llama/convert_checkpoint.py --model_dir {weights} --output_dir {output} --dtype bfloat16"
 BUILD = (
     "trtllm-build --checkpoint_dir {checkpoint} --output_dir {output} "
@@ -249,7 +249,7 @@ def test_where_the_examples_are_is_only_asked_where_nothing_says_it(monkeypatch:
     assert not any(question in note for note in notes(named))
     absent = "there is no /examples on this machine: the machine that runs this needs"
     assert any(absent in note for note in notes(named))
-    there = request_of(release="1.2.1", convert={"examples": str(examples())})
+    there = request_of(release="1.2.1", convert={"examples": str(EXAMPLES)})
     assert not any("on this machine" in note for note in notes(there))
     assert not any(question in note for note in notes(request_of(release="1.2.1", toolchain="container")))
     assert not any(question in note for note in notes(request_of(release="1.2.1", convert={"converter": "modelopt"})))

@@ -6,7 +6,7 @@ from enginery.backends.tensorrt.backend import TensorRT
 from enginery.backends.tensorrt.release import chosen_release, refusal
 from enginery.core.errors import PlanError
 from enginery.releases.facts import releases
-from tests.support.tensorrt_requests import codes, findings, request_of
+from tests.support.plans.tensorrt import codes, findings, request_of
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from filelock import FileLock
 
 from enginery.toolchains.identity import Toolchain
-from tests.support import onnx_engines
-from tests.support.workers import shared_by_workers
+from tests.support.engines import onnx
+from tests.support.paths import shared_by_workers
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +16,5 @@ def float32_engine(toolchain: Toolchain, tiny_weights: Path, tmp_path_factory: p
     engine = shared_by_workers(tmp_path_factory) / "float32-engine"
     with FileLock(f"{engine}.lock"):
         if not (engine / "genai_config.json").exists():
-            onnx_engines.build(toolchain, tiny_weights, engine, "float32")
+            onnx.build(toolchain, tiny_weights, engine, "float32")
     return engine

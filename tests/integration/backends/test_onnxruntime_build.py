@@ -14,7 +14,7 @@ from enginery.core.errors import CommandError
 from enginery.spec.spec import ValidationOptions
 from enginery.spec.types import Precision
 from enginery.toolchains.identity import Toolchain
-from tests.support import onnx_engines
+from tests.support.engines import onnx
 
 ENGINE_FILES = {"genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json"}
 SHARED = {Precision.FLOAT32: "float32_engine", Precision.INT4: "tiny_engine"}
@@ -49,8 +49,8 @@ def test_each_supported_precision_builds_and_answers_right(  # noqa: PLR0913, PL
     if precision in SHARED:
         engine: Path = request.getfixturevalue(SHARED[precision])
     else:
-        engine = onnx_engines.build(toolchain, tiny_weights, tmp_path / "engine", precision)
-    results = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
+        engine = onnx.build(toolchain, tiny_weights, tmp_path / "engine", precision)
+    results = onnx.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
     assert results.report.passed, results.report.misses
     assert len(results.report.results) == len(known.prompts) > 5
 
@@ -62,9 +62,7 @@ def test_only_the_engine_is_left_behind_with_the_same_bytes_even_inside_a_git_re
     home.mkdir()
     places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "HF_HOME": str(home / "hf")}
     other = {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "2"}
-    engine = onnx_engines.build(
-        toolchain, tiny_weights, tmp_path / "work" / "engine", "int4", environment=places | other
-    )
+    engine = onnx.build(toolchain, tiny_weights, tmp_path / "work" / "engine", "int4", environment=places | other)
     assert {path.name for path in engine.iterdir()} == ENGINE_FILES
     assert [path.name for path in engine.parent.iterdir()] == ["engine"]
     assert list(home.rglob("*")) == []
@@ -78,10 +76,10 @@ def test_int4_options_change_the_engine_and_it_still_answers_right(
     toolchain: Toolchain, tiny_weights: Path, tiny_engine: Path, tmp_path: Path, known: ValidationOptions
 ) -> None:
     options = {"int4_block_size": 16, "int4_accuracy_level": 0}
-    engine = onnx_engines.build(toolchain, tiny_weights, tmp_path / "engine", "int4", **options)
+    engine = onnx.build(toolchain, tiny_weights, tmp_path / "engine", "int4", **options)
     default_size, own_size = ((each / "model.onnx.data").stat().st_size for each in (tiny_engine, engine))
     assert own_size > default_size
-    results = onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
+    results = onnx.ask(toolchain, engine, tiny_weights, tmp_path / "report", known)
     assert results.report.passed, results.report.misses
 
 
@@ -94,7 +92,7 @@ def test_truncated_weights_end_in_an_error_that_shows_the_reason(
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:100_000])
     with pytest.raises(CommandError) as caught:
-        onnx_engines.build(toolchain, weights, tmp_path / "engine", "float32")
+        onnx.build(toolchain, weights, tmp_path / "engine", "float32")
     assert "SafetensorError" in caught.value.last_lines[-1]
     assert not caught.value.transient
 
@@ -108,6 +106,6 @@ def test_a_models_own_code_is_never_run(toolchain: Toolchain, tiny_weights: Path
     (weights / "config.json").write_text(json.dumps(config))
     (weights / "mine.py").write_text(f"open({str(trace)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
     with pytest.raises(CommandError) as caught:
-        onnx_engines.build(toolchain, weights, tmp_path / "engine", "float32")
+        onnx.build(toolchain, weights, tmp_path / "engine", "float32")
     assert any("trust_remote_code" in line for line in caught.value.last_lines)
     assert not trace.exists()

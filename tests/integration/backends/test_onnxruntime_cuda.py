@@ -13,7 +13,7 @@ from enginery.core.errors import CommandError
 from enginery.spec.spec import ValidationOptions
 from enginery.spec.types import Precision
 from enginery.toolchains.identity import Toolchain
-from tests.support import onnx_engines
+from tests.support.engines import onnx
 
 REFUSED_BUT_BUILDABLE = sorted(set(BUILDER_NAMES) - set(SUPPORTED["cpu"]))
 CUDA, CPU = "cuda", "cpu"
@@ -79,4 +79,4 @@ def test_what_is_refused_for_a_cpu_does_not_run_there(
     text = (tiny_weights.parent / "prompts.yaml").read_text(encoding="utf-8")
     options = ValidationOptions.model_validate(yaml.safe_load(text))
     with pytest.raises(CommandError):
-        onnx_engines.ask(toolchain, built.engine(CPU, precision), tiny_weights, tmp_path / "report", options)
+        onnx.ask(toolchain, built.engine(CPU, precision), tiny_weights, tmp_path / "report", options)

@@ -9,12 +9,12 @@ from filelock import FileLock
 
 from enginery.core import process
 from enginery.spec.spec import ValidationOptions
-from tests.support.workers import shared_by_workers
+from tests.support.paths import shared_by_workers
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny-llama"
 MODEL = EXAMPLE / "model"
 PROMPTS = EXAMPLE / "prompts.yaml"
-RUN_SCRIPTS = Path(__file__).parents[2] / "support" / "run_driver.py"
+RUN_SCRIPTS = Path(__file__).parents[2] / "support" / "engines" / "run_driver.py"
 FILES = {
     "LICENSE",
     "config.json",

@@ -14,8 +14,8 @@ from enginery.core.errors import CommandError, ValidationError
 from enginery.spec.spec import ValidationOptions
 from enginery.toolchains.drivers import ANSWER_PROMPTS
 from enginery.toolchains.identity import Toolchain
-from tests.support import onnx_engines
-from tests.support.onnx_engines import Asked
+from tests.support.engines import onnx
+from tests.support.engines.onnx import Asked
 
 QUESTION = "How do I count to nine in French?"
 PROMPTS = [QUESTION, "What is the capital of France?", "Ça va? ニャー 🙂\n\ttabs  and   blanks ", "x"]
@@ -61,7 +61,7 @@ def engine(float32_engine: Path) -> Path:
 def ask(toolchain: Toolchain, engine: Path, tiny_weights: Path, tmp_path: Path) -> Any:
     def asked(*prompts: dict[str, Any], max_tokens: int = 64) -> Asked:
         chosen = options(*prompts, max_tokens=max_tokens)
-        return onnx_engines.ask(toolchain, engine, tiny_weights, tmp_path / "report", chosen)
+        return onnx.ask(toolchain, engine, tiny_weights, tmp_path / "report", chosen)
 
     return asked
 
@@ -138,7 +138,7 @@ def test_an_engine_that_cannot_be_loaded_fails_even_without_prompts(
     shutil.copytree(engine, broken)
     (broken / "model.onnx").write_bytes(b"no model")
     with pytest.raises(CommandError):
-        onnx_engines.ask(toolchain, broken, tiny_weights, tmp_path / "report", options())
+        onnx.ask(toolchain, broken, tiny_weights, tmp_path / "report", options())
     assert list((tmp_path / "report").iterdir()) == []
 
 
@@ -153,7 +153,7 @@ def test_weights_without_a_tokenizer_are_an_error_that_names_no_success(
 ) -> None:
     (tmp_path / "weights").mkdir()
     with pytest.raises(CommandError):
-        onnx_engines.ask(toolchain, engine, tmp_path / "weights", tmp_path / "report", options({"prompt": QUESTION}))
+        onnx.ask(toolchain, engine, tmp_path / "weights", tmp_path / "report", options({"prompt": QUESTION}))
     assert list((tmp_path / "report").iterdir()) == []
 
 

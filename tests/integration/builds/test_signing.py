@@ -18,11 +18,11 @@ from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry, publish, require_publishable
 from enginery.registry.layout import is_signature, signature_path
 from enginery.registry.signatures import require_signed, sign_build, trusted_manifest
-from tests.support.builds import Build
-from tests.support.s3_fixtures import bucket, server  # noqa: F401
-from tests.support.s3_server import S3Server
-from tests.support.signed_place import Place, address, pair, published, signed, unsigned  # noqa: F401
-from tests.support.signing_keys import KeyPair, a_key_pair
+from tests.support.registry.builds import Build
+from tests.support.registry.keys import KeyPair, a_key_pair
+from tests.support.registry.signed import Place, address, pair, published, signed, unsigned  # noqa: F401
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.s3.server import S3Server
 
 
 def test_a_build_that_is_published_with_a_key_is_signed(published: Place) -> None:

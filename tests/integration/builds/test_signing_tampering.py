@@ -18,10 +18,10 @@ from enginery.core.errors import RegistryError
 from enginery.registry import publish
 from enginery.registry.layout import signature_path
 from enginery.registry.signatures import require_signed
-from tests.support.builds import Build
-from tests.support.s3_fixtures import bucket, server  # noqa: F401
-from tests.support.signed_place import ORDER, OTHER, Place, address, pair, published, signed  # noqa: F401
-from tests.support.signing_keys import a_key_pair
+from tests.support.registry.builds import Build
+from tests.support.registry.keys import a_key_pair
+from tests.support.registry.signed import ORDER, OTHER, Place, address, pair, published, signed  # noqa: F401
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
 
 
 def test_a_manifest_that_was_edited_is_noticed(signed: Place) -> None:

@@ -15,9 +15,9 @@ from enginery.core.s3.objects import Prefix
 from enginery.registry import Registry
 from enginery.registry.layout import signature_path
 from enginery.registry.signatures import sign_build
-from tests.support.builds import Build
-from tests.support.s3_server import running_s3_server
-from tests.support.signing_keys import KeyPair, a_key_pair
+from tests.support.registry.builds import Build
+from tests.support.registry.keys import KeyPair, a_key_pair
+from tests.support.s3.server import running_s3_server
 
 PASSWORD = "sesame-open"
 

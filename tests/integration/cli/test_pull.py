@@ -9,10 +9,10 @@ from typer.testing import CliRunner, Result
 from enginery.cli.app import app
 from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import NothingFits, Registry
-from tests.support import nvidia_smi
-from tests.support.builds import Build
-from tests.support.pulls import EngineBuild, address, registry, write_file
-from tests.support.s3_fixtures import bucket, server
+from tests.support.registry.builds import Build
+from tests.support.registry.pulls import EngineBuild, address, registry, write_file
+from tests.support.s3.fixtures import bucket, server
+from tests.support.toolchains import nvidia_smi
 
 __all__ = ["address", "bucket", "registry", "server"]
 

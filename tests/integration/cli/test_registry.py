@@ -10,8 +10,8 @@ import pytest
 from enginery.cli.app import main
 from enginery.registry import Registry
 from enginery.registry.layout import channel_path, manifest_path
-from tests.support.manifests import a_build, put
-from tests.support.s3_fixtures import bucket, server  # noqa: F401  fixtures
+from tests.support.registry.manifests import a_build, put
+from tests.support.s3.fixtures import bucket, server  # noqa: F401  fixtures
 
 Enginery = Callable[..., int]
 FIRST, SECOND = "h100-aaaaaaaaaaaa", "h100-bbbbbbbbbbbb"

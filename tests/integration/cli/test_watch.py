@@ -11,10 +11,10 @@ import yaml
 
 from enginery.cli.app import main
 from enginery.registry import publish
-from tests.support.builds import QUESTION, Build
-from tests.support.package_index import PackageIndex, package_index
-from tests.support.s3_fixtures import bucket, server
-from tests.support.watched import WHEEL, watched_spec
+from tests.support.http.package_index import PackageIndex, package_index
+from tests.support.plans.watched import WHEEL, watched_spec
+from tests.support.registry.builds import QUESTION, Build
+from tests.support.s3.fixtures import bucket, server
 
 __all__ = ["bucket", "package_index", "server"]
 

@@ -14,8 +14,8 @@ import pytest
 
 from enginery.core import process
 from enginery.core.process.failures import FailureCause
-from tests.support.commands import failing, ignore, lines_of, python, shell
-from tests.support.families import alive_among, family_argv, family_pids, is_alive, wait_for_family
+from tests.support.processes.commands import failing, ignore, lines_of, python, shell
+from tests.support.processes.families import alive_among, family_argv, family_pids, is_alive, wait_for_family
 from tests.support.waiting import wait_until
 
 # What the command gets

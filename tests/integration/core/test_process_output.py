@@ -9,7 +9,7 @@ import pytest
 from enginery.core import process
 from enginery.core.errors import CommandError, StoreError
 from enginery.core.process.failures import FailureCause
-from tests.support.commands import failing, ignore, lines_of, python, shell
+from tests.support.processes.commands import failing, ignore, lines_of, python, shell
 
 # Output
 

@@ -14,7 +14,7 @@ import pytest
 
 from enginery.core.errors import CommandError
 from enginery.core.process.service import Service, stop_pid
-from tests.support.families import alive_among, family_argv, is_alive, wait_for_family
+from tests.support.processes.families import alive_among, family_argv, is_alive, wait_for_family
 from tests.support.waiting import wait_until
 
 

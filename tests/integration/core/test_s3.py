@@ -14,10 +14,10 @@ from enginery.core.s3 import download, objects, upload
 from enginery.core.s3.download import download_file
 from enginery.core.s3.objects import Address, Prefix
 from enginery.core.s3.upload import upload_file
-from tests.support.faulty_http import Fault, Proxy, faulty_proxy
-from tests.support.outputs import contents
-from tests.support.s3_fixtures import bucket, prefix, proxy, server  # noqa: F401
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy, faulty_proxy
+from tests.support.s3.fixtures import bucket, prefix, proxy, server  # noqa: F401
+from tests.support.s3.server import S3Server
+from tests.support.store.outputs import contents
 
 pytestmark = pytest.mark.usefixtures("bucket")
 

@@ -7,10 +7,10 @@ from enginery.core.errors import StoreError
 from enginery.core.s3.download import digest_object
 from enginery.core.s3.objects import Prefix, probes
 from enginery.core.s3.upload import abort_upload, unfinished_uploads
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.registries import begin_upload, write
-from tests.support.s3_fixtures import bucket, prefix, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.upkeep import begin_upload, write
+from tests.support.s3.fixtures import bucket, prefix, proxy, server
+from tests.support.s3.server import S3Server
 
 __all__ = ["bucket", "prefix", "proxy", "server"]
 

@@ -17,9 +17,9 @@ from enginery.core.s3 import download as s3_download
 from enginery.core.s3.download import digest_object, download_file
 from enginery.core.s3.objects import Prefix
 from enginery.core.s3.partial import Part
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.pulls import some_bytes
-from tests.support.s3_fixtures import bucket, prefix, proxy, server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.pulls import some_bytes
+from tests.support.s3.fixtures import bucket, prefix, proxy, server
 
 __all__ = ["bucket", "prefix", "proxy", "server"]
 

@@ -21,10 +21,10 @@ from enginery.core.s3.objects import Address, Prefix
 from enginery.core.s3.partial import Part
 from enginery.core.s3.transfer import Download, Upload, download_all, upload_all
 from enginery.core.s3.upload import upload_file
-from tests.support.downloads import RecordedProgress
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.s3_fixtures import bucket, prefix, proxy, server  # noqa: F401
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.models.downloads import RecordedProgress
+from tests.support.s3.fixtures import bucket, prefix, proxy, server  # noqa: F401
+from tests.support.s3.server import S3Server
 
 pytestmark = pytest.mark.usefixtures("bucket")
 

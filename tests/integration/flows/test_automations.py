@@ -19,9 +19,9 @@ from enginery.core.process.command import run
 from enginery.pipeline.flows.automations import BLOCK, PLACEHOLDER, apply
 from enginery.pipeline.flows.build import build_model
 from enginery.pipeline.flows.release_watch import watch_releases
-from tests.support.small_plans import SmallPipeline, pipeline, small_spec
+from tests.support.http.webhook import Receiver, running_receiver
+from tests.support.plans.small_pipeline import SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
-from tests.support.webhook import Receiver, running_receiver
 
 __all__ = ["pipeline"]
 

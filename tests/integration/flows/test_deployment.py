@@ -16,7 +16,7 @@ from prefect.states import Cancelling
 from enginery.core.process.command import run
 from enginery.core.process.service import Service
 from enginery.pipeline.fleet import read_pools
-from tests.support.fan_out_site import clean_environment
+from tests.support.prefect.fan_out import clean_environment
 from tests.support.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[3]

@@ -14,8 +14,8 @@ from enginery.core import s3
 from enginery.core.errors import RegistryError, UsageError
 from enginery.pipeline.flows.maintenance import audit_registry, prune_registry
 from enginery.pipeline.tasks.progress import artifact_key
-from tests.support.registries import build_id, listed, publish_builds, remove
-from tests.support.s3_server import S3Server
+from tests.support.registry.upkeep import build_id, listed, publish_builds, remove
+from tests.support.s3.server import S3Server
 
 CHECKOUT = Path(__file__).parents[3]
 

@@ -14,10 +14,10 @@ from prefect.client.schemas.objects import FlowRun
 
 from enginery.core.process.command import run
 from enginery.core.process.service import Service
-from tests.support.fleet_site import CHECKOUT
-from tests.support.prefect_server import running_prefect_server
-from tests.support.prefect_ui import PATIENCE_SECONDS, PrefectUI, needs_browser, prefect_ui
-from tests.support.s3_server import S3Server
+from tests.support.paths import CHECKOUT
+from tests.support.prefect.server import running_prefect_server
+from tests.support.prefect.ui import PATIENCE_SECONDS, PrefectUI, needs_browser, prefect_ui
+from tests.support.s3.server import S3Server
 from tests.support.waiting import wait_until
 
 __all__ = ["prefect_ui"]

@@ -22,12 +22,12 @@ from enginery.pipeline.verdict import Kind
 from enginery.registry import Registry, publish
 from enginery.releases.index import Listing, listed_releases
 from enginery.spec.spec import Spec
-from tests.support.builds import QUESTION, Build
-from tests.support.deployments import POOL
-from tests.support.package_index import PackageIndex, package_index
-from tests.support.s3_fixtures import bucket, server
+from tests.support.http.package_index import PackageIndex, package_index
+from tests.support.plans.watched import CPU, WHEEL, watched_spec
+from tests.support.prefect.deployments import POOL
+from tests.support.registry.builds import QUESTION, Build
+from tests.support.s3.fixtures import bucket, server
 from tests.support.waiting import wait_until
-from tests.support.watched import CPU, WHEEL, watched_spec
 
 __all__ = ["bucket", "package_index", "server"]
 

@@ -8,7 +8,8 @@ from prefect.settings import PREFECT_API_URL
 from enginery.core.errors import RegistryError
 from enginery.pipeline.flows.rollout import roll_back, roll_out
 from enginery.triton.rollout import serving_build
-from tests.support.rollout_site import FIRST, SECOND, Site, address, server, site, triton  # noqa: F401
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.triton.rollouts import FIRST, SECOND, Site, address, site, triton  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

@@ -12,9 +12,9 @@ from enginery.spec.read import read_spec
 from enginery.store.bucket import BucketStore
 from enginery.store.local import LocalStore
 from enginery.store.steps import StepRecord
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.outputs import some_record, write_output
-from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.s3.fixtures import bucket, proxy, server  # noqa: F401
+from tests.support.store.outputs import some_record, write_output
 
 TINY = Path(__file__).parents[3] / "infra" / "models" / "tiny-llama.yaml"
 

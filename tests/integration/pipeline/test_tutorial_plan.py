@@ -9,12 +9,12 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from enginery.cli.app import main
-from tests.support.fleet import LLAMA_3_8B
-from tests.support.hub_server import HubServer, running_hub
-from tests.support.model_directories import model_directory, write
-from tests.support.plans import examples
+from tests.support.http.hub import HubServer, running_hub
+from tests.support.models.directories import model_directory, write
+from tests.support.models.examples import LLAMA_3_8B
+from tests.support.paths import CHECKOUT
 
-SPEC = examples().parent / "infra" / "models" / "llama-3-8b-instruct.yaml"
+SPEC = CHECKOUT / "infra" / "models" / "llama-3-8b-instruct.yaml"
 NAME = "meta-llama/Meta-Llama-3-8B-Instruct"
 STEPS = "llama-3-8b-instruct-steps"
 PLACES = f"--model_dir {STEPS}/download --output_dir {STEPS}/convert/h100"

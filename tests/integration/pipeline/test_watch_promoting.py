@@ -13,10 +13,10 @@ from enginery.pipeline.promotion import Decision, Promotion, WatchReport, promot
 from enginery.pipeline.verdict import Kind, Verdict
 from enginery.registry import Registry, publish
 from enginery.spec.spec import Spec
-from tests.support import builds
-from tests.support.builds import Build
-from tests.support.s3_fixtures import bucket, server
-from tests.support.watched import CPU, watched_spec
+from tests.support.plans.watched import CPU, watched_spec
+from tests.support.registry import builds
+from tests.support.registry.builds import Build
+from tests.support.s3.fixtures import bucket, server
 
 __all__ = ["bucket", "server"]
 

@@ -15,10 +15,10 @@ from enginery.core.s3 import Prefix
 from enginery.registry import ChannelPointer, Registry, channels, publish
 from enginery.registry.channels import Action, Move
 from enginery.registry.layout import channel_path, manifest_path
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.manifests import a_build, put
-from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401  fixtures
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.manifests import a_build, put
+from tests.support.s3.fixtures import bucket, proxy, server  # noqa: F401  fixtures
 
 PATH = channel_path("llama", "stable", "h100")
 A, B, C = (f"h100-{letter}" for letter in "abc")

@@ -1,4 +1,4 @@
-"""Tests of what the IAM policies allow and refuse. A real S3 API enforces them (tests/support/moto_iam.py)."""
+"""Tests of what the IAM policies allow and refuse. A real S3 API enforces them (tests/support/s3/iam.py)."""
 
 import copy
 import json
@@ -24,12 +24,12 @@ from enginery.registry.iam import EXAMPLE, Role, policy
 from enginery.registry.pulling import pull
 from enginery.registry.upkeep.auditing import audit
 from enginery.registry.upkeep.pruning import Retention, _put_back, prune
-from tests.support.builds import Build
-from tests.support.faulty_http import Proxy
-from tests.support.moto_iam import a_user, enforced
-from tests.support.registries import LATER, begin_upload, build_id, put_build, uploads, write
-from tests.support.s3_fixtures import bucket, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.upkeep import LATER, begin_upload, build_id, put_build, uploads, write
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.s3.iam import a_user, enforced
+from tests.support.s3.server import S3Server
 
 __all__ = ["bucket", "proxy", "server"]
 

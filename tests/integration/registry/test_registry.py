@@ -23,8 +23,8 @@ from enginery.registry import Registry, is_published, publish
 from enginery.registry import publishing as publishing_module
 from enginery.registry.claims import CLAIM, LONGEST_PUBLISH, Holder
 from enginery.registry.sending import Sending
-from tests.support.builds import ANSWERS, Build
-from tests.support.s3_server import S3Server, running_s3_server
+from tests.support.registry.builds import ANSWERS, Build
+from tests.support.s3.server import S3Server, running_s3_server
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from enginery.core.errors import ToolchainError
 from enginery.releases.index import Listing, listed_releases
 from enginery.releases.pip_settings import PipSettings, pip_settings
-from tests.support.package_index import Form, PackageIndex, package_index, running_index
+from tests.support.http.package_index import Form, PackageIndex, package_index, running_index
 
 __all__ = ["package_index"]
 

@@ -11,10 +11,11 @@ from enginery.core.s3.objects import Prefix
 from enginery.sources import bucket as bucket_source
 from enginery.sources import parameters, resolve, staging
 from enginery.spec.spec import Source
-from tests.support.downloads import contents, plan_and_download, run_download
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
-from tests.support.s3_fixtures import bucket, prefix, proxy, server  # noqa: F401
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.downloads import plan_and_download, run_download
+from tests.support.s3.fixtures import bucket, prefix, proxy, server  # noqa: F401
+from tests.support.store.outputs import contents
 
 pytestmark = pytest.mark.usefixtures("bucket")
 

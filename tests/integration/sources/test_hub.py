@@ -11,9 +11,10 @@ from enginery.core.home import home
 from enginery.core.retry import Waits
 from enginery.sources import hub, parameters, resolve, staging
 from enginery.spec.spec import Source
-from tests.support.downloads import contents, plan_and_download, run_download
-from tests.support.hub_server import HubServer, running_hub
-from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.http.hub import HubServer, running_hub
+from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.downloads import plan_and_download, run_download
+from tests.support.store.outputs import contents
 
 NAME = "acme/tiny"
 SOURCE = Source(huggingface=NAME)
@@ -233,7 +234,7 @@ def test_the_token_reaches_the_hub_only(
     lines: list[str] = []
     wanted = parameters(resolve(SOURCE), SOURCE)
     facts = run_download(wanted, tmp_path / "out", lines)
-    server.corrupt("model.safetensors", times=None)
+    server.fail("corrupt", "model.safetensors", times=None)
     staging.remove_finished()
     with pytest.raises(SourceError) as caught:
         run_download(wanted, tmp_path / "again", lines)

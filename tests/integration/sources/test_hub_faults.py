@@ -18,9 +18,9 @@ from enginery.core.errors import SourceError
 from enginery.core.retry import Waits
 from enginery.sources import parameters, resolve, staging
 from enginery.spec.spec import Source
-from tests.support.downloads import plan_and_download, run_download
-from tests.support.hub_server import HubServer, running_hub
-from tests.support.model_directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.http.hub import HubServer, running_hub
+from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
+from tests.support.models.downloads import plan_and_download, run_download
 from tests.support.waiting import ACCEPT_INTERRUPTS, wait_until
 
 NAME = "acme/tiny"
@@ -59,7 +59,7 @@ def ranges(server: HubServer) -> list[str | None]:
 def test_a_truncated_download_is_detected_and_goes_on_where_it_stopped(
     server: HubServer, weights: bytes, tmp_path: Path
 ) -> None:
-    server.truncate(WEIGHTS, after=150_000)
+    server.fail("truncate", WEIGHTS, after=150_000)
     lines: list[str] = []
     plan_and_download(SOURCE, tmp_path / "out", lines)
     assert downloaded(tmp_path) == weights
@@ -71,14 +71,14 @@ def test_a_truncated_download_is_detected_and_goes_on_where_it_stopped(
 def test_a_download_that_breaks_off_ten_times_arrives_all_the_same(
     server: HubServer, weights: bytes, tmp_path: Path
 ) -> None:
-    server.truncate(WEIGHTS, after=40_000, times=None)
+    server.fail("truncate", WEIGHTS, after=40_000, times=None)
     plan_and_download(SOURCE, tmp_path / "out")
     assert downloaded(tmp_path) == weights
     assert len(ranges(server)) > staging.ATTEMPTS
 
 
 def test_a_reset_connection_is_tried_again(server: HubServer, weights: bytes, tmp_path: Path) -> None:
-    server.reset(WEIGHTS, after=100_000, times=2)
+    server.fail("reset", WEIGHTS, after=100_000, times=2)
     plan_and_download(SOURCE, tmp_path / "out")
     assert downloaded(tmp_path) == weights
     assert len(ranges(server)) == 3
@@ -87,7 +87,7 @@ def test_a_reset_connection_is_tried_again(server: HubServer, weights: bytes, tm
 def test_a_download_that_never_gets_anywhere_ends_and_can_be_repeated(
     server: HubServer, weights: bytes, tmp_path: Path
 ) -> None:
-    server.truncate(WEIGHTS, after=0, times=None)
+    server.fail("truncate", WEIGHTS, after=0, times=None)
     with pytest.raises(SourceError, match="cannot be reached, or broke off") as caught:
         plan_and_download(SOURCE, tmp_path / "out")
     assert caught.value.transient
@@ -104,7 +104,7 @@ def test_a_stalled_download_is_noticed(
 ) -> None:
     wanted = parameters(resolve(SOURCE), SOURCE)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-    server.hold(WEIGHTS, after=100_000)
+    server.fail("hold", WEIGHTS, after=100_000)
     run_download(wanted, tmp_path / "out")
     assert downloaded(tmp_path) == weights
     assert ranges(server) == [None, "bytes=100000-"]
@@ -113,15 +113,15 @@ def test_a_stalled_download_is_noticed(
 def test_a_server_that_ignores_ranges_does_not_spoil_the_file(
     server: HubServer, weights: bytes, tmp_path: Path
 ) -> None:
-    server.truncate(WEIGHTS, after=150_000)
-    server.ignore_range(WEIGHTS)
+    server.fail("truncate", WEIGHTS, after=150_000)
+    server.fail("ignore-range", WEIGHTS, times=None)
     plan_and_download(SOURCE, tmp_path / "out")
     assert downloaded(tmp_path) == weights
     assert server.bytes_sent[WEIGHTS] == 150_000 + len(weights)
 
 
 def test_wrong_bytes_are_detected_and_downloaded_again(server: HubServer, weights: bytes, tmp_path: Path) -> None:
-    server.corrupt(WEIGHTS)
+    server.fail("corrupt", WEIGHTS)
     lines: list[str] = []
     plan_and_download(SOURCE, tmp_path / "out", lines)
     assert downloaded(tmp_path) == weights
@@ -133,7 +133,7 @@ def test_wrong_bytes_are_detected_and_downloaded_again(server: HubServer, weight
 def test_bytes_that_stay_wrong_are_refused_and_downloaded_again_later(
     server: HubServer, weights: bytes, tmp_path: Path, name: str, message: str
 ) -> None:
-    server.corrupt(name, times=None)
+    server.fail("corrupt", name, times=None)
     with pytest.raises(SourceError, match=message) as caught:
         plan_and_download(SOURCE, tmp_path / "out")
     assert caught.value.subject == name
@@ -145,7 +145,7 @@ def test_bytes_that_stay_wrong_are_refused_and_downloaded_again_later(
 
 
 def test_a_spoilt_config_is_noticed_when_planning(server: HubServer, weights: bytes) -> None:
-    server.corrupt("config.json")
+    server.fail("corrupt", "config.json")
     with pytest.raises(SourceError, match="expected Git blob") as caught:
         resolve(SOURCE)
     assert "config.json" in caught.value.subject
@@ -154,13 +154,13 @@ def test_a_spoilt_config_is_noticed_when_planning(server: HubServer, weights: by
 
 def test_a_hub_that_is_away_for_a_while_is_waited_for(server: HubServer, weights: bytes, tmp_path: Path) -> None:
     for pattern in ("/api/models/*", "config.json", WEIGHTS):
-        server.unavailable(pattern, times=3)
+        server.fail("unavailable", pattern, times=3)
     plan_and_download(SOURCE, tmp_path / "out")
     assert downloaded(tmp_path) == weights
 
 
 def test_a_hub_that_stays_away_is_named_and_can_be_asked_later(server: HubServer, weights: bytes) -> None:
-    server.unavailable(times=None)
+    server.fail("unavailable", times=None)
     with pytest.raises(SourceError, match="HTTP status 503") as caught:
         resolve(SOURCE)
     assert len(server.asked("/revision/main")) == staging.PLANNING_ATTEMPTS
@@ -196,7 +196,7 @@ def test_an_endpoint_that_is_no_address_is_reported(server: HubServer, monkeypat
 
 
 def test_a_login_page_is_not_taken_for_the_hub(server: HubServer, weights: bytes) -> None:
-    server.answer_with_a_login_page()
+    server.fail("not-json", times=None)
     with pytest.raises(SourceError, match="answered, but not as a Hub does") as caught:
         resolve(SOURCE)
     assert not caught.value.transient
@@ -211,7 +211,7 @@ def test_a_name_the_hub_cannot_have_is_reported(server: HubServer) -> None:
 def test_files_are_downloaded_side_by_side(server: HubServer, tmp_path: Path) -> None:
     server.add_model(NAME, sharded_model_directory(tmp_path / "model", shards=6))
     wanted = parameters(resolve(SOURCE), SOURCE)
-    gate = server.hold("*.safetensors", after=1, times=None)
+    gate = server.fail("hold", "*.safetensors", after=1, times=None)
     worker = threading.Thread(target=run_download, args=(wanted, tmp_path / "out"))
     worker.start()
     wait_until(lambda: len([seen for seen in server.requests if "/cdn/" in seen.path]) == staging.WORKERS)
@@ -224,7 +224,7 @@ def test_a_slow_download_tells_how_far_it_is(
     server: HubServer, weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.05)
-    server.slow(WEIGHTS, bytes_per_second=1_000_000)
+    server.fail("slow", WEIGHTS, bytes_per_second=1_000_000, times=None)
     lines: list[str] = []
     plan_and_download(SOURCE, tmp_path / "out", lines)
     shown = [line for line in lines if f"under way: {WEIGHTS}" in line]
@@ -247,7 +247,7 @@ def test_nothing_else_is_printed(
 DOWNLOADER = """
 import json, sys
 from pathlib import Path
-from tests.support.downloads import run_download
+from tests.support.models.downloads import run_download
 run_download(json.loads(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -262,7 +262,7 @@ def start_downloader(wanted: dict[str, object], output: Path) -> subprocess.Pope
 def test_a_killed_download_goes_on_where_it_stopped(server: HubServer, weights: bytes, tmp_path: Path) -> None:
     wanted = parameters(resolve(SOURCE), SOURCE)
     part = staging.downloads_dir() / str(wanted["commit"]) / f"{WEIGHTS}.part"
-    server.hold(WEIGHTS, after=250_000)
+    server.fail("hold", WEIGHTS, after=250_000)
     process = start_downloader(dict(wanted), tmp_path / "killed")
     try:
         wait_until(lambda: part.exists() and part.stat().st_size == 250_000, seconds=60)
@@ -281,7 +281,7 @@ def test_an_interrupted_download_ends_at_once_and_keeps_what_came(
 ) -> None:
     wanted = parameters(resolve(SOURCE), SOURCE)
     part = staging.downloads_dir() / str(wanted["commit"]) / f"{WEIGHTS}.part"
-    server.slow(WEIGHTS, bytes_per_second=20_000)
+    server.fail("slow", WEIGHTS, bytes_per_second=20_000, times=None)
     process = start_downloader(dict(wanted), tmp_path / "interrupted")
     wait_until(lambda: part.exists() and part.stat().st_size > 0, seconds=60)
     process.send_signal(signal.SIGINT)

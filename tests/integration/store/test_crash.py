@@ -13,7 +13,7 @@ import pytest
 
 from enginery.core.digests import file_digest
 from enginery.store.local import LocalStore
-from tests.support.outputs import contents, some_record, some_step, write_output
+from tests.support.store.outputs import contents, some_record, some_step, write_output
 
 ROOT = Path(__file__).parents[3]
 FILES = {f"rank{number}.safetensors": os.urandom(300_000) for number in range(12)}
@@ -22,7 +22,7 @@ Process = subprocess.Popen[str]
 
 def adder(store: Path, source: Path, label: str) -> Process:
     """A process that adds the step after it has read a line."""
-    command = [sys.executable, "-m", "tests.support.adder", str(store), str(source), "one", label]
+    command = [sys.executable, "-m", "tests.support.store.adder", str(store), str(source), "one", label]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
     assert process.stdout

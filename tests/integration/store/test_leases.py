@@ -18,8 +18,8 @@ from enginery.core.s3.objects import Address, Prefix
 from enginery.store import open_store
 from enginery.store.layout import StillLockedError
 from enginery.store.leases import Lease, ObservedLease, lease_seconds, leased, watched
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.s3_fixtures import bucket, prefix, proxy, server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.s3.fixtures import bucket, prefix, proxy, server
 from tests.support.waiting import wait_until
 
 __all__ = ["bucket", "prefix", "proxy", "server"]

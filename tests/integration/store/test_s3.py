@@ -15,10 +15,10 @@ from enginery.store import open_store
 from enginery.store.bucket import BucketStore, TieredStore
 from enginery.store.layout import blob_path, record_path
 from enginery.store.local import LocalStore
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.outputs import FILES, contents, some_record, write_output
-from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.s3.fixtures import bucket, proxy, server  # noqa: F401
+from tests.support.s3.server import S3Server
+from tests.support.store.outputs import FILES, contents, some_record, write_output
 
 pytestmark = pytest.mark.usefixtures("bucket")
 

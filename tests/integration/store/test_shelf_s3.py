@@ -9,7 +9,7 @@ import pytest
 from enginery.core.s3.objects import Address
 from enginery.store.bucket import BucketStore, TieredStore
 from enginery.store.local import LocalStore
-from tests.support.s3_fixtures import bucket, server  # noqa: F401
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("bucket")
 

@@ -10,13 +10,14 @@ import pytest
 from enginery.releases.flags import BUILD, Flag, commands, flags_of
 from enginery.toolchains.examples import checkout_version
 from enginery.toolchains.probe import probe_environment
+from tests.support.paths import TINY_LLAMA
 from tests.support.trtllm import StandIn, make_release
+from tests.support.trtllm.commands.parser import parser
 from tests.support.trtllm.facts import layout
+from tests.support.trtllm.files.tensor_names import header
+from tests.support.trtllm.files.weights import read_file
 from tests.support.trtllm.fixtures import RELEASES, built, middle, naughty, old  # noqa: F401
-from tests.support.trtllm.parser import parser
-from tests.support.trtllm.tensor_names import header
-from tests.support.trtllm.using import LLAMA, MODEL, Example, build, config_of, convert, run
-from tests.support.trtllm.weights import read_file
+from tests.support.trtllm.using import LLAMA, Example, build, config_of, convert, run
 
 
 @pytest.mark.parametrize("release", ["0.9.0", *RELEASES])
@@ -125,7 +126,7 @@ def test_a_checkpoint_has_a_file_for_each_rank_and_the_releases_fields(built: Ex
 
 
 def test_the_ranks_of_a_checkpoint_are_the_models_weights_in_parts(built: Example) -> None:
-    source = read_file(MODEL / "model.safetensors")
+    source = read_file(TINY_LLAMA / "model.safetensors")
     ranks = [read_file(built.checkpoint(2) / f"rank{rank}.safetensors") for rank in (0, 1)]
     layer = "transformer.layers.1."
     joined = np.concatenate([rank[f"{layer}mlp.fc.weight"] for rank in ranks])
@@ -154,7 +155,7 @@ def test_stages_of_a_pipeline_have_their_own_layers_numbered_from_zero(middle: E
 
 
 def test_the_first_release_takes_the_rope_base_from_a_flag_only(old: Example, middle: Example, tmp_path: Path) -> None:
-    assert config_of(MODEL)["rope_theta"] == 500000.0
+    assert config_of(TINY_LLAMA)["rope_theta"] == 500000.0
     assert config_of(middle.checkpoint())["rotary_base"] == 500000.0
     assert config_of(old.checkpoint())["rotary_base"] == 10000.0
     convert(old.stand_in, tmp_path / "checkpoint", "--rotary_base", "500000")
@@ -181,7 +182,7 @@ def test_weight_only_weights_are_small_and_have_scales(middle: Example, tmp_path
 def test_quantize_writes_weights_and_scales_of_the_right_shape(
     middle: Example, tmp_path: Path, qformat: str, expected: tuple[str, str, list[int], list[int]]
 ) -> None:
-    words = ("--model_dir", MODEL, "--output_dir", tmp_path / "q", "--dtype", "bfloat16", "--awq_block_size", "64")
+    words = ("--model_dir", TINY_LLAMA, "--output_dir", tmp_path / "q", "--dtype", "bfloat16", "--awq_block_size", "64")
     script = middle.stand_in.script("quantize.py")
     run(middle.stand_in, "python3", script, *words, "--qformat", qformat, "--kv_cache_dtype", "fp8", cwd=tmp_path)
     chosen, found = config_of(tmp_path / "q")["quantization"], header(tmp_path / "q" / "rank0.safetensors")
@@ -194,13 +195,14 @@ def test_quantize_writes_weights_and_scales_of_the_right_shape(
 
 
 def test_calibration_data_that_is_not_there_is_missed(middle: Example, tmp_path: Path) -> None:
-    words = ("--model_dir", MODEL, "--output_dir", tmp_path / "q", "--qformat", "fp8", "--calib_dataset", "/no/data")
+    places = ("--model_dir", TINY_LLAMA, "--output_dir", tmp_path / "q")
+    words = (*places, "--qformat", "fp8", "--calib_dataset", "/no/data")
     printed = run(middle.stand_in, "python3", middle.stand_in.script("quantize.py"), *words, cwd=tmp_path, status=1)
     assert "FileNotFoundError: Couldn't find a dataset script or any data file at /no/data" in printed
 
 
 def test_smoothquant_needs_calibration_data_from_the_hub_and_gets_none_offline(middle: Example, tmp_path: Path) -> None:
-    words = ("--model_dir", MODEL, "--output_dir", tmp_path / "q", "--smoothquant", "0.5", "--per_channel")
+    words = ("--model_dir", TINY_LLAMA, "--output_dir", tmp_path / "q", "--smoothquant", "0.5", "--per_channel")
     argv = ("python3", middle.stand_in.script(LLAMA), *words)
     assert "OfflineModeIsEnabled" in run(middle.stand_in, *argv, cwd=tmp_path, status=1, HF_HUB_OFFLINE="1")
     run(middle.stand_in, *argv, cwd=tmp_path)
@@ -211,7 +213,7 @@ def test_smoothquant_needs_calibration_data_from_the_hub_and_gets_none_offline(m
 def test_a_model_without_config_or_weights_ends_in_a_traceback(middle: Example, tmp_path: Path) -> None:
     printed = convert(middle.stand_in, tmp_path / "checkpoint", model=tmp_path, status=1)
     assert f"OSError: {tmp_path} does not appear to have a file named config.json" in printed
-    (tmp_path / "config.json").write_bytes((MODEL / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((TINY_LLAMA / "config.json").read_bytes())
     printed = convert(middle.stand_in, tmp_path / "checkpoint", model=tmp_path, status=1)
     assert "OSError: Error no file named model.safetensors" in printed
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from enginery.releases.flags import BUILD
-from tests.support.trtllm import make_release, timing_cache
+from tests.support.paths import TINY_LLAMA
+from tests.support.trtllm import make_release
 from tests.support.trtllm.facts import layout
+from tests.support.trtllm.files import timing_cache
 from tests.support.trtllm.fixtures import built, middle, new, old  # noqa: F401
-from tests.support.trtllm.using import ANSWER, DRIVER, LIMITS, MODEL, PROMPT, Example, build, config_of, drive, run
+from tests.support.trtllm.using import ANSWER, DRIVER, LIMITS, PROMPT, Example, build, config_of, drive, run
 
 
 def test_an_engine_directory_is_laid_out_as_the_releases(built: Example) -> None:
@@ -117,7 +119,7 @@ for found in model.generate([sys.argv[5]], SamplingParams(max_tokens=int(sys.arg
 def ask_llm(  # noqa: PLR0913  the words of one command
     one: Example, module: str, model: Path, arguments: str = "{}", tokens: int = 40, *, status: int = 0
 ) -> str:
-    words = ("python3", "-c", LLM_DRIVER, module, model, MODEL, arguments, PROMPT, tokens)
+    words = ("python3", "-c", LLM_DRIVER, module, model, TINY_LLAMA, arguments, PROMPT, tokens)
     return run(one.stand_in, *words, cwd=one.directory, status=status)
 
 
@@ -139,7 +141,8 @@ def test_timing_caches_can_be_combined_unless_of_different_versions(middle: Exam
 
 
 def test_run_prints_the_scripted_answer_as_the_real_one_does(built: Example) -> None:
-    words = ("--engine_dir", built.engine(), "--tokenizer_dir", MODEL, "--max_output_len", "40", "--input_text", PROMPT)
+    places = ("--engine_dir", built.engine(), "--tokenizer_dir", TINY_LLAMA)
+    words = (*places, "--max_output_len", "40", "--input_text", PROMPT)
     printed = run(built.stand_in, "python3", built.stand_in.script("run.py"), *words, cwd=built.directory)
     assert f'Input [Text 0]: "<|begin_of_text|>{PROMPT}"\nOutput [Text 0 Beam 0]: "{ANSWER}"\n' in printed
 
@@ -147,28 +150,28 @@ def test_run_prints_the_scripted_answer_as_the_real_one_does(built: Example) -> 
 @pytest.mark.parametrize("kind", ["ModelRunner", "ModelRunnerCpp"])
 def test_a_runner_gives_the_scripted_answer(built: Example, kind: str) -> None:
     length = (built.stand_in.release == "0.8.0" and 128 + 1024) or 256
-    assert f"said {ANSWER} (1, 1, {length})" in drive(built, kind, built.engine(), MODEL, PROMPT)
+    assert f"said {ANSWER} (1, 1, {length})" in drive(built, kind, built.engine(), TINY_LLAMA, PROMPT)
 
 
 def test_a_runner_says_again_what_is_not_scripted(middle: Example) -> None:
-    assert "said anything (1, 1, 256)" in drive(middle, "ModelRunner", middle.engine(), MODEL, "anything")
+    assert "said anything (1, 1, 256)" in drive(middle, "ModelRunner", middle.engine(), TINY_LLAMA, "anything")
 
 
 def test_an_engine_for_two_ranks_runs_under_mpi(built: Example) -> None:
-    assert drive(built, "ModelRunnerCpp", built.engine(2), MODEL, PROMPT, ranks=2).count(f"said {ANSWER}") == 1
+    assert drive(built, "ModelRunnerCpp", built.engine(2), TINY_LLAMA, PROMPT, ranks=2).count(f"said {ANSWER}") == 1
     last = built.stand_in.calls("tensorrt_llm")[-2:]
     assert sorted((call.rank, call.world_size) for call in last) == [(0, 2), (1, 2)]
 
 
 def test_an_engine_for_two_ranks_is_refused_by_one(built: Example) -> None:
-    printed = drive(built, "ModelRunnerCpp", built.engine(2), MODEL, PROMPT, status=1)
+    printed = drive(built, "ModelRunnerCpp", built.engine(2), TINY_LLAMA, PROMPT, status=1)
     assert ("mpiSize == tp * pp" if built.stand_in.release == "0.8.0" else "MPI size 1 != TP size 2 * PP") in printed
-    printed = drive(built, "ModelRunner", built.engine(2), MODEL, PROMPT, status=1)
+    printed = drive(built, "ModelRunner", built.engine(2), TINY_LLAMA, PROMPT, status=1)
     assert "AssertionError: Engine world size (2 * 1) != Runtime world size (1)" in printed
 
 
 def test_an_engine_for_one_rank_is_refused_by_two(middle: Example) -> None:
-    printed = drive(middle, "ModelRunnerCpp", middle.engine(), MODEL, PROMPT, ranks=2, status=1)
+    printed = drive(middle, "ModelRunnerCpp", middle.engine(), TINY_LLAMA, PROMPT, ranks=2, status=1)
     assert "MPI size 2 != TP size 1 * PP size 1 * CP Size 1" in printed
     assert "mpirun detected that one or more processes exited with non-zero status" in printed
 
@@ -183,13 +186,13 @@ def test_a_runner_refuses_arguments_the_release_does_not_have(built: Example) ->
 
 
 def test_a_prompt_beyond_the_engines_limits_is_refused(middle: Example) -> None:
-    printed = drive(middle, "ModelRunner", middle.engine(), MODEL, "one two three " * 60, status=1)
+    printed = drive(middle, "ModelRunner", middle.engine(), TINY_LLAMA, "one two three " * 60, status=1)
     assert "exceeds the engine or specified limit (128)" in printed
 
 
 def test_an_engine_of_another_tensorrt_or_gpu_is_not_loaded(middle: Example, tmp_path: Path) -> None:
     other = make_release(tmp_path / "other", "0.16.0", tensorrt="10.8.0")
-    words = ("python3", "-c", DRIVER, "ModelRunner", middle.engine(), MODEL, PROMPT)
+    words = ("python3", "-c", DRIVER, "ModelRunner", middle.engine(), TINY_LLAMA, PROMPT)
     assert "expecting library version 10.8.0 got 10.7.0" in run(other, *words, cwd=tmp_path, status=1)
     small = make_release(
         tmp_path / "small", "0.16.0", gpus=[{"name": "NVIDIA L4", "compute_cap": "8.9", "memory.total": "23034"}]
@@ -216,7 +219,7 @@ def test_llm_needs_as_many_gpus_as_ranks(middle: Example, tmp_path: Path) -> Non
 
 def test_pytorch_llm_reads_a_hugging_face_model_and_no_engine(new: Example) -> None:
     good = "{'kv_cache_config': {'free_gpu_memory_fraction': 0.5}, 'tensor_parallel_size': 2}"
-    assert f"said {ANSWER} stop" in ask_llm(new, "tensorrt_llm", MODEL, good)
+    assert f"said {ANSWER} stop" in ask_llm(new, "tensorrt_llm", TINY_LLAMA, good)
     assert "ValueError: Unrecognized model in" in ask_llm(new, "tensorrt_llm", new.engine(), status=1)
 
 
@@ -226,13 +229,13 @@ def test_pytorch_llm_reads_a_hugging_face_model_and_no_engine(new: Example) -> N
 )
 def test_before_1_0_the_pytorch_llm_was_elsewhere(release: str, module: str, arguments: str, tmp_path: Path) -> None:
     one = Example.of(tmp_path, release)
-    assert f"said {ANSWER} stop" in ask_llm(one, module, MODEL, arguments)
-    assert "unexpected keyword argument 'nonsense'" in ask_llm(one, module, MODEL, "{'nonsense': 1}", status=1)
+    assert f"said {ANSWER} stop" in ask_llm(one, module, TINY_LLAMA, arguments)
+    assert "unexpected keyword argument 'nonsense'" in ask_llm(one, module, TINY_LLAMA, "{'nonsense': 1}", status=1)
 
 
 @pytest.mark.parametrize("wrong", ["{'max_batch_sise': 1}", "{'kv_cache_config': {'fraction': 1}}"])
 def test_pytorch_llm_refuses_arguments_it_does_not_have(new: Example, wrong: str) -> None:
-    assert "Extra inputs are not permitted" in ask_llm(new, "tensorrt_llm", MODEL, wrong, status=1)
+    assert "Extra inputs are not permitted" in ask_llm(new, "tensorrt_llm", TINY_LLAMA, wrong, status=1)
 
 
 def test_mpirun_refuses_root_without_its_flag(middle: Example, monkeypatch: pytest.MonkeyPatch) -> None:

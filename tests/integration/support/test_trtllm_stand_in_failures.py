@@ -12,10 +12,12 @@ from enginery.core import process
 from enginery.core.errors import CommandError
 from enginery.releases.flags import BUILD
 from enginery.toolchains.probe import probe_environment
-from tests.support.families import alive_among
-from tests.support.trtllm import StandIn, timing_cache
+from tests.support.paths import TINY_LLAMA
+from tests.support.processes.families import alive_among
+from tests.support.trtllm import StandIn
+from tests.support.trtllm.files import timing_cache
 from tests.support.trtllm.fixtures import middle, naughty  # noqa: F401
-from tests.support.trtllm.using import LLAMA, MODEL, PROMPT, Example, build, config_of, convert, drive, run
+from tests.support.trtllm.using import LLAMA, PROMPT, Example, build, config_of, convert, drive, run
 from tests.support.waiting import wait_until
 
 
@@ -119,7 +121,7 @@ def test_a_runner_can_die_on_one_rank(naughty: StandIn, middle: Example, tmp_pat
     naughty.misbehave("tensorrt_llm", "gpu_out_of_memory", rank=1)
     one = Example(naughty, tmp_path)
     assert "OutOfMemoryError: CUDA out of memory" in drive(
-        one, "ModelRunnerCpp", middle.engine(2), MODEL, PROMPT, ranks=2, status=1
+        one, "ModelRunnerCpp", middle.engine(2), TINY_LLAMA, PROMPT, ranks=2, status=1
     )
 
 

@@ -21,9 +21,9 @@ from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
 from enginery.toolchains.container import Container, container_home
 from enginery.toolchains.identity import Toolchain
-from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
-from tests.support.fake_docker import option_values as values
-from tests.support.plans import examples
+from tests.support.paths import TINY_LLAMA
+from tests.support.toolchains.docker import FakeDocker, fake, release  # noqa: F401
+from tests.support.toolchains.docker import option_values as values
 from tests.support.trtllm import StandIn
 from tests.support.waiting import wait_until
 
@@ -215,7 +215,7 @@ def test_scratch_lies_where_a_container_can_read_and_write(toolchain: Toolchain,
 def test_a_docker_without_nvidias_toolkit_is_named(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:
     (fake.directory / "nvidia-smi").write_text("#!/bin/sh\n")
     (fake.directory / "nvidia-smi").chmod(0o755)
-    fake.without_toolkit()
+    fake.change("no-toolkit")
     with pytest.raises(CommandError, match="cannot give it a GPU") as caught:
         step(toolchain, tmp_path).run(["true"])
     assert caught.value.cause == FailureCause.CONTAINER_GPU
@@ -227,7 +227,7 @@ def test_a_command_that_the_image_does_not_have_is_named(
     fake: FakeDocker, toolchain: Toolchain, tmp_path: Path, entrypoint: str
 ) -> None:
     if entrypoint:
-        fake.use_entrypoint(entrypoint)
+        fake.change("entrypoint", entrypoint)
     with pytest.raises(CommandError, match="no such command in the image") as caught:
         step(toolchain, tmp_path).run(["trtllm-build"])
     assert caught.value.cause == FailureCause.NOT_FOUND
@@ -245,7 +245,7 @@ def test_a_container_that_could_not_be_killed_is_named(fake: FakeDocker, toolcha
 
 
 def test_a_container_that_may_not_be_killed_is_named(fake: FakeDocker, toolchain: Toolchain, tmp_path: Path) -> None:
-    fake.refuse_to_kill()
+    fake.change("unkillable")
     lines: list[str] = []
     context = step(toolchain, tmp_path, timeout=5.0, log=lines.append)
     with pytest.raises(CommandError, match="time limit"):
@@ -281,7 +281,7 @@ def test_a_planned_engine_is_converted_built_and_asked_in_containers(
         parse_spec(
             {
                 "name": "tiny",
-                "source": {"path": str(examples() / "tiny-llama" / "model")},
+                "source": {"path": str(TINY_LLAMA)},
                 "targets": [target],
                 "convert": {"examples": str(release.examples)},
                 "validation": {"prompts": [{"prompt": "How are you?", "equals": "Well."}]},

@@ -11,7 +11,7 @@ from enginery import toolchains
 from enginery.core.errors import ToolchainError
 from enginery.toolchains.container import image_reference
 from enginery.toolchains.identity import ToolchainIdentity
-from tests.support.fake_docker import FakeDocker, fake, release  # noqa: F401
+from tests.support.toolchains.docker import FakeDocker, fake, release  # noqa: F401
 from tests.support.trtllm import make_release
 
 NAME = "tensorrt-llm-1.2.1"
@@ -182,7 +182,7 @@ def test_a_machine_without_docker_gets_an_error(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_a_daemon_that_does_not_answer_is_named(fake: FakeDocker, answer: str) -> None:
-    fake.answer_everything_with(answer)
+    fake.change("fail", answer)
     with pytest.raises(ToolchainError, match="docker's daemon does not answer") as caught:
         toolchains.ensure(toolchains.identify(NAME, "container"))
     assert "docker info" in caught.value.remedy
@@ -206,7 +206,7 @@ def test_an_image_that_cannot_be_pulled_says_which_setting_names_the_registry() 
 )
 def test_only_what_can_pass_is_worth_another_try(fake: FakeDocker, answer: str, transient: bool) -> None:  # noqa: FBT001
     fake.add_image(IMAGE, pulled=False)
-    fake.refuse_pulls_with(answer)
+    fake.change("no-pulls", answer)
     with pytest.raises(ToolchainError) as caught:
         toolchains.ensure(toolchains.identify(NAME, "container"))
     assert caught.value.transient is transient

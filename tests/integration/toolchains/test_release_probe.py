@@ -12,7 +12,7 @@ from enginery.releases.facts import releases
 from enginery.releases.flags import BUILD, Flag, flags_of
 from enginery.toolchains.release_probe import ReleaseProbe, compare_flags, probe_release, read_help
 from tests.support.trtllm import StandIn, make_release
-from tests.support.trtllm.parser import parser
+from tests.support.trtllm.commands.parser import parser
 
 HELP = """\
 usage: trtllm-build [-h] [--checkpoint_dir CHECKPOINT_DIR]

@@ -17,8 +17,8 @@ from enginery.toolchains import pins
 from enginery.toolchains.examples import checkout_version, examples_dir, image_examples
 from enginery.toolchains.identity import ToolchainIdentity
 from enginery.toolchains.venv import stub_error
+from tests.support.toolchains.wheels import make_wheel
 from tests.support.trtllm import make_release
-from tests.support.wheels import make_wheel
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 NAME = "tensorrt-llm-1.2.1"

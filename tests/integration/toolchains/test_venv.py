@@ -15,8 +15,8 @@ from enginery.core import process
 from enginery.core.errors import ToolchainError, UsageError
 from enginery.toolchains import venv
 from enginery.toolchains.identity import ToolchainIdentity
+from tests.support.toolchains.wheels import make_wheel
 from tests.support.waiting import wait_until
-from tests.support.wheels import make_wheel
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 WritePins = Callable[..., Path]

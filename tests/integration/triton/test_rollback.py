@@ -5,7 +5,8 @@ import pytest
 
 from enginery.core.errors import RolloutError
 from enginery.triton.rollout import RolledBack, roll_back, serving_build
-from tests.support.rollout_site import FIRST, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.triton.rollouts import FIRST, SECOND, THIRD, Site, address, site, triton  # noqa: F401
 
 
 def back(site: Site, *endpoints: str) -> RolledBack:

@@ -13,9 +13,10 @@ from enginery.store.context import StepContext
 from enginery.triton.placement import open_repository
 from enginery.triton.rollout import is_serving, rollout, serving_build
 from enginery.triton.state import read_state, write_state
-from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.fake_triton import running_fake_triton
-from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
+from tests.support.registry.builds import ANSWERS, QUESTION, Build
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.triton.fake import running_fake_triton
+from tests.support.triton.rollouts import FIRST, ORDER, SECOND, THIRD, Site, address, site, triton  # noqa: F401
 
 
 def test_a_build_is_loaded_engine_first_with_its_files_and_labels_and_answers_and_is_named(site: Site) -> None:
@@ -208,7 +209,7 @@ def test_a_state_that_cannot_be_understood_is_said(site: Site) -> None:
 
 
 def test_models_that_somebody_put_there_by_hand_are_put_back_too(site: Site) -> None:
-    from tests.support.builds import write_repository
+    from tests.support.registry.builds import write_repository
 
     write_repository(site.triton.repository, {QUESTION: "by hand"})
     before = {path: path.read_bytes() for path in site.triton.repository.glob("*/config.pbtxt")}

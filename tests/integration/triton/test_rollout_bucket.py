@@ -16,8 +16,8 @@ from enginery.triton.placement import (
     read_configs,
     remove_version,
 )
-from tests.support.builds import Build
-from tests.support.s3_server import S3Server, running_s3_server
+from tests.support.registry.builds import Build
+from tests.support.s3.server import S3Server, running_s3_server
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ from enginery.core.errors import RolloutError
 from enginery.core.files import remove_tree
 from enginery.triton.client import TritonClient
 from enginery.triton.placement import open_repository
-from tests.support.builds import ANSWERS, QUESTION, Build, write_repository
-from tests.support.fake_triton import running_fake_triton
-from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
+from tests.support.registry.builds import ANSWERS, QUESTION, Build, write_repository
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.triton.fake import running_fake_triton
+from tests.support.triton.rollouts import FIRST, ORDER, SECOND, THIRD, Site, address, site, triton  # noqa: F401
 
 TWO = ("tensorrt_llm", "ensemble")
 LEAVING = ["tensorrt_llm_bls", "postprocessing", "preprocessing"]

@@ -17,9 +17,10 @@ from enginery.registry.signatures import sign_build
 from enginery.store import Call
 from enginery.triton.placement import arrange, open_repository, place, read_configs
 from enginery.triton.rollout import roll_out_build, rollout, serving_build
-from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.rollout_site import FIRST, SECOND, Site, address, server, site, triton  # noqa: F401
-from tests.support.signing_keys import KeyPair, a_key_pair
+from tests.support.registry.builds import ANSWERS, QUESTION, Build
+from tests.support.registry.keys import KeyPair, a_key_pair
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.triton.rollouts import FIRST, SECOND, Site, address, site, triton  # noqa: F401
 
 ANSWER_FILE = "model_repository/tensorrt_llm/1/answers.json"
 CONFIG_FILE = "model_repository/ensemble/config.pbtxt"

@@ -16,9 +16,9 @@ from enginery.toolchains.identity import Toolchain
 from enginery.triton.client import TritonClient
 from enginery.triton.repository import package
 from enginery.triton.rollout import is_serving, rollout
-from tests.support.builds import QUESTION, Build
-from tests.support.records import a_record
-from tests.support.s3_server import S3Server
+from tests.support.registry.builds import QUESTION, Build
+from tests.support.s3.server import S3Server
+from tests.support.store.records import a_record
 
 OPTIONS = ValidationOptions(
     max_tokens=100,

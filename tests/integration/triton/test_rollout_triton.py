@@ -22,8 +22,8 @@ from enginery.triton.loading import LOAD_ORDER, EndpointResult
 from enginery.triton.placement import BucketRepository, open_repository
 from enginery.triton.rollout import roll_out_build, serving_build
 from enginery.triton.state import read_state
-from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.s3_server import S3Server, running_s3_server
+from tests.support.registry.builds import ANSWERS, QUESTION, Build
+from tests.support.s3.server import S3Server, running_s3_server
 from tests.support.waiting import wait_until
 
 FIRST, SECOND, THIRD, BROKEN, WRONG = (f"cpu-int4-{number * 12}" for number in "12345")

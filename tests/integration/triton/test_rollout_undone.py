@@ -9,9 +9,10 @@ from enginery.builds.manifest import Manifest
 from enginery.core.errors import RolloutError
 from enginery.triton.loading import EndpointResult
 from enginery.triton.rollout import roll_out_build
-from tests.support.builds import ANSWERS, QUESTION
-from tests.support.fake_triton import running_fake_triton
-from tests.support.rollout_site import FIRST, ORDER, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
+from tests.support.registry.builds import ANSWERS, QUESTION
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.triton.fake import running_fake_triton
+from tests.support.triton.rollouts import FIRST, ORDER, SECOND, THIRD, Site, address, site, triton  # noqa: F401
 
 
 def files(directory: Path) -> dict[Path, bytes]:

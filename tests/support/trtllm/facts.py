@@ -44,11 +44,7 @@ class Signature:
     rest: bool = False
 
     def bind(self, name: str, given: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by name.
-
-        Raises:
-            TypeError: when there is no such parameter, as in Python.
-        """
+        """The arguments by name."""
         if len(given) > len(self.positional):
             most = len(self.positional) + 1
             raise TypeError(f"{name}() takes from 2 to {most} positional arguments but {len(given) + 1} were given")

@@ -19,25 +19,21 @@ def trtllm_examples(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Ex
 
 @pytest.fixture(params=RELEASES)
 def built(request: pytest.FixtureRequest, trtllm_examples: Mapping[str, Example]) -> Example:
-    """The example of each release in turn."""
     return trtllm_examples[request.param]
 
 
 @pytest.fixture
 def old(trtllm_examples: Mapping[str, Example]) -> Example:
-    """The example of the first release."""
     return trtllm_examples["0.8.0"]
 
 
 @pytest.fixture
 def middle(trtllm_examples: Mapping[str, Example]) -> Example:
-    """The example of a release with both model runners."""
     return trtllm_examples["0.16.0"]
 
 
 @pytest.fixture
 def new(trtllm_examples: Mapping[str, Example]) -> Example:
-    """The example of the newest release with engines."""
     return trtllm_examples["1.2.1"]
 
 

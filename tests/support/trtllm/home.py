@@ -80,7 +80,6 @@ class Home:
             os.close(opened)
 
     def calls(self) -> list[Call]:
-        """All calls so far, in their order."""
         path = self.directory / CALLS
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         found = [json.loads(line) for line in lines]
@@ -102,12 +101,10 @@ def is_of(one: str, command: str) -> bool:
 
 
 def rank() -> int:
-    """The MPI rank of this process."""
     return int(os.environ.get(RANK, "0"))
 
 
 def world_size() -> int:
-    """How many MPI ranks there are."""
     return int(os.environ.get(SIZE, "1"))
 
 

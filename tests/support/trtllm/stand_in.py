@@ -18,12 +18,7 @@ MODULE = "tensorrt_llm"
 
 @dataclass(frozen=True)
 class StandIn:
-    """A stand-in for a release's commands.
-
-    Attributes:
-        directory: the stand-in's directory.
-        release: the release.
-    """
+    """A stand-in for a release's commands."""
 
     directory: Path
     release: str

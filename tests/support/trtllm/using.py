@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from enginery.releases.flags import BUILD
+from tests.support.paths import TINY_LLAMA
 from tests.support.trtllm.stand_in import StandIn, make_release
 
-MODEL = Path(__file__).parents[3] / "examples" / "tiny-llama" / "model"
 LLAMA = "convert_checkpoint.py llama"
 PROMPT, ANSWER = "How do I count to nine in French?", "Un, deux, trois"
 DRIVER = """
@@ -33,11 +33,7 @@ LIMITS = ("--max_batch_size", "4", "--max_input_len", "128")
 
 
 def run(stand_in: StandIn, *argv: object, cwd: Path, status: int = 0, **variables: str) -> str:
-    """Run a command of the stand-in. Returns its stdout, followed by its stderr.
-
-    Raises:
-        AssertionError: when it ends with another status than `status`.
-    """
+    """Run a command of the stand-in. Returns its stdout, followed by its stderr."""
     environment = stand_in.environment() | variables
     words = [str(word) for word in argv]
     ended = subprocess.run(words, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
@@ -45,7 +41,7 @@ def run(stand_in: StandIn, *argv: object, cwd: Path, status: int = 0, **variable
     return ended.stdout + ended.stderr
 
 
-def convert(stand_in: StandIn, output: Path, *more: object, status: int = 0, model: Path = MODEL) -> str:
+def convert(stand_in: StandIn, output: Path, *more: object, status: int = 0, model: Path = TINY_LLAMA) -> str:
     """Convert a model, in bfloat16."""
     words = ("--model_dir", model, "--output_dir", output, "--dtype", "bfloat16", *more)
     return run(stand_in, "python3", stand_in.script(LLAMA), *words, cwd=output.parent, status=status)
@@ -58,7 +54,6 @@ def build(stand_in: StandIn, checkpoint: Path, output: Path, *more: object, stat
 
 
 def config_of(directory: Path) -> dict[str, Any]:
-    """A directory's `config.json`."""
     found: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return found
 
@@ -75,14 +70,12 @@ class Example:
         return cls(make_release(directory / "release", release, answers={PROMPT: ANSWER}), directory)
 
     def checkpoint(self, ranks: int = 1) -> Path:
-        """The checkpoint for this number of ranks."""
         path = self.directory / f"checkpoint{ranks}"
         if not path.exists():
             convert(self.stand_in, path, "--tp_size", ranks)
         return path
 
     def engine(self, ranks: int = 1) -> Path:
-        """The engine for this number of ranks."""
         path = self.directory / f"engine{ranks}"
         if not path.exists():
             build(self.stand_in, self.checkpoint(ranks), path, *LIMITS)

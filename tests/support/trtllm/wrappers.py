@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from enginery.releases.flags import BUILD, commands, flags_of, script
+from tests.support.paths import CHECKOUT
 
-REPOSITORY = Path(__file__).parents[3]
 NOTE = "A stand-in made for tests. It is no TensorRT-LLM."
 SITE = "site"
 
 SCRIPT = '''"""{note}"""
 
-from tests.support.trtllm.command import main
+from tests.support.trtllm.commands.command import main
 
 main({directory!r}, {command!r})
 '''
@@ -21,7 +21,7 @@ PACKAGE = '''"""{note}"""
 
 import sys
 
-from tests.support.trtllm.modules import install
+from tests.support.trtllm.modules.tensorrt_llm_like import install
 
 __version__ = {version!r}
 install(sys.modules[__name__], {directory!r})
@@ -31,7 +31,7 @@ PART = '''"""{note}"""
 
 import sys
 
-from tests.support.trtllm.{name}_like import install
+from tests.support.trtllm.modules.{name}_like import install
 
 install(sys.modules[__name__], {directory!r})
 '''
@@ -43,7 +43,6 @@ raise ImportError("tensorrt_llm: this is a placeholder package; install the real
 
 
 def write(directory: Path, release: str, tensorrt: str) -> None:
-    """Write all files of a stand-in."""
     _commands(directory, release)
     _packages(directory, release, tensorrt)
     # A checkout contains the number of its release.
@@ -64,16 +63,16 @@ def remove_command(directory: Path, release: str, command: str) -> None:
 
 
 def _commands(directory: Path, release: str) -> None:
-    places = f"{directory / SITE}:{REPOSITORY}"
+    places = f"{directory / SITE}:{CHECKOUT}"
     python = f"PYTHONPATH={shlex.quote(places)} exec {shlex.quote(sys.executable)}"
     for name in ("python3", "python"):
         _program(directory / "bin" / name, f'{python} "$@"')
     own = [("mpirun", "mpirun"), ("nvidia-smi", "nvidia_smi")]
     for name, module in own:
-        call = f'-m tests.support.trtllm.{module} {shlex.quote(str(directory))} "$@"'
+        call = f'-m tests.support.trtllm.commands.{module} {shlex.quote(str(directory))} "$@"'
         _program(directory / "bin" / name, f"{python} {call}")
     if flags_of(release, BUILD).value:
-        call = f'-m tests.support.trtllm.command {shlex.quote(str(directory))} {BUILD} "$@"'
+        call = f'-m tests.support.trtllm.commands.command {shlex.quote(str(directory))} {BUILD} "$@"'
         _program(directory / "bin" / BUILD, f"{python} {call}")
 
 

@@ -14,7 +14,7 @@ from enginery.triton.models.preprocessing import EngineInputs
 from enginery.triton.models.requests import RequestError
 from enginery.triton.models.text import SpecialTokens, TokensSoFar, special_tokens, tokenizer_directory, unpack
 from enginery.triton.models.wiring import Step
-from tests.support.served import (
+from tests.support.triton.served import (
     END,
     FAKE_TRITON,
     FILLER,

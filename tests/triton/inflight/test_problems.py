@@ -18,9 +18,9 @@ from enginery.triton.problems import (
     set_fields,
     tokenizer_problems,
 )
-from tests.support.fleet import LLAMA_3_8B
-from tests.support.model_directories import safetensors, write
-from tests.support.tensorrt_requests import request_of
+from tests.support.models.directories import safetensors, write
+from tests.support.models.examples import LLAMA_3_8B
+from tests.support.plans.tensorrt import request_of
 
 ENDPOINTS = ("http://triton:8000",)
 

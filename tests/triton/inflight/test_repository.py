@@ -20,7 +20,7 @@ from enginery.triton.inflight import InflightOptions, write_inflight_repository
 from enginery.triton.launch import launch_of_engine, note_of_engine
 from enginery.triton.models.wiring import steps_beside
 from enginery.triton.served import served_models_digest
-from tests.support.inflight_engine import write_engine
+from tests.support.triton.inflight import write_engine
 
 TOKENIZER = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 

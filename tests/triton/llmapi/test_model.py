@@ -13,7 +13,7 @@ from enginery.triton.models.llm import tensorrt_llm
 from enginery.triton.models.llm.engine import read_request, read_settings
 from enginery.triton.models.llm.tensorrt_llm import Job
 from enginery.triton.models.requests import RequestError
-from tests.support.served import FAKE_TRITON, FakeSender
+from tests.support.triton.served import FAKE_TRITON, FakeSender
 
 
 def inputs(**values: Any) -> dict[str, Any]:

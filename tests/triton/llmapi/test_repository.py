@@ -25,8 +25,8 @@ from enginery.triton.launch import launch_of_llmapi, note_of_llmapi
 from enginery.triton.llmapi import MODELS, NVIDIA_INPUTS, OUR_INPUTS, LlmApiOptions, write_llmapi_repository
 from enginery.triton.repository import INPUTS
 from enginery.triton.served import SOURCES, served_archive, served_models_digest
-from tests.support.llm_checkpoints import write_checkpoint
-from tests.support.pytorch_requests import BACKEND, WEIGHTS, request_of
+from tests.support.models.directories import exported_checkpoint
+from tests.support.plans.pytorch import BACKEND, WEIGHTS, request_of
 
 FACTS = Path(__file__).parents[2] / "golden" / "llmapi_tensors.json"
 SERVING_ENVIRONMENT = {"numpy"}
@@ -35,7 +35,7 @@ DECOUPLED = LlmApiOptions(release="1.2.1", serving=ServingOptions(decoupled=True
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "checkpoint")
+    return exported_checkpoint(tmp_path / "checkpoint")
 
 
 def config(path: Path) -> Any:
@@ -140,7 +140,7 @@ def test_model_yaml_is_one_that_nvidias_model_reads_too(tmp_path: Path, checkpoi
 
 
 def test_a_tokenizer_that_the_checkpoint_lacks_comes_from_the_weights(tmp_path: Path, checkpoint: Path) -> None:
-    weights = write_checkpoint(tmp_path / "weights")
+    weights = exported_checkpoint(tmp_path / "weights")
     (checkpoint / "tokenizer.json").unlink()
     (weights / "tokenizer.json").write_text('{"of": "weights"}')
     write_llmapi_repository(tmp_path / "models", checkpoint=checkpoint, weights=weights, options=DECOUPLED)
@@ -222,7 +222,7 @@ def test_the_step_makes_the_repository_that_the_plan_asks_for(tmp_path: Path, ch
 def test_a_checkpoint_that_is_not_what_the_target_says_is_not_packaged(
     tmp_path: Path, precision: str, quantization: dict[str, Any] | None, problem: str
 ) -> None:
-    checkpoint = write_checkpoint(tmp_path / "quantized", quantization)
+    checkpoint = exported_checkpoint(tmp_path / "quantized", quantization)
     with pytest.raises(SourceError, match=problem):
         packaged(tmp_path, checkpoint, precision=precision)
     assert not (tmp_path / "models").exists()

@@ -4,7 +4,7 @@ import pytest
 
 from enginery.triton.models.generation import Answer, Question, batches, generate
 from enginery.triton.models.sampling import Sampling
-from tests.support.served import END, FILLER, ScriptedEngine, decode
+from tests.support.triton.served import END, FILLER, ScriptedEngine, decode
 
 ENGINE = ScriptedEngine({"q": "answer", "long question": "yes", "?": "é!"})
 

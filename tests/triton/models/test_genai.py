@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from enginery.triton.models.generation import GenaiEngine, _filler, _last_token, default_threads
-from tests.support.fake_genai import FakeGenai
+from tests.support.engines.genai import FakeGenai
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from enginery.triton.models import postprocessing, preprocessing, tensorrt_llm, tensorrt_llm_bls
 from enginery.triton.models.requests import RequestError, read_call
 from enginery.triton.models.text import is_true, pack, parameter, version_directory
-from tests.support.served import (
+from tests.support.triton.served import (
     END,
     FAKE_TRITON,
     FILLER,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginery.triton.models.text import NO_OFFSET, StopWatch, TextStream, new_text, pack, unpack, word_sequences
-from tests.support.served import END, ByteTokenizer, decode
+from tests.support.triton.served import END, ByteTokenizer, decode
 
 
 def pieces(tokens: list[int]) -> list[str]:

@@ -8,7 +8,7 @@ from enginery.backends.tensorrt.build_defaults import EngineOptions, unset_chang
 from enginery.backends.tensorrt.build_options import render_build
 from enginery.sources.model_facts import ModelFacts
 from enginery.spec.build import BuildOptions
-from tests.support.fleet import LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B
+from tests.support.models.examples import LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B
 
 
 def notes(release: str, **options: Any) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from enginery.backends.tensorrt.build_options import RenderedBuild, render_build
 from enginery.core.files import write_atomic
 from enginery.releases.facts import releases
 from enginery.spec.read import read_spec
-from tests.support.fleet import FLEET, Example
-from tests.support.plans import examples
-from tests.support.release_parser import parse
+from tests.support.models.examples import FLEET, Example
+from tests.support.paths import CHECKOUT
+from tests.support.plans.release_parser import parse
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "build"
 
@@ -63,7 +63,7 @@ def test_every_example_that_a_release_refuses_is_refused_with_its_name(release: 
 
 
 def test_the_tutorials_spec_gives_the_arguments_of_the_tutorial() -> None:
-    spec = read_spec(examples().parent / "infra" / "models" / "llama-3-8b-instruct.yaml")
+    spec = read_spec(CHECKOUT / "infra" / "models" / "llama-3-8b-instruct.yaml")
     (target,) = spec.targets
     build = render_build(EngineOptions(spec.build_for(target), target.release, dtype="bfloat16"))
     assert target.release == "0.8.0"

@@ -12,8 +12,8 @@ from enginery.sources.model_facts import ModelFacts
 from enginery.spec.build import BuildOptions
 from enginery.spec.findings import Finding
 from enginery.spec.spec import Spec, parse_spec
-from tests.support.fleet import LLAMA_3_8B, MIXTRAL_8X7B
-from tests.support.plans import spec_data
+from tests.support.models.examples import LLAMA_3_8B, MIXTRAL_8X7B
+from tests.support.plans.plan import spec_data
 
 
 def built(release: str, **options: Any) -> RenderedBuild:

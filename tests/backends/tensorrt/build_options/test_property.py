@@ -15,8 +15,8 @@ from enginery.releases.flags import flags_of
 from enginery.sources.model_facts import ModelFacts
 from enginery.spec.build import BuildOptions
 from enginery.spec.findings import stopping
-from tests.support.fleet import MIXTRAL_8X7B, PHI_2
-from tests.support.release_parser import Refused, parse
+from tests.support.models.examples import MIXTRAL_8X7B, PHI_2
+from tests.support.plans.release_parser import Refused, parse
 
 DTYPES = ("float16", "bfloat16", "float32", "")
 NUMBERS = (1, 2, 5, 16, 64, 1024, 1025, 8192)

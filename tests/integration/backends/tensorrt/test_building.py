@@ -10,8 +10,8 @@ from enginery.backends.tensorrt import build
 from enginery.backends.tensorrt.engine import WantedEngine, read_engine
 from enginery.core.errors import CommandError, UsageError
 from enginery.core.process.failures import FailureCause
-from tests.support.engine_builds import Site, make_site
-from tests.support.families import alive_among
+from tests.support.engines.tensorrt import Site, make_site
+from tests.support.processes.families import alive_among
 from tests.support.trtllm.using import Example
 
 BUILD = "trtllm-build"

@@ -21,10 +21,10 @@ from enginery.store.local import LocalStore
 from enginery.store.steps import Call, Stage, Step, StepRecord
 from enginery.toolchains.identity import Toolchain
 from enginery.toolchains.venv import Venv
-from tests.support.outputs import some_record
-from tests.support.tensorrt_requests import findings, request_of
+from tests.support.paths import TINY_LLAMA
+from tests.support.plans.tensorrt import findings, request_of
+from tests.support.store.outputs import some_record
 from tests.support.trtllm import StandIn, make_release
-from tests.support.trtllm.using import MODEL
 
 TOLD_BASE = {"extra_args": ["--rotary_base", "500000.0"]}
 
@@ -39,7 +39,7 @@ class Site:
     lines: list[str] = field(default_factory=list)
 
     def request(self, **target: Any) -> Request:
-        config = json.loads((MODEL / "config.json").read_text())
+        config = json.loads((TINY_LLAMA / "config.json").read_text())
         convert = {"examples": str(self.stand_in.examples), **target.pop("convert", {})}
         build = {"gpt_attention_plugin": "auto"}
         options = {"release": self.stand_in.release, "toolchain": "venv", "convert": convert, **target}
@@ -79,7 +79,7 @@ NewSite = Callable[..., Site]
 
 @pytest.fixture
 def new_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NewSite:
-    def make(release: str = "0.16.0", *, model: Path = MODEL) -> Site:
+    def make(release: str = "0.16.0", *, model: Path = TINY_LLAMA) -> Site:
         stand_in = make_release(tmp_path / "release", release)
         store = LocalStore(tmp_path / "store")
         download = Step(stage=Stage.DOWNLOAD, recipe=Call(function="download", version=1))

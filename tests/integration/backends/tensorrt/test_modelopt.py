@@ -21,7 +21,7 @@ from enginery.core.process.command import run
 from enginery.toolchains.drivers import DRIVERS
 from enginery.toolchains.identity import Toolchain
 from tests.integration.conftest import made_in_the_checkout
-from tests.support.workers import shared_by_workers
+from tests.support.paths import shared_by_workers
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -29,7 +29,7 @@ MODELOPT = "modelopt-0.47"
 MAKING_SECONDS = 1200.0
 """The fixture needs about 20 s of processor time, and the first test of each worker waits for it."""
 DRIVER = DRIVERS / "convert_modelopt.py"
-SUPPORT = Path(__file__).parents[3] / "support"
+SUPPORT = Path(__file__).parents[3] / "support" / "engines"
 LLAMA_3_SCALING = {
     "rope_type": "llama3",
     "factor": 8.0,

@@ -22,8 +22,8 @@ from enginery.registry import Registry
 from enginery.spec.spec import parse_spec
 from enginery.store.local import LocalStore
 from enginery.store.steps import FileRecord, Stage
-from tests.support.families import alive_among
-from tests.support.s3_fixtures import bucket, server  # noqa: F401
+from tests.support.processes.families import alive_among
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
 from tests.support.trtllm import StandIn, make_release
 
 pytestmark = pytest.mark.usefixtures("bucket")

@@ -12,8 +12,8 @@ from enginery.backends.tensorrt import timing_cache
 from enginery.backends.tensorrt.timing_cache import ATTEMPTS, Fetched, TimingCaches, packed, unpacked
 from enginery.core.errors import CommandError, StoreError
 from enginery.store.shelf import Kept, LocalShelf
-from tests.support.engine_builds import GPU, Site, make_site
-from tests.support.trtllm.timing_cache import MAGIC
+from tests.support.engines.tensorrt import GPU, Site, make_site
+from tests.support.trtllm.files.timing_cache import MAGIC
 from tests.support.trtllm.using import Example
 
 BUILD = "trtllm-build"

@@ -17,7 +17,8 @@ from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.process.failures import FailureCause
 from enginery.spec.spec import Prompt, ValidationOptions
 from enginery.store.context import StepContext
-from tests.support.engine_builds import MODEL, Site, make_site, toolchain_of
+from tests.support.engines.tensorrt import Site, make_site, toolchain_of
+from tests.support.paths import TINY_LLAMA
 
 QUESTION = "How do I count to nine in French?"
 ANSWER = "Un, deux, trois, quatre, cinq, six, sept, huit, neuf"
@@ -52,7 +53,7 @@ def validated(
     context = StepContext(
         key="0" * 64,
         parameters=validate.validate_call(chosen or options(), kind, site.stand_in.release, **parameters).parameters,
-        inputs={"weights": MODEL, **inputs},
+        inputs={"weights": TINY_LLAMA, **inputs},
         output=output,
         chain=(),
         toolchain=toolchain,
@@ -231,7 +232,7 @@ def test_the_releases_own_script_is_asked_with_the_tutorials_arguments(tmp_path:
     assert (result.tokens, result.token_ids, result.finish) == (None, (), "unknown")
     assert report.tokens_per_second is None
     (call,) = site.stand_in.calls("run.py")
-    flags = ("--engine_dir", str(built), "--max_output_len", "32", "--tokenizer_dir", str(MODEL))
+    flags = ("--engine_dir", str(built), "--max_output_len", "32", "--tokenizer_dir", str(TINY_LLAMA))
     assert call.argv == (*flags, "--input_text", QUESTION)
 
 

@@ -23,7 +23,7 @@ from enginery.core.errors import CommandError, EngineryError, ValidationError
 from enginery.core.home import store_dir
 from enginery.pipeline.flows.build import build_model
 from enginery.pipeline.flows.failures import BuildError
-from tests.support.small_plans import ANSWER, SmallPipeline, pipeline, small_spec
+from tests.support.plans.small_pipeline import ANSWER, SmallPipeline, pipeline, small_spec
 from tests.support.waiting import wait_until
 
 __all__ = ["pipeline"]

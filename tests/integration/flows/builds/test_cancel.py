@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from enginery.core.process.service import Service
-from tests.support.small_plans import small_spec
+from tests.support.plans.small_pipeline import small_spec
 from tests.support.waiting import ACCEPT_INTERRUPTS, wait_until
 
 CHECKOUT = Path(__file__).parents[4]
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from enginery.pipeline import functions
 from enginery.pipeline.flows import build
-from tests.support.small_plans import SmallPipeline, small_spec
+from tests.support.plans.small_pipeline import SmallPipeline, small_spec
 
 directory = Path(sys.argv[1])
 pipeline = SmallPipeline(directory)

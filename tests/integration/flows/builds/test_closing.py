@@ -3,7 +3,7 @@
 import pytest
 
 from enginery.pipeline.flows.console import build_from_cli
-from tests.support.small_plans import SmallPipeline, pipeline, small_spec
+from tests.support.plans.small_pipeline import SmallPipeline, pipeline, small_spec
 
 __all__ = ["pipeline"]
 

@@ -20,8 +20,8 @@ from enginery.core.home import store_dir
 from enginery.core.s3.objects import Address, Prefix
 from enginery.registry import Registry
 from enginery.store import open_store
-from tests.support.plans import examples
-from tests.support.s3_server import S3Server
+from tests.support.paths import TINY_LLAMA
+from tests.support.s3.server import S3Server
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,7 +31,7 @@ REGISTRY = "s3://killed/registry"
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 14.0
 SPEC = {
     "name": "tiny",
-    "source": {"path": str(examples() / "tiny-llama" / "model")},
+    "source": {"path": str(TINY_LLAMA)},
     "targets": [{"name": "cpu", "gpu": "cpu", "precision": "int4"}],
     "validation": {"prompts": [{"prompt": "What is the capital of Norway?", "equals": "Oslo"}]},
 }

@@ -10,8 +10,8 @@ from enginery.core.errors import PlanError, RegistryError
 from enginery.pipeline.flows.build import build_model
 from enginery.spec.spec import parse_spec
 from enginery.store import open_store
-from tests.support.plans import examples
-from tests.support.s3_server import S3Server
+from tests.support.paths import TINY_LLAMA
+from tests.support.s3.server import S3Server
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -21,7 +21,7 @@ def build_and_publish_to(address: str) -> None:
         parse_spec(
             {
                 "name": "tiny",
-                "source": {"path": str(examples() / "tiny-llama" / "model")},
+                "source": {"path": str(TINY_LLAMA)},
                 "targets": [{"name": "cpu", "gpu": "cpu", "precision": "int4"}],
                 "publish": {"to": address},
             }

@@ -16,9 +16,10 @@ from enginery.core.process.service import Service
 from enginery.pipeline.flows.build import build_model
 from enginery.pipeline.flows.prepare_fleet import RESULTS_BLOCK, results_block
 from enginery.store import open_store
-from tests.support.fleet_site import CHECKOUT, forget_clients
-from tests.support.prefect_server import running_prefect_server
-from tests.support.small_plans import SmallPipeline, pipeline, small_spec
+from tests.support.paths import CHECKOUT
+from tests.support.plans.small_pipeline import SmallPipeline, pipeline, small_spec
+from tests.support.prefect.fleet import forget_clients
+from tests.support.prefect.server import running_prefect_server
 from tests.support.waiting import wait_until
 
 __all__ = ["pipeline"]
@@ -28,7 +29,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from enginery.pipeline.flows import build
-from tests.support.small_plans import SmallPipeline, small_spec
+from tests.support.plans.small_pipeline import SmallPipeline, small_spec
 
 directory = Path(sys.argv[1])
 pipeline = SmallPipeline(directory)

@@ -15,7 +15,8 @@ from enginery.core.process.service import Service
 from enginery.pipeline.flows.build import build_model
 from enginery.pipeline.tasks.pool_run import PoolError, PoolRun, _find_or_start
 from enginery.store import open_store
-from tests.support.fan_out_site import (
+from tests.support.paths import CHECKOUT
+from tests.support.prefect.fan_out import (
     FanOutSite,
     FanPipeline,
     InThread,
@@ -24,20 +25,20 @@ from tests.support.fan_out_site import (
     pipeline,
     runs_named,
     shared_fleet,
-    shared_s3,
     site,
 )
-from tests.support.fleet_site import CHECKOUT, ended, flow_run
+from tests.support.prefect.fleet import ended, flow_run
+from tests.support.s3.fixtures import server
 from tests.support.waiting import wait_until
 
-__all__ = ["pipeline", "shared_fleet", "shared_s3", "site"]
+__all__ = ["pipeline", "server", "shared_fleet", "site"]
 
 
 BUILD = """
 import sys
 from pathlib import Path
 from enginery.pipeline.flows import build
-from tests.support.fan_out_site import FanPipeline, fan_spec
+from tests.support.prefect.fan_out import FanPipeline, fan_spec
 
 directory, name, store, pools = Path(sys.argv[1]), *sys.argv[2:]
 pipeline = FanPipeline(directory)

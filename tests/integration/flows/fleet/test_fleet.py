@@ -19,8 +19,9 @@ from enginery.registry import Registry
 from enginery.spec.spec import parse_spec
 from enginery.store import open_store
 from enginery.store.local import LocalStore
-from tests.support.fleet_site import CHECKOUT, Fleet, ended, flow_run, prefect_on_postgres
-from tests.support.s3_server import S3Server
+from tests.support.paths import CHECKOUT
+from tests.support.prefect.fleet import Fleet, ended, flow_run, prefect_on_postgres
+from tests.support.s3.server import S3Server
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)

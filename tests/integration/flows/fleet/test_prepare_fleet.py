@@ -13,9 +13,9 @@ from enginery.core.errors import SpecError, UsageError
 from enginery.core.s3.client import close_clients
 from enginery.pipeline.flows.build import build_model
 from enginery.pipeline.flows.prepare_fleet import prepare_fleet
-from tests.support.fleet_site import forget_clients
-from tests.support.s3_server import S3Server
-from tests.support.small_plans import SmallPipeline, pipeline, small_spec
+from tests.support.plans.small_pipeline import SmallPipeline, pipeline, small_spec
+from tests.support.prefect.fleet import forget_clients
+from tests.support.s3.server import S3Server
 
 __all__ = ["pipeline"]
 

@@ -22,10 +22,10 @@ from enginery.registry.pulling import pull
 from enginery.registry.upkeep.auditing import audit
 from enginery.registry.upkeep.pruning import Retention, prune
 from enginery.registry.upkeep.verifying import verify_build
-from tests.support.chaos import MODEL, ChaosBuild, Observer, Publishers
-from tests.support.faulty_http import Chaos, faulty_proxy
-from tests.support.registries import listed
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Chaos, faulty_proxy
+from tests.support.registry.chaos import MODEL, ChaosBuild, Observer, Publishers
+from tests.support.registry.upkeep import listed
+from tests.support.s3.server import S3Server
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -11,9 +11,9 @@ import pytest
 
 from enginery.core.errors import RegistryError
 from enginery.registry import Registry, publish
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.s3.server import S3Server
 from tests.support.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[4]
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from enginery.core.s3 import transfer
 from enginery.registry import publish
-from tests.support.builds import Build
+from tests.support.registry.builds import Build
 
 transfer.SMALL_AT_ONCE = 2  # so that there is a middle in which to be killed
 address, directory = sys.argv[1:]

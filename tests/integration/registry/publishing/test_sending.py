@@ -20,11 +20,11 @@ from enginery.registry import sending as sending_module
 from enginery.registry.claims import CLAIM
 from enginery.store.context import StepContext
 from enginery.store.steps import Stage, StepRecord
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.records import a_record
-from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.s3.fixtures import bucket, proxy, server  # noqa: F401
+from tests.support.s3.server import S3Server
+from tests.support.store.records import a_record
 
 PART = 5 << 20
 LARGE = os.urandom(PART + 17)

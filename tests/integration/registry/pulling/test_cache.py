@@ -14,9 +14,10 @@ from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
 from enginery.store.layout import blob_path
 from enginery.store.steps import FileRecord
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.pulls import ENGINE, EngineBuild, address, files_under, registry, some_bytes, write_file
-from tests.support.s3_fixtures import bucket, proxy, server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.pulls import ENGINE, EngineBuild, address, registry, some_bytes, write_file
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.store.outputs import contents
 
 __all__ = ["address", "bucket", "proxy", "registry", "server"]
 
@@ -48,8 +49,8 @@ def test_small_files_are_copies_so_that_nobody_writes_into_the_cache_through_the
     pull(registry, EngineBuild(engine=BYTES, mount="/models").publish(address), tmp_path / "1", link=tmp_path / "cache")
     shared = {path for path in (tmp_path / "1/builds").rglob("*") if path.is_file() and path.stat().st_nlink > 1}
     assert {path.name for path in shared} == {"rank0.engine"}
-    assert {bytes_digest(data) for data in files_under(tmp_path / "cache/blobs").values()} == {
-        name.rpartition("/")[2] for name in files_under(tmp_path / "cache/blobs")
+    assert {bytes_digest(data) for data in contents(tmp_path / "cache/blobs").values()} == {
+        name.rpartition("/")[2] for name in contents(tmp_path / "cache/blobs")
     }
 
 
@@ -125,7 +126,7 @@ def test_what_came_whole_before_a_failure_is_kept_in_the_cache(
     proxy.fail(Fault("answer", times=1000, matches=lambda _, path: path.endswith("report.json")))
     with pytest.raises(RegistryError, match="cannot answer just now"):
         pull(registry, manifest, tmp_path / "1", link=tmp_path / "cache")
-    kept = files_under(tmp_path / "cache/blobs")
+    kept = contents(tmp_path / "cache/blobs")
     assert kept
     proxy.faults.clear()
     pulled = pull(registry, manifest, tmp_path / "1", link=tmp_path / "cache")

@@ -13,11 +13,12 @@ from enginery.core.errors import RegistryError, UsageError
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
-from tests.support.builds import Build
-from tests.support.faulty_http import Proxy
-from tests.support.pulls import ENGINE, EngineBuild, address, files_under, registry, snapshot, some_bytes
-from tests.support.s3_fixtures import bucket, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.pulls import ENGINE, EngineBuild, address, registry, snapshot, some_bytes
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.s3.server import S3Server
+from tests.support.store.outputs import contents
 
 __all__ = ["address", "bucket", "proxy", "registry", "server"]
 
@@ -58,7 +59,7 @@ def test_a_pulled_build_is_a_mirror_of_the_published_one(
     keys = [key for key in server.keys(name) if key.startswith(prefix)]
     published = {key.removeprefix(prefix): client.get_object(Bucket=name, Key=key)["Body"].read() for key in keys}
     client.close()
-    found = files_under(tmp_path / "models" / "builds" / FIRST)
+    found = contents(tmp_path / "models" / "builds" / FIRST)
     assert found.pop("pulled.json")
     assert found == published
 

@@ -18,9 +18,9 @@ from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import verify_directory
 from enginery.triton.client import TritonClient
-from tests.support.builds import ANSWERS, QUESTION, Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.pulls import ENGINE, EngineBuild, some_bytes
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import ANSWERS, QUESTION, Build
+from tests.support.registry.pulls import ENGINE, EngineBuild, some_bytes
 from tests.support.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[4]

@@ -23,10 +23,10 @@ from enginery.registry.pulling import pull
 from enginery.registry.resolving.query import BuildQuery
 from enginery.registry.resolving.resolve import choose_build
 from enginery.registry.upkeep.verifying import verify_directory
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.pulls import ENGINE, EngineBuild, address, registry, snapshot, some_bytes
-from tests.support.s3_fixtures import bucket, proxy, server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.pulls import ENGINE, EngineBuild, address, registry, snapshot, some_bytes
+from tests.support.s3.fixtures import bucket, proxy, server
 
 __all__ = ["address", "bucket", "proxy", "registry", "server"]
 

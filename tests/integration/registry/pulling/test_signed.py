@@ -13,10 +13,10 @@ from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.signatures import sign_build
 from enginery.registry.upkeep.verifying import verify_directory
-from tests.support.builds import Build
-from tests.support.pulls import address, registry
-from tests.support.s3_fixtures import bucket, server
-from tests.support.signing_keys import KeyPair, a_key_pair
+from tests.support.registry.builds import Build
+from tests.support.registry.keys import KeyPair, a_key_pair
+from tests.support.registry.pulls import address, registry
+from tests.support.s3.fixtures import bucket, server
 
 __all__ = ["address", "bucket", "registry", "server"]
 

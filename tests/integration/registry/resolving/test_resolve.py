@@ -21,10 +21,10 @@ from enginery.registry.resolving.resolve import Candidate, NothingFits, SeveralF
 from enginery.spec import gpus
 from enginery.spec.gpus import CPU, TABLE
 from enginery.spec.types import Precision
-from tests.support import nvidia_smi
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.manifests import CREATED, a_build, put
-from tests.support.s3_fixtures import bucket, proxy, server  # noqa: F401  fixtures
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.manifests import CREATED, a_build, put
+from tests.support.s3.fixtures import bucket, proxy, server  # noqa: F401  fixtures
+from tests.support.toolchains import nvidia_smi
 
 H100, L40S = "H100-SXM5-80GB", "L40S"
 FOR_CPU = {"gpu": "cpu", "backend": "onnxruntime", "release": "0.18.0", "precision": "int4"}

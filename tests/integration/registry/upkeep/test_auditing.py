@@ -11,9 +11,9 @@ from enginery.core.errors import RegistryError
 from enginery.registry import Registry
 from enginery.registry.upkeep import auditing, verifying
 from enginery.registry.upkeep.auditing import audit
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.registries import (
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.upkeep import (
     a_claim,
     begin_upload,
     build_id,
@@ -24,8 +24,8 @@ from tests.support.registries import (
     remove,
     write,
 )
-from tests.support.s3_fixtures import bucket, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.s3.server import S3Server
 
 __all__ = ["bucket", "proxy", "server"]
 

@@ -12,9 +12,9 @@ from enginery.registry import Registry
 from enginery.registry.claims import CLAIM
 from enginery.registry.upkeep.auditing import audit
 from enginery.registry.upkeep.pruning import Pruning, Retention, prune
-from tests.support.faulty_http import Proxy
-from tests.support.registries import LATER, listed, objects, publish_builds
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Proxy
+from tests.support.registry.upkeep import LATER, listed, objects, publish_builds
+from tests.support.s3.server import S3Server
 
 CHECKOUT = Path(__file__).parents[4]
 PRUNE = """
@@ -26,7 +26,7 @@ PUBLISH = """
 import sys
 from pathlib import Path
 from enginery.registry import publish
-from tests.support.builds import Build
+from tests.support.registry.builds import Build
 publish(Build(build_id=sys.argv[2]).context(Path(sys.argv[3]), sys.argv[1]))
 """
 

@@ -15,9 +15,9 @@ from enginery.registry import Registry
 from enginery.registry.claims import CLAIM, PRUNING
 from enginery.registry.upkeep.auditing import audit
 from enginery.registry.upkeep.pruning import Pruning, Retention, prune
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.registries import (
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.upkeep import (
     LATER,
     a_claim,
     at,
@@ -33,8 +33,8 @@ from tests.support.registries import (
     uploads,
     write,
 )
-from tests.support.s3_fixtures import bucket, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.s3.server import S3Server
 
 __all__ = ["bucket", "proxy", "server"]
 

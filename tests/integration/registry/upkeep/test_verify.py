@@ -10,11 +10,12 @@ from enginery.core.errors import RegistryError
 from enginery.registry import Registry
 from enginery.registry.pulling import pull
 from enginery.registry.upkeep.verifying import Damage, verify_build, verify_directory
-from tests.support.builds import Build
-from tests.support.faulty_http import Fault, Proxy
-from tests.support.pulls import EngineBuild, address, files_under, registry, write_file
-from tests.support.s3_fixtures import bucket, proxy, server
-from tests.support.s3_server import S3Server
+from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.registry.builds import Build
+from tests.support.registry.pulls import EngineBuild, address, registry, write_file
+from tests.support.s3.fixtures import bucket, proxy, server
+from tests.support.s3.server import S3Server
+from tests.support.store.outputs import contents
 
 __all__ = ["address", "bucket", "proxy", "registry", "server"]
 
@@ -38,7 +39,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 def test_one_flipped_bit_in_any_file_here_is_found(pulled: Path) -> None:
     build = pulled / "current"
-    files = files_under(build)
+    files = contents(build)
     assert len(files) > 10
     del files["pulled.json"]  # a change of it is found by comparison with the other files
     for path, data in files.items():

@@ -14,9 +14,10 @@ from enginery.builds.model_config import PATH_PARAMETERS, moved, serve_as
 from enginery.core.errors import RolloutError
 from enginery.triton.placement import arrange
 from enginery.triton.rollout import roll_out_build
-from tests.support.builds import ANSWERS, LEAF_CONFIG, QUESTION, Build
-from tests.support.fake_triton import FakeTriton
-from tests.support.rollout_site import FIRST, SECOND, THIRD, Site, address, server, site, triton  # noqa: F401
+from tests.support.registry.builds import ANSWERS, LEAF_CONFIG, QUESTION, Build
+from tests.support.s3.fixtures import bucket, server  # noqa: F401
+from tests.support.triton.fake import FakeTriton
+from tests.support.triton.rollouts import FIRST, SECOND, THIRD, Site, address, site, triton  # noqa: F401
 
 PATHS = {
     "preprocessing": {

@@ -27,10 +27,10 @@ from enginery.triton import loading
 from enginery.triton.inflight import InflightOptions, write_inflight_repository
 from enginery.triton.loading import LOAD_ORDER
 from enginery.triton.rollout import roll_out_build, serving_build
-from tests.support.builds import Build
-from tests.support.inflight_engine import put_stand_in, write_engine
-from tests.support.s3_server import S3Server
-from tests.support.triton_http import TritonHttp
+from tests.support.registry.builds import Build
+from tests.support.s3.server import S3Server
+from tests.support.triton.client import TritonHttp
+from tests.support.triton.inflight import put_stand_in, write_engine
 from tests.support.waiting import wait_until
 
 QUESTION = "How do I count to nine in French?"

@@ -19,10 +19,10 @@ from enginery.spec import ServingOptions
 from enginery.triton.llmapi import LlmApiOptions, write_llmapi_repository
 from enginery.triton.placement import open_repository
 from enginery.triton.rollout import roll_out_build
-from tests.support.builds import Build
-from tests.support.fake_llm import ANSWERS, write_fake_llm
-from tests.support.llm_checkpoints import write_checkpoint
-from tests.support.triton_http import TritonHttp
+from tests.support.models.directories import exported_checkpoint
+from tests.support.registry.builds import Build
+from tests.support.triton.client import TritonHttp
+from tests.support.triton.llm_api import ANSWERS, write_fake_llm
 from tests.support.waiting import wait_until
 
 QUESTION = "How do I count to nine in French?"
@@ -86,7 +86,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, onnxruntime_python: Path, tr
     def start_serving(options: LlmApiOptions, *, token_seconds: float = 0.0) -> Client:
         directory = tmp_path_factory.mktemp("llmapi")
         python = serving_python(directory / "python", packages, write_fake_llm(directory / "stand-in"))
-        checkpoint = write_checkpoint(directory / "checkpoint")
+        checkpoint = exported_checkpoint(directory / "checkpoint")
         write_llmapi_repository(directory / "models", checkpoint=checkpoint, weights=checkpoint, options=options)
         with pytest.MonkeyPatch.context() as patch:
             for name, value in stand_in_environment(directory, token_seconds).items():
@@ -253,7 +253,7 @@ class LlmBuild(Build):
     def write(self, directory: Path) -> dict[str, Path]:
         inputs = super().write(directory)
         rmtree(inputs["model_repository"])
-        checkpoint = write_checkpoint(directory / "checkpoint")
+        checkpoint = exported_checkpoint(directory / "checkpoint")
         options = LlmApiOptions(release="1.2.1", warm_up=(2,), llm_class=self.llm_class)
         write_llmapi_repository(inputs["model_repository"], checkpoint=checkpoint, weights=checkpoint, options=options)
         return inputs

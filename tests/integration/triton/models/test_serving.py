@@ -14,7 +14,7 @@ import pytest
 from enginery.dev.triton import TritonServer, start_triton
 from enginery.spec.serving import ServingOptions
 from enginery.triton.repository import MODELS, RepositoryOptions, write_model_repository
-from tests.support.triton_http import TritonHttp
+from tests.support.triton.client import TritonHttp
 from tests.support.waiting import wait_until
 
 QUESTION = "How do I count to nine in French?"

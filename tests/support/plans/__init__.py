@@ -1,0 +1,1 @@
+"""Specs, requests and plans for tests, and a pipeline whose steps are tiny."""

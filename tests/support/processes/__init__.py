@@ -1,0 +1,1 @@
+"""Commands and processes that tests start, and what the processes of one run of the tests share."""

@@ -1,0 +1,1 @@
+"""Records and outputs of steps for tests of the store."""

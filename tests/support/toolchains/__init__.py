@@ -1,0 +1,1 @@
+"""What toolchains need, for tests without it: Docker, wheels and `nvidia-smi`."""

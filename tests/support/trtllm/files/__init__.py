@@ -1,0 +1,1 @@
+"""The files of the stand-in: checkpoints, engines and timing caches, with the layout of the release."""

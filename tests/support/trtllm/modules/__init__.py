@@ -1,0 +1,1 @@
+"""The modules of the stand-in: `tensorrt_llm`, and the parts of `torch`, `tensorrt` and `transformers` around it."""
