@@ -19,7 +19,7 @@ test: $(VENV)/dev ## Everything CI runs: linters, types, all tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 4 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 unit: $(VENV)/dev ## The fast tests only
 	$(BIN)/pytest -n 2 -m "not integration"

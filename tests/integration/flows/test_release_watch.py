@@ -248,7 +248,7 @@ def test_a_new_release_is_built_compared_and_promoted_if_no_gate_is_worse(
     old = publish_old(address, tmp_path / "old")
     file = write(example(address), tmp_path)
     assert [one.release for one in watch_releases([file]).rebuilds] == ["0.18.0"]
-    wait_until(lambda: has_ended(rebuild_runs("0.18.0", "tiny-llama")[0]), seconds=280)
+    wait_until(lambda: has_ended(rebuild_runs("0.18.0", "tiny-llama")[0]), seconds=280, longest_pause=1.0)
     assert rebuild_runs("0.18.0", "tiny-llama")[0].state_name == "Completed", worker.last_lines()
     new = on_channel(address, "rebuild")
     refused = watch_releases([file])

@@ -47,7 +47,7 @@ class Machine:
             **environment,
             "ENGINERY_HOME": str(self.home),
             "PREFECT_HOME": str(directory / "prefect"),
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "2",
         }
         (directory / "work").mkdir(parents=True)

@@ -98,7 +98,7 @@ def test_three_machines_build_two_targets_each_step_once(fleet: Fleet, toolchain
     plan = make_plan(parse_spec(SPEC))
 
     run = start_build(fleet, pools)
-    wait_until(lambda: ended(run), seconds=800)
+    wait_until(lambda: ended(run), seconds=800, longest_pause=1.0)
 
     assert flow_run(run).state_name == "Completed", flow_run(run).state
     assert_published_and_comparable()
