@@ -2,36 +2,19 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from enginery.cli.app import main
 from enginery.core.errors import UsageError
 from tests.support.paths import CHECKOUT
+from tests.support.processes.command_line import Enginery, enginery
 
 MODELS = CHECKOUT / "infra" / "models"
 TINY = MODELS / "tiny-llama.yaml"
 
-Enginery = Callable[..., int]
-
-
-@pytest.fixture
-def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
-    """Runs the command line in this process. Returns its exit code."""
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["enginery", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        return 0
-
-    return run
+__all__ = ["enginery"]
 
 
 def written(directory: Path, text: str) -> str:

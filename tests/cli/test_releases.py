@@ -3,36 +3,29 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enginery.cli.app import main
 from enginery.pipeline.explain import spec_changes
 from enginery.spec.spec import parse_spec
 from tests.support.paths import CHECKOUT
 from tests.support.plans.plan import spec_data
+from tests.support.processes.command_line import Enginery, enginery
 
 LLAMA = CHECKOUT / "infra" / "models" / "llama-3-8b-instruct.yaml"
 
-Releases = Callable[..., int]
+__all__ = ["enginery"]
+
+Releases = Enginery
 
 
 @pytest.fixture
-def releases(monkeypatch: pytest.MonkeyPatch) -> Releases:
+def releases(enginery: Enginery) -> Releases:
     """Runs `enginery releases` in this process. Returns its exit code."""
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["enginery", "releases", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 0
-        return 0
-
-    return run
+    return partial(enginery, "releases")
 
 
 def spec(*targets: dict[str, Any], **changes: Any) -> Any:

@@ -3,40 +3,27 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from enginery.cli.app import main
 from enginery.registry import Registry
 from enginery.registry.layout import channel_path, manifest_path
+from tests.support.processes.command_line import Enginery, enginery
 from tests.support.registry.manifests import a_build, put
-from tests.support.s3.fixtures import bucket, server  # noqa: F401  fixtures
+from tests.support.s3.fixtures import bucket, server
 
-Enginery = Callable[..., int]
+__all__ = ["bucket", "enginery", "server"]
+
 FIRST, SECOND = "h100-aaaaaaaaaaaa", "h100-bbbbbbbbbbbb"
 
 
 @pytest.fixture
-def registry(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Registry:  # noqa: F811
+def registry(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setenv("ENGINERY_WHO", "ada@lab")
     monkeypatch.setenv("ENGINERY_REGISTRY", f"s3://{bucket}/prod")
     opened = Registry(f"s3://{bucket}/prod")
     put(opened, a_build(build_id=FIRST), a_build(build_id=SECOND, release="1.3.0"), a_build("bad", passed=False))
     return opened
-
-
-@pytest.fixture
-def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
-    """Runs the command line in this process. Returns its exit code."""
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["enginery", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return run
 
 
 @pytest.mark.usefixtures("registry")

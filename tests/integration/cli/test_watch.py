@@ -1,39 +1,20 @@
 """Tests of `enginery releases watch`, `enginery releases listed` and `enginery diff`: their output and errors."""
 
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from enginery.cli.app import main
 from enginery.registry import publish
 from tests.support.http.package_index import PackageIndex, package_index
 from tests.support.plans.watched import WHEEL, watched_spec
+from tests.support.processes.command_line import Enginery, enginery
 from tests.support.registry.builds import QUESTION, Build
 from tests.support.s3.fixtures import bucket, server
 
-__all__ = ["bucket", "package_index", "server"]
-
-Enginery = Callable[..., int]
-
-
-@pytest.fixture
-def enginery(monkeypatch: pytest.MonkeyPatch) -> Enginery:
-    """Runs the command line in this process. Returns its exit code."""
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["enginery", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 0
-        return 0
-
-    return run
+__all__ = ["bucket", "enginery", "package_index", "server"]
 
 
 @pytest.fixture

@@ -24,13 +24,10 @@ from enginery.registry import publishing as publishing_module
 from enginery.registry.claims import CLAIM, LONGEST_PUBLISH, Holder
 from enginery.registry.sending import Sending
 from tests.support.registry.builds import ANSWERS, Build
-from tests.support.s3.server import S3Server, running_s3_server
+from tests.support.s3.fixtures import server
+from tests.support.s3.server import S3Server
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_s3_server() as running:
-        yield running
+__all__ = ["server"]
 
 
 @pytest.fixture

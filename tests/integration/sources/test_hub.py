@@ -1,34 +1,21 @@
 """Tests of the Hub as a source, with its real protocol."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 
 from enginery.core.errors import SourceError
 from enginery.core.home import home
-from enginery.core.retry import Waits
 from enginery.sources import hub, parameters, resolve, staging
 from enginery.spec.spec import Source
-from tests.support.http.hub import HubServer, running_hub
+from tests.support.http.hub import HubServer
 from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
 from tests.support.models.downloads import plan_and_download, run_download
 from tests.support.store.outputs import contents
 
 NAME = "acme/tiny"
 SOURCE = Source(huggingface=NAME)
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(staging, "WAITS", Waits(first=0.01, longest=0.02, random=0.01))
-    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    with running_hub(tmp_path / "hub") as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
-    close_session()
 
 
 @pytest.fixture

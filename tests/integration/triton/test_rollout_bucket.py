@@ -17,13 +17,10 @@ from enginery.triton.placement import (
     remove_version,
 )
 from tests.support.registry.builds import Build
-from tests.support.s3.server import S3Server, running_s3_server
+from tests.support.s3.fixtures import server
+from tests.support.s3.server import S3Server
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with running_s3_server() as running:
-        yield running
+__all__ = ["server"]
 
 
 @pytest.fixture
