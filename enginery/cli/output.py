@@ -140,7 +140,9 @@ def print_toolchains(rows: "Iterable[ToolchainStatus]") -> None:
     """Print one line for each toolchain."""
     table = plain_table("toolchain", "backend", "release", "state")
     for row in rows:
-        table.add_row(row.name, row.backend, row.release, str(row.directory) if row.created else "not installed yet")
+        table.add_row(
+            row.name, row.backend, row.release, str(row.directory) if row.created else "installed when a step needs it"
+        )
     console().print(table)
 
 
