@@ -9,7 +9,7 @@ from enginery.backends.quantizing import modelopt_toolchain
 from enginery.backends.request import Request
 from enginery.core.errors import PlanError, ToolchainError, UsageError
 from enginery.core.versions import fits
-from enginery.sources import ModelFacts
+from enginery.models import ModelFacts
 from enginery.spec import Finding, Target, warning
 from enginery.toolchains import Identify
 

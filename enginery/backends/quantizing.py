@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from enginery import toolchains
 from enginery.core.digests import json_digest, remembered_digest
 from enginery.core.errors import SourceError, ToolchainError
-from enginery.sources import ModelFacts
+from enginery.models import ModelFacts
 from enginery.spec import Calibration, Precision
 from enginery.toolchains import DRIVERS
 

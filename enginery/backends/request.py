@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import JsonValue
 
-from enginery.sources import ModelFacts
+from enginery.models import ModelFacts
 from enginery.spec import (
     BackendName,
     BuildOptions,

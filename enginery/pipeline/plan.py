@@ -11,8 +11,9 @@ from enginery.builds import build_id
 from enginery.core.errors import PlanError, SourceError, UsageError
 from enginery.core.late import late
 from enginery.core.model import Frozen
+from enginery.models import ModelFacts
 from enginery.pipeline.preflight import estimate_findings, estimate_notes, weight_bytes
-from enginery.sources import ModelFacts, ResolvedSource, parameters, resolve
+from enginery.sources import ResolvedSource, parameters, resolve
 from enginery.spec import BackendName, Finding, Gpu, Source, Spec, Target, gpus, stopping
 from enginery.store import Call, Stage, Step
 from enginery.toolchains import ToolchainIdentity, identify

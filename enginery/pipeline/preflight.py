@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enginery.backends import Request
 from enginery.core.late import late
 from enginery.core.text import human_bytes
-from enginery.sources import ModelFacts
+from enginery.models import ModelFacts
 from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Precision, gpus, warning
 
 if TYPE_CHECKING:

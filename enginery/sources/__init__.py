@@ -12,17 +12,14 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.sources.downloading import download, parameters, resolve
-    from enginery.sources.model_facts import DEFAULT_ROPE_THETA, ModelFacts
     from enginery.sources.model_files import (
         CONFIGS,
-        LENGTH_BYTES,
         TOKENIZER_PARTS,
         TOKENIZERS,
         ResolvedSource,
         SourceFile,
         SourceKind,
         is_license,
-        safetensors_problem,
     )
 else:
     __getattr__ = door(__name__, __file__)

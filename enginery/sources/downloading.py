@@ -8,7 +8,8 @@ from pydantic import JsonValue
 from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.progress import Facts
-from enginery.sources.model_files import ResolvedSource, safetensors_problem
+from enginery.models import safetensors_problem
+from enginery.sources.model_files import ResolvedSource
 from enginery.spec import Source
 from enginery.store import StepContext
 

@@ -13,6 +13,7 @@ from enginery.core.digests import json_digest, remembered_digest
 from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic, writing
 from enginery.core.home import home
+from enginery.models import safetensors_problem
 from enginery.sources.model_files import (
     ResolvedSource,
     Selection,
@@ -20,7 +21,6 @@ from enginery.sources.model_files import (
     check_expected_digests,
     is_lfs_pointer,
     raise_findings,
-    safetensors_problem,
     select,
 )
 from enginery.sources.staging import mismatch

@@ -41,9 +41,6 @@ WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 CODE = ("modeling_*.py", "configuration_*.py", "tokenization_*.py", "processing_*.py", "modular_*.py")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-LENGTH_BYTES = 8
-"""A safetensors file begins with the length of its header. The length takes this many bytes."""
-LARGEST_HEADER = 100_000_000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 Reader = Callable[[str], bytes]
@@ -193,22 +190,6 @@ def is_lfs_pointer(path: Path) -> bool:
     """Whether the file is the small text that Git LFS puts in place of a large file."""
     with path.open("rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
-
-
-def safetensors_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file; None if its size agrees with its header. No weights are read."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if not 0 < length <= min(LARGEST_HEADER, size):
-            return "it does not begin with a safetensors header"
-        header = file.read(length)
-    try:
-        ends = [tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"]
-        expected = LENGTH_BYTES + length + max(ends, default=0)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        return "its safetensors header cannot be read"
-    return None if size == expected else f"it is {size} bytes, its header says {expected}"
 
 
 def _deciding_files(present: set[str]) -> list[str]:

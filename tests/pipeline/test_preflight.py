@@ -8,6 +8,7 @@ import pytest
 
 from enginery.backends import Request
 from enginery.core.errors import PlanError, SpecError
+from enginery.models.facts import ModelFacts
 from enginery.pipeline import preflight, run
 from enginery.pipeline.plan import make_plan
 from enginery.pipeline.preflight import (
@@ -20,7 +21,6 @@ from enginery.pipeline.preflight import (
     weight_bytes,
 )
 from enginery.sources import ResolvedSource, SourceFile
-from enginery.sources.model_facts import ModelFacts
 from enginery.spec import gpus
 from enginery.spec.findings import Finding, stopping, warning
 from enginery.spec.spec import accepting, parse_spec

@@ -7,14 +7,14 @@ import pytest
 
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.core.errors import SourceError
+from enginery.models.facts import ModelFacts
+from enginery.models.headers import safetensors_problem
 from enginery.sources import resolve
-from enginery.sources.model_facts import ModelFacts
 from enginery.sources.model_files import (
     Selection,
     WeightsProblem,
     is_lfs_pointer,
     raise_findings,
-    safetensors_problem,
     select,
 )
 from enginery.spec.spec import Source

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginery.core.errors import EngineryError
-from enginery.sources import DEFAULT_ROPE_THETA, ModelFacts
+from enginery.models import DEFAULT_ROPE_THETA, ModelFacts
 
 MODELOPT_ALGORITHMS = {
     "full_prec": None,

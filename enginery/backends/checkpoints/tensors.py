@@ -1,25 +1,16 @@
-"""The tensors of a checkpoint: those that its files have, and those that it must have.
+"""The tensors that a checkpoint must have.
 
-Only headers of safetensors files are read, no weights. The tensors that must be there are known for model families that
+The tensors that must be there are known for model families that
 are laid out like Llama. For other families only the configuration and the files are checked.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import prod
-from pathlib import Path
 from typing import Any
 
 from enginery.backends.checkpoints.configuration import CheckpointExpectation, section
-from enginery.sources import LENGTH_BYTES, ModelFacts, safetensors_problem
-
-ITEM_BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16}
-"""Number format -> bits of one number. All other formats have 8 bits."""
-
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-"""Formats of weights that are not quantized."""
+from enginery.models import FLOATS, ModelFacts, Tensor
 
 FP8 = frozenset({"F8_E4M3", "I8"})
 """Formats of fp8 weights. Some releases write the same bytes as int8."""
@@ -56,52 +47,6 @@ LLAMA_LIKE = (
 WITH_QKV_BIAS = ("Qwen2ForCausalLM",)
 WITH_QUERY_KEY_NORMS = ("Qwen3ForCausalLM",)
 FLOAT_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor, as the header of its file describes it.
-
-    Attributes:
-        dtype: safetensors' name of its number format, such as `BF16` or `F8_E4M3`.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """The size of its numbers in bytes."""
-        return prod(self.shape) * ITEM_BITS.get(self.dtype, 8) // 8
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
-
-
-def read_tensors(path: Path) -> dict[str, Tensor] | str:
-    """The tensors of a safetensors file by name, or what is wrong with the file, as text."""
-    if not path.is_file():
-        return "it is missing"
-    if problem := safetensors_problem(path):
-        return problem
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return {name: Tensor(str(value["dtype"]), tuple(value["shape"])) for name, value in header.items()}
-
-
-def read_all(directory: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of all safetensors files of a directory, and a sentence for each file that cannot be read."""
-    tensors: dict[str, Tensor] = {}
-    problems = []
-    for path in sorted(directory.glob("*.safetensors")):
-        found = read_tensors(path)
-        if isinstance(found, str):
-            problems.append(f"{path.name}: {found}")
-        else:
-            tensors.update(found)
-    return tensors, problems
 
 
 @dataclass(frozen=True)

@@ -21,20 +21,16 @@ from enginery.backends.checkpoints.configuration import (
     section,
 )
 from enginery.backends.checkpoints.tensors import (
-    FLOATS,
     INPUT_SCALE,
     LLAMA_LIKE,
     MORE_SCALES,
     SECOND_SCALE,
     Decoder,
     Expected,
-    Tensor,
     quantized_matrix,
-    read_all,
-    read_tensors,
 )
 from enginery.core.progress import Facts
-from enginery.sources import ModelFacts
+from enginery.models import FLOATS, ModelFacts, Tensor, read_all, read_tensors
 
 CONFIG = "config.json"
 QUANT_CONFIG = "hf_quant_config.json"

@@ -12,7 +12,7 @@ from enginery.backends.request import Request
 from enginery.core.errors import SourceError, StoreError, UsageError
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
-from enginery.sources import ModelFacts
+from enginery.models import ModelFacts
 from enginery.spec import Precision
 from enginery.store import StepContext
 from enginery.toolchains import driver_sha256

@@ -8,8 +8,8 @@ from typing import Any
 from packaging.version import Version
 
 from enginery.backends.common import model_positions
+from enginery.models import ModelFacts
 from enginery.releases import Flag, flags_of, releases
-from enginery.sources import ModelFacts
 from enginery.spec import BuildOptions
 
 WITHOUT_FLAG: Mapping[str, tuple[tuple[str, Any], ...]] = {

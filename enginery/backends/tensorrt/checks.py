@@ -22,8 +22,8 @@ from enginery.backends.tensorrt.release import (
     first_release,
     refusal,
 )
+from enginery.models import ModelFacts
 from enginery.releases import builds_engines, capabilities, precisions, releases
-from enginery.sources import ModelFacts
 from enginery.spec import BuildOptions, Finding, Gpu, Precision, ServingOptions, gpus, warning
 from enginery.triton import serving_problems
 

@@ -35,7 +35,7 @@ from enginery.core.digests import file_digest
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.process import FailureCause
 from enginery.core.progress import Facts
-from enginery.sources import DEFAULT_ROPE_THETA
+from enginery.models import DEFAULT_ROPE_THETA
 from enginery.spec import Precision
 from enginery.store import ANY_GPU, Command, Stage, StepContext
 from enginery.toolchains import Identify, ToolchainIdentity, driver_sha256

@@ -24,8 +24,8 @@ from enginery.backends.quantizing import (
 from enginery.backends.request import Request
 from enginery.backends.tensorrt.release import FLOATS, WEIGHT_ONLY, activation_dtype, calibrates, kv_cache
 from enginery.backends.tensorrt.script_arguments import Script, ScriptOption, argument_problems, script_of
+from enginery.models import DEFAULT_ROPE_THETA, ModelFacts
 from enginery.releases import script
-from enginery.sources import DEFAULT_ROPE_THETA, ModelFacts
 from enginery.spec import Finding, Precision, warning
 
 QUANTIZE = "quantize.py"

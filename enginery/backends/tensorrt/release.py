@@ -12,6 +12,7 @@ from enginery.backends.common import newest_release
 from enginery.backends.request import Request
 from enginery.core.errors import UsageError
 from enginery.core.versions import LATEST, full, is_range, is_version, mistake
+from enginery.models import ModelFacts
 from enginery.releases import (
     ENGINES_UNTIL,
     Family,
@@ -22,7 +23,6 @@ from enginery.releases import (
     was_never_made,
 )
 from enginery.releases import models as facts
-from enginery.sources import ModelFacts
 from enginery.spec import Finding, Gpu, Precision
 
 BEYOND_ALL_RELEASES = "9999"

@@ -8,8 +8,8 @@ from packaging.version import Version
 from enginery.backends import Backend, backend_for
 from enginery.backends.pytorch.backend import PyTorch
 from enginery.core.errors import PlanError, UsageError
+from enginery.models.facts import ModelFacts
 from enginery.releases.facts import releases
-from enginery.sources.model_facts import ModelFacts
 from enginery.spec.findings import Finding
 from enginery.spec.types import BackendName
 from enginery.store.steps import ANY_GPU, Call, Command, Stage

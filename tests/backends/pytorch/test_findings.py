@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from enginery.spec.findings import Finding
 from tests.support.plans.pytorch import codes, findings
 

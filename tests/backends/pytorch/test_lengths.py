@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from tests.support.models.examples import LLAMA_2_7B
 from tests.support.plans.pytorch import findings
 

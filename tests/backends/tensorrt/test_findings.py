@@ -9,7 +9,7 @@ from enginery import toolchains
 from enginery.backends.common import model_positions
 from enginery.backends.tensorrt.backend import TensorRT
 from enginery.core.errors import ToolchainError
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from enginery.toolchains.identity import Kind, ToolchainIdentity
 from tests.support.models.examples import GEMMA_7B, LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B, PHI_2, QWEN2_7B
 from tests.support.plans.tensorrt import codes, findings, request_of

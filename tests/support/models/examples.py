@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from enginery.spec.spec import Spec, parse_spec
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from enginery.backends.pytorch.backend import PyTorch
 from enginery.backends.request import Request
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from enginery.spec import gpus
 from enginery.spec.findings import Finding
 from enginery.spec.spec import parse_spec

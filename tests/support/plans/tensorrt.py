@@ -5,7 +5,7 @@ from typing import Any
 from enginery.backends import Chain, Request
 from enginery.backends.tensorrt.backend import TensorRT
 from enginery.backends.tensorrt.converters import LOST_BASE
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from enginery.spec import gpus
 from enginery.spec.findings import Finding, stopping
 from enginery.spec.spec import parse_spec

@@ -6,7 +6,7 @@ import pytest
 
 from enginery.backends.tensorrt.build_defaults import EngineOptions, unset_changes
 from enginery.backends.tensorrt.build_options import render_build
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from enginery.spec.build import BuildOptions
 from tests.support.models.examples import LLAMA_3_1_8B, LLAMA_3_8B, MIXTRAL_8X7B
 

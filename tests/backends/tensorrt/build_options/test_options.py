@@ -7,8 +7,8 @@ import pytest
 from enginery.backends.tensorrt.build_defaults import EngineOptions
 from enginery.backends.tensorrt.build_options import RenderedBuild, render_build
 from enginery.core.errors import SpecError
+from enginery.models.facts import ModelFacts
 from enginery.releases.facts import releases
-from enginery.sources.model_facts import ModelFacts
 from enginery.spec.build import BuildOptions
 from enginery.spec.findings import Finding
 from enginery.spec.spec import Spec, parse_spec

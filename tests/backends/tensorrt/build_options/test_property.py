@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from enginery.backends.tensorrt.build_defaults import WITHOUT_FLAG, EngineOptions, unset_changes, value_without_flag
 from enginery.backends.tensorrt.build_options import OPTIONS, TRANSLATIONS, RenderedBuild, render_build
+from enginery.models.facts import ModelFacts
 from enginery.releases.facts import releases
 from enginery.releases.flags import flags_of
-from enginery.sources.model_facts import ModelFacts
 from enginery.spec.build import BuildOptions
 from enginery.spec.findings import stopping
 from tests.support.models.examples import MIXTRAL_8X7B, PHI_2

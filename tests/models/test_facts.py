@@ -2,7 +2,7 @@
 
 import pytest
 
-from enginery.sources.model_facts import ModelFacts
+from enginery.models.facts import ModelFacts
 from tests.support.models.examples import LLAMA_3_8B
 
 

@@ -1,0 +1,17 @@
+"""What is known of models: the shape that a `config.json` describes, and the tensors of the weight files.
+
+Nothing here downloads or converts. Sources, plans and checks of checkpoints ask this room:
+
+    facts = ModelFacts.from_config(json.loads((directory / "config.json").read_bytes()))
+    tensors, problems = read_all(directory)   # name -> number format and shape
+"""
+
+from typing import TYPE_CHECKING
+
+from enginery.core.late import door
+
+if TYPE_CHECKING:
+    from enginery.models.facts import DEFAULT_ROPE_THETA, ModelFacts
+    from enginery.models.headers import FLOATS, ITEM_BITS, Tensor, read_all, read_tensors, safetensors_problem
+else:
+    __getattr__ = door(__name__, __file__)
