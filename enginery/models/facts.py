@@ -19,7 +19,7 @@ from enginery.models.defaults import (
     structure,
 )
 from enginery.models.layers import LLAMA4, attention_kinds, expert_layers
-from enginery.models.rope import FULL, SLIDING, Rope, by_layer_type, is_read_without, read_ropes
+from enginery.models.rope import CHUNKED, FULL, SLIDING, Rope, by_layer_type, is_read_without, read_ropes
 from enginery.models.settings import Settings, is_positive
 
 DEFAULT_ROPE_THETA = 10000.0
@@ -76,7 +76,8 @@ class ModelFacts:
         qk_rope_head_dim: the part of a head that latent attention rotates.
         qk_nope_head_dim: the part that it does not rotate.
         v_head_dim: the size of a value in latent attention.
-        sliding_window: how many tokens a layer of kind `sliding_attention` attends to; 0 if there are no such layers.
+        sliding_window: how many tokens a layer of kind `sliding_attention` or `chunked_attention` attends to; 0 if
+            there are no such layers.
         layer_types: the kind of attention of each layer.
         encoder_decoder: whether the model has an encoder and a decoder.
         quantization: the `quantization_config` of weights that are quantized already; None for other weights.
@@ -218,7 +219,7 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
         activation=text.text("hidden_act", "hidden_activation", "activation_function"),
         **_experts(text, layers, kind),
         **_latent(text, head_size),
-        sliding_window=window if SLIDING in kinds else 0,
+        sliding_window=window if SLIDING in kinds else text.size("attention_chunk_size") if CHUNKED in kinds else 0,
         layer_types=kinds,
         encoder_decoder=bool(config.whole.flag("is_encoder_decoder") or text.flag("is_encoder_decoder")),
         quantization=_quantization(config),

@@ -10,7 +10,7 @@ from typing import Any
 
 from enginery.models.settings import Settings, is_positive
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 CHATGLM_BASE = 10000.0
 """ChatGLM's base before it is multiplied with `rope_ratio`."""
 KINDS = ("rope_type", "type")
