@@ -146,30 +146,20 @@ class _Config:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.problems: dict[str, str] = {}
         self.whole = Settings(config, problems=self.problems)
-        self.architecture = self._architecture()
+        self.architecture = _architecture(self.whole)
         self.model_type = self.whole.text("model_type")
         parts = (self.whole.mapping("text_config"), *(self.whole.part(name).own for name in LANGUAGE_PARTS))
         language: Mapping[str, Any] = next(filter(None, parts), {})
-        self.has_parts = bool(language)
         self.known = "" if FIRST_CHATGLM in config else known_type(self.model_type, self.architecture)
         self.type = self._language_type(language)
         self.text = Settings({**config, **language}, class_defaults(self.type), self.problems)
 
     def _language_type(self, language: Mapping[str, Any]) -> str:
-        own = language.get("model_type")
-        if isinstance(own, str) and known_type(own):
-            return own
-        if isinstance(own, str) or not self.has_parts:
-            return self.known if not self.has_parts else ""
-        return language_type(self.known)
-
-    def _architecture(self) -> str:
-        value = self.whole.stated("architectures")
-        if isinstance(value, list) and value and isinstance(value[0], str):
-            return value[0]
-        if value is not None and value != []:
-            self.whole.note("architectures", value, "a list of names")
-        return ""
+        """The type of the language model. Some files have its settings beside those of the whole model."""
+        part = Settings(language, problems=self.problems, path="text_config.")
+        if language and (own := part.text("model_type")):
+            return known_type(own, _architecture(part))
+        return language_type(self.known) or ("" if language else self.known)
 
     def tied(self) -> bool | None:
         """Whether the embeddings are tied. Where the parts of the file, or of the class, differ, it is not known."""
@@ -225,6 +215,15 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
         quantization=_quantization(config),
         weight_bytes=weight_bytes,
     )
+
+
+def _architecture(settings: Settings) -> str:
+    value = settings.stated("architectures")
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return value[0]
+    if value is not None and value != []:
+        settings.note("architectures", value, "a list of names")
+    return ""
 
 
 def _dtype(text: Settings) -> str:

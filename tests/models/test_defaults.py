@@ -65,6 +65,22 @@ def test_a_language_part_that_leaves_sizes_out_has_those_of_its_class() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "language_type"),
+    [
+        ({"model_type": "qwen2_vl", "hidden_size": 1536}, "qwen2_vl_text"),
+        ({"model_type": "internvl_chat", "llm_config": {"model_type": "internlm2"}}, "internlm2"),
+        ({"model_type": "a", "text_config": {"model_type": "b", "architectures": ["LlamaForCausalLM"]}}, "llama"),
+        ({"model_type": "a", "text_config": {"model_type": "b"}}, ""),
+        ({"model_type": "llava", "text_config": {"hidden_size": 8}}, "llama"),
+        ({"model_type": "llama", "text_config": {"model_type": "gemma3_text"}}, "gemma3_text"),
+        ({"model_type": "llama"}, "llama"),
+    ],
+)
+def test_the_class_of_the_language_part(config: dict[str, Any], language_type: str) -> None:
+    assert ModelFacts.from_config(config).language_type == language_type
+
+
+@pytest.mark.parametrize(
     ("config", "heads"),
     [
         ({"model_type": "llama", "num_attention_heads": 16}, 16),
