@@ -13,11 +13,12 @@ from enginery.core.digests import json_digest, remembered_digest
 from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic, writing
 from enginery.core.home import home
-from enginery.models import safetensors_problem
+from enginery.models import Weights
 from enginery.sources.model_files import (
     ResolvedSource,
     Selection,
     SourceFile,
+    WeightsProblem,
     check_expected_digests,
     is_lfs_pointer,
     raise_findings,
@@ -70,8 +71,10 @@ def _check_content(directory: Path, selection: Selection) -> None:
     for name in sorted(selection.names):
         if is_lfs_pointer(directory / name):
             selection.report(f"{name} is a pointer of Git LFS, not the file itself", "run `git lfs pull` there")
-        elif name.endswith(".safetensors") and (problem := safetensors_problem(directory / name)):
-            selection.report(f"{name} is damaged: {problem}", "copy or download it again")
+    if not selection.findings:
+        weights = Weights.read(directory, selection.names)
+        selection.config = weights.settled(selection.config)
+        selection.findings += (WeightsProblem(*fault) for fault in weights.faults(selection.config))
 
 
 def _note(commit: str) -> Path:

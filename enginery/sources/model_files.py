@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
+from enginery.models import BESIDE, with_quantization
 from enginery.spec import Source
 
 CONFIG = "config.json"
@@ -154,7 +155,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
     selection = Selection(source, present, {name for name in present if name in known or is_license(name)})
     for name in _deciding_files(present):
         selection.documents[name] = _document(name, read(name), selection)
-    selection.config = _with_quantization(selection.documents)
+    selection.config = with_quantization(selection.documents.get(CONFIG, {}), selection.documents)
     _check_parts(selection)
     _check_remote_code(selection)
     _choose_weights(selection)
@@ -194,7 +195,7 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def _deciding_files(present: set[str]) -> list[str]:
     """The small files whose content decides which other files are needed."""
-    names = [CONFIG, QUANT_CONFIG, "tokenizer_config.json"]
+    names = [CONFIG, QUANT_CONFIG, *BESIDE, "tokenizer_config.json"]
     if WEIGHTS not in present:
         names.append(INDEX if INDEX in present else PICKLE_INDEX)
     return [name for name in names if name in present]
@@ -210,14 +211,6 @@ def _document(name: str, content: bytes, selection: Selection) -> Mapping[str, A
         return document
     selection.report(f"{name} is not a JSON object", "check that this is a model in Hugging Face's format")
     return {}
-
-
-def _with_quantization(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The model's configuration. If only ModelOpt's own file has the quantization, it is added from there."""
-    config, own = documents.get(CONFIG, {}), documents.get(QUANT_CONFIG, {}).get("quantization")
-    if not isinstance(own, Mapping) or not own.get("quant_algo") or config.get("quantization_config"):
-        return config
-    return {**config, "quantization_config": {"quant_method": "modelopt", **own}}
 
 
 def _check_parts(selection: Selection) -> None:
