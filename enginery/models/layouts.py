@@ -6,7 +6,7 @@ A line is a tensor: its name, the sizes of its dimensions, and maybe a condition
   head.
 - Sizes are the letters of `SIZES`, or settings of `config.json`. `*` is any size.
 - A condition is a setting of `config.json` that must be true, or false after `!`. `moe` and `dense` are kinds of
-  layers, and `untied` means that the output embedding has weights of its own. `?` alone: the tensor may be there or not.
+  layers, and `untied` means that the output embedding has weights of its own. `?` alone: it may be there or not.
 
 The tables were compared with what transformers 5.23 saves for each architecture; a test does the same again.
 """

@@ -11,12 +11,14 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
+from enginery.models.defaults import class_defaults
 from enginery.models.facts import ModelFacts
 from enginery.models.headers import Tensor
 from enginery.models.layouts import LAYOUTS, Layout, Line
 
 NAMES_SHOWN = 6
 LAYER = re.compile(r"(\d+)\.(.+)")
+UNKNOWN = object()
 NUMBERED = re.compile(r"\{[eng]\}")
 COUNTS = {"{e}": "E", "{n}": "N", "{g}": "G"}
 
@@ -45,7 +47,7 @@ class Shape:
     """What a layout's words mean for one model.
 
     Attributes:
-        config: the settings of the language model.
+        config: the content of `config.json`.
     """
 
     facts: ModelFacts
@@ -56,51 +58,39 @@ class Shape:
         """Word -> size; a size that is not known is left out."""
         facts, hidden, inner = self.facts, self.facts.hidden_size, self.facts.intermediate_size
         queries, keys = facts.heads * facts.head_size, facts.kv_heads * facts.head_size
-        expert = self._number("moe_intermediate_size") or inner
-        shared = self._number("shared_expert_intermediate_size") or self._number("n_shared_experts") * expert
+        expert = facts.moe_intermediate_size
         known = {
             "V": facts.vocab_size, "H": hidden, "I": inner, "2I": 2 * inner, "3H": 3 * hidden, "4H": 4 * hidden,
             "Q": queries, "K": keys, "Q+2K": queries + 2 * keys if keys else 0, "D": facts.head_size,
-            "N": facts.heads, "G": facts.kv_heads, "E": facts.experts, "M": expert, "2M": 2 * expert, "S": shared,
-            "P": facts.max_positions, "1": 1,
+            "N": facts.heads, "G": facts.kv_heads, "E": facts.experts, "M": expert, "2M": 2 * expert,
+            "S": facts.shared_intermediate_size, "P": facts.max_positions, "1": 1,
         }  # fmt: skip
         return {word: size for word, size in known.items() if size}
 
     def size(self, word: str) -> int | None:
         """The size for a word of a layout; None if it is not known."""
-        return self.sizes.get(word) or self._number(word) or None
+        named = self._setting(word)
+        return self.sizes.get(word) or (named if type(named) is int else None) or None
 
     def holds(self, line: Line, layer: int) -> bool | None:
         """Whether a tensor must be there; None if the configuration leaves it open."""
         if not line.condition:
             return None if line.condition == "" else True
-        found = self._setting(line.condition.removeprefix("!"), layer)
+        found = self._condition(line.condition.removeprefix("!"), layer)
         return found if found is None or not line.condition.startswith("!") else not found
 
-    def _setting(self, name: str, layer: int) -> bool | None:
+    def _condition(self, name: str, layer: int) -> bool | None:
         if name == "untied":
-            tied: bool | None = self.facts.tied_embeddings
+            tied = self.facts.tied_embeddings
             return None if tied is None else not tied
         if name in {"moe", "dense"}:
-            experts = self._has_experts(layer)
-            return experts if experts is None or name == "moe" else not experts
-        if name in self.config:
-            return bool(self.config[name])
-        known = getattr(self.facts, name, None)
-        return None if known is None else bool(known)
+            return (layer in self.facts.expert_layers) == (name == "moe")
+        value = self._setting(name)
+        return None if value is UNKNOWN else bool(value)
 
-    def _has_experts(self, layer: int) -> bool | None:
-        """Whether a layer of a mixture has experts; None if the configuration does not say which ones have."""
-        first = self.config.get("first_k_dense_replace")
-        if "n_routed_experts" in self.config:
-            every = self._number("moe_layer_freq") or 1
-            return layer >= first and layer % every == 0 if isinstance(first, int) else None
-        dense = self.config.get("mlp_only_layers") or []
-        return layer not in dense and (layer + 1) % (self._number("decoder_sparse_step") or 1) == 0
-
-    def _number(self, name: str) -> int:
-        value = self.config.get(name)
-        return value if type(value) is int else 0
+    def _setting(self, name: str) -> object:
+        """A setting of the configuration, or else of the model's class. A class has no value that is not its own."""
+        return self.config.get(name, class_defaults(self.facts.language_type).get(name, UNKNOWN))
 
 
 @dataclass
@@ -237,8 +227,7 @@ def architecture_faults(
     layouts = LAYOUTS.get(facts.architecture, ())
     if not layouts or not facts.layers or not facts.hidden_size:
         return
-    text = config.get("text_config")
-    shape = Shape(facts, {**config, **(text if isinstance(text, Mapping) else {})})
+    shape = Shape(facts, config)
     ways = [Comparison(layout, prefix, shape, found) for layout, prefix in product(layouts, (layouts[0].base, ""))]
     best = max(ways, key=lambda way: way.matches / max(1, len(way.required)))
     whose = f"{facts.architecture} of this config.json"

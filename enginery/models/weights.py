@@ -28,7 +28,7 @@ PLAIN_MODEL = "use the model that it was made from"
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightFiles:
     """The headers of a model's weight files.
 
     Attributes:
@@ -42,7 +42,7 @@ class Weights:
     index: Mapping[str, Any] | None = None
 
     @classmethod
-    def read(cls, directory: Path, names: Collection[str]) -> "Weights":
+    def read(cls, directory: Path, names: Collection[str]) -> "WeightFiles":
         """Read the headers of those of the files that are safetensors files. No weights are read."""
         read = {name: read_tensors(directory / name) for name in sorted(names) if name.endswith(".safetensors")}
         files = {name: found for name, found in read.items() if not isinstance(found, str)}
@@ -98,7 +98,7 @@ def whole_weights_faults(directory: Path) -> list[WeightsFault]:
     """What is wrong with the weights of a model in a directory. It must have only the files that a build needs."""
     names = [path.name for path in directory.iterdir() if path.is_file()]
     beside = {name: read_object(directory / name) for name in (*BESIDE, MODELOPT_FILE) if name in names}
-    weights = Weights.read(directory, names)
+    weights = WeightFiles.read(directory, names)
     config = with_quantization(read_object(directory / CONFIG), beside)
     return list(weights.faults(weights.settled(config)))
 

@@ -13,7 +13,7 @@ from enginery.core.digests import json_digest, remembered_digest
 from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic, writing
 from enginery.core.home import home
-from enginery.models import Weights
+from enginery.models import WeightFiles
 from enginery.sources.model_files import (
     ResolvedSource,
     Selection,
@@ -72,7 +72,7 @@ def _check_content(directory: Path, selection: Selection) -> None:
         if is_lfs_pointer(directory / name):
             selection.report(f"{name} is a pointer of Git LFS, not the file itself", "run `git lfs pull` there")
     if not selection.findings:
-        weights = Weights.read(directory, selection.names)
+        weights = WeightFiles.read(directory, selection.names)
         selection.config = weights.settled(selection.config)
         selection.findings += (WeightsProblem(*fault) for fault in weights.faults(selection.config))
 

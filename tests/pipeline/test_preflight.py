@@ -9,15 +9,15 @@ import pytest
 from enginery.backends import Request
 from enginery.core.errors import PlanError, SpecError
 from enginery.models.facts import ModelFacts
+from enginery.models.size import parameter_count
 from enginery.pipeline import preflight, run
 from enginery.pipeline.plan import make_plan
 from enginery.pipeline.preflight import (
     estimate_findings,
     estimate_notes,
-    kv_bytes_per_token,
+    kv_cache_bytes,
     longest_sequence,
     need_of,
-    parameter_count,
     weight_bytes,
 )
 from enginery.sources import ResolvedSource, SourceFile
@@ -110,7 +110,7 @@ def test_a_tied_embedding_counts_once() -> None:
 )
 def test_the_kv_cache_of_a_token(target: dict[str, Any], convert: dict[str, Any], expected: int) -> None:
     wanted = request(target=target, convert=convert)
-    assert kv_bytes_per_token(wanted, model_of(wanted)) == expected
+    assert kv_cache_bytes(wanted, model_of(wanted), 1000) == expected * 1000
 
 
 @pytest.mark.parametrize(

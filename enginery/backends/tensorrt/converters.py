@@ -140,7 +140,11 @@ def rope_findings(request: Request, release: str, command: str) -> Iterator[Find
         return
     if model.rope_scaling:
         yield from _scaling_findings(request, release, command, model.rope_scaling)
-    if _loses_base(request, release, command):
+    if model.rope_theta is None and _needs_base(request, release, command):
+        problem = f"config.json does not say the rotary base, and {release}'s converter uses {DEFAULT_ROPE_THETA:g}"
+        remedy = 'set convert.extra_args to ["--rotary_base", "..."] with the model\'s base, or use a later release'
+        yield warning("W190", "convert.extra_args", problem, remedy)
+    elif _loses_base(request, release, command):
         problem = (
             f"{release}'s converter uses a rotary base of {DEFAULT_ROPE_THETA:g}, this model's is {model.rope_theta:g}"
         )
@@ -168,10 +172,17 @@ def _scaling_findings(request: Request, release: str, command: str, scaling: Map
 
 def _loses_base(request: Request, release: str, command: str) -> bool:
     """Whether the converter writes another rotary base than the model's, because no flag gives it the model's."""
+    base = request.model.rope_theta if request.model else None
+    different = base is not None and not math.isclose(base, DEFAULT_ROPE_THETA)
+    return different and _needs_base(request, release, command)
+
+
+def _needs_base(request: Request, release: str, command: str) -> bool:
+    """Whether the converter has to be told the rotary base, and is not."""
     model = request.model
-    if model is None or model.model_type == "mixtral" or _has_extra(request, "--rotary_base"):
+    if model is None or model.model_type == "mixtral" or model.positions in {"learned", "alibi", "none"}:
         return False
-    return _takes_rope_flags(release, command) and not math.isclose(model.rope_theta, DEFAULT_ROPE_THETA)
+    return _takes_rope_flags(release, command) and not _has_extra(request, "--rotary_base")
 
 
 def _takes_rope_flags(release: str, command: str) -> bool:
