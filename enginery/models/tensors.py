@@ -17,6 +17,8 @@ from enginery.models.headers import Tensor
 from enginery.models.layouts import LAYOUTS, Layout, Line
 
 NAMES_SHOWN = 6
+SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", "hidden_size", "n_embd", "d_model"})
+"""A `config.json` with none of these describes no model of its own."""
 LAYER = re.compile(r"(\d+)\.(.+)")
 UNKNOWN = object()
 NUMBERED = re.compile(r"\{[eng]\}")
@@ -225,7 +227,7 @@ def architecture_faults(
     """
     facts = ModelFacts.from_config(config)
     layouts = LAYOUTS.get(facts.architecture, ())
-    if not layouts or not facts.layers or not facts.hidden_size:
+    if not layouts or not facts.layers or not SIZES_STATED.intersection(config):
         return
     shape = Shape(facts, config)
     ways = [Comparison(layout, prefix, shape, found) for layout, prefix in product(layouts, (layouts[0].base, ""))]
