@@ -20,7 +20,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from enginery.backends.common import Part, answer_findings, position_findings, split_findings
+from enginery.backends.common import (
+    Part,
+    answer_findings,
+    hidden_quantization,
+    position_findings,
+    split_findings,
+)
 from enginery.backends.pytorch.arguments import (
     FROM_BUILD,
     NO_EQUIVALENT,
@@ -210,7 +216,10 @@ def _conversion(request: Request) -> Iterator[Finding]:
 
 def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
     algorithm, found = algorithm_name(quantization), quantized_to(quantization)
-    if found is None:
+    if hidden := hidden_quantization(quantization):
+        problem = f"the source is quantized ({algorithm}): {hidden}"
+        yield Finding("E407", "precision", problem, "use a source that is not quantized")
+    elif found is None:
         problem = f"the source is quantized as {algorithm}, which the backend does not read, only {READABLE_FORMATS}"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")
     elif found is not precision:
