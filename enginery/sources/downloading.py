@@ -1,6 +1,7 @@
 """The download step: finds the files of a source for the plan, and downloads them."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -9,6 +10,7 @@ from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.progress import Facts
 from enginery.models import safetensors_problem
+from enginery.sources.documents import WeightsProblem, read_object
 from enginery.sources.model_files import ResolvedSource
 from enginery.spec import Source
 from enginery.store import StepContext
@@ -55,10 +57,7 @@ def download(context: StepContext) -> Facts:
     """
     planned = ResolvedSource.model_validate(context.parameters)
     _fetch_files(planned, context)
-    for path in sorted(context.output.glob("*.safetensors")):
-        if problem := safetensors_problem(path):
-            remedy = "the source itself holds a damaged file: correct it there, then plan again"
-            raise SourceError(f"is damaged: {problem}", subject=path.name, remedy=remedy)
+    _check_content(context.output)
     return {
         "source": planned.kind,
         "repository": planned.location or None,
@@ -67,6 +66,18 @@ def download(context: StepContext) -> Facts:
         "bytes": planned.size,
         "license_files": [*planned.license_files],
     }
+
+
+def _check_content(directory: Path) -> None:
+    """Check that later steps can read the files. The plan has not read the large ones of another machine."""
+    for path in sorted(directory.glob("*.safetensors")):
+        if problem := safetensors_problem(path):
+            remedy = "the source itself holds a damaged file: correct it there, then plan again"
+            raise SourceError(f"is damaged: {problem}", subject=path.name, remedy=remedy)
+    for path in sorted(directory.glob("*.json")):
+        document = read_object(path.name, path.read_bytes())
+        if isinstance(document, WeightsProblem):
+            raise SourceError(document.problem, subject=path.name, remedy=f"{document.remedy}, then plan again")
 
 
 def _fetch_files(planned: ResolvedSource, context: StepContext) -> None:
