@@ -67,13 +67,17 @@ class WeightFiles:
         stale = said_in in BESIDE and self.tensors and not self.damaged and self.packed is None
         return {key: value for key, value in config.items() if key != "quantization_config"} if stale else config
 
+    def damage(self) -> Iterator[WeightsFault]:
+        """A fault for each file whose header cannot be read, or does not describe the file."""
+        yield from (WeightsFault(f"{name} is damaged: {problem}", UNDAMAGED) for name, problem in self.damaged.items())
+
     def faults(self, config: Mapping[str, Any]) -> Iterator[WeightsFault]:
         """Everything that is wrong. Of damaged files nothing else is said.
 
         Args:
             config: the content of `config.json`, with the quantization wherever it is said (`with_quantization`).
         """
-        yield from (WeightsFault(f"{name} is damaged: {problem}", UNDAMAGED) for name, problem in self.damaged.items())
+        yield from self.damage()
         if self.damaged or not self.tensors:
             return
         found = list(index_faults(INDEX, self.index, self.files)) if self.index is not None else []

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.progress import Facts
 from enginery.models import whole_weights_faults
-from enginery.sources.model_files import ResolvedSource, WeightsProblem, raise_findings
+from enginery.sources.documents import WeightsProblem, read_object
+from enginery.sources.model_files import ResolvedSource, raise_findings
 from enginery.spec import Source
 from enginery.store import StepContext
 
@@ -56,6 +58,7 @@ def download(context: StepContext) -> Facts:
     """
     planned = ResolvedSource.model_validate(context.parameters)
     _fetch_files(planned, context)
+    _check_documents(context.output)
     require_whole(context.output, planned.location or "the weights")
     return {
         "source": planned.kind,
@@ -74,6 +77,14 @@ def require_whole(directory: Path, subject: str) -> None:
         SourceError: with everything that is wrong, and the tensors' names.
     """
     raise_findings([WeightsProblem(*fault) for fault in whole_weights_faults(directory)], subject)
+
+
+def _check_documents(directory: Path) -> None:
+    """Check that later steps can read the small files. The plan has not read the large ones of another machine."""
+    for path in sorted(directory.glob("*.json")):
+        document = read_object(path.name, path.read_bytes())
+        if isinstance(document, WeightsProblem):
+            raise SourceError(document.problem, subject=path.name, remedy=f"{document.remedy}, then plan again")
 
 
 def _fetch_files(planned: ResolvedSource, context: StepContext) -> None:

@@ -50,7 +50,7 @@ def test_another_byte_is_another_commit(tmp_path: Path, name: str) -> None:
     source = at(model_directory(tmp_path / "m"))
     before = resolve(source)
     content = (tmp_path / "m" / name).read_bytes()
-    (tmp_path / "m" / name).write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    (tmp_path / "m" / name).write_bytes(content[:-4] + bytes([content[-4] ^ 1]) + content[-3:])
     assert resolve(source).commit != before.commit
 
 
