@@ -15,15 +15,15 @@ ROW = re.compile(r"^(\S.*?)\s+\|\s+(MISSING|UNEXPECTED|MISMATCH|CONVERSION)\b")
 """A row of the table that transformers 5 writes: `model.layers.{0, 1}.mlp.up_proj.weight | MISSING | |`."""
 
 SENTENCES = (
-    ("MISSING", re.compile(r"^Some weights of .* were not initialized from the model checkpoint .*(\[.*\])")),
-    ("UNEXPECTED", re.compile(r"^Some weights of the model checkpoint .* were not used when initializing .*(\[.*\])")),
-    ("MISSING", re.compile(r"\b(?:Required|Expected) but not provided tensors: ?(\{.*\})")),
+    ("MISSING", re.compile(r"^Some weights of .* are newly initialized: (\[.*)")),
+    ("UNEXPECTED", re.compile(r"^Some weights of the model checkpoint .* were not used when initializing \w+: (\[.*)")),
+    ("MISSING", re.compile(r"\b(?:Required|Expected) but not provided tensors: ?(\{.*)")),
     ("MISSING", re.compile(r"\bMissing key\(s\) in state_dict: (.*)")),
     ("UNEXPECTED", re.compile(r"\bUnexpected key\(s\) in state_dict: (.*)")),
     ("MISMATCH", re.compile(r"^- (\S+): found shape .* in the checkpoint and .* in the model instantiated")),
     ("MISMATCH", re.compile(r"\bsize mismatch for (\S+?): copying a param")),
 )
-"""Sentences of transformers 4, TensorRT-LLM and PyTorch. The group has the names."""
+"""Sentences of transformers 4, TensorRT-LLM and PyTorch. The group has the names. A very long line is cut."""
 
 QUOTED = re.compile(r"""['"]([^'"]+)['"]""")
 IN_A_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+|\{[^}]*\})\.")
@@ -63,7 +63,7 @@ class LoadReport:
             ("CONVERSION", "not converted"),
             ("UNEXPECTED", "in the weights but not in the model"),
         ):
-            names = [name for name in self.found.get(kind, ()) if not HARMLESS.search(name)]
+            names = sorted(name for name in self.found.get(kind, ()) if not HARMLESS.search(name))
             if kind == "UNEXPECTED":
                 names = self._lost(names)
             if names:
