@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from enginery.models.kinds import ModelKind, kind_of
+
 DEFAULT_ROPE_THETA = 10000.0
 """The default of transformers, for a configuration without this setting."""
 NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
@@ -30,6 +32,7 @@ class ModelFacts:
         tied_embeddings: whether the input and output embeddings are the same weights.
         experts: the number of experts in a mixture of experts; 0 for other models.
         experts_per_token: how many experts process one token.
+        encoder_decoder: whether the model has an encoder and a decoder.
         quantization: the `quantization_config` of weights that are quantized already; None for other weights.
         weight_bytes: the size of the weight files in bytes; 0 if it is not known.
     """
@@ -51,8 +54,14 @@ class ModelFacts:
     tied_embeddings: bool = False
     experts: int = 0
     experts_per_token: int = 0
+    encoder_decoder: bool = False
     quantization: Mapping[str, Any] | None = None
     weight_bytes: int = 0
+
+    @property
+    def kind(self) -> ModelKind:
+        """What kind of model it is, by the name of its architecture."""
+        return kind_of(self.architecture, encoder_decoder=self.encoder_decoder)
 
     @property
     def parameters(self) -> int:
@@ -88,6 +97,7 @@ class ModelFacts:
             tied_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
             experts=_number(text, "num_local_experts", "num_experts", "n_routed_experts"),
             experts_per_token=_number(text, "num_experts_per_tok", "num_experts_per_token"),
+            encoder_decoder=config.get("is_encoder_decoder") is True,
             quantization=_mapping(config.get("quantization_config")) or None,
             weight_bytes=weight_bytes,
         )
