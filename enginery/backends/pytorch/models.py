@@ -7,7 +7,7 @@ from packaging.version import Version
 from enginery.backends.model_kinds import kind_finding, unnamed
 from enginery.backends.request import Request
 from enginery.models import ModelFacts, ModelKind, reads_more_than_text
-from enginery.releases import pytorch_architectures
+from enginery.releases import pytorch_architectures, releases_read
 from enginery.spec import Finding, warning
 
 
@@ -21,7 +21,7 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
         return
     known = pytorch_architectures(release)
     listed = model.architecture in known.value
-    both_parts = listed and model.kind is ModelKind.ENCODER_DECODER
+    both_parts = model.kind is ModelKind.ENCODER_DECODER and (listed or _is_listed_later(model, release))
     if finding := kind_finding(model, "pytorch", "" if both_parts else f"{release} runs decoders alone"):
         yield finding
     elif not model.architecture:
@@ -31,6 +31,13 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
         yield Finding("E196", "backend", problem, "use another model, release or backend")
     elif not listed or both_parts:
         yield _uncertain(model, release, known.provenance.release, listed=listed)
+
+
+def _is_listed_later(model: ModelFacts, release: str) -> bool:
+    """Whether the release is later than those that were read, but for the newest one, which runs the architecture."""
+    *earlier, newest = releases_read("pytorch", "architectures")
+    later = all(Version(release) > Version(one) for one in earlier)
+    return later and model.architecture in pytorch_architectures(newest).value
 
 
 def _uncertain(model: ModelFacts, release: str, read: str, *, listed: bool) -> Finding:
