@@ -1,7 +1,7 @@
 """Compares the tensors of weight files with what the model's architecture needs, and with the index of the files.
 
 A loader fills a missing tensor with random numbers and ends without an error. So this is checked before it runs.
-Architectures that `layouts.py` does not know are compared with their index only.
+Architectures without a layout are compared with their index only.
 """
 
 import re
@@ -14,8 +14,12 @@ from typing import Any, NamedTuple
 from enginery.models.defaults import class_defaults
 from enginery.models.facts import ModelFacts
 from enginery.models.headers import Tensor
-from enginery.models.layouts import LAYOUTS, Layout, Line
+from enginery.models.layouts.gpt import LIKE_GPT
+from enginery.models.layouts.lines import Layout, Line
+from enginery.models.layouts.llama import LIKE_LLAMA
 
+LAYOUTS: Mapping[str, tuple[Layout, ...]] = {**LIKE_LLAMA, **LIKE_GPT}
+"""Architecture -> the ways in which its weight files are written."""
 NAMES_SHOWN = 6
 SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", "hidden_size", "n_embd", "d_model"})
 """A `config.json` with none of these describes no model of its own."""

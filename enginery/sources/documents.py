@@ -1,7 +1,7 @@
 """Reads the JSON files of a model as strictly as the tools that read them later.
 
-Transformers opens a model's JSON files as UTF-8. It refuses a byte order mark. A file that Python's `json` could guess the
-encoding of, such as UTF-16, would pass a plan and fail in the builder.
+Transformers opens a model's JSON files as UTF-8, and refuses a byte order mark. Python's `json` also guesses other
+encodings, such as UTF-16. A plan that let it guess would accept what the builder refuses.
 """
 
 import codecs

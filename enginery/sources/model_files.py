@@ -46,7 +46,7 @@ SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MODULES = "modules.json"
 """The parts of a model of sentence-transformers."""
 LARGE = frozenset({"tokenizer.json", "tekken.json", "vocab.json", INDEX, PICKLE_INDEX})
-"""JSON files that may be large. A plan reads them only where they are on this machine, the index only if it is needed."""
+"""JSON files that may be large. A plan reads them only if they are on this machine; an index only if it is needed."""
 NOT_WEIGHTS = (
     "training_args.bin",
     "optimizer.*",
@@ -259,6 +259,9 @@ def _check_types(selection: Selection) -> None:
         if config.get(name) is not None and not isinstance(config[name], Mapping):
             selection.report(f"{CONFIG} has a {name} that is not a mapping", "use the model as its author saved it")
     kind = config.get("model_type")
+    if CONFIG in selection.documents.keys() - selection.unreadable and not (names or kind or config.get("auto_map")):
+        problem = f"{CONFIG} does not say what model it is: it has neither architectures nor model_type"
+        selection.report(problem, "check that this is a model in Hugging Face's format")
     if kind is not None and not isinstance(kind, str):
         selection.report(f"{CONFIG} has a model_type that is not a text", "use the model as its author saved it")
 

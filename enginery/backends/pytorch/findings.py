@@ -12,6 +12,8 @@
 | E408 | no NVIDIA GPU |
 | E409 | a conversion that ModelOpt's driver cannot do |
 | E410 | a validation by a script of the release: there is no such script |
+| E195 | a model that generates no text, or has an encoder that the release does not run |
+| E196, W195 | an architecture that the release does not run, or is not known to run |
 | E140, E142, E143 | a model that cannot be split over the GPUs |
 | E153, W151 | answers that leave no room for the prompt, or sequences too long for the model |
 | W401 | a GPU that the release's support matrix does not list |
@@ -40,6 +42,7 @@ from enginery.backends.pytorch.arguments import (
     with_release_paths,
 )
 from enginery.backends.pytorch.keys import NESTED, Path, chosen_release, is_certain, keys, refusal
+from enginery.backends.pytorch.models import model_findings
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     READABLE,
@@ -72,6 +75,7 @@ def findings(request: Request) -> Iterator[Finding]:
         yield refused
         return
     release = chosen_release(request.target.release)
+    yield from model_findings(request, release)
     yield from _hardware(request, release)
     yield from _arguments(request, release)
     yield from _lengths(request, release)

@@ -12,8 +12,7 @@ from filelock import FileLock
 from enginery.core import process
 from enginery.core.errors import CommandError, SourceError
 from enginery.models.headers import Tensor
-from enginery.models.layouts import LAYOUTS
-from enginery.models.tensors import architecture_faults
+from enginery.models.tensors import LAYOUTS, architecture_faults
 from enginery.pipeline import run as running
 from enginery.pipeline.plan import Plan, make_plan
 from enginery.spec.spec import parse_spec
