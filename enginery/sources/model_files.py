@@ -179,10 +179,9 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         selection.findings = [instead]
         return selection
     selection.config = with_quantization(selection.documents.get(CONFIG, {}), selection.documents)
-    for problem in config_problems(selection.config):
-        selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
     _check_parts(selection)
     _check_types(selection)
+    _check_settings(selection)
     _check_remote_code(selection)
     _choose_weights(selection)
     _check_named_in_spec(selection)
@@ -264,6 +263,14 @@ def _check_types(selection: Selection) -> None:
         selection.report(problem, "check that this is a model in Hugging Face's format")
     if kind is not None and not isinstance(kind, str):
         selection.report(f"{CONFIG} has a model_type that is not a text", "use the model as its author saved it")
+
+
+def _check_settings(selection: Selection) -> None:
+    """Report settings that decide what the model is and cannot be read, each of them once."""
+    reported = {word for finding in selection.findings for word in finding.problem.split()}
+    for problem in config_problems(selection.config):
+        if problem.split()[1] not in reported:
+            selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
 
 
 def _check_remote_code(selection: Selection) -> None:
