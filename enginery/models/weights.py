@@ -23,7 +23,7 @@ from enginery.models.tensors import WeightsFault, architecture_faults, index_fau
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-UNDAMAGED = "copy or download it again; if it is the same then, the source itself holds a damaged file"
+UNDAMAGED = "copy or download it again; if the source itself holds a damaged file, correct it there"
 PLAIN_MODEL = "use the model that it was made from"
 
 
