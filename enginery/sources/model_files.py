@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
+from enginery.models import config_problems
 from enginery.sources.documents import LFS_POINTER, WeightsProblem, read_object
 from enginery.sources.repository_kinds import ADAPTER, embeds, recognize
 from enginery.spec import Source
@@ -254,21 +255,14 @@ def _check_parts(selection: Selection) -> None:
 
 
 def _check_types(selection: Selection) -> None:
-    """Report settings whose values have a type that transformers does not read."""
+    """Report what is wrong with the configuration itself."""
+    for problem in config_problems(selection.config):
+        selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
     config = selection.documents.get(CONFIG, {})
-    names = config.get("architectures")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
-        problem = f"{CONFIG} has architectures that are not a list of names"
-        selection.report(problem, 'write them as in ["LlamaForCausalLM"]')
-    for name in ("quantization_config", "text_config"):
-        if config.get(name) is not None and not isinstance(config[name], Mapping):
-            selection.report(f"{CONFIG} has a {name} that is not a mapping", "use the model as its author saved it")
-    kind = config.get("model_type")
-    if CONFIG in selection.documents.keys() - selection.unreadable and not (names or kind or config.get("auto_map")):
+    says = any(config.get(name) for name in ("architectures", "model_type", "auto_map"))
+    if CONFIG in selection.documents.keys() - selection.unreadable and not says:
         problem = f"{CONFIG} does not say what model it is: it has neither architectures nor model_type"
         selection.report(problem, "check that this is a model in Hugging Face's format")
-    if kind is not None and not isinstance(kind, str):
-        selection.report(f"{CONFIG} has a model_type that is not a text", "use the model as its author saved it")
 
 
 def _check_remote_code(selection: Selection) -> None:
