@@ -57,7 +57,7 @@ GPT2 = Structure("yes", "yes", "yes", positions="learned", gated=False)
 GPTJ = Structure("no", "no", "yes", gated=False, head_bias=True)
 
 STRUCTURES: Mapping[str, Structure] = {
-    **dict.fromkeys(("llama", "granite", "smollm3", "diffllama"), LLAMA),
+    **dict.fromkeys(("llama", "granite", "smollm3"), LLAMA),
     **dict.fromkeys(("mistral", "mixtral", "phi3", "ministral", "ministral3", "exaone4", "minimax_m2", "dbrx"), PLAIN),
     **dict.fromkeys(("mllama_text_model", "exaone", "baichuan", "deepseek", "minicpm"), PLAIN),
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_vl", "qwen2_5_vl"), QWEN2),
@@ -66,6 +66,7 @@ STRUCTURES: Mapping[str, Structure] = {
     ),
     **dict.fromkeys(("phimoe", "olmo", "olmo2", "olmo3", "olmoe", "cohere", "cohere2", "llama4_text"), BY_SETTING),
     **dict.fromkeys(("granitemoe", "granitemoeshared", "hunyuan_v1_dense", "hunyuan_v1_moe", "bitnet"), BY_SETTING),
+    "diffllama": BY_SETTING,
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "dots1", "minicpm3"), BY_SETTING),
     **dict.fromkeys(("glm", "glm4", "glm4_moe"), GLM),
     **dict.fromkeys(("ernie4_5", "ernie4_5_moe"), Structure("use_bias", "use_bias", "use_bias")),
@@ -95,6 +96,8 @@ STRUCTURES: Mapping[str, Structure] = {
 
 ROPE_10000: Mapping[str, Any] = {"rope_theta": 10000.0, "rope_type": "default"}
 OWN_CODE: Mapping[str, Mapping[str, Any]] = {
+    "gptj": {"rope_parameters": ROPE_10000},
+    "codegen": {"rope_parameters": ROPE_10000},
     "baichuan": {"tie_word_embeddings": False, "rope_parameters": ROPE_10000},
     "minicpm": {"rope_parameters": ROPE_10000},
     "chatglm": {"tie_word_embeddings": False, "add_qkv_bias": False, "add_bias_linear": False, "rope_ratio": 1.0},
@@ -103,7 +106,7 @@ OWN_CODE: Mapping[str, Mapping[str, Any]] = {
     "internlm2": {"tie_word_embeddings": False, "bias": True, "rope_parameters": ROPE_10000},
     "qwen": {"tie_word_embeddings": False, "rotary_emb_base": 10000, "rotary_pct": 1.0},
 }
-"""Defaults of the classes that repositories bring themselves, and what their code has fixed."""
+"""Defaults of the classes that repositories bring themselves, and what a model's code has fixed."""
 
 ARCHITECTURES = {
     "BaiChuanForCausalLM": "baichuan",
@@ -138,7 +141,7 @@ def language_type(model_type: str) -> str:
 
 def class_defaults(model_type: str) -> Mapping[str, Any]:
     """Setting -> its value where the file leaves it out. Empty for a class that is not known."""
-    return OWN_CODE.get(model_type) or _classes().get(model_type, NOTHING)
+    return {**_classes().get(model_type, NOTHING), **OWN_CODE.get(model_type, NOTHING)}
 
 
 def structure(model_type: str) -> Structure:

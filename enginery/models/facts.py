@@ -20,7 +20,7 @@ from enginery.models.defaults import (
 )
 from enginery.models.kinds import ModelKind, kind_of
 from enginery.models.layers import LLAMA4, attention_kinds, expert_layers
-from enginery.models.rope import FULL, SLIDING, Rope, read_ropes
+from enginery.models.rope import FULL, SLIDING, Rope, by_layer_type, is_read_without, read_ropes
 from enginery.models.settings import Settings
 
 DEFAULT_ROPE_THETA = 10000.0
@@ -55,6 +55,8 @@ class ModelFacts:
         rope_scaling: how the rotary embedding is scaled for longer sequences; None if it is not scaled.
         rope_share: the part of each head that is rotated.
         local_rope_theta: the base in layers with a sliding window, if it is another; None if it is the same.
+        only_new_rope: whether the rotary settings are only in `rope_parameters`, which transformers 4 does not read.
+        rope_by_layer_type: whether `rope_parameters` has an object for each kind of layer.
         norm_eps: the epsilon of the normalization layers.
         tied_embeddings: whether the input and output embeddings are the same weights; None if it is not known.
         attention_bias: whether the matrices of queries, keys and values have a bias.
@@ -96,6 +98,8 @@ class ModelFacts:
     rope_scaling: Mapping[str, Any] | None = None
     rope_share: float | None = None
     local_rope_theta: float | None = None
+    only_new_rope: bool = False
+    rope_by_layer_type: bool = False
     norm_eps: float | None = None
     tied_embeddings: bool | None = None
     attention_bias: bool | None = None
@@ -206,6 +210,8 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
         rope_scaling=main.scaling,
         rope_share=main.share,
         local_rope_theta=local.theta if local and local.theta != main.theta else None,
+        only_new_rope=not is_read_without(text, head_size, ropes),
+        rope_by_layer_type=bool(by_layer_type(text)),
         norm_eps=text.number(*NORM_EPS),
         tied_embeddings=config.tied(),
         attention_bias=_bias(own.attention_bias, text),
@@ -214,7 +220,7 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
         gated=own.gated,
         activation=text.text("hidden_act", "hidden_activation", "activation_function"),
         **_experts(text, layers, kind),
-        **_latent(text),
+        **_latent(text, head_size),
         sliding_window=window if SLIDING in kinds else 0,
         layer_types=kinds,
         encoder_decoder=bool(config.whole.flag("is_encoder_decoder") or text.flag("is_encoder_decoder")),
@@ -296,11 +302,12 @@ def _shared_width(text: Settings, width: int, kind: str) -> int:
     return text.size("shared_expert_intermediate_size", "shared_intermediate_size") or count * width
 
 
-def _latent(text: Settings) -> dict[str, Any]:
+def _latent(text: Settings, head_size: int) -> dict[str, Any]:
     names = ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
     if not text.size("kv_lora_rank"):
         return {}
-    return {name: text.size(name) for name in names if not text.says_none(name)}
+    found = {name: text.size(name) for name in names if not text.says_none(name)}
+    return {**found, "v_head_dim": found.get("v_head_dim") or head_size}
 
 
 def _window(text: Settings) -> int:

@@ -181,7 +181,6 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
     selection.config = with_quantization(selection.documents.get(CONFIG, {}), selection.documents)
     _check_parts(selection)
     _check_types(selection)
-    _check_settings(selection)
     _check_remote_code(selection)
     _choose_weights(selection)
     _check_named_in_spec(selection)
@@ -248,29 +247,14 @@ def _check_parts(selection: Selection) -> None:
 
 
 def _check_types(selection: Selection) -> None:
-    """Report settings whose values have a type that transformers does not read."""
+    """Report what is wrong with the configuration itself."""
+    for problem in config_problems(selection.config):
+        selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
     config = selection.documents.get(CONFIG, {})
-    names = config.get("architectures")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
-        problem = f"{CONFIG} has architectures that are not a list of names"
-        selection.report(problem, 'write them as in ["LlamaForCausalLM"]')
-    for name in ("quantization_config", "text_config"):
-        if config.get(name) is not None and not isinstance(config[name], Mapping):
-            selection.report(f"{CONFIG} has a {name} that is not a mapping", "use the model as its author saved it")
-    kind = config.get("model_type")
-    if CONFIG in selection.documents.keys() - selection.unreadable and not (names or kind or config.get("auto_map")):
+    says = any(config.get(name) for name in ("architectures", "model_type", "auto_map"))
+    if CONFIG in selection.documents.keys() - selection.unreadable and not says:
         problem = f"{CONFIG} does not say what model it is: it has neither architectures nor model_type"
         selection.report(problem, "check that this is a model in Hugging Face's format")
-    if kind is not None and not isinstance(kind, str):
-        selection.report(f"{CONFIG} has a model_type that is not a text", "use the model as its author saved it")
-
-
-def _check_settings(selection: Selection) -> None:
-    """Report settings that decide what the model is and cannot be read, each of them once."""
-    reported = {word for finding in selection.findings for word in finding.problem.split()}
-    for problem in config_problems(selection.config):
-        if problem.split()[1] not in reported:
-            selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
 
 
 def _check_remote_code(selection: Selection) -> None:

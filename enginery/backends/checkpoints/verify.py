@@ -34,7 +34,9 @@ from enginery.models import FLOATS, ModelFacts, Tensor, read_all, read_tensors
 
 CONFIG = "config.json"
 QUANT_CONFIG = "hf_quant_config.json"
-NOT_COMPARED = frozenset({"dtype", "quantization", "weight_bytes", "rope_scaling"})
+NOT_COMPARED = frozenset(
+    {"dtype", "quantization", "weight_bytes", "rope_scaling", "only_new_rope", "rope_by_layer_type"}
+)
 """Facts of a model that the export may change, or that are compared separately."""
 UNKNOWN = (None, "", ())
 """Values of facts that neither a model's configuration nor its class says."""

@@ -12,10 +12,12 @@ from typing import Any
 
 from packaging.version import Version
 
+from enginery.backends.common import rope_form_findings
 from enginery.backends.pytorch.keys import pytorch_remedy
 from enginery.backends.quantizing import (
     BLOCKS,
     DRIVER,
+    MODELOPT,
     PLACEHOLDER,
     calibration_arguments,
     is_path,
@@ -138,6 +140,8 @@ def rope_findings(request: Request, release: str, command: str) -> Iterator[Find
     model = request.model
     if model is None:
         return
+    if command != MODELOPT:  # its driver reads both forms; all releases' scripts use transformers 4
+        yield from rope_form_findings(model, release, None)
     if model.rope_scaling:
         yield from _scaling_findings(request, release, command, model.rope_scaling)
     if model.rope_theta is None and _needs_base(request, release, command):

@@ -47,7 +47,8 @@ def described(model_type: str) -> dict[str, Any]:
 
 def _stated(kind: type, name: str) -> object:
     """What the class itself states. Some classes compute a setting from others when the file leaves it out."""
-    return getattr(kind, getattr(kind, "attribute_map", {}).get(name, name), None)
+    other = getattr(kind, "attribute_map", {}).get(name, name)
+    return getattr(kind, other, getattr(kind, name, None))
 
 
 def _tied(made: object) -> dict[str, bool]:
