@@ -42,7 +42,7 @@ def resolve(source: Source) -> ResolvedSource:
     _check_content(directory, selection)
     expected = selection.names.intersection(source.sha256)
     check_expected_digests({name: remembered_digest(directory / name) for name in expected}, source, selection)
-    raise_findings(selection.findings, str(directory))
+    _raise_findings(selection, str(directory))
     paths = [directory / name for name in sorted(selection.names)]
     files = tuple(
         SourceFile(name=path.name, size=path.stat().st_size, sha256=remembered_digest(path)) for path in paths
@@ -50,6 +50,15 @@ def resolve(source: Source) -> ResolvedSource:
     commit = json_digest([[file.name, file.sha256] for file in files])
     write_atomic(_note(commit), json.dumps({"path": str(directory)}))
     return ResolvedSource(kind="path", location=str(directory), commit=commit, files=files, config=selection.config)
+
+
+def _raise_findings(selection: Selection, subject: str) -> None:
+    """Raise all findings as one error. It has the model's configuration, by which a plan finds other mistakes."""
+    try:
+        raise_findings(selection.findings, subject)
+    except SourceError as error:
+        error.config = dict(selection.config)
+        raise
 
 
 def _names(directory: Path) -> list[str]:
