@@ -170,8 +170,9 @@ def _resolved(spec: Spec, resolver: Resolver, machine: Machine) -> ResolvedSourc
     try:
         return resolver(spec.source)
     except SourceError as error:
+        model = ModelFacts.from_config(error.config) if error.config else None
         try:
-            _choose(spec, None, machine)
+            _choose(spec, model, machine)
         except PlanError as others:
             raise PlanError([*others.mistakes, f"source: {error}"], subject=spec.name) from error
         raise

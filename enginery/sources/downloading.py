@@ -1,6 +1,7 @@
 """The download step: finds the files of a source for the plan, and downloads them."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -8,8 +9,9 @@ from pydantic import JsonValue
 from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.progress import Facts
-from enginery.models import safetensors_problem
-from enginery.sources.model_files import ResolvedSource
+from enginery.models import whole_weights_faults
+from enginery.sources.documents import WeightsProblem, read_object
+from enginery.sources.model_files import ResolvedSource, raise_findings
 from enginery.spec import Source
 from enginery.store import StepContext
 
@@ -50,15 +52,14 @@ def download(context: StepContext) -> Facts:
     """The step function of stage `download`: download the files to the output directory, and check each one.
 
     Raises:
-        SourceError: when a file cannot be downloaded, is damaged, or differs from the plan.
+        SourceError: when a file cannot be downloaded, is damaged or differs from the plan, or when the weights are not
+            complete.
         StoreError: when the disk is full or cannot be written.
     """
     planned = ResolvedSource.model_validate(context.parameters)
     _fetch_files(planned, context)
-    for path in sorted(context.output.glob("*.safetensors")):
-        if problem := safetensors_problem(path):
-            remedy = "the source itself holds a damaged file: correct it there, then plan again"
-            raise SourceError(f"is damaged: {problem}", subject=path.name, remedy=remedy)
+    _check_documents(context.output)
+    require_whole(context.output, planned.location or "the weights")
     return {
         "source": planned.kind,
         "repository": planned.location or None,
@@ -67,6 +68,23 @@ def download(context: StepContext) -> Facts:
         "bytes": planned.size,
         "license_files": [*planned.license_files],
     }
+
+
+def require_whole(directory: Path, subject: str) -> None:
+    """Check that the weights are complete, and those that their configuration describes. No weights are read.
+
+    Raises:
+        SourceError: with everything that is wrong, and the tensors' names.
+    """
+    raise_findings([WeightsProblem(*fault) for fault in whole_weights_faults(directory)], subject)
+
+
+def _check_documents(directory: Path) -> None:
+    """Check that later steps can read the small files. The plan has not read the large ones of another machine."""
+    for path in sorted(directory.glob("*.json")):
+        document = read_object(path.name, path.read_bytes())
+        if isinstance(document, WeightsProblem):
+            raise SourceError(document.problem, subject=path.name, remedy=f"{document.remedy}, then plan again")
 
 
 def _fetch_files(planned: ResolvedSource, context: StepContext) -> None:

@@ -12,6 +12,7 @@ from enginery.sources import bucket as bucket_source
 from enginery.sources import parameters, resolve, staging
 from enginery.spec.spec import Source
 from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.models.checkpoints import source_layout, write_source
 from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
 from tests.support.models.downloads import plan_and_download, run_download
 from tests.support.s3.fixtures import bucket, prefix, proxy, server  # noqa: F401
@@ -172,3 +173,13 @@ def test_objects_that_arrived_are_not_downloaded_again(prefix: Prefix, proxy: Pr
     proxy.fail(Fault("reset", matches=note))
     run_download(wanted, tmp_path / "out")
     assert [path for path in calls if "list-type" not in path] == [f"/{prefix.address.bucket}/pre/fix/tokenizer.json"]
+
+
+def test_weights_that_lack_a_tensor_are_refused_after_the_download_with_its_name(
+    prefix: Prefix, tmp_path: Path
+) -> None:
+    layout = source_layout()
+    layout.pop("lm_head.weight")
+    source = uploaded(prefix, write(write_source(tmp_path / "m", layout), {"tokenizer.json": {}}))
+    with pytest.raises(SourceError, match=r"is missing: lm_head\.weight"):
+        plan_and_download(source, tmp_path / "out")
