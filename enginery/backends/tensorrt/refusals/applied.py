@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from enginery.backends.tensorrt.build_defaults import EngineOptions, in_yaml
 from enginery.backends.tensorrt.refusals.options import value
-from enginery.backends.tensorrt.refusals.rules import RULES, Rule
+from enginery.backends.tensorrt.refusals.rule import Rule
+from enginery.backends.tensorrt.refusals.rules import RULES
 from enginery.releases import BUILD, Refusal, builds_engines, refusal
 from enginery.spec import BuildOptions, Finding, warning
 
