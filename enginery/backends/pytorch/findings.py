@@ -185,7 +185,7 @@ def _refusals(found: Settings, release: str) -> Iterator[Finding]:
             whose = "" if record.release == release else f", as known of {record.release}"
             yield Finding("E404", field, f"{problem}{whose}", remedy)
         else:
-            unread = f", according to {record.release}; {release} was not read"
+            unread = f", as {record.release} checks and {record.unlike} does not; {release} was not read"
             yield warning("W169", field, f"{problem}{unread}", remedy)
 
 

@@ -55,7 +55,7 @@ def change_notes(engine: EngineOptions) -> Iterator[str]:
 
 def _sentence(engine: EngineOptions, found: Refusal) -> str:
     if not found.certain:
-        return f"{found.release} {found.says}; {engine.release} was not read, and its other neighbour does otherwise"
+        return f"{found.release} {found.says}, {found.unlike} does not, and {engine.release} was not read"
     known = "" if found.release == engine.release else f" (known of {found.release})"
     return f"{engine.release} {found.says}{known}"
 
