@@ -53,6 +53,8 @@ from enginery.releases import capabilities, precisions
 from enginery.spec import BuildOptions, Finding, Precision, gpus, warning
 
 WARM_UP = {"warm_up"}
+CACHE_FORMAT = "convert.kv_cache"
+"""A field that `_conversion` checks."""
 OF_THE_VALUE = ("must ", "is ")
 """How a refusal begins that is about the argument's own value."""
 
@@ -177,6 +179,8 @@ def _refusals(found: Settings, release: str) -> Iterator[Finding]:
     stopping = [one for one in applied(release, arguments) if one.refusal.stops]
     for path, record in {one.path: one.refusal for one in reversed(stopping)}.items():
         field, named = _field_of(path, found), ".".join(path)
+        if field == CACHE_FORMAT:
+            continue
         value = found.get(path[:2]) or found.get(path[:1])
         shown = f"{value.value!r} " if value is not None and record.says.startswith(OF_THE_VALUE) else ""
         problem = f"{shown}{record.says}" if field.endswith(named) else f"{named}: {shown}{record.says}"

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.pytorch.refusals import LLM_API, RULES, Rule, graph_sizes
+from enginery.backends.pytorch.refusals import LLM_API, RULES, graph_sizes
+from enginery.backends.pytorch.rule import Rule
 from enginery.releases import refusal, refusal_ids
 from enginery.spec.findings import Finding
 from tests.support.plans.pytorch import BACKEND, findings, request_of
@@ -12,6 +13,7 @@ from tests.support.plans.pytorch import BACKEND, findings, request_of
 NEWEST = "1.3.0rc3"
 EAGLE: dict[str, Any] = {"decoding_type": "Eagle3", "max_draft_len": 3, "speculative_model": "/draft"}
 NGRAM: dict[str, Any] = {"decoding_type": "NGram", "max_draft_len": 4, "max_matching_ngram_size": 2}
+CONNECTOR = {"connector_module": "a", "connector_scheduler_class": "B", "connector_worker_class": "C"}
 TARGET: dict[str, Any] = {"decoding_type": "DraftTarget", "max_draft_len": 4, "speculative_model_dir": "/draft"}
 
 
@@ -142,13 +144,25 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"attn_backend": "FLASHINFER_STAR_ATTENTION", "enable_chunked_prefill": True},
         {"attn_backend": "FLASHINFER_STAR_ATTENTION", "enable_chunked_prefill": False},
     ),
+    "kv_cache_config.dtype that is unknown": (
+        inside("kv_cache_config", dtype="int8"),
+        inside("kv_cache_config", dtype="nvfp4"),
+    ),
+    "kv_cache_config.use_kv_cache_manager_v2 with max_beam_width over 1": (
+        {"max_beam_width": 2, "kv_cache_config": {"use_kv_cache_manager_v2": True}},
+        {"max_beam_width": 2, "kv_cache_config": {"use_kv_cache_manager_v2": False}},
+    ),
+    "kv_cache_config.use_kv_cache_manager_v2 with event_buffer_max_size": (
+        inside("kv_cache_config", use_kv_cache_manager_v2=True, event_buffer_max_size=8),
+        inside("kv_cache_config", use_kv_cache_manager_v2=True, event_buffer_max_size=0),
+    ),
+    "kv_cache_config.use_kv_cache_manager_v2 with kv_connector_config": (
+        {"kv_connector_config": CONNECTOR, "kv_cache_config": {"use_kv_cache_manager_v2": True}},
+        {"kv_connector_config": CONNECTOR},
+    ),
     "kv_connector_config with another policy": (
         {
-            "kv_connector_config": {
-                "connector_module": "a",
-                "connector_scheduler_class": "B",
-                "connector_worker_class": "C",
-            },
+            "kv_connector_config": CONNECTOR,
             "scheduler_config": {"capacity_scheduler_policy": "MAX_UTILIZATION"},
         },
         {"scheduler_config": {"capacity_scheduler_policy": "MAX_UTILIZATION"}},
@@ -227,6 +241,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "speculative_config: SaveState": (
         drafting({"decoding_type": "SaveState", "output_directory": "/o"}),
         drafting({"decoding_type": "AUTO"}),
+    ),
+    "speculative_config: NGram with the overlap scheduler": (
+        drafting(NGRAM),
+        {**drafting(NGRAM), "disable_overlap_scheduler": True},
     ),
     "speculative_config: one model without allow_advanced_sampling": (
         drafting({"decoding_type": "MTP"}),
@@ -328,3 +346,21 @@ def test_the_algorithm_of_sparse_attention_can_be_in_capitals() -> None:
 )
 def test_the_sizes_of_graphs_are_those_that_the_release_makes(largest: int, padding: bool, sizes: list[int]) -> None:  # noqa: FBT001
     assert graph_sizes(largest, padding=padding) == sizes
+
+
+@pytest.mark.parametrize(
+    "llm",
+    [
+        {"nvfp4_gemm_config": {"allowed_backends": [[1], {"a": 1}]}},
+        {"cuda_graph_config": {"batch_sizes": [1], "max_batch_size": float("inf")}},
+        {"cuda_graph_config": {"batch_sizes": [1, None], "max_batch_size": 10**30}},
+        drafting(NGRAM, draft_len_schedule={"--1": 1, "²": 2, "9" * 5000: 3, "x": None}),
+        drafting(EAGLE, eagle_choices=[1, [[0]], None]),
+        {"speculative_config": [1]},
+        {"kv_cache_config": {"max_attention_window": [[], "1"], "dtype": []}},
+        {"moe_config": {"load_balancer": [1]}, "cp_config": 7, "sampler_type": {}},
+    ],
+)
+@pytest.mark.parametrize("release", ["0.17.0", "0.21.0", "1.2.1", NEWEST])
+def test_values_of_any_type_are_refused_and_not_more(llm: dict[str, Any], release: str) -> None:
+    assert all(one.problem for one in refused(llm, release))

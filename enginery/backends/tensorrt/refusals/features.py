@@ -13,6 +13,7 @@ from enginery.backends.tensorrt.refusals.options import (
     off,
     on,
     positions,
+    size,
     starts,
     takes_no_adapters,
     tokens_of_all,
@@ -139,7 +140,7 @@ DRAFT_RULES = (
     ),
     Rule(
         *("eagle with max_batch_size over 512", TOGETHER, "build.max_batch_size"),
-        lambda one: _eagle(one) and (value(one, "max_batch_size") or 0) > EAGLE_BATCH,
+        lambda one: _eagle(one) and size(one, "max_batch_size") > EAGLE_BATCH,
         f"set max_batch_size to at most {EAGLE_BATCH}",
         ("max_batch_size",),
     ),
@@ -161,8 +162,7 @@ DRAFT_RULES = (
     Rule(
         *("speculative_decoding_mode with few max_num_tokens", TOGETHER, "build.max_num_tokens"),
         lambda one: (
-            drafts(one) > 0
-            and 0 < (value(one, "max_num_tokens") or 0) < int(value(one, "max_batch_size")) * (drafts(one) + 1)
+            drafts(one) > 0 and 0 < size(one, "max_num_tokens") < size(one, "max_batch_size") * (drafts(one) + 1)
         ),
         shown=("max_num_tokens", "max_batch_size", "max_draft_len"),
     ),
@@ -195,7 +195,7 @@ SIZE_RULES = (
         lambda one: (
             on(one, "remove_input_padding")
             and not turned_off(one, "context_fmha")
-            and 0 < _limit(one) < int(value(one, "tokens_per_block") or 0)
+            and 0 < _limit(one) < size(one, "tokens_per_block")
         ),
         shown=("max_num_tokens", "tokens_per_block"),
     ),
