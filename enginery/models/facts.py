@@ -5,11 +5,13 @@ The file is in Hugging Face's format, as transformers 4 and 5 write it. The rota
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 DEFAULT_ROPE_THETA = 10000.0
 """The default of transformers, for a configuration without this setting."""
+DETAILS = ("_name_or_path", "padded_vocab_size", "rope_ratio", "routed_scaling_factor", "topk_method")
+"""Settings that single converters depend on."""
 NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 
@@ -32,6 +34,7 @@ class ModelFacts:
         experts_per_token: how many experts process one token.
         quantization: the `quantization_config` of weights that are quantized already; None for other weights.
         weight_bytes: the size of the weight files in bytes; 0 if it is not known.
+        details: the settings in `DETAILS`, as they are in the file.
     """
 
     architecture: str = ""
@@ -53,6 +56,7 @@ class ModelFacts:
     experts_per_token: int = 0
     quantization: Mapping[str, Any] | None = None
     weight_bytes: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -90,6 +94,7 @@ class ModelFacts:
             experts_per_token=_number(text, "num_experts_per_tok", "num_experts_per_token"),
             quantization=_mapping(config.get("quantization_config")) or None,
             weight_bytes=weight_bytes,
+            details={name: text[name] for name in DETAILS if name in text},
         )
 
 
