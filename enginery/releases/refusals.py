@@ -48,15 +48,19 @@ class Refusal:
 
     Attributes:
         id: the command, and what is refused.
-        place: file and line in the release's sources.
-        says: what is done and why, in our own words.
+        release: the release that does it: the requested one, or the nearest one that was read.
+        place: file and line in that release's sources.
+        says: what is done and why, in our own words, as the rest of a sentence that begins with the release.
+        models: TensorRT-LLM's classes of models that it is not done for, for a record that depends on them.
         certain: False if the release was not read, and the known releases before and after it differ.
     """
 
     id: str
     effect: Effect
+    release: str
     place: str
     says: str
+    models: frozenset[str] = frozenset()
     certain: bool = True
 
     @property
@@ -113,7 +117,10 @@ def _effect(name: str, release: str) -> Effect | None:
 
 def _made(name: str, release: str, *, certain: bool) -> Refusal | None:
     found = facts.look_up(_topic(name), name, release).value
-    return Refusal(name, Effect(found["effect"]), found["place"], found["says"], certain) if found else None
+    if not found:
+        return None
+    place, says, models = found["place"], found["says"], frozenset(found.get("models", ()))
+    return Refusal(name, Effect(found["effect"]), release, place, says, models, certain)
 
 
 def _around(name: str, release: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 DATA = sorted((Path(__file__).parents[2] / "enginery/releases/data").glob("*refusals.json"))
-STATEMENTS = (ast.Raise, ast.Assert, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.Delete)
+STATEMENTS = (ast.Raise, ast.Assert, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.Continue)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -30,9 +30,7 @@ def main(sources: Path) -> int:
                 checked += 1
                 problem = mistake(sources / release, place, names)
                 wrong += [f"{name}, {release}, {place}: {problem}"] if problem else []
-    for line in wrong:
-        print(line)
-    print(f"{checked} places checked, {len(wrong)} wrong")
+    sys.stdout.write("".join(f"{line}\n" for line in [*wrong, f"{checked} places checked, {len(wrong)} wrong"]))
     return min(1, len(wrong))
 
 

@@ -14,7 +14,7 @@ REPOSITORY = CHECKOUT
 SCRIPT = REPOSITORY / "infra" / "releases" / "compact.py"
 FACTS = Path(os.environ.get("ENGINERY_RELEASE_FACTS") or REPOSITORY.parent / "shared" / "trtllm")
 BY_HAND = {"replacements.json", "refusals.json", "conversion_refusals.json"}
-MOST_BYTES = 350_000
+MOST_BYTES = 500_000
 
 
 def kept() -> dict[str, bytes]:
