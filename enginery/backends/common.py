@@ -120,6 +120,24 @@ def position_findings(model: ModelFacts, length: int, field: str) -> Iterator[Fi
         yield warning("W151", field, problem, f"use at most {positions}: beyond it answers get worse")
 
 
+def rope_form_findings(model: ModelFacts | None, release: str, reader: str | None) -> Iterator[Finding]:
+    """A warning if the release does not read `rope_parameters`, and so would take other rotary embeddings.
+
+    Args:
+        model: the model; None if it is not known.
+        release: the release of TensorRT-LLM.
+        reader: the first release that reads `rope_parameters`; None if no release does.
+    """
+    if model is None or not model.only_new_rope or (reader and Version(release) >= Version(reader)):
+        return
+    problem = (
+        "config.json has the rotary settings in rope_parameters, as transformers 5 writes them;"
+        f" {release} reads only rope_theta and rope_scaling, and would take its usual base and no scaling"
+    )
+    later = f", or use {reader} or a later release" if reader else ""
+    yield warning("W191", "release", problem, f"write both at the top level of the model's config.json too{later}")
+
+
 def model_positions(model: ModelFacts) -> int:
     """The longest sequence that a release builds for by default, in tokens; 0 if it is not known."""
     scaling = model.rope_scaling or {}

@@ -71,7 +71,7 @@ def uneven_sizes(model: ModelFacts, precision: Precision, gpus: int) -> Iterator
     rows = {
         "hidden": model.hidden_size,
         "attention": model.heads * model.head_size,
-        "intermediate": model.intermediate_size,
+        "intermediate": model.moe_intermediate_size if model.experts else model.intermediate_size,
     }
     for name, size in rows.items():
         if size % (block * gpus):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
-    from enginery.models.facts import DEFAULT_ROPE_THETA, ModelFacts
+    from enginery.models.facts import DEFAULT_ROPE_THETA, ModelFacts, config_problems
     from enginery.models.headers import FLOATS, ITEM_BITS, Tensor, read_all, read_tensors, safetensors_problem
+    from enginery.models.size import PLAUSIBLE, Weights, cached_numbers, has_shape, parameter_count, weights_of
 else:
     __getattr__ = door(__name__, __file__)

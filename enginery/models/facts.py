@@ -1,37 +1,83 @@
 """The shape of a model, read from its `config.json`.
 
-The file is in Hugging Face's format, as transformers 4 and 5 write it. The rotary settings are at its top level or in
-`rope_parameters`. A model with several parts has the settings of its language model in `text_config`.
+The file is in Hugging Face's format, as transformers 4 and 5 write it. A model with several parts has the settings of
+its language model in an object of its own. What the file leaves out comes from the model's class (`defaults`). What is
+neither in the file nor known for the class is unknown, and is never guessed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from enginery.models.defaults import (
+    Bias,
+    Positions,
+    Structure,
+    class_defaults,
+    known_type,
+    language_type,
+    structure,
+)
+from enginery.models.layers import LLAMA4, attention_kinds, expert_layers
+from enginery.models.rope import FULL, SLIDING, Rope, by_layer_type, is_read_without, read_ropes
+from enginery.models.settings import Settings
+
 DEFAULT_ROPE_THETA = 10000.0
-"""The default of transformers, for a configuration without this setting."""
+"""The rotary base that TensorRT-LLM takes where a checkpoint does not say one."""
 DETAILS = ("_name_or_path", "padded_vocab_size", "rope_ratio", "routed_scaling_factor", "topk_method")
 """Settings that single converters depend on."""
-NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps")
+LANGUAGE_PARTS = ("text_config", "llm_config", "language_config", "text_model_config")
+"""Where a model with several parts has the settings of its language model."""
+WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "encoder_ffn_dim")
+FOUR_TIMES = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpt"})
+"""Types of models whose feed-forward blocks have four times the hidden size, if the file does not say it."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k")
+NO_WINDOW = -1
+ALIBI_WIDTH = 5120
+"""Baichuan's larger model has no rotary embeddings; only its hidden size shows which it is."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The shape of a model. An attribute that its configuration does not state is None, 0 or empty.
+    """The shape of a model. An attribute that is not known is None, 0 or empty.
 
     Attributes:
         architecture: the first of `architectures`, such as `LlamaForCausalLM`.
         model_type: transformers' name of the family, such as `llama`.
+        language_type: the same for the language model, in a model with several parts; empty if no class is known.
         dtype: the number format of its weights, such as `bfloat16`.
         kv_heads: the number of key and value heads; without grouped attention the same as `heads`.
-        intermediate_size: the width of the hidden layer in a feed-forward block.
+        intermediate_size: the width of the hidden layer in a feed-forward block that is no expert.
         max_positions: the longest sequence that the model was made for, in tokens.
-        rope_theta: the base of the rotary embedding.
+        positions: how the model knows the positions of its tokens; `rope` for rotary embeddings.
+        rope_theta: the base of the rotary embedding, in layers that attend to the whole sequence.
         rope_scaling: how the rotary embedding is scaled for longer sequences; None if it is not scaled.
+        rope_share: the part of each head that is rotated.
+        local_rope_theta: the base in layers with a sliding window, if it is another; None if it is the same.
+        only_new_rope: whether the rotary settings are only in `rope_parameters`, which transformers 4 does not read.
+        rope_by_layer_type: whether `rope_parameters` has an object for each kind of layer.
         norm_eps: the epsilon of the normalization layers.
-        tied_embeddings: whether the input and output embeddings are the same weights.
+        tied_embeddings: whether the input and output embeddings are the same weights; None if it is not known.
+        attention_bias: whether the matrices of queries, keys and values have a bias.
+        output_bias: whether the last matrix of the attention has a bias.
+        mlp_bias: whether the matrices of the feed-forward blocks have a bias.
+        gated: whether a feed-forward block has three matrices in place of two.
+        activation: the function in the feed-forward blocks, such as `silu`.
         experts: the number of experts in a mixture of experts; 0 for other models.
         experts_per_token: how many experts process one token.
+        moe_intermediate_size: the width of an expert.
+        shared_intermediate_size: the width of all experts together that process every token; 0 if there are none.
+        expert_layers: the numbers of the layers that have experts.
+        kv_lora_rank: the size of what latent attention (MLA) keeps of a token; 0 for other attention.
+        q_lora_rank: the size to which latent attention compresses queries; 0 if it does not.
+        qk_rope_head_dim: the part of a head that latent attention rotates.
+        qk_nope_head_dim: the part that it does not rotate.
+        v_head_dim: the size of a value in latent attention.
+        sliding_window: how many tokens a layer of kind `sliding_attention` attends to; 0 if there are no such layers.
+        layer_types: the kind of attention of each layer.
+        encoder_decoder: whether the model has an encoder and a decoder.
         quantization: the `quantization_config` of weights that are quantized already; None for other weights.
         weight_bytes: the size of the weight files in bytes; 0 if it is not known.
         details: the settings in `DETAILS`, as they are in the file.
@@ -39,6 +85,7 @@ class ModelFacts:
 
     architecture: str = ""
     model_type: str = ""
+    language_type: str = ""
     dtype: str = ""
     layers: int = 0
     heads: int = 0
@@ -48,74 +95,231 @@ class ModelFacts:
     intermediate_size: int = 0
     vocab_size: int = 0
     max_positions: int = 0
-    rope_theta: float = DEFAULT_ROPE_THETA
+    positions: Positions = ""
+    rope_theta: float | None = None
     rope_scaling: Mapping[str, Any] | None = None
+    rope_share: float | None = None
+    local_rope_theta: float | None = None
+    only_new_rope: bool = False
+    rope_by_layer_type: bool = False
     norm_eps: float | None = None
-    tied_embeddings: bool = False
+    tied_embeddings: bool | None = None
+    attention_bias: bool | None = None
+    output_bias: bool | None = None
+    mlp_bias: bool | None = None
+    gated: bool | None = None
+    activation: str = ""
     experts: int = 0
     experts_per_token: int = 0
+    moe_intermediate_size: int = 0
+    shared_intermediate_size: int = 0
+    expert_layers: tuple[int, ...] = ()
+    kv_lora_rank: int = 0
+    q_lora_rank: int = 0
+    qk_rope_head_dim: int = 0
+    qk_nope_head_dim: int = 0
+    v_head_dim: int = 0
+    sliding_window: int = 0
+    layer_types: tuple[str, ...] = ()
+    encoder_decoder: bool = False
     quantization: Mapping[str, Any] | None = None
     weight_bytes: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def parameters(self) -> int:
-        """The number of the model's parameters, estimated from the shape; 0 if the shape is not known."""
-        attention = self.hidden_size * self.head_size * (2 * self.heads + 2 * self.kv_heads)
-        feed_forward = 3 * self.hidden_size * self.intermediate_size * max(1, self.experts)
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
-        return self.layers * (attention + feed_forward) + embeddings if self.layers else 0
-
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, weight_bytes: int = 0) -> "ModelFacts":
         """Read the content of a `config.json`. A setting with a value of the wrong type counts as missing."""
-        text = {**config, **_mapping(config.get("text_config"))}
-        heads = _number(text, "num_attention_heads", "n_head", "n_heads")
-        hidden = _number(text, "hidden_size", "n_embd", "d_model")
-        scaling = _rope(text)
-        theta = scaling.pop("rope_theta", None) or text.get("rope_theta") or DEFAULT_ROPE_THETA
-        return cls(
-            architecture=_first(config.get("architectures")),
-            model_type=str(config.get("model_type") or ""),
-            dtype=str(text.get("dtype") or text.get("torch_dtype") or "").removeprefix("torch."),
-            layers=_number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-            heads=heads,
-            kv_heads=_number(text, "num_key_value_heads", "num_kv_heads", "n_head_kv") or heads,
-            head_size=_number(text, "head_dim") or (hidden // heads if heads else 0),
-            hidden_size=hidden,
-            intermediate_size=_number(text, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden,
-            vocab_size=_number(text, "vocab_size"),
-            max_positions=_number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
-            rope_theta=float(theta),
-            rope_scaling=scaling or None,
-            norm_eps=_number(text, *NORM_EPS, kind=float) or None,
-            tied_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-            experts=_number(text, "num_local_experts", "num_experts", "n_routed_experts"),
-            experts_per_token=_number(text, "num_experts_per_tok", "num_experts_per_token"),
-            quantization=_mapping(config.get("quantization_config")) or None,
-            weight_bytes=weight_bytes,
-            details={name: text[name] for name in DETAILS if name in text},
-        )
+        return _read(_Config(config), weight_bytes=weight_bytes)
 
 
-def _mapping(value: object) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
+def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each setting that decides what the model is and cannot be read, because of its type."""
+    read = _Config(config)
+    _read(read, weight_bytes=0)
+    for name, problem in read.problems.items():
+        yield f"config.json: {name} {problem}"
 
 
-def _first(value: object) -> str:
-    return str(value[0]) if isinstance(value, list) and value else ""
+class _Config:
+    """A `config.json`: the settings of the whole model, and those of its language model."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.problems: dict[str, str] = {}
+        self.whole = Settings(config, problems=self.problems)
+        self.architecture = self._architecture()
+        self.model_type = self.whole.text("model_type")
+        parts = (self.whole.mapping(name) for name in LANGUAGE_PARTS)
+        language: dict[str, Any] = next(filter(None, parts), {})
+        self.has_parts = bool(language)
+        self.known = known_type(self.model_type, self.architecture)
+        self.type = self._language_type(language)
+        self.text = Settings({**config, **language}, class_defaults(self.type), self.problems)
+
+    def _language_type(self, language: Mapping[str, Any]) -> str:
+        own = language.get("model_type")
+        if isinstance(own, str) and known_type(own):
+            return own
+        if isinstance(own, str) or not self.has_parts:
+            return self.known if not self.has_parts else ""
+        return language_type(self.known)
+
+    def _architecture(self) -> str:
+        value = self.whole.stated("architectures")
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            return value[0]
+        if value is not None and value != []:
+            self.whole.note("architectures", value, "a list of names")
+        return ""
+
+    def tied(self) -> bool | None:
+        """Whether the embeddings are tied. Where the parts of the file, or of the class, differ, it is not known."""
+        stated = {self.whole.flag("tie_word_embeddings"), self.text.flag("tie_word_embeddings")} - {None}
+        if self.whole.stated("tie_word_embeddings") is None and self.text.stated("tie_word_embeddings") is None:
+            kinds = {self.known, self.type} - {""}
+            stated = {class_defaults(kind).get("tie_word_embeddings") for kind in kinds} - {None}
+        return stated.pop() if len(stated) == 1 else None
 
 
-def _number(config: Mapping[str, Any], *names: str, kind: type = int) -> Any:
-    """The first of these settings that is a number of type `kind`; 0 if none is."""
-    return next((kind(config[name]) for name in names if isinstance(config.get(name), (int, kind))), 0)
+def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
+    text, kind = config.text, config.type
+    own, heads = structure(kind), text.size("num_attention_heads", "n_head", "n_heads", "num_heads")
+    hidden = text.size("hidden_size", "n_embd", "d_model")
+    head_size = text.size("head_dim", "kv_channels", "d_kv", "attention_head_dim") or (hidden // heads if heads else 0)
+    layers = text.size("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    window = _window(text)
+    kinds = attention_kinds(text, layers, kind, window)
+    ropes = read_ropes(text, head_size) if _positions(text, own, hidden, kind) in {"rope", ""} else {}
+    main, local = ropes.get(FULL, Rope()), ropes.get(SLIDING)
+    return ModelFacts(
+        architecture=config.architecture,
+        model_type=config.model_type,
+        language_type=kind,
+        dtype=_dtype(text),
+        layers=layers,
+        heads=heads,
+        kv_heads=_kv_heads(text, heads, kind),
+        head_size=head_size,
+        hidden_size=hidden,
+        intermediate_size=_width(text, hidden, kind),
+        vocab_size=text.size("padded_vocab_size", "vocab_size"),
+        max_positions=_max_positions(text),
+        positions=_positions(text, own, hidden, kind),
+        rope_theta=main.theta,
+        rope_scaling=main.scaling,
+        rope_share=main.share,
+        local_rope_theta=local.theta if local and local.theta != main.theta else None,
+        only_new_rope=not is_read_without(text, head_size, ropes),
+        rope_by_layer_type=bool(by_layer_type(text)),
+        norm_eps=text.number(*NORM_EPS),
+        tied_embeddings=config.tied(),
+        attention_bias=_bias(own.attention_bias, text),
+        output_bias=_bias(own.output_bias, text),
+        mlp_bias=_bias(own.mlp_bias, text),
+        gated=own.gated,
+        activation=text.text("hidden_act", "hidden_activation", "activation_function"),
+        **_experts(text, layers, kind),
+        **_latent(text, head_size),
+        sliding_window=window if SLIDING in kinds else 0,
+        layer_types=kinds,
+        encoder_decoder=bool(config.whole.flag("is_encoder_decoder") or text.flag("is_encoder_decoder")),
+        quantization=_quantization(config),
+        weight_bytes=weight_bytes,
+        details={name: text.stated(name) for name in DETAILS if text.stated(name) is not None},
+    )
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings under the names of transformers 4. Without scaling, there is `rope_theta` at most."""
-    scaling = {**_mapping(config.get("rope_parameters")), **_mapping(config.get("rope_scaling"))}
-    kind = scaling.pop("type", None) or scaling.get("rope_type")
-    theta = scaling.get("rope_theta")
-    if kind in {None, "default"}:
-        return {"rope_theta": theta} if theta else {}
-    return {**scaling, "rope_type": kind}
+def _dtype(text: Settings) -> str:
+    value = text.stated("dtype") or text.stated("torch_dtype")
+    return value.removeprefix("torch.") if isinstance(value, str) else ""
+
+
+def _kv_heads(text: Settings, heads: int, kind: str) -> int:
+    if text.says_none("num_key_value_heads"):
+        return heads
+    own = text.size("num_key_value_heads") or text.inside("attn_config").size("kv_n_heads")
+    if own:
+        return own
+    if kind == "chatglm":
+        return text.size("multi_query_group_num") if text.flag("multi_query_attention") else heads
+    grouped = text.size("num_kv_heads", "n_head_kv")
+    if kind == "falcon" and not text.flag("new_decoder_architecture"):
+        return 1 if text.flag("multi_query") else heads
+    if kind == "gpt_bigcode":
+        return 1 if text.flag("multi_query") else heads
+    return grouped or heads
+
+
+def _width(text: Settings, hidden: int, kind: str) -> int:
+    if kind == LLAMA4:
+        return text.size("intermediate_size_mlp")
+    if kind == "qwen":
+        return text.size("intermediate_size") // 2  # the file has the width of gate and up together
+    if kind == "mpt":
+        return (text.size("expansion_ratio") or 4) * hidden
+    stated = text.size(*WIDTHS) or text.inside("ffn_config").size("ffn_hidden_size")
+    return stated or (4 * hidden if kind in FOUR_TIMES else 0)
+
+
+def _max_positions(text: Settings) -> int:
+    return text.size("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length")
+
+
+def _positions(text: Settings, own: Structure, hidden: int, kind: str) -> Positions:
+    if kind == "falcon":
+        return "alibi" if text.flag("alibi") else "rope"
+    if kind == "mpt":
+        return "learned" if text.inside("attn_config").flag("alibi") is False else "alibi"
+    if kind == "baichuan" and hidden >= ALIBI_WIDTH:
+        return "alibi"
+    return own.positions
+
+
+def _bias(bias: Bias, text: Settings) -> bool | None:
+    return {"": None, "yes": True, "no": False}[bias] if bias in {"", "yes", "no"} else text.flag(bias)
+
+
+def _experts(text: Settings, layers: int, kind: str) -> dict[str, Any]:
+    nested = text.inside("ffn_config")
+    experts = text.size(*EXPERTS) or nested.size("moe_num_experts")
+    if experts < 2:  # noqa: PLR2004
+        return {}
+    width = text.size("moe_intermediate_size", "expert_ffn_hidden_size")
+    width = width or text.size("intermediate_size") or nested.size("ffn_hidden_size")
+    return {
+        "experts": experts,
+        "experts_per_token": text.size(*CHOSEN_EXPERTS) or nested.size("moe_top_k"),
+        "moe_intermediate_size": width,
+        "shared_intermediate_size": _shared_width(text, width, kind),
+        "expert_layers": expert_layers(text, layers, kind),
+    }
+
+
+def _shared_width(text: Settings, width: int, kind: str) -> int:
+    if kind == LLAMA4:
+        return width
+    count = text.size("n_shared_experts", "moe_num_shared_experts", "num_shared_experts")
+    return text.size("shared_expert_intermediate_size", "shared_intermediate_size") or count * width
+
+
+def _latent(text: Settings, head_size: int) -> dict[str, Any]:
+    names = ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    if not text.size("kv_lora_rank"):
+        return {}
+    found = {name: text.size(name) for name in names if not text.says_none(name)}
+    return {**found, "v_head_dim": found.get("v_head_dim") or head_size}
+
+
+def _window(text: Settings) -> int:
+    if text.flag("use_sliding_window") is False or text.says_none("sliding_window"):
+        return 0
+    if text.stated("sliding_window") == NO_WINDOW:
+        return 0
+    return text.size("sliding_window", "attention_window_size", "window_size")
+
+
+def _quantization(config: _Config) -> dict[str, Any] | None:
+    value = config.whole.stated("quantization_config")
+    if value is not None and not isinstance(value, Mapping):
+        config.whole.note("quantization_config", value, "an object")
+    own = value if isinstance(value, Mapping) else config.text.stated("quantization_config")
+    return dict(own) if isinstance(own, Mapping) and own else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enginery.backends import Request
 from enginery.core.late import late
 from enginery.core.text import human_bytes
-from enginery.models import ModelFacts
+from enginery.models import PLAUSIBLE, ModelFacts, cached_numbers, has_shape, parameter_count, weights_of
 from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Precision, gpus, warning
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 else:
     backends = late("enginery.backends")
 
-BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8_e4m3fn": 1.0, "fp8": 1.0, "int8": 1.0, "nvfp4": 0.5}
-"""Bytes of one number, by the name of its format."""
+CACHE_BYTES = {"float32": 4.0, "fp8": 1.0, "int8": 1.0, "nvfp4": 0.5 + 1 / 16}
+"""Bytes of one number in the KV cache, by the name of its format; 2 for others."""
 WEIGHT_BYTES = {
     Precision.FLOAT32: 4.0,
     Precision.FLOAT16: 2.0,
@@ -105,8 +105,8 @@ def _gpu_memory_note(request: Request, model: ModelFacts) -> Iterator[str]:
     fraction = request.serving.kv_cache_free_gpu_mem_fraction or 0.9
     free = (request.gpu.memory_gb * GB - need.weights - need.activations - RESERVED) * fraction
     if free > need.sequence > 0:
-        tokens = int(free / kv_bytes_per_token(request, model))
         longest = longest_sequence(request, model)
+        tokens = int(free / need.sequence * longest)
         taken = f"weights {human_bytes(need.weights)}, activations {human_bytes(need.activations)}"
         yield (
             f"estimated for each GPU: {taken}, "
@@ -114,27 +114,24 @@ def _gpu_memory_note(request: Request, model: ModelFacts) -> Iterator[str]:
         )
 
 
-def parameter_count(model: ModelFacts) -> int:
-    """How many weights the model has: from the size of their files, or for a quantized model from its shape."""
-    if model.weight_bytes and model.dtype in BYTES and not model.quantization:
-        return int(model.weight_bytes / BYTES[model.dtype])
-    return model.parameters
-
-
 def weight_bytes(model: ModelFacts, precision: Precision) -> float:
-    """Bytes of all weights in a precision. Quantized models keep their embeddings in 16 bits."""
-    count = parameter_count(model)
+    """Bytes of all weights in a precision.
+
+    A model that is quantized already is served as it is. So its files say it, unless they are far too small to be the
+    whole model. Quantized models keep their embeddings, routers and norms in 16 bits.
+    """
+    count, kept = parameter_count(model), weights_of(model).kept
     if precision in FLOATS:
         return count * WEIGHT_BYTES[precision]
-    embeddings = model.vocab_size * model.hidden_size * (1 if model.tied_embeddings else 2)
-    return embeddings * 2.0 + max(0, count - embeddings) * WEIGHT_BYTES[precision]
+    estimated = kept * 2.0 + max(0, count - kept) * WEIGHT_BYTES[precision]
+    return model.weight_bytes if model.quantization and model.weight_bytes >= PLAUSIBLE * estimated else estimated
 
 
-def kv_bytes_per_token(request: Request, model: ModelFacts) -> float:
-    """Bytes of the KV cache that one token takes on each GPU."""
-    layers = -(-model.layers // request.target.pipeline_parallel)
-    heads = max(1, -(-model.kv_heads // request.target.tensor_parallel))
-    return 2.0 * layers * heads * model.head_size * _kv_number_bytes(request)
+def kv_cache_bytes(request: Request, model: ModelFacts, tokens: int) -> float:
+    """Bytes of the KV cache that one sequence takes on each GPU."""
+    target = request.target
+    numbers = cached_numbers(model, tokens, gpus=target.tensor_parallel, stages=target.pipeline_parallel)
+    return numbers * _kv_number_bytes(request, model)
 
 
 def longest_sequence(request: Request, model: ModelFacts) -> int:
@@ -153,7 +150,8 @@ def longest_sequence(request: Request, model: ModelFacts) -> int:
 def activation_bytes(request: Request, model: ModelFacts) -> float:
     """Bytes of activations in one forward pass: hidden states, one feed-forward layer, and the logits of a batch."""
     tokens = request.build.max_num_tokens or DEFAULT_MAX_NUM_TOKENS
-    wide = 4 * model.hidden_size + 2 * model.intermediate_size / request.target.tensor_parallel
+    inner = max(model.intermediate_size, model.moe_intermediate_size * model.experts_per_token)
+    wide = 4 * model.hidden_size + 2 * inner / request.target.tensor_parallel
     return 2.0 * tokens * wide + 4.0 * _batch(request) * model.vocab_size
 
 
@@ -162,17 +160,20 @@ def need_of(request: Request, model: ModelFacts) -> Need:
     return Need(
         weights=weight_bytes(model, request.target.precision) / request.world_size,
         activations=activation_bytes(request, model),
-        sequence=kv_bytes_per_token(request, model) * longest_sequence(request, model),
+        sequence=kv_cache_bytes(request, model, longest_sequence(request, model)),
     )
 
 
 def host_bytes(request: Request, model: ModelFacts) -> float:
     """Host memory that a conversion takes at most: the model as it is loaded, and one rank of the result.
 
-    It is 0 if nothing is converted: the backend `pytorch` serves unquantized weights as they are. A converter loads the
-    model in the format of the result. To quantize it, the converter loads it in the model's own format.
+    It is 0 if nothing is converted: the backend `pytorch` serves plain weights as they are, and those that are
+    quantized already. A converter loads the model in the format of the result. To quantize it, the converter loads it
+    in the model's own format.
     """
     precision = loaded = request.target.precision
+    if request.target.backend is BackendName.PYTORCH and model.quantization:
+        return 0.0
     if precision not in FLOATS:
         loaded = Precision(model.dtype) if model.dtype in set(FLOATS) else Precision.BFLOAT16
     elif request.target.backend is BackendName.PYTORCH:
@@ -185,13 +186,15 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _kv_number_bytes(request: Request) -> float:
-    kind, precision = request.convert.kv_cache, request.target.precision
-    if kind != "auto":
-        return BYTES[kind]
-    if precision in {Precision.FP8, Precision.NVFP4}:
-        return BYTES["fp8"]
-    return BYTES["float32"] if precision is Precision.FLOAT32 else 2.0
+def _kv_number_bytes(request: Request, model: ModelFacts) -> float:
+    """Bytes of one number in the KV cache. A model that is quantized already says itself whether its cache is, too."""
+    precision = request.target.precision
+    kind: str = request.convert.kv_cache
+    if kind == "auto" and model.quantization:
+        kind = str(model.quantization.get("kv_cache_quant_algo") or "").lower()
+    elif kind == "auto":
+        kind = "fp8" if precision in {Precision.FP8, Precision.NVFP4} else str(precision)
+    return CACHE_BYTES.get(kind, 2.0)
 
 
 def _engine_length(request: Request) -> int:
@@ -209,7 +212,7 @@ def _batch(request: Request) -> int:
 
 
 def _can_estimate(request: Request, model: ModelFacts) -> bool:
-    return bool(model.layers and model.hidden_size and request.gpu != gpus.CPU and request.gpu.memory_gb)
+    return bool(has_shape(model) and request.gpu != gpus.CPU and request.gpu.memory_gb)
 
 
 def _remedy(request: Request, model: ModelFacts) -> str:

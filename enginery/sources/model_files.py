@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
+from enginery.models import config_problems
 from enginery.spec import Source
 
 CONFIG = "config.json"
@@ -155,6 +156,8 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
     for name in _deciding_files(present):
         selection.documents[name] = _document(name, read(name), selection)
     selection.config = _with_quantization(selection.documents)
+    for problem in config_problems(selection.config):
+        selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
     _check_parts(selection)
     _check_remote_code(selection)
     _choose_weights(selection)

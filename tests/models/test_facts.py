@@ -1,8 +1,24 @@
 """Tests of a model's shape, from the configurations of many families and versions of transformers."""
 
-import pytest
+from dataclasses import replace
+from math import isfinite
+from typing import Any
 
-from enginery.models.facts import ModelFacts
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enginery.models.defaults import STRUCTURES
+from enginery.models.facts import (
+    CHOSEN_EXPERTS,
+    EXPERTS,
+    LANGUAGE_PARTS,
+    NORM_EPS,
+    WIDTHS,
+    ModelFacts,
+    config_problems,
+)
+from enginery.models.size import cached_numbers, parameter_count
 from tests.support.models.examples import LLAMA_3_8B
 
 
@@ -20,7 +36,7 @@ def test_the_same_llama_as_transformers_5_writes_it() -> None:
         key: value for key, value in LLAMA_3_8B.items() if key not in {"rope_theta", "rope_scaling", "torch_dtype"}
     }
     moved |= {"dtype": "bfloat16", "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}
-    assert ModelFacts.from_config(moved) == ModelFacts.from_config(LLAMA_3_8B)
+    assert replace(ModelFacts.from_config(moved), only_new_rope=False) == ModelFacts.from_config(LLAMA_3_8B)
 
 
 @pytest.mark.parametrize("name", ["type", "rope_type"])
@@ -40,7 +56,7 @@ def test_a_mixture_has_experts() -> None:
     mixtral = LLAMA_3_8B | {"num_local_experts": 8, "num_experts_per_tok": 2}
     facts = ModelFacts.from_config(mixtral)
     assert (facts.experts, facts.experts_per_token) == (8, 2)
-    assert facts.parameters > 5 * ModelFacts.from_config(LLAMA_3_8B).parameters
+    assert parameter_count(facts) > 5 * parameter_count(ModelFacts.from_config(LLAMA_3_8B))
 
 
 def test_older_names_are_understood() -> None:
@@ -68,4 +84,43 @@ def test_a_quantized_model_says_so() -> None:
 @pytest.mark.parametrize("config", [{}, {"architectures": []}, {"architectures": None, "num_hidden_layers": "many"}])
 def test_what_is_not_said_is_left_open(config: dict[str, object]) -> None:
     facts = ModelFacts.from_config(config)
-    assert (facts.architecture, facts.layers, facts.parameters) == ("", 0, 0)
+    assert (facts.architecture, facts.layers, parameter_count(facts)) == ("", 0, 0)
+
+
+NAMES = sorted(
+    {*LLAMA_3_8B, *LANGUAGE_PARTS, *NORM_EPS, *WIDTHS, *EXPERTS, *CHOSEN_EXPERTS}
+    | {"rope_parameters", "rope_scaling", "rope_local_base_freq", "layer_types", "sliding_window", "attn_config"}
+    | {"ffn_config", "sliding_window_pattern", "mlp_only_layers", "moe_layers", "quantization_config", "rope_ratio"}
+    | {"moe_layer_interval", "moe_layer_end_index", "decoder_sparse_step", "moe_layer_freq", "max_window_layers"}
+    | {"use_sliding_window", "kv_lora_rank", "q_lora_rank", "rotary_dim", "num_key_value_heads", "is_encoder_decoder"}
+)
+INNER = ["rope_theta", "rope_type", "type", "factor", "full_attention", "sliding_attention", "model_type", "alibi"]
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([10**400, 2**60])
+)
+TYPES = sorted(STRUCTURES)
+VALUES = st.recursive(
+    SCALARS | st.sampled_from(TYPES),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*INNER, *NAMES]), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=8), st.sampled_from(TYPES))
+def test_whatever_a_configuration_holds_it_is_read_or_reported(config: dict[str, Any], model_type: str) -> None:
+    whole = {"model_type": model_type, **config}
+    facts, problems = ModelFacts.from_config(whole), list(config_problems(whole))
+    assert parameter_count(facts) >= 0
+    assert cached_numbers(facts, 1000) >= 0
+    assert facts.rope_theta is None or (facts.rope_theta > 0 and isfinite(facts.rope_theta))
+    assert all(problem.startswith("config.json: ") and "\n" not in problem for problem in problems)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(LLAMA_3_8B)), VALUES)
+def test_a_setting_of_the_wrong_type_is_named(name: str, value: object) -> None:
+    problems = list(config_problems({**LLAMA_3_8B, name: value}))
+    if isinstance(LLAMA_3_8B[name], int | float) and isinstance(value, str | dict | bool):
+        expected = f"config.json: {name} "
+        assert value is False or [problem for problem in problems if problem.startswith(expected)]

@@ -9,15 +9,15 @@ import pytest
 from enginery.backends import Request
 from enginery.core.errors import PlanError, SpecError
 from enginery.models.facts import ModelFacts
+from enginery.models.size import parameter_count
 from enginery.pipeline import preflight, run
 from enginery.pipeline.plan import make_plan
 from enginery.pipeline.preflight import (
     estimate_findings,
     estimate_notes,
-    kv_bytes_per_token,
+    kv_cache_bytes,
     longest_sequence,
     need_of,
-    parameter_count,
     weight_bytes,
 )
 from enginery.sources import ResolvedSource, SourceFile
@@ -25,6 +25,7 @@ from enginery.spec import gpus
 from enginery.spec.findings import Finding, stopping, warning
 from enginery.spec.spec import accepting, parse_spec
 from enginery.spec.types import Precision
+from tests.models.test_size import DEEPSEEK_V3, QWEN3_30B
 from tests.support.models.examples import LLAMA_3_8B, LLAMA_3_70B
 from tests.support.plans.plan import planned, spec_data
 
@@ -92,6 +93,57 @@ def test_weights_in_each_precision(precision: str, gigabytes: float) -> None:
     )
 
 
+FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "files", "gigabytes"),
+    [
+        # DeepSeek V3's repository has 688,586,727,753 bytes of weights, 14B weights of one more layer among them.
+        (DEEPSEEK_V3 | FP8, "fp8", 0, 672.9),
+        (DEEPSEEK_V3 | FP8, "fp8", 688_586_727_753, 688.6),
+        (QWEN3_30B | FP8, "fp8", 0, 31.17),
+        (QWEN3_30B | FP8, "fp8", 1_000_000, 31.17),
+        (QWEN3_30B | FP8, "fp8", 31_100_000_000, 31.1),
+    ],
+)
+def test_a_model_that_is_quantized_already_is_as_large_as_its_files(
+    config: dict[str, Any], precision: str, files: int, gigabytes: float
+) -> None:
+    model = ModelFacts.from_config(config, weight_bytes=files)
+    assert weight_bytes(model, Precision(precision)) / GB == pytest.approx(gigabytes, rel=0.001)
+
+
+def test_fp8_mixtures_are_planned_on_the_gpus_that_hold_them() -> None:
+    """The plans of two public models: 31 GB on one H200, and 671 GB on eight."""
+    target = {"backend": "pytorch", "precision": "fp8"}
+    one = request(QWEN3_30B | FP8 | {"max_position_embeddings": 40960}, gpu="H200-SXM5-141GB", target=target)
+    assert findings(one) == []
+    assert need_of(one, model_of(one)).weights / GB == pytest.approx(31.2, rel=0.01)
+    positions = {"max_position_embeddings": 163840}
+    eight = request(DEEPSEEK_V3 | FP8 | positions, gpu="H200-SXM5-141GB", target={**target, "tensor_parallel": 8})
+    assert findings(eight) == []
+    assert need_of(eight, model_of(eight)).sequence == 163840 * 61 * 576 * 2
+
+
+def test_nothing_is_converted_of_a_model_that_is_served_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: 24 * GB)
+    wanted = request(QWEN3_30B | FP8, gpu="H200-SXM5-141GB", target={"backend": "pytorch", "precision": "fp8"})
+    assert findings(wanted, local=True) == []
+
+
+def test_a_quantized_model_says_whether_its_cache_is_quantized_too() -> None:
+    target = {"backend": "pytorch", "precision": "fp8"}
+    plain = request(QWEN3_30B | FP8, target=target)
+    with_cache = {
+        "quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+    }
+    small = request(QWEN3_30B | with_cache, target=target)
+    large = kv_cache_bytes(plain, model_of(plain), 100)
+    assert large == 100 * 48 * 2 * 4 * 128 * 2
+    assert kv_cache_bytes(small, model_of(small), 100) == large / 2
+
+
 def test_a_tied_embedding_counts_once() -> None:
     tied = ModelFacts.from_config(LLAMA_3_8B | {"tie_word_embeddings": True})
     assert parameter_count(ModelFacts.from_config(LLAMA_3_8B)) - parameter_count(tied) == 128256 * 4096
@@ -110,7 +162,7 @@ def test_a_tied_embedding_counts_once() -> None:
 )
 def test_the_kv_cache_of_a_token(target: dict[str, Any], convert: dict[str, Any], expected: int) -> None:
     wanted = request(target=target, convert=convert)
-    assert kv_bytes_per_token(wanted, model_of(wanted)) == expected
+    assert kv_cache_bytes(wanted, model_of(wanted), 1000) == expected * 1000
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def _shape_differences(config: Mapping[str, Any], model: ModelFacts, *, strict: 
         elif not _same(config[name], value):
             yield f"config.json: {name} is {config[name]}, the model has {value}"
     yield from _head_size_difference(config, model)
-    if config.get("share_embedding_table") and not model.tied_embeddings:
+    if config.get("share_embedding_table") and model.tied_embeddings is False:
         yield "config.json: share_embedding_table is true, but the model's first and last layer differ"
 
 
@@ -149,8 +149,8 @@ def _head_size_difference(config: Mapping[str, Any], model: ModelFacts) -> Itera
 
 def _rope_differences(config: Mapping[str, Any], model: ModelFacts) -> Iterator[str]:
     base = config.get("rotary_base")
-    found = DEFAULT_ROPE_THETA if base is None else base  # TensorRT-LLM's default
-    if not _same(found, model.rope_theta):
+    found = DEFAULT_ROPE_THETA if base is None else base
+    if model.rope_theta is not None and not _same(found, model.rope_theta):
         problem = f"is {base}" if base is not None else f"is missing (TensorRT-LLM would take {found:g})"
         yield f"config.json: rotary_base {problem}, the model's rope_theta is {model.rope_theta:g}"
     wanted, scaling = rope_scaling(model.rope_scaling), rope_scaling(config.get("rotary_scaling"))

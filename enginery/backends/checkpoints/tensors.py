@@ -44,7 +44,6 @@ LLAMA_LIKE = (
     "GemmaForCausalLM",
 )
 
-WITH_QKV_BIAS = ("Qwen2ForCausalLM",)
 WITH_QUERY_KEY_NORMS = ("Qwen3ForCausalLM",)
 FLOAT_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
@@ -94,13 +93,11 @@ class Decoder:
     """The tensors that each rank of a decoder's checkpoint must have.
 
     Attributes:
-        source: the model's Hugging Face configuration.
         config: the checkpoint's configuration.
         expected: what the checkpoint is expected to be.
     """
 
     model: ModelFacts
-    source: Mapping[str, Any]
     config: Mapping[str, Any]
     expected: CheckpointExpectation
 
@@ -139,7 +136,7 @@ class Decoder:
         rows = queries + 2 * max(1, model.kv_heads // shared) * model.head_size
         yield from self._linear(f"{prefix}.qkv", (rows, model.hidden_size), found)
         yield from self._linear(f"{prefix}.dense", (model.hidden_size, queries), found)
-        if self.source.get("attention_bias") or model.architecture in WITH_QKV_BIAS:
+        if model.attention_bias:
             yield f"{prefix}.qkv.bias", Expected(self._floats, (rows,))
         if model.architecture in WITH_QUERY_KEY_NORMS:
             yield f"{prefix}.q_layernorm.weight", Expected(self._floats, (model.head_size,))
@@ -151,14 +148,14 @@ class Decoder:
         hidden, inner = self.model.hidden_size, self.model.intermediate_size // self.expected.tensor_parallel
         for name, rows, columns in (("fc", inner, hidden), ("gate", inner, hidden), ("proj", hidden, inner)):
             yield from self._linear(f"{prefix}.{name}", (rows, columns), found)
-            if self.source.get("mlp_bias"):
+            if self.model.mlp_bias:
                 yield f"{prefix}.{name}.bias", Expected(self._floats, (rows,))
 
     def _experts(self, prefix: str) -> Iterator[tuple[str, Expected]]:
         hidden, mapping = self.model.hidden_size, section(self.config, "mapping")
         groups = max(1, mapping.get("moe_ep_size") or 1)
         split = mapping.get("moe_tp_size") or 0
-        inner = self.model.intermediate_size // (split if split > 0 else self.expected.tensor_parallel // groups)
+        inner = self.model.moe_intermediate_size // (split if split > 0 else self.expected.tensor_parallel // groups)
         experts = self.model.experts // groups
         yield f"{prefix}.router.weight", Expected(FLOATS, (self.model.experts, hidden))
         for name, shape in (("fc", (experts, 2 * inner, hidden)), ("proj", (experts, hidden, inner))):

@@ -34,8 +34,13 @@ from enginery.models import FLOATS, ModelFacts, Tensor, read_all, read_tensors
 
 CONFIG = "config.json"
 QUANT_CONFIG = "hf_quant_config.json"
-NOT_COMPARED = frozenset({"dtype", "quantization", "weight_bytes", "rope_scaling"})
+NOT_COMPARED = frozenset(
+    {"dtype", "quantization", "weight_bytes", "rope_scaling", "only_new_rope", "rope_by_layer_type"}
+)
 """Facts of a model that the export may change, or that are compared separately."""
+UNKNOWN = (None, "", ())
+"""Values of facts that neither a model's configuration nor its class says."""
+NO_ROPE = {("rope_theta", positions) for positions in ("learned", "alibi", "none")}
 
 LINEAR = re.compile(r"\.(q|k|v|o|qkv|gate|up|down|gate_up)_proj\.weight$|\.w[123]\.weight$")
 """Matrices that every algorithm quantizes unless they are excluded."""
@@ -60,7 +65,8 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
         CheckpointError: when something differs; the error lists all differences.
     """
     config, source = read_config(checkpoint), read_config(weights)
-    model = replace(ModelFacts.from_config(source), tied_embeddings=_is_tied(source, weights))
+    model = ModelFacts.from_config(source)
+    model = replace(model, tied_embeddings=_is_tied(model, weights))
     if expected.accepted_rope_theta is not None:
         model = replace(model, rope_theta=expected.accepted_rope_theta)
     known = model.architecture in LLAMA_LIKE
@@ -68,12 +74,12 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
     ranks, problems = _read_ranks(checkpoint, expected.world_size)
     differences += problems
     if known and _can_be_split(model, expected):
-        decoder = Decoder(model, source, config, expected)
+        decoder = Decoder(model, config, expected)
         for rank, tensors in ranks.items():
             differences += decoder.differences(rank, tensors)
     if differences:
         raise CheckpointError(differences, subject=str(checkpoint), remedy=REMEDY)
-    return _facts(checkpoint, config, ranks, known=known)
+    return {**_facts(checkpoint, config, ranks, known=known), **_not_compared(model)}
 
 
 def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectation) -> Facts:
@@ -125,12 +131,19 @@ def read_config(directory: Path, name: str = CONFIG) -> dict[str, Any]:
     raise CheckpointError([f"{name}: {problem}"], subject=str(directory), remedy=REMEDY)
 
 
-def _is_tied(source: Mapping[str, Any], weights: Path) -> bool:
-    """Whether the last layer shares the first one's weights. For some families only a missing last layer shows it."""
-    if "tie_word_embeddings" in source:
-        return bool(source["tie_word_embeddings"])
+def _is_tied(model: ModelFacts, weights: Path) -> bool | None:
+    """Whether the last layer shares the first one's weights. For unknown models only a missing last layer shows it."""
+    if model.tied_embeddings is not None:
+        return model.tied_embeddings
     tensors, _ = read_all(weights)
-    return bool(tensors) and "lm_head.weight" not in tensors
+    return "lm_head.weight" not in tensors if tensors else None
+
+
+def _not_compared(model: ModelFacts) -> Facts:
+    """What could not be compared, because neither the model's configuration nor its class says it."""
+    facts = {"rope_theta": model.rope_theta, "tied_embeddings": model.tied_embeddings}
+    unknown = [name for name, value in facts.items() if value is None and (name, model.positions) not in NO_ROPE]
+    return {"not_compared": ", ".join(unknown)} if unknown else {}
 
 
 def _read_ranks(checkpoint: Path, world_size: int) -> tuple[dict[int, dict[str, Tensor]], list[str]]:
@@ -175,7 +188,7 @@ def _hf_config_differences(
 ) -> Iterator[str]:
     found, wanted = asdict(ModelFacts.from_config(config)), asdict(ModelFacts.from_config(source))
     for name, value in wanted.items():
-        if name not in NOT_COMPARED and found[name] != value:
+        if name not in NOT_COMPARED and value not in UNKNOWN and found[name] != value:
             yield f"config.json: {name} is {found[name]}, the model has {value}"
     scaling, original = rope_scaling(found["rope_scaling"]), rope_scaling(wanted["rope_scaling"])
     if scaling != original:

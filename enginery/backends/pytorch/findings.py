@@ -14,13 +14,14 @@
 | E410 | a validation by a script of the release: there is no such script |
 | E140, E142, E143 | a model that cannot be split over the GPUs |
 | E153, W151 | answers that leave no room for the prompt, or sequences too long for the model |
+| W191 | rotary settings in a form that the release does not read |
 | W401 | a GPU that the release's support matrix does not list |
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from enginery.backends.common import Part, answer_findings, position_findings, split_findings
+from enginery.backends.common import Part, answer_findings, position_findings, rope_form_findings, split_findings
 from enginery.backends.pytorch.arguments import (
     FROM_BUILD,
     NO_EQUIVALENT,
@@ -50,6 +51,8 @@ from enginery.releases import capabilities, precisions
 from enginery.spec import BuildOptions, Finding, Precision, gpus, warning
 
 WARM_UP = {"warm_up"}
+READS_ROPE_PARAMETERS = "1.3.0rc3"
+"""The first known release whose LLM API reads `rope_parameters` (`RopeParams.from_config`, NVIDIA's PR 10636)."""
 
 
 def findings(request: Request) -> Iterator[Finding]:
@@ -69,6 +72,8 @@ def findings(request: Request) -> Iterator[Finding]:
     yield from _hardware(request, release)
     yield from _arguments(request, release)
     yield from _lengths(request, release)
+    if not must_quantize(request.target.precision, request.model):  # ModelOpt's export writes the old form
+        yield from _rope_form(request, release)
 
 
 def unsupported_options(options: BuildOptions) -> Iterator[str]:
@@ -100,6 +105,13 @@ def _split_findings(request: Request) -> Iterator[Finding]:
     if 0 < model.layers < stages:
         problem = f"{model.layers} layers are too few for {stages} stages of a pipeline"
         yield Finding("E143", "pipeline_parallel", problem, f"use at most {model.layers}")
+
+
+def _rope_form(request: Request, release: str) -> Iterator[Finding]:
+    yield from rope_form_findings(request.model, release, READS_ROPE_PARAMETERS)
+    if request.model and request.model.rope_by_layer_type and release == READS_ROPE_PARAMETERS:
+        problem = f"{release} stops if rope_parameters has an object for each kind of layer, as this config.json has"
+        yield warning("W191", "release", problem, "write the settings of transformers 4, or use another release")
 
 
 def _hardware(request: Request, release: str) -> Iterator[Finding]:

@@ -142,6 +142,8 @@ def _certainty(request: Request, release: str) -> Iterator[str]:
         yield "the model is not known: what depends on its shape was not checked"
     elif family_for(release, request.model.architecture).indirect:
         yield f"{request.model.architecture} is converted as another model, which {release} treats as the same"
+    if request.model is not None and request.model.rope_theta is None and request.model.positions in {"rope", ""}:
+        yield "config.json does not say the rotary base, and its class is not known: the checkpoint's is not compared"
 
 
 def _nearest(what: str, provenance: Provenance) -> Iterator[str]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from packaging.version import Version
 
+from enginery.backends.common import rope_form_findings
 from enginery.backends.pytorch.keys import pytorch_remedy
 from enginery.backends.quantizing import (
     BLOCKS,
     DRIVER,
+    MODELOPT,
     PLACEHOLDER,
     calibration_arguments,
     is_path,
@@ -140,9 +142,15 @@ def rope_findings(request: Request, release: str, command: str) -> Iterator[Find
     model = request.model
     if model is None:
         return
+    if command != MODELOPT:  # its driver reads both forms; all releases' scripts use transformers 4
+        yield from rope_form_findings(model, release, None)
     if model.rope_scaling:
         yield from _scaling_findings(request, release, command, model.rope_scaling)
-    if _loses_base(request, release, command):
+    if model.rope_theta is None and _needs_base(request, release, command):
+        problem = f"config.json does not say the rotary base, and {release}'s converter uses {DEFAULT_ROPE_THETA:g}"
+        remedy = 'set convert.extra_args to ["--rotary_base", "..."] with the model\'s base, or use a later release'
+        yield warning("W190", "convert.extra_args", problem, remedy)
+    elif _loses_base(request, release, command):
         problem = (
             f"{release}'s converter uses a rotary base of {DEFAULT_ROPE_THETA:g}, this model's is {model.rope_theta:g}"
         )
@@ -170,10 +178,17 @@ def _scaling_findings(request: Request, release: str, command: str, scaling: Map
 
 def _loses_base(request: Request, release: str, command: str) -> bool:
     """Whether the converter writes another rotary base than the model's, because no flag gives it the model's."""
+    base = request.model.rope_theta if request.model else None
+    different = base is not None and not math.isclose(base, DEFAULT_ROPE_THETA)
+    return different and _needs_base(request, release, command)
+
+
+def _needs_base(request: Request, release: str, command: str) -> bool:
+    """Whether the converter has to be told the rotary base, and is not."""
     model = request.model
-    if model is None or model.model_type == "mixtral" or has_extra(request, "--rotary_base"):
+    if model is None or model.model_type == "mixtral" or model.positions in {"learned", "alibi", "none"}:
         return False
-    return _takes_rope_flags(release, command) and not math.isclose(model.rope_theta, DEFAULT_ROPE_THETA)
+    return _takes_rope_flags(release, command) and not has_extra(request, "--rotary_base")
 
 
 def _takes_rope_flags(release: str, command: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,13 +143,23 @@ def test_a_shared_embedding_needs_no_last_layer_if_the_model_has_none(tmp_path: 
     verify_checkpoint(made, tied, PLAIN)
 
 
-def test_a_family_that_does_not_say_that_its_last_layer_is_its_first_is_known_by_its_weights(tmp_path: Path) -> None:
+def test_a_class_that_is_not_known_is_tied_if_its_weights_have_no_last_layer(tmp_path: Path) -> None:
+    unknown: dict[str, Any] = {"architectures": ["OtherForCausalLM"], "model_type": "other", "tie_word_embeddings": ...}
     own_head = source_layout()
     without = {name: value for name, value in own_head.items() if name != "lm_head.weight"}
     made = write_checkpoint(tmp_path / "made", share_embedding_table=True)
     changed(made, 0, lambda layout: layout.__delitem__("lm_head.weight"), ranks=1, fp8=False)
-    verify_checkpoint(made, write_source(tmp_path / "tied", without, tie_word_embeddings=...), PLAIN)
-    (found,) = differences(made, write_source(tmp_path / "not", own_head, tie_word_embeddings=...), PLAIN)
+    verify_checkpoint(made, write_source(tmp_path / "tied", without, **unknown), PLAIN)
+    (found,) = differences(made, write_source(tmp_path / "not", own_head, **unknown), PLAIN)
+    assert "share_embedding_table is true" in found
+
+
+def test_a_known_class_says_whether_its_last_layer_is_its_first_where_the_file_does_not(tmp_path: Path) -> None:
+    gemma: dict[str, Any] = {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "tie_word_embeddings": ...}
+    made = write_checkpoint(tmp_path / "made", share_embedding_table=True)
+    changed(made, 0, lambda layout: layout.__delitem__("lm_head.weight"), ranks=1, fp8=False)
+    verify_checkpoint(made, write_source(tmp_path / "gemma", **gemma), PLAIN)
+    (found,) = differences(made, write_source(tmp_path / "llama", tie_word_embeddings=...), PLAIN)
     assert "share_embedding_table is true" in found
 
 

@@ -143,7 +143,7 @@ TABLE: dict[str, Row] = {
         }.items()
     },
     "chatglm: --use_parallel_embedding of an uneven vocabulary": Row(
-        "E146", GLM_2 | {"vocab_size": 65023}, extra(EMBEDDING, **TWO)
+        "E146", GLM_2 | {"padded_vocab_size": 65023}, extra(EMBEDDING, **TWO)
     ),
     "deepseek_v2: topk_method": Row("E138", DEEPSEEK | {"topk_method": "noaux_tc"}, FLOAT),
     "deepseek_v2: routed_scaling_factor": Row("E138", DEEPSEEK | {"routed_scaling_factor": 16.0}, FLOAT),

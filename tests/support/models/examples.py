@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from enginery.models.facts import ModelFacts
+from enginery.models.size import parameter_count
 from enginery.spec.spec import Spec, parse_spec
 
 
@@ -35,7 +36,7 @@ class Example:
         """The model's facts. The size of its files follows from its shape."""
         shape = ModelFacts.from_config(self.config)
         width = 4 if shape.dtype == "float32" else 2
-        return ModelFacts.from_config(self.config, weight_bytes=width * shape.parameters)
+        return ModelFacts.from_config(self.config, weight_bytes=width * parameter_count(shape))
 
     @property
     def dtype(self) -> str:
