@@ -25,6 +25,7 @@ SHAPE = {
     "tie_word_embeddings": False,
 }
 FLOAT = {"precision": "float16"}
+BFLOAT = {"precision": "bfloat16"}
 SMOOTH = {"precision": "int8_sq"}
 INT8_CACHE = {"precision": "float16", "convert": {"kv_cache": "int8"}}
 FP8 = {"precision": "fp8"}
@@ -145,6 +146,24 @@ TABLE: dict[str, Row] = {
     "chatglm: --use_parallel_embedding of an uneven vocabulary": Row(
         "E146", GLM_2 | {"padded_vocab_size": 65023}, extra(EMBEDDING, **TWO)
     ),
+    "gemma: tensor_parallel of an uneven vocabulary": Row(
+        "E136", model("GemmaForCausalLM", "gemma", vocab_size=256001), {**FLOAT, **TWO}
+    ),
+    **{
+        f"{family}: bfloat16 without a GPU": Row(
+            "", model(architecture, family), BFLOAT, notes("with one, Ampere or newer")
+        )
+        for family, architecture in {
+            "llama": "LlamaForCausalLM",
+            "falcon": "FalconForCausalLM",
+            "baichuan": "BaichuanForCausalLM",
+            "phi": "PhiForCausalLM",
+            "mamba": "MambaForCausalLM",
+            "nemotron_nas": "DeciLMForCausalLM",
+            "deepseek_v1": "DeepseekForCausalLM",
+            "deepseek_v2": "DeepseekV2ForCausalLM",
+        }.items()
+    },
     "deepseek_v2: topk_method": Row("E138", DEEPSEEK | {"topk_method": "noaux_tc"}, FLOAT),
     "deepseek_v2: routed_scaling_factor": Row("E138", DEEPSEEK | {"routed_scaling_factor": 16.0}, FLOAT),
     "deepseek_v2: GPU memory": Row("W136", DEEPSEEK, {**FLOAT, "gpu": "A100-SXM4-40GB"}),

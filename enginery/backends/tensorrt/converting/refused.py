@@ -20,7 +20,7 @@ from enginery.backends.tensorrt.converting.variants import (
     measures_int8,
     variant_findings,
 )
-from enginery.backends.tensorrt.release import FLOATS, WEIGHT_ONLY, calibrates, kv_cache
+from enginery.backends.tensorrt.release import FLOATS, WEIGHT_ONLY, activation_dtype, calibrates, kv_cache
 from enginery.backends.tensorrt.script_arguments import Script
 from enginery.models import ModelFacts
 from enginery.releases import recorded, refusal, refusal_ids
@@ -91,13 +91,16 @@ def refused_findings(request: Request, script: Script, family: str) -> Iterator[
 
 
 def changed_notes(request: Request, script: Script, family: str) -> Iterator[str]:
-    """Notes on settings that the script changes without an error."""
-    if request.model is None or not calibrates(request):
+    """Notes on what the script changes without an error, and on what it needs of the machine."""
+    if request.model is None:
         return
     case = Case(request, request.model, script, family)
-    size = request.convert.calibration.size
+    size = request.convert.calibration.size if calibrates(request) else None
     if case.precision in AWQ and size and size > AWQ_TEXTS and case.place("AWQ with more than 32 texts"):
         yield f"{script.short_title} calibrates AWQ with {AWQ_TEXTS} texts, and not with {size}"
+    dtype = activation_dtype(case.precision, request.model, request.gpu)
+    if dtype == Precision.BFLOAT16 and case.place("bfloat16 without a GPU"):
+        yield f"{script.short_title} looks up the GPU for bfloat16: convert on a machine with one, Ampere or newer"
 
 
 def _pipeline(case: Case) -> Iterator[Finding]:
@@ -113,6 +116,10 @@ def _tensor_parallel(case: Case) -> Iterator[Finding]:
     path, remedy = "tensor_parallel", "use 1, or another release"
     if case.model.model_type != "mamba2" and (place := case.place("tensor_parallel")):
         yield Finding("E136", path, f"{case.script.title} does not split Mamba over GPUs{place}", "use 1")
+    uneven = case.model.vocab_size % case.request.target.tensor_parallel
+    if uneven and (place := case.place("tensor_parallel of an uneven vocabulary")):
+        problem = f"{case.script.title} cannot split a vocabulary of {case.model.vocab_size} tokens evenly{place}"
+        yield Finding("E136", path, problem, "use a number of GPUs that divides it")
     if measures_int8(case.request) and (place := case.place("tensor_parallel with int8")):
         problem = f"with {case.int8_path}, {case.script.title} converts for one GPU only{place}"
         yield Finding("E136", path, problem, remedy)
