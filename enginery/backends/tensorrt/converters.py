@@ -26,7 +26,14 @@ from enginery.backends.quantizing import (
 from enginery.backends.request import Request
 from enginery.backends.tensorrt.converting.refused import refused_findings
 from enginery.backends.tensorrt.converting.variants import family_options, has_extra, weights_name
-from enginery.backends.tensorrt.release import FLOATS, WEIGHT_ONLY, activation_dtype, calibrates, kv_cache
+from enginery.backends.tensorrt.release import (
+    FLOATS,
+    MODELOPT_FAMILIES,
+    WEIGHT_ONLY,
+    activation_dtype,
+    calibrates,
+    kv_cache,
+)
 from enginery.backends.tensorrt.script_arguments import Script, ScriptOption, argument_problems, script_of
 from enginery.models import DEFAULT_ROPE_THETA, ModelFacts
 from enginery.releases import refusal, refusal_ids, script
@@ -37,8 +44,6 @@ SMOOTHING = "0.5"
 """SmoothQuant's strength: how much difficulty moves from activations to weights. Releases' examples use it, too."""
 REMEDY = "use another precision or release, or convert.converter: modelopt"
 
-MODELOPT_FAMILIES = ("GPT2", "GPTBigCode", "Gemma", "Llama", "Mistral", "Mixtral", "QWen", "Qwen2", "MPT", "Dbrx")
-"""Start of the names of architectures for which ModelOpt can write a checkpoint for TensorRT-LLM."""
 AWQ_VOCABULARY = 64
 BY_RELEASE = "convert.converter: release"
 

@@ -45,6 +45,9 @@ UNSUPPORTED_FAMILIES = {
 }
 """Family whose converter cannot make one text engine from the model's directory alone -> why."""
 
+MODELOPT_FAMILIES = ("GPT2", "GPTBigCode", "Gemma", "Llama", "Mistral", "Mixtral", "QWen", "Qwen2", "MPT", "Dbrx")
+"""Start of the names of architectures for which ModelOpt can write a checkpoint for TensorRT-LLM."""
+
 UNNAMED_SINCE = {
     "baichuan": {"BaiChuanForCausalLM": "0.8.0"},
     "chatglm": {"ChatGLMModel": "0.8.0"},

@@ -126,6 +126,8 @@ TABLE: dict[str, Row] = {
         "", model("GemmaForCausalLM", "gemma"), INT8_CACHE, gives("--tokenizer_dir {weights}/tokenizer.model")
     ),
     "llama: --load_by_shard with int8": Row("E146", LLAMA, extra("--load_by_shard", **SMOOTH)),
+    "llama: --load_by_shard with experts": Row("E146", MIXTRAL, extra("--load_by_shard")),
+    "chatglm: --use_embedding_sharing": Row("E146", GLM_2, extra("--use_embedding_sharing")),
     "llama: --load_model_on_cpu with int8": Row("E146", LLAMA, extra("--load_model_on_cpu", **INT8_CACHE)),
     "qwen: --load_model_on_cpu with int8": Row("E146", QWEN2, extra("--load_model_on_cpu", **SMOOTH)),
     "--use_embedding_sharing with tensor_parallel": Row("E146", LLAMA, extra("--use_embedding_sharing", **TWO)),

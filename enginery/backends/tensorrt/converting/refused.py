@@ -16,21 +16,30 @@ from enginery.backends.tensorrt.converting.variants import (
     CHATGLM,
     GPT_VARIANTS,
     extra_value,
+    glm_version,
     has_extra,
     measures_int8,
     variant_findings,
 )
-from enginery.backends.tensorrt.release import FLOATS, WEIGHT_ONLY, activation_dtype, calibrates, kv_cache
+from enginery.backends.tensorrt.release import (
+    FLOATS,
+    MODELOPT_FAMILIES,
+    WEIGHT_ONLY,
+    activation_dtype,
+    calibrates,
+    kv_cache,
+)
 from enginery.backends.tensorrt.script_arguments import Script
 from enginery.models import ModelFacts
 from enginery.releases import recorded, refusal, refusal_ids
 from enginery.spec import Finding, Precision, warning
 
 QUANTIZE = "quantize.py"
+EVERY = "convert_checkpoint.py"
+"""The name in records of what all families' scripts do."""
 AWQ = (Precision.INT4_AWQ, Precision.W4A8_AWQ)
 AWQ_TEXTS = 32
 DEEPSEEK_GB = 80
-INSTEAD = "use another precision or release, or convert.converter: modelopt"
 SHARING = "--use_embedding_sharing"
 PARALLEL_EMBEDDING = "--use_parallel_embedding"
 TAKEN_FOR = "Gemma"
@@ -67,6 +76,17 @@ class Case:
     def int8_path(self) -> str:
         """The setting because of which the script measures the model to make int8 values."""
         return "precision" if self.precision is Precision.INT8_SMOOTHQUANT else "convert.kv_cache"
+
+    @property
+    def instead(self) -> str:
+        """A remedy for what depends on the precision."""
+        return f"use another precision or release{self.by_modelopt}"
+
+    @property
+    def by_modelopt(self) -> str:
+        """The end of a remedy, if ModelOpt can make the checkpoint."""
+        able = self.model.architecture.startswith(MODELOPT_FAMILIES)
+        return ", or convert.converter: modelopt" if able else ""
 
     def place(self, what: str, name: str = "") -> str:
         """Where the release does this, in brackets; empty if there is no such record, or the release does not do it."""
@@ -134,7 +154,7 @@ def _ignored_by_phi(case: Case) -> str:
 def _weights_only(case: Case) -> Iterator[Finding]:
     if case.precision in WEIGHT_ONLY and (place := _ignored_by_phi(case)):
         problem = f"{case.script.title} takes it, but does not quantize {case.model.architecture}{place}"
-        yield Finding("E138", "precision", problem, INSTEAD)
+        yield Finding("E138", "precision", problem, case.instead)
 
 
 def _tied(case: Case) -> Iterator[Finding]:
@@ -145,7 +165,7 @@ def _tied(case: Case) -> Iterator[Finding]:
     if measures_int8(case.request):
         if place := case.place("tied embeddings with int8"):
             problem = f"with tied embeddings, {case.script.title} finds no lm_head{place}"
-            yield Finding("E137", case.int8_path, problem, INSTEAD)
+            yield Finding("E137", case.int8_path, problem, case.instead)
         return
     what = "tied embeddings of EXAONE" if exaone else "tied embeddings"
     if not (place := case.place(what)) or (case.fact(what, "sharing") and has_extra(case.request, SHARING)):
@@ -158,7 +178,7 @@ def _tied(case: Case) -> Iterator[Finding]:
 
 
 def _tied_remedy(case: Case, what: str) -> str:
-    remedy = "use release 0.15.0 or a later one, or convert.converter: modelopt"
+    remedy = f"use release 0.15.0 or a later one{case.by_modelopt}"
     if case.model.architecture.startswith("Exaone"):
         remedy = "use backend: pytorch"
     if case.fact(what, "sharing") and case.request.target.pipeline_parallel == 1:
@@ -174,7 +194,7 @@ def _smoothquant(case: Case) -> Iterator[Finding]:
     able = case.fact(what, "smoothed")
     if architecture not in able:
         problem = f"{case.script.title} smooths only {', '.join(able)}, not {architecture}{place}"
-        yield Finding("E138", "precision", problem, INSTEAD)
+        yield Finding("E138", "precision", problem, case.instead)
 
 
 def _multi_query(case: Case) -> Iterator[Finding]:
@@ -182,7 +202,7 @@ def _multi_query(case: Case) -> Iterator[Finding]:
     multi_query = shared or GPT_VARIANTS.get(case.model.architecture) in {"starcoder", "santacoder"}
     if multi_query and measures_int8(case.request) and (place := case.place("int8 of multi-query attention")):
         problem = f"{case.script.title} makes no int8 values of multi-query attention{place}"
-        yield Finding("E138", case.int8_path, problem, INSTEAD)
+        yield Finding("E138", case.int8_path, problem, case.instead)
 
 
 def _deepseek(case: Case) -> Iterator[Finding]:
@@ -207,30 +227,43 @@ def _extra_arguments(case: Case) -> Iterator[Finding]:
 
 def _extra_problems(case: Case) -> Iterator[tuple[str, str]]:
     """What the script would refuse because of `convert.extra_args`, each with its place."""
-    request, target = case.request, case.request.target
+    yield from _loading_problems(case)
+    yield from _embedding_problems(case)
+    yield from _expert_problems(case)
+
+
+def _loading_problems(case: Case) -> Iterator[tuple[str, str]]:
     for flag in ("--load_by_shard", "--load_model_on_cpu"):
-        if has_extra(request, flag) and measures_int8(request) and (place := case.place(f"{flag} with int8")):
+        given = has_extra(case.request, flag)
+        if given and measures_int8(case.request) and (place := case.place(f"{flag} with int8")):
             yield f"{flag} with {case.int8_path}", place
-    by_rows = extra_value(request, "--embedding_sharding_dim") in {"", "0"}
-    split = has_extra(request, PARALLEL_EMBEDDING) and by_rows
-    every = "convert_checkpoint.py"
-    if has_extra(request, SHARING):
-        lone = case.place(f"{SHARING} with tensor_parallel", every)
-        if target.tensor_parallel > 1 and not split and lone:
-            yield f"{SHARING} with tensor_parallel, but without {PARALLEL_EMBEDDING}", lone
-        if target.pipeline_parallel > 1 and (place := case.place(f"{SHARING} with pipeline_parallel", every)):
-            yield f"{SHARING} with pipeline_parallel", place
-    vocabulary, uneven = case.model.vocab_size, f"{PARALLEL_EMBEDDING} of an uneven vocabulary"
-    if split and vocabulary % target.tensor_parallel and (place := case.place(uneven)):
+        if given and case.model.experts and (place := case.place(f"{flag} with experts")):
+            yield f"{flag} for a mixture of experts", place
+
+
+def _embedding_problems(case: Case) -> Iterator[tuple[str, str]]:
+    target, vocabulary = case.request.target, case.model.vocab_size
+    by_rows = extra_value(case.request, "--embedding_sharding_dim") in {"", "0"}
+    split = has_extra(case.request, PARALLEL_EMBEDDING) and by_rows
+    uneven = split and vocabulary % target.tensor_parallel
+    if uneven and (place := case.place(f"{PARALLEL_EMBEDDING} of an uneven vocabulary")):
         yield f"{PARALLEL_EMBEDDING} for {vocabulary} tokens on {target.tensor_parallel} GPUs", place
-    yield from _expert_problems(case, every)
+    if not has_extra(case.request, SHARING):
+        return
+    if glm_version(case.model) not in {"chatglm", "glm"} and (place := case.place(SHARING)):
+        yield f"{SHARING} for this model", place
+    lone = target.tensor_parallel > 1 and not split
+    if lone and (place := case.place(f"{SHARING} with tensor_parallel", EVERY)):
+        yield f"{SHARING} with tensor_parallel, but without {PARALLEL_EMBEDDING}", place
+    if target.pipeline_parallel > 1 and (place := case.place(f"{SHARING} with pipeline_parallel", EVERY)):
+        yield f"{SHARING} with pipeline_parallel", place
 
 
-def _expert_problems(case: Case, every: str) -> Iterator[tuple[str, str]]:
+def _expert_problems(case: Case) -> Iterator[tuple[str, str]]:
     names = ("--moe_tp_size", "--moe_ep_size")
     sizes = [extra_value(case.request, name) for name in names]
     gpus = case.request.target.tensor_parallel
-    place = case.place(" and ".join(names), every)
+    place = case.place(" and ".join(names), EVERY)
     if place and all(size.isdecimal() for size in sizes) and int(sizes[0]) * int(sizes[1]) != gpus:
         yield f"{names[0]} {sizes[0]} and {names[1]} {sizes[1]} for {gpus} GPUs", place
 
@@ -245,12 +278,12 @@ def _model_type(case: Case) -> Iterator[Finding]:
     if exported and name not in exported:
         npz = case.place("no checkpoint for the model type")
         problem = f"{case.script.title} writes no checkpoint of {architecture} that the engine builder reads{npz}"
-        yield Finding("E138", path, problem, INSTEAD)
+        yield Finding("E138", path, problem, case.instead)
     elif not known:
         problem = f"{case.script.title} does not know {architecture}, and exports it without saying what comes out"
-        yield warning("W135", path, f"{problem}{place}", INSTEAD)
+        yield warning("W135", path, f"{problem}{place}", case.instead)
     elif pattern == TAKEN_FOR and architecture != PLAIN:
-        yield warning("W135", path, f"{case.script.title} takes {architecture} for {PLAIN}{place}", INSTEAD)
+        yield warning("W135", path, f"{case.script.title} takes {architecture} for {PLAIN}{place}", case.instead)
 
 
 def _fits(pattern: str, architecture: str) -> bool:
@@ -274,7 +307,7 @@ def _kv_cache(case: Case) -> Iterator[Finding]:
 def _data_set(case: Case) -> Iterator[Finding]:
     """A finding if the script does not know the data set to calibrate with."""
     calibration = case.request.convert.calibration
-    what, every = "calibration data set", case.name if case.by_quantize else "convert_checkpoint.py"
+    what, every = "calibration data set", case.name if case.by_quantize else EVERY
     place = case.place(what, every)
     if calibration.dataset is None or not calibrates(case.request) or not place:
         return
@@ -284,7 +317,7 @@ def _data_set(case: Case) -> Iterator[Finding]:
         return
     if not any(name in (Path(texts).name if texts else calibration.dataset) for name in known):
         problem = f"{case.script.title} does not know this data set{place}"
-        remedy = f"give {' or '.join(known)}, or use another release or convert.converter: modelopt"
+        remedy = f"give {' or '.join(known)}, or use another release{case.by_modelopt}"
         yield Finding("E145", "convert.calibration.dataset", problem, remedy)
 
 
