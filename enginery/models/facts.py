@@ -6,7 +6,7 @@ neither in the file nor known for the class is unknown, and is never guessed.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from enginery.models.defaults import (
@@ -25,6 +25,8 @@ from enginery.models.settings import Settings, is_positive
 
 DEFAULT_ROPE_THETA = 10000.0
 """The rotary base that TensorRT-LLM takes where a checkpoint does not say one."""
+DETAILS = ("_name_or_path", "padded_vocab_size", "rope_ratio", "routed_scaling_factor", "topk_method")
+"""Settings that single converters depend on."""
 NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps")
 LANGUAGE_PARTS = ("llm_config", "language_config", "text_model_config")
 """Where a model with several parts has the settings of its language model, if not in `text_config`."""
@@ -83,6 +85,7 @@ class ModelFacts:
         encoder_decoder: whether the model has an encoder and a decoder.
         quantization: the `quantization_config` of weights that are quantized already; None for other weights.
         weight_bytes: the size of the weight files in bytes; 0 if it is not known.
+        details: the settings in `DETAILS`, as they are in the file.
     """
 
     architecture: str = ""
@@ -126,6 +129,7 @@ class ModelFacts:
     encoder_decoder: bool = False
     quantization: Mapping[str, Any] | None = None
     weight_bytes: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> ModelKind:
@@ -220,6 +224,7 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
         encoder_decoder=bool(config.whole.flag("is_encoder_decoder") or text.flag("is_encoder_decoder")),
         quantization=_quantization(config),
         weight_bytes=weight_bytes,
+        details={name: text.stated(name) for name in DETAILS if text.stated(name) is not None},
     )
 
 

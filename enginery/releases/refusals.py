@@ -6,20 +6,25 @@ the command, `trtllm-build`, `quantize.py`, `convert_checkpoint.py FAMILY` or `L
 
     refusal("trtllm-build: gather_context_logits with max_draft_len", "0.16.0").value.place
 
-The records are in `data/refusals.json`. `infra/releases/refusals.py` compares their places with a copy of the sources.
+The records are in `data/refusals.json` and, for the scripts that make checkpoints, `data/conversion_refusals.json`.
+`infra/releases/refusals.py` compares their places with a copy of the sources.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import Any
 
 from packaging.version import Version
 
 from enginery.releases import facts
 from enginery.releases.facts import Certainty, Known
 
-TOPIC = "refusals"
+TOPICS = ("refusals", "conversion_refusals")
+"""The topics of facts with records: the builder and the LLM API, then what makes checkpoints."""
+CONVERTERS = ("convert_checkpoint.py", "quantize.py")
+"""Beginnings of the ids in the second topic."""
 LLM_API = "LLM API"
 """The records of the LLM API hold also in releases that build no engines any more."""
 
@@ -81,7 +86,7 @@ def refusal(name: str, release: str) -> Known[Refusal | None]:
     """
     if not name.startswith(LLM_API) and not facts.builds_engines(release):
         return Known(None, facts.REMOVAL)
-    effect = facts.look_up(TOPIC, name, release, "effect")
+    effect = facts.look_up(_topic(name), name, release, "effect")
     if effect.provenance.certainty is not Certainty.NEAREST:
         return Known(_made(name, effect.provenance.release), effect.provenance)
     around = {one: _effect(name, one) for one in _around(name, release)}
@@ -93,20 +98,30 @@ def refusal(name: str, release: str) -> Known[Refusal | None]:
 @cache
 def refusal_ids(command: str = "") -> tuple[str, ...]:
     """The ids of all records, or of one command."""
-    return tuple(one for one in facts.subjects(TOPIC) if not command or one.startswith(f"{command}: "))
+    every = (one for topic in TOPICS for one in facts.subjects(topic))
+    return tuple(one for one in every if not command or one.startswith(f"{command}: "))
+
+
+def recorded(name: str, release: str, fact: str) -> Any:
+    """A further fact of a record, such as the names of models that it does not hold for; None if it has none there."""
+    return facts.look_up(_topic(name), name, release, fact).value
 
 
 _RANK = {Effect.REFUSES: 0, Effect.FAILS: 0, Effect.CHANGES: 1, Effect.GUESSES: 2, None: 3}
 """How strict an effect is, the strictest first."""
 
 
+def _topic(name: str) -> str:
+    return TOPICS[name.startswith(CONVERTERS)]
+
+
 def _effect(name: str, release: str) -> Effect | None:
-    found = facts.look_up(TOPIC, name, release, "effect").value
+    found = facts.look_up(_topic(name), name, release, "effect").value
     return Effect(found) if found else None
 
 
 def _made(name: str, release: str, unlike: str = "") -> Refusal | None:
-    found = facts.look_up(TOPIC, name, release).value
+    found = facts.look_up(_topic(name), name, release).value
     if not found:
         return None
     place, says, models = found["place"], found["says"], frozenset(found.get("models", ()))
@@ -115,6 +130,6 @@ def _made(name: str, release: str, unlike: str = "") -> Refusal | None:
 
 def _around(name: str, release: str) -> Iterator[str]:
     """The releases before and after a release that was not read for a record."""
-    read, wanted = facts.releases_read(TOPIC, name), Version(release)
+    read, wanted = facts.releases_read(_topic(name), name), Version(release)
     yield from [one for one in read if Version(one) < wanted][-1:]
     yield from [one for one in read if Version(one) > wanted][:1]

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  a script of this directory, not a module
-"""Compares the places in `enginery/releases/data/refusals.json` with copies of the sources.
+"""Compares the places in `enginery/releases/data/*refusals.json` with copies of the sources.
 
     python infra/releases/refusals.py SOURCES
 
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).parents[2] / "enginery/releases/data/refusals.json"
+DATA = sorted((Path(__file__).parents[2] / "enginery/releases/data").glob("*refusals.json"))
 STATEMENTS = (ast.Raise, ast.Assert, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.Continue)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -24,7 +24,7 @@ SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 def main(sources: Path) -> int:
     """Check every record in every release that `sources` has. The number of wrong places decides about the status."""
     checked, wrong = 0, list[str]()
-    for name, record in json.loads(DATA.read_text(encoding="utf-8"))["subjects"].items():
+    for name, record in records().items():
         for release, place, names in places(record):
             if (sources / release).is_dir():
                 checked += 1
@@ -32,6 +32,11 @@ def main(sources: Path) -> int:
                 wrong += [f"{name}, {release}, {place}: {problem}"] if problem else []
     sys.stdout.write("".join(f"{line}\n" for line in [*wrong, f"{checked} places checked, {len(wrong)} wrong"]))
     return min(1, len(wrong))
+
+
+def records() -> dict[str, Any]:
+    """The records of all files by their ids."""
+    return {key: one for file in DATA for key, one in json.loads(file.read_text(encoding="utf-8"))["subjects"].items()}
 
 
 def places(record: Any) -> Iterator[tuple[str, str, list[str]]]:

@@ -15,7 +15,12 @@ from tests.support.paths import CHECKOUT
 
 SCRIPT = CHECKOUT / "infra" / "releases" / "refusals.py"
 SOURCES = Path(os.environ.get("ENGINERY_RELEASE_SOURCES") or CHECKOUT.parent / "shared" / "trtllm" / "sources")
-RECORDS = json.loads((files("enginery.releases") / "data" / "refusals.json").read_bytes())["subjects"]
+FILES = ("refusals.json", "conversion_refusals.json")
+RECORDS = {
+    name: record
+    for file in FILES
+    for name, record in json.loads((files("enginery.releases") / "data" / file).read_bytes())["subjects"].items()
+}
 DRAFTS = "trtllm-build: gather_context_logits with max_draft_len"
 
 
