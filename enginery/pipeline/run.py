@@ -22,6 +22,7 @@ from enginery.core.files import writing
 from enginery.core.home import logs_dir, store_dir
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, Log, Progress
+from enginery.core.s3 import is_address
 from enginery.core.text import human_bytes
 from enginery.pipeline.functions import (
     find_command_runner,
@@ -201,7 +202,7 @@ def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Fi
 
 def local_place(store: str | None) -> Path:
     """The directory on this machine where a store keeps files. A store in S3 has a local one as its cache."""
-    return store_dir() if store is None or store.startswith("s3://") else Path(store).expanduser().absolute()
+    return store_dir() if store is None or is_address(store) else Path(store).expanduser().absolute()
 
 
 def fill(recipe: Command, values: Mapping[str, str]) -> tuple[str, ...]:

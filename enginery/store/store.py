@@ -88,7 +88,7 @@ def open_store(address: str | None = None) -> Store:
     """
     if address is None:
         return LocalStore(store_dir())
-    if address.startswith("s3://"):
+    if s3.is_address(address):
         local = LocalStore(store_dir())
         return bucket.TieredStore(local, bucket.BucketStore(s3.Address.parse(address), scratch=local))
     if "://" in address or not address:
