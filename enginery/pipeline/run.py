@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,9 +28,9 @@ from enginery.pipeline.functions import (
     find_command_runner,
     find_effect_check,
     find_function,
-    find_preparation_check,
 )
 from enginery.pipeline.plan import Plan, PlannedStep
+from enginery.pipeline.prepared import require_prepared, with_inputs
 from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Call, Command, Stage, StepContext, StepRecord, Store, digest_output
 from enginery.toolchains import DRIVERS, examples_dir
@@ -129,10 +129,16 @@ def run_locked_step(planned: PlannedStep, store: Store, log: Log, progress: Prog
 def run_with_inputs(
     planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
 ) -> Outcome:
-    """Run a step. If the store lacks steps that it needs, these run first."""
-    for needed in plan.steps:
-        if needed.key in planned.step.inputs.values() and find_valid(needed, store) is None:
-            run_with_inputs(needed, plan, store, log, progress)
+    """Run a step. If the store lacks steps that it needs, these run first.
+
+    Raises:
+        EngineryError: when a step fails, or before any work begins, when something is missing that a step needs.
+    """
+    missing = [step for step in with_inputs(planned, plan) if find_valid(step, store) is None]
+    require_prepared(missing)
+    for needed in missing:
+        if needed.key != planned.key:
+            run_step(needed, store, log, progress)
     return run_step(planned, store, log, progress)
 
 
@@ -164,17 +170,6 @@ def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
     for key in keys:
         visit(key)
     return tuple(found.values())
-
-
-def require_prepared(steps: Iterable[PlannedStep]) -> None:
-    """Check, before any work begins, that everything exists that the steps to run need outside the store.
-
-    Raises:
-        EngineryError: for the first thing that is missing, such as a bucket.
-    """
-    for planned in steps:
-        if require_call_prepared := find_preparation_check(planned.step.recipe):
-            require_call_prepared(planned.step.recipe.parameters)
 
 
 def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> None:

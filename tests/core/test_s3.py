@@ -113,7 +113,9 @@ def test_empty_parts_are_accepted_where_others_may_have_put_the_objects() -> Non
     parse = partial(s3.Address.parse, empty_parts=True)
     assert parse("s3://engines/a//b") == s3.Address("engines", "a//b")
     assert parse("s3://engines//b/").key("x") == "/b/x"
-    assert str(parse("s3://engines/a//")) == "s3://engines/a/"
+    for text in ("s3://engines/a//", "s3://engines//a", "s3://engines/a///b//", "s3://engines///"):
+        assert str(parse(text)) == text
+        assert parse(str(parse(text))) == parse(text)
     with pytest.raises(UsageError, match=r"'\.\.'"):
         parse("s3://engines/a//../b")
 

@@ -18,7 +18,7 @@ _DOTS = {".", ".."}
 
 @dataclass(frozen=True)
 class Address:
-    """A bucket and a prefix in it, written `s3://bucket/prefix`. `prefix` does not end with a slash."""
+    """A bucket and a prefix in it, written `s3://bucket/prefix`. A slash at the end is not part of `prefix`."""
 
     bucket: str
     prefix: str
@@ -45,7 +45,8 @@ class Address:
         return "/".join(part for part in (self.prefix, *parts) if part)
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.bucket}/{self.prefix}" if self.prefix else f"{SCHEME}{self.bucket}"
+        text = f"{SCHEME}{self.bucket}/{self.prefix}" if self.prefix else f"{SCHEME}{self.bucket}"
+        return f"{text}/" if self.prefix.endswith("/") else text  # `parse` leaves one slash out
 
 
 def is_address(text: str) -> bool:

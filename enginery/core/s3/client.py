@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     import urllib3
     from boto3 import session as boto3_session
     from botocore import awsrequest, loaders
-    from botocore import config as botocore_config
+    from botocore import parsers as botocore_parsers
     from botocore import session as botocore_session
     from botocore.session import Session
     from mypy_boto3_s3 import S3Client
     from obstore.store import S3Store
 else:
     awsrequest, urllib3 = late("botocore.awsrequest"), late("urllib3")
+    botocore_parsers = late("botocore.parsers")
     boto3_session, loaders = late("boto3.session"), late("botocore.loaders")
-    botocore_config, botocore_session = late("botocore.config"), late("botocore.session")
+    botocore_session = late("botocore.session")
 
 READ_SECONDS = 60.0
 DEFAULT_PATIENCE = 30.0
@@ -114,11 +115,6 @@ def endpoint() -> str:
     return connection().endpoint
 
 
-def is_aws(url: str) -> bool:
-    """Whether the server at `url` is Amazon's. Other servers rarely have a host name for each bucket."""
-    return "amazonaws." in url
-
-
 def read_seconds() -> float:
     """Seconds for which a server may send nothing in the middle of an answer."""
     return max(1.0, min(READ_SECONDS, patience()))
@@ -137,24 +133,16 @@ def _connect() -> Connection:
         set_region(settings)
         # `patiently` retries for longer. Only the parts of a large copy, which boto3 sends by itself, depend on these.
         attempts = max(1, min(4, int(patience() // 5)))
-        made = _open_client(settings, client_config(settings, attempts=attempts, read_seconds=read_seconds()))
+        config = client_config(settings, attempts=attempts, read_seconds=read_seconds())
+        made = boto3_session.Session(botocore_session=settings).client("s3", config=config)
     except ValueError as error:
         remedy = "correct the AWS_… variables, such as AWS_ENDPOINT_URL, or the profile in ~/.aws/config"
         raise StoreError(f"AWS settings: {error}", remedy=remedy) from error
-    made.meta.events.register_first("before-parse.s3", _without_checksum_of_error)
+    for first in (_without_checksum_of_error, _refuse_web_page):
+        made.meta.events.register_first("before-parse.*.*", first)  # with these stars, before boto3's own handlers
     answering: Any = _note_url  # the stubs know only handlers without a result
     made.meta.events.register_first("before-send.s3.HeadObject", answering)
     return Connection(made, settings, sends_checksums(made))
-
-
-def _open_client(settings: "Session", config: "botocore_config.Config") -> "S3Client":
-    """Boto3's client. Unless the user has chosen, a server that is not Amazon's gets the bucket in the path."""
-    session = boto3_session.Session(botocore_session=settings)
-    made = session.client("s3", config=config)
-    if is_aws(made.meta.endpoint_url) or "addressing_style" in (made.meta.config.s3 or {}):  # type: ignore[attr-defined]
-        return made
-    made.close()
-    return session.client("s3", config=config.merge(botocore_config.Config(s3={"addressing_style": "path"})))
 
 
 def _without_checksum_of_error(response_dict: dict[str, Any], **_: object) -> None:
@@ -165,6 +153,13 @@ def _without_checksum_of_error(response_dict: dict[str, Any], **_: object) -> No
     """
     if response_dict["status_code"] >= HTTP_ERROR and not isinstance(response_dict["body"], bytes):
         response_dict["body"] = b""
+
+
+def _refuse_web_page(response_dict: dict[str, Any], **_: object) -> None:
+    """Raise an error for a web page in place of an answer. Boto3 would take it for a failure that can pass."""
+    kind, body = response_dict["headers"].get("content-type", ""), response_dict["body"]
+    if response_dict["status_code"] < HTTP_ERROR and isinstance(body, bytes) and body and kind.startswith("text/html"):
+        raise botocore_parsers.ResponseParserError("it is a web page")
 
 
 def bucket_url(used: Connection, bucket: str) -> str:

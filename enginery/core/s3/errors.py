@@ -207,6 +207,9 @@ def _meaning(error: Exception, at: str) -> tuple[str, str, bool]:  # noqa: PLR09
     if isinstance(error, kinds.SSOError | kinds.TokenRetrievalError | kinds.CredentialRetrievalError):
         remedy = "sign in again (`aws sso login`), or correct the profile in ~/.aws/config"
         return f"there are no credentials for S3{at}: {error}", remedy, False
+    if isinstance(error, kinds.SSLError) and _is_missing_file(error):
+        remedy = "correct AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE or ca_bundle in ~/.aws/config"
+        return f"the CA bundle for S3{at} cannot be read", remedy, False
     if isinstance(error, kinds.SSLError):
         remedy = "check the server's certificate, or set AWS_CA_BUNDLE to the authority that signed it"
         return f"no trusted connection to S3{at}: {without_sign_in(str(error))}", remedy, False
@@ -221,6 +224,11 @@ def _meaning(error: Exception, at: str) -> tuple[str, str, bool]:  # noqa: PLR09
     if isinstance(error, kinds.FlexibleChecksumError):
         return "was altered on its way", "try again", True
     return f"S3 cannot be used: {without_sign_in(str(error))}", "check the AWS settings", False
+
+
+def _is_missing_file(error: Any) -> bool:
+    """Whether there is no connection because the file with the trusted certificates is missing."""
+    return any(isinstance(cause, FileNotFoundError) for cause in getattr(error.kwargs.get("error"), "args", ()))
 
 
 def _broken_off(error: Exception, at: str) -> tuple[str, str, bool]:
