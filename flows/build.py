@@ -92,7 +92,7 @@ def build_model(
     log(f"{len(plan.steps)} steps for {', '.join(target.name for target in plan.targets)}; {len(done)} already done")
     local = plan if fan_out is None else plan.model_copy(update={"steps": tuple(filter(stays_local, plan.steps))})
     require_disk_space(local, done, address)
-    require_prepared(planned for planned in plan.steps if planned.key not in done)
+    require_prepared((planned for planned in plan.steps if planned.key not in done), address)
     with sending() as send:
         send(plan_artifacts(plan, done))
         jobs = step_jobs(local.steps, done)

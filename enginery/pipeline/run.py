@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,15 +23,16 @@ from enginery.core.home import logs_dir, store_dir
 from enginery.core.model import Frozen
 from enginery.core.process import FailureCause
 from enginery.core.progress import Facts, Log, Progress
+from enginery.core.s3 import is_address
 from enginery.core.text import human_bytes
 from enginery.models import LoadReport
 from enginery.pipeline.functions import (
     find_command_runner,
     find_effect_check,
     find_function,
-    find_preparation_check,
 )
 from enginery.pipeline.plan import Plan, PlannedStep
+from enginery.pipeline.prepared import require_prepared, with_inputs
 from enginery.sources import require_whole
 from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Call, Command, Stage, StepContext, StepRecord, Store, digest_output
@@ -135,10 +136,16 @@ def run_locked_step(planned: PlannedStep, store: Store, log: Log, progress: Prog
 def run_with_inputs(
     planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
 ) -> Outcome:
-    """Run a step. If the store lacks steps that it needs, these run first."""
-    for needed in plan.steps:
-        if needed.key in planned.step.inputs.values() and find_valid(needed, store) is None:
-            run_with_inputs(needed, plan, store, log, progress)
+    """Run a step. If the store lacks steps that it needs, these run first.
+
+    Raises:
+        EngineryError: when a step fails, or before any work begins, when something is missing that a step needs.
+    """
+    missing = [step for step in with_inputs(planned, plan) if find_valid(step, store) is None]
+    require_prepared(missing)
+    for needed in missing:
+        if needed.key != planned.key:
+            run_step(needed, store, log, progress)
     return run_step(planned, store, log, progress)
 
 
@@ -172,17 +179,6 @@ def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
     return tuple(found.values())
 
 
-def require_prepared(steps: Iterable[PlannedStep]) -> None:
-    """Check, before any work begins, that everything exists that the steps to run need outside the store.
-
-    Raises:
-        EngineryError: for the first thing that is missing, such as a bucket.
-    """
-    for planned in steps:
-        if require_call_prepared := find_preparation_check(planned.step.recipe):
-            require_call_prepared(planned.step.recipe.parameters)
-
-
 def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> None:
     """Check that the disk has space for the outputs of the steps to run, unless the spec accepts the warning W203.
 
@@ -208,7 +204,7 @@ def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Fi
 
 def local_place(store: str | None) -> Path:
     """The directory on this machine where a store keeps files. A store in S3 has a local one as its cache."""
-    return store_dir() if store is None or store.startswith("s3://") else Path(store).expanduser().absolute()
+    return store_dir() if store is None or is_address(store) else Path(store).expanduser().absolute()
 
 
 def fill(recipe: Command, values: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from enginery.spec import Source
 
 def open_prefix(address: str) -> Prefix:
     """The prefix at an address such as `s3://bucket/models/llama`."""
-    return Prefix(Address.parse(address), SourceError)
+    return Prefix(Address.parse(address, empty_parts=True), SourceError)
 
 
 def resolve(source: Source) -> ResolvedSource:

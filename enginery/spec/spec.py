@@ -31,8 +31,10 @@ from enginery.spec.types import (
     HubRepository,
     ImageName,
     Name,
+    Place,
     Precision,
     S3Address,
+    S3Source,
     Sha256,
     SpecModel,
     WarningCode,
@@ -52,7 +54,7 @@ class Source(SpecModel):
     """A repository on the Hugging Face Hub, `owner/name`. A gated one needs a token in `HF_TOKEN`."""
     path: str | None = None
     """A directory on this machine, relative to the spec file or absolute."""
-    s3: S3Address | None = None
+    s3: S3Source | None = None
     """A prefix in S3 that holds the model's files."""
     revision: str = "main"
     """Branch, tag or commit of a Hub repository. It is resolved to a commit before any step key is made."""
@@ -205,7 +207,7 @@ class Rollout(SpecModel):
 
     endpoints: Annotated[tuple[HttpAddress, ...], Field(min_length=1)]
     """HTTP addresses of Triton servers in explicit model-control mode, such as `http://triton-h100:8000`."""
-    model_repository: S3Address | str | None = None
+    model_repository: Place | None = None
     """The model repository that those servers read: a directory or an S3 prefix. When left out, it is
     `<publish.to>/serving/<spec name>`, and with backend `tensorrt` the directory `serving.mount`: TensorRT-LLM's
     backend needs the engine's path, but Triton copies models from S3 to a new path each time."""
