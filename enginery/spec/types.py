@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -25,7 +25,8 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 S3Address = Annotated[str, StringConstraints(pattern=S3_PATTERN)]
 HttpAddress = Annotated[str, StringConstraints(pattern=HTTP_PATTERN)]
 """Without user name and password, because others can read specs, records and artifacts."""
-HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN)]
+HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN), WithJsonSchema({"type": "string"})]
+"""The pattern is not in the schema, because a user may also write an address (`hub_names`)."""
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 WarningCode = Annotated[str, StringConstraints(pattern=WARNING_PATTERN)]
 ImageName = Annotated[str, StringConstraints(pattern=IMAGE_PATTERN)]
