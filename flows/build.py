@@ -85,7 +85,7 @@ def build_model(
     started, log = time.monotonic(), run_log()
     address = store or os.environ.get("ENGINERY_STORE") or None
     opened = open_store(address)
-    plan = with_last_builds(make_plan(spec), opened)
+    plan = with_last_builds(make_plan(spec, log=log), opened)
     fan_out = _fan_out(plan, pools or os.environ.get("ENGINERY_POOLS"), address, wait_for_worker_seconds)
     require_result_storage()
     done = done_already(plan.steps, opened)

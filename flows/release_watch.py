@@ -4,6 +4,7 @@ The builds are started as runs of a deployment, each once: Prefect's server has 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import httpx
 from prefect import flow, get_run_logger
@@ -29,6 +30,7 @@ from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.tasks.pool_run import find_run, is_deployed
 from enginery.pipeline.tasks.progress import run_log
 from enginery.releases import Listing, listed_releases
+from enginery.sources import resolve
 
 TAG = "rebuild"
 FLEET = ("infra/models",)
@@ -68,7 +70,7 @@ def watch_releases(
     log = run_log()
     fleet = [spec for spec in read_fleet(spec_files(specs)) if spec.releases.watch]
     log(f"watching releases for {', '.join(spec.name for spec in fleet) or 'no spec: none has releases.watch'}")
-    verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log))
+    verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log), partial(resolve, log=log))
     reported = {"reason": "the watch only reports: report_only is set"}
     report = WatchReport(
         verdicts=tuple(verdicts),

@@ -109,7 +109,7 @@ def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
     as_json: AsJson = False,
 ) -> None:
     """Show what a build would do: its steps, their keys, and which are already done. Nothing is run."""
-    made = rooms.pipeline.make_plan(_read_spec(spec_file, overrides, force))
+    made = rooms.pipeline.make_plan(_read_spec(spec_file, overrides, force), log=note)
     if as_json:
         print_json(made)
     elif commands:

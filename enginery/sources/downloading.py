@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.late import late
-from enginery.core.progress import Facts
+from enginery.core.progress import Facts, Log, no_log
 from enginery.models import whole_weights_faults
 from enginery.sources.documents import WeightsProblem, read_object
 from enginery.sources.model_files import ResolvedSource, raise_findings
@@ -22,14 +22,18 @@ else:
     local, staging = late("enginery.sources.local"), late("enginery.sources.staging")
 
 
-def resolve(source: Source) -> ResolvedSource:
+def resolve(source: Source, log: Log = no_log) -> ResolvedSource:
     """Find out which files a source has now. No weights are downloaded.
+
+    Args:
+        source: the spec's source.
+        log: takes a line when this takes longer, because the Hub asks to wait.
 
     Raises:
         SourceError: when it cannot be reached, or when the model has problems; it lists all of them.
     """
     if source.huggingface is not None:
-        return hub.resolve(source)
+        return hub.resolve(source, log)
     if source.path is not None:
         return local.resolve(source)
     return bucket.resolve(source)
@@ -40,11 +44,13 @@ def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]
 
     Args:
         resolved: the source's files. Of local files, the directory is left out: equal files are the same weights.
-        source: the spec's source. The digests that it expects are part of the parameters.
+        source: the spec's source. The digests that it expects are part of the parameters, and so is the name that it
+            gives to a repository on the Hub: a repository that is renamed there is not built again.
     """
     files = [file.model_copy(update={"sha256": source.sha256.get(file.name, file.sha256)}) for file in resolved.files]
     fields = {"kind", "commit", "files"} if resolved.kind == "path" else {"kind", "location", "commit", "files"}
-    planned = resolved.model_copy(update={"files": tuple(files)})
+    location = source.huggingface or resolved.location
+    planned = resolved.model_copy(update={"files": tuple(files), "location": location})
     return planned.model_dump(mode="json", include=fields, exclude_none=True)
 
 
@@ -65,7 +71,7 @@ def download(context: StepContext) -> Facts:
         "repository": planned.location or None,
         "commit": planned.commit,
         "files": len(planned.files),
-        "bytes": planned.size,
+        "bytes": sum((context.output / file.name).stat().st_size for file in planned.files),
         "license_files": [*planned.license_files],
     }
 

@@ -69,14 +69,14 @@ class SourceFile(Frozen):
 
     Attributes:
         name: its name in the source.
-        size: bytes.
+        size: bytes; None if the source does not state it, as some mirrors of the Hub do not.
         sha256: 64 hex digits; None if neither the source nor the spec states it.
         git_blob: the Git blob id of the content, 40 hex digits, if the Hub gives it instead of a SHA-256.
         etag: the ETag of an object in S3.
     """
 
     name: str
-    size: int
+    size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
     etag: str | None = None
@@ -92,6 +92,7 @@ class ResolvedSource(Frozen):
         files: the files that the build needs, sorted by name.
         gated: whether users must accept a licence on the Hub.
         config: the model's `config.json`.
+        notes: sentences for the reader of the plan, such as that a repository has another name now.
     """
 
     kind: SourceKind
@@ -100,16 +101,23 @@ class ResolvedSource(Frozen):
     files: tuple[SourceFile, ...]
     gated: bool = False
     config: Mapping[str, JsonValue] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
-        """The size of the weight files in bytes."""
-        return sum(file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS))
+        """The size of the weight files in bytes; 0 if the size of one of them is not known."""
+        sizes = [file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS)]
+        return 0 if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
     def size(self) -> int:
-        """The size of all files in bytes."""
-        return sum(file.size for file in self.files)
+        """The size of all files in bytes, as far as the sizes are known (`unsized`)."""
+        return sum(file.size for file in self.files if file.size is not None)
+
+    @property
+    def unsized(self) -> list[str]:
+        """The names of the files whose size is not known."""
+        return [file.name for file in self.files if file.size is None]
 
     @property
     def license_files(self) -> list[str]:

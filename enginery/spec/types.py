@@ -7,7 +7,15 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -52,7 +60,8 @@ Place = Annotated[str, AfterValidator(_place)]
 """A directory, or an address in S3."""
 HttpAddress = Annotated[str, StringConstraints(pattern=HTTP_PATTERN)]
 """Without user name and password, because others can read specs, records and artifacts."""
-HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN)]
+HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN), WithJsonSchema({"type": "string"})]
+"""The pattern is not in the schema, because a user may also write an address (`hub_names`)."""
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 WarningCode = Annotated[str, StringConstraints(pattern=WARNING_PATTERN)]
 ImageName = Annotated[str, StringConstraints(pattern=IMAGE_PATTERN)]
