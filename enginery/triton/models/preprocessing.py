@@ -113,6 +113,10 @@ class TritonPythonModel:
             RequestError: naming the input that is wrong.
         """
         queries = inputs["QUERY"].reshape(-1)
+        if len(queries) != len(inputs["QUERY"]):  # the templates of early releases allow this shape
+            raise RequestError(
+                f"text_input: one text in each row of the batch; {len(queries)} in a row are not supported"
+            )
         tokens = for_each_text(len(queries), lambda index: self._prompt(queries[index : index + 1]))
         stops = self._words(inputs, "STOP_WORDS_DICT", "stop_words", len(queries), spaced=False)
         ends = self._other_ends(inputs)

@@ -71,6 +71,11 @@ def test_texts_of_different_lengths_become_one_tensor(before: preprocessing.Trit
     assert found["STOP_WORDS_IDS"].tolist() == pack([[], []]).tolist()
 
 
+def test_several_texts_in_a_row_are_refused(before: preprocessing.TritonPythonModel) -> None:
+    with pytest.raises(RequestError, match="^text_input: one text in each row of the batch; 2 in a row"):
+        before.outputs({"QUERY": strings("a", "b"), "REQUEST_OUTPUT_LEN": np.asarray([[5]])})
+
+
 def test_the_tutorials_empty_words_are_none(before: preprocessing.TritonPythonModel) -> None:
     words = {"BAD_WORDS_DICT": strings(""), "STOP_WORDS_DICT": strings("")}
     found = before.outputs({"QUERY": strings("q"), "REQUEST_OUTPUT_LEN": np.asarray([[5]]), **words})
