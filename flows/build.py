@@ -34,6 +34,7 @@ from enginery.pipeline import (
 from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts, sending, validation_artifacts
 from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
 from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_local
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.interrupt import interrupting_steps
 from enginery.pipeline.tasks.pool_run import PoolRun, on_pool
 from enginery.pipeline.tasks.progress import run_log
@@ -63,6 +64,7 @@ def _run_name() -> str:
     persist_result=True,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def build_model(
     spec: Spec,
     store: str | None = None,

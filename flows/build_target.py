@@ -11,6 +11,7 @@ from enginery.pipeline import BuildSummary, load_plan, require_disk_space, requi
 from enginery.pipeline.flows.build import TASK_RUNNER, done_already, failure_of, outcomes_of, run_jobs, summary_of
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.flows.fan_out import part_for
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.pool_run import FLOW, lock_of_run
 from enginery.pipeline.tasks.progress import run_log
 from enginery.pipeline.tasks.schedule import step_jobs
@@ -25,6 +26,7 @@ from enginery.store import open_store
     persist_result=True,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def build_target(
     plan: str,
     targets: list[str],

@@ -27,6 +27,7 @@ from enginery.pipeline import (
 )
 from enginery.pipeline.flows.artifacts import watch_artifacts
 from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.pool_run import find_run, is_deployed
 from enginery.pipeline.tasks.progress import run_log
 from enginery.releases import Listing, listed_releases
@@ -46,6 +47,7 @@ BUILDER = "build-model/build-model"
     persist_result=False,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def watch_releases(
     specs: Sequence[str] = FLEET,
     report_only: bool = False,  # noqa: FBT001, FBT002  the form gives parameters by name
