@@ -4,9 +4,11 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from enginery.models.facts import ModelFacts
 from enginery.models.headers import Tensor, read_tensors
 from enginery.models.quantized import (
     BESIDE,
@@ -18,6 +20,7 @@ from enginery.models.quantized import (
     packed_format,
     with_quantization,
 )
+from enginery.models.size import weights_of
 from enginery.models.tensors import WeightsFault, architecture_faults, index_faults
 
 CONFIG = "config.json"
@@ -25,6 +28,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 UNDAMAGED = "copy or download it again; if the source itself holds a damaged file, correct it there"
 PLAIN_MODEL = "use the model that it was made from"
+PLACEHOLDER = 0.01
+"""Files with less than this part of a model's weights only stand in for it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class WeightFiles:
         said_in = _quantization(config).get(SAID_IN)
         stale = said_in in BESIDE and self.tensors and not self.damaged and self.packed is None
         return {key: value for key, value in config.items() if key != "quantization_config"} if stale else config
+
+    def only_stand_in(self, config: Mapping[str, Any]) -> bool:
+        """Whether the files have almost nothing of the model: somebody plans before the weights are there."""
+        held = sum(prod(tensor.shape) for tensor in self.tensors.values())
+        return 0 < held < PLACEHOLDER * weights_of(ModelFacts.from_config(config)).total
 
     def damage(self) -> Iterator[WeightsFault]:
         """A fault for each file whose header cannot be read, or does not describe the file."""

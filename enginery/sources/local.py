@@ -29,6 +29,8 @@ from enginery.sources.model_files import (
 from enginery.sources.staging import mismatch
 from enginery.spec import Source
 
+STAND_IN = "the weights in the directory are far too few for this config.json: a build will refuse them"
+
 
 def resolve(source: Source) -> ResolvedSource:
     """Digest the needed files of the directory, and note the directory's path for the download step.
@@ -49,7 +51,14 @@ def resolve(source: Source) -> ResolvedSource:
     )
     commit = json_digest([[file.name, file.sha256] for file in files])
     write_atomic(_note(commit), json.dumps({"path": str(directory)}))
-    return ResolvedSource(kind="path", location=str(directory), commit=commit, files=files, config=selection.config)
+    return ResolvedSource(
+        kind="path",
+        location=str(directory),
+        commit=commit,
+        files=files,
+        config=selection.config,
+        notes=tuple(selection.notes),
+    )
 
 
 def _raise_findings(selection: Selection, subject: str) -> None:
@@ -95,7 +104,10 @@ def _check_content(directory: Path, selection: Selection) -> None:
         selection.check_document(name, _read(directory / name))
     weights = WeightFiles.read(directory, names - pointers)
     selection.config = weights.settled(selection.config)
-    faults = weights.damage() if selection.findings else weights.faults(selection.config)
+    if weights.only_stand_in(selection.config):
+        selection.notes.append(STAND_IN)
+    incomplete = bool(selection.findings or selection.notes)
+    faults = weights.damage() if incomplete else weights.faults(selection.config)
     selection.findings += [WeightsProblem(*fault) for fault in faults]
 
 

@@ -136,6 +136,7 @@ class Selection:
         unreadable: the names of JSON files that cannot be read. They are among the findings.
         documents: name -> content of the small files that decide which other files are needed.
         config: the model's configuration.
+        notes: sentences for the reader of the plan.
     """
 
     source: Source
@@ -145,6 +146,7 @@ class Selection:
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     findings: list[WeightsProblem] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def report(self, problem: str, remedy: str = "") -> None:
         """Add a problem to the findings."""

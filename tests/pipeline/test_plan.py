@@ -255,6 +255,7 @@ def test_an_image_that_would_not_be_used_is_found(toolchain: str) -> None:
 
 def test_a_download_of_unknown_size_is_estimated_by_the_models_shape() -> None:
     shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "vocab_size": 1000}
+    shape["intermediate_size"] = 128
 
     def unsized(source: Source) -> ResolvedSource:
         weights = (SourceFile(name="config.json", size=2), SourceFile(name="model.safetensors"))

@@ -1,5 +1,6 @@
 """Tests of a local directory as the source of a model."""
 
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -44,6 +45,18 @@ def test_files_that_are_not_needed_change_nothing(tmp_path: Path) -> None:
     before = parameters(resolve(source), source)
     write(tmp_path / "m", {"README.md": "changed", "new.txt": "new"})
     assert parameters(resolve(source), source) == before
+
+
+def test_a_model_is_planned_before_its_weights_are_there_and_not_built(tmp_path: Path) -> None:
+    directory = model_directory(tmp_path / "m")
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096,
+        "num_attention_heads": 32, "intermediate_size": 11008, "vocab_size": 32000, "tie_word_embeddings": False,
+    }  # fmt: skip
+    write(directory, {"config.json": json.dumps(config)})
+    assert [note for note in resolve(at(directory)).notes if "far too few" in note]
+    with pytest.raises(SourceError, match="tensors that LlamaForCausalLM of this config.json needs are missing"):
+        plan_and_download(at(directory), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "LICENSE"])
