@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
+from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings, unchecked_notes
 from enginery.backends.pytorch.arguments import (
     FROM_SERVING,
     GRAPHS,
@@ -130,6 +130,7 @@ def _package(request: Request, release: str) -> Call:
 def _notes(request: Request, release: str) -> Iterator[str]:
     yield from _choices(request, release)
     yield from _conversion(request)
+    yield from unchecked_notes(request)
     yield from _first_use(request, release)
     if request.spec.rollout_target() == request.target:
         fraction = "serving.kv_cache_free_gpu_mem_fraction"
