@@ -144,6 +144,21 @@ def split_findings(parts: Sequence[Part], gpus: int) -> Iterator[Finding]:
             yield Finding(part.code, "tensor_parallel", f"{part.what} {how} {gpus} GPUs", remedy)
 
 
+def unchecked_notes(request: Request) -> Iterator[str]:
+    """A note on sizes of the model that are not known, so that nobody can say whether the GPUs can share it."""
+    model, target = request.model, request.target
+    if model is None or target.tensor_parallel * target.pipeline_parallel == 1:
+        return
+    sizes = {
+        "attention heads": model.heads,
+        "layers": model.layers,
+        "width of its feed-forward blocks": model.intermediate_size or model.experts,
+    }
+    unknown = [name for name, size in sizes.items() if not size]
+    if unknown:
+        yield f"not known of the model: {', '.join(unknown)}; whether the GPUs can share it evenly was not checked"
+
+
 def answer_findings(request: Request, longest: int, field: str) -> Iterator[Finding]:
     """Findings for answers so long that a sequence has no space left for the prompt.
 

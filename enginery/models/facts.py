@@ -158,18 +158,18 @@ class _Config:
         self.whole = Settings(config, problems=self.problems)
         self.architecture = _architecture(self.whole)
         self.model_type = self.whole.text("model_type")
-        parts = (self.whole.mapping("text_config"), *(self.whole.part(name).own for name in LANGUAGE_PARTS))
-        language: Mapping[str, Any] = next(filter(None, parts), {})
+        parts = (self.whole.inside("text_config"), *map(self.whole.part, LANGUAGE_PARTS))
+        part = next((part for part in parts if part.own), Settings({}))
         self.known = "" if FIRST_CHATGLM in config else known_type(self.model_type, self.architecture)
-        self.type = self._language_type(language)
-        self.text = Settings({**config, **language}, class_defaults(self.type), self.problems)
+        self.type = self._language_type(part)
+        moved = dict.fromkeys(part.own, part.path)
+        self.text = Settings({**config, **part.own}, class_defaults(self.type), self.problems, moved=moved)
 
-    def _language_type(self, language: Mapping[str, Any]) -> str:
+    def _language_type(self, part: Settings) -> str:
         """The type of the language model. Some files have its settings beside those of the whole model."""
-        part = Settings(language, problems=self.problems, path="text_config.")
-        if language and (own := part.text("model_type")):
+        if own := part.text("model_type"):
             return known_type(own, _architecture(part))
-        return language_type(self.known) or ("" if language else self.known)
+        return language_type(self.known) or ("" if part.own else self.known)
 
     def tied(self) -> bool | None:
         """Whether the embeddings are tied. Where the parts of the file, or of the class, differ, it is not known."""

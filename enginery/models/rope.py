@@ -68,7 +68,7 @@ def _same(rope: Rope, other: Rope) -> bool:
 
 def _main(settings: Settings, head_size: int) -> Rope:
     """The rotary embeddings of a model that has one kind, or of its layers that attend to the whole sequence."""
-    own = Settings(settings.own, problems=settings.problems)
+    own = settings.file_only()
     objects = [*map(own.inside, OBJECTS), own.part("attn_config")]
     usual = _class_ropes(settings).get(FULL, Rope())
     scaling = _scaling(objects[:2])
@@ -132,7 +132,7 @@ def by_layer_type(settings: Settings) -> dict[str, Rope]:
     for name in (NEW, "rope_scaling"):
         kinds = [kind for kind, value in _items(settings.own.get(name)) if isinstance(value, Mapping)]
         if kinds and not OF_A_ROPE.intersection(kinds):
-            outer = Settings(settings.own, problems=settings.problems).inside(name)
+            outer = settings.file_only().inside(name)
             return {kind: _nested(outer.inside(kind), settings, kind) for kind in kinds}
     return {}
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from enginery import toolchains
 from enginery.backends.choose import choice_notes
-from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
+from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings, unchecked_notes
 from enginery.backends.pytorch.arguments import (
     FROM_SERVING,
     GRAPHS,
@@ -132,6 +132,7 @@ def _notes(request: Request, release: str) -> Iterator[str]:
     yield from _choices(request, release)
     yield from model_notes(request.model)
     yield from _conversion(request)
+    yield from unchecked_notes(request)
     yield from _first_use(request, release)
     yield from change_notes(request, release)
     if request.spec.rollout_target() == request.target:

@@ -224,6 +224,16 @@ def test_the_first_release_asks_for_a_rotary_base_that_is_not_known() -> None:
     assert "does not say the rotary base" in found[0].problem
 
 
+@pytest.mark.parametrize("split", [{"tensor_parallel": 2}, {"pipeline_parallel": 2}])
+def test_the_plan_notes_which_sizes_it_could_not_check(split: dict[str, Any]) -> None:
+    other = without(LLAMA_3_8B, "num_attention_heads", "intermediate_size") | {"model_type": "other"}
+    other["architectures"] = ["SkyworkForCausalLM"]
+    (note,) = [one for one in TensorRT().notes(request_of(other, release="0.16.0", **split)) if "not checked" in one]
+    assert "not known of the model: attention heads, width of its feed-forward blocks" in note
+    known = TensorRT().notes(request_of(release="0.16.0", **split))
+    assert not [one for one in [*known, *TensorRT().notes(request_of(other, release="0.16.0"))] if "evenly" in one]
+
+
 def test_the_plan_notes_that_a_rotary_base_is_not_compared() -> None:
     other = without(LLAMA_3_8B, "rope_theta") | {"model_type": "other", "architectures": ["SkyworkForCausalLM"]}
     assert [note for note in TensorRT().notes(request_of(other, release="0.16.0")) if "rotary base" in note]
