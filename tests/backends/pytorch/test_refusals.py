@@ -260,6 +260,13 @@ OF_THE_SCHEMA = {
 }
 """Records that the schema of arguments finds."""
 OF_THE_SERVER = {f"{LLM_API}: moe_config.load_balancer that is no file"}
+OF_THE_GPU = {f"{LLM_API}: bfloat16 before Ampere"}
+"""Records that the check of GPUs finds."""
+
+
+def of_engines_only() -> set[str]:
+    """Records of the LLM API before it had the PyTorch backend."""
+    return {name for name in refusal_ids(LLM_API) if refusal(name, NEWEST).value is None}
 
 
 def refused(llm: dict[str, Any], release: str = NEWEST) -> list[Finding]:
@@ -272,7 +279,8 @@ def notes(llm: dict[str, Any], release: str = NEWEST) -> list[str]:
 
 def test_every_record_has_a_rule_or_is_found_by_the_schema() -> None:
     ruled = {f"{LLM_API}: {rule.id}" for rule in RULES}
-    assert ruled | set(OF_THE_SCHEMA) | OF_THE_SERVER == set(refusal_ids(LLM_API))
+    assert ruled | set(OF_THE_SCHEMA) | OF_THE_SERVER | OF_THE_GPU | of_engines_only() == set(refusal_ids(LLM_API))
+    assert not ruled & of_engines_only()
     assert {rule.id for rule in RULES} == set(CASES)
 
 
@@ -364,3 +372,7 @@ def test_the_sizes_of_graphs_are_those_that_the_release_makes(largest: int, padd
 @pytest.mark.parametrize("release", ["0.17.0", "0.21.0", "1.2.1", NEWEST])
 def test_values_of_any_type_are_refused_and_not_more(llm: dict[str, Any], release: str) -> None:
     assert all(one.problem for one in refused(llm, release))
+
+
+def test_bfloat16_is_refused_before_ampere() -> None:
+    assert "E402" in {one.code for one in findings({"release": NEWEST}, gpu="T4")}
