@@ -52,7 +52,7 @@ class Refusal:
         place: file and line in that release's sources.
         says: what is done and why, in our own words, as the rest of a sentence that begins with the release.
         models: TensorRT-LLM's classes of models that it is not done for, for a record that depends on them.
-        certain: False if the release was not read, and the known releases before and after it differ.
+        unlike: the nearest read release on the other side, if it does otherwise and the requested one was not read.
     """
 
     id: str
@@ -61,7 +61,12 @@ class Refusal:
     place: str
     says: str
     models: frozenset[str] = frozenset()
-    certain: bool = True
+    unlike: str = ""
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is known what the release does."""
+        return not self.unlike
 
     @property
     def stops(self) -> bool:
@@ -83,11 +88,11 @@ def refusal(name: str, release: str) -> Known[Refusal | None]:
         return Known(None, facts.REMOVAL)
     effect = facts.look_up(_topic(name), name, release, "effect")
     if effect.provenance.certainty is not Certainty.NEAREST:
-        return Known(_made(name, effect.provenance.release, certain=True), effect.provenance)
+        return Known(_made(name, effect.provenance.release), effect.provenance)
     around = {one: _effect(name, one) for one in _around(name, release)}
-    differing = len(set(around.values())) > 1
     chosen = min(around, key=lambda one: (_RANK[around[one]], one != effect.provenance.release))
-    return Known(_made(name, chosen, certain=not differing), effect.provenance)
+    differing = [one for one in around if around[one] != around[chosen]]
+    return Known(_made(name, chosen, "".join(differing)), effect.provenance)
 
 
 @cache
@@ -115,12 +120,12 @@ def _effect(name: str, release: str) -> Effect | None:
     return Effect(found) if found else None
 
 
-def _made(name: str, release: str, *, certain: bool) -> Refusal | None:
+def _made(name: str, release: str, unlike: str = "") -> Refusal | None:
     found = facts.look_up(_topic(name), name, release).value
     if not found:
         return None
     place, says, models = found["place"], found["says"], frozenset(found.get("models", ()))
-    return Refusal(name, Effect(found["effect"]), release, place, says, models, certain)
+    return Refusal(name, Effect(found["effect"]), release, place, says, models, unlike)
 
 
 def _around(name: str, release: str) -> Iterator[str]:

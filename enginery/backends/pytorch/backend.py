@@ -19,7 +19,7 @@ from enginery.backends.pytorch.arguments import (
     max_batch_size,
     warm_up_sizes,
 )
-from enginery.backends.pytorch.findings import findings, unsupported_options
+from enginery.backends.pytorch.findings import change_notes, findings, unsupported_options
 from enginery.backends.pytorch.keys import Layout, chosen_release, is_certain, keys, layout, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
@@ -131,6 +131,7 @@ def _notes(request: Request, release: str) -> Iterator[str]:
     yield from _choices(request, release)
     yield from _conversion(request)
     yield from _first_use(request, release)
+    yield from change_notes(request, release)
     if request.spec.rollout_target() == request.target:
         fraction = "serving.kv_cache_free_gpu_mem_fraction"
         yield f"a rollout loads the new model while the old one still uses its GPU memory: see {fraction}"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from enginery.backends.tensorrt.backend import TensorRT
-from enginery.backends.tensorrt.refusals.rules import RULES, Rule
+from enginery.backends.tensorrt.refusals.rule import Rule
+from enginery.backends.tensorrt.refusals.rules import RULES
 from enginery.releases import BUILD, Effect, flags_of, refusal, refusal_ids
 from enginery.releases.facts import releases_read
 from enginery.spec.findings import Finding
@@ -125,6 +126,20 @@ CASES: Mapping[str, tuple[Any, dict[str, Any]]] = {
     "max_beam_width over 1 for RecurrentGemma": asks(GRIFFIN, max_beam_width=2),
     "no mamba_conv1d_plugin for Mamba": asks(MAMBA, mamba_conv1d_plugin="disable"),
     "no mamba_conv1d_plugin for RecurrentGemma": asks(GRIFFIN, mamba_conv1d_plugin="disable"),
+    "draft_tokens_external for Mamba": asks(MAMBA, speculative_decoding_mode="draft_tokens_external", max_draft_len=4),
+    "draft_tokens_external for RecurrentGemma": asks(
+        GRIFFIN, speculative_decoding_mode="draft_tokens_external", max_draft_len=4
+    ),
+    "tensor_parallel for Mamba": asks(MAMBA, tensor_parallel=2),
+    "user_buffer with nvfp4 weights and no gemm_plugin": asks(
+        gpu="B200",
+        precision="nvfp4",
+        user_buffer=True,
+        reduce_fusion=True,
+        tensor_parallel=2,
+        gemm_plugin="disable",
+    ),
+    "gemm_plugin of another type with nvfp4 weights": asks(gpu="B200", precision="nvfp4", gemm_plugin="bfloat16"),
     "a paged KV cache for GPT-NeoX": asks(NEOX),
     "no remove_input_padding for DeepSeek-V2": asks(DEEPSEEK, remove_input_padding=False),
     "LoRA for a mixture of experts": asks(MIXTRAL_8X7B, **LORA),

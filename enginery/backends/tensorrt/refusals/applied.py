@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from enginery.backends.tensorrt.build_defaults import EngineOptions, in_yaml
 from enginery.backends.tensorrt.refusals.options import value
-from enginery.backends.tensorrt.refusals.rules import RULES, Rule
+from enginery.backends.tensorrt.refusals.rule import Rule
+from enginery.backends.tensorrt.refusals.rules import RULES
 from enginery.releases import BUILD, Refusal, builds_engines, refusal
 from enginery.spec import BuildOptions, Finding, warning
 
@@ -54,7 +55,7 @@ def change_notes(engine: EngineOptions) -> Iterator[str]:
 
 def _sentence(engine: EngineOptions, found: Refusal) -> str:
     if not found.certain:
-        return f"{found.release} {found.says}; {engine.release} was not read, and its other neighbour does otherwise"
+        return f"{found.release} {found.says}, {found.unlike} does not, and {engine.release} was not read"
     known = "" if found.release == engine.release else f" (known of {found.release})"
     return f"{engine.release} {found.says}{known}"
 

@@ -34,6 +34,12 @@ def value(engine: EngineOptions, field: str) -> Any:
     return unset_value(engine, field) if given is None else given
 
 
+def size(engine: EngineOptions, field: str) -> int:
+    """An option's value if it is a number; 0 for none and for one that the release decides."""
+    found = value(engine, field)
+    return found if type(found) is int else 0
+
+
 def on(engine: EngineOptions, field: str) -> bool:
     """Whether an option is turned on; a plugin is on if it has a data type."""
     return value(engine, field) not in {None, False, "disable", "none"}
@@ -124,9 +130,9 @@ def positions(engine: EngineOptions) -> int:
 def tokens_of_all(engine: EngineOptions) -> int:
     """How many tokens all requests can have together; 0 if the spec does not say it."""
     longest = positions(engine) if engine.flag("max_seq_len") else engine.input_length()
-    return longest * int(value(engine, "max_batch_size") or 0)
+    return longest * size(engine, "max_batch_size")
 
 
 def drafts(engine: EngineOptions) -> int:
     """How many draft tokens a mode of speculative decoding adds; 0 without a mode."""
-    return int(value(engine, "max_draft_len") or 0) if engine.options.speculative_decoding_mode else 0
+    return size(engine, "max_draft_len") if engine.options.speculative_decoding_mode else 0
