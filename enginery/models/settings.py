@@ -6,7 +6,7 @@ the model's class has, and a source with such a file is refused.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from enginery.models.defaults import NOTHING
@@ -26,12 +26,14 @@ class Settings:
         defaults: the settings of the class.
         problems: setting -> what is wrong with it.
         path: where the settings are in the file, with a dot at its end; empty at the top level.
+        moved: where single settings are, if that is elsewhere.
     """
 
     own: Mapping[str, Any]
     defaults: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     problems: dict[str, str] = field(default_factory=dict)
     path: str = ""
+    moved: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def size(self, *names: str) -> int:
         """The first of these settings that is a whole number. 0 if there is none, or the layers differ."""
@@ -74,15 +76,26 @@ class Settings:
     def mapping(self, name: str) -> dict[str, Any]:
         """A setting that has settings of its own; empty if there is none."""
         for _, value in self._values((name,)):
-            if isinstance(value, Mapping):
-                return dict(value)
+            if isinstance(value, Mapping) or value is False:
+                return dict(value or {})
             self.note(name, value, "an object")
             return {}
         return {}
 
     def inside(self, name: str) -> "Settings":
         """The settings inside of a setting."""
-        return Settings(self.mapping(name), problems=self.problems, path=f"{self.path}{name}.")
+        return Settings(self.mapping(name), problems=self.problems, path=f"{self._place(name)}.")
+
+    def part(self, name: str) -> "Settings":
+        """The settings inside of a setting which, in other models, may be something else; empty then."""
+        value = self.own.get(name)
+        return Settings(
+            value if isinstance(value, Mapping) else {}, problems=self.problems, path=f"{self._place(name)}."
+        )
+
+    def file_only(self) -> "Settings":
+        """The same settings without the defaults of the class."""
+        return replace(self, defaults=NOTHING)
 
     def items(self, name: str) -> list[Any]:
         """A setting that is a list; empty if there is none."""
@@ -95,7 +108,7 @@ class Settings:
 
     def note(self, name: str, value: object, expected: str) -> None:
         """Note that a setting cannot be read."""
-        self.problems.setdefault(f"{self.path}{name}", f"is {shown(value)}, expected {expected}")
+        self.problems.setdefault(self._place(name), f"is {shown(value)}, expected {expected}")
 
     def says_none(self, name: str) -> bool:
         """Whether the file says null, so that the default of the class does not hold."""
@@ -104,6 +117,9 @@ class Settings:
     def stated(self, name: str) -> object:
         """What the file says, as it is; None if it does not."""
         return self.own.get(name)
+
+    def _place(self, name: str) -> str:
+        return f"{self.moved.get(name, self.path)}{name}"
 
     def _values(self, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         """The settings that have a value: those of the file first, then those of the class."""

@@ -157,6 +157,13 @@ def test_whether_a_reader_of_the_old_names_reads_the_same(config: dict[str, Any]
         ({"rope_scaling": {"rope_type": "yarn", "factor": "4"}}, "rope_scaling.factor is the text '4'"),
         ({"rope_scaling": {"factor": 4.0}}, "rope_scaling.rope_type is None, expected the name of a kind of scaling"),
         ({"partial_rotary_factor": "half"}, "partial_rotary_factor is the text 'half'"),
+        ({"text_config": {"rope_theta": "x"}}, "text_config.rope_theta is the text 'x'"),
+        ({"llm_config": {"rope_scaling": {"type": 1}}}, "llm_config.rope_scaling.type is 1"),
+        ({"text_config": {"hidden_size": 4.5}}, "text_config.hidden_size is 4.5, expected a whole number"),
+        (
+            {"text_config": {"rope_parameters": {"full_attention": {"rope_theta": "x"}}}},
+            "text_config.rope_parameters.full",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named_and_is_not_guessed(written: dict[str, Any], problem: str) -> None:
