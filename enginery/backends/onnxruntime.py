@@ -16,6 +16,8 @@ from typing_extensions import override
 from enginery import toolchains
 from enginery.backends.choose import choice_notes, choose
 from enginery.backends.common import ENVIRONMENT as COMMON
+from enginery.backends.common import builder_source_findings
+from enginery.backends.onnx_models import model_findings, model_notes
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.validate import validate_call
 from enginery.core.errors import PlanError
@@ -101,7 +103,9 @@ class OnnxRuntime(Backend):
     @override
     def findings(self, request: Request) -> list[Finding]:
         found = (*self._release_findings(request), *self._precision_findings(request.target.precision, request.gpu))
-        return [*found, *_other_findings(request.target)]
+        usable = self._usable_releases(request.target)
+        about_model = model_findings(request, usable[-1]) if usable else ()
+        return [*found, *builder_source_findings(request), *_other_findings(request.target), *about_model]
 
     @override
     def notes(self, request: Request) -> list[str]:
@@ -110,6 +114,7 @@ class OnnxRuntime(Backend):
         return [
             *choice_notes(request, self.name),
             *resolved,
+            *model_notes(request.model),
             *self._defaults(request),
             *_ignored(request.spec, target),
         ]

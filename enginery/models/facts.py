@@ -18,6 +18,7 @@ from enginery.models.defaults import (
     language_type,
     structure,
 )
+from enginery.models.kinds import ModelKind, kind_of
 from enginery.models.layers import LLAMA4, attention_kinds, expert_layers
 from enginery.models.rope import CHUNKED, FULL, SLIDING, Rope, by_layer_type, is_read_without, read_ropes
 from enginery.models.settings import Settings, is_positive
@@ -129,6 +130,11 @@ class ModelFacts:
     quantization: Mapping[str, Any] | None = None
     weight_bytes: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What kind of model it is, by the name of its architecture."""
+        return kind_of(self.architecture, encoder_decoder=self.encoder_decoder)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, weight_bytes: int = 0) -> "ModelFacts":

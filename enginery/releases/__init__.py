@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         families,
         model_formats,
         precisions,
+        pytorch_architectures,
         template,
     )
     from enginery.releases.refusals import Effect, Refusal, recorded, refusal, refusal_ids

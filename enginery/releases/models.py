@@ -94,6 +94,12 @@ def architectures(release: str) -> Known[Mapping[str, str]]:
     return Known(found.value or {}, found.provenance)
 
 
+def pytorch_architectures(release: str) -> Known[frozenset[str]]:
+    """The architectures that the release's PyTorch backend has a class for, also those that generate no text."""
+    found = facts.look_up("pytorch", "architectures", release)
+    return Known(frozenset(found.value or ()), found.provenance)
+
+
 def precisions(release: str, capability: tuple[int, int]) -> Known[frozenset[Precision]]:
     """The precisions of a spec that the release can build for a compute capability.
 

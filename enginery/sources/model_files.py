@@ -5,7 +5,6 @@ Only files at the top level are used. Subdirectories hold the same weights in an
 
 import difflib
 import fnmatch
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
-from enginery.models import config_problems
+from enginery.models import BESIDE, config_problems, with_quantization
+from enginery.sources.documents import LFS_POINTER, WeightsProblem, read_object
+from enginery.sources.repository_kinds import ADAPTER, embeds, recognize
 from enginery.spec import Source
 
 CONFIG = "config.json"
@@ -42,7 +43,21 @@ WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 CODE = ("modeling_*.py", "configuration_*.py", "tokenization_*.py", "processing_*.py", "modular_*.py")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+MODULES = "modules.json"
+"""The parts of a model of sentence-transformers."""
+LARGE = frozenset({"tokenizer.json", "tekken.json", "vocab.json", INDEX, PICKLE_INDEX})
+"""JSON files that may be large. A plan reads them only if they are on this machine; an index only if it is needed."""
+NOT_WEIGHTS = (
+    "training_args.bin",
+    "optimizer.*",
+    "scheduler.*",
+    "rng_state*",
+    "scaler.*",
+    "adapter_model.*",
+    "openvino_*",
+)
+"""Files that end as pickled weights do, and are something else."""
+STANDARD_PICKLES = ("pytorch_model*.bin",)
 
 Reader = Callable[[str], bytes]
 """Gives the content of a small file by its name."""
@@ -54,14 +69,14 @@ class SourceFile(Frozen):
 
     Attributes:
         name: its name in the source.
-        size: bytes.
+        size: bytes; None if the source does not state it, as some mirrors of the Hub do not.
         sha256: 64 hex digits; None if neither the source nor the spec states it.
         git_blob: the Git blob id of the content, 40 hex digits, if the Hub gives it instead of a SHA-256.
         etag: the ETag of an object in S3.
     """
 
     name: str
-    size: int
+    size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
     etag: str | None = None
@@ -77,6 +92,7 @@ class ResolvedSource(Frozen):
         files: the files that the build needs, sorted by name.
         gated: whether users must accept a licence on the Hub.
         config: the model's `config.json`.
+        notes: sentences for the reader of the plan, such as that a repository has another name now.
     """
 
     kind: SourceKind
@@ -85,32 +101,28 @@ class ResolvedSource(Frozen):
     files: tuple[SourceFile, ...]
     gated: bool = False
     config: Mapping[str, JsonValue] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
-        """The size of the weight files in bytes."""
-        return sum(file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS))
+        """The size of the weight files in bytes; 0 if the size of one of them is not known."""
+        sizes = [file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS)]
+        return 0 if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
     def size(self) -> int:
-        """The size of all files in bytes."""
-        return sum(file.size for file in self.files)
+        """The size of all files in bytes, as far as the sizes are known (`unsized`)."""
+        return sum(file.size for file in self.files if file.size is not None)
+
+    @property
+    def unsized(self) -> list[str]:
+        """The names of the files whose size is not known."""
+        return [file.name for file in self.files if file.size is None]
 
     @property
     def license_files(self) -> list[str]:
         """Names of the licence texts among the files."""
         return [file.name for file in self.files if is_license(file.name)]
-
-
-@dataclass(frozen=True)
-class WeightsProblem:
-    """Something wrong with a model, and the remedy."""
-
-    problem: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
 
 
 @dataclass
@@ -121,6 +133,7 @@ class Selection:
         source: the spec's source: which pickles it allows, and which digests it expects.
         present: the names of all files at the top level.
         names: the names of the files that a build needs.
+        unreadable: the names of JSON files that cannot be read. They are among the findings.
         documents: name -> content of the small files that decide which other files are needed.
         config: the model's configuration.
     """
@@ -128,6 +141,7 @@ class Selection:
     source: Source
     present: set[str]
     names: set[str]
+    unreadable: set[str] = field(default_factory=set)
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     findings: list[WeightsProblem] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -135,6 +149,15 @@ class Selection:
     def report(self, problem: str, remedy: str = "") -> None:
         """Add a problem to the findings."""
         self.findings.append(WeightsProblem(problem, remedy))
+
+    def check_document(self, name: str, content: bytes) -> Mapping[str, Any]:
+        """The object in a JSON file. If the file cannot be read, that is added to the findings."""
+        document = read_object(name, content)
+        if not isinstance(document, WeightsProblem):
+            return document
+        self.findings.append(document)
+        self.unreadable.add(name)
+        return {}
 
 
 def is_license(name: str) -> bool:
@@ -150,15 +173,22 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         source: the spec's source: which pickles it allows, and which digests it expects.
         read: gives the content of a small file that decides which other files are needed.
     """
-    present = {name for name in names if not {"/", "\\"}.intersection(name) and name not in {"", ".", ".."}}
+    every = [name.replace("\\", "/") for name in names]
+    present = {name for name in every if "/" not in name and name not in {"", ".", ".."}}
     known = {*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS}
     selection = Selection(source, present, {name for name in present if name in known or is_license(name)})
-    for name in _deciding_files(present):
-        selection.documents[name] = _document(name, read(name), selection)
-    selection.config = _with_quantization(selection.documents)
-    for problem in config_problems(selection.config):
-        selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
+    deciding = _deciding_files(present)
+    others = {name for name in selection.names if name.endswith(".json")} - LARGE
+    for name in sorted({*deciding, *others}):
+        content = selection.check_document(name, read(name))
+        if name in deciding:
+            selection.documents[name] = content
+    if instead := _other_kind(every, selection, read):
+        selection.findings = [instead]
+        return selection
+    selection.config = with_quantization(selection.documents.get(CONFIG, {}), selection.documents)
     _check_parts(selection)
+    _check_types(selection)
     _check_remote_code(selection)
     _choose_weights(selection)
     _check_named_in_spec(selection)
@@ -197,30 +227,21 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def _deciding_files(present: set[str]) -> list[str]:
     """The small files whose content decides which other files are needed."""
-    names = [CONFIG, QUANT_CONFIG, "tokenizer_config.json"]
+    names = [CONFIG, QUANT_CONFIG, *BESIDE, "tokenizer_config.json", ADAPTER]
     if WEIGHTS not in present:
         names.append(INDEX if INDEX in present else PICKLE_INDEX)
     return [name for name in names if name in present]
 
 
-def _document(name: str, content: bytes, selection: Selection) -> Mapping[str, Any]:
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        selection.report(f"{name} is not JSON: {error}", "check that the model is complete")
-        return {}
-    if isinstance(document, dict):
-        return document
-    selection.report(f"{name} is not a JSON object", "check that this is a model in Hugging Face's format")
-    return {}
-
-
-def _with_quantization(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The model's configuration. If only ModelOpt's own file has the quantization, it is added from there."""
-    config, own = documents.get(CONFIG, {}), documents.get(QUANT_CONFIG, {}).get("quantization")
-    if not isinstance(own, Mapping) or not own.get("quant_algo") or config.get("quantization_config"):
-        return config
-    return {**config, "quantization_config": {"quant_method": "modelopt", **own}}
+def _other_kind(names: list[str], selection: Selection, read: Reader) -> WeightsProblem | None:
+    """What the source is if it is no model that generates text, such as a LoRA adapter; None if it may be one."""
+    if MODULES in selection.present and (embeds_only := embeds(read(MODULES))):
+        return embeds_only
+    standard = {WEIGHTS, INDEX, PICKLE_INDEX, *selection.source.allow_pickle}
+    has_shards = any(SHARD.fullmatch(name) for name in selection.present)
+    if selection.present & standard or has_shards or _matching(selection.present, STANDARD_PICKLES):
+        return None
+    return recognize(names, selection.documents, lambda name: name in {*TOKENIZERS, *TOKENIZER_PARTS})
 
 
 def _check_parts(selection: Selection) -> None:
@@ -231,6 +252,17 @@ def _check_parts(selection: Selection) -> None:
             "there is no tokenizer (no tokenizer.json, no tokenizer.model)",
             "add the tokenizer's files to the weights, or use a repository that has them",
         )
+
+
+def _check_types(selection: Selection) -> None:
+    """Report what is wrong with the configuration itself."""
+    for problem in config_problems(selection.config):
+        selection.report(problem, f"correct {CONFIG}, or use a revision of the model in which it is right")
+    config = selection.documents.get(CONFIG, {})
+    says = any(config.get(name) for name in ("architectures", "model_type", "auto_map"))
+    if CONFIG in selection.documents.keys() - selection.unreadable and not says:
+        problem = f"{CONFIG} does not say what model it is: it has neither architectures nor model_type"
+        selection.report(problem, "check that this is a model in Hugging Face's format")
 
 
 def _check_remote_code(selection: Selection) -> None:
@@ -245,7 +277,7 @@ def _check_remote_code(selection: Selection) -> None:
 
 def _choose_weights(selection: Selection) -> None:
     shards = {name for name in selection.present if SHARD.fullmatch(name)}
-    pickles = set(_matching(selection.present, PICKLES))
+    pickles = set(_matching(selection.present, PICKLES)) - set(_matching(selection.present, NOT_WEIGHTS))
     if WEIGHTS in selection.present:
         selection.names.add(WEIGHTS)
     elif INDEX in selection.present:
@@ -263,6 +295,8 @@ def _choose_weights(selection: Selection) -> None:
 
 
 def _choose_shards(index: str, present: set[str], shards: set[str], selection: Selection) -> None:
+    if index in selection.unreadable:
+        return
     weight_map = selection.documents[index].get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         selection.report(f"{index} does not say which file holds which weights (no weight_map)")

@@ -10,9 +10,9 @@ from enginery.core.errors import SourceError
 from enginery.models.facts import ModelFacts
 from enginery.models.headers import safetensors_problem
 from enginery.sources import resolve
+from enginery.sources.documents import WeightsProblem
 from enginery.sources.model_files import (
     Selection,
-    WeightsProblem,
     is_lfs_pointer,
     raise_findings,
     select,

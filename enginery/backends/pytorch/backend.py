@@ -21,6 +21,7 @@ from enginery.backends.pytorch.arguments import (
 )
 from enginery.backends.pytorch.findings import change_notes, findings, unsupported_options
 from enginery.backends.pytorch.keys import Layout, chosen_release, is_certain, keys, layout, refusal
+from enginery.backends.pytorch.models import model_notes
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     activation_dtype,
@@ -129,6 +130,7 @@ def _package(request: Request, release: str) -> Call:
 
 def _notes(request: Request, release: str) -> Iterator[str]:
     yield from _choices(request, release)
+    yield from model_notes(request.model)
     yield from _conversion(request)
     yield from _first_use(request, release)
     yield from change_notes(request, release)

@@ -12,6 +12,8 @@
 | E408 | no NVIDIA GPU |
 | E409 | a conversion that ModelOpt's driver cannot do |
 | E410 | a validation by a script of the release: there is no such script |
+| E195 | a model that generates no text, or has an encoder that the release does not run |
+| E196, W195 | an architecture that the release does not run, or is not known to run |
 | E140, E142, E143 | a model that cannot be split over the GPUs |
 | E153, W151 | answers that leave no room for the prompt, or sequences too long for the model |
 | W191 | rotary settings in a form that the release does not read |
@@ -22,7 +24,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from enginery.backends.common import Part, answer_findings, position_findings, rope_form_findings, split_findings
+from enginery.backends.common import (
+    Part,
+    answer_findings,
+    hidden_quantization,
+    position_findings,
+    rope_form_findings,
+    split_findings,
+)
 from enginery.backends.pytorch.arguments import (
     FROM_BUILD,
     NO_EQUIVALENT,
@@ -37,6 +46,7 @@ from enginery.backends.pytorch.arguments import (
     with_release_paths,
 )
 from enginery.backends.pytorch.keys import NESTED, Path, chosen_release, is_certain, keys, refusal
+from enginery.backends.pytorch.models import model_findings
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     READABLE,
@@ -76,6 +86,7 @@ def findings(request: Request) -> Iterator[Finding]:
         yield refused
         return
     release = chosen_release(request.target.release)
+    yield from model_findings(request, release)
     yield from _hardware(request, release)
     yield from _arguments(request, release)
     yield from _lengths(request, release)
@@ -269,7 +280,10 @@ def _conversion(request: Request) -> Iterator[Finding]:
 
 def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
     algorithm, found = algorithm_name(quantization), quantized_to(quantization)
-    if found is None:
+    if hidden := hidden_quantization(quantization):
+        problem = f"the source is quantized ({algorithm}): {hidden}"
+        yield Finding("E407", "precision", problem, "use a source that is not quantized")
+    elif found is None:
         problem = f"the source is quantized as {algorithm}, which the backend does not read, only {READABLE_FORMATS}"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")
     elif found is not precision:

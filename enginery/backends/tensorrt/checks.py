@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from enginery.backends.common import Part, answer_findings, position_findings, split_findings
+from enginery.backends.common import (
+    Part,
+    answer_findings,
+    format_name,
+    hidden_quantization,
+    position_findings,
+    split_findings,
+)
+from enginery.backends.model_kinds import kind_finding, unnamed
 from enginery.backends.pytorch.keys import pytorch_remedy
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.quantizing import MODELOPT, own_texts
@@ -22,7 +30,7 @@ from enginery.backends.tensorrt.release import (
     first_release,
     refusal,
 )
-from enginery.models import ModelFacts
+from enginery.models import ModelFacts, ModelKind
 from enginery.releases import builds_engines, capabilities, precisions, releases
 from enginery.spec import BuildOptions, Finding, Gpu, Precision, ServingOptions, gpus, warning
 from enginery.triton import serving_problems
@@ -36,6 +44,7 @@ OTHER_NAMES = {
 }
 """Precisions of ONNX Runtime -> what TensorRT-LLM has instead."""
 
+TWO_ENGINES = "a release makes two engines of it, and Enginery builds and serves one"
 NEAR = 3
 SIMILAR = 0.8
 """How many architectures to suggest, and how similar their names must be."""
@@ -180,12 +189,15 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
     if model is None:
         return
     choice = family_for(release, model.architecture)
-    if choice.family is None:
+    drafts = model.kind is ModelKind.DRAFT  # its own finding says what the converter also needs
+    if not drafts and (refused := kind_finding(model, "tensorrt", TWO_ENGINES)):
+        yield refused
+    elif choice.family is None:
         yield _unknown(model, release, choice)
     if model.quantization:
-        how = model.quantization.get("quant_method") or "in an unnamed format"
+        how = format_name(model.quantization)
         problem = f"the source is quantized already ({how}); {request.target.precision} is made from plain weights"
-        found = quantized_to(model.quantization)
+        found = None if hidden_quantization(model.quantization) else quantized_to(model.quantization)
         otherwise = f", or {pytorch_remedy(release)}, and precision: {found}" if found else "; no backend reads it"
         yield Finding("E123", "precision", problem, f"use the plain model{otherwise}")
     yield from _split_findings(request, model)
@@ -195,15 +207,17 @@ def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
     if choice.obstacle:
         problem = f"{release} makes {model.architecture} with its converter {choice.obstacle}"
         return Finding("E131", "release", problem, f"use {pytorch_remedy(release)}")
-    named = model.architecture or "a model that does not say its architecture"
-    problem = f"{release} has no converter for {named}"
+    if not model.architecture:
+        return unnamed("E130", "a converter is chosen by it", model, frozenset(architectures(release)))
+    problem = f"{release} has no converter for {model.architecture}"
     first = first_release(model.architecture)
     if first:
         remedy = f"release {first} has one: use that or a later one, or {pytorch_remedy(release)}"
         return Finding("E130", "release", problem, remedy)
     near = difflib.get_close_matches(model.architecture, architectures(release), n=NEAR, cutoff=SIMILAR)
     like = f"; similar architectures are {', '.join(near)}" if near else ""
-    return Finding("E130", "release", f"{problem}{like}", f"no known release has one: use {pytorch_remedy(release)}")
+    known = f"no known release has one: use {pytorch_remedy(release)}"
+    return Finding("E130", "release", f"{problem}{like}", known)
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:

@@ -45,6 +45,14 @@ UNSUPPORTED_FAMILIES = {
 }
 """Family whose converter cannot make one text engine from the model's directory alone -> why."""
 
+OTHER_POSITIONS = "its engine takes rotary positions (M-RoPE) that only a program for images computes"
+UNSUPPORTED_ARCHITECTURES = {
+    "LlavaLlamaModel": "it also needs the Python code of VILA",
+    "Qwen2VLForConditionalGeneration": OTHER_POSITIONS,
+    "Qwen2VLModel": OTHER_POSITIONS,
+}
+"""The same for single architectures of a family that is otherwise used."""
+
 MODELOPT_FAMILIES = ("GPT2", "GPTBigCode", "Gemma", "Llama", "Mistral", "Mixtral", "QWen", "Qwen2", "MPT", "Dbrx")
 """Start of the names of architectures for which ModelOpt can write a checkpoint for TensorRT-LLM."""
 
@@ -158,6 +166,8 @@ def family_for(release: str, architecture: str) -> FamilyChoice:
     """The converter of a release for an architecture. Families in `UNSUPPORTED_FAMILIES` are not chosen."""
     direct = (*_supporting_unnamed(release, architecture), *facts.families_of(release, architecture).value)
     found = direct or _of_the_same_class(release, architecture)
+    if found and architecture in UNSUPPORTED_ARCHITECTURES:
+        return FamilyChoice(None, f"{found[0].name}: {UNSUPPORTED_ARCHITECTURES[architecture]}")
     plain = [family.name for family in found if family.name not in UNSUPPORTED_FAMILIES]
     if plain:
         return FamilyChoice(_nearest_name(plain, architecture), indirect=not direct)

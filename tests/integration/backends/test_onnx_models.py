@@ -1,0 +1,66 @@
+"""The table of architectures, compared with the model builder that the toolchain has, and tried with small models."""
+
+import ast
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from enginery.backends.onnx_models import ARCHITECTURES, BUILT, FAILING, OWN_SCALINGS, READ, SCALINGS
+from enginery.toolchains.identity import Toolchain
+
+TRIED = ("Qwen3ForCausalLM", "GraniteForCausalLM", "Phi3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM")
+TRY = Path(__file__).parents[2] / "support" / "engines" / "tiny_models.py"
+
+
+@pytest.fixture(scope="session")
+def builder(toolchain: Toolchain) -> Path:
+    """The directory of the builder's source."""
+    return next(toolchain.directory.glob("lib/python*/site-packages/onnxruntime_genai/models"))
+
+
+def test_the_release_is_the_one_that_was_read(builder: Path) -> None:
+    assert list(builder.parents[1].glob(f"onnxruntime_genai-{READ}.dist-info"))
+
+
+def test_the_table_has_exactly_the_architectures_of_the_builder(builder: Path) -> None:
+    compared = [
+        node
+        for node in ast.walk(ast.parse((builder / "builder.py").read_bytes()))
+        if isinstance(node, ast.Compare) and ast.unparse(node.left) == "config.architectures[0]"
+    ]
+    named = {ast.literal_eval(right) for node in compared for right in node.comparators}
+    assert named == ARCHITECTURES
+
+
+def test_the_kinds_of_rotary_scaling_are_those_that_the_builders_classes_read(builder: Path) -> None:
+    read = {path.stem: scalings_in(path) for path in (builder / "builders").glob("*.py")}
+    assert read["base"] == {"default", *SCALINGS}
+    assert read["llama"] == OWN_SCALINGS["LlamaForCausalLM"]
+    assert read["hunyuan"] == OWN_SCALINGS["HunYuanDenseV1ForCausalLM"]
+    assert read["phi"] == {"longrope"} <= OWN_SCALINGS["Phi3ForCausalLM"]
+
+
+def scalings_in(path: Path) -> set[str]:
+    """The kinds with which `make_rope_init` compares the model's."""
+    methods = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef)]
+    compared = [
+        node
+        for method in methods
+        if method.name == "make_rope_init"
+        for node in ast.walk(method)
+        if isinstance(node, ast.Compare) and ast.unparse(node.left) == "config.rope_parameters['rope_type']"
+    ]
+    return {ast.literal_eval(right) for node in compared for right in node.comparators}
+
+
+def test_accepted_models_are_built_and_run_and_refused_ones_fail(onnxruntime_python: Path, tmp_path: Path) -> None:
+    """If a refused model is built one day, the table may accept it."""
+    # -P: beside the script there is a module with the name of a package, onnx.
+    command = [str(onnxruntime_python), "-P", str(TRY), str(tmp_path), *TRIED]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name for name, problem in results.items() if not problem} == set(TRIED) & set(BUILT)
+    assert {name for name, problem in results.items() if problem} == set(TRIED) & set(FAILING)
