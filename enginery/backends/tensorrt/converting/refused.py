@@ -88,11 +88,19 @@ class Case:
         able = self.model.architecture.startswith(MODELOPT_FAMILIES)
         return ", or convert.converter: modelopt" if able else ""
 
+    @property
+    def int8(self) -> str:
+        """The setting because of which the script measures the model, with its value."""
+        return f"{self.int8_path}: {self.precision if self.int8_path == 'precision' else kv_cache(self.request)}"
+
     def place(self, what: str, name: str = "") -> str:
         """Where the release does this, in brackets; empty if there is no such record, or the release does not do it."""
         record = f"{name or self.name}: {what}"
         found = refusal(record, self.script.release).value if record in refusal_ids() else None
-        return f" ({found.place})" if found else ""
+        if found is None:
+            return ""
+        of = "" if found.release == self.script.release else f"{found.release}: "
+        return f" ({of}{found.place})"
 
     def fact(self, what: str, fact: str) -> Any:
         """A further fact of a record that holds; empty if it has none."""
@@ -141,7 +149,7 @@ def _tensor_parallel(case: Case) -> Iterator[Finding]:
         problem = f"{case.script.title} cannot split a vocabulary of {case.model.vocab_size} tokens evenly{place}"
         yield Finding("E136", path, problem, "use a number of GPUs that divides it")
     if measures_int8(case.request) and (place := case.place("tensor_parallel with int8")):
-        problem = f"with {case.int8_path}, {case.script.title} converts for one GPU only{place}"
+        problem = f"with {case.int8}, {case.script.title} converts for one GPU only{place}"
         yield Finding("E136", path, problem, remedy)
     if place := _ignored_by_phi(case):
         yield Finding("E136", path, f"{case.script.title} takes it, but converts for one GPU{place}", remedy)
@@ -236,7 +244,7 @@ def _loading_problems(case: Case) -> Iterator[tuple[str, str]]:
     for flag in ("--load_by_shard", "--load_model_on_cpu"):
         given = has_extra(case.request, flag)
         if given and measures_int8(case.request) and (place := case.place(f"{flag} with int8")):
-            yield f"{flag} with {case.int8_path}", place
+            yield f"{flag} with {case.int8}", place
         if given and case.model.experts and (place := case.place(f"{flag} with experts")):
             yield f"{flag} for a mixture of experts", place
 
@@ -312,12 +320,13 @@ def _data_set(case: Case) -> Iterator[Finding]:
     if calibration.dataset is None or not calibrates(case.request) or not place:
         return
     known = recorded(f"{every}: {what}", case.script.release, "known") or []
-    texts = own_texts(calibration)
-    if texts is not None and recorded(f"{every}: {what}", case.script.release, "directories"):
+    texts, reads = own_texts(calibration), recorded(f"{every}: {what}", case.script.release, "directories")
+    if texts is not None and reads:
         return
     if not any(name in (Path(texts).name if texts else calibration.dataset) for name in known):
         problem = f"{case.script.title} does not know this data set{place}"
-        remedy = f"give {' or '.join(known)}, or use another release{case.by_modelopt}"
+        able = [*known, *(["a directory of texts"] if reads else [])]
+        remedy = f"give {' or '.join(able)}, or use another release{case.by_modelopt}"
         yield Finding("E145", "convert.calibration.dataset", problem, remedy)
 
 
