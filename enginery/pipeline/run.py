@@ -41,6 +41,8 @@ WEIGHTS = "weights"
 """The name of the input with the downloaded weights."""
 MAKING = frozenset({Stage.CONVERT, Stage.BUILD})
 """Stages whose commands load weights and write them in another form."""
+REPORTING = {"TRANSFORMERS_VERBOSITY": "warning"}
+"""Without it, a user's own setting could silence the report of missing weights."""
 SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
 TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take. It is enough for the largest models, slow disks and slow networks."""
@@ -335,10 +337,10 @@ def _run_recipe(planned: PlannedStep, context: StepContext) -> Facts:
     recipe = planned.step.recipe
     if isinstance(recipe, Call):
         return find_function(recipe.function)(context)
-    argv = fill(recipe, places(context, recipe))
+    argv, environment = fill(recipe, places(context, recipe)), {**REPORTING, **recipe.environment}
     if recipe.runner is not None:
-        return find_command_runner(recipe.runner)(context, argv, recipe.environment)
-    context.run(argv, recipe.environment)
+        return find_command_runner(recipe.runner)(context, argv, environment)
+    context.run(argv, environment)
     return {}
 
 
