@@ -42,11 +42,47 @@ def read_yaml(path: Path) -> Any:
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
-        return yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  it is a safe loader
+        return _loaded(text)
     except OSError as error:
         raise SpecError([f"cannot be read: {error.strerror}"], subject=str(path)) from error
     except (yaml.YAMLError, ValueError) as error:  # PyYAML raises a ValueError for a date such as 2024-13-01
         raise SpecError([f"is not YAML: {_yaml_mistake(error, text)}"], subject=str(path)) from error
+
+
+def _loaded(text: str) -> Any:
+    """The plain data of a YAML text. Of two equal keys, PyYAML alone would take the last, without a word."""
+    loader = SAFE_LOADER(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_keys(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(root: yaml.Node) -> None:
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            _check_unique([key for key, _ in node.value])
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
+def _check_unique(keys: list[yaml.Node]) -> None:
+    names = set()
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in names:
+            problem = f"the field {key.value!r} is given twice; keep one"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        names.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -81,6 +117,8 @@ def _make_absolute(data: dict[str, Any], base: Path) -> None:
 
 def _yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:
     """What is wrong with a text that is not YAML, with line and column, counted from 1."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte 0x{error.object[error.start]:02X} at position {error.start} is not UTF-8; save the file as UTF-8"
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

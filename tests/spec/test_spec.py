@@ -10,6 +10,7 @@ from enginery.spec.read import read_spec
 from enginery.spec.spec import parse_spec
 from enginery.spec.types import BackendName, Precision
 
+SPEC = "name: bär\nsource: {huggingface: owner/tiny}\ntargets: [{name: cpu, gpu: cpu, precision: float32}]\n"
 MODELS = Path(__file__).parents[2] / "infra" / "models"
 
 
@@ -261,6 +262,8 @@ def test_a_file_that_is_no_yaml_mapping_is_refused(tmp_path: Path, text: str) ->
         ("name: tiny\nsource: [\n", "is not YAML: line 3, column 1: "),
         ("name: tiny\n source: x\n", "is not YAML: line 2, column 8: mapping values are not allowed"),
         ("name: tiny\né: \x00\n", "is not YAML: line 2, column 4: the character U+0000 is not allowed"),
+        ("name: tiny\nname: other\n", "is not YAML: line 2, column 1: the field 'name' is given twice; keep one"),
+        ("a: [{b: 1, c: 2, b: 3}]\n", "is not YAML: line 1, column 18: the field 'b' is given twice"),
         ("name: 2024-13-01\n", "is not YAML: month must be in 1..12"),
     ],
 )
@@ -315,3 +318,24 @@ def test_only_codes_of_warnings_can_be_accepted(code: str) -> None:
 
 def test_the_error_for_one_value_instead_of_a_list_says_how_to_write_it() -> None:
     assert mistakes(minimal(force="W201")) == ("force: must be a list, such as [W201] (given 'W201')",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "spec.yaml").write_bytes(SPEC.encode(encoding))
+    with pytest.raises(SpecError, match="is not UTF-8; save the file as UTF-8"):
+        read_spec(tmp_path / "spec.yaml")
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_bytes(SPEC.replace("bär", "tiny").encode("utf-8-sig"))
+    assert read_spec(tmp_path / "spec.yaml").name == "tiny"
+
+
+def test_parts_that_are_merged_in_may_have_the_same_keys(tmp_path: Path) -> None:
+    text = (
+        "name: tiny\nsource: {huggingface: owner/tiny}\ntargets:\n"
+        "  - &one {name: a, gpu: cpu, precision: float32}\n  - &two {<<: *one, name: b}\n  - {<<: *two, name: c}\n"
+    )
+    (tmp_path / "spec.yaml").write_text(text)
+    assert [target.name for target in read_spec(tmp_path / "spec.yaml").targets] == ["a", "b", "c"]

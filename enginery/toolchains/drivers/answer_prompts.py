@@ -51,12 +51,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Engine:
-    """A loaded engine with its tokenizer and what its configuration says."""
+    """A loaded engine with its tokenizer and what its configuration says.
+
+    Attributes:
+        shortest_cache: the tokens that the KV cache must have room for; 0 without layers with a sliding window.
+    """
 
     model: Any
     tokenizer: Any
     context_length: int
     end_ids: frozenset[int]
+    shortest_cache: int
 
 
 def load(engine: Path, tokenizer: Path, threads: int) -> Engine:
@@ -76,6 +81,7 @@ def load(engine: Path, tokenizer: Path, threads: int) -> Engine:
         tokenizer=Tokenizer.from_file(str(tokenizer / "tokenizer.json")),
         context_length=described["context_length"],
         end_ids=frozenset(ends if isinstance(ends, list) else [ends]),
+        shortest_cache=described["decoder"].get("sliding_window", {}).get("window_size", 0),
     )
 
 
@@ -138,10 +144,12 @@ def answer(engine: Engine, prompt: str, max_tokens: int) -> Answer:
 def generate(engine: Engine, prompt_ids: list[int], limit: int) -> Iterator[int]:
     """The tokens after the prompt, up to the one that ends the answer or `limit` tokens in all."""
     parameters = genai.GeneratorParams(engine.model)
-    parameters.set_search_options(max_length=limit, **GREEDY)
+    parameters.set_search_options(max_length=max(limit, engine.shortest_cache), **GREEDY)
     generator = genai.Generator(engine.model, parameters)
     generator.append_tokens(prompt_ids)
-    while not generator.is_done():
+    for _ in range(limit - len(prompt_ids)):
+        if generator.is_done():
+            return
         generator.generate_next_token()
         yield int(generator.get_next_tokens()[0])
 

@@ -116,6 +116,7 @@ class GenaiEngine:
         ends = facts["eos_token_id"]
         self.end_ids = [int(token) for token in (ends if isinstance(ends, list) else [ends])]
         self.context_length = int(facts["context_length"])
+        self.shortest_cache = _shortest_cache(facts)
         self.vocabulary = int(facts["vocab_size"])
         self.filler = _filler(facts, self.end_ids)
         self.last_token = _last_token(facts, self.end_ids, self.filler)
@@ -137,7 +138,8 @@ class GenaiEngine:
     def start(self, prompts: Sequence[Sequence[int]], length: int) -> "GenaiSession":
         """Begin with these prompts; no row grows beyond `length` tokens."""
         options = self._library.GeneratorParams(self._model)
-        options.set_search_options(max_length=length, batch_size=len(prompts), do_sample=False)
+        room = max(length, self.shortest_cache)
+        options.set_search_options(max_length=room, batch_size=len(prompts), do_sample=False)
         width = max(map(len, prompts))
         rows = [[*prompt, *[self.filler] * (width - len(prompt))] for prompt in prompts]
         generator = self._library.Generator(self._model, options)
@@ -213,6 +215,11 @@ def _fit(engine: GenaiEngine, rows: Sequence[Question], max_rows: int) -> bool:
     longest = max(len(row.prompt) for row in rows) + max(row.max_tokens for row in rows)
     ends_like_filling = any(row.prompt[-1] == engine.filler for row in rows)
     return len(rows) <= max_rows and longest <= engine.context_length and not ends_like_filling
+
+
+def _shortest_cache(facts: dict[str, Any]) -> int:
+    """The tokens that the KV cache must have room for: a layer with a sliding window does not run with less."""
+    return int(facts.get("decoder", {}).get("sliding_window", {}).get("window_size", 0))
 
 
 def _load_cuda() -> None:

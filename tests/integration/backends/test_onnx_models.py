@@ -10,7 +10,7 @@ import pytest
 from enginery.backends.onnx_models import ARCHITECTURES, BUILT, FAILING, OWN_SCALINGS, READ, SCALINGS
 from enginery.toolchains.identity import Toolchain
 
-TRIED = ("Qwen3ForCausalLM", "GraniteForCausalLM", "Phi3ForCausalLM", "Gemma3ForCausalLM")
+TRIED = ("Qwen3ForCausalLM", "GraniteForCausalLM", "Phi3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM")
 TRY = Path(__file__).parents[2] / "support" / "engines" / "tiny_models.py"
 
 

@@ -123,9 +123,29 @@ def test_an_empty_prefix_is_reported(prefix: Prefix) -> None:
 
 
 def test_everything_wrong_with_the_model_is_reported_at_once(prefix: Prefix, tmp_path: Path) -> None:
-    source = uploaded(prefix, write(tmp_path / "bad", {"config.json": "{", "model.gguf": b"x"}))
+    source = uploaded(prefix, write(tmp_path / "bad", {"config.json": "{", "notes.txt": b"x"}))
     with pytest.raises(SourceError, match="3 things are wrong"):
         resolve(source)
+
+
+def test_what_the_prefix_holds_instead_of_a_model_is_named(prefix: Prefix, tmp_path: Path) -> None:
+    adapter = {"adapter_config.json": {"base_model_name_or_path": "acme/base"}, "adapter_model.safetensors": b"x"}
+    with pytest.raises(SourceError, match="a LoRA adapter for acme/base") as caught:
+        resolve(uploaded(prefix, write(tmp_path / "adapter", adapter)))
+    assert "merge it into acme/base" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_small_file_that_no_tool_reads_is_refused_by_the_plan(prefix: Prefix, tmp_path: Path, name: str) -> None:
+    source = uploaded(prefix, write(model_directory(tmp_path / "m"), {name: b"\xef\xbb\xbf{}"}))
+    with pytest.raises(SourceError, match=f"{name} .*byte order mark"):
+        resolve(source)
+
+
+def test_a_large_file_that_no_tool_reads_is_refused_by_the_download(prefix: Prefix, tmp_path: Path) -> None:
+    source = uploaded(prefix, write(model_directory(tmp_path / "m"), {"tokenizer.json": b"\xef\xbb\xbf{}"}))
+    with pytest.raises(SourceError, match="byte order mark"):
+        plan_and_download(source, tmp_path / "out")
 
 
 def test_a_bucket_that_does_not_exist_is_named(prefix: Prefix) -> None:

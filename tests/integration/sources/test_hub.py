@@ -100,6 +100,23 @@ def test_a_spoilt_remembered_file_is_asked_for_again(server: HubServer, model: P
     assert len(server.asked("/config.json")) == 2
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"adapter_config.json": {"base_model_name_or_path": "acme/base"}, "adapter_model.bin": b"x"}, "acme/base"),
+        ({"Q4_K_M/model-00001-of-00002.gguf": b"x", "config.json": {"model_type": "llama"}}, "GGUF"),
+        ({"model_index.json": {}, "vae/config.json": {}, "unet/model.safetensors": b"x"}, "diffusers"),
+    ],
+)
+def test_what_a_repository_is_instead_of_a_model_is_named(
+    server: HubServer, tmp_path: Path, files: dict[str, object], words: str
+) -> None:
+    server.add_model(NAME, write(tmp_path / "other", files))
+    with pytest.raises(SourceError, match=words) as caught:
+        resolve(SOURCE)
+    assert "things are wrong" not in caught.value.problem
+
+
 def test_the_error_says_that_a_repository_does_not_exist_or_is_private(server: HubServer, model: Path) -> None:
     server.add_model("acme/private", model, private=True)
     for name in ("acme/nothing", "acme/private"):

@@ -1,4 +1,4 @@
-"""Builds small models with random weights, and generates a token: `python tiny_models.py DIRECTORY ARCHITECTURE ...`.
+"""Builds small models with random weights, and lets them answer: `python tiny_models.py DIRECTORY ARCHITECTURE ...`.
 
 Runs in the onnxruntime toolchain. `results.json` in the directory gets what went wrong with each, empty if nothing did.
 """
@@ -8,14 +8,16 @@ import os
 import runpy
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", ORT_DISABLE_TELEMETRY="1")
 
-import onnxruntime_genai  # type: ignore[import-not-found,unused-ignore]
 import transformers  # type: ignore[import-not-found,unused-ignore]
 
-TOKENIZER = Path(__file__).parents[3] / "examples" / "tiny-llama" / "model"
+CHECKOUT = Path(__file__).parents[3]
+TOKENIZER = CHECKOUT / "examples" / "tiny-llama" / "model"
+PROMPT = [1, 5, 9]
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -33,6 +35,7 @@ TYPES = {
     "Qwen3ForCausalLM": ("qwen3", {}),
     "GraniteForCausalLM": ("granite", {}),
     "Phi3ForCausalLM": ("phi3", {"original_max_position_embeddings": 256, "sliding_window": 256}),
+    "Gemma2ForCausalLM": ("gemma2", {"sliding_window": 64}),
     "Gemma3ForCausalLM": ("gemma3_text", {"sliding_window": 8}),
 }
 
@@ -54,13 +57,15 @@ def build(model: Path, engine: Path) -> None:
     runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
 
 
-def generate(engine: Path) -> None:
-    """Generate some tokens."""
-    parameters = onnxruntime_genai.GeneratorParams(onnxruntime_genai.Model(str(engine)))
-    parameters.set_search_options(max_length=8, do_sample=False)
-    generator = onnxruntime_genai.Generator(onnxruntime_genai.Model(str(engine)), parameters)
-    generator.append_tokens([[1, 5, 9]])
-    generator.generate_next_token()
+def answer(engine: Path, model: Path) -> None:
+    """Generate some tokens as the validation does, and as the served model does."""
+    answer_prompts = import_module("enginery.toolchains.drivers.answer_prompts")
+    tokens = list(answer_prompts.generate(answer_prompts.load(engine, model, 1), PROMPT, len(PROMPT) + 4))
+    session = import_module("enginery.triton.models.generation").GenaiEngine(engine).start([PROMPT], len(PROMPT) + 4)
+    served = int(session.logits()[0].argmax())
+    session.append([served])
+    if served != tokens[0] or len(tokens) > 4:
+        raise RuntimeError(f"validated with {tokens}, served with {served}")
 
 
 def main(directory: Path, architectures: list[str]) -> None:
@@ -70,7 +75,7 @@ def main(directory: Path, architectures: list[str]) -> None:
         engine = directory / f"{architecture}.engine"
         try:
             build(weights(architecture, directory / architecture), engine)
-            generate(engine)
+            answer(engine, directory / architecture)
             results[architecture] = ""
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a builder raises
             results[architecture] = f"{type(error).__name__}: {error}"
@@ -78,4 +83,5 @@ def main(directory: Path, architectures: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(CHECKOUT))
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.triton.models.generation import GenaiEngine, _filler, _last_token, default_threads
+from enginery.triton.models.generation import GenaiEngine, _filler, _last_token, _shortest_cache, default_threads
 from tests.support.engines.genai import FakeGenai
 
 
@@ -75,3 +75,8 @@ def test_threads_leave_room_for_the_server(monkeypatch: pytest.MonkeyPatch) -> N
     for processors, threads in ((1, 1), (2, 1), (3, 1), (16, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=processors: set(range(count)))
         assert default_threads() == threads
+
+
+def test_a_layer_with_a_sliding_window_gets_a_cache_for_the_whole_window() -> None:
+    assert _shortest_cache({"decoder": {"sliding_window": {"window_size": 4096}}}) == 4096
+    assert _shortest_cache({"decoder": {}}) == _shortest_cache({}) == 0
