@@ -145,10 +145,28 @@ def run_with_inputs(
 
 
 def find_valid(planned: PlannedStep, store: Store) -> StepRecord | None:
-    """The step's record, if the store has the whole output and the step's change outside the store is still there."""
+    """The step's record, if the store has the whole output and the step's change outside the store is still there.
+
+    Raises:
+        SourceError: when the step is a download whose weights are not complete. Versions of Enginery before this check
+            kept such a download, and built from it.
+    """
     record = store.find(planned.key)
+    if record is not None and planned.step.stage is Stage.DOWNLOAD:
+        _require_whole_download(planned, record, store.paths(record))
     still_holds = find_effect_check(planned.step.recipe) if record else None
     return record if still_holds is None or still_holds(planned.step.recipe.parameters) else None
+
+
+def _require_whole_download(planned: PlannedStep, record: StepRecord, paths: Mapping[str, Path]) -> None:
+    """Check the headers of downloaded weights, if this machine has all the files: none is fetched for this."""
+    if len(paths) < len(record.files):
+        return
+    with TemporaryDirectory(prefix="enginery-") as scratch:
+        for name, path in paths.items():
+            if "/" not in name:
+                (Path(scratch) / name).symlink_to(path)
+        require_whole(Path(scratch), str(planned.step.recipe.parameters.get("location") or WEIGHTS))
 
 
 def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
