@@ -78,6 +78,8 @@ class WeightFiles:
             config: the content of `config.json`, with the quantization wherever it is said (`with_quantization`).
         """
         yield from self.damage()
+        if self.files and not self.tensors:
+            yield WeightsFault("the weight files hold no tensors")
         if self.damaged or not self.tensors:
             return
         found = list(index_faults(INDEX, self.index, self.files)) if self.index is not None else []
