@@ -1,6 +1,8 @@
 """Findings for models that are no language models, the same for every backend."""
 
-from enginery.models import ANSWERS_NO_TEXT, ModelFacts, ModelKind, architecture_named
+from collections.abc import Iterator
+
+from enginery.models import ANSWERS_NO_TEXT, ModelFacts, ModelKind, architecture_named, reads_more_than_text
 from enginery.spec import Finding
 
 REMEDIES = {
@@ -42,3 +44,9 @@ def unnamed(code: str, reason: str, model: ModelFacts, known: frozenset[str]) ->
     problem = f"the model's config.json does not say its architecture, and {reason}"
     likely = architecture_named(model.model_type, known)
     return Finding(code, "backend", problem, f'add "architectures": ["{likely or "…"}"] to config.json')
+
+
+def model_notes(model: ModelFacts | None) -> Iterator[str]:
+    """A note if the model could do more than the engine does."""
+    if model is not None and reads_more_than_text(model.architecture):
+        yield f"{model.architecture} also reads images, video or sound; its engine takes text alone"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from enginery.backends.model_kinds import kind_finding, unnamed
 from enginery.backends.request import Request
 from enginery.core.late import late
-from enginery.models import ModelFacts, reads_more_than_text
+from enginery.models import ModelFacts
 from enginery.releases import pytorch_architectures, releases_read
 from enginery.spec import Finding, warning
 
@@ -123,12 +123,6 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
         yield _softened(Finding("E308", "backend", problem, "use another model or backend"), certain=certain)
     else:
         yield from _lost_scaling(model, release)
-
-
-def model_notes(model: ModelFacts | None) -> Iterator[str]:
-    """A note if only a part of the model is built."""
-    if model is not None and model.architecture in BUILT and reads_more_than_text(model.architecture):
-        yield f"only the language model of {model.architecture} is built: the engine takes text alone"
 
 
 def _unknown(model: ModelFacts, release: str) -> Finding:

@@ -17,7 +17,8 @@ from enginery import toolchains
 from enginery.backends.choose import choice_notes, choose
 from enginery.backends.common import ENVIRONMENT as COMMON
 from enginery.backends.common import builder_source_findings
-from enginery.backends.onnx_models import model_findings, model_notes
+from enginery.backends.model_kinds import model_notes
+from enginery.backends.onnx_models import model_findings
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.validate import validate_call
 from enginery.core.errors import PlanError

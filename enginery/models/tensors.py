@@ -20,6 +20,8 @@ from enginery.models.layouts.llama import LIKE_LLAMA
 
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {**LIKE_LLAMA, **LIKE_GPT}
 """Architecture -> the ways in which its weight files are written."""
+MOST_NAMES = 1_000_000
+"""The largest models have some 15,000 experts in all layers together."""
 NAMES_SHOWN = 6
 SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", "hidden_size", "n_embd", "d_model"})
 """A `config.json` with none of these describes no model of its own."""
@@ -232,6 +234,10 @@ def architecture_faults(
     facts = ModelFacts.from_config(config)
     layouts = LAYOUTS.get(facts.architecture, ())
     if not layouts or not facts.layers or not SIZES_STATED.intersection(config):
+        return
+    if facts.layers * max(facts.experts, facts.heads) > MOST_NAMES:
+        problem = f"config.json says {facts.layers} layers with {facts.heads} heads and {facts.experts} experts"
+        yield WeightsFault(f"{problem}, the files have {len(found)} tensors", SAME_MODEL)
         return
     shape = Shape(facts, config)
     ways = [Comparison(layout, prefix, shape, found) for layout, prefix in product(layouts, (layouts[0].base, ""))]

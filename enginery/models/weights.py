@@ -68,7 +68,7 @@ class WeightFiles:
 
     def settled(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The configuration, without a quantization that only a file beside it claims and the tensors do not have."""
-        said_in = _quantization(config).get(SAID_IN)
+        said_in = str(_quantization(config).get(SAID_IN))
         stale = said_in in BESIDE and self.tensors and not self.damaged and self.packed is None
         return {key: value for key, value in config.items() if key != "quantization_config"} if stale else config
 
@@ -88,11 +88,13 @@ class WeightFiles:
             config: the content of `config.json`, with the quantization wherever it is said (`with_quantization`).
         """
         yield from self.damage()
+        if self.files and not self.tensors:
+            yield WeightsFault("the weight files hold no tensors")
         if self.damaged or not self.tensors:
             return
         found = list(index_faults(INDEX, self.index, self.files)) if self.index is not None else []
         quantization = _quantization(config)
-        method = quantization.get(METHOD)
+        method = str(quantization.get(METHOD))
         if self.packed and not quantization:
             problem = (
                 f"the weights are quantized ({self.packed.name}, as {self.packed.example} shows), but {CONFIG} does"

@@ -42,6 +42,8 @@ WEIGHTS = "weights"
 """The name of the input with the downloaded weights."""
 MAKING = frozenset({Stage.CONVERT, Stage.BUILD})
 """Stages whose commands load weights and write them in another form."""
+REPORTING = {"TRANSFORMERS_VERBOSITY": "warning"}
+"""Without it, a user's own setting could silence the report of missing weights."""
 SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
 TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take. It is enough for the largest models, slow disks and slow networks."""
@@ -150,10 +152,28 @@ def run_with_inputs(
 
 
 def find_valid(planned: PlannedStep, store: Store) -> StepRecord | None:
-    """The step's record, if the store has the whole output and the step's change outside the store is still there."""
+    """The step's record, if the store has the whole output and the step's change outside the store is still there.
+
+    Raises:
+        SourceError: when the step is a download whose weights are not complete. Versions of Enginery before this check
+            kept such a download, and built from it.
+    """
     record = store.find(planned.key)
+    if record is not None and planned.step.stage is Stage.DOWNLOAD:
+        _require_whole_download(planned, record, store.paths(record))
     still_holds = find_effect_check(planned.step.recipe) if record else None
     return record if still_holds is None or still_holds(planned.step.recipe.parameters) else None
+
+
+def _require_whole_download(planned: PlannedStep, record: StepRecord, paths: Mapping[str, Path]) -> None:
+    """Check the headers of downloaded weights, if this machine has all the files: none is fetched for this."""
+    if len(paths) < len(record.files):
+        return
+    with TemporaryDirectory(prefix="enginery-") as scratch:
+        for name, path in paths.items():
+            if "/" not in name:
+                (Path(scratch) / name).symlink_to(path)
+        require_whole(Path(scratch), str(planned.step.recipe.parameters.get("location") or WEIGHTS))
 
 
 def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
@@ -331,10 +351,10 @@ def _run_recipe(planned: PlannedStep, context: StepContext) -> Facts:
     recipe = planned.step.recipe
     if isinstance(recipe, Call):
         return find_function(recipe.function)(context)
-    argv = fill(recipe, places(context, recipe))
+    argv, environment = fill(recipe, places(context, recipe)), {**REPORTING, **recipe.environment}
     if recipe.runner is not None:
-        return find_command_runner(recipe.runner)(context, argv, recipe.environment)
-    context.run(argv, recipe.environment)
+        return find_command_runner(recipe.runner)(context, argv, environment)
+    context.run(argv, environment)
     return {}
 
 

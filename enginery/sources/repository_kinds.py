@@ -58,6 +58,12 @@ KINDS = (
         NO_TEXT,
     ),
     Kind(
+        "a repository as the Hub's own cache keeps it",
+        ("refs/*",),
+        "use the directory of the revision, below snapshots/",
+        rival=("blobs/*",),
+    ),
+    Kind(
         "an engine or a checkpoint that TensorRT-LLM has made already",
         ("*.engine", "*.plan", "rank[0-9]*.safetensors"),
         "use the model in Hugging Face's format from which it was made: Enginery converts it and builds the engine",

@@ -75,6 +75,10 @@ class BucketStore:
         download_file(self.prefix, blob_path(file), target, size=file.size, sha256=file.sha256)
         target.chmod(READ_ONLY)
 
+    def paths(self, _record: StepRecord) -> dict[str, Path]:
+        """Nothing: the files are in S3."""
+        return {}
+
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         return self.send(record, {file.sha256: root / safe_path(file) for file in record.files}, replace=replace)
 
@@ -162,6 +166,10 @@ class TieredStore:
         """Download missing files, digest them during the download, and keep them on this machine."""
         self.local.receive(record, self.remote.download)
         self.local.fetch(record, destination)
+
+    def paths(self, record: StepRecord) -> dict[str, Path]:
+        """Where the bytes of those files are that this machine has."""
+        return self.local.paths(record)
 
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         """Add to the local store first, so that a failed upload does not lose the work, then to S3."""

@@ -67,6 +67,10 @@ class LocalStore:
         """Link or copy the files of `record` to `destination`."""
         side_by_side(lambda file: self._fetch_file(file, destination / safe_path(file)), record.files)
 
+    def paths(self, record: StepRecord) -> dict[str, Path]:
+        """Where the bytes of its files are."""
+        return {file.path: self.blobs.path(file) for file in record.files if self.blobs.has(file)}
+
     def _fetch_file(self, file: FileRecord, target: Path) -> None:
         if not self.blobs.has(file):
             remedy = "run the build again: the step then runs again"

@@ -36,6 +36,9 @@ class Store(Protocol):
     def fetch(self, record: StepRecord, destination: Path) -> None:
         """Put the files of `record` under `destination`, read-only. Existing files with these names are replaced."""
 
+    def paths(self, record: StepRecord) -> dict[str, Path]:
+        """File of `record` -> where its bytes are on this machine. Others are left out. Nothing is digested."""
+
     def add(self, record: StepRecord, root: Path, *, replace: bool = False) -> StepRecord:
         """Keep the files of `record`, which are under `root`, then the record. Returns the record that is kept.
 

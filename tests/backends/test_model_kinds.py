@@ -236,7 +236,11 @@ def test_auto_chooses_a_backend_that_knows_the_model_or_refuses(architecture: st
 
 @pytest.mark.parametrize(
     ("backend", "architecture"),
-    [("onnxruntime", "Qwen2_5_VLForConditionalGeneration"), ("pytorch", "Qwen2VLForConditionalGeneration")],
+    [
+        ("onnxruntime", "Qwen2_5_VLForConditionalGeneration"),
+        ("pytorch", "Qwen2VLForConditionalGeneration"),
+        ("tensorrt", "FuyuForCausalLM"),
+    ],
 )
 def test_a_model_that_also_sees_is_built_for_text_and_the_plan_says_so(backend: str, architecture: str) -> None:
     assert findings(BACKENDS[backend], architectures=[architecture]) == []

@@ -208,3 +208,10 @@ def test_a_file_of_another_copy_beside_plain_weights_is_not_believed(tmp_path: P
     assert WeightFiles.read(directory, ["model.safetensors"]).settled(config) == {}
     packed_directory = write_source(tmp_path / "packed", packed("GPTQ"))
     assert WeightFiles.read(packed_directory, ["model.safetensors"]).settled(config) == config
+
+
+@pytest.mark.parametrize("value", [["awq"], {"a": 1}, 1, True, None, 1.5])
+def test_a_method_or_place_of_another_type_is_no_crash(tmp_path: Path, value: Any) -> None:
+    quantization = {"quant_method": value, SAID_IN: value, "bits": value}
+    directory = write_source(tmp_path, packed("AWQ"), quantization_config=quantization)
+    assert whole_weights_faults(directory) == []

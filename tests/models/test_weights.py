@@ -191,3 +191,17 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     layout["model.norm.weight"] = ("BF16", (255,))
     layout["model.layers.0.mlp.up_proj.lora_A.weight"] = ("BF16", (8, 256))
     assert len(problems(model(tmp_path, layout))) == 3
+
+
+def test_files_without_a_single_tensor_are_a_fault(tmp_path: Path) -> None:
+    directory = write_source(tmp_path)
+    write_tensors(directory / "model.safetensors", {})
+    assert problems(directory) == ["the weight files hold no tensors"]
+
+
+def test_numbers_of_layers_and_experts_that_no_model_has_are_a_fault_at_once(tmp_path: Path) -> None:
+    (found,) = problems(model(tmp_path / "layers", source_layout(), num_hidden_layers=10**9))
+    assert found.startswith("config.json says 1000000000 layers")
+    many = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 10**9}
+    (experts,) = problems(model(tmp_path / "experts", source_layout(), **many))
+    assert "1000000000 experts" in experts

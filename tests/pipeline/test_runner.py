@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from enginery.core.errors import CommandError, StoreError, UsageError, ValidationError
+from enginery.core.errors import CommandError, SourceError, StoreError, UsageError, ValidationError
 from enginery.pipeline import run
 from enginery.pipeline.plan import PlannedStep
 from enginery.pipeline.prepared import require_prepared
@@ -15,6 +15,7 @@ from enginery.store import Store, open_store
 from enginery.store.context import StepContext
 from enginery.store.local import LocalStore
 from enginery.store.steps import Call, Command, Stage, Step, StepRecord
+from tests.support.models.checkpoints import source_layout, write_source
 
 
 @pytest.fixture
@@ -65,6 +66,35 @@ def test_a_step_reads_its_inputs(store: Store, tmp_path: Path) -> None:
     run_step(weights, store, ignore)
     run_step(engine, store, ignore)
     assert content(store, engine, "e", tmp_path / "out") == "weights\nengine\n"
+
+
+def downloaded(store: Store, tmp_path: Path, lost: str) -> PlannedStep:
+    """A download that an earlier version kept, with the test model without one of its tensors."""
+    layout = {name: about for name, about in source_layout().items() if name != lost}
+    write_source(tmp_path / "model", layout)
+    planned = shell_step(f"cp {tmp_path}/model/* $1", stage=Stage.DOWNLOAD)
+    run_step(planned, store, ignore)
+    return planned
+
+
+def test_a_download_that_was_kept_although_a_tensor_is_missing_is_used_no_more(store: Store, tmp_path: Path) -> None:
+    lost = "model.layers.1.mlp.down_proj.weight"
+    with pytest.raises(SourceError, match=lost):
+        find_valid(downloaded(store, tmp_path, lost), store)
+
+
+def test_a_whole_download_is_used_again(store: Store, tmp_path: Path) -> None:
+    planned = downloaded(store, tmp_path, "")
+    assert find_valid(planned, store) is not None
+    assert not run_step(planned, store, ignore).ran
+
+
+def test_a_download_of_which_this_machine_has_only_some_files_is_not_looked_into(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = downloaded(store, tmp_path, "lm_head.weight")
+    monkeypatch.setattr(store, "paths", lambda record: {record.files[0].path: tmp_path})
+    assert find_valid(planned, store) is not None
 
 
 def test_a_missing_input_is_an_error_that_says_what_to_do(store: Store) -> None:

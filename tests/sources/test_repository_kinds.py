@@ -59,6 +59,7 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
         {"checkpoint-500/config.json": {}, "checkpoint-500/model.safetensors": b"x", "trainer_state.json": {}},
         "the subdirectory checkpoint-500",
     ),
+    "the Hub's cache": ({"refs/main": "abc", "blobs/123": b"x", "snapshots/abc/config.json": {}}, "Hub's own cache"),
     "data": ({"data/train-00000-of-00001.parquet": b"x", "README.md": "x"}, "a data set"),
     "a tokenizer": (TOKENIZER, "only a tokenizer"),
 }

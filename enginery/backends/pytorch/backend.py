@@ -9,6 +9,7 @@ from typing_extensions import override
 from enginery import toolchains
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings, unchecked_notes
+from enginery.backends.model_kinds import model_notes
 from enginery.backends.pytorch.arguments import (
     FROM_SERVING,
     GRAPHS,
@@ -21,7 +22,6 @@ from enginery.backends.pytorch.arguments import (
 )
 from enginery.backends.pytorch.findings import change_notes, findings, unsupported_options
 from enginery.backends.pytorch.keys import Layout, chosen_release, is_certain, keys, layout, refusal
-from enginery.backends.pytorch.models import model_notes
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
     activation_dtype,

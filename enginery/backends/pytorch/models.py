@@ -6,7 +6,7 @@ from packaging.version import Version
 
 from enginery.backends.model_kinds import kind_finding, unnamed
 from enginery.backends.request import Request
-from enginery.models import ModelFacts, ModelKind, reads_more_than_text
+from enginery.models import ModelFacts, ModelKind
 from enginery.releases import pytorch_architectures, releases_read
 from enginery.spec import Finding, warning
 
@@ -46,9 +46,3 @@ def _uncertain(model: ModelFacts, release: str, read: str, *, listed: bool) -> F
     else:
         problem = f"whether {release} runs {model.architecture} is not known; {read} does not"
     return warning("W195", "backend", problem, "use another model, release or backend")
-
-
-def model_notes(model: ModelFacts | None) -> Iterator[str]:
-    """A note if the model could do more than the served one does."""
-    if model is not None and reads_more_than_text(model.architecture):
-        yield f"{model.architecture} also reads images or sound; the served model takes text alone"

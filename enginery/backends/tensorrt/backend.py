@@ -9,6 +9,7 @@ from typing_extensions import override
 from enginery import toolchains
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings, unchecked_notes
+from enginery.backends.model_kinds import model_notes
 from enginery.backends.quantizing import MODELOPT
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.tensorrt.build_options import rendered
@@ -121,6 +122,7 @@ def _notes(request: Request, release: str) -> Iterator[str]:
     yield from unchecked_notes(request)
     if request.model is not None:
         yield from table_notes(release, request.model, request.target.precision)
+    yield from model_notes(request.model)
     yield from _examples(request)
     yield from rendered(request, release).notes
     yield from serving_notes(request.serving, release)

@@ -119,6 +119,7 @@ def test_a_builder_that_fills_in_random_numbers_fails_the_step_with_the_tensors_
     weights = shutil.copytree(tiny_weights, tmp_path / "weights")
     rewritten(weights / "model.safetensors", {name: name for name in read_header(weights) if name != lost})
     monkeypatch.setattr(running, "require_whole", lambda *_: None)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     with pytest.raises(CommandError, match=rf"random numbers.*: {lost}") as caught:
         build(plan, toolchain, weights, tmp_path / "output")
     assert caught.value.cause == "weights"
