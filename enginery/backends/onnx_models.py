@@ -6,6 +6,7 @@ transformers 5.23.0 of Enginery's toolchain: all of `BUILT` but `Lfm2Audio`. Tho
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,8 @@ BUILT = (
 )
 ARCHITECTURES = frozenset({*BUILT, *FAILING, *NEEDING_CODE, *SPEECH})
 
-CAUSAL = "ForCausalLM"
+SUFFIX = re.compile(r"For(CausalLM|ConditionalGeneration)$")
+"""What many architectures have in common, so it does not make them similar."""
 
 SCALINGS = frozenset({"yarn", "linear"})
 """Kinds of rotary scaling that the builder computes, unless the model's own class reads the scaling."""
@@ -120,15 +122,16 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
         yield _softened(_unknown(model, release), certain=certain)
     elif reason := _obstacle(model.architecture):
         problem = f"the model builder of {release} does not build {model.architecture}: {reason}"
-        yield _softened(Finding("E308", "backend", problem, "use another model or backend"), certain=certain)
+        remedy = f"use another model{_elsewhere(model.architecture)}"
+        yield _softened(Finding("E308", "backend", problem, remedy), certain=certain)
     else:
         yield from _lost_scaling(model, release)
 
 
 def _unknown(model: ModelFacts, release: str) -> Finding:
     problem = f"the model builder of {release} does not know {model.architecture}"
-    stems = {name.removesuffix(CAUSAL): name for name in BUILT}
-    near = difflib.get_close_matches(model.architecture.removesuffix(CAUSAL), stems, n=2, cutoff=0.7)
+    stems = {SUFFIX.sub("", name): name for name in BUILT}
+    near = difflib.get_close_matches(SUFFIX.sub("", model.architecture), stems, n=2, cutoff=0.7)
     like = f"; similar architectures are {', '.join(stems[stem] for stem in near)}" if near else ""
     return Finding("E307", "backend", f"{problem}{like}", f"use another model{_elsewhere(model.architecture)}")
 
@@ -154,7 +157,7 @@ def _lost_scaling(model: ModelFacts, release: str) -> Iterator[Finding]:
         return
     how = "leaves out" if model.architecture in SILENT else "does not know"
     problem = f"the model builder of {release} {how} the rotary scaling {scaling} of {model.architecture}"
-    yield Finding("E308", "backend", problem, "use another backend, or a model without it")
+    yield Finding("E308", "backend", problem, f"use a model without it{_elsewhere(model.architecture)}")
 
 
 def _softened(finding: Finding, *, certain: bool) -> Finding:
