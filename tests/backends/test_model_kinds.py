@@ -133,6 +133,13 @@ def test_onnxruntime_refuses_what_its_builder_knows_but_fails_on(architecture: s
     assert found.remedy.startswith("use another model")
 
 
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_a_model_that_fails_only_where_it_is_quantized_is_refused_only_there(precision: str) -> None:
+    (found,) = findings({**ONNX, "precision": precision}, architectures=["GptOssForCausalLM"])
+    assert found.code == "E308"
+    assert findings(ONNX, architectures=["GptOssForCausalLM"]) == []
+
+
 @pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", *FAILING])
 def test_a_toolchain_that_was_not_read_gets_a_warning(architecture: str) -> None:
     (found,) = findings({**ONNX, "toolchain": "host"}, architectures=[architecture])
