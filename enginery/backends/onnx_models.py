@@ -2,10 +2,11 @@
 
 The architectures are those of `create_model` in `onnxruntime_genai/models/builder.py`. A test compares this table with
 the installed builder. Small models with random weights were built and run, in float32 and int4 on a CPU, with the
-transformers 5.23.0 of Enginery's toolchain: all of `BUILT` but `Lfm2Audio`. Those in `FAILING` failed.
+transformers 5.23.0 of Enginery's toolchain: all of `BUILT` but `Lfm2Audio`. The others failed as is noted here.
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from enginery.backends.request import Request
 from enginery.core.late import late
 from enginery.models import ModelFacts
 from enginery.releases import pytorch_architectures, releases_read
-from enginery.spec import Finding, warning
+from enginery.spec import Finding, Precision, warning
 
 if TYPE_CHECKING:
     from enginery.backends.tensorrt import release as tensorrt
@@ -50,6 +51,12 @@ FAILING: Mapping[str, str] = {
 }
 """Models that the builder names, and fails on -> why."""
 
+FAILING_QUANTIZED: Mapping[str, str] = {
+    "GptOssForCausalLM": "it makes int4 and int8 only from MXFP4 weights, which need a package that its toolchain lacks",
+}
+"""Models that the builder builds, but not in int4 and int8 -> why."""
+QUANTIZED = frozenset({Precision.INT4, Precision.INT8})
+
 BUILT = (
     "Ernie4_5ForCausalLM",
     "Gemma2ForCausalLM",
@@ -79,7 +86,8 @@ BUILT = (
 )
 ARCHITECTURES = frozenset({*BUILT, *FAILING, *NEEDING_CODE, *SPEECH})
 
-CAUSAL = "ForCausalLM"
+SUFFIX = re.compile(r"For(CausalLM|ConditionalGeneration)$")
+"""What many architectures have in common, so it does not make them similar."""
 
 SCALINGS = frozenset({"yarn", "linear"})
 """Kinds of rotary scaling that the builder computes, unless the model's own class reads the scaling."""
@@ -118,17 +126,18 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
         yield Finding("E307", "backend", problem, 'add it to config.json, such as "model_type": "llama"')
     elif model.architecture not in ARCHITECTURES:
         yield _softened(_unknown(model, release), certain=certain)
-    elif reason := _obstacle(model.architecture):
+    elif reason := _obstacle(model.architecture, request.target.precision):
         problem = f"the model builder of {release} does not build {model.architecture}: {reason}"
-        yield _softened(Finding("E308", "backend", problem, "use another model or backend"), certain=certain)
+        remedy = f"use another model{_elsewhere(model.architecture)}"
+        yield _softened(Finding("E308", "backend", problem, remedy), certain=certain)
     else:
         yield from _lost_scaling(model, release)
 
 
 def _unknown(model: ModelFacts, release: str) -> Finding:
     problem = f"the model builder of {release} does not know {model.architecture}"
-    stems = {name.removesuffix(CAUSAL): name for name in BUILT}
-    near = difflib.get_close_matches(model.architecture.removesuffix(CAUSAL), stems, n=2, cutoff=0.7)
+    stems = {SUFFIX.sub("", name): name for name in BUILT}
+    near = difflib.get_close_matches(SUFFIX.sub("", model.architecture), stems, n=2, cutoff=0.7)
     like = f"; similar architectures are {', '.join(stems[stem] for stem in near)}" if near else ""
     return Finding("E307", "backend", f"{problem}{like}", f"use another model{_elsewhere(model.architecture)}")
 
@@ -141,10 +150,11 @@ def _elsewhere(architecture: str) -> str:
     return f", or on an NVIDIA GPU backend: {' or '.join(knowing)}" if knowing else ""
 
 
-def _obstacle(architecture: str) -> str:
+def _obstacle(architecture: str, precision: Precision) -> str:
     if architecture in NEEDING_CODE:
         return "transformers reads it only with Python code from its repository, which is refused"
-    return FAILING.get(architecture, "")
+    quantized = FAILING_QUANTIZED.get(architecture, "") if precision in QUANTIZED else ""
+    return FAILING.get(architecture, quantized)
 
 
 def _lost_scaling(model: ModelFacts, release: str) -> Iterator[Finding]:
@@ -154,7 +164,7 @@ def _lost_scaling(model: ModelFacts, release: str) -> Iterator[Finding]:
         return
     how = "leaves out" if model.architecture in SILENT else "does not know"
     problem = f"the model builder of {release} {how} the rotary scaling {scaling} of {model.architecture}"
-    yield Finding("E308", "backend", problem, "use another backend, or a model without it")
+    yield Finding("E308", "backend", problem, f"use a model without it{_elsewhere(model.architecture)}")
 
 
 def _softened(finding: Finding, *, certain: bool) -> Finding:

@@ -120,8 +120,8 @@ def test_onnxruntime_refuses_what_its_builder_does_not_know_and_names_who_does(a
 
 
 def test_onnxruntime_names_similar_architectures() -> None:
-    (found,) = findings(ONNX, architectures=["Qwen3MoeForCausalLM"])
-    assert "similar architectures are Qwen3ForCausalLM" in found.problem
+    (found,) = findings(ONNX, architectures=["Qwen2VLForConditionalGeneration"])
+    assert "similar architectures are Qwen3VLForConditionalGeneration" in found.problem
     assert "similar" not in findings(ONNX, architectures=["MambaForCausalLM"])[0].problem
 
 
@@ -130,6 +130,14 @@ def test_onnxruntime_refuses_what_its_builder_knows_but_fails_on(architecture: s
     (found,) = findings(ONNX, architectures=[architecture])
     assert (found.code, found.level) == ("E308", "error")
     assert "does not build" in found.problem
+    assert found.remedy.startswith("use another model")
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_a_model_that_fails_only_where_it_is_quantized_is_refused_only_there(precision: str) -> None:
+    (found,) = findings({**ONNX, "precision": precision}, architectures=["GptOssForCausalLM"])
+    assert found.code == "E308"
+    assert findings(ONNX, architectures=["GptOssForCausalLM"]) == []
 
 
 @pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", *FAILING])
@@ -224,6 +232,7 @@ def test_the_facts_of_pytorch_say_which_releases_were_read() -> None:
 def test_tensorrt_refuses_what_its_converter_makes_no_engine_of_for_texts(architecture: str) -> None:
     (found,) = findings({**TENSORRT, "release": "1.3.0rc3"}, architectures=[architecture])
     assert found.code == "E131"
+    assert f"its converter {'llama' if 'Llama' in architecture else 'qwen'}: " in found.problem
 
 
 @pytest.mark.parametrize(

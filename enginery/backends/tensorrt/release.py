@@ -166,9 +166,9 @@ def family_for(release: str, architecture: str) -> FamilyChoice:
     """The converter of a release for an architecture. Families in `UNSUPPORTED_FAMILIES` are not chosen."""
     direct = (*_supporting_unnamed(release, architecture), *facts.families_of(release, architecture).value)
     found = direct or _of_the_same_class(release, architecture)
-    if found and architecture in UNSUPPORTED_ARCHITECTURES:
-        return FamilyChoice(None, f"{found[0].name}: {UNSUPPORTED_ARCHITECTURES[architecture]}")
     plain = [family.name for family in found if family.name not in UNSUPPORTED_FAMILIES]
+    if plain and (reason := UNSUPPORTED_ARCHITECTURES.get(architecture)):
+        return FamilyChoice(None, f"{_nearest_name(plain, architecture)}: {reason}")
     if plain:
         return FamilyChoice(_nearest_name(plain, architecture), indirect=not direct)
     if found:
