@@ -59,6 +59,7 @@ class Connection:
         checksums: whether requests may carry S3's newer checksums.
         stores: bucket -> a client that is fast with small objects; None where that client cannot be used.
         conditional: address -> whether the server honours conditional writes there.
+        listable: the addresses of which it is known that they may be listed.
     """
 
     client: "S3Client"
@@ -66,6 +67,7 @@ class Connection:
     checksums: bool = True
     stores: dict[str, "S3Store | None"] = field(default_factory=dict)
     conditional: dict[str, bool] = field(default_factory=dict)
+    listable: set[str] = field(default_factory=set)
 
     @property
     def endpoint(self) -> str:
