@@ -11,6 +11,7 @@ from enginery.builds import (
     LICENSES,
     MANIFEST,
     MODEL_REPOSITORY,
+    MODELS,
     PROVENANCE,
     REPORT_FILE,
     BuildTarget,
@@ -114,7 +115,7 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
     SigningKey.from_environment()
     parameters = PublishParameters.model_validate(dict(values))
     registry = Registry(parameters.to)
-    require_listable(registry.prefix, build_path(parameters.model, parameters.build_id))
+    require_listable(registry.prefix, f"{MODELS}/{parameters.model}")
     if not registry.honours_conditional_writes() and not parameters.allow_unconditional_writes:
         harm = "If-None-Match, so two publishers could overwrite each other"
         remedy = "use another endpoint, or set publish.allow_unconditional_writes and publish from one place only"

@@ -95,9 +95,9 @@ def open_store(address: str | None = None) -> Store:
     if s3.is_address(address):
         local = LocalStore(store_dir())
         return bucket.TieredStore(local, bucket.BucketStore(s3.Address.parse(address), scratch=local))
-    if "://" in address or not address:
+    if not address:
         remedy = "name a directory, or s3://bucket/prefix"
-        raise UsageError("is not the address of a store", subject=address or "(nothing)", remedy=remedy)
+        raise UsageError("is not the address of a store", subject="(nothing)", remedy=remedy)
     root = Path(address).expanduser().absolute()
     if root.exists() and not root.is_dir():
         raise StoreError("is not a directory", subject=str(root), remedy="name a directory for the store")

@@ -171,6 +171,13 @@ def test_an_address_that_s3_cannot_use_is_a_mistake_of_its_field(address: str) -
     assert all(repr(address) in one and "; write" in one for one in found)
 
 
+@pytest.mark.parametrize("place", ["s3:/b01/x", "S3://b01/x", " s3://b01/x", "s3:b01", "gs://b01/x", "http://b01/x"])
+def test_a_misspelled_address_is_not_taken_for_a_directory(place: str) -> None:
+    release = {"publish": {"to": "s3://b01/x"}, "rollout": {"endpoints": ["http://t:8000"], "model_repository": place}}
+    (mistake,) = mistakes(minimal(**release))
+    assert mistake.startswith(f"rollout.model_repository: {place!r} is not an address in S3; write it as s3://")
+
+
 def test_the_source_may_be_a_prefix_with_empty_parts_but_not_with_dots() -> None:
     assert parse_spec(minimal(source={"s3": "s3://b01/a//b"})).source.s3 == "s3://b01/a//b"
     (mistake,) = mistakes(minimal(source={"s3": "s3://b01/a/../b"}))

@@ -50,8 +50,8 @@ class Address:
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is meant to be an address in S3, in contrast to a directory."""
-    return text.lower().startswith(SCHEME)
+    """Whether a text is meant to be an address in S3, also a misspelled one, in contrast to a directory."""
+    return text.lstrip().lower().startswith("s3:") or "://" in text
 
 
 def address_mistake(text: str, *, empty_parts: bool = False) -> tuple[str, str] | None:

@@ -42,6 +42,10 @@ LEAST_ATTEMPTS = 3
 WAITS = Waits(first=0.1, longest=3.0, random=0.2)
 HTTP_ERROR = 300
 """The lowest HTTP status of an answer without the object that was asked for."""
+HTTP_SERVER_ERROR = 500
+NOT_XML = (b"<!doctype", b"<html", b"{")
+"""How the answers of other servers begin, in lower case."""
+LONGEST_START = 16
 _KEY = "key"
 _urls: ContextVar[list[str] | None] = ContextVar("urls", default=None)
 """If it is a list, requests of this thread are not sent; their URLs are put into the list."""
@@ -59,6 +63,7 @@ class Connection:
         checksums: whether requests may carry S3's newer checksums.
         stores: bucket -> a client that is fast with small objects; None where that client cannot be used.
         conditional: address -> whether the server honours conditional writes there.
+        listable: the addresses of which it is known that they may be listed.
     """
 
     client: "S3Client"
@@ -66,6 +71,7 @@ class Connection:
     checksums: bool = True
     stores: dict[str, "S3Store | None"] = field(default_factory=dict)
     conditional: dict[str, bool] = field(default_factory=dict)
+    listable: set[str] = field(default_factory=set)
 
     @property
     def endpoint(self) -> str:
@@ -156,10 +162,15 @@ def _without_checksum_of_error(response_dict: dict[str, Any], **_: object) -> No
 
 
 def _refuse_web_page(response_dict: dict[str, Any], **_: object) -> None:
-    """Raise an error for a web page in place of an answer. Boto3 would take it for a failure that can pass."""
-    kind, body = response_dict["headers"].get("content-type", ""), response_dict["body"]
-    if response_dict["status_code"] < HTTP_ERROR and isinstance(body, bytes) and body and kind.startswith("text/html"):
-        raise botocore_parsers.ResponseParserError("it is a web page")
+    """Raise an error for an answer that is a web page, or JSON. S3 answers in XML, so it is another kind of server.
+
+    Boto3 would take it for a failure that can pass. Pages with the status of a server error are left to boto3: a proxy
+    in front of S3 may send them for a while.
+    """
+    body = response_dict["body"]
+    is_page = isinstance(body, bytes) and body.lstrip()[:LONGEST_START].lower().startswith(NOT_XML)
+    if is_page and response_dict["status_code"] < HTTP_SERVER_ERROR:
+        raise botocore_parsers.ResponseParserError("it is not XML")
 
 
 def bucket_url(used: Connection, bucket: str) -> str:

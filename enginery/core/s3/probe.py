@@ -32,12 +32,15 @@ def honours_conditional_writes(prefix: Prefix) -> bool:
 
 
 def require_listable(prefix: Prefix, path: str = "") -> None:
-    """Check that the objects under `path` may be listed.
+    """Check, once for each address and path, that the objects under `path` may be listed.
 
     Raises:
         EngineryError: of the prefix's class, when they may not.
     """
-    next(_Probed(prefix.address, prefix.error_class).list(path), None)
+    known, where = prefix.connection().listable, prefix.where(path)
+    if where not in known:
+        next(_Probed(prefix.address, prefix.error_class).list(path), None)
+        known.add(where)
 
 
 def probes(prefix: Prefix) -> Iterator[ObjectInfo]:

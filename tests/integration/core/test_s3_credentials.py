@@ -91,12 +91,26 @@ def test_credentials_are_renewed_for_both_clients(
 
 
 @pytest.mark.usefixtures("no_keys")
-def test_a_process_that_fails_is_an_error_with_a_remedy(prefix: s3.Prefix, recorder: Recorder, config: Path) -> None:
+def test_a_process_that_fails_is_an_error_with_a_remedy(
+    prefix: s3.Prefix, recorder: Recorder, config: Path, tmp_path: Path
+) -> None:
     config.write_text("[default]\ncredential_process = /bin/false\n")
     with pytest.raises(StoreError, match="there are no credentials") as caught:
-        prefix.get("x")
+        use_everything(prefix, tmp_path)
     assert "~/.aws/config" in caught.value.remedy
     assert recorder.requests == []
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_a_process_that_fails_later_is_the_same_error(
+    prefix: s3.Prefix, recorder: Recorder, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginery.core.s3.small.CREDENTIALS_SECONDS", 0.0)
+    a_process(config, tmp_path, 5)
+    use_everything(prefix, tmp_path, large=False)
+    (tmp_path / "process.py").write_text("raise SystemExit('signed out')")
+    with pytest.raises(StoreError, match="signed out"):
+        use_everything(prefix, tmp_path, large=False)
 
 
 # Credentials that a server gives

@@ -32,9 +32,14 @@ def test_an_error_with_the_checksum_of_an_object_is_a_clear_error(
     assert list(tmp_path.iterdir()) == []
 
 
-PAGE = (200, b"<!doctype html><html><body>Sign in<br></body></html>", {"Content-Type": "text/html"})
+PAGES = [
+    (200, b"<!doctype html><html><body>Sign in<br></body></html>", {"Content-Type": "text/html"}),
+    (403, b"\n<HTML><body>Sign in<br></body></html>", {"Content-Type": "text/html"}),
+    (404, b'{"detail": "Not Found"}', {"Content-Type": "application/json"}),
+]
 
 
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize(
     "call",
     [
@@ -47,9 +52,12 @@ PAGE = (200, b"<!doctype html><html><body>Sign in<br></body></html>", {"Content-
     ],
 )
 def test_a_web_page_in_place_of_s3_is_a_clear_error(
-    prefix: s3.Prefix, recorder: Recorder, call: Callable[[s3.Prefix], object]
+    prefix: s3.Prefix,
+    recorder: Recorder,
+    call: Callable[[s3.Prefix], object],
+    page: tuple[int, bytes, dict[str, str]],
 ) -> None:
-    recorder.answer = lambda _: PAGE
+    recorder.answer = lambda _: page
     with pytest.raises(StoreError) as caught:
         call(prefix)
     assert "AWS_ENDPOINT_URL" in caught.value.remedy

@@ -160,9 +160,9 @@ def test_keys_that_cannot_be_read_are_found_before_a_pipeline_begins(
     check = functions.find_preparation_check(Call(function="rollout", version=1, parameters={}))
     assert check is not None
     with pytest.raises(UsageError, match="cannot be read"):
-        check({})
+        check({"model_repository": str(tmp_path)})
     monkeypatch.setenv(TRUSTED_KEYS, str(pair.public))
-    check({})
+    check({"model_repository": str(tmp_path)})
 
 
 def test_the_command_takes_the_trusted_keys_as_an_option(site: Site, pair: KeyPair) -> None:
