@@ -32,6 +32,7 @@ from enginery.sources.hub_http import (
 from enginery.sources.hub_listing import COMMIT, completed, is_complete, no_commit, read_listing, tree_files
 from enginery.sources.model_files import (
     CONFIG,
+    WEIGHT_ENDINGS,
     ResolvedSource,
     Selection,
     SourceFile,
@@ -96,7 +97,7 @@ class _Resolving:
         raise_findings(selection.findings, f"{self.repository} at {revision}")
         files = tuple(self._with_digest_of_spec(self.known[name]) for name in sorted(selection.names))
         if listing.gated is not False:
-            largest = max(files, key=lambda file: file.size or 0)
+            largest = max(files, key=lambda file: (file.name.endswith(WEIGHT_ENDINGS), file.size or 0))
             # The small files may come from the cache of this machine. So reading them does not prove access.
             self.ask(lambda: ask_about(self.repository, self.asked, largest.name))
         return ResolvedSource(
