@@ -48,7 +48,9 @@ def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]
             gives to a repository on the Hub: a repository that is renamed there is not built again.
     """
     files = [file.model_copy(update={"sha256": source.sha256.get(file.name, file.sha256)}) for file in resolved.files]
-    fields = {"kind", "commit", "files"} if resolved.kind == "path" else {"kind", "location", "commit", "files"}
+    fields = (
+        {"kind", "commit", "files"} if resolved.kind == "path" else {"kind", "location", "commit", "revision", "files"}
+    )
     location = source.huggingface or resolved.location
     planned = resolved.model_copy(update={"files": tuple(files), "location": location})
     return planned.model_dump(mode="json", include=fields, exclude_none=True)
@@ -98,7 +100,7 @@ def _fetch_files(planned: ResolvedSource, context: StepContext) -> None:
         local.copy(planned.commit, planned.files, context.output)
         return
     if planned.kind == "huggingface":
-        fetch: staging.Fetch = partial(hub.fetch, planned.location, planned.commit)
+        fetch: staging.Fetch = partial(hub.fetch, planned.location, planned.revision or planned.commit)
     else:
         prefix = bucket.open_prefix(planned.location)
         bucket.check_unchanged(prefix, planned.files)

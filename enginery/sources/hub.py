@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from enginery.core.digests import json_digest
 from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic
 from enginery.core.home import home
@@ -31,6 +32,7 @@ from enginery.sources.hub_http import (
 from enginery.sources.hub_listing import COMMIT, completed, is_complete, no_commit, read_listing, tree_files
 from enginery.sources.model_files import (
     CONFIG,
+    WEIGHT_ENDINGS,
     ResolvedSource,
     Selection,
     SourceFile,
@@ -88,19 +90,21 @@ class _Resolving:
         listing = self.ask(lambda: read_listing(self.written, revision))
         self.repository, self.known = listing.repository, dict(listing.files)
         self.commit = listing.commit or self._commit_of_config()
+        self.asked = self.commit or revision
         selection = select(self.known, self.source, self._small_file)
         self._complete(selection.names)
         self._check_digests(selection)
         raise_findings(selection.findings, f"{self.repository} at {revision}")
         files = tuple(self._with_digest_of_spec(self.known[name]) for name in sorted(selection.names))
         if listing.gated is not False:
-            largest = max(files, key=lambda file: file.size or 0)
+            largest = max(files, key=lambda file: (file.name.endswith(WEIGHT_ENDINGS), file.size or 0))
             # The small files may come from the cache of this machine. So reading them does not prove access.
-            self.ask(lambda: ask_about(self.repository, self.commit, largest.name))
+            self.ask(lambda: ask_about(self.repository, self.asked, largest.name))
         return ResolvedSource(
             kind="huggingface",
             location=self.repository,
-            commit=self.commit,
+            commit=self.commit or self._digest_of(files),
+            revision=None if self.commit else revision,
             files=files,
             gated=bool(listing.gated),
             config=selection.config,
@@ -108,17 +112,23 @@ class _Resolving:
         )
 
     def _commit_of_config(self) -> str:
-        """The commit, for a server whose list does not name it."""
-        revision = self.source.revision
-        found = self.ask(lambda: ask_about(self.repository, revision, CONFIG)).commit if CONFIG in self.known else None
-        if not found or not COMMIT.fullmatch(found):
-            raise no_commit(self.repository, revision)
-        return found
+        """The commit, for a server whose list does not name it; empty if its answers about files do not, either."""
+        if CONFIG not in self.known:
+            return ""
+        found = self.ask(lambda: ask_about(self.repository, self.source.revision, CONFIG)).commit
+        return found if found and COMMIT.fullmatch(found) else ""
+
+    def _digest_of(self, files: Iterable[SourceFile]) -> str:
+        """What identifies the files when the server does not say the commit: their digests, if all are known."""
+        digests = {file.name: file.sha256 or file.git_blob for file in files}
+        if None in digests.values():
+            raise no_commit(self.repository, self.source.revision)
+        return json_digest(sorted(digests.items()))
 
     def _small_file(self, name: str) -> bytes:
         """The bytes of a small file. They are cached on this machine if its digest is known: it never changes then."""
         file = self.known[name]
-        if not is_complete(file):
+        if not self.commit or not is_complete(file):
             return self._read(name)
         cached = home() / "sources" / "hub" / self.commit / name
         if not cached.exists() or mismatch(cached, file):
@@ -131,7 +141,7 @@ class _Resolving:
 
     def _read(self, name: str) -> bytes:
         def read() -> bytes:
-            with opened(self.repository, self.commit, name) as response:
+            with opened(self.repository, self.asked, name) as response:
                 content: bytes = response.read()
                 return content
 
@@ -145,12 +155,12 @@ class _Resolving:
         tree = self._tree()
         self.known |= {name: completed(self.known[name], tree[name]) for name in lacking if name in tree}
         still = [name for name in lacking if not is_complete(self.known[name])]
-        answers = side_by_side(lambda name: self.ask(lambda: ask_about(self.repository, self.commit, name)), still)
+        answers = side_by_side(lambda name: self.ask(lambda: ask_about(self.repository, self.asked, name)), still)
         self.known |= {name: completed(self.known[name], answer) for name, answer in zip(still, answers, strict=True)}
 
     def _tree(self) -> Mapping[str, SourceFile]:
         try:
-            return {file.name: file for file in self.ask(lambda: list(tree_files(self.repository, self.commit)))}
+            return {file.name: file for file in self.ask(lambda: list(tree_files(self.repository, self.asked)))}
         except SourceError as error:
             if error.transient:
                 raise

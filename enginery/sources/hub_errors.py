@@ -91,12 +91,23 @@ def translated_errors(repository: str, revision: str, endpoint: str) -> Iterator
 
 def _unreachable(error: Exception, repository: str, endpoint: str) -> SourceError:
     reason = without_sign_in(str(error)) or type(error).__name__
-    problem = f"the Hub at {endpoint} cannot be reached, or broke off: {reason}"
+    host = _host_of(error)
+    elsewhere = bool(host) and host != urlsplit(endpoint).hostname
+    server = f"{host}, to which the Hub at {endpoint} redirects," if elsewhere else f"the Hub at {endpoint}"
+    problem = f"{server} cannot be reached, or broke off: {reason}"
     if UNTRUSTED in reason:
         remedy = "if a proxy or a mirror of yours signs with its own certificate, set SSL_CERT_FILE to that certificate"
         return SourceError(problem, subject=repository, remedy=remedy)
     remedy = "check the network, the proxy and HF_ENDPOINT, then run again: what has arrived is kept"
     return SourceError(problem, subject=repository, remedy=remedy, transient=True)
+
+
+def _host_of(error: Any) -> str:
+    """The host of the request that failed; empty if it is not known."""
+    try:
+        return str(error.request.url.host)
+    except RuntimeError:  # the error belongs to no request
+        return ""
 
 
 def _invalid_url() -> type[Exception]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from enginery.core.errors import SourceError
+from enginery.core.text import without_sign_in
 from enginery.sources.hub_errors import not_the_hub
 from enginery.sources.hub_http import SHA256, Answer, api_address, endpoint, get_json
 from enginery.sources.model_files import SourceFile
@@ -29,7 +30,7 @@ class Listing(NamedTuple):
 
     Attributes:
         repository: its name now; another one than asked for if it was renamed.
-        commit: the commit of the revision.
+        commit: the commit of the revision; empty if it is not said.
         gated: whether users must accept a licence; None if it is not said.
         files: name -> file.
     """
@@ -51,10 +52,13 @@ def read_listing(repository: str, revision: str) -> Listing:
     if not isinstance(siblings, list):
         raise not_the_hub(repository, endpoint(), f"no list of files from {response.url.host}")
     files = {file.name: file for file in map(_listed, siblings) if file is not None}
-    gated = data.get("gated")
+    gated, commit = data.get("gated"), _commit(data.get("sha"), response.headers.get("X-Repo-Commit"), revision)
+    if WHOLE_COMMIT.fullmatch(revision) and not revision.startswith(commit.lower()):
+        problem = f"the Hub at {without_sign_in(endpoint())} answered with commit {commit}, not with {revision}"
+        raise SourceError(problem, subject=repository, remedy="let the mirror (HF_ENDPOINT) fetch this commit first")
     return Listing(
         repository=_name_now(repository, response),
-        commit=_commit(data.get("sha"), response.headers.get("X-Repo-Commit"), revision),
+        commit=commit,
         gated=None if gated is None else bool(gated),
         files=files,
     )
@@ -79,7 +83,7 @@ def no_commit(repository: str, revision: str) -> SourceError:
     return SourceError(
         f"{urlsplit(endpoint()).hostname} does not say which commit {revision!r} is",
         subject=repository,
-        remedy="set source.revision to a commit (40 hex digits), so that the plan and the download take the same files",
+        remedy="set source.revision to a commit (40 hex digits), or the digest of each file in source.sha256",
     )
 
 

@@ -89,6 +89,7 @@ class ResolvedSource(Frozen):
         kind: the field of the spec's `source` that names it.
         location: repository, absolute directory, or S3 address; empty in the parameters of a step for local files.
         commit: identifies the content: the Hub's commit; elsewhere a digest over the files' names and digests or etags.
+        revision: the revision to download, if a mirror of the Hub does not say its commit; `commit` is a digest then.
         files: the files that the build needs, sorted by name.
         gated: whether users must accept a licence on the Hub.
         config: the model's `config.json`.
@@ -98,6 +99,7 @@ class ResolvedSource(Frozen):
     kind: SourceKind
     location: str = ""
     commit: str
+    revision: str | None = None
     files: tuple[SourceFile, ...]
     gated: bool = False
     config: Mapping[str, JsonValue] = Field(default_factory=dict)

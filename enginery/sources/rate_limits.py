@@ -73,25 +73,24 @@ def asked_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def limit_in(headers: Mapping[str, str]) -> str:
-    """What the limit that was reached counts, such as `requests to its API: 500 in 5 min`; empty if it is not said."""
+    """What the limit that was reached counts, such as `requests to its API: 500 in 300 s`; empty if it is not said."""
     info = _used_up(headers)
     if info is None:
         return ""
     what = LIMITS.get(info.resource_type, f'"{info.resource_type}"')
-    quota = f": {info.limit} in {duration(info.window_seconds)}" if info.limit and info.window_seconds else ""
+    quota = f": {info.limit} in {info.window_seconds} s" if info.limit and info.window_seconds else ""
     return f"{what}{quota}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people, such as `40 s`, `10 min` or `24 h`."""
+    """Seconds for people, such as `40 s` or `600 s (10 min)`."""
     if seconds >= YEAR:
         return "more than a year"
-    if seconds >= 2 * DAY:
-        return f"{seconds / DAY:.3g} days"
-    if seconds >= 2 * HOUR:
-        return f"{seconds / HOUR:.3g} h"
-    minutes, rest = divmod(math.ceil(seconds), MINUTE)
-    return " ".join([f"{minutes} min"] * bool(minutes) + [f"{rest} s"] * bool(rest or not minutes))
+    whole = math.ceil(seconds)
+    for unit, name in ((DAY, "days"), (HOUR, "h"), (MINUTE, "min")):
+        if whole >= 2 * unit:
+            return f"{whole} s ({round(whole / unit, 1):g} {name})"
+    return f"{whole} s"
 
 
 def _date(text: str) -> datetime | None:

@@ -59,6 +59,13 @@ def test_a_broken_connection_is_transient_and_names_the_hub(kind: type[httpx2.Tr
     assert "it broke" in caught.value.problem
 
 
+def test_a_download_server_that_cannot_be_reached_is_named() -> None:
+    request = httpx2.Request("GET", "https://cdn.example.com/file")
+    with pytest.raises(SourceError) as caught, translated_errors("acme/tiny", "main", HUB):
+        raise httpx2.ConnectError("refused", request=request)
+    assert caught.value.problem.startswith(f"cdn.example.com, to which the Hub at {HUB} redirects, cannot be reached")
+
+
 def test_a_broken_connection_without_a_message_has_a_name() -> None:
     with pytest.raises(SourceError, match="ReadTimeout"), translated_errors("acme/tiny", "main", HUB):
         raise httpx2.ReadTimeout("")

@@ -130,8 +130,31 @@ def test_a_mirror_that_has_only_the_beginning_of_a_file_is_named(
     assert not caught.value.transient
 
 
-def test_without_any_commit_the_plan_asks_for_one_and_takes_it(server: HubServer, model: Path, tmp_path: Path) -> None:
+def test_without_any_commit_the_digests_of_the_files_say_what_is_built(
+    server: HubServer, model: Path, tmp_path: Path
+) -> None:
     server.mirror = Mirror(sha=lambda _: None, commits=False)
+    wanted = parameters(resolve(SOURCE), SOURCE)
+    assert wanted["revision"] == "main"
+    assert parameters(resolve(SOURCE), SOURCE) == wanted
+    run_download(wanted, tmp_path / "out")
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == (model / WEIGHTS).read_bytes()
+    server.add_model(NAME, write(model, {WEIGHTS: safetensors(fill=9)}))
+    assert parameters(resolve(SOURCE), SOURCE)["commit"] != wanted["commit"]
+    staging.remove_finished()
+    with pytest.raises(SourceError, match="wrong SHA-256|cut off"):  # the branch has moved
+        run_download(wanted, tmp_path / "again")
+
+
+def test_a_mirror_that_gives_another_commit_than_the_spec_is_refused(server: HubServer, model: Path) -> None:
+    (commit,) = server.models[NAME].commits
+    server.mirror = Mirror(sha=lambda _: "1" * 40)
+    with pytest.raises(SourceError, match=f"answered with commit {'1' * 40}, not with {commit}"):
+        resolve(Source(huggingface=NAME, revision=commit))
+
+
+def test_without_any_commit_or_digest_the_plan_asks_for_one_and_takes_it(server: HubServer, model: Path) -> None:
+    server.mirror = Mirror(lists="names", tree=False, digests=False, sha=lambda _: None, commits=False)
     with pytest.raises(SourceError, match="does not say which commit 'main' is") as caught:
         resolve(SOURCE)
     assert "set source.revision to a commit" in caught.value.remedy
@@ -141,8 +164,7 @@ def test_without_any_commit_the_plan_asks_for_one_and_takes_it(server: HubServer
 
 def test_a_commit_that_would_leave_its_directory_is_not_used(server: HubServer, model: Path) -> None:
     server.mirror = Mirror(sha=lambda _: "../../outside", commits=False)
-    with pytest.raises(SourceError, match="does not say which commit"):
-        resolve(SOURCE)
+    assert "/" not in resolve(SOURCE).commit
 
 
 @pytest.mark.parametrize("pattern", ["/api/*", "config.json", "tokenizer.json"])
