@@ -182,10 +182,10 @@ class _Config:
 
 def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
     text, kind = config.text, config.type
-    own, heads = structure(kind), text.size("num_attention_heads", "n_head", "n_heads", "num_heads")
-    hidden = text.size("hidden_size", "n_embd", "d_model")
+    own, heads = structure(kind), text.count("num_attention_heads", "n_head", "n_heads", "num_heads")
+    hidden = text.count("hidden_size", "n_embd", "d_model")
     head_size = text.size("head_dim", "kv_channels", "d_kv", "attention_head_dim") or (hidden // heads if heads else 0)
-    layers = text.size("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = text.count("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     window = _window(text)
     kinds = attention_kinds(text, layers, kind, window)
     ropes = read_ropes(text, head_size) if _positions(text, own, hidden, kind) in {"rope", ""} else {}
@@ -201,7 +201,7 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
         head_size=head_size,
         hidden_size=hidden,
         intermediate_size=_width(text, hidden, kind),
-        vocab_size=text.size("padded_vocab_size", "vocab_size"),
+        vocab_size=text.count("padded_vocab_size", "vocab_size"),
         max_positions=_max_positions(text),
         positions=_positions(text, own, hidden, kind),
         rope_theta=main.theta,

@@ -46,6 +46,15 @@ class Settings:
             return 0
         return 0
 
+    def count(self, *names: str) -> int:
+        """Like `size`, for a setting of which every model has at least one."""
+        found = self.size(*names)
+        for name, value in self._values(names):
+            if _is_size(value) and not value:
+                self.note(name, value, "a positive whole number")
+            break
+        return found
+
     def number(self, *names: str) -> float | None:
         """The first of these settings that is a positive number; None if there is none."""
         for name, value in self._values(names):

@@ -14,6 +14,7 @@ from enginery.core.late import door
 if TYPE_CHECKING:
     from enginery.pipeline.explain import SpecChanges, explain_steps, spec_changes, with_last_builds
     from enginery.pipeline.fleet import Pool, Pools, WorkPool, load_plan, read_fleet, read_pools, save_plan, spec_files
+    from enginery.pipeline.perform import fill
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
     from enginery.pipeline.prepared import require_prepared
     from enginery.pipeline.promotion import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         Outcome,
         chain_of,
         disk_findings,
-        fill,
         find_valid,
         local_place,
         require_disk_space,

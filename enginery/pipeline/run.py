@@ -4,7 +4,6 @@ The record is written last, and only for a complete output. If the process dies 
 the step.
 """
 
-import re
 import shutil
 import socket
 import time
@@ -17,33 +16,21 @@ from tempfile import TemporaryDirectory
 from enginery import toolchains
 from enginery.builds import read_report, require_passed
 from enginery.core import __version__
-from enginery.core.errors import CommandError, EngineryError, PlanError, StoreError, UsageError
+from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
 from enginery.core.files import writing
 from enginery.core.home import logs_dir, store_dir
 from enginery.core.model import Frozen
-from enginery.core.process import FailureCause
 from enginery.core.progress import Facts, Log, Progress
 from enginery.core.s3 import is_address
 from enginery.core.text import human_bytes
-from enginery.models import LoadReport
-from enginery.pipeline.functions import (
-    find_command_runner,
-    find_effect_check,
-    find_function,
-)
+from enginery.pipeline.functions import find_effect_check
+from enginery.pipeline.perform import WEIGHTS, perform
 from enginery.pipeline.plan import Plan, PlannedStep
 from enginery.pipeline.prepared import require_prepared, with_inputs
 from enginery.sources import require_whole
 from enginery.spec import Finding, gpus, stopping, warning
-from enginery.store import ANY_GPU, Call, Command, Stage, StepContext, StepRecord, Store, digest_output
-from enginery.toolchains import DRIVERS, examples_dir
+from enginery.store import ANY_GPU, Stage, StepContext, StepRecord, Store, digest_output
 
-WEIGHTS = "weights"
-"""The name of the input with the downloaded weights."""
-MAKING = frozenset({Stage.CONVERT, Stage.BUILD})
-"""Stages whose commands load weights and write them in another form."""
-REPORTING = {"TRANSFORMERS_VERBOSITY": "warning"}
-"""Without it, a user's own setting could silence the report of missing weights."""
 SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
 TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take. It is enough for the largest models, slow disks and slow networks."""
@@ -227,37 +214,6 @@ def local_place(store: str | None) -> Path:
     return store_dir() if store is None or is_address(store) else Path(store).expanduser().absolute()
 
 
-def fill(recipe: Command, values: Mapping[str, str]) -> tuple[str, ...]:
-    """The command with its placeholders replaced.
-
-    Raises:
-        UsageError: when a placeholder has no value.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise UsageError(f"the recipe has a placeholder {match[0]} without a value")
-        return values[match[1]]
-
-    return tuple(re.sub(r"\{(\w+)\}", value, argument) for argument in recipe.argv)
-
-
-def places(context: StepContext, recipe: Command) -> dict[str, str]:
-    """The values of a command's placeholders in this run.
-
-    Raises:
-        ToolchainError: when the command needs the release's examples, and they are missing or of another release.
-    """
-    found = {**context.places, **{name: str(directory) for name, directory in context.inputs.items()}}
-    found["output"] = str(context.output)
-    found["drivers"] = str(DRIVERS)
-    if context.toolchain:
-        found["python"] = str(context.toolchain.python)
-        if any("{examples}" in argument for argument in recipe.argv):
-            found["examples"] = str(examples_dir(context.toolchain.identity, context.places.get("examples", "")))
-    return found
-
-
 def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | None) -> StepRecord:
     _require_gpu(planned.step.runs_on)
     chain = chain_of(tuple(planned.step.inputs.values()), store)
@@ -304,58 +260,6 @@ def _record(planned: PlannedStep, context: StepContext) -> StepRecord:
         facts=facts,
         enginery=__version__,
     )
-
-
-def perform(planned: PlannedStep, context: StepContext) -> Facts:
-    """Do the work of a step. Nothing reads weights that are not complete."""
-    if WEIGHTS in context.inputs:
-        require_whole(context.inputs[WEIGHTS], WEIGHTS)
-    if planned.step.stage not in MAKING:
-        return _run_recipe(planned, context)
-    report = LoadReport()
-    context.log = report.watch(context.log)
-    try:
-        facts = _run_recipe(planned, context)
-    except CommandError as error:
-        require_all_loaded(report, error)
-        raise
-    require_all_loaded(report)
-    return facts
-
-
-def require_all_loaded(report: LoadReport, error: CommandError | None = None) -> None:
-    """Check that a command has loaded each weight of the model, and no others.
-
-    Args:
-        report: what the command reported.
-        error: its failure; None if it ended without one.
-
-    Raises:
-        CommandError: with the tensors' names, even if the command ended without an error.
-    """
-    found = list(report.faults())
-    if not found:
-        return
-    listed = "".join(f"\n  - {fault.problem}" for fault in found)
-    how = error.problem if error else "the command ended without an error"
-    raise CommandError(
-        f"the weights are not those of this model ({how}); tensors that were{listed}",
-        subject=error.subject if error else "",
-        remedy="use a complete copy of the model, and the config.json that belongs to it",
-        cause=FailureCause.WEIGHTS,
-        last_lines=error.last_lines if error else (),
-    ) from error
-
-
-def _run_recipe(planned: PlannedStep, context: StepContext) -> Facts:
-    recipe = planned.step.recipe
-    if isinstance(recipe, Call):
-        return find_function(recipe.function)(context)
-    argv, environment = fill(recipe, places(context, recipe)), {**REPORTING, **recipe.environment}
-    if recipe.runner is not None:
-        return find_command_runner(recipe.runner)(context, argv, environment)
-    context.run(argv, environment)
-    return {}
 
 
 def _fetch_inputs(planned: PlannedStep, chain: tuple[StepRecord, ...], store: Store, work: Path) -> dict[str, Path]:

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from enginery.pipeline.perform import fill
 from enginery.pipeline.plan import Plan, PlannedStep
-from enginery.pipeline.run import fill
 from enginery.spec import CPU
 from enginery.store import Command
 from enginery.toolchains import (

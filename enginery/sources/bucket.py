@@ -28,7 +28,7 @@ def resolve(source: Source) -> ResolvedSource:
         remedy = "set source.s3 to a prefix with the model's files"
         raise SourceError("there is nothing under this prefix", subject=str(source.s3), remedy=remedy)
     selection = select(found, source, lambda name: prefix.get_bytes(name) or b"")
-    raise_findings(selection.findings, str(source.s3))
+    raise_findings(selection.findings, str(source.s3), selection.config)
     infos = [found[name] for name in sorted(selection.names)]
     files = tuple(
         SourceFile(name=info.path, size=info.size, sha256=source.sha256.get(info.path), etag=info.etag)

@@ -94,7 +94,7 @@ class _Resolving:
         selection = select(self.known, self.source, self._small_file)
         self._complete(selection.names)
         self._check_digests(selection)
-        raise_findings(selection.findings, f"{self.repository} at {revision}")
+        raise_findings(selection.findings, f"{self.repository} at {revision}", selection.config)
         files = tuple(self._with_digest_of_spec(self.known[name]) for name in sorted(selection.names))
         if listing.gated is not False:
             largest = max(files, key=lambda file: (file.name.endswith(WEIGHT_ENDINGS), file.size or 0))

@@ -44,7 +44,7 @@ def resolve(source: Source) -> ResolvedSource:
     _check_content(directory, selection)
     expected = selection.names.intersection(source.sha256)
     check_expected_digests({name: remembered_digest(directory / name) for name in expected}, source, selection)
-    _raise_findings(selection, str(directory))
+    raise_findings(selection.findings, str(directory), selection.config)
     paths = [directory / name for name in sorted(selection.names)]
     files = tuple(
         SourceFile(name=path.name, size=path.stat().st_size, sha256=remembered_digest(path)) for path in paths
@@ -59,15 +59,6 @@ def resolve(source: Source) -> ResolvedSource:
         config=selection.config,
         notes=tuple(selection.notes),
     )
-
-
-def _raise_findings(selection: Selection, subject: str) -> None:
-    """Raise all findings as one error. It has the model's configuration, by which a plan finds other mistakes."""
-    try:
-        raise_findings(selection.findings, subject)
-    except SourceError as error:
-        error.config = dict(selection.config)
-        raise
 
 
 def _names(directory: Path) -> list[str]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue
@@ -199,18 +200,27 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
     return selection
 
 
-def raise_findings(findings: Iterable[WeightsProblem], subject: str) -> None:
+def raise_findings(
+    findings: Iterable[WeightsProblem], subject: str, config: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Raise all findings as one error. Without findings, do nothing.
+
+    Args:
+        findings: the problems of a model.
+        subject: the model.
+        config: the model's configuration, by which a plan finds other mistakes.
 
     Raises:
         SourceError: when there is a finding.
     """
     found = list(findings)
-    if len(found) == 1:
-        raise SourceError(found[0].problem, subject=subject, remedy=found[0].remedy)
-    if found:
-        listed = "".join(f"\n  - {finding}" for finding in found)
-        raise SourceError(f"{len(found)} things are wrong with this model:{listed}", subject=subject)
+    if not found:
+        return
+    listed = "".join(f"\n  - {finding}" for finding in found)
+    problem = found[0].problem if len(found) == 1 else f"{len(found)} things are wrong with this model:{listed}"
+    error = SourceError(problem, subject=subject, remedy=found[0].remedy if len(found) == 1 else "")
+    error.config = dict(config)
+    raise error
 
 
 def check_expected_digests(known: Mapping[str, str], source: Source, selection: Selection) -> None:

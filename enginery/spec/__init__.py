@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from enginery.spec.build import BuildOptions
     from enginery.spec.findings import Finding, code_of, sentences, stopping, warning
     from enginery.spec.gpus import CPU, FIRST_CAPABILITY, Gpu
-    from enginery.spec.read import read_spec, read_yaml
+    from enginery.spec.read import accepting, read_spec, read_yaml
     from enginery.spec.serving import DEFAULT_BATCH, ServingOptions
     from enginery.spec.spec import (
         Calibration,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         Spec,
         Target,
         ValidationOptions,
-        accepting,
         parse_spec,
     )
     from enginery.spec.types import (

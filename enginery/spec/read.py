@@ -1,5 +1,6 @@
 """Reads a spec file: parses its YAML, applies values from the command line, and makes its paths absolute."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
         _override(data, override)
     _make_absolute(data, path.parent)
     return parse_spec(data, subject=str(path))
+
+
+def accepting(spec: Spec, codes: Sequence[str]) -> Spec:
+    """The spec, which also accepts the warnings with these codes.
+
+    Raises:
+        SpecError: when one of `codes` is not the code of a warning.
+    """
+    if not codes:
+        return spec
+    given = spec.model_dump(mode="json", exclude_unset=True)
+    return parse_spec({**given, "force": [*spec.force, *codes]}, subject="--force")
 
 
 def read_yaml(path: Path) -> Any:

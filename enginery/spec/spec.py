@@ -5,7 +5,7 @@ of its field. Each field is described by the text under it, also in docs/spec.md
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -384,18 +384,6 @@ def parse_spec(data: object, *, subject: str = "spec") -> Spec:
         return Spec.model_validate(data, context=WITH_GPUS)
     except ValidationError as error:
         raise SpecError(sentences(error, Spec), subject=subject) from error
-
-
-def accepting(spec: Spec, codes: Sequence[str]) -> Spec:
-    """The spec, which also accepts the warnings with these codes.
-
-    Raises:
-        SpecError: when one of `codes` is not the code of a warning.
-    """
-    if not codes:
-        return spec
-    given = spec.model_dump(mode="json", exclude_unset=True)
-    return parse_spec({**given, "force": [*spec.force, *codes]}, subject="--force")
 
 
 def _merged(base: Options, override: Options | None) -> Options:

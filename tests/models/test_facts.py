@@ -147,6 +147,13 @@ def test_a_setting_of_the_wrong_type_is_named(name: str, value: object, expected
     assert problem.endswith(f", expected {expected}")
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"])
+def test_a_model_with_none_of_what_every_model_has_is_named(name: str) -> None:
+    assert list(config_problems({**LLAMA_3_8B, name: 0})) == [
+        f"config.json: {name} is 0, expected a positive whole number"
+    ]
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -23,7 +23,8 @@ from enginery.pipeline.preflight import (
 from enginery.sources import ResolvedSource, SourceFile
 from enginery.spec import gpus
 from enginery.spec.findings import Finding, stopping, warning
-from enginery.spec.spec import accepting, parse_spec
+from enginery.spec.read import accepting
+from enginery.spec.spec import parse_spec
 from enginery.spec.types import Precision
 from tests.models.test_size import DEEPSEEK_V3, QWEN3_30B
 from tests.support.models.examples import LLAMA_3_8B, LLAMA_3_70B

@@ -13,7 +13,7 @@ from enginery.core import process
 from enginery.core.errors import CommandError, SourceError
 from enginery.models.headers import Tensor
 from enginery.models.tensors import LAYOUTS, architecture_faults
-from enginery.pipeline import run as running
+from enginery.pipeline import perform as performing
 from enginery.pipeline.plan import Plan, make_plan
 from enginery.spec.spec import parse_spec
 from enginery.store.context import StepContext
@@ -109,7 +109,7 @@ def build(plan: Plan, toolchain: Toolchain, weights: Path, output: Path) -> None
     planned = plan.find("build/cpu")
     inputs = {"weights": weights}
     context = StepContext(planned.key, {}, inputs, output, (), toolchain, lambda _line: None)
-    running.perform(planned, context)
+    performing.perform(planned, context)
 
 
 @pytest.mark.parametrize("lost", [LOST, "lm_head.weight"])
@@ -118,7 +118,7 @@ def test_a_builder_that_fills_in_random_numbers_fails_the_step_with_the_tensors_
 ) -> None:
     weights = shutil.copytree(tiny_weights, tmp_path / "weights")
     rewritten(weights / "model.safetensors", {name: name for name in read_header(weights) if name != lost})
-    monkeypatch.setattr(running, "require_whole", lambda *_: None)
+    monkeypatch.setattr(performing, "require_whole", lambda *_: None)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     with pytest.raises(CommandError, match=rf"random numbers.*: {lost}") as caught:
         build(plan, toolchain, weights, tmp_path / "output")
@@ -132,7 +132,7 @@ def test_a_builder_that_reads_no_tensor_of_a_layer_fails_the_step(
     weights = shutil.copytree(tiny_weights, tmp_path / "weights")
     names = {name: name for name in read_header(weights)}
     rewritten(weights / "model.safetensors", names | {"model.layers.0.mlp.up_proj.weight_scale_inv": LOST})
-    monkeypatch.setattr(running, "require_whole", lambda *_: None)
+    monkeypatch.setattr(performing, "require_whole", lambda *_: None)
     with pytest.raises(CommandError, match=r"not in the model: model.layers.0.mlp.up_proj.weight_scale_inv"):
         build(plan, toolchain, weights, tmp_path / "output")
 
