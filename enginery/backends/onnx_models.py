@@ -52,7 +52,7 @@ FAILING: Mapping[str, str] = {
 """Models that the builder names, and fails on -> why."""
 
 FAILING_QUANTIZED: Mapping[str, str] = {
-    "GptOssForCausalLM": "it makes int4 and int8 only from MXFP4 weights, with a package that its toolchain lacks",
+    "GptOssForCausalLM": "it makes int4 and int8 only from MXFP4 weights, and its toolchain lacks a package for them",
 }
 """Models that the builder builds, but not in int4 and int8 -> why."""
 QUANTIZED = frozenset({Precision.INT4, Precision.INT8})
