@@ -34,6 +34,7 @@ from enginery.pipeline import (
 from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts, sending, validation_artifacts
 from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
 from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_local
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.interrupt import interrupting_steps
 from enginery.pipeline.tasks.pool_run import PoolRun, on_pool
 from enginery.pipeline.tasks.progress import run_log
@@ -63,6 +64,7 @@ def _run_name() -> str:
     persist_result=True,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def build_model(
     spec: Spec,
     store: str | None = None,
@@ -85,14 +87,14 @@ def build_model(
     started, log = time.monotonic(), run_log()
     address = store or os.environ.get("ENGINERY_STORE") or None
     opened = open_store(address)
-    plan = with_last_builds(make_plan(spec), opened)
+    plan = with_last_builds(make_plan(spec, log=log), opened)
     fan_out = _fan_out(plan, pools or os.environ.get("ENGINERY_POOLS"), address, wait_for_worker_seconds)
     require_result_storage()
     done = done_already(plan.steps, opened)
     log(f"{len(plan.steps)} steps for {', '.join(target.name for target in plan.targets)}; {len(done)} already done")
     local = plan if fan_out is None else plan.model_copy(update={"steps": tuple(filter(stays_local, plan.steps))})
     require_disk_space(local, done, address)
-    require_prepared(planned for planned in plan.steps if planned.key not in done)
+    require_prepared((planned for planned in plan.steps if planned.key not in done), address)
     with sending() as send:
         send(plan_artifacts(plan, done))
         jobs = step_jobs(local.steps, done)

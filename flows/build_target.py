@@ -7,10 +7,11 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from enginery.pipeline import BuildSummary, load_plan, require_disk_space
+from enginery.pipeline import BuildSummary, load_plan, require_disk_space, require_prepared
 from enginery.pipeline.flows.build import TASK_RUNNER, done_already, failure_of, outcomes_of, run_jobs, summary_of
 from enginery.pipeline.flows.failures import announce_failure
 from enginery.pipeline.flows.fan_out import part_for
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.pool_run import FLOW, lock_of_run
 from enginery.pipeline.tasks.progress import run_log
 from enginery.pipeline.tasks.schedule import step_jobs
@@ -25,6 +26,7 @@ from enginery.store import open_store
     persist_result=True,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def build_target(
     plan: str,
     targets: list[str],
@@ -50,6 +52,7 @@ def build_target(
         done = done_already(part.steps, opened)
         log(f"{len(part.steps)} steps for {', '.join(targets)}; {len(done)} already done")
         require_disk_space(part, done, store)
+        require_prepared((planned for planned in part.steps if planned.key not in done), store)
         results = run_jobs(step_jobs(part.steps, done), opened, done, log, targets_at_once)
     if results.errors:
         raise failure_of(part, results)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
+from prefect.exceptions import CancelledRun, ObjectNotFound
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL
 
@@ -16,10 +17,17 @@ from enginery.core.errors import EngineryError, UsageError
 from enginery.dev import in_environment, services
 from enginery.pipeline import BuildSummary
 from enginery.pipeline.flows.build import build_model
+from enginery.pipeline.tasks.cancellation import CANCELLED, DELETED
 from enginery.pipeline.tasks.progress import LOG_MARK
 from enginery.spec import Spec
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+class RunEndedError(EngineryError):
+    """Somebody has ended the run in Prefect. For a script, this is like Ctrl-C."""
+
+    exit_code = 130
 
 
 def build_from_cli(
@@ -37,11 +45,16 @@ def build_from_cli(
         say: called with each line that is to be shown.
 
     Raises:
-        EngineryError: the error of the flow; or the Prefect server does not answer.
+        EngineryError: the error of the flow; or the run was cancelled or deleted in Prefect; or its server does not
+            answer.
     """
     with _server(say) as has_ui, _enginery_lines_shown(say):
         try:
             summary: BuildSummary = build_model(spec, store=store, pools=pools)
+        except (CancelledRun, ObjectNotFound) as error:
+            why = DELETED if isinstance(error, ObjectNotFound) else CANCELLED
+            remedy = "build again when you want the rest: finished steps are kept"
+            raise RunEndedError(f"the run has ended early: {why}", subject=spec.name, remedy=remedy) from error
         except RuntimeError:
             _require_server()
             raise

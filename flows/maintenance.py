@@ -12,6 +12,7 @@ from enginery.core.errors import RegistryError, UsageError
 from enginery.core.progress import LogProgress
 from enginery.core.text import human_bytes
 from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Audit, Pruning, Registry, Retention, audit, prune
 
@@ -29,6 +30,7 @@ def _run_name() -> str:
     description="Remove old builds that no channel needs, and files that crashed publishers have left.",
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def prune_registry(
     registry: str | None = None,
     model: str | None = None,
@@ -61,6 +63,7 @@ def prune_registry(
     description="Compare every byte of every published build with its manifest, and check every channel.",
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def audit_registry(registry: str | None = None, model: str | None = None) -> Audit:
     """Compare all published builds with their manifests.
 

@@ -8,7 +8,6 @@ Run it again when the pools file has changed: it updates what exists.
 import argparse
 import asyncio
 import json
-import os
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
@@ -29,10 +28,8 @@ from enginery.pipeline import WorkPool, read_pools
 
 if TYPE_CHECKING:
     import prefect_aws
-    from prefect_aws import client_parameters
 else:
     prefect_aws = late("prefect_aws")
-    client_parameters = late("prefect_aws.client_parameters")
 
 RESULTS_BLOCK = "enginery-results"
 
@@ -93,7 +90,7 @@ def _make_pool(pool: WorkPool, template: dict[str, Any], client: SyncPrefectClie
 def results_block(address: str) -> UUID:
     """Save the block that keeps results in S3, and return its id.
 
-    The block has no credentials and no endpoint: they come from each machine's own AWS settings.
+    The block has no credentials, no endpoint and no addressing style: each machine's own AWS settings have them.
 
     Raises:
         UsageError: when the address is not valid, or prefect-aws is missing.
@@ -101,9 +98,7 @@ def results_block(address: str) -> UUID:
     place = Address.parse(address)
     if find_spec("prefect_aws") is None:
         raise UsageError("results in S3 need prefect-aws", remedy="install enginery[fleet] on every machine")
-    # S3 servers other than AWS rarely have a host name for each bucket.
-    styles = {"s3": {"addressing_style": "path"}} if os.environ.get("AWS_ENDPOINT_URL") else None
-    credentials = prefect_aws.AwsCredentials(aws_client_parameters=client_parameters.AwsClientParameters(config=styles))
+    credentials = prefect_aws.AwsCredentials()
     block = prefect_aws.S3Bucket(bucket_name=place.bucket, bucket_folder=place.prefix, credentials=credentials)
     identifier: UUID = block.save(RESULTS_BLOCK, overwrite=True)
     return identifier

@@ -4,6 +4,7 @@ The builds are started as runs of a deployment, each once: Prefect's server has 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import httpx
 from prefect import flow, get_run_logger
@@ -26,9 +27,11 @@ from enginery.pipeline import (
 )
 from enginery.pipeline.flows.artifacts import watch_artifacts
 from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.pool_run import find_run, is_deployed
 from enginery.pipeline.tasks.progress import run_log
 from enginery.releases import Listing, listed_releases
+from enginery.sources import resolve
 
 TAG = "rebuild"
 FLEET = ("infra/models",)
@@ -44,6 +47,7 @@ BUILDER = "build-model/build-model"
     persist_result=False,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def watch_releases(
     specs: Sequence[str] = FLEET,
     report_only: bool = False,  # noqa: FBT001, FBT002  the form gives parameters by name
@@ -68,7 +72,7 @@ def watch_releases(
     log = run_log()
     fleet = [spec for spec in read_fleet(spec_files(specs)) if spec.releases.watch]
     log(f"watching releases for {', '.join(spec.name for spec in fleet) or 'no spec: none has releases.watch'}")
-    verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log))
+    verdicts = fleet_verdicts(fleet, lambda project: _listed(project, log), partial(resolve, log=log))
     reported = {"reason": "the watch only reports: report_only is set"}
     report = WatchReport(
         verdicts=tuple(verdicts),

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from enginery.core.model import Frozen
 from enginery.pipeline.flows.failures import announce_failure
+from enginery.pipeline.tasks.cancellation import ends_when_cancelled
 from enginery.pipeline.tasks.progress import artifact_key, run_log
 from enginery.registry import Registry
 from enginery.spec import HttpAddress, S3Address
@@ -39,6 +40,7 @@ class RolloutSummary(Frozen):
     persist_result=True,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def roll_out(build: str, registry: S3Address, endpoints: Endpoints, model_repository: str) -> RolloutSummary:
     """Put a published build into service.
 
@@ -64,6 +66,7 @@ def roll_out(build: str, registry: S3Address, endpoints: Endpoints, model_reposi
     persist_result=True,
     on_failure=[announce_failure],
 )
+@ends_when_cancelled
 def roll_back(registry: S3Address, model_repository: str, endpoints: list[HttpAddress] | None = None) -> RolloutSummary:
     """Put the previous build back into service.
 

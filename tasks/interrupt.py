@@ -17,7 +17,7 @@ class StepInterrupted(BaseException):
     """The run this step belongs to has been cancelled."""
 
 
-_lock = threading.Lock()
+_lock = threading.Condition()
 _at_work: dict[int, str | None] = {}
 _interrupted: set[str | None] = set()
 
@@ -39,6 +39,7 @@ def at_work() -> Iterator[None]:
     finally:
         with _lock:
             del _at_work[thread]
+            _lock.notify_all()
 
 
 @contextmanager
@@ -60,3 +61,10 @@ def interrupting_steps() -> Iterator[None]:
             for thread in (thread for thread, works_for in _at_work.items() if works_for == run):
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(StepInterrupted))
         raise
+
+
+def wait_for_steps() -> None:
+    """Wait until no thread works for the current flow run. A step that is interrupted ends its commands first."""
+    run = flow_run.get_id()
+    with _lock:
+        _lock.wait_for(lambda: run not in _at_work.values())

@@ -21,6 +21,7 @@ from enginery.toolchains import ToolchainIdentity
 
 MAX_WORKERS = max(4, cpu_count() or 1)
 """How many tasks are at work at once. They are mostly of different targets: a target's steps follow each other."""
+WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,11 @@ class Schedule:
         return None
 
     def _wait(self) -> None:
-        finished, _ = concurrent.futures.wait(self._running, return_when=concurrent.futures.FIRST_COMPLETED)
+        finished: set[concurrent.futures.Future[Any]] = set()
+        while (
+            not finished
+        ):  # the waits are short: between two of them, another thread can raise an exception in this one
+            finished, _ = concurrent.futures.wait(self._running, WAIT_SECONDS, concurrent.futures.FIRST_COMPLETED)
         for future in finished:
             self._collect(self._running.pop(future), future.result())
 

@@ -1,16 +1,17 @@
 """What the backends share: the environment of their commands, the choice of a release, and checks of sizes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from packaging.version import Version
 
+from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.quantizing import modelopt_toolchain
 from enginery.backends.request import Request
 from enginery.core.errors import PlanError, ToolchainError, UsageError
 from enginery.core.versions import fits
-from enginery.models import ModelFacts
-from enginery.spec import Finding, Target, warning
+from enginery.models import SAID_IN, ModelFacts
+from enginery.spec import Finding, Precision, Target, warning
 from enginery.toolchains import Identify
 
 QUIET = {
@@ -28,6 +29,19 @@ OFFLINE = {
 }
 
 ENVIRONMENT = {**QUIET, **OFFLINE}
+
+BUILDER_READS: Mapping[str, Mapping[int, Precision]] = {
+    "awq": {4: Precision.INT4},
+    "gptq": {4: Precision.INT4, 8: Precision.INT8},
+}
+"""Quantized sources that ONNX Runtime GenAI's builder reads: method -> bits -> the precision to build.
+
+Tried with release 0.18.0. With another precision the builder keeps the source's bits, or ends in a traceback."""
+BUILDER_MAY_READ = frozenset({"olive", "quark", "quant_auto"})
+"""Quantized sources for which release 0.18.0 has a loader too. They are as its own tools write them: int4."""
+PLAIN = "the plain model that it was made from"
+NEEDS = ("bits", "group_size")
+"""Settings that the builder reads from a quantized source without a default."""
 
 NOT_MULTIPLIED = frozenset({"su", "longrope", "llama3"})
 """Kinds of rotary scaling for which the model's number of positions already includes the factor."""
@@ -60,6 +74,44 @@ def newest_release(wanted: str, candidates: Sequence[str]) -> str:
     suitable = [release for release in candidates if fits(wanted, release)]
     stable = [release for release in suitable if not Version(release).is_prerelease]
     return (stable or suitable or [""])[-1]
+
+
+def format_name(quantization: Mapping[str, Any]) -> str:
+    """The name of a source's quantization, and where it is said if that is not `quantization_config`."""
+    name = quantization.get("quant_method") or quantization.get("quant_algo") or "in an unnamed format"
+    said_in = quantization.get(SAID_IN)
+    return f"{name}, as {said_in} says" if said_in else str(name)
+
+
+def hidden_quantization(quantization: Mapping[str, Any]) -> str:
+    """Why no backend reads a quantized source: where it says so, no loader looks. Empty if it says so where they do."""
+    said_in = quantization.get(SAID_IN)
+    return f"{said_in} says so, and loaders look only into config.json's quantization_config" if said_in else ""
+
+
+def builder_source_findings(request: Request) -> Iterator[Finding]:
+    """A finding (E193) if the source is quantized in a way that the builder of ONNX Runtime GenAI does not read."""
+    quantization = request.model.quantization if request.model else None
+    if not quantization:
+        return
+    method, precision = str(quantization.get("quant_method") or "").lower(), request.target.precision
+    problem = f"the source is quantized already ({format_name(quantization)})"
+    fitting = {Precision.INT4} if method in BUILDER_MAY_READ else _readable_as(method, quantization)
+    if fitting and not hidden_quantization(quantization):
+        if precision not in fitting:
+            kept = " or ".join(sorted(fitting))
+            yield Finding("E193", "precision", f"{problem}, and stays as it is", f"use precision: {kept}, or {PLAIN}")
+        return
+    found = None if hidden_quantization(quantization) else quantized_to(quantization)
+    otherwise = f", or backend: pytorch and precision: {found}" if found else ""
+    yield Finding("E193", "precision", f"{problem}, which the builder does not read", f"use {PLAIN}{otherwise}")
+
+
+def _readable_as(method: str, quantization: Mapping[str, Any]) -> set[Precision]:
+    """The precision for which the builder reads a quantized source; empty if it does not read it."""
+    complete = all(type(quantization.get(name)) is int for name in NEEDS)
+    found = BUILDER_READS.get(method, {}).get(quantization["bits"]) if complete else None
+    return {found} if found else set()
 
 
 class Part(NamedTuple):

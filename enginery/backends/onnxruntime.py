@@ -16,6 +16,7 @@ from typing_extensions import override
 from enginery import toolchains
 from enginery.backends.choose import choice_notes, choose
 from enginery.backends.common import ENVIRONMENT as COMMON
+from enginery.backends.common import builder_source_findings
 from enginery.backends.model_kinds import model_notes
 from enginery.backends.onnx_models import model_findings
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
@@ -105,7 +106,7 @@ class OnnxRuntime(Backend):
         found = (*self._release_findings(request), *self._precision_findings(request.target.precision, request.gpu))
         usable = self._usable_releases(request.target)
         about_model = model_findings(request, usable[-1]) if usable else ()
-        return [*found, *_other_findings(request.target), *about_model]
+        return [*found, *builder_source_findings(request), *_other_findings(request.target), *about_model]
 
     @override
     def notes(self, request: Request) -> list[str]:

@@ -105,16 +105,20 @@ def plan(  # noqa: PLR0913, PLR0917  each is an option of the command
     store: StoreAddress = None,
     commands: Annotated[bool, typer.Option("--commands", help="Print the steps as a shell script.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each step must run.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Also look whether its buckets and keys can be used.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a build would do: its steps, their keys, and which are already done. Nothing is run."""
-    made = rooms.pipeline.make_plan(_read_spec(spec_file, overrides, force))
+    made = rooms.pipeline.make_plan(_read_spec(spec_file, overrides, force), log=note)
     if as_json:
         print_json(made)
     elif commands:
         print(rooms.pipeline.shell_script(made, str(spec_file), tuple(overrides or ()), store), end="")
     else:
         _show_plan(made, store, why=explain)
+    if check:
+        rooms.pipeline.require_prepared(made.steps, store)
+        note("checked: what the steps need outside this machine can be used")
 
 
 @app.command("run-step")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from enginery import toolchains
 from enginery.core import process
-from enginery.core.errors import CommandError, EngineryError, RegistryError
+from enginery.core.errors import CommandError, EngineryError
 from enginery.core.home import home
 from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import no_log
-from enginery.core.s3 import Address, Prefix, honours_conditional_writes
+from enginery.registry import Registry
 from enginery.spec import gpus
 from enginery.toolchains import REGISTRY
 
@@ -133,12 +133,14 @@ def _docker() -> Iterator[Check]:
 
 def _registry(address: str) -> Iterator[Check]:
     try:
-        honoured = honours_conditional_writes(Prefix(Address.parse(address), RegistryError))
+        honoured = Registry(address).honours_conditional_writes()
     except EngineryError as error:
         yield Check(level="error", subject=f"registry {address}", found=error.problem, remedy=error.remedy)
         return
     if honoured:
-        yield Check(level="ok", subject=f"registry {address}", found="writable, honours conditional writes")
+        yield Check(
+            level="ok", subject=f"registry {address}", found="readable and writable, honours conditional writes"
+        )
     else:
         remedy = "use an endpoint that does, or set publish.allow_unconditional_writes and publish from one place"
         yield Check(level="error", subject=f"registry {address}", found="ignores If-None-Match", remedy=remedy)

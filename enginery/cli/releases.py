@@ -29,6 +29,7 @@ def watch(
     found = rooms.pipeline.fleet_verdicts(
         [rooms.pipeline.with_prereleases(one) for one in fleet] if prereleases else fleet,
         rooms.releases.listed_releases,
+        partial(rooms.sources.resolve, log=note),
     )
     print_result(found, rooms.output.print_verdicts, as_json=as_json)
 

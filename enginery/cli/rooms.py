@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from enginery.core.late import late
 
 if TYPE_CHECKING:
-    from enginery import builds, dev, pipeline, registry, releases, spec, store, toolchains, triton
+    from enginery import builds, dev, pipeline, registry, releases, sources, spec, store, toolchains, triton
     from enginery.cli import demo, doctor, output, release_tables
     from enginery.core import progress
 else:
     builds, dev, pipeline = late("enginery.builds"), late("enginery.dev"), late("enginery.pipeline")
     registry, releases, spec = late("enginery.registry"), late("enginery.releases"), late("enginery.spec")
+    sources = late("enginery.sources")
     store, toolchains, triton = late("enginery.store"), late("enginery.toolchains"), late("enginery.triton")
     demo, doctor = late("enginery.cli.demo"), late("enginery.cli.doctor")
     progress = late("enginery.core.progress")
@@ -30,6 +31,7 @@ __all__ = [
     "registry",
     "release_tables",
     "releases",
+    "sources",
     "spec",
     "store",
     "toolchains",

@@ -6,7 +6,8 @@ its own exit status for the command line.
 """
 
 import copyreg
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from enginery.core.text import indented
 
@@ -65,9 +66,14 @@ class PlanError(SpecError):
 
 
 class SourceError(EngineryError):
-    """Weights could not be found, reached or trusted."""
+    """Weights could not be found, reached or trusted.
+
+    Attributes:
+        config: the model's `config.json` if it was read, for a plan that looks for more mistakes; else empty.
+    """
 
     exit_code = 3
+    config: Mapping[str, object] = MappingProxyType({})
 
 
 class StoreError(EngineryError):

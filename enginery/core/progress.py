@@ -111,16 +111,21 @@ class SteadyProgress(LogProgress):
         self._ended.set()
         self._reporter.join()
 
+    def begin(self, what: str, *, files: int, size: int) -> None:
+        """As for all progress; but a size of 0 means here that the size is not known."""
+        self.what, self.size = what, size
+        self.log(f"{what}: {files} files, {f'{size:,} bytes' if size else 'the server does not say how large'}")
+
     def add(self, size: int) -> None:
         with self._lock:
             self.done += size
 
     def summary(self) -> str:
         """One line: bytes, percentage, speed since the context was entered, and the files in transfer."""
-        percent = 100 * self.done // self.size if self.size else 100
+        of_all = f" of {human_bytes(self.size)} ({100 * self.done // self.size}%)" if self.size else ""
         speed = human_bytes(max(self.done - self._found, 0) / max(time.monotonic() - self._started, 1e-6))
         underway = f"; under way: {', '.join(sorted(self.active))}" if self.active else ""
-        return f"{human_bytes(self.done)} of {human_bytes(self.size)} ({percent}%), {speed}/s{underway}"
+        return f"{human_bytes(self.done)}{of_all}, {speed}/s{underway}"
 
     def _report(self) -> None:
         while not self._ended.wait(INTERVAL_SECONDS):

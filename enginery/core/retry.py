@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from enginery.core.errors import EngineryError
 from enginery.core.late import late
 from enginery.core.progress import Log, no_log
+from enginery.core.threads import sleep_unless_stopped
 
 if TYPE_CHECKING:
     import tenacity
@@ -51,5 +52,6 @@ def retry(call: Callable[[], T], *, give_up: Callable[[], bool], waits: Waits, l
         stop=lambda _state: give_up(),
         wait=growing + tenacity.wait_random(0, waits.random),
         before_sleep=log_failure,
+        sleep=sleep_unless_stopped,
         reraise=True,
     )(call)

@@ -33,6 +33,19 @@ def raise_if_stopped() -> None:
         raise Stopped
 
 
+def sleep_unless_stopped(seconds: float) -> None:
+    """Sleep, but wake up now and then, so that Ctrl-C or another item's failure ends the wait.
+
+    Raises:
+        Stopped: when the result of the current item is no longer needed.
+    """
+    end = time.monotonic() + seconds
+    raise_if_stopped()
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, WAKE_SECONDS))
+        raise_if_stopped()
+
+
 def side_by_side(
     call: Callable[[T], R],
     items: Iterable[T],

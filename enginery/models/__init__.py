@@ -4,6 +4,7 @@ Nothing here downloads or converts. Sources, plans and checks of checkpoints ask
 
     facts = ModelFacts.from_config(json.loads((directory / "config.json").read_bytes()))
     tensors, problems = read_all(directory)   # name -> number format and shape
+    faults = whole_weights_faults(directory)  # tensors that are missing, double, of another shape or quantized
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from enginery.models.facts import DEFAULT_ROPE_THETA, ModelFacts, config_problems
     from enginery.models.headers import FLOATS, ITEM_BITS, Tensor, read_all, read_tensors, safetensors_problem
     from enginery.models.kinds import ANSWERS_NO_TEXT, ModelKind, architecture_named, kind_of, reads_more_than_text
+    from enginery.models.quantized import BESIDE, SAID_IN, with_quantization
+    from enginery.models.reports import LoadReport
     from enginery.models.size import PLAUSIBLE, Weights, cached_numbers, has_shape, parameter_count, weights_of
+    from enginery.models.tensors import WeightsFault, named
+    from enginery.models.weights import WeightFiles, whole_weights_faults
 else:
     __getattr__ = door(__name__, __file__)

@@ -6,7 +6,7 @@ neither in the file nor known for the class is unknown, and is never guessed.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from enginery.models.defaults import (
@@ -20,20 +20,25 @@ from enginery.models.defaults import (
 )
 from enginery.models.kinds import ModelKind, kind_of
 from enginery.models.layers import LLAMA4, attention_kinds, expert_layers
-from enginery.models.rope import FULL, SLIDING, Rope, by_layer_type, is_read_without, read_ropes
-from enginery.models.settings import Settings
+from enginery.models.rope import CHUNKED, FULL, SLIDING, Rope, by_layer_type, is_read_without, read_ropes
+from enginery.models.settings import Settings, is_positive
 
 DEFAULT_ROPE_THETA = 10000.0
 """The rotary base that TensorRT-LLM takes where a checkpoint does not say one."""
+DETAILS = ("_name_or_path", "padded_vocab_size", "rope_ratio", "routed_scaling_factor", "topk_method")
+"""Settings that single converters depend on."""
 NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps")
-LANGUAGE_PARTS = ("text_config", "llm_config", "language_config", "text_model_config")
-"""Where a model with several parts has the settings of its language model."""
-WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "encoder_ffn_dim")
+LANGUAGE_PARTS = ("llm_config", "language_config", "text_model_config")
+"""Where a model with several parts has the settings of its language model, if not in `text_config`."""
+OTHER_POSITIONS = ("max_seq_len", "seq_length", "model_max_length", "max_sequence_length")
+FIRST_CHATGLM = "inner_hidden_size"
+"""Only the first ChatGLM has this setting. It is another model than the later ones, of which more is known."""
+WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "encoder_ffn_dim", FIRST_CHATGLM)
 FOUR_TIMES = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpt"})
 """Types of models whose feed-forward blocks have four times the hidden size, if the file does not say it."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k")
-NO_WINDOW = -1
+NO_WINDOW = (-1, False)
 ALIBI_WIDTH = 5120
 """Baichuan's larger model has no rotary embeddings; only its hidden size shows which it is."""
 
@@ -74,11 +79,13 @@ class ModelFacts:
         qk_rope_head_dim: the part of a head that latent attention rotates.
         qk_nope_head_dim: the part that it does not rotate.
         v_head_dim: the size of a value in latent attention.
-        sliding_window: how many tokens a layer of kind `sliding_attention` attends to; 0 if there are no such layers.
+        sliding_window: how many tokens a layer of kind `sliding_attention` or `chunked_attention` attends to; 0 if
+            there are no such layers.
         layer_types: the kind of attention of each layer.
         encoder_decoder: whether the model has an encoder and a decoder.
         quantization: the `quantization_config` of weights that are quantized already; None for other weights.
         weight_bytes: the size of the weight files in bytes; 0 if it is not known.
+        details: the settings in `DETAILS`, as they are in the file.
     """
 
     architecture: str = ""
@@ -122,6 +129,7 @@ class ModelFacts:
     encoder_decoder: bool = False
     quantization: Mapping[str, Any] | None = None
     weight_bytes: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> ModelKind:
@@ -148,30 +156,20 @@ class _Config:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.problems: dict[str, str] = {}
         self.whole = Settings(config, problems=self.problems)
-        self.architecture = self._architecture()
+        self.architecture = _architecture(self.whole)
         self.model_type = self.whole.text("model_type")
-        parts = (self.whole.mapping(name) for name in LANGUAGE_PARTS)
-        language: dict[str, Any] = next(filter(None, parts), {})
-        self.has_parts = bool(language)
-        self.known = known_type(self.model_type, self.architecture)
+        parts = (self.whole.mapping("text_config"), *(self.whole.part(name).own for name in LANGUAGE_PARTS))
+        language: Mapping[str, Any] = next(filter(None, parts), {})
+        self.known = "" if FIRST_CHATGLM in config else known_type(self.model_type, self.architecture)
         self.type = self._language_type(language)
         self.text = Settings({**config, **language}, class_defaults(self.type), self.problems)
 
     def _language_type(self, language: Mapping[str, Any]) -> str:
-        own = language.get("model_type")
-        if isinstance(own, str) and known_type(own):
-            return own
-        if isinstance(own, str) or not self.has_parts:
-            return self.known if not self.has_parts else ""
-        return language_type(self.known)
-
-    def _architecture(self) -> str:
-        value = self.whole.stated("architectures")
-        if isinstance(value, list) and value and isinstance(value[0], str):
-            return value[0]
-        if value is not None and value != []:
-            self.whole.note("architectures", value, "a list of names")
-        return ""
+        """The type of the language model. Some files have its settings beside those of the whole model."""
+        part = Settings(language, problems=self.problems, path="text_config.")
+        if language and (own := part.text("model_type")):
+            return known_type(own, _architecture(part))
+        return language_type(self.known) or ("" if language else self.known)
 
     def tied(self) -> bool | None:
         """Whether the embeddings are tied. Where the parts of the file, or of the class, differ, it is not known."""
@@ -221,12 +219,22 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
         activation=text.text("hidden_act", "hidden_activation", "activation_function"),
         **_experts(text, layers, kind),
         **_latent(text, head_size),
-        sliding_window=window if SLIDING in kinds else 0,
+        sliding_window=window if SLIDING in kinds else text.size("attention_chunk_size") if CHUNKED in kinds else 0,
         layer_types=kinds,
         encoder_decoder=bool(config.whole.flag("is_encoder_decoder") or text.flag("is_encoder_decoder")),
         quantization=_quantization(config),
         weight_bytes=weight_bytes,
+        details={name: text.stated(name) for name in DETAILS if text.stated(name) is not None},
     )
+
+
+def _architecture(settings: Settings) -> str:
+    value = settings.stated("architectures")
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return value[0]
+    if value is not None and value != []:
+        settings.note("architectures", value, "a list of names")
+    return ""
 
 
 def _dtype(text: Settings) -> str:
@@ -237,13 +245,13 @@ def _dtype(text: Settings) -> str:
 def _kv_heads(text: Settings, heads: int, kind: str) -> int:
     if text.says_none("num_key_value_heads"):
         return heads
-    own = text.size("num_key_value_heads") or text.inside("attn_config").size("kv_n_heads")
+    own = text.size("num_key_value_heads") or text.part("attn_config").size("kv_n_heads")
     if own:
         return own
     if kind == "chatglm":
         return text.size("multi_query_group_num") if text.flag("multi_query_attention") else heads
-    grouped = text.size("num_kv_heads", "n_head_kv")
-    if kind == "falcon" and not text.flag("new_decoder_architecture"):
+    grouped = text.size("n_head_kv") or text.size("num_kv_heads")
+    if kind == "falcon" and text.stated("n_head_kv") is None and not text.flag("new_decoder_architecture"):
         return 1 if text.flag("multi_query") else heads
     if kind == "gpt_bigcode":
         return 1 if text.flag("multi_query") else heads
@@ -256,20 +264,23 @@ def _width(text: Settings, hidden: int, kind: str) -> int:
     if kind == "qwen":
         return text.size("intermediate_size") // 2  # the file has the width of gate and up together
     if kind == "mpt":
-        return (text.size("expansion_ratio") or 4) * hidden
-    stated = text.size(*WIDTHS) or text.inside("ffn_config").size("ffn_hidden_size")
+        return int((text.number("expansion_ratio") or 4) * hidden)
+    stated = text.size(*WIDTHS) or text.part("ffn_config").size("ffn_hidden_size")
     return stated or (4 * hidden if kind in FOUR_TIMES else 0)
 
 
 def _max_positions(text: Settings) -> int:
-    return text.size("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length")
+    names = ("max_position_embeddings", "n_positions")
+    others = (text.stated(name) for name in OTHER_POSITIONS)  # some files have a tokenizer's 10^30 here
+    other = next((value for value in others if isinstance(value, int) and is_positive(value)), 0)
+    return other if other and not any(text.stated(name) for name in names) else text.size(*names)
 
 
 def _positions(text: Settings, own: Structure, hidden: int, kind: str) -> Positions:
     if kind == "falcon":
         return "alibi" if text.flag("alibi") else "rope"
     if kind == "mpt":
-        return "learned" if text.inside("attn_config").flag("alibi") is False else "alibi"
+        return "learned" if text.part("attn_config").flag("alibi") is False else "alibi"
     if kind == "baichuan" and hidden >= ALIBI_WIDTH:
         return "alibi"
     return own.positions
@@ -280,7 +291,7 @@ def _bias(bias: Bias, text: Settings) -> bool | None:
 
 
 def _experts(text: Settings, layers: int, kind: str) -> dict[str, Any]:
-    nested = text.inside("ffn_config")
+    nested = text.part("ffn_config")
     experts = text.size(*EXPERTS) or nested.size("moe_num_experts")
     if experts < 2:  # noqa: PLR2004
         return {}
@@ -313,7 +324,7 @@ def _latent(text: Settings, head_size: int) -> dict[str, Any]:
 def _window(text: Settings) -> int:
     if text.flag("use_sliding_window") is False or text.says_none("sliding_window"):
         return 0
-    if text.stated("sliding_window") == NO_WINDOW:
+    if text.stated("sliding_window") in NO_WINDOW:
         return 0
     return text.size("sliding_window", "attention_window_size", "window_size")
 

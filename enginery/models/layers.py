@@ -49,9 +49,9 @@ def _listed(settings: Settings, layers: int) -> tuple[str, ...]:
     kinds = settings.own.get("layer_types")
     if kinds is None:
         return ()
-    if isinstance(kinds, list) and len(kinds) >= layers and all(isinstance(kind, str) for kind in kinds):
-        return tuple(kinds[:layers])
-    settings.note("layer_types", kinds, f"a list with the kind of each of {layers} layers, as text")
+    if isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds):
+        return tuple(kinds[:layers]) if len(kinds) >= layers else ()
+    settings.note("layer_types", kinds, "a list with the kind of each layer, as text")
     return ()
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from enginery.models.settings import Settings, is_positive
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 CHATGLM_BASE = 10000.0
 """ChatGLM's base before it is multiplied with `rope_ratio`."""
 KINDS = ("rope_type", "type")
 NEVER_SCALED = (None, "default")
-BASES = ("rope_theta", "rotary_emb_base", "rotary_base")
+BASES = ("rope_theta", "rotary_emb_base", "rotary_base", "rope_embedding_base")
 SHARES = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_percent")
 NEW = "rope_parameters"
-OBJECTS = ("rope_scaling", NEW, "attn_config")
+OBJECTS = ("rope_scaling", NEW)
 """Objects in which a file has rotary settings. What `rope_scaling` says goes first, as in transformers."""
 OF_A_ROPE = frozenset({"rope_theta", "factor", *KINDS})
 
@@ -68,10 +68,11 @@ def _same(rope: Rope, other: Rope) -> bool:
 
 def _main(settings: Settings, head_size: int) -> Rope:
     """The rotary embeddings of a model that has one kind, or of its layers that attend to the whole sequence."""
-    objects = [Settings(settings.own, problems=settings.problems).inside(name) for name in OBJECTS]
+    own = Settings(settings.own, problems=settings.problems)
+    objects = [*map(own.inside, OBJECTS), own.part("attn_config")]
     usual = _class_ropes(settings).get(FULL, Rope())
     scaling = _scaling(objects[:2])
-    if not {*OBJECTS[:2]} & set(settings.own):
+    if not {*OBJECTS} & set(settings.own):
         scaling = usual.scaling
     theta = _theta(objects, settings)
     if theta is None and not _is_unreadable(settings):

@@ -74,8 +74,8 @@ class Settings:
     def mapping(self, name: str) -> dict[str, Any]:
         """A setting that has settings of its own; empty if there is none."""
         for _, value in self._values((name,)):
-            if isinstance(value, Mapping):
-                return dict(value)
+            if isinstance(value, Mapping) or value is False:
+                return dict(value or {})
             self.note(name, value, "an object")
             return {}
         return {}
@@ -83,6 +83,11 @@ class Settings:
     def inside(self, name: str) -> "Settings":
         """The settings inside of a setting."""
         return Settings(self.mapping(name), problems=self.problems, path=f"{self.path}{name}.")
+
+    def part(self, name: str) -> "Settings":
+        """The settings inside of a setting which, in other models, may be something else; empty then."""
+        value = self.own.get(name)
+        return Settings(value if isinstance(value, Mapping) else {}, problems=self.problems, path=f"{self.path}{name}.")
 
     def items(self, name: str) -> list[Any]:
         """A setting that is a list; empty if there is none."""

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from enginery.models.facts import ModelFacts
-from enginery.models.rope import SLIDING
+from enginery.models.rope import CHUNKED, SLIDING
 
-CHUNKED = "chunked_attention"
 WITHOUT_CACHE = frozenset({"linear_attention", "mamba", "conv", "recurrent", "moe", "mlp"})
 """Kinds of layers that keep a state of a fixed size, or nothing, in place of something for each token."""
 FLOAT_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}

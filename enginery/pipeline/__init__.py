@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from enginery.pipeline.explain import SpecChanges, explain_steps, spec_changes, with_last_builds
     from enginery.pipeline.fleet import Pool, Pools, WorkPool, load_plan, read_fleet, read_pools, save_plan, spec_files
     from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget, make_plan
+    from enginery.pipeline.prepared import require_prepared
     from enginery.pipeline.promotion import (
         Rebuild,
         RebuildRun,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
         find_valid,
         local_place,
         require_disk_space,
-        require_prepared,
         run_locked_step,
         run_step,
         run_with_inputs,

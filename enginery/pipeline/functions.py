@@ -44,7 +44,7 @@ EFFECT_CHECKS = {
 
 PREPARATION_CHECKS = {
     "publish": "enginery.registry:require_publishable",
-    "rollout": "enginery.triton:require_readable_policy",
+    "rollout": "enginery.triton:require_rollout_possible",
 }
 """Functions that raise an error, before any work begins, if a step lacks something that it needs outside the store."""
 

@@ -1,7 +1,7 @@
 """From a spec to a plan: all steps with their keys, known before anything runs."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -11,10 +11,11 @@ from enginery.builds import build_id
 from enginery.core.errors import PlanError, SourceError, UsageError
 from enginery.core.late import late
 from enginery.core.model import Frozen
+from enginery.core.progress import Log, no_log
 from enginery.models import ModelFacts
 from enginery.pipeline.preflight import estimate_findings, estimate_notes, weight_bytes
 from enginery.sources import ResolvedSource, parameters, resolve
-from enginery.spec import BackendName, Finding, Gpu, Source, Spec, Target, gpus, stopping
+from enginery.spec import BackendName, Finding, Gpu, Precision, Source, Spec, Target, gpus, stopping
 from enginery.store import Call, Stage, Step
 from enginery.toolchains import ToolchainIdentity, identify
 
@@ -136,21 +137,27 @@ class Plan(Frozen):
         raise PlanError([f"no step {reference!r}; there are {known}"], subject="plan")
 
 
-def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
+def make_plan(spec: Spec, resolver: Resolver | None = None, log: Log = no_log) -> Plan:
     """Plan a spec: decide what it leaves open, resolve its source, and compute the key of every step.
+
+    Args:
+        spec: the spec.
+        resolver: finds the files of the source; by default `resolve`.
+        log: takes a line when the Hub asks to wait.
 
     Raises:
         PlanError: with everything in the spec that cannot be built.
         SourceError: when the source cannot be reached or holds no usable model.
     """
     machine = Machine()
-    source = _resolved(spec, resolver, machine)
+    source = _resolved(spec, resolver or partial(resolve, log=log), machine)
     model = ModelFacts.from_config(source.config, weight_bytes=source.weight_bytes)
     chosen = _choose(spec, model, machine, [file.name for file in source.files])
     call = Call(function="download", version=1, parameters=parameters(source, spec.source))
     download = Step(stage=Stage.DOWNLOAD, recipe=call)
     names = tuple(target.name for target in spec.targets)
-    first = PlannedStep(id="download", key=download.key, step=download, targets=names, estimated_bytes=source.size)
+    size = _download_bytes(source, model)
+    first = PlannedStep(id="download", key=download.key, step=download, targets=names, estimated_bytes=size)
     targets, steps = [], [first]
     for one in chosen:
         target, more = _target_steps(one, download.key)
@@ -161,8 +168,13 @@ def make_plan(spec: Spec, resolver: Resolver = resolve) -> Plan:
         source=source,
         targets=tuple(targets),
         steps=_merge_equal_steps(steps),
-        notes=_notes(spec, chosen),
+        notes=(*source.notes, *_notes(spec, chosen)),
     )
+
+
+def _download_bytes(source: ResolvedSource, model: ModelFacts) -> int:
+    """The size of the download. If the source does not say it, it is estimated from the model's shape."""
+    return max(source.size, int(weight_bytes(model, Precision.BFLOAT16))) if source.unsized else source.size
 
 
 def _resolved(spec: Spec, resolver: Resolver, machine: Machine) -> ResolvedSource:
@@ -170,8 +182,9 @@ def _resolved(spec: Spec, resolver: Resolver, machine: Machine) -> ResolvedSourc
     try:
         return resolver(spec.source)
     except SourceError as error:
+        model = ModelFacts.from_config(error.config) if error.config else None
         try:
-            _choose(spec, None, machine)
+            _choose(spec, model, machine)
         except PlanError as others:
             raise PlanError([*others.mistakes, f"source: {error}"], subject=spec.name) from error
         raise

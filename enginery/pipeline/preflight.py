@@ -82,6 +82,8 @@ def estimate_notes(request: Request, *, local: bool) -> Iterator[str]:
         return
     if _can_estimate(request, request.model):
         yield from _gpu_memory_note(request, request.model)
+    elif request.gpu != gpus.CPU:
+        yield "the GPU memory that it takes was not estimated: the shape of the model is not known"
     need = host_bytes(request, request.model)
     if not local and need > MIN_NOTED_BYTES:
         yield f"converting takes about {human_bytes(need)} of host memory"
@@ -108,8 +110,9 @@ def _gpu_memory_note(request: Request, model: ModelFacts) -> Iterator[str]:
         longest = longest_sequence(request, model)
         tokens = int(free / need.sequence * longest)
         taken = f"weights {human_bytes(need.weights)}, activations {human_bytes(need.activations)}"
+        how = "estimated" if model.gated is not None else "estimated roughly, as the model's class is not known,"
         yield (
-            f"estimated for each GPU: {taken}, "
+            f"{how} for each GPU: {taken}, "
             f"KV cache {human_bytes(free)} for {tokens:,} tokens ({tokens // longest:,} sequences of {longest:,})"
         )
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,23 +17,31 @@ from tempfile import TemporaryDirectory
 from enginery import toolchains
 from enginery.builds import read_report, require_passed
 from enginery.core import __version__
-from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
+from enginery.core.errors import CommandError, EngineryError, PlanError, StoreError, UsageError
 from enginery.core.files import writing
 from enginery.core.home import logs_dir, store_dir
 from enginery.core.model import Frozen
+from enginery.core.process import FailureCause
 from enginery.core.progress import Facts, Log, Progress
+from enginery.core.s3 import is_address
 from enginery.core.text import human_bytes
+from enginery.models import LoadReport
 from enginery.pipeline.functions import (
     find_command_runner,
     find_effect_check,
     find_function,
-    find_preparation_check,
 )
 from enginery.pipeline.plan import Plan, PlannedStep
+from enginery.pipeline.prepared import require_prepared, with_inputs
+from enginery.sources import require_whole
 from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Call, Command, Stage, StepContext, StepRecord, Store, digest_output
 from enginery.toolchains import DRIVERS, examples_dir
 
+WEIGHTS = "weights"
+"""The name of the input with the downloaded weights."""
+MAKING = frozenset({Stage.CONVERT, Stage.BUILD})
+"""Stages whose commands load weights and write them in another form."""
 SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
 TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take. It is enough for the largest models, slow disks and slow networks."""
@@ -128,10 +136,16 @@ def run_locked_step(planned: PlannedStep, store: Store, log: Log, progress: Prog
 def run_with_inputs(
     planned: PlannedStep, plan: Plan, store: Store, log: Log, progress: Progress | None = None
 ) -> Outcome:
-    """Run a step. If the store lacks steps that it needs, these run first."""
-    for needed in plan.steps:
-        if needed.key in planned.step.inputs.values() and find_valid(needed, store) is None:
-            run_with_inputs(needed, plan, store, log, progress)
+    """Run a step. If the store lacks steps that it needs, these run first.
+
+    Raises:
+        EngineryError: when a step fails, or before any work begins, when something is missing that a step needs.
+    """
+    missing = [step for step in with_inputs(planned, plan) if find_valid(step, store) is None]
+    require_prepared(missing)
+    for needed in missing:
+        if needed.key != planned.key:
+            run_step(needed, store, log, progress)
     return run_step(planned, store, log, progress)
 
 
@@ -165,17 +179,6 @@ def chain_of(keys: tuple[str, ...], store: Store) -> tuple[StepRecord, ...]:
     return tuple(found.values())
 
 
-def require_prepared(steps: Iterable[PlannedStep]) -> None:
-    """Check, before any work begins, that everything exists that the steps to run need outside the store.
-
-    Raises:
-        EngineryError: for the first thing that is missing, such as a bucket.
-    """
-    for planned in steps:
-        if require_call_prepared := find_preparation_check(planned.step.recipe):
-            require_call_prepared(planned.step.recipe.parameters)
-
-
 def require_disk_space(plan: Plan, done: Collection[str], store: str | None) -> None:
     """Check that the disk has space for the outputs of the steps to run, unless the spec accepts the warning W203.
 
@@ -201,7 +204,7 @@ def disk_findings(plan: Plan, done: Collection[str], place: Path) -> Iterator[Fi
 
 def local_place(store: str | None) -> Path:
     """The directory on this machine where a store keeps files. A store in S3 has a local one as its cache."""
-    return store_dir() if store is None or store.startswith("s3://") else Path(store).expanduser().absolute()
+    return store_dir() if store is None or is_address(store) else Path(store).expanduser().absolute()
 
 
 def fill(recipe: Command, values: Mapping[str, str]) -> tuple[str, ...]:
@@ -266,7 +269,7 @@ def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | 
 def _record(planned: PlannedStep, context: StepContext) -> StepRecord:
     """Do the work of a step, and return its record."""
     started, clock = datetime.now(UTC), time.monotonic()
-    facts = _perform(planned, context)
+    facts = perform(planned, context)
     return StepRecord(
         key=planned.key,
         step=planned.step,
@@ -283,7 +286,48 @@ def _record(planned: PlannedStep, context: StepContext) -> StepRecord:
     )
 
 
-def _perform(planned: PlannedStep, context: StepContext) -> Facts:
+def perform(planned: PlannedStep, context: StepContext) -> Facts:
+    """Do the work of a step. Nothing reads weights that are not complete."""
+    if WEIGHTS in context.inputs:
+        require_whole(context.inputs[WEIGHTS], WEIGHTS)
+    if planned.step.stage not in MAKING:
+        return _run_recipe(planned, context)
+    report = LoadReport()
+    context.log = report.watch(context.log)
+    try:
+        facts = _run_recipe(planned, context)
+    except CommandError as error:
+        require_all_loaded(report, error)
+        raise
+    require_all_loaded(report)
+    return facts
+
+
+def require_all_loaded(report: LoadReport, error: CommandError | None = None) -> None:
+    """Check that a command has loaded each weight of the model, and no others.
+
+    Args:
+        report: what the command reported.
+        error: its failure; None if it ended without one.
+
+    Raises:
+        CommandError: with the tensors' names, even if the command ended without an error.
+    """
+    found = list(report.faults())
+    if not found:
+        return
+    listed = "".join(f"\n  - {fault.problem}" for fault in found)
+    how = error.problem if error else "the command ended without an error"
+    raise CommandError(
+        f"the weights are not those of this model ({how}); tensors that were{listed}",
+        subject=error.subject if error else "",
+        remedy="use a complete copy of the model, and the config.json that belongs to it",
+        cause=FailureCause.WEIGHTS,
+        last_lines=error.last_lines if error else (),
+    ) from error
+
+
+def _run_recipe(planned: PlannedStep, context: StepContext) -> Facts:
     recipe = planned.step.recipe
     if isinstance(recipe, Call):
         return find_function(recipe.function)(context)

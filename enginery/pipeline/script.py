@@ -88,12 +88,20 @@ def _places(planned: PlannedStep, plan: Plan, directory: str) -> dict[str, str]:
     ids = {step.key: step.id for step in plan.steps}
     places = {**planned.places, **{name: f"{directory}/{ids[key]}" for name, key in planned.step.inputs.items()}}
     places |= {"output": f"{directory}/{planned.id}", "drivers": str(DRIVERS)}
+    if shown := _shown_as(planned):
+        places["weights"] = f"{directory}/{shown}"
     toolchain = planned.toolchain
     if toolchain is not None:
         unknown = f"{CURRENT_DIRECTORY}/{EXAMPLES}" if toolchain.image else EXAMPLES
         places["python"] = _program(toolchain, "python") if toolchain.kind == "venv" else PYTHON
         places["examples"] = str(_known_examples(planned, toolchain) or unknown)
     return places
+
+
+def _shown_as(planned: PlannedStep) -> str:
+    """The name under which a converter must see the weights, because it guesses from their path; empty for any."""
+    recipe = planned.step.recipe
+    return str(recipe.parameters.get("weights_name") or "") if isinstance(recipe, Command) else ""
 
 
 def _known_examples(planned: PlannedStep, toolchain: ToolchainIdentity) -> Path | None:
@@ -163,4 +171,7 @@ def _lines(planned: PlannedStep, plan: Plan, directory: str, store: str | None) 
         yield shlex.join([*run, *where])
         return
     yield f"mkdir -p {place}"
+    if shown := _shown_as(planned):
+        ids = {step.key: step.id for step in plan.steps}
+        yield shlex.join(["ln", "-sfn", ids[planned.step.inputs["weights"]], f"{directory}/{shown}"])
     yield _command_line(planned, recipe, plan, directory)

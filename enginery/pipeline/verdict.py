@@ -96,6 +96,7 @@ class Verdict(Frozen):
 KIND_BY_CODE: Mapping[str, Kind] = {
     "E103": Kind.CHECKPOINT_ONLY,
     **dict.fromkeys(("E122", "E160", "E161", "E163", "E403", "E404"), Kind.UNSUPPORTED_FLAG),
+    **dict.fromkeys(("E165", "E166", "E167", "E168", "W166", "W169"), Kind.UNSUPPORTED_FLAG),
     **dict.fromkeys(("E180", "E301", "E302"), Kind.NO_TOOLCHAIN),
 }
 """Code of a finding -> the verdict that follows from it. For all other codes, `UNSUPPORTED` follows."""

@@ -30,7 +30,7 @@ from enginery.core.errors import RegistryError
 from enginery.core.files import list_files, write_atomic
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, LogProgress
-from enginery.core.s3 import Upload
+from enginery.core.s3 import Upload, require_listable
 from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
 from enginery.registry.claims import Claim
@@ -107,15 +107,18 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
     """Check that a publish step can use its registry, before hours are spent on a build.
 
     Raises:
-        RegistryError: when the bucket does not exist, is not writable, or ignores conditional writes.
+        RegistryError: when the bucket does not exist, the credentials do not allow what publishing needs, or the server
+            ignores conditional writes.
         UsageError: when a signing key is set and cannot be used.
     """
     SigningKey.from_environment()
     parameters = PublishParameters.model_validate(dict(values))
-    if not parameters.allow_unconditional_writes:
+    registry = Registry(parameters.to)
+    require_listable(registry.prefix, build_path(parameters.model, parameters.build_id))
+    if not registry.honours_conditional_writes() and not parameters.allow_unconditional_writes:
         harm = "If-None-Match, so two publishers could overwrite each other"
         remedy = "use another endpoint, or set publish.allow_unconditional_writes and publish from one place only"
-        Registry(parameters.to).require_conditional_writes(harm, remedy)
+        registry.require_conditional_writes(harm, remedy)
 
 
 def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, dict[str, Path]]:

@@ -134,6 +134,14 @@ class Registry(PublishedBuilds):
         if not honours_conditional_writes(self.prefix):
             raise RegistryError(f"this S3 endpoint ignores {harm}", subject=self.address, remedy=remedy)
 
+    def honours_conditional_writes(self) -> bool:
+        """Whether the endpoint honours conditional writes. A test object shows it, once for each process.
+
+        Raises:
+            RegistryError: when objects cannot be written, read or removed here.
+        """
+        return honours_conditional_writes(self.prefix)
+
     def _move(self, model: str, channel: str, target: str, decide: Decide) -> Moved:
         """Move a channel, and move it back when the build was removed meanwhile.
 

@@ -55,5 +55,6 @@ if TYPE_CHECKING:
         pytorch_architectures,
         template,
     )
+    from enginery.releases.refusals import Effect, Refusal, recorded, refusal, refusal_ids
 else:
     __getattr__ = door(__name__, __file__)

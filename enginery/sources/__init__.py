@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
-    from enginery.sources.downloading import download, parameters, resolve
+    from enginery.sources.downloading import download, parameters, require_whole, resolve
     from enginery.sources.model_files import (
         CONFIGS,
         TOKENIZER_PARTS,

@@ -13,7 +13,7 @@ from enginery.spec import Source
 
 def open_prefix(address: str) -> Prefix:
     """The prefix at an address such as `s3://bucket/models/llama`."""
-    return Prefix(Address.parse(address), SourceError)
+    return Prefix(Address.parse(address, empty_parts=True), SourceError)
 
 
 def resolve(source: Source) -> ResolvedSource:
@@ -62,6 +62,7 @@ def fetch(prefix: Prefix, file: SourceFile, part: Path, progress: Progress) -> N
     Raises:
         SourceError: when the download fails, or the object has changed since the plan was made.
     """
+    assert file.size is not None  # noqa: S101  a list of objects has all sizes
     progress.add(-size_of(part))  # the download starts again from the first byte
     # If there is no SHA-256, only the ETag shows that the object was changed, even during the download.
     download_file(prefix, file.name, part, size=file.size, sha256=file.sha256, etag=file.etag, progress=progress)

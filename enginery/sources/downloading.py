@@ -8,10 +8,10 @@ from pydantic import JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.late import late
-from enginery.core.progress import Facts
-from enginery.models import safetensors_problem
+from enginery.core.progress import Facts, Log, no_log
+from enginery.models import whole_weights_faults
 from enginery.sources.documents import WeightsProblem, read_object
-from enginery.sources.model_files import ResolvedSource
+from enginery.sources.model_files import ResolvedSource, raise_findings
 from enginery.spec import Source
 from enginery.store import StepContext
 
@@ -22,14 +22,18 @@ else:
     local, staging = late("enginery.sources.local"), late("enginery.sources.staging")
 
 
-def resolve(source: Source) -> ResolvedSource:
+def resolve(source: Source, log: Log = no_log) -> ResolvedSource:
     """Find out which files a source has now. No weights are downloaded.
+
+    Args:
+        source: the spec's source.
+        log: takes a line when this takes longer, because the Hub asks to wait.
 
     Raises:
         SourceError: when it cannot be reached, or when the model has problems; it lists all of them.
     """
     if source.huggingface is not None:
-        return hub.resolve(source)
+        return hub.resolve(source, log)
     if source.path is not None:
         return local.resolve(source)
     return bucket.resolve(source)
@@ -40,11 +44,13 @@ def parameters(resolved: ResolvedSource, source: Source) -> dict[str, JsonValue]
 
     Args:
         resolved: the source's files. Of local files, the directory is left out: equal files are the same weights.
-        source: the spec's source. The digests that it expects are part of the parameters.
+        source: the spec's source. The digests that it expects are part of the parameters, and so is the name that it
+            gives to a repository on the Hub: a repository that is renamed there is not built again.
     """
     files = [file.model_copy(update={"sha256": source.sha256.get(file.name, file.sha256)}) for file in resolved.files]
     fields = {"kind", "commit", "files"} if resolved.kind == "path" else {"kind", "location", "commit", "files"}
-    planned = resolved.model_copy(update={"files": tuple(files)})
+    location = source.huggingface or resolved.location
+    planned = resolved.model_copy(update={"files": tuple(files), "location": location})
     return planned.model_dump(mode="json", include=fields, exclude_none=True)
 
 
@@ -52,28 +58,35 @@ def download(context: StepContext) -> Facts:
     """The step function of stage `download`: download the files to the output directory, and check each one.
 
     Raises:
-        SourceError: when a file cannot be downloaded, is damaged, or differs from the plan.
+        SourceError: when a file cannot be downloaded, is damaged or differs from the plan, or when the weights are not
+            complete.
         StoreError: when the disk is full or cannot be written.
     """
     planned = ResolvedSource.model_validate(context.parameters)
     _fetch_files(planned, context)
-    _check_content(context.output)
+    _check_documents(context.output)
+    require_whole(context.output, planned.location or "the weights")
     return {
         "source": planned.kind,
         "repository": planned.location or None,
         "commit": planned.commit,
         "files": len(planned.files),
-        "bytes": planned.size,
+        "bytes": sum((context.output / file.name).stat().st_size for file in planned.files),
         "license_files": [*planned.license_files],
     }
 
 
-def _check_content(directory: Path) -> None:
-    """Check that later steps can read the files. The plan has not read the large ones of another machine."""
-    for path in sorted(directory.glob("*.safetensors")):
-        if problem := safetensors_problem(path):
-            remedy = "the source itself holds a damaged file: correct it there, then plan again"
-            raise SourceError(f"is damaged: {problem}", subject=path.name, remedy=remedy)
+def require_whole(directory: Path, subject: str) -> None:
+    """Check that the weights are complete, and those that their configuration describes. No weights are read.
+
+    Raises:
+        SourceError: with everything that is wrong, and the tensors' names.
+    """
+    raise_findings([WeightsProblem(*fault) for fault in whole_weights_faults(directory)], subject)
+
+
+def _check_documents(directory: Path) -> None:
+    """Check that later steps can read the small files. The plan has not read the large ones of another machine."""
     for path in sorted(directory.glob("*.json")):
         document = read_object(path.name, path.read_bytes())
         if isinstance(document, WeightsProblem):

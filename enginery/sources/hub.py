@@ -1,36 +1,49 @@
 """Weights from the Hugging Face Hub: a revision resolved to its commit, and the needed files of that commit.
 
-`huggingface_hub` finds the addresses and the token, and reads the Hub's answers. The files are downloaded here, not by
+`huggingface_hub` finds the addresses and the token, and names the Hub's errors. The files are downloaded here, not by
 the library: when its downloader is interrupted, it deletes the part of a file that has arrived, maybe gigabytes.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic
 from enginery.core.home import home
 from enginery.core.late import late
-from enginery.core.progress import SteadyProgress
-from enginery.core.text import without_sign_in
-from enginery.core.threads import raise_if_stopped
+from enginery.core.progress import Log, SteadyProgress, no_log
+from enginery.core.text import first_of, without_sign_in
+from enginery.core.threads import raise_if_stopped, side_by_side
+from enginery.sources.hub_errors import explain, translated_errors
+from enginery.sources.hub_http import (
+    PARTIAL_CONTENT,
+    RANGE_NOT_SATISFIABLE,
+    ask_about,
+    endpoint,
+    is_compressed,
+    opened,
+    range_start,
+    total_size,
+)
+from enginery.sources.hub_listing import COMMIT, completed, is_complete, no_commit, read_listing, tree_files
 from enginery.sources.model_files import (
+    CONFIG,
     ResolvedSource,
+    Selection,
     SourceFile,
     check_expected_digests,
     raise_findings,
     select,
 )
+from enginery.sources.rate_limits import gate_of
 from enginery.sources.staging import PLANNING_ATTEMPTS, mismatch, patiently, size_of
 from enginery.spec import Source
 
 if TYPE_CHECKING:
     import huggingface_hub
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 else:
     huggingface_hub = late("huggingface_hub")
 
@@ -38,75 +51,130 @@ huggingface_hub_errors: Any = late("huggingface_hub.errors")
 huggingface_hub_utils: Any = late("huggingface_hub.utils")
 """Not typed: the library does not export all the names that this file uses."""
 
-PARTIAL_CONTENT = 206
-UNAUTHORIZED, FORBIDDEN, TIMEOUT, TOO_MANY = 401, 403, 408, 429
-SERVER_ERRORS = 500
 PLAIN_LIMIT_BYTES = 50_000_000_000
 """Larger files can only be downloaded through Xet, that is, with the Hub's own downloader."""
-SIGNED_IN, ANONYMOUS = "a token", "no token"
-REFUSALS = (
-    ("GatedRepoError", UNAUTHORIZED, "this repository is gated, and no token was sent",
-     "accept the licence at {page}, then set HF_TOKEN to a read token of that account"),
-    ("GatedRepoError", None, "this repository is gated, and the token's account has no access to it",
-     "accept the licence at {page} with the account of the token in HF_TOKEN, and wait until it is granted"),
-    ("RepositoryNotFoundError", ANONYMOUS,
-     "there is no such repository, or it is private: without a token the Hub does not tell which",
-     "check the name at {page}; if it is private, set HF_TOKEN"),
-    ("RepositoryNotFoundError", SIGNED_IN,
-     "there is no such repository, or the token in use may not see it: the Hub does not tell which",
-     "check the name at {page}, and whose token HF_TOKEN holds"),
-    ("RevisionNotFoundError", None, "there is no revision {revision!r} in this repository",
-     "see {page}/tree/main for the branches and tags there are"),
-    ("EntryNotFoundError", None, "a file that the Hub lists is not there", "plan again"),
-    ("DisabledRepoError", None, "the Hub has disabled this repository", "use another repository"),
-    ("HfHubHTTPError", UNAUTHORIZED, "the Hub does not accept the token: wrong or expired",
-     "make a new read token and set HF_TOKEN, or unset it for public repositories"),
-    ("HfHubHTTPError", FORBIDDEN, "the Hub refuses the token's permissions",
-     "use a token that may read this repository"),
-)  # fmt: skip
-"""Exception, HTTP status or presence of a token (None: any), problem, remedy. The first row that matches is used."""
+SHOWN_FILES = 3
+
+T = TypeVar("T")
 
 
-def endpoint() -> str:
-    """The Hub's address: `HF_ENDPOINT`, or the public one.
-
-    Raises:
-        SourceError: when `HF_ENDPOINT` is not a web address.
-    """
-    address = (os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT).rstrip("/")
-    if not address.startswith(("http://", "https://")):
-        remedy = "set it to an address such as https://hub.example.com, or unset it"
-        raise SourceError("is not a web address", subject=f"HF_ENDPOINT={address}", remedy=remedy)
-    return address
-
-
-def resolve(source: Source) -> ResolvedSource:
+def resolve(source: Source, log: Log = no_log) -> ResolvedSource:
     """Look up the commit of the revision, and check that it holds a model that can be built.
+
+    Args:
+        source: the spec's source.
+        log: takes a line when the Hub asks to wait.
 
     Raises:
         SourceError: when the Hub cannot be reached, has no such repository or revision, or refuses access; or when the
             model has problems: it lists all of them.
     """
-    repository = str(source.huggingface)
-    info = patiently(lambda: _model_info(repository, source.revision), attempts=PLANNING_ATTEMPTS)
-    commit = str(info.sha)
-    known = {sibling.rfilename: _source_file(sibling, source) for sibling in info.siblings or ()}
-    selection = select(known, source, lambda name: _small_file(repository, commit, known[name]))
-    lfs = {sibling.rfilename: sibling.lfs.sha256 for sibling in info.siblings or () if sibling.lfs}
-    check_expected_digests(lfs, source, selection)
-    raise_findings(selection.findings, f"{repository} at {source.revision}")
-    if info.gated:
-        largest = max((known[name] for name in selection.names), key=lambda file: file.size)
-        # The small files may come from the cache of this machine. So reading them does not prove access.
-        patiently(lambda: _request_file("HEAD", repository, commit, largest), attempts=PLANNING_ATTEMPTS)
-    return ResolvedSource(
-        kind="huggingface",
-        location=repository,
-        commit=commit,
-        files=tuple(known[name] for name in sorted(selection.names)),
-        gated=bool(info.gated),
-        config=selection.config,
-    )
+    return _Resolving(source, log).resolve()
+
+
+class _Resolving:
+    """Resolves one source. All requests wait and are tried again in the same way."""
+
+    def __init__(self, source: Source, log: Log) -> None:
+        self.source, self.log = source, log
+        self.written = str(source.huggingface)
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """The result of a request, which may be sent several times."""
+        return patiently(call, gate=gate_of(endpoint()), attempts=PLANNING_ATTEMPTS, log=self.log)
+
+    def resolve(self) -> ResolvedSource:
+        revision = self.source.revision
+        listing = self.ask(lambda: read_listing(self.written, revision))
+        self.repository, self.known = listing.repository, dict(listing.files)
+        self.commit = listing.commit or self._commit_of_config()
+        selection = select(self.known, self.source, self._small_file)
+        self._complete(selection.names)
+        self._check_digests(selection)
+        raise_findings(selection.findings, f"{self.repository} at {revision}")
+        files = tuple(self._with_digest_of_spec(self.known[name]) for name in sorted(selection.names))
+        if listing.gated is not False:
+            largest = max(files, key=lambda file: file.size or 0)
+            # The small files may come from the cache of this machine. So reading them does not prove access.
+            self.ask(lambda: ask_about(self.repository, self.commit, largest.name))
+        return ResolvedSource(
+            kind="huggingface",
+            location=self.repository,
+            commit=self.commit,
+            files=files,
+            gated=bool(listing.gated),
+            config=selection.config,
+            notes=tuple(self._notes(files)),
+        )
+
+    def _commit_of_config(self) -> str:
+        """The commit, for a server whose list does not name it."""
+        revision = self.source.revision
+        found = self.ask(lambda: ask_about(self.repository, revision, CONFIG)).commit if CONFIG in self.known else None
+        if not found or not COMMIT.fullmatch(found):
+            raise no_commit(self.repository, revision)
+        return found
+
+    def _small_file(self, name: str) -> bytes:
+        """The bytes of a small file. They are cached on this machine if its digest is known: it never changes then."""
+        file = self.known[name]
+        if not is_complete(file):
+            return self._read(name)
+        cached = home() / "sources" / "hub" / self.commit / name
+        if not cached.exists() or mismatch(cached, file):
+            write_atomic(cached, self._read(name))
+            if wrong := mismatch(cached, file):
+                cached.unlink()
+                subject = f"{self.repository}: {name}"
+                raise SourceError(wrong, subject=subject, remedy="check the proxy, then plan again")
+        return cached.read_bytes()
+
+    def _read(self, name: str) -> bytes:
+        def read() -> bytes:
+            with opened(self.repository, self.commit, name) as response:
+                content: bytes = response.read()
+                return content
+
+        return self.ask(read)
+
+    def _complete(self, names: Iterable[str]) -> None:
+        """Ask for the sizes and digests that the list does not have."""
+        lacking = [name for name in names if not is_complete(self.known[name])]
+        if not lacking:
+            return
+        tree = self._tree()
+        self.known |= {name: completed(self.known[name], tree[name]) for name in lacking if name in tree}
+        still = [name for name in lacking if not is_complete(self.known[name])]
+        answers = side_by_side(lambda name: self.ask(lambda: ask_about(self.repository, self.commit, name)), still)
+        self.known |= {name: completed(self.known[name], answer) for name, answer in zip(still, answers, strict=True)}
+
+    def _tree(self) -> Mapping[str, SourceFile]:
+        try:
+            return {file.name: file for file in self.ask(lambda: list(tree_files(self.repository, self.commit)))}
+        except SourceError as error:
+            if error.transient:
+                raise
+            return {}  # many mirrors have no tree; if access is refused, the next request reports it
+
+    def _check_digests(self, selection: Selection) -> None:
+        known = {name: file.sha256 for name, file in self.known.items() if file.sha256 is not None}
+        check_expected_digests(known, self.source, selection)
+
+    def _with_digest_of_spec(self, file: SourceFile) -> SourceFile:
+        return file.model_copy(update={"sha256": file.sha256 or self.source.sha256.get(file.name)})
+
+    def _notes(self, files: Iterable[SourceFile]) -> Iterable[str]:
+        if self.repository != self.written:
+            yield f"source.huggingface: {self.written} is called {self.repository} on the Hub now; both names work"
+        if unsized := [file.name for file in files if file.size is None]:
+            shown = first_of(unsized, SHOWN_FILES)
+            yield f"the Hub at {without_sign_in(endpoint())} does not say how large these files are: {shown}"
+        if unchecked := [file.name for file in files if file.sha256 is None and file.git_blob is None]:
+            shown = first_of(unchecked, SHOWN_FILES)
+            yield (
+                f"the Hub at {without_sign_in(endpoint())} states no digest of these files, so their content cannot be "
+                f"checked: {shown}; source.sha256 can state it"
+            )
 
 
 def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: SteadyProgress) -> None:
@@ -115,101 +183,79 @@ def fetch(repository: str, commit: str, file: SourceFile, part: Path, progress: 
     Raises:
         SourceError: when it cannot be downloaded; transient when the Hub cannot be reached.
     """
-    if file.size > PLAIN_LIMIT_BYTES:
-        patiently(lambda: _fetch_whole(repository, commit, file, part), log=progress.log)
+    gate = gate_of(endpoint())
+    if file.size is not None and file.size > PLAIN_LIMIT_BYTES:
+        patiently(lambda: _fetch_whole(repository, commit, file, part), gate=gate, log=progress.log)
         progress.add(file.size)
         return
     patiently(
         partial(_append, repository, commit, file, part, progress),
+        gate=gate,
         log=lambda line: progress.log(f"{file.name}: {line}"),
         reached=lambda: size_of(part),
     )
-
-
-def _model_info(repository: str, revision: str) -> "ModelInfo":
-    where = endpoint()
-    with translated_errors(repository, revision, where):
-        try:
-            info = huggingface_hub.HfApi(endpoint=where).model_info(
-                repository,
-                revision=revision,
-                files_metadata=True,
-                timeout=huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ValueError) and "json" not in type(error).__name__.lower():
-                raise
-            raise not_the_hub(repository, where) from error
-    if info.sha is None or info.siblings is None:
-        raise not_the_hub(repository, where)
-    return info
-
-
-def _source_file(sibling: "RepoSibling", source: Source) -> SourceFile:
-    name = sibling.rfilename
-    if sibling.lfs:
-        return SourceFile(name=name, size=sibling.lfs.size, sha256=sibling.lfs.sha256)
-    return SourceFile(
-        name=name, size=sibling.size or 0, sha256=source.sha256.get(name), git_blob=sibling.blob_id or None
-    )
-
-
-def _small_file(repository: str, commit: str, file: SourceFile) -> bytes:
-    """The bytes of a small file. They are cached on this machine, since the files of a commit never change."""
-    cached = home() / "sources" / "hub" / commit / file.name
-    if not cached.exists() or mismatch(cached, file):
-        content = patiently(lambda: _request_file("GET", repository, commit, file).content, attempts=PLANNING_ATTEMPTS)
-        write_atomic(cached, content)
-        if wrong := mismatch(cached, file):
-            cached.unlink()
-            raise SourceError(wrong, subject=f"{repository}: {file.name}", remedy="check the proxy, then plan again")
-    return cached.read_bytes()
-
-
-def _request_file(method: str, repository: str, commit: str, file: SourceFile) -> Any:
-    """The Hub's answer to a request for a file. After HEAD, a redirect is a success: the file may be downloaded."""
-    with translated_errors(repository, commit, endpoint()):
-        address, headers = _address_and_headers(repository, commit, file)
-        timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
-        response = huggingface_hub.get_session().request(
-            method, address, headers=headers, timeout=timeout, follow_redirects=method == "GET"
-        )
-        if not response.is_redirect:
-            huggingface_hub_utils.hf_raise_for_status(response)
-        return response
-
-
-def _address_and_headers(repository: str, commit: str, file: SourceFile) -> tuple[str, dict[str, str]]:
-    """The file's address, and the headers of a request, with the user's token if there is one."""
-    address = huggingface_hub.hf_hub_url(repository, file.name, revision=commit, endpoint=endpoint())
-    return address, {**huggingface_hub_utils.build_hf_headers(library_name="enginery"), "Accept-Encoding": "identity"}
 
 
 def _append(repository: str, commit: str, file: SourceFile, part: Path, progress: SteadyProgress) -> None:
     """Request the missing bytes once, and write as many as arrive."""
     with part.open("ab") as existing:
         position = existing.tell()
-    if position > file.size:
-        progress.add(-position)
-        os.truncate(part, position := 0)
+    if file.size is not None and position > file.size:
+        _begin_again(part, progress)
+        position = 0
     if position == file.size:
         return
-    with translated_errors(repository, commit, endpoint()):
-        address, headers = _address_and_headers(repository, commit, file)
-        headers |= {"Range": f"bytes={position}-"} if position else {}
-        timeout = huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with huggingface_hub.get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
-            huggingface_hub_utils.hf_raise_for_status(response)
-            resumed = response.status_code == PARTIAL_CONTENT
-            progress.add(0 if resumed else -position)
-            with part.open("ab" if resumed else "wb", buffering=0) as output:
-                for chunk in response.iter_bytes():
-                    raise_if_stopped()
-                    output.write(chunk)
-                    progress.add(len(chunk))
-    if (got := size_of(part)) < file.size:
-        problem = f"the download broke off after {got} of {file.size} bytes"
-        raise SourceError(problem, subject=file.name, remedy="run again: what has arrived is kept", transient=True)
+    wanted = {"Range": f"bytes={position}-"} if position else {}
+    with opened(repository, commit, file.name, **wanted) as response:
+        if response.status_code == RANGE_NOT_SATISFIABLE:
+            _nothing_after(position, total_size(response), file, part, progress)
+            return
+        size = file.size if file.size is not None else total_size(response)
+        _write(response, part, position, progress)
+    if size is not None and (got := size_of(part)) < size:
+        raise _broken_off(file, f"the download broke off after {got} of {size} bytes")
+
+
+def _write(response: Any, part: Path, position: int, progress: SteadyProgress) -> None:
+    """Write the content of an answer; if it is the whole file and not the rest, from the beginning."""
+    resumed = response.status_code == PARTIAL_CONTENT and not is_compressed(response)
+    if response.status_code == PARTIAL_CONTENT and range_start(response) not in {None, position}:
+        resumed = False
+    if response.status_code == PARTIAL_CONTENT and not resumed:
+        _begin_again(part, progress)
+        raise _broken_off_part(part)
+    progress.add(0 if resumed else -position)
+    with part.open("ab" if resumed else "wb", buffering=0) as output:
+        for chunk in response.iter_bytes():
+            raise_if_stopped()
+            output.write(chunk)
+            progress.add(len(chunk))
+
+
+def _nothing_after(position: int, size: int | None, file: SourceFile, part: Path, progress: SteadyProgress) -> None:
+    """The server has no bytes after `position`: the file is complete, or its copy there is cut off."""
+    if file.size is None and size == position:
+        return
+    if file.size is not None and size is not None and size < file.size:
+        problem = f"the server has only {size} of {file.size} bytes of this file: its copy is cut off"
+        remedy = "remove the file from the cache of the mirror (HF_ENDPOINT) or of the proxy, then run again"
+        raise SourceError(problem, subject=file.name, remedy=remedy)
+    _begin_again(part, progress)
+    raise _broken_off(file, f"the server does not continue the file after {position} bytes")
+
+
+def _begin_again(part: Path, progress: SteadyProgress) -> None:
+    progress.add(-size_of(part))
+    os.truncate(part, 0)
+
+
+def _broken_off_part(part: Path) -> SourceError:
+    problem = "the server sent another part of the file than the one that was asked for"
+    return SourceError(problem, subject=part.stem, remedy="check HF_ENDPOINT and the proxy", transient=True)
+
+
+def _broken_off(file: SourceFile, problem: str) -> SourceError:
+    return SourceError(problem, subject=file.name, remedy="run again: what has arrived is kept", transient=True)
 
 
 def _fetch_whole(repository: str, commit: str, file: SourceFile, part: Path) -> None:
@@ -221,58 +267,12 @@ def _fetch_whole(repository: str, commit: str, file: SourceFile, part: Path) -> 
             done = huggingface_hub.hf_hub_download(
                 repository, file.name, revision=commit, local_dir=local, endpoint=where
             )
-        except huggingface_hub_errors.LocalEntryNotFoundError as error:
+        except (huggingface_hub_errors.LocalEntryNotFoundError, huggingface_hub_errors.FileMetadataError) as error:
+            if isinstance(error.__cause__, huggingface_hub_errors.HfHubHTTPError):
+                raise explain(error.__cause__, repository, commit, without_sign_in(where)) from error
             problem = f"the Hub at {without_sign_in(where)} cannot be reached"
+            if isinstance(error, huggingface_hub_errors.FileMetadataError):
+                problem = f"the Hub at {without_sign_in(where)} does not describe the file: {error}"
             remedy = "check the network, then run again: finished files are kept"
             raise SourceError(problem, subject=file.name, remedy=remedy, transient=True) from error
     Path(done).replace(part)
-
-
-@contextmanager
-def translated_errors(repository: str, revision: str, endpoint: str) -> Iterator[None]:
-    """Turn the exceptions that `huggingface_hub` raises inside the block into a `SourceError`."""
-    endpoint = without_sign_in(endpoint)
-    try:
-        yield
-    except huggingface_hub_errors.HfHubHTTPError as error:
-        raise _explain(error, repository, revision, endpoint) from error
-    except huggingface_hub_errors.OfflineModeIsEnabled as error:
-        remedy = "unset HF_HUB_OFFLINE, or use source.path with a copy on this machine"
-        raise SourceError("the Hub is needed, but HF_HUB_OFFLINE is set", subject=repository, remedy=remedy) from error
-    except huggingface_hub_errors.HTTPError as error:
-        reason = without_sign_in(str(error)) or type(error).__name__
-        raise SourceError(
-            f"the Hub at {endpoint} cannot be reached, or broke off: {reason}",
-            subject=repository,
-            remedy="check the network, the proxy and HF_ENDPOINT, then run again: what has arrived is kept",
-            transient=True,
-        ) from error
-    except huggingface_hub_errors.HFValidationError as error:
-        remedy = "write it as owner/name"
-        raise SourceError("is not the name of a repository on the Hub", subject=repository, remedy=remedy) from error
-
-
-def not_the_hub(repository: str, endpoint: str) -> SourceError:
-    """The error for an answer that does not follow the Hub's protocol."""
-    return SourceError(
-        f"{without_sign_in(endpoint)} answered, but not as a Hub does",
-        subject=repository,
-        remedy="check HF_ENDPOINT, and the proxy if there is one",
-    )
-
-
-def _explain(error: Any, repository: str, revision: str, endpoint: str) -> SourceError:
-    """The error for an HTTP answer with an error status."""
-    status = error.response.status_code
-    states = {None, status, SIGNED_IN if huggingface_hub.get_token() else ANONYMOUS}
-    for kind, state, problem, remedy in REFUSALS:
-        if state in states and isinstance(error, getattr(huggingface_hub_errors, kind)):
-            found = problem.format(revision=revision)
-            return SourceError(found, subject=repository, remedy=remedy.format(page=f"{endpoint}/{repository}"))
-    transient = status in {TIMEOUT, TOO_MANY} or status >= SERVER_ERRORS
-    return SourceError(
-        f"the Hub at {endpoint} answered with HTTP status {status}",
-        subject=repository,
-        remedy="try again in some minutes: what has arrived is kept" if transient else "check HF_ENDPOINT",
-        transient=transient,
-    )

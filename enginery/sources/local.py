@@ -14,7 +14,8 @@ from enginery.core.digests import json_digest, remembered_digest
 from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic, writing
 from enginery.core.home import home
-from enginery.models import safetensors_problem
+from enginery.models import WeightFiles
+from enginery.sources.documents import WeightsProblem
 from enginery.sources.model_files import (
     LARGE,
     ResolvedSource,
@@ -41,7 +42,7 @@ def resolve(source: Source) -> ResolvedSource:
     _check_content(directory, selection)
     expected = selection.names.intersection(source.sha256)
     check_expected_digests({name: remembered_digest(directory / name) for name in expected}, source, selection)
-    raise_findings(selection.findings, str(directory))
+    _raise_findings(selection, str(directory))
     paths = [directory / name for name in sorted(selection.names)]
     files = tuple(
         SourceFile(name=path.name, size=path.stat().st_size, sha256=remembered_digest(path)) for path in paths
@@ -49,6 +50,15 @@ def resolve(source: Source) -> ResolvedSource:
     commit = json_digest([[file.name, file.sha256] for file in files])
     write_atomic(_note(commit), json.dumps({"path": str(directory)}))
     return ResolvedSource(kind="path", location=str(directory), commit=commit, files=files, config=selection.config)
+
+
+def _raise_findings(selection: Selection, subject: str) -> None:
+    """Raise all findings as one error. It has the model's configuration, by which a plan finds other mistakes."""
+    try:
+        raise_findings(selection.findings, subject)
+    except SourceError as error:
+        error.config = dict(selection.config)
+        raise
 
 
 def _names(directory: Path) -> list[str]:
@@ -77,13 +87,16 @@ def _read(path: Path) -> bytes:
 
 
 def _check_content(directory: Path, selection: Selection) -> None:
-    for name in sorted(selection.names - selection.unreadable):
-        if is_lfs_pointer(directory / name):
-            selection.report(f"{name} is a pointer of Git LFS, not the file itself", "run `git lfs pull` there")
-        elif name.endswith(".safetensors") and (problem := safetensors_problem(directory / name)):
-            selection.report(f"{name} is damaged: {problem}", "copy or download it again")
-        elif name in LARGE:
-            selection.check_document(name, _read(directory / name))
+    names = selection.names - selection.unreadable
+    pointers = {name for name in names if is_lfs_pointer(directory / name)}
+    for name in sorted(pointers):
+        selection.report(f"{name} is a pointer of Git LFS, not the file itself", "run `git lfs pull` there")
+    for name in sorted((names & LARGE) - pointers):
+        selection.check_document(name, _read(directory / name))
+    weights = WeightFiles.read(directory, names - pointers)
+    selection.config = weights.settled(selection.config)
+    faults = weights.damage() if selection.findings else weights.faults(selection.config)
+    selection.findings += [WeightsProblem(*fault) for fault in faults]
 
 
 def _note(commit: str) -> Path:

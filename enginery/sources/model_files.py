@@ -15,7 +15,7 @@ from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
-from enginery.models import config_problems
+from enginery.models import BESIDE, config_problems, with_quantization
 from enginery.sources.documents import LFS_POINTER, WeightsProblem, read_object
 from enginery.sources.repository_kinds import ADAPTER, embeds, recognize
 from enginery.spec import Source
@@ -69,14 +69,14 @@ class SourceFile(Frozen):
 
     Attributes:
         name: its name in the source.
-        size: bytes.
+        size: bytes; None if the source does not state it, as some mirrors of the Hub do not.
         sha256: 64 hex digits; None if neither the source nor the spec states it.
         git_blob: the Git blob id of the content, 40 hex digits, if the Hub gives it instead of a SHA-256.
         etag: the ETag of an object in S3.
     """
 
     name: str
-    size: int
+    size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
     etag: str | None = None
@@ -92,6 +92,7 @@ class ResolvedSource(Frozen):
         files: the files that the build needs, sorted by name.
         gated: whether users must accept a licence on the Hub.
         config: the model's `config.json`.
+        notes: sentences for the reader of the plan, such as that a repository has another name now.
     """
 
     kind: SourceKind
@@ -100,16 +101,23 @@ class ResolvedSource(Frozen):
     files: tuple[SourceFile, ...]
     gated: bool = False
     config: Mapping[str, JsonValue] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
-        """The size of the weight files in bytes."""
-        return sum(file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS))
+        """The size of the weight files in bytes; 0 if the size of one of them is not known."""
+        sizes = [file.size for file in self.files if file.name.endswith(WEIGHT_ENDINGS)]
+        return 0 if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
     def size(self) -> int:
-        """The size of all files in bytes."""
-        return sum(file.size for file in self.files)
+        """The size of all files in bytes, as far as the sizes are known (`unsized`)."""
+        return sum(file.size for file in self.files if file.size is not None)
+
+    @property
+    def unsized(self) -> list[str]:
+        """The names of the files whose size is not known."""
+        return [file.name for file in self.files if file.size is None]
 
     @property
     def license_files(self) -> list[str]:
@@ -178,7 +186,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
     if instead := _other_kind(every, selection, read):
         selection.findings = [instead]
         return selection
-    selection.config = _with_quantization(selection.documents)
+    selection.config = with_quantization(selection.documents.get(CONFIG, {}), selection.documents)
     _check_parts(selection)
     _check_types(selection)
     _check_remote_code(selection)
@@ -219,7 +227,7 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def _deciding_files(present: set[str]) -> list[str]:
     """The small files whose content decides which other files are needed."""
-    names = [CONFIG, QUANT_CONFIG, "tokenizer_config.json", ADAPTER]
+    names = [CONFIG, QUANT_CONFIG, *BESIDE, "tokenizer_config.json", ADAPTER]
     if WEIGHTS not in present:
         names.append(INDEX if INDEX in present else PICKLE_INDEX)
     return [name for name in names if name in present]
@@ -234,14 +242,6 @@ def _other_kind(names: list[str], selection: Selection, read: Reader) -> Weights
     if selection.present & standard or has_shards or _matching(selection.present, STANDARD_PICKLES):
         return None
     return recognize(names, selection.documents, lambda name: name in {*TOKENIZERS, *TOKENIZER_PARTS})
-
-
-def _with_quantization(documents: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The model's configuration. If only ModelOpt's own file has the quantization, it is added from there."""
-    config, own = documents.get(CONFIG, {}), documents.get(QUANT_CONFIG, {}).get("quantization")
-    if not isinstance(own, Mapping) or not own.get("quant_algo") or config.get("quantization_config"):
-        return config
-    return {**config, "quantization_config": {"quant_method": "modelopt", **own}}
 
 
 def _check_parts(selection: Selection) -> None:

@@ -4,6 +4,7 @@ Files are downloaded to a directory named after the commit, and stay there until
 file ends in `.part` until its size and digest are checked.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from enginery.core.progress import Log, SteadyProgress, no_log
 from enginery.core.retry import Waits, retry
 from enginery.core.threads import raise_if_stopped, side_by_side
 from enginery.sources.model_files import SourceFile
+from enginery.sources.rate_limits import AskedToWaitError, Gate, Obedience
 
 WORKERS = 4
 ATTEMPTS = 6
@@ -83,9 +85,10 @@ def _lock_file(directory: Path) -> Path:
 
 def _download_all(files: Sequence[SourceFile], directory: Path, fetch: Fetch, log: Log) -> None:
     progress = SteadyProgress(log)
-    progress.begin("downloading", files=len(files), size=sum(file.size for file in files))
+    sizes = [file.size for file in files if file.size is not None]
+    progress.begin("downloading", files=len(files), size=sum(sizes) if len(sizes) == len(files) else 0)
     progress.add(sum(size_of(directory / file.name) or size_of(_part(directory, file)) for file in files))
-    largest_first = sorted(files, key=lambda file: -file.size)
+    largest_first = sorted(files, key=lambda file: -math.inf if file.size is None else -file.size)
     with progress:
         side_by_side(lambda file: _download(file, directory, fetch, progress), largest_first, threads=WORKERS)
     log(f"all files are here and checked: {progress.summary()}")
@@ -136,7 +139,7 @@ def size_of(path: Path) -> int:
 def mismatch(path: Path, file: SourceFile) -> str | None:
     """How the file at `path` differs from the planned `file`; None if it does not."""
     size = path.stat().st_size
-    if size != file.size:
+    if file.size is not None and size != file.size:
         return f"has the wrong size: expected {file.size} bytes, got {size}"
     if file.sha256 is not None and (digest := file_digest(path)) != file.sha256:
         return f"has the wrong SHA-256: expected {file.sha256}, got {digest}"
@@ -146,17 +149,36 @@ def mismatch(path: Path, file: SourceFile) -> str | None:
 
 
 def patiently(
-    call: Callable[[], T], *, attempts: int = ATTEMPTS, log: Log = no_log, reached: Callable[[], int] = lambda: 0
+    call: Callable[[], T],
+    *,
+    gate: Gate | None = None,
+    attempts: int = ATTEMPTS,
+    log: Log = no_log,
+    reached: Callable[[], int] = lambda: 0,
 ) -> T:
     """Run `call` until it succeeds. After a transient error, wait and try again; each wait is longer.
 
+    When the server says how long to wait (`AskedToWaitError`), wait as long instead, with all others at the gate.
+
     Args:
         call: what to run.
+        gate: the gate of the server that `call` uses.
         attempts: give up after this many failures in a row without progress.
         log: takes a line for each failure that is followed by another attempt.
         reached: a number that grows with progress, such as the bytes that arrived.
     """
     best, failures = reached(), 0
+    obedience = Obedience(gate or Gate(), log)
+
+    def attempt() -> T:
+        while True:
+            obedience.gate.pass_through()
+            try:
+                return call()
+            except AskedToWaitError as error:
+                if reached() > best:
+                    obedience.forget()
+                obedience.obey(error)
 
     def give_up() -> bool:
         nonlocal best, failures
@@ -164,4 +186,4 @@ def patiently(
         best, failures = (now, 1) if now > best else (best, failures + 1)
         return failures >= attempts
 
-    return retry(call, give_up=give_up, waits=WAITS, log=log)
+    return retry(attempt, give_up=give_up, waits=WAITS, log=log)

@@ -94,7 +94,7 @@ class BuildOptions(SpecModel):
     gemm_plugin: GemmPlugin | None = None
     """The plugin for matrix products, by its data type; `fp8` from 0.11, `nvfp4` from 0.17."""
     nccl_plugin: Plugin | None = None
-    """The plugin for communication between GPUs, by its data type (from 0.10)."""
+    """The plugin for communication between GPUs (from 0.10). Its data type is always that of the activations."""
     moe_plugin: Plugin | None = None
     """The plugin for mixtures of experts, by its data type (from 0.9)."""
     mamba_conv1d_plugin: Plugin | None = None
@@ -140,7 +140,7 @@ class BuildOptions(SpecModel):
     fuse_fp4_quant: Switch | None = None
     """Let attention quantize its output to fp4 (from 0.19)."""
     pp_reduce_scatter: Switch | None = None
-    """Send only each GPU's part of a result to the next pipeline stage; in 1.3 for Mixtral only (from 0.15)."""
+    """Send only each GPU's part of a result to the next pipeline stage; for Mixtral only (from 0.15)."""
     use_custom_all_reduce: Switch | None = None
     """Use TensorRT-LLM's own kernels for the all-reduce between GPUs (a choice up to 0.11)."""
     multi_block_mode: Switch | None = None
@@ -150,7 +150,7 @@ class BuildOptions(SpecModel):
     paged_state: Switch | None = None
     """Keep the state of Mamba and RecurrentGemma in blocks, as `kv_cache_type: paged` does (from 0.9)."""
     streamingllm: Switch | None = None
-    """Limit attention to the first tokens and a window of the last ones (from 0.9, refused by 1.3.0rc3)."""
+    """Limit attention to the first tokens and a window of the last ones (from 0.9 for Llama, refused by 1.3.0rc3)."""
     lora_dir: Annotated[tuple[PathArgument, ...], Field(min_length=1)] | None = None
     """LoRA adapters to read the modules from: absolute paths as the toolchain sees them. The step key has their paths,
     not their content. Needs `lora_plugin` (from 0.9)."""

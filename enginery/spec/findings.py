@@ -119,7 +119,9 @@ def _of_another_type(given: object, field: str | int, kind: str) -> str:
     if isinstance(given, int | float | dt.date):
         quoted = f'"{given}"' if isinstance(field, int) else f'{field}: "{given}"'
         kind = "a number" if isinstance(given, int | float) else "a date"
-        return f"YAML reads this as {kind}, not as text; quote it: {quoted}"
+        # The digits of a commit may be an octal number in YAML. So the parsed value may not be what was written.
+        how = f"put it in quotes, such as {quoted}" if field == "revision" else f"quote it: {quoted}"
+        return f"YAML reads this as {kind}, not as text; {how}"
     return "must be a text"
 
 

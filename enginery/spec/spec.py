@@ -5,8 +5,8 @@ of its field. Each field is described by the text under it, also in docs/spec.md
 """
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import (
@@ -23,6 +23,7 @@ from enginery.core.errors import SpecError, UsageError
 from enginery.spec import gpus
 from enginery.spec.build import BuildOptions
 from enginery.spec.findings import sentences
+from enginery.spec.hub_names import read_repository
 from enginery.spec.serving import ServingOptions
 from enginery.spec.types import (
     AtLeastOne,
@@ -31,8 +32,10 @@ from enginery.spec.types import (
     HubRepository,
     ImageName,
     Name,
+    Place,
     Precision,
     S3Address,
+    S3Source,
     Sha256,
     SpecModel,
     WarningCode,
@@ -49,10 +52,10 @@ class Source(SpecModel):
     """Where the weights come from: exactly one of `huggingface`, `path` and `s3`."""
 
     huggingface: HubRepository | None = None
-    """A repository on the Hugging Face Hub, `owner/name`. A gated one needs a token in `HF_TOKEN`."""
+    """A repository on the Hugging Face Hub: `owner/name`, or its address. A gated one needs a token in `HF_TOKEN`."""
     path: str | None = None
     """A directory on this machine, relative to the spec file or absolute."""
-    s3: S3Address | None = None
+    s3: S3Source | None = None
     """A prefix in S3 that holds the model's files."""
     revision: str = "main"
     """Branch, tag or commit of a Hub repository. It is resolved to a commit before any step key is made."""
@@ -61,6 +64,35 @@ class Source(SpecModel):
     so only the files named here are accepted."""
     sha256: dict[str, Sha256] = Field(default_factory=dict)
     """Expected digests by file name; a file that differs stops the build."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_revision_from_address(cls, data: Any) -> Any:
+        """Set `revision` if the address of the repository names one, such as `…/owner/name/tree/v1`."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("huggingface"), str):
+            return data
+        try:
+            named = read_repository(data["huggingface"]).revision
+        except ValueError:
+            return data  # the field's own validator reports it
+        given = data.get("revision", named)
+        if named is not None and given != named:
+            raise ValueError(
+                f"huggingface names revision {named!r}, but revision is {given!r}; write huggingface as owner/name"
+            )
+        return {**data, "revision": named} if named is not None else data
+
+    @field_validator("huggingface", mode="before")
+    @classmethod
+    def _only_the_name(cls, written: Any) -> Any:
+        return read_repository(written).name if isinstance(written, str) else written
+
+    @field_validator("revision", mode="before")
+    @classmethod
+    def _without_spaces(cls, written: Any) -> Any:
+        if isinstance(written, str) and not written.strip():
+            raise ValueError("is empty; give a branch, tag or commit, or remove the field")
+        return written.strip() if isinstance(written, str) else written
 
     @model_validator(mode="after")
     def _exactly_one_origin(self) -> Self:
@@ -205,7 +237,7 @@ class Rollout(SpecModel):
 
     endpoints: Annotated[tuple[HttpAddress, ...], Field(min_length=1)]
     """HTTP addresses of Triton servers in explicit model-control mode, such as `http://triton-h100:8000`."""
-    model_repository: S3Address | str | None = None
+    model_repository: Place | None = None
     """The model repository that those servers read: a directory or an S3 prefix. When left out, it is
     `<publish.to>/serving/<spec name>`, and with backend `tensorrt` the directory `serving.mount`: TensorRT-LLM's
     backend needs the engine's path, but Triton copies models from S3 to a new path each time."""

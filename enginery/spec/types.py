@@ -7,32 +7,67 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from enginery.core.s3 import address_mistake, is_address
+
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
-S3_PATTERN = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
+S3_PATTERN = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$"
+"""For editors. `enginery.core.s3` decides which addresses are accepted."""
 HTTP_PATTERN = r"^https?://[^\s/@]+$"
 HUB_PATTERN = r"^[\w.-]+(/[\w.-]+)?$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 WARNING_PATTERN = r"^W\d{3}$"
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*(@sha256:[0-9a-f]{64})?$"
 
+
+def _s3_address(text: str) -> str:
+    return _without_mistake(text, address_mistake(text))
+
+
+def _s3_source(text: str) -> str:
+    return _without_mistake(text, address_mistake(text, empty_parts=True))
+
+
+def _place(text: str) -> str:
+    return _without_mistake(text, address_mistake(text) if is_address(text) else None)
+
+
+def _without_mistake(text: str, mistake: tuple[str, str] | None) -> str:
+    if mistake:
+        problem, remedy = mistake
+        raise ValueError(f"{text!r} {problem}; {remedy}")
+    return text
+
+
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-S3Address = Annotated[str, StringConstraints(pattern=S3_PATTERN)]
+S3Address = Annotated[str, AfterValidator(_s3_address), Field(json_schema_extra={"pattern": S3_PATTERN})]
+S3Source = Annotated[str, AfterValidator(_s3_source), Field(json_schema_extra={"pattern": S3_PATTERN})]
+"""An address that is only read. Others may have put objects under a prefix with empty parts, such as `a//b`."""
+Place = Annotated[str, AfterValidator(_place)]
+"""A directory, or an address in S3."""
 HttpAddress = Annotated[str, StringConstraints(pattern=HTTP_PATTERN)]
 """Without user name and password, because others can read specs, records and artifacts."""
-HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN)]
+HubRepository = Annotated[str, StringConstraints(pattern=HUB_PATTERN), WithJsonSchema({"type": "string"})]
+"""The pattern is not in the schema, because a user may also write an address (`hub_names`)."""
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
 WarningCode = Annotated[str, StringConstraints(pattern=WARNING_PATTERN)]
 ImageName = Annotated[str, StringConstraints(pattern=IMAGE_PATTERN)]
 
 IN_WORDS = {
     NAME_PATTERN: "is not a name; use lower-case letters, digits, '.', '_' and '-', at most 63",
-    S3_PATTERN: "is not an address in S3; write it as s3://bucket/prefix",
     HTTP_PATTERN: "is not a server's address; write it as http://host:port, without path or credentials",
     IMAGE_PATTERN: "is not the name of an image; write it as repository/name:tag, with @sha256:… to fix its content",
     HUB_PATTERN: "is not a repository on the Hugging Face Hub; write it as owner/name",

@@ -20,6 +20,6 @@ if TYPE_CHECKING:
     from enginery.store.leases import HeldObject
     from enginery.store.shelf import Shelf
     from enginery.store.steps import ANY_GPU, Call, Command, FileRecord, Stage, Step, StepRecord
-    from enginery.store.store import Store, open_store
+    from enginery.store.store import Store, open_store, require_usable_store
 else:
     __getattr__ = door(__name__, __file__)

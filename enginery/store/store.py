@@ -10,6 +10,7 @@ from enginery.core.errors import StoreError, UsageError
 from enginery.core.home import store_dir
 from enginery.core.late import late
 from enginery.core.progress import Log, no_log
+from enginery.store.layout import STEPS
 from enginery.store.local import LocalStore
 from enginery.store.steps import StepRecord
 
@@ -88,7 +89,7 @@ def open_store(address: str | None = None) -> Store:
     """
     if address is None:
         return LocalStore(store_dir())
-    if address.startswith("s3://"):
+    if s3.is_address(address):
         local = LocalStore(store_dir())
         return bucket.TieredStore(local, bucket.BucketStore(s3.Address.parse(address), scratch=local))
     if "://" in address or not address:
@@ -98,3 +99,18 @@ def open_store(address: str | None = None) -> Store:
     if root.exists() and not root.is_dir():
         raise StoreError("is not a directory", subject=str(root), remedy="name a directory for the store")
     return LocalStore(root)
+
+
+def require_usable_store(address: str | None) -> None:
+    """Check that a store in S3 can be used: that objects can be listed, written, read and removed there.
+
+    Nothing is checked for a store in a directory.
+
+    Raises:
+        UsageError: when `address` is not the address of a store.
+        StoreError: when the bucket does not exist, or the credentials do not allow it.
+    """
+    if address is not None and s3.is_address(address):
+        prefix = s3.Prefix(s3.Address.parse(address), StoreError)
+        s3.require_listable(prefix, STEPS)
+        s3.honours_conditional_writes(prefix)  # a server that ignores them can be used; then there are no leases

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from enginery.triton.loading import EndpointResult
     from enginery.triton.problems import rollout_problems, serving_notes, serving_problems, tokenizer_problems
     from enginery.triton.repository import package
-    from enginery.triton.rollout import is_serving, require_readable_policy, roll_out_build
+    from enginery.triton.rollout import is_serving, require_rollout_possible, roll_out_build
     from enginery.triton.rollout import rollout as rollout_step
     from enginery.triton.served import served_models_digest
 else:

@@ -38,27 +38,27 @@ MODEL_FILE = "model.yaml"
 
 NVIDIA_INPUTS = (
     Tensor("text_input", STRING, (-1,), optional=False),
-    Tensor("streaming", BOOL),
-    Tensor("sampling_param_best_of", INT32),
-    Tensor("sampling_param_temperature", FP32),
-    Tensor("sampling_param_top_k", INT32),
-    Tensor("sampling_param_top_p", FP32),
-    Tensor("sampling_param_frequency_penalty", FP32),
-    Tensor("sampling_param_presence_penalty", FP32),
-    Tensor("sampling_param_max_tokens", INT32),
+    Tensor("streaming", BOOL, (-1,)),
+    Tensor("sampling_param_best_of", INT32, (-1,)),
+    Tensor("sampling_param_temperature", FP32, (-1,)),
+    Tensor("sampling_param_top_k", INT32, (-1,)),
+    Tensor("sampling_param_top_p", FP32, (-1,)),
+    Tensor("sampling_param_frequency_penalty", FP32, (-1,)),
+    Tensor("sampling_param_presence_penalty", FP32, (-1,)),
+    Tensor("sampling_param_max_tokens", INT32, (-1,)),
     Tensor("sampling_param_stop", STRING, (-1,)),
-    Tensor("sampling_param_seed", UINT64),
-    Tensor("sampling_param_exclude_input_from_output", BOOL),
+    Tensor("sampling_param_seed", UINT64, (-1,)),
+    Tensor("sampling_param_exclude_input_from_output", BOOL, (-1,)),
     Tensor("return_finish_reason", BOOL),
     Tensor("return_stop_reason", BOOL),
-    Tensor("return_cumulative_logprob", BOOL),
+    Tensor("return_cumulative_logprob", BOOL, (-1,)),
 )
 OUR_INPUTS = (
     Tensor("sampling_param_bad", STRING, (-1,)),
-    Tensor("sampling_param_repetition_penalty", FP32),
-    Tensor("sampling_param_min_tokens", INT32),
-    Tensor("sampling_param_min_length", INT32),
-    Tensor("sampling_param_random_seed", UINT64),
+    Tensor("sampling_param_repetition_penalty", FP32, (-1,)),
+    Tensor("sampling_param_min_tokens", INT32, (-1,)),
+    Tensor("sampling_param_min_length", INT32, (-1,)),
+    Tensor("sampling_param_random_seed", UINT64, (-1,)),
 )
 INPUTS = (*NVIDIA_INPUTS, *OUR_INPUTS)
 OUTPUTS = (

@@ -11,7 +11,7 @@ from enginery.builds import CONFIG, LAUNCH_NOTE, MODEL_REPOSITORY, PACKAGED_VERS
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RolloutError
 from enginery.core.files import remove_tree, write_atomic
-from enginery.core.s3 import Address, Prefix, download_file, upload_file
+from enginery.core.s3 import Address, Prefix, download_file, is_address, upload_file
 from enginery.core.threads import side_by_side
 from enginery.store import FileRecord
 from enginery.triton.served import KEEP
@@ -98,7 +98,7 @@ def open_repository(location: str, *, check_copies: bool = False) -> ServingRepo
 
     With `check_copies`, no file is copied inside S3. It is downloaded, compared with its SHA-256, and uploaded.
     """
-    if location.startswith("s3://"):
+    if is_address(location):
         return BucketRepository(Address.parse(location), check_copies=check_copies)
     return DirectoryRepository(Path(location).expanduser().absolute())
 

@@ -8,6 +8,7 @@ from functools import cache
 
 from packaging.version import Version
 
+from enginery.core.s3 import is_address
 from enginery.releases import MODELS, Certainty, builds_engines, releases_read, template, version
 from enginery.sources import TOKENIZERS
 from enginery.spec import Finding, Rollout, ServingOptions, warning
@@ -49,7 +50,7 @@ def serving_problems(serving: ServingOptions, release: str) -> list[Finding]:
 
 def rollout_problems(rollout: Rollout | None, model_repository: str) -> list[Finding]:
     """Reasons why an engine of TensorRT-LLM cannot be rolled out into this model repository."""
-    if rollout is None or not model_repository.startswith("s3://"):
+    if rollout is None or not is_address(model_repository):
         return []
     problem = (
         f"Triton copies {model_repository} to a local path that is new each time, but TensorRT-LLM's backend needs "

@@ -20,7 +20,7 @@ from enginery.core.files import write_atomic
 from enginery.core.locks import Worker
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts, Log
-from enginery.core.s3 import Prefix
+from enginery.core.s3 import Address, Prefix, honours_conditional_writes, is_address, require_listable
 from enginery.registry import Registry, trusted_manifest
 from enginery.store import StepContext
 from enginery.triton.client import TritonClient
@@ -78,13 +78,19 @@ def rollout(context: StepContext) -> Facts:
     return facts
 
 
-def require_readable_policy(_parameters: Mapping[str, JsonValue]) -> None:
-    """Check that the trusted keys of a rollout can be read, before hours are spent on a build.
+def require_rollout_possible(parameters: Mapping[str, JsonValue]) -> None:
+    """Check that a rollout can read its trusted keys and write to its model repository in S3, before a long build.
 
     Raises:
-        UsageError: when they cannot be read.
+        UsageError: when the keys cannot be read.
+        RolloutError: when the bucket does not exist, or the credentials do not allow what a rollout needs.
     """
     Policy.chosen()
+    place = str(parameters["model_repository"])
+    if is_address(place):
+        prefix = Prefix(Address.parse(place), RolloutError)
+        require_listable(prefix)
+        honours_conditional_writes(prefix)  # a rollout does not need them; but this also writes, reads and removes
 
 
 def is_serving(step_parameters: Mapping[str, JsonValue]) -> bool:

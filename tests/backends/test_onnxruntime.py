@@ -12,6 +12,7 @@ from enginery.backends import Backend, Chain, Request, backend_for
 from enginery.backends.onnxruntime import SUPPORTED, OnnxRuntime
 from enginery.core import process
 from enginery.core.errors import PlanError
+from enginery.models.facts import ModelFacts
 from enginery.spec import gpus
 from enginery.spec.gpus import CPU, Gpu
 from enginery.spec.spec import Spec, Target, parse_spec
@@ -328,3 +329,51 @@ def test_planning_loads_nothing_heavy() -> None:
     heavy = ["boto3", "huggingface_hub", "onnxruntime_genai", "prefect", "torch", "tritonclient"]
     check = f"import sys, enginery.backends.onnxruntime; print('loaded', set({heavy}) & set(sys.modules))"
     assert process.run([sys.executable, "-c", check]).last_lines == ("loaded set()",)
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
+GPTQ = {"quant_method": "gptq", "bits": 8, "group_size": 128, "desc_act": False}
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 128}
+
+
+def source_problems(precision: str, quantization: dict[str, Any] | None, gpu: Gpu = CPU) -> list[str]:
+    """The findings about a quantized source."""
+    spec, target = spec_of({"precision": precision, "gpu": gpu.name})
+    request = Request(spec, target, gpu, ModelFacts.from_config({**LLAMA, "quantization_config": quantization}))
+    found = backend_for(request).findings(request)
+    return [str(finding).rpartition(" [")[0] for finding in found if finding.code == "E193"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "quantization"),
+    [("int4", None), ("float32", None), ("int4", AWQ), ("int8", GPTQ), ("int4", {"quant_method": "quark"})],
+)
+def test_a_source_that_the_builder_reads_is_accepted(precision: str, quantization: dict[str, Any] | None) -> None:
+    assert source_problems(precision, quantization) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "quantization", "words"),
+    [
+        ("float32", AWQ, "quantized already (awq), and stays as it is; use precision: int4, or the plain model"),
+        ("int8", AWQ, "use precision: int4"),
+        ("int4", GPTQ, "use precision: int8"),
+        ("int4", {"quant_method": "awq", "bits": 4}, "(awq), which the builder does not read"),
+        ("int4", {"quant_method": "awq", "bits": "4", "group_size": 128}, "(awq), which the builder does not read"),
+        ("int4", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "(bitsandbytes), which the builder does not"),
+        ("int4", {"quant_method": "fp8"}, "or backend: pytorch and precision: fp8"),
+        ("int4", {"quant_algo": "NVFP4", "quant_method": "modelopt"}, "or backend: pytorch and precision: nvfp4"),
+        ("int4", {"quant_method": ["awq"]}, "which the builder does not read"),
+        ("int4", {"bits": 4, "group_size": 64}, "in an unnamed format"),
+        (
+            "int4",
+            AWQ | {"said_in": "quant_config.json"},
+            "(awq, as quant_config.json says), which the builder does not",
+        ),
+    ],
+)
+def test_a_source_that_the_builder_does_not_read_is_refused_with_its_format_and_what_to_do(
+    precision: str, quantization: dict[str, Any], words: str
+) -> None:
+    (problem,) = source_problems(precision, quantization)
+    assert words in problem

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_an_address_is_a_bucket_and_a_prefix(text: str, bucket: str, prefix: str
 
 
 @given(
-    st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}", fullmatch=True), st.lists(st.from_regex(r"[a-z0-9]{1,5}", fullmatch=True))
+    st.from_regex(r"[a-z0-9][a-z0-9-]{2,20}[a-z]", fullmatch=True),
+    st.lists(st.from_regex(r"[a-z0-9]{1,5}", fullmatch=True)),
 )
 def test_an_address_reads_what_it_writes(bucket: str, parts: list[str]) -> None:
     address = s3.Address(bucket, "/".join(parts))
@@ -54,6 +56,78 @@ def test_an_address_reads_what_it_writes(bucket: str, parts: list[str]) -> None:
 def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="s3://bucket/prefix"):
         s3.Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["with space", "ü+plus%2Fpct", "x?y#z", "a\\b", "~a'b(c)*!", "日本/語", "...", "a/.b/c..", "%2e%2e/x", "e\u0301"],
+)
+def test_odd_prefixes_are_accepted_as_they_are(prefix: str) -> None:
+    assert s3.Address.parse(f"s3://engines/{prefix}") == s3.Address("engines", prefix)
+    assert s3.Address.parse(f"s3://engines/{prefix}/") == s3.Address("engines", prefix)
+
+
+NO_ADDRESSES = {
+    "s3://engines/a//b": "empty part",
+    "s3://engines//a": "empty part",
+    "s3://engines//": "empty part",
+    "s3://engines/a//": "empty part",
+    "s3://engines/../x": "'..'",
+    "s3://engines/./x": "'.'",
+    "s3://engines/x/..": "'..'",
+    "s3://engines/x/./": "'.'",
+    "s3://engines/..": "'..'",
+    "s3://engines/a\nb": "character",
+    "s3://engines/a\x00b": "character",
+    "s3://engines/a\tb": "character",
+    "s3://engines/a\udc80b": "character",
+    "s3://engines/a\uffffb": "character",
+    " s3://engines/a": "not an address",
+    "s3://engines/a ": "space",
+    "s3://engines/" + "a" * 600: "600 bytes",
+    "s3://engines/" + "ü" * 300: "600 bytes",
+    "s3://ENGINES/x": "name of a bucket",
+    "s3://my_bucket/x": "name of a bucket",
+    "s3://en..gines/x": "name of a bucket",
+    "s3://10.0.0.1/x": "name of a bucket",
+    "s3://ab/x": "name of a bucket",
+    "s3://-abc/x": "name of a bucket",
+    "s3://abc-/x": "name of a bucket",
+    "s3://user:pass@host/x": "name of a bucket",
+    "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine/x": "ARN",
+    "S3://engines/x": "not an address",
+    "s3:/engines/x": "not an address",
+    "s3:engines": "not an address",
+}
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_an_address_that_cannot_work_is_refused_with_the_reason(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        s3.Address.parse(text)
+    assert NO_ADDRESSES[text] in caught.value.problem
+    assert caught.value.remedy
+
+
+def test_empty_parts_are_accepted_where_others_may_have_put_the_objects() -> None:
+    parse = partial(s3.Address.parse, empty_parts=True)
+    assert parse("s3://engines/a//b") == s3.Address("engines", "a//b")
+    assert parse("s3://engines//b/").key("x") == "/b/x"
+    for text in ("s3://engines/a//", "s3://engines//a", "s3://engines/a///b//", "s3://engines///"):
+        assert str(parse(text)) == text
+        assert parse(str(parse(text))) == parse(text)
+    with pytest.raises(UsageError, match=r"'\.\.'"):
+        parse("s3://engines/a//../b")
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_a_usage_error(text: str) -> None:
+    for address in (text, f"s3://{text}", f"s3://engines/{text}"):
+        try:
+            parsed = s3.Address.parse(address)
+        except UsageError:
+            continue
+        assert s3.Address.parse(str(parsed)) == parsed
 
 
 def test_keys_are_under_the_prefix() -> None:
@@ -91,7 +165,7 @@ def translated(error: Exception, error_class: type[EngineryError] = StoreError) 
         ("ExpiredToken", 400, "does not accept the credentials", "sign in again"),
         ("AccessDenied", 403, "not allowed", "give them access to s3://engines/prod/x"),
         ("403", 403, "not allowed", "give them access to"),
-        ("PermanentRedirect", 301, "not in the region", "AWS_REGION"),
+        ("PermanentRedirect", 301, "not in the region", "AWS_DEFAULT_REGION"),
         ("RequestTimeTooSkewed", 403, "clock", "set the clock"),
         ("BadDigest", 400, "not the bytes that were sent", "nothing changes the file"),
         ("NotImplemented", 400, "refused: NotImplemented: m", "what the server can do"),

@@ -65,6 +65,22 @@ def test_a_language_part_that_leaves_sizes_out_has_those_of_its_class() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "language_type"),
+    [
+        ({"model_type": "qwen2_vl", "hidden_size": 1536}, "qwen2_vl_text"),
+        ({"model_type": "internvl_chat", "llm_config": {"model_type": "internlm2"}}, "internlm2"),
+        ({"model_type": "a", "text_config": {"model_type": "b", "architectures": ["LlamaForCausalLM"]}}, "llama"),
+        ({"model_type": "a", "text_config": {"model_type": "b"}}, ""),
+        ({"model_type": "llava", "text_config": {"hidden_size": 8}}, "llama"),
+        ({"model_type": "llama", "text_config": {"model_type": "gemma3_text"}}, "gemma3_text"),
+        ({"model_type": "llama"}, "llama"),
+    ],
+)
+def test_the_class_of_the_language_part(config: dict[str, Any], language_type: str) -> None:
+    assert ModelFacts.from_config(config).language_type == language_type
+
+
+@pytest.mark.parametrize(
     ("config", "heads"),
     [
         ({"model_type": "llama", "num_attention_heads": 16}, 16),
@@ -75,6 +91,8 @@ def test_a_language_part_that_leaves_sizes_out_has_those_of_its_class() -> None:
         ({"model_type": "falcon"}, 1),
         ({"model_type": "falcon", "multi_query": False}, 71),
         ({"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 8}, 8),
+        ({"model_type": "RefinedWeb", "architectures": ["RWForCausalLM"], "n_head": 128, "n_head_kv": 8}, 8),
+        ({"model_type": "RefinedWebModel", "architectures": ["RWForCausalLM"], "multi_query": True}, 1),
         ({"model_type": "chatglm", "multi_query_attention": True, "multi_query_group_num": 2}, 2),
         ({"model_type": "dbrx", "n_heads": 48, "attn_config": {"kv_n_heads": 8}}, 8),
         ({"model_type": "other", "num_attention_heads": 4}, 4),
@@ -130,6 +148,28 @@ def test_a_file_with_everything_needs_no_class() -> None:
 
 
 OTHER = {"architectures": ["OtherForCausalLM"]}
+
+
+def test_the_first_chatglm_is_another_model_than_the_later_ones() -> None:
+    first = facts("chatglm", architectures=["ChatGLMModel"], inner_hidden_size=16384, max_sequence_length=2048)
+    assert (first.rope_theta, first.gated, first.max_positions, first.intermediate_size) == (None, None, 2048, 16384)
+    assert facts("chatglm").gated
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "dbrx", "max_seq_len": 32768}, 32768),
+        ({"model_type": "llama", "max_position_embeddings": 4096, "model_max_length": 10**30}, 4096),
+        ({"model_type": "baichuan", "model_max_length": 4096}, 4096),
+        ({"model_type": "falcon"}, 2048),
+        ({"model_type": "chatglm", "seq_length": 8192}, 8192),
+        ({"model_type": "gpt2", "n_positions": 512}, 512),
+        ({"model_type": "other"}, 0),
+    ],
+)
+def test_the_number_of_positions(config: dict[str, Any], positions: int) -> None:
+    assert ModelFacts.from_config(config).max_positions == positions
 
 
 def test_every_name_leads_to_something_that_is_known() -> None:

@@ -244,6 +244,11 @@ def test_which_layers_attend_to_the_whole_sequence(config: dict[str, Any], full:
     assert bool(facts.sliding_window) == (full < facts.layers)
 
 
+def test_layers_that_attend_to_chunks_keep_one_chunk() -> None:
+    """Llama 4: every fourth of 48 layers attends to the whole sequence, the others to chunks of 8192 tokens."""
+    assert cached({"model_type": "llama4_text"}, 100_000) == (12 * 100_000 + 36 * 8192) * 2 * 8 * 128
+
+
 def test_layers_with_a_state_of_fixed_size_keep_nothing_of_a_token() -> None:
     """Qwen3 Next: three of four layers have linear attention."""
     assert cached({"model_type": "qwen3_next"}, 100) == 100 * 12 * 2 * 2 * 256

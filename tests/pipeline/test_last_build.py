@@ -98,7 +98,7 @@ def test_the_command_line_tells_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build(plan_for("0.8.0"), store, tmp_path / "out")
-    monkeypatch.setattr("enginery.pipeline.make_plan", lambda _: plan_for("1.2.1"))
+    monkeypatch.setattr("enginery.pipeline.make_plan", lambda *_arguments, **_named: plan_for("1.2.1"))
     spec = CHECKOUT / "infra" / "models" / "tiny-llama.yaml"
     monkeypatch.setattr("sys.argv", ["enginery", "plan", str(spec), "--store", str(tmp_path / "store")])
     with pytest.raises(SystemExit):

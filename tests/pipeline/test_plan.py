@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from enginery.core.errors import PlanError, SourceError
 from enginery.pipeline.plan import Plan, PlannedStep, make_plan
+from enginery.sources import ResolvedSource, SourceFile
 from enginery.spec.spec import Source, Spec, parse_spec
 from enginery.store.steps import Call, Command, Stage
 from tests.support.models.examples import FLEET
@@ -250,3 +251,17 @@ def test_an_image_that_would_not_be_used_is_found(toolchain: str) -> None:
         container_plan(toolchain=toolchain, image="team/trtllm:1")
     (found,) = [mistake for mistake in caught.value.mistakes if "E181" in mistake]
     assert found.startswith(f"targets.0 (h100).image: an image is named, and the toolchain is {toolchain}; set")
+
+
+def test_a_download_of_unknown_size_is_estimated_by_the_models_shape() -> None:
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "vocab_size": 1000}
+
+    def unsized(source: Source) -> ResolvedSource:
+        weights = (SourceFile(name="config.json", size=2), SourceFile(name="model.safetensors"))
+        more = {"files": weights, "config": shape, "notes": ("the mirror says no sizes",)}
+        return resolved(source).model_copy(update=more)
+
+    plan = make_plan(parse_spec(spec_data()), resolver=unsized)
+    assert plan.source.weight_bytes == 0
+    assert plan.find("download").estimated_bytes > 2 * 1000 * 64
+    assert plan.notes[0] == "the mirror says no sizes"

@@ -9,7 +9,8 @@ import pytest
 from enginery.core.errors import CommandError, StoreError, UsageError, ValidationError
 from enginery.pipeline import run
 from enginery.pipeline.plan import PlannedStep
-from enginery.pipeline.run import chain_of, fill, find_valid, require_prepared, run_step
+from enginery.pipeline.prepared import require_prepared
+from enginery.pipeline.run import chain_of, fill, find_valid, run_step
 from enginery.store import Store, open_store
 from enginery.store.context import StepContext
 from enginery.store.local import LocalStore

@@ -2,7 +2,9 @@
 
 import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from tests.support.plans.plan import planned, resolved, spec_data
 from tests.support.toolchains.docker import FakeDocker
 
 
-def engine_plan(release: str, toolchain: str) -> Plan:
+def engine_plan(release: str, toolchain: str, config: Mapping[str, Any] = LLAMA_3_8B) -> Plan:
     """A plan for a TensorRT engine with only what tests of scripts need."""
     target = {
         "name": "h100",
@@ -36,7 +38,7 @@ def engine_plan(release: str, toolchain: str) -> Plan:
     }
 
     def resolver(source: Source) -> ResolvedSource:
-        return resolved(source).model_copy(update={"config": LLAMA_3_8B})
+        return resolved(source).model_copy(update={"config": config})
 
     return make_plan(parse_spec(data), resolver=resolver)
 
@@ -49,6 +51,16 @@ def line_of(script: str, stage: str) -> str:
 
 def test_the_script_is_valid_shell() -> None:
     subprocess.run(["bash", "-n"], input=shell_script(planned(), "spec.yaml"), text=True, check=True)
+
+
+@pytest.mark.parametrize("toolchain", ["venv", "container"])
+def test_a_converter_that_guesses_from_a_path_gets_one_with_the_right_name(toolchain: str) -> None:
+    config = LLAMA_3_8B | {"architectures": ["GPTBigCodeForCausalLM"], "model_type": "gpt_bigcode"}
+    lines = shell_script(engine_plan("0.14.0", toolchain, config), "spec.yaml").splitlines()
+    (line,) = [line for line in lines if "gpt/convert_checkpoint.py" in line]
+    assert lines[lines.index(line) - 1] == "ln -sfn download llama-steps/starcoder"
+    words = shlex.split(line)
+    assert words[words.index("--model_dir") + 1].endswith("llama-steps/starcoder")
 
 
 def test_an_external_step_is_its_command_with_real_places() -> None:

@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
 from enginery.core.errors import SourceError
-from enginery.sources.hub import not_the_hub, translated_errors
+from enginery.sources.hub_errors import not_the_hub, translated_errors
 
 HUB = "https://hub.example.com"
 

@@ -10,6 +10,7 @@ from enginery.core.digests import file_digest
 from enginery.core.errors import SourceError
 from enginery.sources import ResolvedSource, parameters, resolve
 from enginery.spec.spec import Source
+from tests.support.models.checkpoints import source_layout, write_source
 from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
 from tests.support.models.downloads import plan_and_download, run_download
 from tests.support.store.outputs import contents
@@ -156,3 +157,27 @@ def test_a_clone_without_git_lfs_is_recognized(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="pointer of Git LFS") as caught:
         resolve(at(tmp_path / "m"))
     assert "git lfs pull" in caught.value.remedy
+
+
+def test_the_plan_refuses_a_directory_whose_weights_lack_a_tensor_and_names_it(tmp_path: Path) -> None:
+    layout = source_layout()
+    layout.pop("lm_head.weight")
+    directory = write(write_source(tmp_path, layout), {"tokenizer.json": {}})
+    with pytest.raises(SourceError, match=r"is missing: lm_head\.weight") as caught:
+        resolve(at(directory))
+    assert caught.value.config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_a_quantization_that_only_an_old_file_claims_is_not_believed_where_the_weights_can_be_read(
+    tmp_path: Path,
+) -> None:
+    directory = write(write_source(tmp_path), {"tokenizer.json": {}, "quant_config.json": {"w_bit": 4}})
+    assert "quantization_config" not in resolve(at(directory)).config
+
+
+def test_weights_are_not_searched_for_more_faults_if_a_part_is_missing(tmp_path: Path) -> None:
+    directory = sharded_model_directory(tmp_path)
+    (directory / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(SourceError, match="names files that are not there") as caught:
+        resolve(at(directory))
+    assert "things are wrong" not in caught.value.problem

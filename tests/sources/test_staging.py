@@ -28,8 +28,7 @@ def described(name: str, content: bytes) -> SourceFile:
 
 def writer(contents: dict[str, bytes]) -> Callable[[SourceFile, Path, SteadyProgress], None]:
     def fetch(file: SourceFile, part: Path, progress: SteadyProgress) -> None:
-        part.write_bytes(contents[file.name])
-        progress.add(file.size)
+        progress.add(part.write_bytes(contents[file.name]))
 
     return fetch
 

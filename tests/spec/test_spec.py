@@ -163,6 +163,27 @@ def test_no_targets_is_a_mistake() -> None:
     assert mistake.startswith("targets: ")
 
 
+@pytest.mark.parametrize("address", ["s3://b01/a//b", "s3://b01/../x", "s3://b01/./x", "s3://B01/x", "s3://b01/a\tb"])
+def test_an_address_that_s3_cannot_use_is_a_mistake_of_its_field(address: str) -> None:
+    release = {"publish": {"to": address}, "rollout": {"endpoints": ["http://t:8000"], "model_repository": address}}
+    found = mistakes(minimal(**release))
+    assert [one.split(":")[0] for one in found] == ["publish.to", "rollout.model_repository"]
+    assert all(repr(address) in one and "; write" in one for one in found)
+
+
+def test_the_source_may_be_a_prefix_with_empty_parts_but_not_with_dots() -> None:
+    assert parse_spec(minimal(source={"s3": "s3://b01/a//b"})).source.s3 == "s3://b01/a//b"
+    (mistake,) = mistakes(minimal(source={"s3": "s3://b01/a/../b"}))
+    assert mistake.startswith("source.s3: 's3://b01/a/../b' has the part '..'")
+
+
+@pytest.mark.parametrize("prefix", ["with space", "ü+plus%2Fpct", "x?y#z"])
+def test_odd_but_possible_prefixes_are_accepted(prefix: str) -> None:
+    spec = parse_spec(minimal(publish={"to": f"s3://b01/{prefix}"}))
+    assert spec.publish
+    assert spec.publish.to == f"s3://b01/{prefix}"
+
+
 @pytest.mark.parametrize("source", [{}, {"path": "x", "s3": "s3://bucket/x"}])
 def test_a_source_has_exactly_one_origin(source: dict[str, str]) -> None:
     (mistake,) = mistakes(minimal(source=source))

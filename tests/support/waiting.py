@@ -1,5 +1,6 @@
-"""Waiting for a condition instead of sleeping for a guess."""
+"""Waiting for a condition instead of sleeping for a guess, and a clock for code that sleeps."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -35,3 +36,19 @@ def wait_until(
 
 ACCEPT_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 """The first line of a script that a test interrupts. Without it, a script of tests in the background ignores SIGINT."""
+
+
+class Clock:
+    """A clock that only moves when somebody sleeps by it: `Gate(clock, clock.sleep)`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Move on by so many seconds."""
+        with self._lock:
+            self.now += seconds

@@ -28,6 +28,9 @@ HF_ALGORITHMS = {**MODELOPT_ALGORITHMS, "int4_wo": "W4A16_AWQ"}
 
 KV_CACHE_ALGORITHMS = {"auto": None, "fp8": "FP8", "int8": "INT8", "nvfp4": "NVFP4"}
 """`--kv_cache_dtype` of the driver -> `kv_cache_quant_algo` in the checkpoint."""
+CHATGLM = "chatglm"
+QWEN = "qwen"
+"""The first Qwen. Its configuration, and so its checkpoint's, has the width of two matrices together."""
 LONG_ROPE = ("longrope", "su")
 ROPE_SCALING_TYPES = ("rope_type", "type")
 
@@ -121,7 +124,7 @@ def _shape_differences(config: Mapping[str, Any], model: ModelFacts, *, strict: 
         "num_attention_heads": model.heads,
         "num_key_value_heads": model.kv_heads,
         "hidden_size": model.hidden_size,
-        "intermediate_size": model.intermediate_size,
+        "intermediate_size": model.intermediate_size * (2 if model.language_type == QWEN else 1),
         "vocab_size": model.vocab_size,
         "max_position_embeddings": model.max_positions,
         "norm_epsilon": model.norm_eps,
@@ -148,6 +151,8 @@ def _head_size_difference(config: Mapping[str, Any], model: ModelFacts) -> Itera
 
 
 def _rope_differences(config: Mapping[str, Any], model: ModelFacts) -> Iterator[str]:
+    if model.language_type == CHATGLM and _same_chatglm(config, model):
+        return
     base = config.get("rotary_base")
     found = DEFAULT_ROPE_THETA if base is None else base
     if model.rope_theta is not None and not _same(found, model.rope_theta):
@@ -158,6 +163,17 @@ def _rope_differences(config: Mapping[str, Any], model: ModelFacts) -> Iterator[
         return  # the factors are stored as tensors
     if not _same_scaling(scaling, wanted):
         yield f"config.json: rotary_scaling is {scaling or 'none'}, the model's rope_scaling is {wanted or 'none'}"
+
+
+def _same_chatglm(config: Mapping[str, Any], model: ModelFacts) -> bool:
+    """Whether a checkpoint has ChatGLM's base: as it is, or as the ratio or the linear scaling that make it.
+
+    Which of them is right depends on the version of ChatGLM, which only its release's converter knows.
+    """
+    base, scaling = config.get("rotary_base", DEFAULT_ROPE_THETA), rope_scaling(config.get("rotary_scaling"))
+    ratio = scaling.get("factor", 1.0) if scaling.get("type") == "linear" else config.get("rope_ratio", 1.0)
+    numbers = isinstance(base, int | float) and isinstance(ratio, int | float)
+    return numbers and _same(base * ratio, model.rope_theta) and (not scaling or scaling.get("type") == "linear")
 
 
 def _same_scaling(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

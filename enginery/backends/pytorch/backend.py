@@ -20,7 +20,7 @@ from enginery.backends.pytorch.arguments import (
     max_batch_size,
     warm_up_sizes,
 )
-from enginery.backends.pytorch.findings import findings, unsupported_options
+from enginery.backends.pytorch.findings import change_notes, findings, unsupported_options
 from enginery.backends.pytorch.keys import Layout, chosen_release, is_certain, keys, layout, refusal
 from enginery.backends.pytorch.quantize import (
     QUANTIZED,
@@ -133,6 +133,7 @@ def _notes(request: Request, release: str) -> Iterator[str]:
     yield from model_notes(request.model)
     yield from _conversion(request)
     yield from _first_use(request, release)
+    yield from change_notes(request, release)
     if request.spec.rollout_target() == request.target:
         fraction = "serving.kv_cache_free_gpu_mem_fraction"
         yield f"a rollout loads the new model while the old one still uses its GPU memory: see {fraction}"

@@ -5,7 +5,7 @@
 | E401 | a release without the backend |
 | E402 | a precision or GPU that the release, or the backend, does not support |
 | E403 | an unknown key of `llm` |
-| E404 | a value that a key does not take |
+| E404 | a value that a key does not take, alone or together with another key |
 | E405 | a key that is set elsewhere, or twice |
 | E406 | a build option that has no effect in this backend |
 | E407 | a source that is quantized to something else |
@@ -17,19 +17,28 @@
 | E140, E142, E143 | a model that cannot be split over the GPUs |
 | E153, W151 | answers that leave no room for the prompt, or sequences too long for the model |
 | W191 | rotary settings in a form that the release does not read |
+| W169 | a value that releases before or after this one refuse; this one was not read |
 | W401 | a GPU that the release's support matrix does not list |
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from enginery.backends.common import Part, answer_findings, position_findings, rope_form_findings, split_findings
+from enginery.backends.common import (
+    Part,
+    answer_findings,
+    hidden_quantization,
+    position_findings,
+    rope_form_findings,
+    split_findings,
+)
 from enginery.backends.pytorch.arguments import (
     FROM_BUILD,
     NO_EQUIVALENT,
     NOT_IN_LLM,
     TRITON,
     Setting,
+    Settings,
     as_objects,
     contradictions,
     newer_name,
@@ -47,6 +56,7 @@ from enginery.backends.pytorch.quantize import (
     must_quantize,
     quantized_to,
 )
+from enginery.backends.pytorch.refusals import applied
 from enginery.backends.pytorch.schema import Mistake, mistakes
 from enginery.backends.quantizing import uneven_sizes
 from enginery.backends.request import Request
@@ -56,6 +66,10 @@ from enginery.spec import BuildOptions, Finding, Precision, gpus, warning
 WARM_UP = {"warm_up"}
 READS_ROPE_PARAMETERS = "1.3.0rc3"
 """The first known release whose LLM API reads `rope_parameters` (`RopeParams.from_config`, NVIDIA's PR 10636)."""
+CACHE_FORMAT = "convert.kv_cache"
+"""A field that `_conversion` checks."""
+OF_THE_VALUE = ("must ", "is ")
+"""How a refusal begins that is about the argument's own value."""
 
 
 def findings(request: Request) -> Iterator[Finding]:
@@ -163,9 +177,49 @@ def _arguments(request: Request, release: str) -> Iterator[Finding]:
             yield Finding("E405", given.field, problem, "remove one of the two")
     found = settings(request, release).items()
     refused = {path for path, setting in found if setting.field.startswith("llm.") and path[0] in NOT_IN_LLM}
-    moved = with_release_paths(release, {path: setting for path, setting in found if path not in refused})
+    kept = {path: setting for path, setting in found if path not in refused}
+    moved = with_release_paths(release, kept)
+    paths = set[str]()
     for mistake in mistakes(release, as_objects(moved)):
-        yield _mistake_finding(mistake, moved, release)
+        finding = _mistake_finding(mistake, moved, release)
+        paths.add(finding.path)
+        yield finding
+    yield from (one for one in _refusals(kept, release) if one.path not in paths)
+
+
+def change_notes(request: Request, release: str) -> Iterator[str]:
+    """Notes on what the LLM API changes by itself."""
+    found = settings(request, release)
+    for path, record in applied(release, as_objects(found)):
+        if not record.stops:
+            known = "" if record.certain else f", as far as known from {record.release}"
+            yield f"{_field_of(path, found)}: {release} {record.says}{known}"
+
+
+def _refusals(found: Settings, release: str) -> Iterator[Finding]:
+    """Findings for arguments that the release's validators refuse: the gravest one for each argument."""
+    arguments = as_objects(found)
+    stopping = [one for one in applied(release, arguments) if one.refusal.stops]
+    for path, record in {one.path: one.refusal for one in reversed(stopping)}.items():
+        field, named = _field_of(path, found), ".".join(path)
+        if field == CACHE_FORMAT:
+            continue
+        value = found.get(path[:2]) or found.get(path[:1])
+        shown = f"{value.value!r} " if value is not None and record.says.startswith(OF_THE_VALUE) else ""
+        problem = f"{shown}{record.says}" if field.endswith(named) else f"{named}: {shown}{record.says}"
+        remedy = f"correct it for release {release}"
+        if record.certain:
+            whose = "" if record.release == release else f", as known of {record.release}"
+            yield Finding("E404", field, f"{problem}{whose}", remedy)
+        else:
+            unread = f", as {record.release} checks and {record.unlike} does not; {release} was not read"
+            yield warning("W169", field, f"{problem}{unread}", remedy)
+
+
+def _field_of(path: Path, found: Settings) -> str:
+    """The field of the spec that an argument comes from; for one that is not given, where it would be."""
+    setting = found.get(path[:2]) or found.get(path[:1])
+    return setting.field if setting else f"llm.{'.'.join(path)}"
 
 
 def _lengths(request: Request, release: str) -> Iterator[Finding]:
@@ -226,7 +280,10 @@ def _conversion(request: Request) -> Iterator[Finding]:
 
 def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
     algorithm, found = algorithm_name(quantization), quantized_to(quantization)
-    if found is None:
+    if hidden := hidden_quantization(quantization):
+        problem = f"the source is quantized ({algorithm}): {hidden}"
+        yield Finding("E407", "precision", problem, "use a source that is not quantized")
+    elif found is None:
         problem = f"the source is quantized as {algorithm}, which the backend does not read, only {READABLE_FORMATS}"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")
     elif found is not precision:

@@ -38,6 +38,15 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "SparseAttentionConfig": ("algorithm", "SparseAttentionConfig"),
 }
 """Type that stands for several classes -> the key that tells which class, and the end of the classes' names."""
+DISPATCHED: Mapping[str, str] = {"Draft_Target": "DraftTarget", "User_Provided": "UserProvided"}
+"""Constant of a class of speculative decoding -> the name by which arguments choose the class."""
+
+ALIASES: Mapping[str, str] = {"speculative_model": "speculative_model_dir"}
+"""Key -> the other name that it can be given by."""
+LOWER = ("sparse_attention_config", "algorithm")
+"""A choice that can be written in capitals, too."""
+DIGITS = Annotated[str, Field(pattern=r"^\d+$")]
+"""A number as the key of a mapping, as JSON writes it."""
 CONSTANT = "ClassVar"
 UNKNOWN = "extra_forbidden"
 
@@ -59,12 +68,29 @@ class Mistake:
 
 
 def mistakes(release: str, values: Mapping[str, Any]) -> list[Mistake]:
-    """Everything in the arguments that the release would refuse."""
+    """Everything in the arguments that the release would refuse because of its key, type or choice."""
+    found = list(_named_twice(values))
     try:
-        _adapter(release).validate_python(dict(values))
+        _adapter(release).validate_python(_lowered(values))
     except ValidationError as error:
-        return [_mistake(release, values, found) for found in error.errors(include_url=False)]
-    return []
+        found += [_mistake(release, values, one) for one in error.errors(include_url=False)]
+    return found
+
+
+def _lowered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with the algorithm of sparse attention in small letters, as the release reads it."""
+    outer, inner = LOWER
+    config = values.get(outer)
+    if not isinstance(config, Mapping) or not isinstance(config.get(inner), str):
+        return dict(values)
+    return {**values, outer: {**config, inner: config[inner].lower()}}
+
+
+def _named_twice(values: Mapping[str, Any]) -> Iterator[Mistake]:
+    for outer, config in values.items():
+        for name, alias in ALIASES.items() if isinstance(config, Mapping) else ():
+            if name in config and alias in config:
+                yield Mistake((outer, alias), f"is another name of {name}, which is given, too")
 
 
 def _mistake(release: str, values: Mapping[str, Any], found: Any) -> Mistake:
@@ -113,6 +139,8 @@ def _dictionary(release: str, name: str, known: Keys, *, required: bool = True) 
     for key, argument in known.items():
         kind = _type(release, argument)
         fields[key] = Required[kind] if required and argument.required else NotRequired[kind]
+        if key in ALIASES:
+            fields[ALIASES[key]] = NotRequired[kind]
     make: Any = TypedDict  # its fields are known only now
     made = make(name, fields, total=False)
     return with_config(ConfigDict(extra="forbid", strict=True))(made)
@@ -151,7 +179,8 @@ def _generic(release: str, outer: str, inner: list[ast.expr]) -> Any:
     if outer in {"List", "list", "Set"}:  # YAML has no sets
         return list[_parsed(release, inner[0])]  # type: ignore[misc]
     if outer in {"Dict", "dict"}:
-        return dict[_parsed(release, inner[0]), _parsed(release, inner[1])]  # type: ignore[misc]
+        key = _parsed(release, inner[0])
+        return dict[key | DIGITS if key is int else key, _parsed(release, inner[1])]  # type: ignore[misc]
     return Any
 
 
@@ -184,7 +213,8 @@ def _one_of(release: str, key: str, ending: str) -> Any:
     for name in classes():
         known = class_keys(release, name)
         if name.endswith(ending) and key in known and known[key].default:
-            constant = Argument(key, f"{CONSTANT}[str]", known[key].default, required=True)
+            default = str(known[key].default)
+            constant = Argument(key, f"{CONSTANT}[str]", DISPATCHED.get(default, default), required=True)
             found.append(_dictionary(release, name, {**known, key: constant}))
     if not found:
         return Any

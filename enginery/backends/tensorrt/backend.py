@@ -16,6 +16,7 @@ from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.checks import chain_findings
 from enginery.backends.tensorrt.convert import converting_step, user_places
 from enginery.backends.tensorrt.converters import conversion
+from enginery.backends.tensorrt.converting.refused import changed_notes
 from enginery.backends.tensorrt.release import (
     FLOATS,
     activation_dtype,
@@ -170,8 +171,9 @@ def _conversion(request: Request, release: str) -> Iterator[str]:
         yield f"calibrated with the converter's own data set{name}, which it takes from the Hugging Face Hub"
     if by_modelopt:
         yield f"the checkpoint is made by ModelOpt, not by the scripts of {release}"
-    elif script:
+    elif script and family:
         yield from _nearest(f"flags of {script.short_title}", script.known.provenance)
+        yield from changed_notes(request, script, family)
 
 
 def _examples(request: Request) -> Iterator[str]:

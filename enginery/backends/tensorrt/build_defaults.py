@@ -10,7 +10,7 @@ from packaging.version import Version
 from enginery.backends.common import model_positions
 from enginery.models import ModelFacts
 from enginery.releases import Flag, flags_of, releases
-from enginery.spec import BuildOptions
+from enginery.spec import BuildOptions, Gpu
 
 WITHOUT_FLAG: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "max_draft_len": (("0.8.0", 0),),
@@ -73,6 +73,9 @@ class EngineOptions:
         dtype: the number format of the activations, such as `bfloat16`; empty if it is not known.
         model: the model's shape; None if it is not known.
         ranks: how many GPUs share the engine.
+        precision: the number format of the weights; empty if it is not known.
+        kv_cache: the number format of the KV cache; empty if it is that of the activations, or not known.
+        gpu: the GPU that runs the engine; None if it is not known.
     """
 
     options: BuildOptions
@@ -80,6 +83,11 @@ class EngineOptions:
     dtype: str = ""
     model: ModelFacts | None = None
     ranks: int = 1
+    precision: str = ""
+    kv_cache: str = ""
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    gpu: Gpu | None = None
 
     @cached_property
     def flags(self) -> Mapping[str, Flag]:

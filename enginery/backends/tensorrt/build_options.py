@@ -21,7 +21,8 @@ from enginery.backends.tensorrt.build_defaults import (
     releases_with_flag,
     value_without_flag,
 )
-from enginery.backends.tensorrt.release import activation_dtype
+from enginery.backends.tensorrt.refusals.applied import change_notes, refusal_findings
+from enginery.backends.tensorrt.release import activation_dtype, kv_cache
 from enginery.releases import BUILD, Flag, builds_engines, replacement
 from enginery.spec import BuildOptions, Finding
 
@@ -29,9 +30,6 @@ OPTIONS = tuple(name for name in BuildOptions.model_fields if name not in {"extr
 """The fields that are options of `trtllm-build`, in their order on the command line."""
 
 PROFILES_VARIABLE = "BUILDER_FORCE_NUM_PROFILES"
-MIXTRAL = "MixtralForCausalLM"
-ASSERTING = Version("1.3.0rc3")
-"""The first release that is known to assert values of some options. Its sources were read, but not older ones."""
 
 
 class RenderedOption(NamedTuple):
@@ -52,8 +50,9 @@ class RenderedBuild:
 
     Attributes:
         findings: options that the release does not accept: E160 no such flag, E161 no such value, E162 a contradiction,
-            E163 `extra_args`, E164 and W164 a plugin's data type. If one is an error, the arguments are not complete.
-        notes: the release's defaults for important options that the spec leaves out.
+            E163 `extra_args`, E164 and W164 a plugin's data type, E165 to E168 and W166 what the release refuses in
+            its code. If one is an error, the arguments are not complete.
+        notes: the release's defaults for important options that the spec leaves out, and what it changes by itself.
     """
 
     flags: tuple[str, ...]
@@ -77,15 +76,30 @@ def render_build(engine: EngineOptions) -> RenderedBuild:
     paths = {finding.path for finding in found}
     found += [one for one in contradictions(engine) if one.path not in paths]
     found += [*extra_findings(engine), *dtype_findings(engine)]
+    paths = {finding.path for finding in found if finding.level == "error"}
+    found += [one for one in refusal_findings(engine) if one.path not in paths]
     argv = (*(word for option in rendered_options for word in option.argv), *engine.options.extra_args)
     environment = {name: value for option in rendered_options for name, value in option.environment.items()}
-    return RenderedBuild(argv, tuple(found), tuple(notes_on(engine)), environment)
+    return RenderedBuild(argv, tuple(found), (*notes_on(engine), *change_notes(engine)), environment)
 
 
 def rendered(request: Request, release: str) -> RenderedBuild:
     """Render a target's options, with all that is known of its model and precision."""
     dtype = activation_dtype(request.target.precision, request.model, request.gpu)
-    return render_build(EngineOptions(request.build, release, dtype, request.model, request.world_size))
+    target = request.target
+    engine = EngineOptions(
+        request.build,
+        release,
+        dtype,
+        request.model,
+        request.world_size,
+        str(target.precision),
+        kv_cache(request),
+        target.tensor_parallel,
+        target.pipeline_parallel,
+        request.gpu,
+    )
+    return render_build(engine)
 
 
 def render_option(engine: EngineOptions, name: str) -> RenderedOption:
@@ -185,29 +199,10 @@ def _builder_force_num_profiles(engine: EngineOptions, value: int) -> RenderedOp
     return RenderedOption(environment={PROFILES_VARIABLE: str(value)})
 
 
-def _streamingllm(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
-    """The newest known release has the flag, but refuses to enable it."""
-    if value and Version(engine.release) >= ASSERTING:
-        problem = f"{engine.release} has --streamingllm and refuses to enable it"
-        return _refused("E161", "streamingllm", problem, "leave it out, or build with 1.2.1 or older")
-    return _as_flag(engine, "streamingllm", value)
-
-
-def _pp_reduce_scatter(engine: EngineOptions, value: bool) -> RenderedOption:  # noqa: FBT001  it is the field's value
-    """The newest known release accepts this option for one architecture only."""
-    architecture = engine.model.architecture if engine.model else ""
-    if value and Version(engine.release) >= ASSERTING and architecture not in {"", MIXTRAL}:
-        problem = f"{engine.release} refuses --pp_reduce_scatter enable for {architecture}: only {MIXTRAL} has it"
-        return _refused("E161", "pp_reduce_scatter", problem, "leave it out")
-    return _as_flag(engine, "pp_reduce_scatter", value)
-
-
 TRANSLATIONS: Mapping[str, Callable[[EngineOptions, Any], RenderedOption]] = {
     "max_seq_len": _max_seq_len,
     "max_output_len": _max_output_len,
     "kv_cache_type": _kv_cache_type,
     "builder_force_num_profiles": _builder_force_num_profiles,
-    "streamingllm": _streamingllm,
-    "pp_reduce_scatter": _pp_reduce_scatter,
 }
 """Field -> the function that renders it. Every other field becomes the flag of the same name."""

@@ -5,7 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from enginery.backends.common import Part, answer_findings, position_findings, split_findings
+from enginery.backends.common import (
+    Part,
+    answer_findings,
+    format_name,
+    hidden_quantization,
+    position_findings,
+    split_findings,
+)
 from enginery.backends.model_kinds import kind_finding, unnamed
 from enginery.backends.pytorch.keys import pytorch_remedy
 from enginery.backends.pytorch.quantize import quantized_to
@@ -188,9 +195,9 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
     elif choice.family is None:
         yield _unknown(model, release, choice)
     if model.quantization:
-        how = model.quantization.get("quant_method") or "in an unnamed format"
+        how = format_name(model.quantization)
         problem = f"the source is quantized already ({how}); {request.target.precision} is made from plain weights"
-        found = quantized_to(model.quantization)
+        found = None if hidden_quantization(model.quantization) else quantized_to(model.quantization)
         otherwise = f", or {pytorch_remedy(release)}, and precision: {found}" if found else "; no backend reads it"
         yield Finding("E123", "precision", problem, f"use the plain model{otherwise}")
     yield from _split_findings(request, model)

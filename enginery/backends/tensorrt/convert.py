@@ -4,6 +4,7 @@ All targets with the same precision, parallelism and release share one such step
 not complete or differs from its model.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from enginery.backends.tensorrt.release import (
     family_for,
     kv_cache,
 )
+from enginery.core import process
 from enginery.core.digests import file_digest
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.process import FailureCause
@@ -43,6 +45,8 @@ from enginery.toolchains import Identify, ToolchainIdentity, driver_sha256
 RUNNER = "convert_checkpoint"
 SCRIPT = 1
 """The script's position in a command. The interpreter comes before it."""
+NAME_LENGTH = 12
+"""How much of the step's key is in the name of the weights. Code that comes with a model is cached by this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +56,12 @@ class ConvertParameters(CheckpointExpectation):
     Attributes:
         converter: the script, as `enginery.releases.flags` names it, or `modelopt`.
         dataset_sha256: digest of the user's own texts to calibrate with; empty if there are none.
+        weights_name: the beginning of the name under which the script must see the weights' directory.
     """
 
     converter: str
     dataset_sha256: str = ""
+    weights_name: str = "weights"
 
 
 def converting_step(
@@ -76,6 +82,8 @@ def converting_step(
     else:
         made = conversion(request, release, _family(request, release))
         argv, converter, on_gpu = made.argv, made.script.command, made.on_gpu
+        if made.weights_name:
+            more["weights_name"] = made.weights_name
         if accepts_lost_base(request, release, converter):
             more["accepted_rope_theta"] = DEFAULT_ROPE_THETA
     from_hub = converter != MODELOPT and calibrates(request) and own_texts(request.convert.calibration) is None
@@ -110,7 +118,7 @@ def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment:
     found = argv if in_container else with_real_script(argv, parameters.converter)
     if found != argv:
         context.log(f"the script is not at {argv[SCRIPT]}, but at {found[SCRIPT]}")
-    done = context.run(found, environment)
+    done = _run(context, found, environment, parameters)
     if not any(context.output.iterdir()):
         raise _nothing_written(found, done.last_lines)
     facts = dict(verify_checkpoint(context.output, context.inputs["weights"], parameters))
@@ -121,6 +129,27 @@ def convert_checkpoint(context: StepContext, argv: tuple[str, ...], environment:
     facts["script_sha256"] = file_digest(script) if script.is_file() else None
     own = driver_facts(done.last_lines)
     return {**facts, "converter": own} if own else facts
+
+
+def _run(
+    context: StepContext, argv: tuple[str, ...], environment: Mapping[str, str], parameters: ConvertParameters
+) -> process.Completed:
+    """Run the script, which sees the weights by a name without folders.
+
+    Some scripts search the path of the weights for names of models. A path in a store, or one below a home directory
+    such as `/home/avila`, would tell them something wrong. ModelOpt's driver does not look at it.
+    """
+    if parameters.converter == MODELOPT:
+        return context.run(argv, environment)
+    weights = context.inputs["weights"]
+    name = f"{parameters.weights_name}-{context.key[:NAME_LENGTH]}"
+    link = context.scratch / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(weights.absolute())
+    place = re.compile(rf"{re.escape(str(weights))}(?=/|$)")
+    script = str(Path(argv[SCRIPT]).absolute())
+    shown = (place.sub(name, word, count=1) if place.match(word) else word for word in argv[SCRIPT + 1 :])
+    return context.run((*argv[:SCRIPT], script, *shown), environment, cwd=context.scratch)
 
 
 def with_real_script(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:

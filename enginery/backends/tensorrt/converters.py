@@ -24,10 +24,19 @@ from enginery.backends.quantizing import (
     uneven_sizes,
 )
 from enginery.backends.request import Request
-from enginery.backends.tensorrt.release import FLOATS, WEIGHT_ONLY, activation_dtype, calibrates, kv_cache
+from enginery.backends.tensorrt.converting.refused import refused_findings
+from enginery.backends.tensorrt.converting.variants import family_options, has_extra, weights_name
+from enginery.backends.tensorrt.release import (
+    FLOATS,
+    MODELOPT_FAMILIES,
+    WEIGHT_ONLY,
+    activation_dtype,
+    calibrates,
+    kv_cache,
+)
 from enginery.backends.tensorrt.script_arguments import Script, ScriptOption, argument_problems, script_of
 from enginery.models import DEFAULT_ROPE_THETA, ModelFacts
-from enginery.releases import script
+from enginery.releases import refusal, refusal_ids, script
 from enginery.spec import Finding, Precision, warning
 
 QUANTIZE = "quantize.py"
@@ -35,11 +44,6 @@ SMOOTHING = "0.5"
 """SmoothQuant's strength: how much difficulty moves from activations to weights. Releases' examples use it, too."""
 REMEDY = "use another precision or release, or convert.converter: modelopt"
 
-BAICHUAN_2_VOCABULARY = 125696
-BAICHUAN_7B_HIDDEN = 4096
-
-MODELOPT_FAMILIES = ("GPT2", "GPTBigCode", "Gemma", "Llama", "Mistral", "Mixtral", "QWen", "Qwen2", "MPT", "Dbrx")
-"""Start of the names of architectures for which ModelOpt can write a checkpoint for TensorRT-LLM."""
 AWQ_VOCABULARY = 64
 BY_RELEASE = "convert.converter: release"
 
@@ -66,12 +70,14 @@ class Conversion:
         argv: the command, with placeholders.
         script: the script that the command runs.
         refused: settings of the spec that the script does not accept.
+        weights_name: the name under which the script must see the weights' directory; empty for any.
     """
 
     argv: tuple[str, ...]
     script: Script
     on_gpu: bool
     refused: tuple[Finding, ...]
+    weights_name: str = ""
 
 
 def conversion(request: Request, release: str, family: str) -> Conversion:
@@ -79,7 +85,7 @@ def conversion(request: Request, release: str, family: str) -> Conversion:
     chosen = _script_for(request, release, family)
     quantizes = chosen.command == QUANTIZE
     measures = calibrates(request)
-    options = [*_family_options(chosen, family, request.model), *_common_options(request)]
+    options = [*family_options(chosen, family, request), *_common_options(request)]
     options += _quantize_options(request) if quantizes else _convert_options(request, chosen)
     options += _calibration_options(request) if measures else ()
     written, refused = chosen.arguments(options, REMEDY)
@@ -88,7 +94,8 @@ def conversion(request: Request, release: str, family: str) -> Conversion:
         ("{python}", f"{{examples}}/{_location(release, chosen.command)}", *written, *extra),
         chosen,
         (measures or quantizes) and request.convert.device != "cpu",
-        (*refused, *_extra_refused(chosen, written, extra)),
+        (*refused, *_extra_refused(chosen, written, extra), *refused_findings(request, chosen, family)),
+        weights_name(chosen, family, request),
     )
 
 
@@ -168,7 +175,7 @@ def _scaling_findings(request: Request, release: str, command: str, scaling: Map
         problem = f"{release} does not know the model's rotary scaling {kind}"
         later = f"{first} or a later release, or " if first else ""
         yield Finding("E132", "release", problem, f"use {later}{pytorch_remedy(release)}")
-    elif _takes_rope_flags(release, command) and not _has_extra(request, "--rotary_scaling"):
+    elif _takes_rope_flags(release, command) and not has_extra(request, "--rotary_scaling"):
         flags = f'["--rotary_scaling", "{kind}", "{scaling.get("factor")}"]'
         problem = f"{release}'s converter does not read the model's rotary scaling {kind}"
         yield Finding("E133", "convert.extra_args", problem, f"set it to {flags}")
@@ -186,16 +193,12 @@ def _needs_base(request: Request, release: str, command: str) -> bool:
     model = request.model
     if model is None or model.model_type == "mixtral" or model.positions in {"learned", "alibi", "none"}:
         return False
-    return _takes_rope_flags(release, command) and not _has_extra(request, "--rotary_base")
+    return _takes_rope_flags(release, command) and not has_extra(request, "--rotary_base")
 
 
 def _takes_rope_flags(release: str, command: str) -> bool:
     first, commands = BY_FLAGS
     return Version(release) == Version(first) and command in commands
-
-
-def _has_extra(request: Request, flag: str) -> bool:
-    return any(argument.partition("=")[0] == flag for argument in request.convert.extra_args)
 
 
 def _script_for(request: Request, release: str, family: str) -> Script:
@@ -223,33 +226,6 @@ def _can(own: Script, precision: Precision) -> bool:
 def _location(release: str, command: str) -> str:
     """The path of a script below the release's examples."""
     return (script(release, command).value or command).removeprefix("examples/")
-
-
-def _family_options(chosen: Script, family: str, model: ModelFacts | None) -> Iterator[ScriptOption]:
-    """Options that tell some families' scripts about the model. Other scripts find this out by themselves."""
-    if not chosen.command.endswith(f" {family}"):
-        return
-    if family in {"gemma", "recurrentgemma"}:
-        yield ScriptOption("source", ("--ckpt-type", "--ckpt_type"), "hf")
-    if model is None:
-        return
-    if family == "baichuan":
-        yield ScriptOption("source", ("--model_version",), _baichuan(model))
-    if family == "qwen" and chosen.find("--qwen_type"):
-        yield ScriptOption("source", ("--qwen_type",), "qwen2" if model.architecture.startswith("Qwen2") else "qwen")
-    if family == "phi" and chosen.find("--model_type"):
-        yield ScriptOption("source", ("--model_type",), _phi(model))
-
-
-def _baichuan(model: ModelFacts) -> str:
-    generation = "v2" if model.vocab_size >= BAICHUAN_2_VOCABULARY else "v1"
-    return f"{generation}_{'7b' if model.hidden_size == BAICHUAN_7B_HIDDEN else '13b'}"
-
-
-def _phi(model: ModelFacts) -> str:
-    if model.architecture != "Phi3ForCausalLM":
-        return "phi-2"
-    return "Phi-3-mini-128k-instruct" if model.rope_scaling else "Phi-3-mini-4k-instruct"
 
 
 def _common_options(request: Request) -> Iterator[ScriptOption]:
@@ -283,7 +259,14 @@ def _convert_options(request: Request, own: Script) -> Iterator[ScriptOption]:
         yield ScriptOption("precision", ("--per_token",))
         yield ScriptOption("precision", ("--per_channel",))
     if kv_cache(request):
-        yield ScriptOption("convert.kv_cache", ("--int8_kv_cache",))
+        yield ScriptOption("convert.kv_cache", _int8_kv_cache(own))
+
+
+def _int8_kv_cache(own: Script) -> tuple[str, ...]:
+    """The flag for an int8 KV cache. Baichuan's script of one release has two, and does not use the usual one."""
+    ignored = f"{own.command}: --int8_kv_cache without effect"
+    held = ignored in refusal_ids() and refusal(ignored, own.release).value
+    return ("--calibrate_kv_cache",) if held else ("--int8_kv_cache",)
 
 
 def _calibration_options(request: Request) -> Iterator[ScriptOption]:

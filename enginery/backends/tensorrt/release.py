@@ -53,15 +53,20 @@ UNSUPPORTED_ARCHITECTURES = {
 }
 """The same for single architectures of a family that is otherwise used."""
 
+MODELOPT_FAMILIES = ("GPT2", "GPTBigCode", "Gemma", "Llama", "Mistral", "Mixtral", "QWen", "Qwen2", "MPT", "Dbrx")
+"""Start of the names of architectures for which ModelOpt can write a checkpoint for TensorRT-LLM."""
+
 UNNAMED_SINCE = {
     "baichuan": {"BaiChuanForCausalLM": "0.8.0"},
     "chatglm": {"ChatGLMModel": "0.8.0"},
+    "internlm2": {"InternLM2ForCausalLM": "0.11.0"},
     "gpt": {"GPT2LMHeadModel": "0.9.0", "GPTBigCodeForCausalLM": "0.9.0", "Starcoder2ForCausalLM": "0.9.0"},
     "phi": {"Phi3ForCausalLM": "0.10.0"},
     "qwen": {"QWenLMHeadModel": "0.9.0", "Qwen2ForCausalLM": "0.10.0", "Qwen2MoeForCausalLM": "0.11.0"},
 }
 """Family -> architectures that its script supports but does not name, each with the first release. Read from the
-choices of its flags (`--qwen_type qwen2`, `--gpt_variant starcoder2`, `--model_version v1_7b`, …) and its README."""
+choices of its flags (`--qwen_type qwen2`, `--gpt_variant starcoder2`, `--model_version v1_7b`, …) and its README.
+InternLM2 is also named by Llama's script, which cannot read its weights before 0.15."""
 
 TABLE_ROWS = {
     "Baichuan": "Baichuan",
@@ -159,7 +164,7 @@ class FamilyChoice:
 @cache  # the same for every target of a plan
 def family_for(release: str, architecture: str) -> FamilyChoice:
     """The converter of a release for an architecture. Families in `UNSUPPORTED_FAMILIES` are not chosen."""
-    direct = facts.families_of(release, architecture).value or _supporting_unnamed(release, architecture)
+    direct = (*_supporting_unnamed(release, architecture), *facts.families_of(release, architecture).value)
     found = direct or _of_the_same_class(release, architecture)
     plain = [family.name for family in found if family.name not in UNSUPPORTED_FAMILIES]
     if plain and (reason := UNSUPPORTED_ARCHITECTURES.get(architecture)):

@@ -22,6 +22,7 @@ class FailureCause(StrEnum):
     SHARED_MEMORY = "shared-memory"
     MPI = "mpi"
     INCOMPLETE = "incomplete"
+    WEIGHTS = "weights"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     KILLED = "killed"

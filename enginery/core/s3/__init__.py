@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
+    from enginery.core.s3.address import Address, address_mistake, is_address
     from enginery.core.s3.client import close_clients, connection, endpoint, patience, patiently
     from enginery.core.s3.download import digest_object, download_file
     from enginery.core.s3.errors import Gone, PreconditionFailed, is_denied, translated_errors
-    from enginery.core.s3.objects import PROBE, Address, Content, ObjectInfo, Prefix, honours_conditional_writes, probes
+    from enginery.core.s3.objects import Content, ObjectInfo, Prefix
+    from enginery.core.s3.probe import PROBE, honours_conditional_writes, probes, require_listable
     from enginery.core.s3.transfer import Download, Upload, download_all, upload_all
     from enginery.core.s3.upload import UnfinishedUpload, abort_upload, unfinished_uploads, upload_file
 else:

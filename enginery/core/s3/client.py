@@ -1,42 +1,50 @@
 """The S3 clients, one for each set of AWS settings, and the retries of failed requests.
 
 If a server does not answer, the request is retried for `ENGINERY_S3_PATIENCE` seconds (default 30). Endpoint, region
-and credentials come from the usual AWS settings (`AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config` …).
+and credentials come from the usual AWS settings; see `enginery/core/s3/settings.py`.
 """
 
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from enginery.core import __version__
 from enginery.core.errors import StoreError, UsageError
 from enginery.core.late import late
 from enginery.core.retry import Waits, retry
+from enginery.core.s3.settings import client_config, sends_checksums, set_region, variables
 from enginery.core.text import without_sign_in
 
 if TYPE_CHECKING:
+    import urllib3
     from boto3 import session as boto3_session
-    from botocore import config as botocore_config
-    from botocore import loaders
+    from botocore import awsrequest, loaders
+    from botocore import parsers as botocore_parsers
     from botocore import session as botocore_session
     from botocore.session import Session
     from mypy_boto3_s3 import S3Client
     from obstore.store import S3Store
 else:
+    awsrequest, urllib3 = late("botocore.awsrequest"), late("urllib3")
+    botocore_parsers = late("botocore.parsers")
     boto3_session, loaders = late("boto3.session"), late("botocore.loaders")
-    botocore_config, botocore_session = late("botocore.config"), late("botocore.session")
+    botocore_session = late("botocore.session")
 
-CONNECTIONS = 32
-CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 DEFAULT_PATIENCE = 30.0
 LEAST_ATTEMPTS = 3
 """Attempts that are made even after the time of `patience`: one request without an answer may use all of it."""
 WAITS = Waits(first=0.1, longest=3.0, random=0.2)
+HTTP_ERROR = 300
+"""The lowest HTTP status of an answer without the object that was asked for."""
+_KEY = "key"
+_urls: ContextVar[list[str] | None] = ContextVar("urls", default=None)
+"""If it is a list, requests of this thread are not sent; their URLs are put into the list."""
 
 T = TypeVar("T")
 
@@ -48,12 +56,14 @@ class Connection:
     Attributes:
         client: boto3's client, for every kind of request.
         session: the AWS settings.
+        checksums: whether requests may carry S3's newer checksums.
         stores: bucket -> a client that is fast with small objects; None where that client cannot be used.
-        conditional: bucket -> whether the server honours conditional writes.
+        conditional: address -> whether the server honours conditional writes there.
     """
 
     client: "S3Client"
     session: "Session"
+    checksums: bool = True
     stores: dict[str, "S3Store | None"] = field(default_factory=dict)
     conditional: dict[str, bool] = field(default_factory=dict)
 
@@ -86,8 +96,7 @@ def connection() -> Connection:
     Raises:
         StoreError: when the AWS settings do not make sense.
     """
-    settings = frozenset(setting for setting in os.environ.items() if setting[0].startswith("AWS_"))
-    name = (os.getpid(), patience(), settings)
+    name = (os.getpid(), patience(), variables())
     with _lock:
         if name not in _connections:
             _connections[name] = _connect()
@@ -106,44 +115,78 @@ def endpoint() -> str:
     return connection().endpoint
 
 
-def is_aws(url: str) -> bool:
-    """Whether the server at `url` is Amazon's. Other servers rarely have a host name for each bucket."""
-    return "amazonaws." in url
-
-
 def read_seconds() -> float:
     """Seconds for which a server may send nothing in the middle of an answer."""
     return max(1.0, min(READ_SECONDS, patience()))
 
 
 @cache
-def _loader() -> "loaders.Loader":
+def _loader(data_path: str | None) -> "loaders.Loader":
     """Botocore's descriptions of AWS services. To read them takes long, so all connections share them."""
-    return loaders.create_loader()
+    return loaders.create_loader(data_path)
 
 
 def _connect() -> Connection:
-    config = botocore_config.Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=read_seconds(),
-        max_pool_connections=CONNECTIONS,
-        # Only for the parts of a large copy, which boto3 sends. `patiently` retries all other requests.
-        retries={"mode": "standard", "total_max_attempts": max(1, min(4, int(patience() // 5)))},
-        user_agent_extra=f"enginery/{__version__}",
-    )
     try:
         settings = botocore_session.get_session()
-        settings.register_component("data_loader", _loader())
-        session = boto3_session.Session(botocore_session=settings)
-        region = session.region_name or "us-east-1"
-        made = session.client("s3", region_name=region, config=config)
-        if not is_aws(made.meta.endpoint_url):
-            made.close()
-            config = config.merge(botocore_config.Config(s3={"addressing_style": "path"}))
-            made = session.client("s3", region_name=region, config=config)
+        settings.register_component("data_loader", _loader(settings.get_config_variable("data_path")))
+        set_region(settings)
+        # `patiently` retries for longer. Only the parts of a large copy, which boto3 sends by itself, depend on these.
+        attempts = max(1, min(4, int(patience() // 5)))
+        config = client_config(settings, attempts=attempts, read_seconds=read_seconds())
+        made = boto3_session.Session(botocore_session=settings).client("s3", config=config)
     except ValueError as error:
-        raise StoreError(f"AWS settings: {error}", remedy="correct AWS_ENDPOINT_URL or the profile") from error
-    return Connection(made, settings)
+        remedy = "correct the AWS_… variables, such as AWS_ENDPOINT_URL, or the profile in ~/.aws/config"
+        raise StoreError(f"AWS settings: {error}", remedy=remedy) from error
+    for first in (_without_checksum_of_error, _refuse_web_page):
+        made.meta.events.register_first("before-parse.*.*", first)  # with these stars, before boto3's own handlers
+    answering: Any = _note_url  # the stubs know only handlers without a result
+    made.meta.events.register_first("before-send.s3.HeadObject", answering)
+    return Connection(made, settings, sends_checksums(made))
+
+
+def _without_checksum_of_error(response_dict: dict[str, Any], **_: object) -> None:
+    """Let boto3 read an error's answer although the server put an object's checksum into its headers.
+
+    Boto3 would check the bytes of such an answer like those of an object, and then fails with an AttributeError. The
+    bytes were read already, so only the HTTP status is left.
+    """
+    if response_dict["status_code"] >= HTTP_ERROR and not isinstance(response_dict["body"], bytes):
+        response_dict["body"] = b""
+
+
+def _refuse_web_page(response_dict: dict[str, Any], **_: object) -> None:
+    """Raise an error for a web page in place of an answer. Boto3 would take it for a failure that can pass."""
+    kind, body = response_dict["headers"].get("content-type", ""), response_dict["body"]
+    if response_dict["status_code"] < HTTP_ERROR and isinstance(body, bytes) and body and kind.startswith("text/html"):
+        raise botocore_parsers.ResponseParserError("it is a web page")
+
+
+def bucket_url(used: Connection, bucket: str) -> str:
+    """The URL of a bucket, as boto3 makes it from the endpoint, the region and the settings for addresses.
+
+    It is the URL of a request that is made and signed, but not sent. A presigned URL is not always the same: boto3 may
+    make it for another region.
+    """
+    urls: list[str] = []
+    token = _urls.set(urls)
+    try:
+        used.client.head_object(Bucket=bucket, Key=_KEY)
+    finally:
+        _urls.reset(token)
+    return urls[0].removesuffix(f"/{_KEY}")
+
+
+def _note_url(request: "awsrequest.AWSPreparedRequest", **_: object) -> "awsrequest.AWSResponse | None":
+    """Answer in the server's place if only the URL of a request is wanted."""
+    urls = _urls.get()
+    if urls is None:
+        return None
+    urls.append(str(request.url))
+    headers: Any = {}
+    return awsrequest.AWSResponse(
+        str(request.url), 200, headers, urllib3.HTTPResponse(BytesIO(), preload_content=False)
+    )
 
 
 def patiently(call: Callable[[], T]) -> T:

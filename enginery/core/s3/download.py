@@ -40,6 +40,7 @@ RANGES_AT_ONCE = 4
 RANGES_AT_FIRST = 1
 SLOW_SECONDS = 0.5
 """If one connection takes longer than this for a range, another connection is opened."""
+RANGE_TOO_FAR = {"416", "InvalidRange"}
 DIGESTED_BYTES = 16 << 20
 """The size of a range when an object is only digested. Such ranges are held in memory."""
 
@@ -224,7 +225,7 @@ class _ObjectReader:
                 raise self.missing() from error
             if error_code(error) in FAILED_CONDITION:
                 raise self.mismatch("was changed since it was looked up") from error
-            if error_code(error) == "InvalidRange":
+            if error_code(error) in RANGE_TOO_FAR:
                 raise self.mismatch("is shorter than was recorded") from error
             raise
         total = str(answer["ContentLength"]) if whole else answer.get("ContentRange", "").rpartition("/")[2]

@@ -1,8 +1,5 @@
-"""Addresses in S3, and reading, writing, listing and copying the objects under an address. Requests are retried."""
+"""Reading, writing, listing and copying the objects under an address in S3. Requests are retried."""
 
-import os
-import re
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -13,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from enginery.core.digests import bytes_digest
-from enginery.core.errors import EngineryError, StoreError, UsageError
+from enginery.core.errors import EngineryError, StoreError
 from enginery.core.late import late
+from enginery.core.s3.address import Address
 from enginery.core.s3.client import Connection, connection, patiently
 from enginery.core.s3.errors import (
     FAILED_CONDITION,
@@ -22,6 +20,7 @@ from enginery.core.s3.errors import (
     PreconditionFailed,
     error_code,
     failed_condition,
+    not_s3,
     translated_errors,
 )
 
@@ -46,46 +45,17 @@ NEXT_PAGE = {
 """Option of a listing -> the field of an answer that has the option's value for the next page."""
 READ_ATTEMPTS = 3
 """How often an object is read when its bytes do not have the recorded digest."""
-PROBE = ".probe-"
-"""The names of the objects that test conditional writes begin with this."""
 LARGEST_SINGLE_COPY = 5 << 30
 COPY_PART_BYTES = 512 << 20
 CHECKSUM_UNKNOWN = {"501", "NotImplemented"}
 """Error codes of servers that cannot make a checksum of the whole object when they copy it, such as Cloudflare's R2
 (https://github.com/cloudflare/cloudflare-docs/issues/4508). Enginery asks for it because the checksum of an object that
 was sent in parts is a checksum of the parts."""
+UNSAID = {"301", "400", "403", "404"}
+"""Codes of answers to HEAD that have many reasons."""
 SOURCE_GONE = {"404", "NoSuchKey"} | FAILED_CONDITION
 
 T = TypeVar("T")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-
-
-@dataclass(frozen=True)
-class Address:
-    """A bucket and a prefix in it, written `s3://bucket/prefix`. `prefix` does not begin or end with a slash."""
-
-    bucket: str
-    prefix: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The address in a text such as `s3://bucket/prefix`.
-
-        Raises:
-            UsageError: when the text is not such an address.
-        """
-        bucket, _, prefix = text.removeprefix("s3://").partition("/")
-        if not text.startswith("s3://") or not _BUCKET.fullmatch(bucket):
-            remedy = "write it as s3://bucket/prefix"
-            raise UsageError("is not an address in S3", subject=text or "(nothing)", remedy=remedy)
-        return cls(bucket, prefix.strip("/"))
-
-    def key(self, *parts: str) -> str:
-        """The key of an object: the prefix and `parts`, joined with slashes."""
-        return "/".join(part for part in (self.prefix, *parts) if part)
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -152,8 +122,26 @@ class Prefix:
     def attempt(self, path: str, call: Callable[["S3Client"], T]) -> T:
         """Call `call` with the S3 client once, and translate its errors."""
         used = self.connection()
-        with translated_errors(self.where(path), self.error_class, endpoint=used.endpoint, disk=False):
-            return call(used.client)
+        try:
+            with translated_errors(self.where(path), self.error_class, endpoint=used.endpoint, disk=False):
+                return call(used.client)
+        except KeyError as error:  # boto3 leaves out what the answer left out
+            problem = f"the server at {used.endpoint} left {error} out of its answer"
+            raise not_s3(problem, self.where(path), self.error_class) from error
+
+    def digest_options(self, sha256: str) -> dict[str, Any]:
+        """The options to write bytes with this digest: the server checks it, and keeps it in the metadata."""
+        return {"Metadata": {"sha256": sha256}, **self.checksum_option(sha256)}
+
+    def checksum_option(self, sha256: str) -> dict[str, Any]:
+        """The option with which the server checks the digest of the bytes; none if the user wants no checksums sent."""
+        if not self.connection().checksums:
+            return {}
+        return {"ChecksumSHA256": b64encode(bytes.fromhex(sha256)).decode()}
+
+    def checksum_kind(self) -> dict[str, Any]:
+        """The option with which the server makes a checksum by itself; none if the user wants no checksums sent."""
+        return {"ChecksumAlgorithm": "SHA256"} if self.connection().checksums else {}
 
     def patiently(self, path: str, call: Callable[["S3Client"], T]) -> T:
         """Like `attempt`, with retries while the server cannot be reached."""
@@ -239,11 +227,9 @@ class Prefix:
             return None
 
     def _put(self, s3: "S3Client", path: str, data: bytes, options: dict[str, Any], *, again: bool) -> str:
-        digest = bytes_digest(data)
+        options = {**self.digest_options(bytes_digest(data)), **options}
         try:
-            answer = s3.put_object(
-                Bucket=self.address.bucket, Key=self.address.key(path), Body=data, **digest_options(digest), **options
-            )
+            answer = s3.put_object(Bucket=self.address.bucket, Key=self.address.key(path), Body=data, **options)
         except botocore_exceptions.ClientError as error:
             if _condition_failed(error, options):
                 found = self._get(s3, path)
@@ -261,12 +247,12 @@ class Prefix:
         try:
             answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))
         except botocore_exceptions.ClientError as error:
-            if error_code(error) not in {"404", "403"}:
+            if error_code(error) not in UNSAID:
                 raise
-            # The answer to HEAD has no body: it does not say whether the key, the bucket or a permission is missing.
+            # The answer to HEAD has no body: it does not say what is missing or wrong. The answer to GET does.
             if self._get(s3, path) is None:
                 return None
-            if error_code(error) == "403":
+            if error_code(error) != "404":
                 raise
             answer = s3.head_object(Bucket=self.address.bucket, Key=self.address.key(path))  # it was just written
         metadata = answer["Metadata"]
@@ -313,65 +299,15 @@ class Prefix:
         self.patiently(path, lambda s3: s3.delete_object(Bucket=self.address.bucket, Key=self.address.key(path)))
 
 
-def digest_options(sha256: str) -> dict[str, Any]:
-    """The options to write bytes with this digest: the server checks it, and keeps it in the metadata."""
-    return {"ChecksumSHA256": b64encode(bytes.fromhex(sha256)).decode(), "Metadata": {"sha256": sha256}}
-
-
-def honours_conditional_writes(prefix: Prefix) -> bool:
-    """Whether the server honours If-None-Match and If-Match. A small object tests this once per server and bucket.
-
-    Some servers ignore both without an error, so only a test shows it.
-
-    Raises:
-        EngineryError: of the prefix's class, when the test object cannot be written.
-    """
-    known, bucket = prefix.connection().conditional, prefix.address.bucket
-    if bucket not in known:
-        known[bucket] = _probe(prefix)
-    return known[bucket]
-
-
-def probes(prefix: Prefix) -> Iterator[ObjectInfo]:
-    """Objects that a test of conditional writes has left behind, because the writer died before it removed them."""
-    for path, entry in prefix.entries("list_objects_v2", prefix.address.key(PROBE)):
-        yield ObjectInfo(path, entry["Size"], entry["ETag"], modified=entry["LastModified"])
-
-
 def _condition_failed(error: "ClientError", options: Mapping[str, Any]) -> bool:
     code = error_code(error)
     return code in FAILED_CONDITION or (code == "NoSuchKey" and "IfMatch" in options)
 
 
-class _Probed(Prefix):
-    """A prefix whose errors name the prefix, and not the object: the user does not know the test object."""
-
-    def where(self, path: str) -> str:  # noqa: ARG002  the same for every object
-        return str(self.address)
-
-
-def _probe(probed: Prefix) -> bool:
-    prefix = _Probed(probed.address, probed.error_class)
-    path = f"{PROBE}{os.getpid()}-{time.time_ns()}"
-    prefix.put_bytes(path, b"first")
-    try:
-        return _refuses(prefix, path, if_none_match=True) and _refuses(prefix, path, if_match='"0"')
-    finally:
-        prefix.delete(path)
-
-
-def _refuses(prefix: Prefix, path: str, **condition: Any) -> bool:
-    try:
-        prefix.put_bytes(path, b"second", **condition)
-    except PreconditionFailed:
-        return True
-    return False
-
-
 def _copy(  # noqa: PLR0913  from where to where
     prefix: Prefix, origin: Prefix, source: ObjectInfo, path: str, s3: "S3Client", *, checksum: bool
 ) -> None:
-    options = {"CopySourceIfMatch": source.etag} | ({"ChecksumAlgorithm": "SHA256"} if checksum else {})
+    options = {"CopySourceIfMatch": source.etag} | (prefix.checksum_kind() if checksum else {})
     try:
         _request_copy(prefix, origin, source, path, s3, options)
     except botocore_exceptions.ClientError as error:

@@ -20,7 +20,7 @@ from enginery.core.errors import EngineryError
 from enginery.core.late import late
 from enginery.core.progress import NO_PROGRESS, Progress
 from enginery.core.s3.errors import ALTERED, error_code
-from enginery.core.s3.objects import Prefix, digest_options
+from enginery.core.s3.objects import Prefix
 from enginery.core.s3.small import SMALL_BYTES, put_small
 from enginery.core.threads import in_order
 
@@ -79,7 +79,8 @@ def _upload_whole(prefix: Prefix, path: str, file: Path, sha256: str) -> None:
 
 def _put(prefix: Prefix, path: str, data: bytes, sha256: str, s3: "S3Client") -> None:
     try:
-        s3.put_object(Bucket=prefix.address.bucket, Key=prefix.address.key(path), Body=data, **digest_options(sha256))
+        options = prefix.digest_options(sha256)
+        s3.put_object(Bucket=prefix.address.bucket, Key=prefix.address.key(path), Body=data, **options)
     except botocore_exceptions.ClientError as error:
         _raise_altered(prefix, path, error)
         raise
@@ -116,7 +117,7 @@ class _Parts:
     def send(self, sha256: str) -> None:
         begun = self._patiently(
             lambda s3: s3.create_multipart_upload(
-                **self.object, Metadata={"sha256": sha256}, ChecksumAlgorithm="SHA256"
+                **self.object, Metadata={"sha256": sha256}, **self.prefix.checksum_kind()
             )
         )
         upload = {**self.object, "UploadId": begun["UploadId"]}
@@ -157,14 +158,13 @@ class _Parts:
 
     def _send(self, upload: Any, piece: tuple[int, bytes]) -> "CompletedPartTypeDef":
         number, data = piece
-        checksum: str = digest_options(bytes_digest(data))["ChecksumSHA256"]
-        answer = self._patiently(
-            lambda s3: s3.upload_part(**upload, PartNumber=number, Body=data, ChecksumSHA256=checksum)
-        )
+        checksum: Any = self.prefix.checksum_option(bytes_digest(data))
+        answer = self._patiently(lambda s3: s3.upload_part(**upload, PartNumber=number, Body=data, **checksum))
         with self.lock:
             self.sent += len(data)
         self.progress.add(len(data))
-        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
+        part: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
+        return {**part, **checksum}
 
     def _complete(self, upload: Any, parts: "list[CompletedPartTypeDef]", sha256: str, s3: "S3Client") -> None:
         """Complete the upload. If it is gone, an earlier request may have completed it and its answer was lost."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class Question:
 class Answer:
     """The answer to one question, while it is generated.
 
+    An answer holds all of its own state. So another batch can go on with it after each token.
+
     Attributes:
         tokens: the tokens so far.
         log_probs: one for each token, if the question wants them.
@@ -64,6 +66,16 @@ class Answer:
         self._pieces: list[Piece] = []
         if self._stream and question.echo:
             self._pieces += [piece for token in question.prompt if (piece := self._stream.push(token))]
+
+    @property
+    def sequence(self) -> list[int]:
+        """The prompt, and the tokens so far."""
+        return [*self.question.prompt, *self.tokens]
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens the answer may still get."""
+        return self.question.max_tokens - len(self.tokens)
 
     def step(self, logits: Logits) -> int:
         """Choose the next token from the model's logits, and finish if it is the last one."""
@@ -99,14 +111,12 @@ class Answer:
 class GenaiEngine:
     """An engine that the GenAI model builder has made.
 
-    The library itself ends a row at `last_token`. That is a token which no answer has, so the request decides where an
-    answer ends.
-
     Attributes:
         context_length: the maximum number of tokens in prompt and answer together.
         end_ids: tokens that end an answer unless the request names another.
-        filler: the token that fills up shorter rows.
-        last_token: a token that always ends an answer: nothing can be appended to it.
+        filler: the token that fills up shorter rows. It may be a word: the library takes only tokens of the model.
+        last_token: the library appends nothing to a row after it has appended this token. In a prompt it is like any
+            other token.
         vocabulary: the number of tokens the model knows.
     """
 
@@ -119,7 +129,7 @@ class GenaiEngine:
         self.shortest_cache = _shortest_cache(facts)
         self.vocabulary = int(facts["vocab_size"])
         self.filler = _filler(facts, self.end_ids)
-        self.last_token = _last_token(facts, self.end_ids, self.filler)
+        self.last_token = _last_token(facts, self.end_ids)
         config = self._library.Config(str(directory))
         session = {"intra_op_num_threads": threads or default_threads(), "session.intra_op.allow_spinning": "0"}
         tokens = {"eos_token_id": self.last_token, "pad_token_id": self.filler}
@@ -170,37 +180,67 @@ class GenaiSession:
 
 def generate(engine: GenaiEngine, answers: Sequence[Answer], after_step: Callable[[], None]) -> None:
     """Generate all answers together. `after_step` is called each time every unfinished answer has got a token."""
-    questions = [answer.question for answer in answers]
-    length = max(len(question.prompt) for question in questions) + max(question.max_tokens for question in questions)
-    session = engine.start([question.prompt for question in questions], length)
+    while unfinished := [answer for answer in answers if not answer.finished]:
+        _generate_in_one_session(engine, unfinished, after_step)
+
+
+def _generate_in_one_session(engine: GenaiEngine, answers: Sequence[Answer], after_step: Callable[[], None]) -> None:
+    """Generate until all answers are finished, or one has got the token after which the library appends nothing."""
+    rows = [Begun.at(answer.sequence, engine.filler) for answer in answers]
+    longest = max(len(row.head) for row in rows)
+    most = max(len(row.tail) + answer.remaining for row, answer in zip(rows, answers, strict=True))
+    session = engine.start([row.head for row in rows], longest + most)
     while True:
-        logits = session.logits()
         tokens = [
-            engine.filler if answer.finished else answer.step(row) for answer, row in zip(answers, logits, strict=True)
+            row.tail.pop(0) if row.tail else engine.filler if answer.finished else answer.step(logits)
+            for row, answer, logits in zip(rows, answers, session.logits(), strict=True)
         ]
         after_step()
-        if all(answer.finished for answer in answers):
+        going_on = [token for token, answer in zip(tokens, answers, strict=True) if not answer.finished]
+        if not going_on or engine.last_token in going_on:
             return
-        session.append(tokens)
+        session.append(
+            [engine.filler if answer.finished else token for token, answer in zip(tokens, answers, strict=True)]
+        )
 
 
-def batches(engine: GenaiEngine, questions: Sequence[Sequence[Question]], max_rows: int) -> Iterator[list[int]]:
-    """Put requests into batches, which are lists of their indices.
+class Begun(NamedTuple):
+    """How a sequence is given to the library, which takes fillers at the end of a row for filling.
+
+    Attributes:
+        head: what a session begins with. It does not end with the filler, unless it is the filler alone.
+        tail: fillers that belong to the sequence. They are appended one by one.
+    """
+
+    head: list[int]
+    tail: list[int]
+
+    @classmethod
+    def at(cls, sequence: Sequence[int], filler: int) -> "Begun":
+        """Split a sequence of at least one token."""
+        end = len(sequence)
+        while end > 1 and sequence[end - 1] == filler:
+            end -= 1
+        return cls(list(sequence[:end]), list(sequence[end:]))
+
+
+def batches(engine: GenaiEngine, questions: Sequence[Question], max_rows: int) -> Iterator[list[int]]:
+    """Put questions into batches, which are lists of their indices.
 
     Shorter prompts are filled up at the end, and the model masks the filling, so an answer does not depend on the
-    batch. Two kinds of requests need another batch: one with a prompt that itself ends with the filler, and one that
-    would make the longest prompt and the longest answer exceed the context together.
+    batch. Two kinds of questions need another batch: one that would make the longest prompt and the longest answer
+    exceed the context together, and one that has no token but the filler.
 
     Args:
         engine: the model.
-        questions: those of each request.
-        max_rows: the maximum number of rows in a batch.
+        questions: those of all requests. Questions of one request may go into different batches.
+        max_rows: the maximum number of questions in a batch.
     """
     waiting = list(range(len(questions)))
     while waiting:
         taken: list[int] = []
         for index in waiting:
-            if not taken or _fit(engine, [row for each in [*taken, index] for row in questions[each]], max_rows):
+            if not taken or _fit(engine, [questions[each] for each in [*taken, index]], max_rows):
                 taken.append(index)
         waiting = [index for index in waiting if index not in taken]
         yield taken
@@ -211,10 +251,11 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def _fit(engine: GenaiEngine, rows: Sequence[Question], max_rows: int) -> bool:
-    longest = max(len(row.prompt) for row in rows) + max(row.max_tokens for row in rows)
-    ends_like_filling = any(row.prompt[-1] == engine.filler for row in rows)
-    return len(rows) <= max_rows and longest <= engine.context_length and not ends_like_filling
+def _fit(engine: GenaiEngine, questions: Sequence[Question], max_rows: int) -> bool:
+    rows = [(Begun.at(question.prompt, engine.filler), question.max_tokens) for question in questions]
+    longest = max(len(row.head) for row, _ in rows) + max(len(row.tail) + most for row, most in rows)
+    all_filling = any(row.head == [engine.filler] for row, _ in rows)
+    return len(rows) <= max_rows and longest <= engine.context_length and not all_filling
 
 
 def _shortest_cache(facts: dict[str, Any]) -> int:
@@ -234,12 +275,18 @@ def _load_cuda() -> None:
 
 
 def _filler(facts: dict[str, Any], end_ids: Sequence[int]) -> int:
+    """The token for filling: the model's own for padding, unless it has another meaning, or the last other token."""
+    taken = (*end_ids, facts.get("bos_token_id"))
+    vocabulary = range(int(facts["vocab_size"]))
     padding = facts.get("pad_token_id")
-    if isinstance(padding, int) and padding not in (*end_ids, facts.get("bos_token_id")):
+    if isinstance(padding, int) and padding in vocabulary and padding not in taken:
         return padding
-    return int(facts["vocab_size"]) - 1
+    return next(token for token in reversed(vocabulary) if token not in taken)
 
 
-def _last_token(facts: dict[str, Any], end_ids: Sequence[int], filler: int) -> int:
+def _last_token(facts: dict[str, Any], end_ids: Sequence[int]) -> int:
+    """A token that answers rarely contain: the one that begins a text, or else one that ends it."""
     beginning = facts.get("bos_token_id")
-    return beginning if isinstance(beginning, int) and beginning not in end_ids else filler
+    if isinstance(beginning, int) and 0 <= beginning < int(facts["vocab_size"]) and beginning not in end_ids:
+        return beginning
+    return end_ids[0]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .requests import RequestError, Tensors, padded, respond, texts
+from .requests import RequestError, Tensors, for_each_text, padded, respond, texts
 from .text import (
     SpecialTokens,
     is_true,
@@ -81,7 +81,7 @@ class EngineInputs:
         """The beginning of the answer of an encoder-decoder model; other models ignore it."""
         given = texts(inputs.get("DECODER_QUERY"), "decoder_text_input")
         tokens = [self._tokenizer.encode(text, add_special_tokens=self._add_special).ids for text in given]
-        begun = tokens if tokens and all(tokens) else [[self.tokens.pad]] * rows
+        begun = [ids or [self.tokens.pad] for ids in tokens or [[]] * rows]
         lengths = np.asarray([[len(ids)] for ids in begun], dtype=np.int32)
         return {"DECODER_INPUT_ID": padded(begun, self.tokens.pad), "REQUEST_DECODER_INPUT_LEN": lengths}
 
@@ -112,10 +112,12 @@ class TritonPythonModel:
         Raises:
             RequestError: naming the input that is wrong.
         """
-        queries = texts(inputs["QUERY"], "text_input")
-        tokens = [self.tokenizer.encode(query, add_special_tokens=self.special).ids for query in queries]
-        if not all(tokens):
-            raise RequestError("text_input: is empty, and the tokenizer adds nothing to it")
+        queries = inputs["QUERY"].reshape(-1)
+        if len(queries) != len(inputs["QUERY"]):  # the templates of early releases allow this shape
+            raise RequestError(
+                f"text_input: one text in each row of the batch; {len(queries)} in a row are not supported"
+            )
+        tokens = for_each_text(len(queries), lambda index: self._prompt(queries[index : index + 1]))
         stops = self._words(inputs, "STOP_WORDS_DICT", "stop_words", len(queries), spaced=False)
         ends = self._other_ends(inputs)
         found = {
@@ -127,6 +129,13 @@ class TritonPythonModel:
         }
         return found | (self.engine_inputs.outputs(inputs, found["INPUT_ID"]) if self.engine_inputs else {})
 
+    def _prompt(self, query: npt.NDArray[Any]) -> list[int]:
+        (text,) = texts(query, "text_input")
+        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=self.special).ids
+        if not tokens:
+            raise RequestError("text_input: is empty, and the tokenizer adds nothing to it")
+        return tokens
+
     def _other_ends(self, inputs: Mapping[str, Any]) -> list[list[int]]:
         """The end tokens besides the one that the engine gets; none if the request names its own."""
         ends = self.engine_inputs.tokens.others if self.engine_inputs and "END_ID" not in inputs else ()
@@ -137,7 +146,7 @@ class TritonPythonModel:
     ) -> list[list[list[int]]]:
         """The token sequences of a word list, for each row."""
         given = inputs.get(tensor)
-        lists = [texts(row, name) for row in given] if given is not None else [[] for _ in range(rows)]
+        lists = for_each_text(rows, lambda index: texts(None if given is None else given[index], name))
         return [word_sequences(self.tokenizer, words, spaced=spaced) for words in lists]
 
 

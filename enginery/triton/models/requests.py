@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .generation import GenaiEngine, Question
 from .sampling import Sampling
-from .text import unpack
+from .text import NO_TOKEN, unpack
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 Value = TypeVar("Value", int, float, bool)
@@ -55,10 +55,27 @@ def texts(values: npt.NDArray[Any] | None, name: str) -> list[str]:
         raise RequestError(f"{name}: is not UTF-8: {error}") from error
 
 
-def padded(rows: Sequence[Sequence[int]], filling: int) -> npt.NDArray[np.int32]:
-    """Rows of tokens as one tensor, shorter ones filled up."""
+def for_each_text(count: int, read: Callable[[int], Any]) -> list[Any]:
+    """What `read` returns for the index of each text of a request.
+
+    Raises:
+        RequestError: the first error of `read`. If there are several texts, it says which one is wrong.
+    """
+    found = []
+    for index in range(count):
+        try:
+            found.append(read(index))
+        except RequestError as error:
+            raise RequestError(f"{error} (text {index + 1} of {count})" if count > 1 else str(error)) from error
+    return found
+
+
+def padded(rows: Sequence[Sequence[int]], filling: int | Sequence[int]) -> npt.NDArray[np.int32]:
+    """Rows of tokens as one tensor, shorter ones filled up: all with the same token, or each with its own."""
     width = max(map(len, rows))
-    return np.asarray([[*row, *[filling] * (width - len(row))] for row in rows], dtype=np.int32)
+    fillings = [filling] * len(rows) if isinstance(filling, int) else filling
+    filled = [[*row, *[token] * (width - len(row))] for row, token in zip(rows, fillings, strict=True)]
+    return np.asarray(filled, dtype=np.int32)
 
 
 def check_number(name: str, value: Value | None) -> Value | None:
@@ -72,12 +89,17 @@ def check_number(name: str, value: Value | None) -> Value | None:
     if not np.isfinite(value):
         raise RequestError(f"{name}: must be a number, is {value}")
     if name in LEAST and value < LEAST[name]:
-        raise RequestError(f"{name}: must be at least {LEAST[name]}, is {value:g}")
+        raise RequestError(f"{name}: must be at least {LEAST[name]}, is {_shown(value)}")
     if name == "top_p" and value > MOST_TOP_P:
         raise RequestError(f"top_p: must be between 0 and 1, is {value:g}")
     if name == "repetition_penalty" and value <= 0:
         raise RequestError(f"repetition_penalty: must be more than 0, is {value:g}")
     return value
+
+
+def _shown(value: float) -> str:
+    """A number as people write it. A request's whole number is written in full."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def fail(triton: Any, sender: Any, message: str, code: str) -> None:
@@ -124,12 +146,12 @@ class Call:
     Attributes:
         questions: one for each row.
         stream: whether the client wants pieces of the answer as they come.
-        pad_id: fills up shorter answers.
+        pad_ids: for each row, the token that fills up its answer if it is shorter than another one.
     """
 
     questions: list[Question]
     stream: bool
-    pad_id: int
+    pad_ids: list[int]
 
 
 class Row:
@@ -183,9 +205,9 @@ def read_call(inputs: Tensors, engine: GenaiEngine, *, decoupled: bool, exclude_
         raise RequestError("stream: this model was packaged without streaming (serving.decoupled)")
     if stream and len(rows) > 1:
         raise RequestError("stream: one text at a time can be streamed")
-    questions = [_question(row, engine, exclude_input=exclude_input) for row in rows]
-    padding = rows[0].get("pad_id", int)
-    return Call(questions, stream, engine.filler if padding is None else padding)
+    questions = for_each_text(len(rows), lambda index: _question(rows[index], engine, exclude_input=exclude_input))
+    paddings = [row.get("pad_id", int) for row in rows]
+    return Call(questions, stream, [engine.filler if padding is None else padding for padding in paddings])
 
 
 def _question(row: Row, engine: GenaiEngine, *, exclude_input: bool) -> Question:
@@ -199,11 +221,14 @@ def _question(row: Row, engine: GenaiEngine, *, exclude_input: bool) -> Question
         )
     wanted = check_number("max_tokens", row.get("request_output_len", int))
     end = row.get("end_id", int)
+    if end is not None and not NO_TOKEN <= end < engine.vocabulary:
+        known = f"a token of the model, 0 to {engine.vocabulary - 1}, or {NO_TOKEN} for none"
+        raise RequestError(f"end_id: must be {known}, is {end}")
     exclude = row.get("exclude_input_in_output", bool)
     return Question(
         prompt=prompt,
         max_tokens=longest if wanted is None else min(wanted, longest),
-        end_ids=[*(engine.end_ids if end is None else [end]), engine.last_token],
+        end_ids=engine.end_ids if end is None else [end],
         sampling=_sampling(row, engine.vocabulary),
         stop_words=row.sequences("stop_words_list"),
         log_probs=bool(row.get("return_log_probs", bool)),
@@ -232,7 +257,7 @@ def _sampling(row: Row, vocabulary: int) -> Sampling:
         presence_penalty=check_number("presence_penalty", row.get("presence_penalty", float)) or 0.0,
         frequency_penalty=check_number("frequency_penalty", row.get("frequency_penalty", float)) or 0.0,
         min_tokens=check_number("min_tokens", row.get("min_tokens", int, "min_length")) or 0,
-        bad_words=[words for words in row.sequences("bad_words_list") if max(words) < vocabulary],
+        bad_words=[words for words in row.sequences("bad_words_list") if min(words) >= 0 and max(words) < vocabulary],
     )
 
 

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,10 +38,10 @@ class TritonPythonModel:
         self.exclude_input = is_true(parameter(config, "exclude_input_in_output", "true"))
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer the requests, as many as possible in one batch; each response is sent as soon as it is ready."""
-        jobs = [job for request in requests if (job := self._read(request))]
-        for indices in batches(self.engine, [job.call.questions for job in jobs], self.max_rows):
-            self._run([jobs[index] for index in indices])
+        """Answer the requests, as many texts as possible in one batch; each response is sent as soon as it is ready."""
+        rows = [Row(job, answer) for request in requests if (job := self._read(request)) for answer in job.answers]
+        for indices in batches(self.engine, [row.answer.question for row in rows], self.max_rows):
+            self._run([rows[index] for index in indices])
 
     def _read(self, request: Any) -> "Job | None":
         sender = request.get_response_sender()
@@ -50,9 +50,26 @@ class TritonPythonModel:
         except RequestError as error:
             fail(self.triton, sender, str(error), "INVALID_ARG")
             return None
+        except Exception as error:  # noqa: BLE001  without an answer, the clients of all these requests would wait
+            traceback.print_exc()
+            fail(self.triton, sender, f"the model failed: {error}", "INTERNAL")
+            return None
         return Job(self.triton, sender, call, self._decode)
 
-    def _run(self, jobs: Sequence["Job"]) -> None:
+    def _run(self, rows: Sequence["Row"]) -> None:
+        """Answer the texts of a batch. If the engine fails, each is tried alone: one of them may be the cause."""
+        try:
+            self._generate(rows)
+        except Exception as error:  # noqa: BLE001  any failure must reach the client
+            traceback.print_exc()
+            if len(rows) > 1:
+                for row in rows:
+                    self._run([row])
+            else:
+                rows[0].job.give_up(f"the engine failed: {error}")
+
+    def _generate(self, rows: Sequence["Row"]) -> None:
+        jobs = list(dict.fromkeys(row.job for row in rows))
         checked = time.monotonic()
 
         def after_step() -> None:
@@ -64,15 +81,19 @@ class TritonPythonModel:
                     job.drop_if_unwanted()
                 checked = time.monotonic()
 
-        try:
-            generate(self.engine, [answer for job in jobs for answer in job.answers], after_step)
-        except Exception as error:  # noqa: BLE001  any failure must reach every client
-            traceback.print_exc()
-            for job in jobs:
-                job.give_up(f"the engine failed: {error}")
+        generate(self.engine, [row.answer for row in rows], after_step)
+        for job in jobs:
+            job.send_ready()  # if an earlier attempt could not send it
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+class Row(NamedTuple):
+    """One text of a request, with its answer."""
+
+    job: "Job"
+    answer: Answer
 
 
 class Job:
@@ -131,8 +152,9 @@ class Job:
         new = [answer.log_probs[self._sent :] for answer in self.answers]
         self._sent += max(map(len, new))
         width = max(map(len, new))
+        filled = [ids or [padding] for ids, padding in zip(tokens, self.call.pad_ids, strict=True)]
         return {
-            "output_ids": padded([ids or [self.call.pad_id] for ids in tokens], self.call.pad_id)[:, None],
+            "output_ids": padded(filled, self.call.pad_ids)[:, None],
             "sequence_length": np.asarray([[len(ids)] for ids in tokens], dtype=np.int32),
             "cum_log_probs": np.asarray(sums, dtype=np.float32),
             "output_log_probs": np.asarray([[[*row, *[0.0] * (width - len(row))]] for row in new], dtype=np.float32),

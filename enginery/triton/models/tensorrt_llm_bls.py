@@ -6,13 +6,17 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from .requests import KeptResponse, RequestError, fail, response_with, tensors
+from .requests import KeptResponse, RequestError, fail, for_each_text, response_with, tensors
 from .text import TokensSoFar, is_decoupled, is_true, parameter, version_directory
 from .wiring import Step, own_steps, steps_beside
 
+QUERY = "text_input"
 TEXT = "text_output"
 STREAM = "stream"
+BATCH_INDEX = "batch_index"
+"""An output of TensorRT-LLM's backend: which text of the request a response is about."""
 
 
 class TritonPythonModel:
@@ -45,8 +49,14 @@ class TritonPythonModel:
         return None if self.decoupled else [sender.response for sender in senders]
 
     def _answer(self, inputs: Mapping[str, Any], sender: Any) -> None:
-        prepare, engine, show = self.steps
         self._refuse_unwired(inputs)
+        if len(inputs[QUERY]) > 1 and not self._engine_takes_several_texts():
+            self._answer_each(inputs, sender)
+        else:
+            self._answer_together(inputs, sender)
+
+    def _answer_together(self, inputs: Mapping[str, Any], sender: Any) -> None:
+        prepare, engine, show = self.steps
         known = {**inputs, **self._call_once(prepare, inputs)}
         so_far = self._tokens_so_far(inputs, show)
         parts = self._call(engine, known) if self.decoupled else [self._call_once(engine, known)]
@@ -58,6 +68,28 @@ class TritonPythonModel:
         if rest:
             sender.send(self._response({TEXT: np.asarray([[rest.encode()]], dtype=np.object_)}))
         sender.send(flags=self.triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _engine_takes_several_texts(self) -> bool:
+        """Whether the engine is ours. TensorRT-LLM's backend refuses several texts, or answers each by itself."""
+        return "CONTEXT_IDS" in self.steps[-1].takes
+
+    def _answer_each(self, inputs: Mapping[str, Any], sender: Any) -> None:
+        """Ask for each text of a request alone, and send all answers in one response."""
+        if STREAM in inputs and inputs[STREAM].any():
+            raise RequestError("stream: one text at a time can be streamed")
+
+        def answer(index: int) -> dict[str, Any]:
+            if sender.is_cancelled():
+                raise RequestError("the client has gone")
+            return self._whole_answer({name: values[index : index + 1] for name, values in inputs.items()})
+
+        sender.send(self._response(stacked(for_each_text(len(inputs[QUERY]), answer))))
+        sender.send(flags=self.triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _whole_answer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        prepare, engine, show = self.steps
+        part = self._call_once(engine, {**inputs, **self._call_once(prepare, inputs)})
+        return {**part, **self._call_once(show, part)}
 
     def _refuse_unwired(self, inputs: Mapping[str, Any]) -> None:
         wired = {name for step in self.steps for name in step.takes.values()}
@@ -86,9 +118,10 @@ class TritonPythonModel:
         return response_with(self.triton, {name: value for name, value in known.items() if name in self.outputs})
 
     def _call_once(self, step: Step, known: Mapping[str, Any]) -> dict[str, Any]:
-        for found in self._call(step, known):
-            return found
-        raise RuntimeError(f"{step.model} gave no answer")
+        answers = list(self._call(step, known))
+        if not answers:
+            raise RuntimeError(f"{step.model} gave no answer")
+        return answers[0]
 
     def _call(self, step: Step, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The outputs of each response of a model, under their names in the ensemble."""
@@ -103,3 +136,20 @@ class TritonPythonModel:
                 raise RequestError(response.error().message())
             if response.output_tensors():
                 yield {step.gives[tensor.name()]: tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+def stacked(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The outputs for several texts, from the outputs for each of them. What is shorter is filled up."""
+    found = {name: _stacked([answer[name] for answer in answers]) for name in answers[0]}
+    if BATCH_INDEX in found:
+        found[BATCH_INDEX] = np.arange(len(answers), dtype=np.int32).reshape(found[BATCH_INDEX].shape)
+    return found
+
+
+def _stacked(rows: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    sizes = np.max([row.shape for row in rows], axis=0)
+    nothing = b"" if rows[0].dtype == np.object_ else 0
+    filled = [np.full(sizes, nothing, dtype=row.dtype) for row in rows]
+    for place, row in zip(filled, rows, strict=True):
+        place[tuple(slice(size) for size in row.shape)] = row
+    return np.concatenate(filled)

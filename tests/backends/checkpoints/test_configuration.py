@@ -112,6 +112,54 @@ def test_a_model_with_the_usual_rotary_base_needs_none_written(tmp_path: Path) -
     verify_checkpoint(write_checkpoint(tmp_path / "made", rotary_base=..., rotary_scaling=...), source, PLAIN)
 
 
+CHATGLM: dict[str, Any] = {
+    "model_type": "chatglm",
+    "architectures": ["ChatGLMModel"],
+    "rope_theta": ...,
+    "rope_scaling": ...,
+}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"rotary_base": 5e5, "rotary_scaling": None},
+        {"rotary_base": ..., "rotary_scaling": None, "rope_ratio": 50},
+        {"rotary_base": 1e4, "rotary_scaling": {"type": "linear", "factor": 50}},
+    ],
+)
+def test_chatglms_ratio_is_in_the_base_or_beside_it(tmp_path: Path, written: dict[str, Any]) -> None:
+    source = write_source(tmp_path / "source", **CHATGLM, rope_ratio=50)
+    verify_checkpoint(write_checkpoint(tmp_path / "made", **written), source, PLAIN)
+    other = write_source(tmp_path / "other", **CHATGLM, rope_ratio=500)
+    (found,) = differences(write_checkpoint(tmp_path / "wrong", rotary_base=5e5, rotary_scaling=None), other)
+    assert "the model's rope_theta is 5e+06" in found
+
+
+@pytest.mark.parametrize("base", [10000.0, 500000.0])
+def test_a_base_that_nothing_says_is_not_compared_and_the_facts_say_so(tmp_path: Path, base: float) -> None:
+    unknown: dict[str, Any] = {"architectures": ["OtherForCausalLM"], "model_type": "other", "rope_theta": ...}
+    source = write_source(tmp_path / "source", **unknown, rope_scaling=None)
+    made = write_checkpoint(tmp_path / "made", rotary_base=base, rotary_scaling=None)
+    assert verify_checkpoint(made, source, PLAIN)["not_compared"] == "rope_theta"
+    known = write_source(tmp_path / "known", rope_scaling=None, rope_theta=base)
+    assert "not_compared" not in verify_checkpoint(made, known, PLAIN)
+
+
+def test_the_first_qwen_writes_the_width_of_two_matrices(tmp_path: Path) -> None:
+    qwen: dict[str, Any] = {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "intermediate_size": 1024}
+    source = write_source(tmp_path / "source", **qwen)
+    verify_checkpoint(write_checkpoint(tmp_path / "made", intermediate_size=1024), source, PLAIN)
+    assert differences(write_checkpoint(tmp_path / "half", intermediate_size=512), source)
+
+
+def test_a_model_with_learned_positions_has_no_base_to_compare(tmp_path: Path) -> None:
+    gpt2: dict[str, Any] = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "rope_theta": ...}
+    source = write_source(tmp_path / "source", **gpt2, rope_scaling=None)
+    made = write_checkpoint(tmp_path / "made", rotary_base=..., rotary_scaling=None)
+    assert "not_compared" not in verify_checkpoint(made, source, PLAIN)
+
+
 def test_scaling_that_the_model_has_not_is_named(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", rope_scaling=None)
     found = differences(write_checkpoint(tmp_path / "made"), source)

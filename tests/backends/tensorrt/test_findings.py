@@ -8,6 +8,7 @@ import pytest
 from enginery import toolchains
 from enginery.backends.common import model_positions
 from enginery.backends.tensorrt.backend import TensorRT
+from enginery.backends.tensorrt.converters import rope_findings
 from enginery.core.errors import ToolchainError
 from enginery.models.facts import ModelFacts
 from enginery.toolchains.identity import Kind, ToolchainIdentity
@@ -185,6 +186,48 @@ def test_the_first_release_needs_the_rotary_base_or_the_loss_must_be_accepted() 
     assert codes(request_of(spec=spec, release="0.9.0")) == []
     assert codes(request_of(LLAMA_3_8B | {"rope_theta": 10000.0}, spec=spec, release="0.8.0")) == []
     assert codes(request_of(MIXTRAL_8X7B, spec=spec, release="0.8.0")) == []
+
+
+NEW_ROPE = {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 8.0}
+"""Rotary settings as transformers 5 writes them."""
+
+
+def without(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
+
+
+@pytest.mark.parametrize("release", ["0.8.0", "0.16.0", "1.2.1"])
+def test_rotary_settings_that_the_release_does_not_read_are_warned_of(release: str) -> None:
+    plain = without(LLAMA_3_8B, "rope_theta", "rope_scaling")
+    spec = {"build": {"gpt_attention_plugin": "bfloat16"}, "force": []}
+    convert = {"extra_args": ["--rotary_base", "500000.0"]} if release == "0.8.0" else {}
+    default = {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}
+    (found,) = findings(request_of(plain | default, spec=spec, release=release, convert=convert))
+    assert (found.code, found.path, found.level) == ("W191", "release", "warning")
+    assert f"{release} reads only rope_theta and rope_scaling" in found.problem
+    assert "top level of the model's config.json" in found.remedy
+    both = plain | default | {"rope_theta": 500000.0}
+    assert codes(request_of(both, spec=spec, release=release, convert=convert)) == []
+
+
+def test_modelopt_reads_both_forms_of_rotary_settings() -> None:
+    new = without(LLAMA_3_8B, "rope_theta", "rope_scaling") | {"rope_parameters": NEW_ROPE}
+    assert "W191" not in codes(request_of(new, release="1.2.1", convert={"converter": "modelopt"}))
+    assert "W191" in codes(request_of(new, release="1.2.1"))
+
+
+def test_the_first_release_asks_for_a_rotary_base_that_is_not_known() -> None:
+    unknown = without(LLAMA_3_8B, "rope_theta") | {"model_type": "other", "architectures": ["OtherForCausalLM"]}
+    request = request_of(unknown, release="0.8.0")
+    found = list(rope_findings(request, "0.8.0", "convert_checkpoint.py llama"))
+    assert [(one.code, one.path) for one in found] == [("W190", "convert.extra_args")]
+    assert "does not say the rotary base" in found[0].problem
+
+
+def test_the_plan_notes_that_a_rotary_base_is_not_compared() -> None:
+    other = without(LLAMA_3_8B, "rope_theta") | {"model_type": "other", "architectures": ["SkyworkForCausalLM"]}
+    assert [note for note in TensorRT().notes(request_of(other, release="0.16.0")) if "rotary base" in note]
+    assert not [note for note in TensorRT().notes(request_of(release="0.16.0")) if "rotary base" in note]
 
 
 @pytest.mark.parametrize(

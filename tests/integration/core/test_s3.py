@@ -10,9 +10,8 @@ import pytest
 from enginery.core import s3
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError, StoreError
-from enginery.core.s3 import download, objects, upload
+from enginery.core.s3 import Address, Prefix, download, objects, upload
 from enginery.core.s3.download import download_file
-from enginery.core.s3.objects import Address, Prefix
 from enginery.core.s3.upload import upload_file
 from tests.support.http.faulty_proxy import Fault, Proxy, faulty_proxy
 from tests.support.s3.fixtures import bucket, prefix, proxy, server  # noqa: F401

@@ -4,8 +4,8 @@ import pytest
 
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import StoreError
+from enginery.core.s3 import Prefix, probes
 from enginery.core.s3.download import digest_object
-from enginery.core.s3.objects import Prefix, probes
 from enginery.core.s3.upload import abort_upload, unfinished_uploads
 from tests.support.http.faulty_proxy import Fault, Proxy
 from tests.support.registry.upkeep import begin_upload, write

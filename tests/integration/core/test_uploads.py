@@ -13,11 +13,10 @@ import pytest
 from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError, StoreError
 from enginery.core.progress import NoProgress
-from enginery.core.s3 import download, objects, small, upload
-from enginery.core.s3.client import connection
+from enginery.core.s3 import Address, Prefix, download, objects, small, upload
+from enginery.core.s3.client import bucket_url, connection
 from enginery.core.s3.download import digest_object, download_file
 from enginery.core.s3.errors import Gone
-from enginery.core.s3.objects import Address, Prefix
 from enginery.core.s3.partial import Part
 from enginery.core.s3.transfer import Download, Upload, download_all, upload_all
 from enginery.core.s3.upload import upload_file
@@ -331,24 +330,29 @@ def test_a_copy_of_what_has_gone_or_changed_meanwhile_says_so(
 def test_the_short_way_is_not_taken_where_it_would_not_do_as_the_user_has_set(
     prefix: Prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert small._store(connection(), prefix.address.bucket) is not None
+    assert small._store(prefix, "x") is not None
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
     monkeypatch.setenv("AWS_CA_BUNDLE", "/etc/ssl/certs/ours.pem")
-    assert small._store(connection(), prefix.address.bucket) is None
+    assert small._store(prefix, "x") is None
 
 
+@pytest.mark.usefixtures("bucket")
 @pytest.mark.parametrize(
-    ("endpoint", "bucket", "place", "hosted"),
+    ("endpoint", "region", "name", "url"),
     [
-        ("http://minio:9000", "b", "http://minio:9000", False),
-        ("https://s3.eu-west-1.amazonaws.com", "b", "https://b.s3.eu-west-1.amazonaws.com", True),
-        ("https://s3.eu-west-1.amazonaws.com", "b.c", "https://s3.eu-west-1.amazonaws.com", False),
+        ("http://minio:9000", "garage", "abc", "http://minio:9000/abc"),
+        ("http://minio:9000/s3", "garage", "abc", "http://minio:9000/s3/abc"),
+        ("", "eu-west-1", "abc", "https://abc.s3.eu-west-1.amazonaws.com"),
+        ("", "eu-west-1", "ab.c", "https://s3.eu-west-1.amazonaws.com/ab.c"),
+        ("", "", "abc", "https://abc.s3.amazonaws.com"),
     ],
 )
 def test_buckets_are_found_where_the_general_client_finds_them(
-    endpoint: str, bucket: str, place: str, *, hosted: bool
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, region: str, name: str, url: str
 ) -> None:
-    assert small._place(endpoint, bucket) == {"endpoint": place, "virtual_hosted_style_request": hosted}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    assert bucket_url(connection(), name) == url
 
 
 def test_a_missing_permission_is_reported_by_the_general_client(prefix: Prefix, proxy: Proxy, tmp_path: Path) -> None:

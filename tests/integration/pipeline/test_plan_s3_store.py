@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from enginery.cli.app import main
-from enginery.core.s3.objects import Address
+from enginery.core.s3 import Address
 from enginery.pipeline.plan import make_plan
 from enginery.spec.read import read_spec
 from enginery.store.bucket import BucketStore

@@ -12,9 +12,11 @@ from enginery.sources import bucket as bucket_source
 from enginery.sources import parameters, resolve, staging
 from enginery.spec.spec import Source
 from tests.support.http.faulty_proxy import Fault, Proxy
+from tests.support.models.checkpoints import source_layout, write_source
 from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
 from tests.support.models.downloads import plan_and_download, run_download
 from tests.support.s3.fixtures import bucket, prefix, proxy, server  # noqa: F401
+from tests.support.s3.server import S3Server
 from tests.support.store.outputs import contents
 
 pytestmark = pytest.mark.usefixtures("bucket")
@@ -48,6 +50,21 @@ def test_the_needed_objects_are_downloaded(prefix: Prefix, tmp_path: Path) -> No
         "source": "s3", "repository": str(prefix.address), "commit": resolved.commit, "files": 10,
         "bytes": resolved.size, "license_files": ["LICENSE", "USE_POLICY.md"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix_text", ["incoming//tiny", "/tiny", "incoming//", "with space/ü+%2F?x#y"])
+def test_a_source_may_be_any_prefix_that_others_have_made(
+    bucket: str, server: S3Server, tmp_path: Path, prefix_text: str
+) -> None:
+    under = f"{prefix_text.removesuffix('/')}/" if prefix_text != "incoming//" else prefix_text
+    files = contents(model_directory(tmp_path / "m"))
+    for name, data in files.items():
+        server.admin.put_object(Bucket=bucket, Key=f"{under}{name}", Body=data)
+    source = Source.model_validate({"s3": f"s3://{bucket}/{prefix_text}"})
+    plan_and_download(source, tmp_path / "out")
+    downloaded = contents(tmp_path / "out")
+    assert downloaded
+    assert downloaded.items() <= files.items()
 
 
 def test_writing_the_same_bytes_again_changes_nothing(prefix: Prefix, tmp_path: Path) -> None:
@@ -192,3 +209,13 @@ def test_objects_that_arrived_are_not_downloaded_again(prefix: Prefix, proxy: Pr
     proxy.fail(Fault("reset", matches=note))
     run_download(wanted, tmp_path / "out")
     assert [path for path in calls if "list-type" not in path] == [f"/{prefix.address.bucket}/pre/fix/tokenizer.json"]
+
+
+def test_weights_that_lack_a_tensor_are_refused_after_the_download_with_its_name(
+    prefix: Prefix, tmp_path: Path
+) -> None:
+    layout = source_layout()
+    layout.pop("lm_head.weight")
+    source = uploaded(prefix, write(write_source(tmp_path / "m", layout), {"tokenizer.json": {}}))
+    with pytest.raises(SourceError, match=r"is missing: lm_head\.weight"):
+        plan_and_download(source, tmp_path / "out")

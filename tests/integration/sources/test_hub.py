@@ -10,6 +10,7 @@ from enginery.core.home import home
 from enginery.sources import hub, parameters, resolve, staging
 from enginery.spec.spec import Source
 from tests.support.http.hub import HubServer
+from tests.support.models.checkpoints import fp8_layout, source_layout, write_source
 from tests.support.models.directories import model_directory, safetensors, sharded_model_directory, write
 from tests.support.models.downloads import plan_and_download, run_download
 from tests.support.store.outputs import contents
@@ -287,6 +288,35 @@ def test_damaged_weights_in_the_repository_itself_are_refused(server: HubServer,
     with pytest.raises(SourceError, match="its header says") as caught:
         plan_and_download(SOURCE, tmp_path / "out")
     assert "correct it there" in caught.value.remedy
+
+
+def test_weights_that_lack_a_tensor_are_refused_after_the_download_with_its_name(
+    server: HubServer, tmp_path: Path
+) -> None:
+    lost = "model.layers.1.mlp.down_proj.weight"
+    layout = {name: about for name, about in source_layout().items() if name != lost}
+    server.add_model(NAME, write(write_source(tmp_path / "model", layout), {"tokenizer.json": {}}))
+    with pytest.raises(SourceError, match=f"1 tensor that LlamaForCausalLM .* is missing: {lost}") as caught:
+        plan_and_download(SOURCE, tmp_path / "out")
+    assert (caught.value.exit_code, caught.value.subject) == (3, NAME)
+
+
+def test_quantized_weights_that_say_so_nowhere_are_refused_after_the_download(
+    server: HubServer, tmp_path: Path
+) -> None:
+    server.add_model(NAME, write(write_source(tmp_path / "model", fp8_layout()), {"tokenizer.json": {}}))
+    with pytest.raises(SourceError, match=r"the weights are quantized \(fp8, .* does not say so"):
+        plan_and_download(SOURCE, tmp_path / "out")
+
+
+def test_a_file_beside_the_configuration_that_says_how_weights_are_quantized_is_read_by_the_plan(
+    server: HubServer, tmp_path: Path
+) -> None:
+    files = {"tokenizer.json": {}, "quant_config.json": {"w_bit": 4, "q_group_size": 128, "zero_point": True}}
+    server.add_model(NAME, write(write_source(tmp_path / "model"), files))
+    quantization = resolve(SOURCE).config["quantization_config"]
+    assert isinstance(quantization, dict)
+    assert (quantization["quant_method"], quantization["said_in"]) == ("awq", "quant_config.json")
 
 
 def test_a_file_too_large_for_plain_http_goes_through_the_hubs_own_downloader(

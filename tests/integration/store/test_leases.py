@@ -14,7 +14,7 @@ import pytest
 from enginery.core.errors import UsageError
 from enginery.core.locks import Worker
 from enginery.core.progress import no_log
-from enginery.core.s3.objects import Address, Prefix
+from enginery.core.s3 import Address, Prefix
 from enginery.store import open_store
 from enginery.store.layout import StillLockedError
 from enginery.store.leases import Lease, ObservedLease, lease_seconds, leased, watched

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from enginery.core.errors import StoreError
-from enginery.core.s3.objects import Address
+from enginery.core.s3 import Address
 from enginery.store import open_store
 from enginery.store.bucket import BucketStore, TieredStore
 from enginery.store.layout import blob_path, record_path

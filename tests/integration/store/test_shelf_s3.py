@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enginery.core.s3.objects import Address
+from enginery.core.s3 import Address
 from enginery.store.bucket import BucketStore, TieredStore
 from enginery.store.local import LocalStore
 from tests.support.s3.fixtures import bucket, server  # noqa: F401

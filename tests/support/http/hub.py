@@ -5,14 +5,18 @@
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
 
 Like the Hub, it answers a request for a large file with a redirect to another host name. A test asks for faults by file
-name: `hub.fail("truncate", "model.safetensors", after=1000)`. `hub.bytes_sent` and `hub.requests` record what happened.
+name: `hub.fail("truncate", "model.safetensors", after=1000)`. `hub.refuse(429, "/api/*")` is for error statuses, and
+`hub.mirror = Mirror(lists="names")` for what mirrors do differently. `hub.bytes_sent` and `hub.requests` record what
+happened.
 """
 
+import gzip
 import hashlib
 import json
 import re
 import shutil
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -25,7 +29,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from enginery.core.digests import file_digest
-from tests.support.http.hub_content import LFS, Fault, FaultKind, HubFile, HubModel, SeenRequest
+from tests.support.http.hub_content import LFS, Fault, FaultKind, HubFile, HubModel, Mirror, Refusal, SeenRequest
 from tests.support.http.serving import Handler, serving
 
 CHUNK = 1 << 14
@@ -41,7 +45,10 @@ class HubServer:
         self.tokens: set[str] = set()
         self.bytes_sent: Counter[str] = Counter()
         self.requests: list[SeenRequest] = []
+        self.renamed: dict[str, str] = {}
+        self.mirror = Mirror()
         self._faults: list[Fault] = []
+        self._refusals: list[Refusal] = []
         self._lock = threading.Lock()
         self.url = ""
 
@@ -82,9 +89,33 @@ class HubServer:
             self._faults.append(fault)
         return fault
 
-    def heal(self) -> None:
-        """End all faults."""
+    def refuse(
+        self, status: int, pattern: str = "*", *, headers: dict[str, str] | None = None, times: int | None = 1
+    ) -> None:
+        """Answer requests for these paths with an error status, such as 429 when a limit is reached."""
         with self._lock:
+            self._refusals.append(Refusal(status, pattern, headers or {}, times))
+
+    def take_refusal(self, path: str) -> Refusal | None:
+        """The first remaining refusal for this path. It counts as used once."""
+        with self._lock:
+            for refusal in self._refusals:
+                if refusal.times != 0 and fnmatchcase(path, refusal.pattern):
+                    refusal.times = None if refusal.times is None else refusal.times - 1
+                    return refusal
+        return None
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a repository another name. As on the Hub, its old name then redirects to the new one."""
+        model = self.models.pop(old)
+        model.name = new
+        self.models[new] = model
+        self.renamed[old] = new
+
+    def heal(self) -> None:
+        """End all faults and refusals."""
+        with self._lock:
+            self._refusals.clear()
             for fault in self._faults:
                 fault.release.set()
             self._faults.clear()
@@ -117,13 +148,22 @@ class _Handler(Handler):
     hub: HubServer
 
     def do_GET(self) -> None:
-        quoted = urlsplit(self.path).path
+        quoted = urlsplit(self.path).path.removeprefix(self.hub.mirror.prefix)
         path = unquote(quoted)
         sent = self.headers
         seen = SeenRequest(self.command, path, sent["Host"] or "", sent["Authorization"], sent["Range"])
         self.hub.requests.append(seen)
-        fault = self.hub.take_fault(path) if self._is_final(path) else None
-        if fault and fault.kind == "unavailable":
+        refusal = self.hub.take_refusal(path)
+        fault = self.hub.take_fault(path) if self._is_final(path) and not refusal else None
+        if refusal:
+            self.send(refusal.status, b'{"error": "refused"}', refusal.headers)
+        elif self.hub.mirror.upstream:
+            self.send(307, b"", {"Location": f"{self.hub.mirror.upstream}{self.path}"})
+        elif new := self._renamed(path):
+            self.send(307, b"", {"Location": self.path.replace(*new, 1)})
+        elif self.command == "HEAD" and not self.hub.mirror.head:
+            self.send(405, b"")
+        elif fault and fault.kind == "unavailable":
             self._fail(503, "", "Service Unavailable")
         elif fault and fault.kind == "not-json":
             self.send(200, b"<html>log in</html>", {"Content-Type": "text/html"})
@@ -142,6 +182,13 @@ class _Handler(Handler):
         """Whether this answer has the file's bytes: not for HEAD, and for large files only after the redirect."""
         is_redirect = "/resolve/" in path and any(fnmatchcase(path, pattern) for pattern in LFS)
         return self.command == "GET" and not is_redirect
+
+    def _renamed(self, path: str) -> tuple[str, str] | None:
+        """The old and the new name, if the path is that of a repository under its old name."""
+        for old, new in self.hub.renamed.items():
+            if path.startswith((f"/api/models/{old}/", f"/{old}/")):
+                return old, new
+        return None
 
     def _token(self) -> str | None:
         header = self.headers["Authorization"]
@@ -170,15 +217,23 @@ class _Handler(Handler):
             self._fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return
         files = sorted(model.commits[commit].values(), key=lambda file: file.name)
+        if kind == "tree" and not self.hub.mirror.tree:
+            self._fail(404, "", "not found")
+            return
         answer = [file.in_tree() for file in files] if kind == "tree" else self._info(model, commit, files)
-        self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        content, headers = json.dumps(answer).encode(), {"Content-Type": "application/json"}
+        if self.hub.mirror.compressed:
+            content, headers = gzip.compress(content), {**headers, "Content-Encoding": "gzip"}
+        self.send(200, content, headers)
 
     def _info(self, model: HubModel, commit: str, files: list[HubFile]) -> dict[str, Any]:
-        return {
-            "_id": commit[:24], "id": model.name, "modelId": model.name, "sha": commit, "private": model.private,
-            "gated": "manual" if model.gated else False, "disabled": False, "tags": [],
-            "siblings": [file.listed() for file in files],
+        mirror = self.hub.mirror
+        info = {
+            "_id": commit[:24], "id": model.name, "modelId": model.name, "sha": mirror.sha(commit),
+            "private": model.private, "disabled": False, "tags": [],
+            "siblings": [file.listed(mirror) for file in files],
         }  # fmt: skip
+        return {**info, "gated": "manual" if model.gated else False} if mirror.gated else info
 
     def _serve_file(self, path: str, fault: Fault | None) -> None:
         name, _, rest = path.removeprefix("/").partition("/resolve/")
@@ -194,9 +249,12 @@ class _Handler(Handler):
         if file is None:
             self._fail(404, "EntryNotFound", "Entry not found")
             return
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
+        mirror = self.hub.mirror
+        headers = {"Accept-Ranges": "bytes", **({"X-Repo-Commit": commit} if mirror.commits else {})}
+        headers |= {"ETag": f'"{file.etag}"'} if mirror.digests else {}
         if file.is_lfs:
-            headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
+            if mirror.lists == "all" and mirror.digests:
+                headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
             headers["Location"] = (
                 f"http://localhost:{urlsplit(self.hub.url).port}/cdn/{name}/{commit}/{file_name}?signature=x"
             )
@@ -211,7 +269,8 @@ class _Handler(Handler):
 
     def _send_file(self, file: HubFile, fault: Fault | None, headers: dict[str, str]) -> None:
         data = file.path.read_bytes()
-        start = self._range_start() if not (fault and fault.kind == "ignore-range") else None
+        ignored = not self.hub.mirror.ranges or (fault and fault.kind == "ignore-range")
+        start = None if ignored else self._range_start()
         if start is not None and start >= file.size:
             self.send(416, b"", {"Content-Range": f"bytes */{file.size}"})
             return
@@ -221,9 +280,25 @@ class _Handler(Handler):
             data = data[start:]
         if fault and fault.kind == "corrupt":
             data = bytes(byte ^ 0xFF for byte in data)
+        if not self.hub.mirror.lengths:
+            self._send_in_chunks(status, headers, data)
+            return
         self.head(status, len(data), headers)
         if self.command == "GET":
             self._send_body(file.name, data, fault)
+
+    def _send_in_chunks(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        """Send an answer without its length: as some proxies do, also in place of a part of a file."""
+        headers.pop("Content-Range", None)
+        self.send_response(status)
+        for name, value in {**headers, "Transfer-Encoding": "chunked"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for start in range(0, len(data), CHUNK) if self.command == "GET" else ():
+            piece = data[start : start + CHUNK]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if self.command == "GET":
+            self.wfile.write(b"0\r\n\r\n")
 
     def _range_start(self) -> int | None:
         asked = self.headers["Range"]
@@ -260,10 +335,10 @@ class _Handler(Handler):
 
 
 @contextmanager
-def running_hub(root: Path) -> Iterator[HubServer]:
-    """Run a Hub on a free port. Its commits are under `root`."""
+def running_hub(root: Path, certificates: ssl.SSLContext | None = None) -> Iterator[HubServer]:
+    """Run a Hub on a free port, with TLS if there are certificates. Its commits are under `root`."""
     hub = HubServer(root)
-    with serving(_Handler, hub=hub) as hub.url:
+    with serving(_Handler, certificates, hub=hub) as hub.url:
         try:
             yield hub
         finally:

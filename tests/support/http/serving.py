@@ -1,5 +1,6 @@
 """A server in threads of this process, on a free port."""
 
+import ssl
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -40,13 +41,15 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(handler: type[Handler], **state: Any) -> Iterator[str]:
+def serving(handler: type[Handler], certificates: ssl.SSLContext | None = None, **state: Any) -> Iterator[str]:
     """Run a server until the block ends; yields its address. `state` becomes attributes of the handlers."""
     server = _Server(("127.0.0.1", 0), type(handler.__name__, (handler,), state))
+    if certificates:
+        server.socket = certificates.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' if certificates else ''}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
+BYTES = {"F32": 4, "I32": 4, "U32": 4, "I64": 8, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
 Shape = tuple[int, ...]
 Layout = dict[str, tuple[str, Shape]]
 """Tensors by name: number format and shape."""
@@ -73,6 +73,28 @@ def write_tensors(path: Path, layout: Mapping[str, tuple[str, Shape]]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         file.truncate(8 + len(encoded) + end)
+
+
+def read_header(directory: Path) -> dict[str, Any]:
+    """The entries of a directory's `model.safetensors`, by the tensors' names."""
+    with (directory / "model.safetensors").open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    header.pop("__metadata__", None)
+    return header
+
+
+def rewritten(path: Path, tensors: Mapping[str, str]) -> None:
+    """Write a safetensors file again with these tensors: new name -> the name of the tensor that has its numbers."""
+    content = path.read_bytes()
+    start = 8 + struct.unpack("<Q", content[:8])[0]
+    old, header, numbers = read_header(path.parent), {}, b""
+    for name, source in tensors.items():
+        first, last = old[source]["data_offsets"]
+        header[name] = {**old[source], "data_offsets": [len(numbers), len(numbers) + last - first]}
+        numbers += content[start + first : start + last]
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + numbers)
 
 
 def write_source(directory: Path, layout: Layout | None = None, **changes: Any) -> Path:

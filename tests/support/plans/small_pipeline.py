@@ -14,7 +14,7 @@ from enginery.backends.validate import expectations, judge
 from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationReport
 from enginery.core.errors import RegistryError
 from enginery.core.files import write_atomic
-from enginery.core.progress import Facts
+from enginery.core.progress import Facts, Log, no_log
 from enginery.pipeline import functions
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.sources import ResolvedSource
@@ -60,7 +60,7 @@ class SmallPipeline:
         counter = self.runs_dir / step.replace("/", "-")
         return len(counter.read_text().splitlines()) if counter.exists() else 0
 
-    def plan(self, spec: Spec) -> Plan:
+    def plan(self, spec: Spec, log: Log = no_log) -> Plan:  # noqa: ARG002  as `make_plan` has it
         """The plan of a spec, used instead of `make_plan`."""
         names = tuple(target.name for target in spec.targets)
         download = self.command("download", "echo weights > {output}/weights.txt", {}, names)

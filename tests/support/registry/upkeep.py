@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from enginery.builds.manifest import BuildTarget, Manifest
 from enginery.core.digests import bytes_digest
 from enginery.core.locks import Worker
-from enginery.core.s3.objects import Address
+from enginery.core.s3 import Address
 from enginery.registry import Registry
 from enginery.registry.channels import Action, change_channel, new_move
 from enginery.registry.claims import CLAIM, Holder

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from enginery.core import s3
-from enginery.core.s3.objects import Address, Prefix
+from enginery.core.s3 import Address, Prefix
 from tests.support.http.faulty_proxy import Proxy, faulty_proxy
 from tests.support.s3.server import S3Server, running_s3_server
 

@@ -1,12 +1,14 @@
 """A plain HTTP client for Triton, like curl."""
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
 from enginery.dev.triton import TritonServer
+from enginery.triton.models.wiring import SAMPLING
 
 SECONDS = 60
 
@@ -45,3 +47,49 @@ class TritonHttp:
         status, text = self.post(f"/v2/models/{model}/generate", body)
         assert status == 200, text
         return dict(json.loads(text))
+
+
+class FiveModels(TritonHttp):
+    """A client of a server with the five models around an engine."""
+
+    def ask(self, text: str, *, model: str = "ensemble", max_tokens: int = 64, **inputs: Any) -> str:
+        """The answer to one text."""
+        found = self.answer({"text_input": text, "max_tokens": max_tokens, **inputs}, model)["text_output"]
+        assert isinstance(found, str)
+        return found
+
+    def refusal(self, body: object, model: str = "ensemble") -> str:
+        """The error of a request that is the client's fault."""
+        status, text = self.post(f"/v2/models/{model}/generate", body)
+        assert status == 400, text
+        return str(json.loads(text)["error"])
+
+    def stream(self, model: str, **body: object) -> list[str]:
+        """The pieces of a streamed answer."""
+        status, text = self.post(f"/v2/models/{model}/generate_stream", {"stream": True, "max_tokens": 64, **body})
+        assert status == 200, text
+        events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+        assert all("error" not in event for event in events), text
+        return [event["text_output"] for event in events]
+
+    def infer(self, inputs: Mapping[str, Sequence[Any]], model: str = "ensemble") -> list[str]:
+        """The answers to several texts. Each input has a value, or a list of values, for each text."""
+        described = [_described(name, values) for name, values in inputs.items()]
+        body = {"inputs": described, "outputs": [{"name": "text_output"}]}
+        status, text = self.post(f"/v2/models/{model}/infer", body)
+        assert status == 200, text
+        return list(json.loads(text)["outputs"][0]["data"])
+
+    def batches(self) -> dict[int, int]:
+        """Size -> how many batches of this size Triton has given to the engine."""
+        stats = self.get("/v2/models/tensorrt_llm/stats")["model_stats"][0]["batch_stats"]
+        return {entry["batch_size"]: entry["compute_infer"]["count"] for entry in stats}
+
+
+def _described(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """An input of an `infer` request."""
+    rows = [value if isinstance(value, list) else [value] for value in values]
+    kind = next(
+        (kind for kind, names in SAMPLING.items() if name in names), "INT32" if name == "max_tokens" else "BYTES"
+    )
+    return {"name": name, "shape": [len(rows), len(rows[0])], "datatype": kind, "data": rows}

@@ -52,6 +52,9 @@ class TritonPythonModel:
         return prompt, answer[: int(found["request_output_len"].reshape(-1)[0])], beams, streaming
 
     def respond(self, request):
+        if any(tensor.name() == "input_ids" and len(tensor.as_numpy()) > 1 for tensor in request.inputs()):
+            error = "Batch size > 1 requires the tensorrt_llm backend to be using decoupled transaction policy"
+            return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(error))
         _, answer, beams, streaming = self.read(request)
         if streaming:
             error = "Streaming is only supported if model is deployed using decoupled mode."

@@ -30,16 +30,16 @@ def decode(tokens: list[int]) -> str:
 
 
 class ScriptedSession(GenaiSession):
-    """An engine session that answers each row with the row's script, token by token."""
+    """An engine session that answers each row with the row's script, token by token. Fillers are no part of it."""
 
     def __init__(self, scripts: Sequence[Sequence[int]]) -> None:
         self.scripts = scripts
         self.appended: list[list[int]] = []
 
     def logits(self) -> npt.NDArray[np.float32]:
-        step = len(self.appended)
         found = np.zeros((len(self.scripts), VOCABULARY), dtype=np.float32)
-        for row, script in zip(found, self.scripts, strict=True):
+        for index, (row, script) in enumerate(zip(found, self.scripts, strict=True)):
+            step = sum(tokens[index] != FILLER for tokens in self.appended)
             row[script[step] if step < len(script) else END] = 10.0
         return found
 
@@ -57,14 +57,24 @@ class ScriptedEngine(GenaiEngine):
 
     def __init__(self, answers: Mapping[str, str]) -> None:
         self.end_ids = [END]
-        self.answers = answers
+        self.answers = dict(answers)
         self.lengths: list[int] = []
+        self.heads: list[list[list[int]]] = []
         self.sessions: list[ScriptedSession] = []
 
     def start(self, prompts: Sequence[Sequence[int]], length: int) -> ScriptedSession:
         self.lengths.append(length)
-        self.sessions.append(ScriptedSession([self.answers[decode(list(prompt))].encode() for prompt in prompts]))
+        self.heads.append([list(prompt) for prompt in prompts])
+        self.sessions.append(ScriptedSession([self._script(decode(list(prompt))) for prompt in prompts]))
         return self.sessions[-1]
+
+    def _script(self, begun: str) -> bytes:
+        """The rest of the answer: a session may begin in the middle of one."""
+        whole = [prompt + answer for prompt, answer in self.answers.items()]
+        try:
+            return next(text.removeprefix(begun).encode() for text in whole if text.startswith(begun))
+        except StopIteration:
+            raise KeyError(begun) from None
 
 
 class FakeError:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -325,6 +326,46 @@ def test_the_script_asks_as_it_is_wired_and_returns_one_response() -> None:
     assert triton.calls[1][2] == ["output_ids", "sequence_length", "cum_log_probs"]
     assert set(response.tensors) == {"text_output", "cum_log_probs"}
     assert response.tensors["text_output"].tolist() == [[b"ab"]]
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_several_texts_are_asked_one_by_one_and_answered_together(*, decoupled: bool) -> None:
+    """TensorRT-LLM's backend refuses several texts, or answers each of them in a response of its own."""
+    model, triton = script([part(97, 98)], decoupled=decoupled)
+    model.outputs = frozenset({"text_output", "cum_log_probs", "batch_index"})
+    model.steps = (STEPS[0], replace(STEPS[1], gives={**STEPS[1].gives, "batch_index": "batch_index"}), STEPS[2])
+    triton.answers = {**triton.answers, "tensorrt_llm": [part(97, 98) | {"batch_index": [[0]]}]}
+    query = np.asarray([[b"q"], [b"another"]], dtype=np.object_)
+    request = FakeRequest(text_input=query, beam_width=[[1], [2]])
+    made = model.execute([request])
+    response: Any = request.sender.sent[0][0] if decoupled else made[0]
+    assert response.tensors["text_output"].tolist() == [[b"ab"], [b"ab"]]
+    assert response.tensors["batch_index"].tolist() == [[0], [1]]
+    asked = [(name, given) for name, given, _ in triton.calls if name != "postprocessing"]
+    assert [given["QUERY"].tolist() for name, given in asked if name == "preprocessing"] == [[[b"q"]], [[b"another"]]]
+    assert [given["beam_width"].tolist() for name, given in asked if name == "tensorrt_llm"] == [[[1]], [[2]]]
+
+
+def test_answers_of_different_sizes_are_filled_up() -> None:
+    one = {
+        "text_output": np.asarray([[b"a", b"b"]], dtype=np.object_),
+        "output_log_probs": np.asarray([[[-1.0, -2.0]]]),
+    }
+    other = {"text_output": np.asarray([[b"c"]], dtype=np.object_), "output_log_probs": np.asarray([[[-3.0]]])}
+    found = tensorrt_llm_bls.stacked([one, other])
+    assert found["text_output"].tolist() == [[b"a", b"b"], [b"c", b""]]
+    assert found["output_log_probs"].tolist() == [[[-1.0, -2.0]], [[-3.0, 0.0]]]
+
+
+def test_an_error_about_one_of_several_texts_says_which_and_several_are_not_streamed() -> None:
+    model, triton = script([{"error": "too long"}], decoupled=True)
+    texts = np.asarray([[b"q"], [b"r"]], dtype=np.object_)
+    requests = [FakeRequest(text_input=texts), FakeRequest(text_input=texts, stream=[[False], [True]])]
+    model.execute(requests)
+    responses: list[Any] = [request.sender.sent[0][0] for request in requests]
+    errors = [response.error.message() for response in responses]
+    assert errors == ["too long (text 1 of 2)", "stream: one text at a time can be streamed"]
+    assert len([name for name, _, _ in triton.calls if name == "tensorrt_llm"]) == 1
 
 
 def test_the_script_asks_the_engine_by_the_name_in_its_parameters() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from enginery.triton.models.llm import tensorrt_llm
-from enginery.triton.models.llm.engine import read_request, read_settings
+from enginery.triton.models.llm.engine import TextRequest, read_requests, read_settings
 from enginery.triton.models.llm.tensorrt_llm import Job
 from enginery.triton.models.requests import RequestError
 from tests.support.triton.served import FAKE_TRITON, FakeSender
@@ -26,6 +26,12 @@ def _encoded(value: Any) -> Any:
     values = value if isinstance(value, list) else [value]
     texts = [each.encode() if isinstance(each, str) else each for each in values]
     return np.asarray(texts, dtype=np.object_) if any(isinstance(each, bytes) for each in texts) else values
+
+
+def read_request(tensors: dict[str, Any], **settings: Any) -> TextRequest:
+    """What a request asks of its one text."""
+    (request,) = read_requests(tensors, **settings)
+    return request
 
 
 def sampling(**values: Any) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def test_the_request_says_whether_the_prompt_comes_along_else_the_spec(*, defaul
         ({"presence_penalty": float("inf")}, "presence_penalty: must be a number"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: must be more than 0"),
         ({"best_of": 0}, "best_of: must be at least 1"),
-        ({"seed": [1, 2]}, "seed: one value, not 2"),
+        ({"seed": [1, 2]}, "seed: one value, or one for each text, not 2"),
         ({"stop": [b"\xff"]}, "stop_words: is not UTF-8"),
     ],
 )
@@ -97,7 +103,11 @@ def test_what_no_model_can_do_is_refused_by_its_name(values: dict[str, Any], rea
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"text_input": ["a", "b"]}, "text_input: one text at a time; there are 2"),
+        ({"text_input": []}, "text_input: there is none"),
+        ({"text_input": ["a", ""]}, r"text_input: is empty \(text 2 of 2\)"),
+        ({"text_input": ["a", "b"], "sampling_param_best_of": 2}, "best_of: is for one text at a time"),
+        ({"text_input": ["a", "b"], "sampling_param_top_k": [5, -1]}, r"top_k: must be at least 0.* \(text 2 of 2\)"),
+        ({"text_input": ["a", "b"], "sampling_param_seed": [1, 2, 3]}, "seed: one value, or one for each text, not 3"),
         ({"text_input": [""]}, "text_input: is empty"),
         ({"streaming": True}, "packaged without streaming"),
     ],
@@ -105,6 +115,25 @@ def test_what_no_model_can_do_is_refused_by_its_name(values: dict[str, Any], rea
 def test_a_request_that_cannot_be_served_is_refused(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         read_request(inputs(**values), decoupled=False, exclude_input=True)
+
+
+def test_several_texts_have_values_in_common_or_of_their_own() -> None:
+    tensors = inputs(
+        text_input=["a", "b"],
+        sampling_param_max_tokens=[5, 6],
+        sampling_param_top_k=3,
+        sampling_param_stop=["x", "y"],
+        sampling_param_exclude_input_from_output=[True, False],
+    )
+    one, other = read_requests(tensors, decoupled=True, exclude_input=True)
+    common = {"top_k": 3, "stop": ["x", "y"], "include_stop_str_in_output": True}
+    assert (one.prompt, one.sampling, one.exclude_input) == ("a", {"max_tokens": 5, **common}, True)
+    assert (other.prompt, other.sampling, other.exclude_input) == ("b", {"max_tokens": 6, **common}, False)
+
+
+def test_several_texts_are_not_streamed() -> None:
+    with pytest.raises(RequestError, match="^stream: one text at a time"):
+        read_requests(inputs(text_input=["a", "b"], streaming=[True, False]), decoupled=True, exclude_input=True)
 
 
 def test_settings_are_read_with_the_checkpoint_beside_them(tmp_path: Path) -> None:
@@ -177,8 +206,8 @@ def run(result: Any, sender: FakeSender, *, stream: bool = True, exclude_input: 
         return result
 
     tensors = inputs(streaming=stream)
-    request = read_request(tensors, decoupled=True, exclude_input=exclude_input)
-    asyncio.run(Job(FAKE_TRITON, SimpleNamespace(generate=generate), request, sender).run())  # type: ignore[arg-type]
+    requests = read_requests(tensors, decoupled=True, exclude_input=exclude_input)
+    asyncio.run(Job(FAKE_TRITON, SimpleNamespace(generate=generate), requests, sender).run())  # type: ignore[arg-type]
 
 
 def _shown(response: Any) -> str:
@@ -209,6 +238,44 @@ def test_an_answer_that_is_not_streamed_comes_whole() -> None:
 
 def test_of_several_answers_none_is_sent_before_all_are_complete() -> None:
     assert sent(ScriptedResult("one", "one and", "one and two"), stream=False) == [("one and two", 1)]
+
+
+def answered_together(results: dict[str, Any]) -> FakeSender:
+    """The responses to one request with these texts."""
+
+    def generate(prompt: str, *_given: Any, **_named: Any) -> Any:
+        if isinstance(results[prompt], Exception):
+            raise results[prompt]
+        return results[prompt]
+
+    sender = FakeSender()
+    requests = read_requests(inputs(text_input=list(results)), decoupled=True, exclude_input=True)
+    asyncio.run(Job(FAKE_TRITON, SimpleNamespace(generate=generate), requests, sender).run())  # type: ignore[arg-type]
+    return sender
+
+
+def test_several_texts_are_answered_in_one_response_in_their_order() -> None:
+    results = {"slow": ScriptedResult("a", "ab", "abc"), "quick": ScriptedResult("x")}
+    ((response, final),) = answered_together(results).sent
+    assert response is not None
+    assert (response.tensors["text_output"].tolist(), final) == ([b"abc", b"x"], 1)
+    assert {len(value) for value in response.tensors.values()} == {2}
+
+
+def test_a_text_that_the_runtime_refuses_ends_the_request_and_the_others_work() -> None:
+    begun = ScriptedResult("a", "ab")
+    ((response, _),) = answered_together({"fine": begun, "bad": ValueError("too long")}).sent
+    assert (_shown(response), begun.aborted) == ("3: too long (text 2 of 2)", True)
+
+
+def test_a_text_that_fails_later_ends_the_request_too() -> None:
+    class Failing(ScriptedResult):
+        async def __anext__(self) -> ScriptedResult:
+            raise RuntimeError("out of memory")
+
+    begun = ScriptedResult(*["a"] * 1000)
+    ((response, _),) = answered_together({"bad": Failing(), "fine": begun}).sent
+    assert (_shown(response), begun.aborted) == ("1: the model failed: out of memory", True)
 
 
 def test_a_character_is_sent_when_it_is_whole() -> None:

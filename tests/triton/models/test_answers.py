@@ -45,7 +45,7 @@ def test_nothing_is_put_behind_the_last_token() -> None:
 
 def test_a_finished_row_is_filled_while_others_go_on() -> None:
     answered(question("long question"), question())
-    assert [row[0] for row in ENGINE.sessions[-1].appended] == [*b"yes", END, FILLER, FILLER]
+    assert [row[0] for row in ENGINE.sessions[-1].appended] == [*b"yes", FILLER, FILLER, FILLER]
 
 
 def test_the_engine_gets_the_length_of_prompt_and_answer() -> None:
@@ -92,32 +92,55 @@ def test_neighbours_do_not_change_a_drawn_answer() -> None:
     assert answered(question(), drawn, question("?", sampling=Sampling(temperature=9.0, seed=5)))[1] == alone
 
 
-def batched(*questions: list[Question], most: int = 8) -> list[list[int]]:
+def ending_with_fillers(prompt: str, count: int, max_tokens: int = 10) -> Question:
+    return Question([*prompt.encode(), *[FILLER] * count], max_tokens, end_ids=[END])
+
+
+def test_fillers_that_belong_to_a_prompt_are_appended_to_it_because_the_library_would_ignore_them() -> None:
+    assert answered(ending_with_fillers("q", 2)) == ["answer"]
+    assert ENGINE.heads[-1] == [[ord("q")]]
+    assert ENGINE.sessions[-1].appended[:3] == [[FILLER], [FILLER], [ord("a")]]
+
+
+def test_a_prompt_of_fillers_alone_begins_with_one() -> None:
+    engine = ScriptedEngine({"": "yes"})
+    answer = Answer(Question([FILLER] * 3, 10, end_ids=[END]), decode, stream=False)
+    generate(engine, [answer], lambda: None)
+    assert (engine.heads, decode(answer.tokens)) == ([[[FILLER]]], "yes")
+
+
+def test_an_answer_does_not_end_at_the_token_after_which_the_library_appends_nothing() -> None:
+    """Then a new session goes on, with all that is there so far. It also begins with what others have got."""
+    engine = ScriptedEngine({"q": "an|swer", "?": "a longer text", "x": "y"})
+    engine.last_token = ord("|")
+    answers = [Answer(question(text), decode, stream=False) for text in ("q", "?", "x")]
+    generate(engine, answers, lambda: None)
+    assert [decode(answer.tokens) for answer in answers] == ["an|swer", "a longer t", "y"]
+    assert [list(map(decode, heads)) for heads in engine.heads] == [["q", "?", "x"], ["qan|", "?a l"]]
+
+
+def batched(*questions: Question, most: int = 8) -> list[list[int]]:
     return list(batches(ENGINE, questions, most))
 
 
-def test_requests_share_a_batch() -> None:
-    assert batched([question()], [question("long question")], [question(sampling=Sampling(top_p=0.5))]) == [[0, 1, 2]]
+def test_questions_share_a_batch() -> None:
+    assert batched(question(), question("long question"), question(sampling=Sampling(top_p=0.5))) == [[0, 1, 2]]
 
 
 def test_a_batch_has_no_more_rows_than_allowed() -> None:
-    assert batched([question()], [question(), question()], [question()], most=2) == [[0, 2], [1]]
-
-
-def test_a_request_larger_than_a_batch_goes_alone() -> None:
-    assert batched([question()] * 3, [question()], most=2) == [[0], [1]]
+    assert batched(*[question()] * 5, most=2) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_long_prompt_and_a_long_answer_that_exceed_the_context_go_apart() -> None:
     long_prompt, long_answer = question("x" * 30, 5), question("y", 30)
-    assert batched([long_prompt], [long_answer], [question()]) == [[0, 2], [1]]
+    assert batched(long_prompt, long_answer, question()) == [[0, 2], [1]]
+    assert batched(ending_with_fillers("y", 11, 28), question("x" * 11, 2)) == [[0], [1]]
 
 
-def test_a_prompt_that_ends_like_filling_goes_alone() -> None:
-    looks_filled = Question([1, FILLER], 3, end_ids=[END])
-    assert batched([question()], [looks_filled], [question()]) == [[0, 2], [1]]
+def test_a_prompt_of_fillers_alone_goes_alone() -> None:
+    assert batched(question(), ending_with_fillers("", 2), ending_with_fillers("a", 2)) == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_requests_make_as_many_batches(count: int) -> None:
-    assert batched(*[[question()]] * count) == [[0]] * count
+    assert batched(*[question()] * count) == [[0]] * count

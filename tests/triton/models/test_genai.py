@@ -59,16 +59,23 @@ def test_an_engine_for_a_gpu_is_not_served_on_the_cpu(engine: Path, monkeypatch:
         ({"bos_token_id": 0, "pad_token_id": 2}, [1], 2, 0),
         ({"bos_token_id": 0, "pad_token_id": 1}, [1], 99, 0),  # padded with the end token, as usual
         ({"bos_token_id": 0, "pad_token_id": 0}, [1], 99, 0),
+        ({"bos_token_id": 0, "pad_token_id": -1}, [1], 99, 0),
+        ({"bos_token_id": 0, "pad_token_id": None}, [1], 99, 0),
         ({"bos_token_id": 0}, [1], 99, 0),
-        ({"bos_token_id": 50, "pad_token_id": 50}, [50], 99, 99),  # the only special token, as in GPT-2
-        ({"bos_token_id": 0, "pad_token_id": 3}, [1, 0], 3, 3),
+        ({"bos_token_id": 50, "pad_token_id": 50}, [50], 99, 50),  # the only special token
+        ({"bos_token_id": 99, "pad_token_id": 99}, [99], 98, 99),  # the only special token, and the last, as in GPT-2
+        ({"bos_token_id": 0, "pad_token_id": 3}, [1, 0], 3, 1),
+        ({"bos_token_id": None, "pad_token_id": 98}, [99, 98], 97, 99),  # as in Qwen
+        ({"bos_token_id": -1}, [1], 99, 1),
     ],
 )
-def test_neither_token_ends_answers(facts: dict[str, object], end_ids: list[int], filler: int, last_token: int) -> None:
+def test_the_filler_is_none_of_the_tokens_with_a_meaning(
+    facts: dict[str, object], end_ids: list[int], filler: int, last_token: int
+) -> None:
     facts["vocab_size"] = 100
     assert _filler(facts, end_ids) == filler
-    assert _last_token(facts, end_ids, filler) == last_token
-    assert not {filler, last_token} & set(end_ids)
+    assert _last_token(facts, end_ids) == last_token
+    assert filler not in {*end_ids, last_token}
 
 
 def test_threads_leave_room_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,11 @@ def test_texts_of_different_lengths_become_one_tensor(before: preprocessing.Trit
     assert found["STOP_WORDS_IDS"].tolist() == pack([[], []]).tolist()
 
 
+def test_several_texts_in_a_row_are_refused(before: preprocessing.TritonPythonModel) -> None:
+    with pytest.raises(RequestError, match="^text_input: one text in each row of the batch; 2 in a row"):
+        before.outputs({"QUERY": strings("a", "b"), "REQUEST_OUTPUT_LEN": np.asarray([[5]])})
+
+
 def test_the_tutorials_empty_words_are_none(before: preprocessing.TritonPythonModel) -> None:
     words = {"BAD_WORDS_DICT": strings(""), "STOP_WORDS_DICT": strings("")}
     found = before.outputs({"QUERY": strings("q"), "REQUEST_OUTPUT_LEN": np.asarray([[5]]), **words})
@@ -127,9 +132,9 @@ def test_a_call_has_the_engines_defaults() -> None:
     call = read_call(call_inputs("q"), ENGINE, **WHOLE)
     (question,) = call.questions
     assert (question.prompt, question.max_tokens, question.echo, call.stream) == ([ord("q")], 9, False, False)
-    assert question.end_ids == [END, VOCABULARY - 1]
+    assert question.end_ids == [END]
     assert question.sampling.greedy
-    assert call.pad_id == FILLER
+    assert call.pad_ids == [FILLER]
 
 
 def test_a_call_reads_every_sampling_parameter() -> None:
@@ -156,7 +161,7 @@ def test_a_call_reads_every_sampling_parameter() -> None:
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed) == (0.5, 7, 0.25, 2**64 - 1)
     assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.5, 0.5, -0.5)
     assert (sampling.min_tokens, sampling.bad_words, question.stop_words) == (3, [[1, 2]], [[3]])
-    assert (question.end_ids[0], call.pad_id, question.log_probs, question.echo) == (65, 66, True, True)
+    assert (question.end_ids, call.pad_ids, question.log_probs, question.echo) == ([65], [66], True, True)
 
 
 def test_newer_names_win_over_older_ones() -> None:
@@ -281,17 +286,75 @@ def test_a_client_that_has_gone_ends_the_work(
     assert response.error.code == FakeError.CANCELLED
 
 
-def test_a_failing_engine_is_reported_to_every_client(
+def failure(request: FakeRequest) -> FakeError:
+    ((response, final),) = request.sender.sent
+    assert response is not None
+    assert response.error is not None
+    assert final == 1
+    return response.error
+
+
+def test_an_engine_that_fails_with_one_text_answers_the_others(
     middle: tensorrt_llm.TritonPythonModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    requests = [FakeRequest(**call_inputs("no script for this")), FakeRequest(**call_inputs("q"))]
-    middle.execute(requests)
-    for request in requests:
-        ((response, final),) = request.sender.sent
-        assert response is not None
-        assert response.error is not None
-        assert (response.error.message().startswith("the engine failed"), final) == (True, 1)
+    wrong, right = FakeRequest(**call_inputs("no script for this")), FakeRequest(**call_inputs("q"))
+    half = FakeRequest(**call_inputs("?", "no script for this either"))
+    middle.execute([wrong, right, half])
+    assert sent_text(right) == ["answer"]
+    assert [failure(one).message()[:17] for one in (wrong, half)] == ["the engine failed"] * 2
     assert "KeyError" in capsys.readouterr().err
+
+
+def test_a_request_that_cannot_be_read_is_answered_too(
+    middle: tensorrt_llm.TritonPythonModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, right = FakeRequest(**call_inputs("q") | {"temperature": np.empty((1, 0))}), FakeRequest(**call_inputs("q"))
+    middle.execute([odd, right])
+    assert (failure(odd).code, sent_text(right)) == (FakeError.INTERNAL, ["answer"])
+    assert "IndexError" in capsys.readouterr().err
+
+
+def test_texts_of_a_request_that_do_not_fit_together_are_answered_apart(
+    middle: tensorrt_llm.TritonPythonModel,
+) -> None:
+    ENGINE.answers["y" * 30] = "short"
+    request = FakeRequest(**call_inputs("y" * 30, "q") | {"request_output_len": np.asarray([[5], [39]])})
+    middle.execute([request])
+    assert len(ENGINE.heads[-1]) == len(ENGINE.heads[-2]) == 1
+    ((response, _),) = request.sender.sent
+    assert response is not None
+    assert response.tensors["sequence_length"].tolist() == [[5], [6]]
+
+
+def test_more_texts_than_a_batch_has_are_answered_in_several(middle: tensorrt_llm.TritonPythonModel) -> None:
+    middle.max_rows = 2
+    request = FakeRequest(**call_inputs("q", "?", "q"))
+    middle.execute([request])
+    ((response, _),) = request.sender.sent
+    assert response is not None
+    assert response.tensors["sequence_length"].tolist() == [[6], [3], [6]]
+
+
+def test_an_error_says_which_of_several_texts_it_is_about(before: preprocessing.TritonPythonModel) -> None:
+    with pytest.raises(RequestError, match=r"^max_tokens: must be at least 1, is -2147483648 \(text 2 of 2\)$"):
+        read_call(call_inputs("q", "?") | {"request_output_len": np.asarray([[9], [-(2**31)]])}, ENGINE, **WHOLE)
+    query = np.asarray([[b"a"], [b"\xff"], [b"b"]], dtype=np.object_)
+    with pytest.raises(RequestError, match=r"^text_input: is not UTF-8: .* \(text 2 of 3\)$"):
+        before.outputs({"QUERY": query, "REQUEST_OUTPUT_LEN": np.asarray([[5]] * 3)})
+
+
+@pytest.mark.parametrize("end_id", [-2, VOCABULARY])
+def test_an_end_id_that_is_no_token_is_refused(end_id: int) -> None:
+    with pytest.raises(RequestError, match=f"^end_id: must be a token of the model, .* is {end_id}$"):
+        read_call(call_inputs("q", end_id=end_id), ENGINE, **WHOLE)
+
+
+def test_each_answer_of_a_request_is_filled_with_its_own_token(middle: tensorrt_llm.TritonPythonModel) -> None:
+    request = FakeRequest(**call_inputs("q", "?") | {"pad_id": np.asarray([[1], [2]])})
+    middle.execute([request])
+    ((response, _),) = request.sender.sent
+    assert response is not None
+    assert response.tensors["output_ids"].tolist() == [[list(b"answer")], [[*"é!".encode(), 2, 2, 2]]]
 
 
 def test_the_prompt_comes_first_when_it_is_not_excluded(middle: tensorrt_llm.TritonPythonModel) -> None:

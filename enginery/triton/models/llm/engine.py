@@ -11,7 +11,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..requests import RequestError, Tensors, Value, check_number, texts  # noqa: TID252  siblings in the archive
+from ..requests import (  # noqa: TID252  siblings in the archive
+    RequestError,
+    Tensors,
+    Value,
+    check_number,
+    for_each_text,
+    texts,
+)
 
 MODEL_FILE = "model.yaml"
 PATH_VARIABLE = "LLM_CONFIG_PATH"
@@ -41,6 +48,7 @@ NUMBERS: Mapping[str, Callable[[Any], int | float]] = {
 OTHER_NAMES = {"min_length": "min_tokens", "random_seed": "seed"}
 """What the inputs were called up to 0.19."""
 WORDS = ("stop", "bad")
+WORD_LISTS = frozenset(f"{PREFIX}{name}" for name in WORDS)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def read_settings(directory: Path, environment: Mapping[str, str]) -> Settings:
 
 @dataclass(frozen=True)
 class TextRequest:
-    """One request.
+    """What a request asks of one text.
 
     Attributes:
         prompt: its text.
@@ -98,8 +106,10 @@ class TextRequest:
     exclude_input: bool
 
 
-def read_request(inputs: Tensors, *, decoupled: bool, exclude_input: bool) -> TextRequest:
-    """Read and check a request.
+def read_requests(inputs: Tensors, *, decoupled: bool, exclude_input: bool) -> list[TextRequest]:
+    """Read and check a request: what it asks of each of its texts.
+
+    An input has one value, or one for each text. Word lists are for all texts.
 
     Args:
         inputs: its tensors.
@@ -107,8 +117,32 @@ def read_request(inputs: Tensors, *, decoupled: bool, exclude_input: bool) -> Te
         exclude_input: the default for a request that does not say.
 
     Raises:
-        RequestError: naming the input that is wrong or not supported.
+        RequestError: naming the input that is wrong or not supported, and the text if there are several.
     """
+    count = inputs["text_input"].size
+    found: list[TextRequest] = for_each_text(
+        count,
+        lambda index: _read_one(_of_text(inputs, index, count), decoupled=decoupled, exclude_input=exclude_input),
+    )
+    if not found:
+        raise RequestError("text_input: there is none")
+    if count > 1 and any(one.stream for one in found):
+        raise RequestError("stream: one text at a time can be streamed")
+    if count > 1 and any(one.sampling.get("best_of", 1) > 1 for one in found):
+        raise RequestError("best_of: is for one text at a time")
+    return found
+
+
+def _of_text(inputs: Tensors, index: int, count: int) -> dict[str, Any]:
+    """The inputs for one of the texts of a request."""
+    found = {}
+    for name, values in inputs.items():
+        is_own = values.size == count and name not in WORD_LISTS
+        found[name] = values.reshape(-1)[index : index + 1] if is_own else values
+    return found
+
+
+def _read_one(inputs: Tensors, *, decoupled: bool, exclude_input: bool) -> TextRequest:
     stream = bool(_scalar(inputs, "streaming", bool))
     if stream and not decoupled:
         raise RequestError("stream: this model was packaged without streaming (serving.decoupled)")
@@ -171,12 +205,10 @@ def _place(model: str, directories: tuple[Path, ...]) -> str:
 
 
 def _prompt(inputs: Tensors) -> str:
-    found = texts(inputs.get("text_input"), "text_input")
-    if len(found) != 1:
-        raise RequestError(f"text_input: one text at a time; there are {len(found)}")
-    if not found[0]:
+    (found,) = texts(inputs["text_input"], "text_input")
+    if not found:
         raise RequestError("text_input: is empty")
-    return found[0]
+    return found
 
 
 def _numbers(inputs: Tensors) -> dict[str, Any]:
@@ -203,7 +235,7 @@ def _scalar(inputs: Tensors, name: str, kind: Callable[[Any], Value]) -> Value |
         return None
     values = inputs[name].reshape(-1)
     if len(values) != 1:
-        raise RequestError(f"{name.removeprefix(PREFIX)}: one value, not {len(values)}")
+        raise RequestError(f"{name.removeprefix(PREFIX)}: one value, or one for each text, not {len(values)}")
     return kind(values[0])
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..requests import RequestError, fail, response_with, tensors  # noqa: TID252  siblings in the archive
+from ..requests import RequestError, fail, for_each_text, response_with, tensors  # noqa: TID252  siblings in the archive
 from ..text import INCOMPLETE, is_decoupled, version_directory  # noqa: TID252
-from .engine import Engine, TextRequest, read_request, read_settings
+from .engine import Engine, TextRequest, read_requests, read_settings
 
 CANCEL_CHECK_SECONDS = 0.1
 
@@ -36,11 +36,14 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                read = read_request(
+                read = read_requests(
                     tensors(request), decoupled=self.decoupled, exclude_input=self.settings.exclude_input
                 )
             except RequestError as error:
                 fail(self.triton, sender, str(error), "INVALID_ARG")
+            except Exception as error:  # noqa: BLE001  without an answer, its client would wait
+                traceback.print_exc()
+                fail(self.triton, sender, f"the model failed: {error}", "INTERNAL")
             else:
                 self.engine.start(Job(self.triton, self.engine, read, sender).run())
 
@@ -50,12 +53,12 @@ class TritonPythonModel:
 
 
 class Job:
-    """A request in progress."""
+    """A request in progress: one text, or several that are answered together."""
 
-    def __init__(self, triton: Any, engine: Engine, request: TextRequest, sender: Any) -> None:
+    def __init__(self, triton: Any, engine: Engine, requests: Sequence[TextRequest], sender: Any) -> None:
         self._triton = triton
         self._engine = engine
-        self._request = request
+        self._requests = requests
         self._sender = sender
         self._sent = 0
         self._wanted = True
@@ -72,14 +75,10 @@ class Job:
             await self._fail(f"the model failed: {error}", "INTERNAL")
 
     async def _answer(self) -> None:
-        request = self._request
-        result = self._engine.generate(request.prompt, request.sampling, stream=request.stream)
-        watcher = asyncio.create_task(self._watch(result))
+        results = self._begin_all()
+        watcher = asyncio.create_task(self._watch(results))
         try:
-            async for output in result:
-                if not self._wanted:
-                    break
-                await self._take(output)
+            await (self._stream(results[0]) if self._requests[0].stream else self._send_whole(results))
         finally:
             watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -90,29 +89,59 @@ class Job:
         elif not self._ended:
             await self._fail("the model stopped before the answer was complete", "INTERNAL")
 
-    async def _watch(self, result: Any) -> None:
+    def _begin_all(self) -> list[Any]:
+        begun: list[Any] = []
+        try:
+            for_each_text(len(self._requests), lambda index: begun.append(self._begin(self._requests[index])))
+        except BaseException:
+            _abort(begun)
+            raise
+        return begun
+
+    def _begin(self, request: TextRequest) -> Any:
+        try:
+            return self._engine.generate(request.prompt, request.sampling, stream=request.stream)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+    async def _watch(self, results: Sequence[Any]) -> None:
         """Abort the request when its client has gone. After the last response, Triton forgets a request."""
         while not (self._ended or self._sender.is_cancelled()):  # noqa: ASYNC110  Triton has no event for it
             await asyncio.sleep(CANCEL_CHECK_SECONDS)
         if not self._ended:
             self._wanted = False
-            result.abort()
+            _abort(results)
 
-    async def _take(self, output: Any) -> None:
-        answers, last = output.outputs, bool(output.finished)
-        if not self._request.stream:
-            if last:  # of several answers one may be complete before the others
-                await self._send([self._lead() + answer.text for answer in answers], answers, last=True)
-            return
-        text = answers[0].text if last else answers[0].text.rstrip(INCOMPLETE)
-        piece = text[self._sent :]
-        if piece or last:
-            lead = self._lead() if not self._sent else ""
-            self._sent = len(text)
-            await self._send([lead + piece], answers[:1], last=last)
+    async def _stream(self, result: Any) -> None:
+        async for output in result:
+            if not self._wanted:
+                return
+            answer, last = output.outputs[0], bool(output.finished)
+            text = answer.text if last else answer.text.rstrip(INCOMPLETE)
+            piece = text[self._sent :]
+            if piece or last:
+                lead = _lead(self._requests[0]) if not self._sent else ""
+                self._sent = len(text)
+                await self._send([lead + piece], [answer], last=last)
 
-    def _lead(self) -> str:
-        return "" if self._request.exclude_input else self._request.prompt
+    async def _send_whole(self, results: Sequence[Any]) -> None:
+        """Send all answers when the last is complete. A text may have several."""
+        try:
+            finished = await asyncio.gather(*map(self._finished, results))
+        except BaseException:
+            _abort(results)
+            raise
+        answers = [(request, answer) for request, made in zip(self._requests, finished, strict=True) for answer in made]
+        if self._wanted and all(finished):
+            texts = [_lead(request) + answer.text for request, answer in answers]
+            await self._send(texts, [answer for _, answer in answers], last=True)
+
+    async def _finished(self, result: Any) -> Sequence[Any]:
+        """The answers of a result when they are complete; none when it ends before."""
+        async for output in result:
+            if output.finished and self._wanted:
+                return list(output.outputs)
+        return ()
 
     async def _send(self, texts: Sequence[str], answers: Sequence[Any], *, last: bool) -> None:
         outputs = {
@@ -129,6 +158,16 @@ class Job:
 
     async def _fail(self, message: str, code: str) -> None:
         await asyncio.to_thread(fail, self._triton, self._sender, message, code)
+
+
+def _abort(results: Sequence[Any]) -> None:
+    for result in results:
+        result.abort()
+
+
+def _lead(request: TextRequest) -> str:
+    """What comes before the answer."""
+    return "" if request.exclude_input else request.prompt
 
 
 def _strings(values: Sequence[str]) -> Any:

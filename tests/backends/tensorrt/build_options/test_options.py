@@ -201,7 +201,8 @@ def test_the_number_of_profiles_becomes_an_environment_variable() -> None:
 
 @pytest.mark.parametrize(("mode", "first"), [("lookahead_decoding", "0.11.0"), ("eagle", "0.15.0")])
 def test_a_speculative_mode_is_taken_from_its_first_release_on(mode: str, first: str) -> None:
-    assert arguments_for(first, speculative_decoding_mode=mode) == f"--speculative_decoding_mode {mode}"
+    made = arguments_for(first, speculative_decoding_mode=mode, max_batch_size=8)
+    assert made.split() == ["--max_batch_size", "8", "--speculative_decoding_mode", mode]
     before = releases()[releases().index(first) - 1]
     assert refusal(before, speculative_decoding_mode=mode).code == "E161"
 
@@ -223,7 +224,8 @@ def test_only_the_modules_that_the_release_does_not_know_are_named() -> None:
 
 
 def test_streaming_attention_is_refused_by_the_release_that_asserts_against_it() -> None:
-    assert arguments_for("1.2.1", streamingllm=True) == "--streamingllm enable"
+    assert arguments_for("0.16.0", streamingllm=True) == "--streamingllm enable"
+    assert [one.code for one in built("1.2.1", gpt_attention_plugin="auto", streamingllm=True).findings] == ["W166"]
     assert arguments_for("1.3.0rc3", streamingllm=False) == "--streamingllm disable"
     assert refusal("1.3.0rc3", streamingllm=True).code == "E161"
     assert refusal("1.3.0rc10", streamingllm=True).code == "E161"

@@ -18,7 +18,7 @@ from enginery.core.errors import CommandError, SourceError, UsageError
 from enginery.pipeline.plan import PlannedStep
 from enginery.pipeline.run import run_step
 from enginery.store.local import LocalStore
-from enginery.store.steps import Call, Stage, Step, StepRecord
+from enginery.store.steps import Call, Command, Stage, Step, StepRecord
 from enginery.toolchains.identity import Toolchain
 from enginery.toolchains.venv import Venv
 from tests.support.paths import TINY_LLAMA
@@ -112,6 +112,26 @@ def test_a_faithful_checkpoint_is_kept_with_what_was_found(
     assert len(str(facts["script_sha256"])) == 64
     (call,) = site.stand_in.calls("convert_checkpoint.py llama")
     assert call.argv[4:] == ("--dtype", "bfloat16", "--tp_size", "2", *convert.get("extra_args", ()))
+
+
+def test_a_converter_sees_the_weights_by_a_name_that_says_nothing_of_the_folders_above(new_site: NewSite) -> None:
+    site = new_site()
+    site.convert()
+    (call,) = site.stand_in.calls("convert_checkpoint.py llama")
+    name = call.argv[call.argv.index("--model_dir") + 1]
+    assert name == f"weights-{site.planned().key[:12]}"
+
+
+def test_a_converter_that_guesses_from_the_path_sees_the_name_that_it_looks_for(new_site: NewSite) -> None:
+    site = new_site()
+    planned = site.planned()
+    recipe = planned.step.recipe
+    assert isinstance(recipe, Command)
+    named = recipe.model_copy(update={"parameters": {**recipe.parameters, "weights_name": "starcoder2"}})
+    step = planned.step.model_copy(update={"recipe": named})
+    run_step(planned.model_copy(update={"step": step, "key": step.key}), site.store, site.lines.append)
+    (call,) = site.stand_in.calls("convert_checkpoint.py llama")
+    assert call.argv[call.argv.index("--model_dir") + 1].startswith("starcoder2-")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from enginery.core.errors import CommandError, EngineryError, PlanError, ValidationError
 from enginery.core.process.failures import FailureCause
-from enginery.core.s3.objects import Address, Prefix
+from enginery.core.s3 import Address, Prefix
 from enginery.pipeline import run
 from enginery.pipeline.plan import Plan, make_plan
 from enginery.pipeline.run import Outcome

@@ -17,7 +17,7 @@ from enginery.core.digests import bytes_digest
 from enginery.core.errors import RegistryError
 from enginery.core.files import remove_tree
 from enginery.core.home import store_dir
-from enginery.core.s3.objects import Address, Prefix
+from enginery.core.s3 import Address, Prefix
 from enginery.registry import Registry
 from enginery.store import open_store
 from tests.support.paths import TINY_LLAMA

@@ -35,7 +35,7 @@ directory = Path(sys.argv[1])
 pipeline = SmallPipeline(directory)
 pipeline.scripts["build/a"] = f"while [ ! -e {directory}/gate ]; do sleep 0.05; done"
 
-def two_steps(spec):
+def two_steps(spec, log):
     plan = pipeline.plan(spec)
     return plan.model_copy(update={"steps": plan.steps[:2]})
 

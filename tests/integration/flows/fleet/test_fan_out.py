@@ -8,7 +8,7 @@ from uuid import uuid4
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Cancelling
 
 from enginery.core.errors import EngineryError, PlanError
 from enginery.core.process.service import Service
@@ -132,8 +132,9 @@ def is_written(file: Path) -> bool:
     return file.exists() and file.read_text() != ""
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
 def test_a_build_that_is_ended_ends_its_runs_and_their_commands_on_other_machines(
-    site: FanOutSite, tmp_path: Path
+    site: FanOutSite, tmp_path: Path, *, cancelled: bool
 ) -> None:
     name, directory = new_name(), tmp_path / "pipeline"
     argv = [sys.executable, "-c", BUILD, str(directory), name, site.store, site.pools()]
@@ -144,12 +145,17 @@ def test_a_build_that_is_ended_ends_its_runs_and_their_commands_on_other_machine
         commands = [psutil.Process(int((directory / file).read_text())) for file in ("parent", "child")]
         assert set(commands) <= set(site.machine.processes())
         (parent,) = (process for process in psutil.Process(build.pid).children() if process.cmdline()[:2] == argv[:2])
-        parent.send_signal(signal.SIGTERM)
+        if cancelled:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(runs_named(f"{name}: l4-1")[0].id, Cancelling())
+        else:
+            parent.send_signal(signal.SIGTERM)
         wait_until(lambda: not any(command.is_running() for command in commands), seconds=60)
         wait_until(lambda: not build.alive(), seconds=60)
         (run,) = runs_named(f"{name}: l4-1 on {site.l4}")
         wait_until(lambda: ended(run.id), seconds=60)
         assert flow_run(run.id).state_name == "Cancelled"
+        assert runs_named(f"{name}: l4-1")[0].state_name == ("Cancelled" if cancelled else "Crashed")
         wait_until(lambda: len(site.machine.processes()) == 2, seconds=60)  # the worker and its supervisor
     finally:
         build.stop()

@@ -196,6 +196,25 @@ def test_a_failing_engine_is_reported_to_its_client_and_others_are_answered(plai
     assert plain.ask() == NINE
 
 
+@pytest.mark.parametrize("model", ["plain", "streaming"])
+def test_several_texts_are_answered_as_each_of_them_alone(model: str, request: pytest.FixtureRequest) -> None:
+    client: Client = request.getfixturevalue(model)
+    texts, lengths = [QUESTION, "Is it so?", QUESTION], [9, 4, 2]
+    found = client.answer({"text_input": texts, "max_tokens": lengths, "temperature": 0.0})
+    alone = [client.ask(text, max_tokens=length) for text, length in zip(texts, lengths, strict=True)]
+    assert found["text_output"] == alone == [NINE, "yes", "un deux"]
+    assert found["finish_reason"] == ["stop", "stop", "length"]
+
+
+def test_a_refusal_says_which_of_several_texts_is_wrong(plain: Client) -> None:
+    assert "max_tokens: must be at least 1, is 0 (text 2 of 2)" in plain.refusal(
+        {"text_input": ["a", "b"], "max_tokens": [4, 0]}
+    )
+    refusal = plain.refusal({"text_input": ["a", "too long"], "max_tokens": 4})
+    assert "exceeds max_seq_len (text 2 of 2)" in refusal
+    assert "illegal memory access" in plain.refusal({"text_input": ["a", "crash"], "max_tokens": 4})
+
+
 def test_requests_are_answered_side_by_side(streaming: Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: streaming.stream(TUTORIAL), range(8)))

@@ -2,19 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 import pytest
 
-from enginery.dev.triton import TritonServer, start_triton
 from enginery.spec.serving import ServingOptions
-from enginery.triton.repository import MODELS, RepositoryOptions, write_model_repository
-from tests.support.triton.client import TritonHttp
+from enginery.triton.repository import MODELS
+from tests.support.triton.client import FiveModels
 from tests.support.waiting import wait_until
 
 QUESTION = "How do I count to nine in French?"
@@ -25,100 +21,12 @@ ENTRY_POINTS = ("ensemble", "tensorrt_llm_bls")
 NO_END = -1
 
 
-class Client(TritonHttp):
-    """A client of the five models."""
-
-    def ask(self, text: str = QUESTION, *, model: str = "ensemble", max_tokens: int = 64, **inputs: Any) -> str:
-        found = self.answer({"text_input": text, "max_tokens": max_tokens, **inputs}, model)["text_output"]
-        assert isinstance(found, str)
-        return found
-
-    def refusal(self, body: object, model: str = "ensemble") -> str:
-        status, text = self.post(f"/v2/models/{model}/generate", body)
-        assert status == 400, text
-        return str(json.loads(text)["error"])
-
-    def stream(self, model: str, **body: object) -> list[str]:
-        status, text = self.post(f"/v2/models/{model}/generate_stream", {"stream": True, "max_tokens": 64, **body})
-        assert status == 200, text
-        events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
-        assert all("error" not in event for event in events), text
-        return [event["text_output"] for event in events]
-
-    def batches(self) -> dict[int, int]:
-        stats = self.get("/v2/models/tensorrt_llm/stats")["model_stats"][0]["batch_stats"]
-        return {entry["batch_size"]: entry["compute_infer"]["count"] for entry in stats}
-
-
-def write_repository(directory: Path, engine: Path, weights: Path, serving: ServingOptions) -> Path:
-    options = RepositoryOptions(serving=serving, labels={"enginery_model": "tiny"})
-    write_model_repository(directory, engine=engine, weights=weights, options=options)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def start(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_engine: Path,
-    tiny_weights: Path,
-    triton_site: Path,
-    onnxruntime_python: Path,
-) -> Iterator[Any]:
-    servers: list[TritonServer] = []
-
-    def start_serving(serving: ServingOptions, slow: float = 0.0) -> Client:
-        directory = tmp_path_factory.mktemp("triton")
-        repository = write_repository(directory / "models", tiny_engine, tiny_weights, serving)
-        if slow:
-            slow_down(repository, slow)
-        servers.append(
-            start_triton(
-                str(repository),
-                triton_site=triton_site,
-                serving_python=onnxruntime_python,
-                log_file=directory / "triton.log",
-                load_all=True,
-            )
-        )
-        return Client(servers[-1])
-
-    yield start_serving
-    for server in servers:
-        server.service.stop()
-
-
 def length(answer: dict[str, Any]) -> int:
     """The number of tokens in an answer with log probabilities. Triton writes a list of one as its element."""
     return int(np.size(answer["output_log_probs"]))
 
 
-def slow_down(repository: Path, seconds: float) -> None:
-    """Make each step of the engine slower, so that a test can act during an answer."""
-    path = repository / "tensorrt_llm" / "1" / "enginery_models.zip"
-    step = "        self._generator.generate_next_token()\n"
-    with ZipFile(path) as archive:
-        sources = {name: archive.read(name).decode() for name in archive.namelist()}
-    assert sources["enginery_models/generation.py"].count(step) == 1
-    with ZipFile(path, "w") as archive:
-        for name, text in sources.items():
-            archive.writestr(name, text.replace(step, f"{step}        import time\n\n        time.sleep({seconds})\n"))
-
-
-@pytest.fixture(scope="module")
-def plain(start: Any) -> Client:
-    client = start(ServingOptions(max_batch_size=8))
-    assert isinstance(client, Client)
-    return client
-
-
-@pytest.fixture(scope="module")
-def streaming(start: Any) -> Client:
-    client = start(ServingOptions(max_batch_size=8, decoupled=True, postprocessing_instance_count=2))
-    assert isinstance(client, Client)
-    return client
-
-
-def test_all_five_models_are_served(plain: Client) -> None:
+def test_all_five_models_are_served(plain: FiveModels) -> None:
     _, text = plain.post("/v2/repository/index", {})
     assert {(entry["name"], entry["state"]) for entry in json.loads(text)} == {(name, "READY") for name in MODELS}
     for name in MODELS:
@@ -127,26 +35,26 @@ def test_all_five_models_are_served(plain: Client) -> None:
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_the_tutorials_body_is_answered(plain: Client, model: str) -> None:
+def test_the_tutorials_body_is_answered(plain: FiveModels, model: str) -> None:
     body = b'{"text_input": "%s", "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}'
     assert NINE in plain.answer(body % QUESTION.encode(), model)["text_output"]
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_parameters_beside_the_text_are_answered_the_same(plain: Client, model: str) -> None:
+def test_parameters_beside_the_text_are_answered_the_same(plain: FiveModels, model: str) -> None:
     body = {"text_input": QUESTION, "max_tokens": 100, "bad_words": "", "stop_words": ""}
     assert NINE in plain.answer(body, model)["text_output"]
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_max_tokens_cuts_the_answer(plain: Client, model: str) -> None:
-    whole, cut = plain.ask(model=model), plain.ask(model=model, max_tokens=5)
+def test_max_tokens_cuts_the_answer(plain: FiveModels, model: str) -> None:
+    whole, cut = plain.ask(QUESTION, model=model), plain.ask(QUESTION, model=model, max_tokens=5)
     assert whole.startswith(cut)
     assert 0 < len(cut) < len(whole)
 
 
-def test_an_answer_may_ask_for_more_tokens_than_the_model_has(plain: Client) -> None:
-    assert plain.ask(max_tokens=100_000) == plain.ask()
+def test_an_answer_may_ask_for_more_tokens_than_the_model_has(plain: FiveModels) -> None:
+    assert plain.ask(QUESTION, max_tokens=100_000) == plain.ask(QUESTION)
 
 
 @pytest.mark.parametrize(
@@ -158,52 +66,52 @@ def test_an_answer_may_ask_for_more_tokens_than_the_model_has(plain: Client) -> 
         {"temperature": 0, "top_k": 50, "seed": 3},
     ],
 )
-def test_these_take_the_likeliest_token(plain: Client, greedy: dict[str, Any]) -> None:
-    assert plain.ask(**greedy) == plain.ask()
+def test_these_take_the_likeliest_token(plain: FiveModels, greedy: dict[str, Any]) -> None:
+    assert plain.ask(QUESTION, **greedy) == plain.ask(QUESTION)
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
 @pytest.mark.parametrize("name", ["seed", "random_seed"])
-def test_a_seed_makes_sampling_repeatable(plain: Client, model: str, name: str) -> None:
+def test_a_seed_makes_sampling_repeatable(plain: FiveModels, model: str, name: str) -> None:
     hot: dict[str, Any] = {"temperature": 50.0, "top_k": 0, "max_tokens": 20}
-    first = plain.ask(model=model, **hot | {name: 18446744073709551615})
-    assert plain.ask(model=model, **hot | {name: 18446744073709551615}) == first
-    assert plain.ask(model=model, **hot | {name: 7}) != first
+    first = plain.ask(QUESTION, model=model, **hot | {name: 18446744073709551615})
+    assert plain.ask(QUESTION, model=model, **hot | {name: 18446744073709551615}) == first
+    assert plain.ask(QUESTION, model=model, **hot | {name: 7}) != first
 
 
-def test_without_a_seed_sampling_differs_from_call_to_call(plain: Client) -> None:
-    assert len({plain.ask(temperature=50.0, max_tokens=20) for _ in range(4)}) > 1
+def test_without_a_seed_sampling_differs_from_call_to_call(plain: FiveModels) -> None:
+    assert len({plain.ask(QUESTION, temperature=50.0, max_tokens=20) for _ in range(4)}) > 1
 
 
-def test_top_k_and_top_p_keep_a_hot_sample_to_likely_tokens(plain: Client) -> None:
-    assert plain.ask(temperature=1.0, top_p=0.01, seed=5) == plain.ask()
-    wild = plain.ask(temperature=1000.0, seed=5, max_tokens=20)
-    assert plain.ask(temperature=1000.0, top_k=2, seed=5, max_tokens=20) != wild
+def test_top_k_and_top_p_keep_a_hot_sample_to_likely_tokens(plain: FiveModels) -> None:
+    assert plain.ask(QUESTION, temperature=1.0, top_p=0.01, seed=5) == plain.ask(QUESTION)
+    wild = plain.ask(QUESTION, temperature=1000.0, seed=5, max_tokens=20)
+    assert plain.ask(QUESTION, temperature=1000.0, top_k=2, seed=5, max_tokens=20) != wild
 
 
-def test_penalties_change_a_repetitive_answer(plain: Client) -> None:
-    usual = plain.ask(max_tokens=60, end_id=NO_END)
+def test_penalties_change_a_repetitive_answer(plain: FiveModels) -> None:
+    usual = plain.ask(QUESTION, max_tokens=60, end_id=NO_END)
     penalties: list[dict[str, Any]]
     penalties = [{"repetition_penalty": 3.0}, {"presence_penalty": 30.0}, {"frequency_penalty": 30.0}]
     for penalty in penalties:
-        assert plain.ask(max_tokens=60, end_id=NO_END, **penalty) != usual
+        assert plain.ask(QUESTION, max_tokens=60, end_id=NO_END, **penalty) != usual
 
 
 @pytest.mark.parametrize("name", ["min_tokens", "min_length"])
-def test_an_answer_can_be_made_longer(plain: Client, name: str) -> None:
+def test_an_answer_can_be_made_longer(plain: FiveModels, name: str) -> None:
     usual = plain.answer({"text_input": SHORTER, "max_tokens": 30, "return_log_probs": True})
     longer = plain.answer({"text_input": SHORTER, "max_tokens": 30, "return_log_probs": True, name: 20})
     assert length(usual) < 20 <= length(longer)
 
 
-def test_end_id_replaces_the_models_own(plain: Client) -> None:
+def test_end_id_replaces_the_models_own(plain: FiveModels) -> None:
     usual = plain.answer({"text_input": SHORTER, "max_tokens": 40, "return_log_probs": True})
     endless = plain.answer({"text_input": SHORTER, "max_tokens": 40, "return_log_probs": True, "end_id": NO_END})
     assert length(endless) == 40 > length(usual)
     assert endless["text_output"].startswith(usual["text_output"])
 
 
-def test_log_probabilities_are_those_of_the_chosen_tokens(plain: Client) -> None:
+def test_log_probabilities_are_those_of_the_chosen_tokens(plain: FiveModels) -> None:
     found = plain.answer({"text_input": QUESTION, "max_tokens": 64, "return_log_probs": True})
     each = found["output_log_probs"]
     assert all(value <= 0 for value in each)
@@ -212,8 +120,8 @@ def test_log_probabilities_are_those_of_the_chosen_tokens(plain: Client) -> None
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
 @pytest.mark.parametrize("word", ["trois", "ois quat", " cinq", "e"])
-def test_the_answer_stops_at_the_first_stop_word_in_its_text(plain: Client, model: str, word: str) -> None:
-    whole, stopped = plain.ask(model=model), plain.ask(model=model, stop_words=["absent", word, ""])
+def test_the_answer_stops_at_the_first_stop_word_in_its_text(plain: FiveModels, model: str, word: str) -> None:
+    whole, stopped = plain.ask(QUESTION, model=model), plain.ask(QUESTION, model=model, stop_words=["absent", word, ""])
     assert whole.startswith(stopped)
     assert word in stopped
     assert stopped.index(word) == whole.index(word)
@@ -221,14 +129,16 @@ def test_the_answer_stops_at_the_first_stop_word_in_its_text(plain: Client, mode
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_a_bad_word_is_never_produced(plain: Client, model: str) -> None:
-    assert "trois" in plain.ask(model=model)
-    assert "trois" not in plain.ask(model=model, bad_words=["trois"])
+def test_a_bad_word_is_never_produced(plain: FiveModels, model: str) -> None:
+    assert "trois" in plain.ask(QUESTION, model=model)
+    assert "trois" not in plain.ask(QUESTION, model=model, bad_words=["trois"])
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_the_prompt_can_be_part_of_the_answer(plain: Client, model: str) -> None:
-    assert plain.ask(model=model, exclude_input_in_output=False) == QUESTION + plain.ask(model=model)
+def test_the_prompt_can_be_part_of_the_answer(plain: FiveModels, model: str) -> None:
+    assert plain.ask(QUESTION, model=model, exclude_input_in_output=False) == QUESTION + plain.ask(
+        QUESTION, model=model
+    )
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
@@ -255,26 +165,26 @@ def test_the_prompt_can_be_part_of_the_answer(plain: Client, model: str) -> None
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(
-    plain: Client, model: str, wrong: dict[str, object], named: str
+    plain: FiveModels, model: str, wrong: dict[str, object], named: str
 ) -> None:
     assert named in plain.refusal({"text_input": QUESTION, "max_tokens": 8, **wrong}, model)
 
 
-def test_beams_that_change_nothing_are_accepted(plain: Client) -> None:
-    assert plain.ask(beam_width=1, length_penalty=1.0, return_context_logits=False) == plain.ask()
+def test_beams_that_change_nothing_are_accepted(plain: FiveModels) -> None:
+    assert plain.ask(QUESTION, beam_width=1, length_penalty=1.0, return_context_logits=False) == plain.ask(QUESTION)
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
 @pytest.mark.parametrize("text", ["", " ", "\n\n", "ニャー 😀 é", "a\u0000b", "<|end_of_text|>"])
-def test_any_text_is_answered(plain: Client, model: str, text: str) -> None:
+def test_any_text_is_answered(plain: FiveModels, model: str, text: str) -> None:
     assert isinstance(plain.ask(text, model=model), str)
 
 
-def test_characters_of_several_bytes_come_out_whole(plain: Client) -> None:
+def test_characters_of_several_bytes_come_out_whole(plain: FiveModels) -> None:
     assert "ニャー" in plain.ask(JAPANESE)
 
 
-def test_text_that_is_not_utf8_is_refused(plain: Client) -> None:
+def test_text_that_is_not_utf8_is_refused(plain: FiveModels) -> None:
     body = {
         "inputs": [
             {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": 6}},
@@ -294,7 +204,7 @@ def test_text_that_is_not_utf8_is_refused(plain: Client) -> None:
     connection.close()
 
 
-def test_several_texts_in_one_request_are_answered_as_if_alone(plain: Client) -> None:
+def test_several_texts_in_one_request_are_answered_as_if_alone(plain: FiveModels) -> None:
     from tritonclient.http import InferenceServerClient, InferInput
 
     texts = [QUESTION, SHORTER, JAPANESE]
@@ -335,7 +245,7 @@ def test_answers_are_the_same_in_a_batch_and_alone(start: Any) -> None:
     assert max(client.batches()) > 1
 
 
-def test_concurrent_clients_each_get_their_own_answer(plain: Client) -> None:
+def test_concurrent_clients_each_get_their_own_answer(plain: FiveModels) -> None:
     expected = {text: plain.ask(text) for text in (QUESTION, SHORTER, JAPANESE)}
     texts = list(expected) * 20
     with ThreadPoolExecutor(8) as pool:
@@ -356,7 +266,7 @@ def test_concurrent_clients_each_get_their_own_answer(plain: Client) -> None:
     ],
 )
 def test_streamed_pieces_join_to_the_whole_answer(
-    streaming: Client, model: str, request_body: dict[str, object]
+    streaming: FiveModels, model: str, request_body: dict[str, object]
 ) -> None:
     pieces = streaming.stream(model, **request_body)
     assert "".join(pieces) == streaming.answer({"max_tokens": 64, **request_body}, model)["text_output"]
@@ -364,14 +274,14 @@ def test_streamed_pieces_join_to_the_whole_answer(
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_a_decoupled_model_answers_whole_too(streaming: Client, model: str) -> None:
+def test_a_decoupled_model_answers_whole_too(streaming: FiveModels, model: str) -> None:
     body = {"text_input": QUESTION, "parameters": {"max_tokens": 100, "bad_words": [""], "stop_words": [""]}}
     assert NINE in streaming.answer(body, model)["text_output"]
     assert "beam_width" in streaming.refusal({"text_input": QUESTION, "max_tokens": 8, "beam_width": 2}, model)
 
 
 @pytest.mark.parametrize("model", ENTRY_POINTS)
-def test_concurrent_streams_do_not_mix(streaming: Client, model: str) -> None:
+def test_concurrent_streams_do_not_mix(streaming: FiveModels, model: str) -> None:
     texts = [QUESTION, SHORTER, JAPANESE, "Name the days of the week."] * 5
     expected = {text: streaming.ask(text) for text in texts}
     with ThreadPoolExecutor(6) as pool:

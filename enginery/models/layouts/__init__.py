@@ -1,0 +1,1 @@
+"""Which tensors the weight files of each architecture have."""
