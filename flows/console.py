@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
-from prefect.exceptions import CancelledRun, ObjectNotFound
+from prefect.exceptions import CancelledRun, ObjectNotFound, UnfinishedRun
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL
 
@@ -21,6 +21,8 @@ from enginery.pipeline.tasks.cancellation import CANCELLED, DELETED
 from enginery.pipeline.tasks.progress import LOG_MARK
 from enginery.spec import Spec
 
+FLOW_RUNS = "/flow_runs/"
+"""In the addresses of the API that are about a run."""
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
@@ -51,7 +53,9 @@ def build_from_cli(
     with _server(say) as has_ui, _enginery_lines_shown(say):
         try:
             summary: BuildSummary = build_model(spec, store=store, pools=pools)
-        except (CancelledRun, ObjectNotFound) as error:
+        except (CancelledRun, UnfinishedRun, ObjectNotFound) as error:  # unfinished: cancelled before it was Running
+            if isinstance(error, ObjectNotFound) and FLOW_RUNS not in str(error.http_exc):
+                raise
             why = DELETED if isinstance(error, ObjectNotFound) else CANCELLED
             remedy = "build again when you want the rest: finished steps are kept"
             raise RunEndedError(f"the run has ended early: {why}", subject=spec.name, remedy=remedy) from error
