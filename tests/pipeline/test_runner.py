@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from enginery.core.errors import CommandError, SourceError, StoreError, UsageError, ValidationError
-from enginery.pipeline import run
+from enginery.pipeline import perform, run
 from enginery.pipeline.perform import fill
 from enginery.pipeline.plan import PlannedStep
 from enginery.pipeline.prepared import require_prepared
@@ -211,7 +211,7 @@ class Elsewhere:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     outside = Elsewhere()
-    monkeypatch.setattr(run, "find_function", lambda _name: outside.change)
+    monkeypatch.setattr(perform, "find_function", lambda _name: outside.change)
     monkeypatch.setattr(run, "find_effect_check", lambda _recipe: outside.still_holds)
     return outside
 
@@ -296,7 +296,7 @@ def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
         (context.output / "report.json").write_text(report.model_dump_json())
         return {"passed": False}
 
-    monkeypatch.setattr(run, "find_function", lambda _name: validate)
+    monkeypatch.setattr(perform, "find_function", lambda _name: validate)
     planned = call_step("validate", Stage.VALIDATE)
     for _ in range(2):
         with pytest.raises(ValidationError) as caught:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx import Request
 from huggingface_hub import close_session, constants, get_session, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
@@ -55,7 +56,8 @@ def model(server: HubServer, tmp_path: Path) -> Path:
 
 def spec_of(**source: Any) -> Any:
     target = {"name": "cpu", "gpu": "cpu", "backend": "onnxruntime", "release": "0.18.0", "precision": "float32"}
-    return parse_spec({"name": "tiny", "source": source, "targets": [target]})
+    # The configuration of this model gives no sizes: the defaults of its class are those of 7 billion weights.
+    return parse_spec({"name": "tiny", "source": source, "targets": [target], "force": ["W202"]})
 
 
 @pytest.mark.parametrize("mirror", MIRRORS.values(), ids=MIRRORS)
@@ -282,10 +284,12 @@ def test_each_time_limit_counts_for_its_requests(
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 7)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 8)
     seen: set[tuple[str, float]] = set()
-    hooks = get_session().event_hooks["request"]
-    get_session().event_hooks = {
-        "request": [*hooks, lambda sent: seen.add((sent.method, sent.extensions["timeout"]["read"]))]
-    }
+
+    def note(sent: Request) -> None:
+        if "agent-harnesses" not in sent.url.path:  # what huggingface_hub asks for once a day, for itself
+            seen.add((sent.method, sent.extensions["timeout"]["read"]))
+
+    get_session().event_hooks = {"request": [*get_session().event_hooks["request"], note]}
     resolve(SOURCE)
     assert seen == {("HEAD", 7), ("GET", 8)}
 

@@ -155,7 +155,7 @@ def test_a_run_is_cancelled_before_its_first_step(
 ) -> None:
     name, planning = f"planning-{uuid4().hex[:8]}", threading.Event()
 
-    def plan(_: Spec) -> None:
+    def plan(_: Spec, **_more: object) -> None:
         planning.set()
         wait_until(lambda: False, seconds=60)
 
