@@ -15,6 +15,7 @@ from enginery.backends.common import (
 )
 from enginery.backends.model_kinds import kind_finding, unnamed
 from enginery.backends.pytorch.keys import pytorch_remedy
+from enginery.backends.pytorch.models import is_run_by_some_release
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.quantizing import MODELOPT, own_texts
 from enginery.backends.request import Request
@@ -206,18 +207,23 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
 def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
     if choice.obstacle:
         problem = f"{release} makes {model.architecture} with its converter {choice.obstacle}"
-        return Finding("E131", "release", problem, f"use {pytorch_remedy(release)}")
+        return Finding("E131", "release", problem, f"use {_instead(model, release)}")
     if not model.architecture:
         return unnamed("E130", "a converter is chosen by it", model, frozenset(architectures(release)))
     problem = f"{release} has no converter for {model.architecture}"
     first = first_release(model.architecture)
     if first:
-        remedy = f"release {first} has one: use that or a later one, or {pytorch_remedy(release)}"
+        remedy = f"release {first} has one: use that or a later one, or {_instead(model, release)}"
         return Finding("E130", "release", problem, remedy)
     near = difflib.get_close_matches(model.architecture, architectures(release), n=NEAR, cutoff=SIMILAR)
     like = f"; similar architectures are {', '.join(near)}" if near else ""
-    known = f"no known release has one: use {pytorch_remedy(release)}"
-    return Finding("E130", "release", f"{problem}{like}", known)
+    remedy = f"no known release has one: use {_instead(model, release)}"
+    return Finding("E130", "release", f"{problem}{like}", remedy)
+
+
+def _instead(model: ModelFacts, release: str) -> str:
+    """What to use for a model without a converter, as words for a remedy."""
+    return pytorch_remedy(release) if is_run_by_some_release(model.architecture) else "another model"
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:
