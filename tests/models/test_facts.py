@@ -106,7 +106,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=8), st.sampled_from(TYPES))
 def test_whatever_a_configuration_holds_it_is_read_or_reported(config: dict[str, Any], model_type: str) -> None:
     whole = {"model_type": model_type, **config}
