@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from enginery.models.defaults import class_defaults
-from enginery.models.facts import ModelFacts
+from enginery.models.facts import HIDDEN, OLD_HIDDEN, ModelFacts
 from enginery.models.headers import Tensor
 from enginery.models.layouts.gpt import LIKE_GPT
 from enginery.models.layouts.lines import Layout, Line
@@ -23,7 +23,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {**LIKE_LLAMA, **LIKE_GPT}
 MOST_NAMES = 1_000_000
 """The largest models have some 15,000 experts in all layers together."""
 NAMES_SHOWN = 6
-SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", "hidden_size", "n_embd", "d_model"})
+SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", *HIDDEN, *OLD_HIDDEN})
 """A `config.json` with none of these describes no model of its own."""
 LAYER = re.compile(r"(\d+)\.(.+)")
 UNKNOWN = object()

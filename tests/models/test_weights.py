@@ -158,6 +158,21 @@ def test_tensors_that_loaders_rightly_leave_out_are_accepted(tmp_path: Path, nam
     assert problems(model(tmp_path, source_layout() | {name: ("F32", (8,))})) == []
 
 
+def test_the_width_of_a_bloom_model_may_be_written_in_the_old_way() -> None:
+    config = {"architectures": ["BloomForCausalLM"], "model_type": "bloom", "n_embed": 32, "n_layer": 1, "n_head": 4}
+    sizes = {"self_attention.query_key_value": (96, 32), "self_attention.dense": (32, 32),
+             "mlp.dense_h_to_4h": (128, 32), "mlp.dense_4h_to_h": (32, 128)}  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {"word_embeddings.weight": (96, 32)}
+    shapes |= {f"h.0.{name}.weight": shape for name, shape in sizes.items()}
+    shapes |= {f"h.0.{name}.bias": shape[:1] for name, shape in sizes.items()}
+    norms = ("word_embeddings_layernorm", "ln_f", "h.0.input_layernorm", "h.0.post_attention_layernorm")
+    shapes |= {f"{norm}.{part}": (32,) for norm in norms for part in ("weight", "bias")}
+    found = {name: Tensor("F16", shape) for name, shape in shapes.items()}
+    assert list(architecture_faults(config | {"vocab_size": 96}, found)) == []
+    assert list(architecture_faults(config | {"vocab_size": 96, "hidden_size": 64}, found)) == []
+    assert len(list(architecture_faults(config | {"vocab_size": 96, "n_embed": 64}, found))) == 1
+
+
 def test_of_an_unknown_architecture_only_the_index_is_compared(tmp_path: Path) -> None:
     layout = {name: about for name, about in source_layout().items() if name != LOST}
     assert problems(model(tmp_path, layout, architectures=["NobodyForCausalLM"], model_type="nobody")) == []
