@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from enginery.backends.common import (
     Part,
     answer_findings,
+    builder_reads,
     format_name,
     hidden_quantization,
     position_findings,
     split_findings,
 )
 from enginery.backends.model_kinds import kind_finding, unnamed
+from enginery.backends.onnx_models import BUILT
 from enginery.backends.pytorch.keys import pytorch_remedy
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.quantizing import MODELOPT, own_texts
@@ -197,26 +199,36 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
     if model.quantization:
         how = format_name(model.quantization)
         problem = f"the source is quantized already ({how}); {request.target.precision} is made from plain weights"
-        found = None if hidden_quantization(model.quantization) else quantized_to(model.quantization)
-        otherwise = f", or {pytorch_remedy(release)}, and precision: {found}" if found else "; no backend reads it"
-        yield Finding("E123", "precision", problem, f"use the plain model{otherwise}")
+        yield Finding("E123", "precision", problem, f"use the plain model{_reader(model, release)}")
     yield from _split_findings(request, model)
 
 
+def _reader(model: ModelFacts, release: str) -> str:
+    """Words for the backend that reads a quantized source; empty if none does."""
+    if not model.quantization or hidden_quantization(model.quantization):
+        return ""
+    found, pytorch = quantized_to(model.quantization), pytorch_remedy(release, model.architecture)
+    if found and pytorch:
+        return f", or {pytorch}, and precision: {found}"
+    kept = builder_reads(model.quantization) if model.architecture in BUILT else set()
+    return f", or backend: onnxruntime, and precision: {' or '.join(sorted(kept))}" if kept else ""
+
+
 def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
+    pytorch = pytorch_remedy(release, model.architecture)
     if choice.obstacle:
         problem = f"{release} makes {model.architecture} with its converter {choice.obstacle}"
-        return Finding("E131", "release", problem, f"use {pytorch_remedy(release)}")
+        return Finding("E131", "release", problem, f"use {pytorch or 'another model'}")
     if not model.architecture:
         return unnamed("E130", "a converter is chosen by it", model, frozenset(architectures(release)))
     problem = f"{release} has no converter for {model.architecture}"
     first = first_release(model.architecture)
     if first:
-        remedy = f"release {first} has one: use that or a later one, or {pytorch_remedy(release)}"
+        remedy = f"release {first} has one: use that or a later one{f', or {pytorch}' if pytorch else ''}"
         return Finding("E130", "release", problem, remedy)
     near = difflib.get_close_matches(model.architecture, architectures(release), n=NEAR, cutoff=SIMILAR)
     like = f"; similar architectures are {', '.join(near)}" if near else ""
-    known = f"no known release has one: use {pytorch_remedy(release)}"
+    known = f"no known release has one: use {pytorch or 'another model'}"
     return Finding("E130", "release", f"{problem}{like}", known)
 
 

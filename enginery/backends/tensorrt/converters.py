@@ -173,8 +173,10 @@ def _scaling_findings(request: Request, release: str, command: str, scaling: Map
     first = SCALING_SINCE.get(kind)
     if first is None or Version(release) < Version(first):
         problem = f"{release} does not know the model's rotary scaling {kind}"
-        later = f"{first} or a later release, or " if first else ""
-        yield Finding("E132", "release", problem, f"use {later}{pytorch_remedy(release)}")
+        later = f"{first} or a later release" if first else ""
+        architecture = request.model.architecture if request.model else ""
+        ways = [way for way in (later, pytorch_remedy(release, architecture)) if way]
+        yield Finding("E132", "release", problem, f"use {', or '.join(ways) or 'another model'}")
     elif _takes_rope_flags(release, command) and not has_extra(request, "--rotary_scaling"):
         flags = f'["--rotary_scaling", "{kind}", "{scaling.get("factor")}"]'
         problem = f"{release}'s converter does not read the model's rotary scaling {kind}"
