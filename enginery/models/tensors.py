@@ -273,7 +273,8 @@ def index_faults(
         weight_map: tensor -> the file that has it, as the index says.
         files: file -> its tensors.
     """
-    lost = [f"{name} ({file})" for name, file in weight_map.items() if name not in files.get(str(file), {})]
+    needed = {name: file for name, file in weight_map.items() if not HARMLESS.search(name)}
+    lost = [f"{name} ({file})" for name, file in needed.items() if name not in files.get(str(file), {})]
     if lost:
         yield WeightsFault(f"{_count(lost, 'tensor')} that {index} names {_are(lost)} not in the file: {named(lost)}")
     holders: dict[str, list[str]] = {}

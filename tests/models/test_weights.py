@@ -86,6 +86,8 @@ def test_a_tensor_that_the_index_does_not_name_is_reported_but_not_a_buffer_of_o
     weight_map = mapped(first, second)
     second["model.layers.1.self_attn.rotary_emb.inv_freq"] = ("F32", (32,))
     assert problems(sharded(tmp_path / "harmless", weight_map, {FIRST: first, SECOND: second})) == []
+    weight_map["model.layers.0.self_attn.rotary_emb.inv_freq"] = FIRST  # which the files have no more
+    assert problems(sharded(tmp_path / "lost", weight_map, {FIRST: first, SECOND: second})) == []
     second["another.weight"] = ("F32", (32,))
     (found,) = problems(sharded(tmp_path / "other", weight_map, {FIRST: first, SECOND: second}))
     assert found == "1 tensor is in the files, but model.safetensors.index.json does not name it: another.weight"
