@@ -161,10 +161,10 @@ class Comparison:
         count = self.shape.size(COUNTS[number[0]])
         return None if count is None else [line.name.replace(number[0], str(one)) for one in range(count)]
 
-    @cached_property
-    def matches(self) -> int:
-        """How many of the required tensors are there."""
-        return sum(name in self.found for name in self.required)
+    def likeness(self, *, quantized: bool) -> float:
+        """The part of the required tensors that is there. Of quantized weights the names are not compared exactly."""
+        lacking = len(self.missing_modules()) if quantized else sum(name not in self.found for name in self.required)
+        return 1 - lacking / max(1, len(self.required))
 
     def missing(self) -> list[str]:
         """The tensors that are not there. Of two tied embeddings one is enough."""
@@ -241,7 +241,7 @@ def architecture_faults(
         return
     shape = Shape(facts, config)
     ways = [Comparison(layout, prefix, shape, found) for layout, prefix in product(layouts, (layouts[0].base, ""))]
-    best = max(ways, key=lambda way: way.matches / max(1, len(way.required)))
+    best = max(ways, key=lambda way: way.likeness(quantized=quantized))
     whose = f"{facts.architecture} of this config.json"
     missing = best.missing_modules() if quantized else best.missing()
     if missing := [name for name in missing if name not in reported]:

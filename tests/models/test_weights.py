@@ -202,6 +202,23 @@ def test_experts_are_counted_whether_each_has_tensors_of_its_own_or_all_share_on
     assert "other shapes" in fewer.problem
 
 
+def test_packed_experts_with_tensors_of_their_own_are_accepted() -> None:
+    """GPTQ and AWQ leave no tensor of an expert its name. So the files are not taken for those with fused experts."""
+    config = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_hidden_layers": 1,
+              "num_local_experts": 2, "hidden_size": 8}  # fmt: skip
+    layer = "model.layers.0"
+    kept = ["model.embed_tokens", "model.norm", "lm_head", f"{layer}.input_layernorm",
+            f"{layer}.post_attention_layernorm", f"{layer}.block_sparse_moe.gate"]  # fmt: skip
+    packed = [f"{layer}.self_attn.{one}_proj" for one in "qkvo"]
+    packed += [f"{layer}.block_sparse_moe.experts.{expert}.w{one}" for expert in range(2) for one in (1, 2, 3)]
+    found = {f"{name}.weight": Tensor("F16", (8,)) for name in kept}
+    found |= {f"{name}.{part}": Tensor("I32", (8, 1)) for name in packed for part in ("qweight", "qzeros", "scales")}
+    assert list(architecture_faults(config, found, quantized=True)) == []
+    found.pop(f"{layer}.block_sparse_moe.gate.weight")
+    (fault,) = architecture_faults(config, found, quantized=True)
+    assert f"is missing: {layer}.block_sparse_moe.gate.weight" in fault.problem
+
+
 def test_all_faults_come_at_once(tmp_path: Path) -> None:
     layout = source_layout()
     layout.pop(LOST)
