@@ -215,21 +215,25 @@ def _reader(model: ModelFacts, release: str) -> str:
 
 
 def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
-    pytorch = pytorch_remedy(release, model.architecture)
     if choice.obstacle:
         problem = f"{release} makes {model.architecture} with its converter {choice.obstacle}"
-        return Finding("E131", "release", problem, f"use {pytorch or 'another model'}")
+        return Finding("E131", "release", problem, f"use {_instead(model, release)}")
     if not model.architecture:
         return unnamed("E130", "a converter is chosen by it", model, frozenset(architectures(release)))
     problem = f"{release} has no converter for {model.architecture}"
     first = first_release(model.architecture)
     if first:
-        remedy = f"release {first} has one: use that or a later one{f', or {pytorch}' if pytorch else ''}"
+        remedy = f"release {first} has one: use that or a later one, or {_instead(model, release)}"
         return Finding("E130", "release", problem, remedy)
     near = difflib.get_close_matches(model.architecture, architectures(release), n=NEAR, cutoff=SIMILAR)
     like = f"; similar architectures are {', '.join(near)}" if near else ""
-    known = f"no known release has one: use {pytorch or 'another model'}"
-    return Finding("E130", "release", f"{problem}{like}", known)
+    remedy = f"no known release has one: use {_instead(model, release)}"
+    return Finding("E130", "release", f"{problem}{like}", remedy)
+
+
+def _instead(model: ModelFacts, release: str) -> str:
+    """What to use for a model without a converter, as words for a remedy."""
+    return pytorch_remedy(release, model.architecture) or "another model"
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ GREEDY = {
     "min_length": 0,
 }
 """Said in full: a model's own generation settings would otherwise be mixed in."""
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def load(engine: Path, tokenizer: Path, threads: int) -> Engine:
     described = json.loads((engine / "genai_config.json").read_text(encoding="utf-8"))["model"]
     ends = described["eos_token_id"]
     config = genai.Config(str(engine))
+    # GenAI takes such a token at the end of a prompt for padding, and leaves it out.
+    config.overlay(json.dumps({"model": {"pad_token_id": NO_TOKEN}}))
     if threads:
         options = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))

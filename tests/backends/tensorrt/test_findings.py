@@ -117,10 +117,13 @@ def test_a_model_that_the_release_does_not_know_gets_a_release_that_does() -> No
     )
 
 
-def test_a_model_that_no_release_knows_is_sent_to_another_backend() -> None:
-    (finding,) = findings(request_of(LLAMA_3_8B | {"architectures": ["NobodyForCausalLM"]}, release="1.2.1"))
+@pytest.mark.parametrize(
+    ("architecture", "instead"), [("Exaone4ForCausalLM", "backend: pytorch"), ("NobodyForCausalLM", "another model")]
+)
+def test_a_model_that_no_release_converts_is_sent_to_a_backend_that_knows_it(architecture: str, instead: str) -> None:
+    (finding,) = findings(request_of(LLAMA_3_8B | {"architectures": [architecture]}, release="1.2.1"))
     assert finding.code == "E130"
-    assert finding.remedy == "no known release has one: use another model"
+    assert finding.remedy == f"no known release has one: use {instead}"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_a_model_that_no_release_knows_is_sent_to_another_backend() -> None:
     [
         ("GptOssForCausalLM", "no known release has one: use backend: pytorch with release 0.17.0 or a later one"),
         ("StableLmForCausalLM", "no known release has one: use another model"),
-        ("GemmaForCausalLM", "release 0.9.0 has one: use that or a later one"),
+        ("GemmaForCausalLM", "release 0.9.0 has one: use that or a later one, or another model"),
     ],
 )
 def test_only_a_model_that_the_pytorch_backend_runs_is_sent_there(architecture: str, remedy: str) -> None:

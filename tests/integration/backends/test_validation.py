@@ -18,7 +18,14 @@ from tests.support.engines import onnx
 from tests.support.engines.onnx import Asked
 
 QUESTION = "How do I count to nine in French?"
-PROMPTS = [QUESTION, "What is the capital of France?", "Ça va? ニャー 🙂\n\ttabs  and   blanks ", "x"]
+PROMPTS = [
+    QUESTION,
+    "What is the capital of France?",
+    "Ça va? ニャー 🙂\n\ttabs  and   blanks ",
+    "x",
+    f"{QUESTION}<|pad|>",
+    f"{QUESTION}<|end_of_text|>",
+]
 
 REFERENCE = """
 import json, sys, torch
