@@ -94,9 +94,9 @@ def builder_source_findings(request: Request) -> Iterator[Finding]:
     quantization = request.model.quantization if request.model else None
     if not quantization:
         return
-    method, precision = str(quantization.get("quant_method") or "").lower(), request.target.precision
+    precision = request.target.precision
     problem = f"the source is quantized already ({format_name(quantization)})"
-    fitting = {Precision.INT4} if method in BUILDER_MAY_READ else _readable_as(method, quantization)
+    fitting = builder_reads(quantization)
     if fitting and not hidden_quantization(quantization):
         if precision not in fitting:
             kept = " or ".join(sorted(fitting))
@@ -107,8 +107,11 @@ def builder_source_findings(request: Request) -> Iterator[Finding]:
     yield Finding("E193", "precision", f"{problem}, which the builder does not read", f"use {PLAIN}{otherwise}")
 
 
-def _readable_as(method: str, quantization: Mapping[str, Any]) -> set[Precision]:
-    """The precision for which the builder reads a quantized source; empty if it does not read it."""
+def builder_reads(quantization: Mapping[str, Any]) -> set[Precision]:
+    """The precision for which ONNX Runtime GenAI's builder reads a quantized source; empty if it does not read it."""
+    method = str(quantization.get("quant_method") or "").lower()
+    if method in BUILDER_MAY_READ:
+        return {Precision.INT4}
     complete = all(type(quantization.get(name)) is int for name in NEEDS)
     found = BUILDER_READS.get(method, {}).get(quantization["bits"]) if complete else None
     return {found} if found else set()

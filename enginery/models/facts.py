@@ -36,6 +36,9 @@ FIRST_CHATGLM = "inner_hidden_size"
 WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "encoder_ffn_dim", FIRST_CHATGLM)
 FOUR_TIMES = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "gptj", "codegen", "bloom", "falcon", "mpt"})
 """Types of models whose feed-forward blocks have four times the hidden size, if the file does not say it."""
+HIDDEN = ("hidden_size", "n_embd", "d_model")
+OLD_HIDDEN = ("n_embed",)
+"""How the smaller BLOOM models write it. The classes of BLOOM and Falcon prefer it to `hidden_size`."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k")
 NO_WINDOW = (-1, False)
@@ -183,7 +186,7 @@ class _Config:
 def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
     text, kind = config.text, config.type
     own, heads = structure(kind), text.count("num_attention_heads", "n_head", "n_heads", "num_heads")
-    hidden = text.count("hidden_size", "n_embd", "d_model")
+    hidden = text.count(*(OLD_HIDDEN if kind in {"bloom", "falcon"} else ()), *HIDDEN)
     head_size = text.size("head_dim", "kv_channels", "d_kv", "attention_head_dim") or (hidden // heads if heads else 0)
     layers = text.count("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     window = _window(text)

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from enginery.models.defaults import class_defaults
-from enginery.models.facts import ModelFacts
+from enginery.models.facts import HIDDEN, OLD_HIDDEN, ModelFacts
 from enginery.models.headers import Tensor
 from enginery.models.layouts.gpt import LIKE_GPT
 from enginery.models.layouts.lines import Layout, Line
@@ -23,7 +23,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {**LIKE_LLAMA, **LIKE_GPT}
 MOST_NAMES = 1_000_000
 """The largest models have some 15,000 experts in all layers together."""
 NAMES_SHOWN = 6
-SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", "hidden_size", "n_embd", "d_model"})
+SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", *HIDDEN, *OLD_HIDDEN})
 """A `config.json` with none of these describes no model of its own."""
 LAYER = re.compile(r"(\d+)\.(.+)")
 UNKNOWN = object()
@@ -161,10 +161,10 @@ class Comparison:
         count = self.shape.size(COUNTS[number[0]])
         return None if count is None else [line.name.replace(number[0], str(one)) for one in range(count)]
 
-    @cached_property
-    def matches(self) -> int:
-        """How many of the required tensors are there."""
-        return sum(name in self.found for name in self.required)
+    def likeness(self, *, quantized: bool) -> float:
+        """The part of the required tensors that is there. Of quantized weights the names are not compared exactly."""
+        lacking = len(self.missing_modules()) if quantized else sum(name not in self.found for name in self.required)
+        return 1 - lacking / max(1, len(self.required))
 
     def missing(self) -> list[str]:
         """The tensors that are not there. Of two tied embeddings one is enough."""
@@ -241,7 +241,7 @@ def architecture_faults(
         return
     shape = Shape(facts, config)
     ways = [Comparison(layout, prefix, shape, found) for layout, prefix in product(layouts, (layouts[0].base, ""))]
-    best = max(ways, key=lambda way: way.matches / max(1, len(way.required)))
+    best = max(ways, key=lambda way: way.likeness(quantized=quantized))
     whose = f"{facts.architecture} of this config.json"
     missing = best.missing_modules() if quantized else best.missing()
     if missing := [name for name in missing if name not in reported]:
@@ -273,7 +273,8 @@ def index_faults(
         weight_map: tensor -> the file that has it, as the index says.
         files: file -> its tensors.
     """
-    lost = [f"{name} ({file})" for name, file in weight_map.items() if name not in files.get(str(file), {})]
+    needed = {name: file for name, file in weight_map.items() if not HARMLESS.search(name)}
+    lost = [f"{name} ({file})" for name, file in needed.items() if name not in files.get(str(file), {})]
     if lost:
         yield WeightsFault(f"{_count(lost, 'tensor')} that {index} names {_are(lost)} not in the file: {named(lost)}")
     holders: dict[str, list[str]] = {}

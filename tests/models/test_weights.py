@@ -86,6 +86,8 @@ def test_a_tensor_that_the_index_does_not_name_is_reported_but_not_a_buffer_of_o
     weight_map = mapped(first, second)
     second["model.layers.1.self_attn.rotary_emb.inv_freq"] = ("F32", (32,))
     assert problems(sharded(tmp_path / "harmless", weight_map, {FIRST: first, SECOND: second})) == []
+    weight_map["model.layers.0.self_attn.rotary_emb.inv_freq"] = FIRST  # which the files have no more
+    assert problems(sharded(tmp_path / "lost", weight_map, {FIRST: first, SECOND: second})) == []
     second["another.weight"] = ("F32", (32,))
     (found,) = problems(sharded(tmp_path / "other", weight_map, {FIRST: first, SECOND: second}))
     assert found == "1 tensor is in the files, but model.safetensors.index.json does not name it: another.weight"
@@ -158,6 +160,21 @@ def test_tensors_that_loaders_rightly_leave_out_are_accepted(tmp_path: Path, nam
     assert problems(model(tmp_path, source_layout() | {name: ("F32", (8,))})) == []
 
 
+def test_the_width_of_a_bloom_model_may_be_written_in_the_old_way() -> None:
+    config = {"architectures": ["BloomForCausalLM"], "model_type": "bloom", "n_embed": 32, "n_layer": 1, "n_head": 4}
+    sizes = {"self_attention.query_key_value": (96, 32), "self_attention.dense": (32, 32),
+             "mlp.dense_h_to_4h": (128, 32), "mlp.dense_4h_to_h": (32, 128)}  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {"word_embeddings.weight": (96, 32)}
+    shapes |= {f"h.0.{name}.weight": shape for name, shape in sizes.items()}
+    shapes |= {f"h.0.{name}.bias": shape[:1] for name, shape in sizes.items()}
+    norms = ("word_embeddings_layernorm", "ln_f", "h.0.input_layernorm", "h.0.post_attention_layernorm")
+    shapes |= {f"{norm}.{part}": (32,) for norm in norms for part in ("weight", "bias")}
+    found = {name: Tensor("F16", shape) for name, shape in shapes.items()}
+    assert list(architecture_faults(config | {"vocab_size": 96}, found)) == []
+    assert list(architecture_faults(config | {"vocab_size": 96, "hidden_size": 64}, found)) == []
+    assert len(list(architecture_faults(config | {"vocab_size": 96, "n_embed": 64}, found))) == 1
+
+
 def test_of_an_unknown_architecture_only_the_index_is_compared(tmp_path: Path) -> None:
     layout = {name: about for name, about in source_layout().items() if name != LOST}
     assert problems(model(tmp_path, layout, architectures=["NobodyForCausalLM"], model_type="nobody")) == []
@@ -183,6 +200,23 @@ def test_experts_are_counted_whether_each_has_tensors_of_its_own_or_all_share_on
     assert lost.shape == (256, 512)
     (fewer,) = architecture_faults(config | {"num_local_experts": 3}, fused)
     assert "other shapes" in fewer.problem
+
+
+def test_packed_experts_with_tensors_of_their_own_are_accepted() -> None:
+    """GPTQ and AWQ leave no tensor of an expert its name. So the files are not taken for those with fused experts."""
+    config = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_hidden_layers": 1,
+              "num_local_experts": 2, "hidden_size": 8}  # fmt: skip
+    layer = "model.layers.0"
+    kept = ["model.embed_tokens", "model.norm", "lm_head", f"{layer}.input_layernorm",
+            f"{layer}.post_attention_layernorm", f"{layer}.block_sparse_moe.gate"]  # fmt: skip
+    packed = [f"{layer}.self_attn.{one}_proj" for one in "qkvo"]
+    packed += [f"{layer}.block_sparse_moe.experts.{expert}.w{one}" for expert in range(2) for one in (1, 2, 3)]
+    found = {f"{name}.weight": Tensor("F16", (8,)) for name in kept}
+    found |= {f"{name}.{part}": Tensor("I32", (8, 1)) for name in packed for part in ("qweight", "qzeros", "scales")}
+    assert list(architecture_faults(config, found, quantized=True)) == []
+    found.pop(f"{layer}.block_sparse_moe.gate.weight")
+    (fault,) = architecture_faults(config, found, quantized=True)
+    assert f"is missing: {layer}.block_sparse_moe.gate.weight" in fault.problem
 
 
 def test_all_faults_come_at_once(tmp_path: Path) -> None:

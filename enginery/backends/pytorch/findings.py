@@ -284,7 +284,7 @@ def _source(precision: Precision, quantization: Any) -> Iterator[Finding]:
         problem = f"the source is quantized ({algorithm}): {hidden}"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")
     elif found is None:
-        problem = f"the source is quantized as {algorithm}, which the backend does not read, only {READABLE_FORMATS}"
+        problem = f"the source is quantized as {algorithm}; Enginery serves only {READABLE_FORMATS}"
         yield Finding("E407", "precision", problem, "use a source that is not quantized")
     elif found is not precision:
         undo = "cannot be undone" if precision not in QUANTIZED else "cannot be quantized again"

@@ -23,7 +23,9 @@ from enginery.releases import (
     arguments,
     builds_engines,
     classes,
+    pytorch_architectures,
     releases,
+    releases_read,
     was_never_made,
 )
 from enginery.spec import Finding
@@ -138,8 +140,14 @@ def refusal(wanted: str) -> Finding | None:
     return Finding("E401", "release", problem, one_of)
 
 
-def pytorch_remedy(release: str) -> str:
-    """The words for a remedy that suggest this backend, for a target with this release."""
+def pytorch_remedy(release: str, architecture: str) -> str:
+    """The words for a remedy that suggest this backend, for a target with this release.
+
+    They are empty if no release that was read runs the architecture.
+    """
+    read = releases_read("pytorch", "architectures")
+    if not any(architecture in pytorch_architectures(one).value for one in read):
+        return ""
     return "backend: pytorch" if _has_backend(release) else f"backend: pytorch with release {FIRST} or a later one"
 
 

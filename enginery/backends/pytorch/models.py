@@ -33,11 +33,6 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
         yield _uncertain(model, release, known.provenance.release, listed=listed)
 
 
-def is_run_by_some_release(architecture: str) -> bool:
-    """Whether the PyTorch backend of one of the releases that were read runs this architecture."""
-    return any(architecture in pytorch_architectures(one).value for one in releases_read("pytorch", "architectures"))
-
-
 def _is_listed_later(model: ModelFacts, release: str) -> bool:
     """Whether the release is later than those that were read, but for the newest one, which runs the architecture."""
     *earlier, newest = releases_read("pytorch", "architectures")

@@ -33,7 +33,9 @@ ALGORITHMS: Mapping[str, Precision] = {
 
 BLOCK_FP8 = "fp8"
 """`quant_method` of fp8 checkpoints with one scale for each block of weights, such as DeepSeek's."""
-READABLE_FORMATS = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with block scales"
+FP8_BLOCK = [128, 128]
+"""The one `weight_block_size` that the backend takes. Without any, it reads fp8 numbers as if they had no scales."""
+READABLE_FORMATS = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with a scale for each block of 128 x 128"
 QUANT_CONFIG = "hf_quant_config.json"
 CONFIG = "config.json"
 
@@ -46,9 +48,11 @@ def algorithm_name(quantization: Mapping[str, Any]) -> str:
 
 
 def quantized_to(quantization: Mapping[str, Any]) -> Precision | None:
-    """The precision that a checkpoint is quantized to; None if the PyTorch backend does not read it."""
+    """The precision that a checkpoint is quantized to; None if Enginery serves no such checkpoint."""
     name = algorithm_name(quantization)
-    return Precision.FP8 if name == BLOCK_FP8 else ALGORITHMS.get(name.upper())
+    if name == BLOCK_FP8:
+        return Precision.FP8 if quantization.get("weight_block_size") == FP8_BLOCK else None
+    return ALGORITHMS.get(name.upper())
 
 
 def must_quantize(precision: Precision, model: ModelFacts | None) -> bool:

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 from enginery.backends.common import (
     Part,
     answer_findings,
+    builder_reads,
     format_name,
     hidden_quantization,
     position_findings,
     split_findings,
 )
 from enginery.backends.model_kinds import kind_finding, unnamed
+from enginery.backends.onnx_models import BUILT
 from enginery.backends.pytorch.keys import pytorch_remedy
-from enginery.backends.pytorch.models import is_run_by_some_release
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.backends.quantizing import MODELOPT, own_texts
 from enginery.backends.request import Request
@@ -198,10 +199,19 @@ def model_findings(request: Request, release: str) -> Iterator[Finding]:
     if model.quantization:
         how = format_name(model.quantization)
         problem = f"the source is quantized already ({how}); {request.target.precision} is made from plain weights"
-        found = None if hidden_quantization(model.quantization) else quantized_to(model.quantization)
-        otherwise = f", or {pytorch_remedy(release)}, and precision: {found}" if found else "; no backend reads it"
-        yield Finding("E123", "precision", problem, f"use the plain model{otherwise}")
+        yield Finding("E123", "precision", problem, f"use the plain model{_reader(model, release)}")
     yield from _split_findings(request, model)
+
+
+def _reader(model: ModelFacts, release: str) -> str:
+    """Words for the backend that reads a quantized source; empty if none does."""
+    if not model.quantization or hidden_quantization(model.quantization):
+        return ""
+    found, pytorch = quantized_to(model.quantization), pytorch_remedy(release, model.architecture)
+    if found and pytorch:
+        return f", or {pytorch}, and precision: {found}"
+    kept = builder_reads(model.quantization) if model.architecture in BUILT else set()
+    return f", or backend: onnxruntime, and precision: {' or '.join(sorted(kept))}" if kept else ""
 
 
 def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
@@ -223,7 +233,7 @@ def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
 
 def _instead(model: ModelFacts, release: str) -> str:
     """What to use for a model without a converter, as words for a remedy."""
-    return pytorch_remedy(release) if is_run_by_some_release(model.architecture) else "another model"
+    return pytorch_remedy(release, model.architecture) or "another model"
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:

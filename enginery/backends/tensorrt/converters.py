@@ -42,7 +42,7 @@ from enginery.spec import Finding, Precision, warning
 QUANTIZE = "quantize.py"
 SMOOTHING = "0.5"
 """SmoothQuant's strength: how much difficulty moves from activations to weights. Releases' examples use it, too."""
-REMEDY = "use another precision or release, or convert.converter: modelopt"
+REMEDY = "use another precision or release"
 
 AWQ_VOCABULARY = 64
 BY_RELEASE = "convert.converter: release"
@@ -88,7 +88,7 @@ def conversion(request: Request, release: str, family: str) -> Conversion:
     options = [*family_options(chosen, family, request), *_common_options(request)]
     options += _quantize_options(request) if quantizes else _convert_options(request, chosen)
     options += _calibration_options(request) if measures else ()
-    written, refused = chosen.arguments(options, REMEDY)
+    written, refused = chosen.arguments(options, _remedy(request))
     extra = request.convert.extra_args
     return Conversion(
         ("{python}", f"{{examples}}/{_location(release, chosen.command)}", *written, *extra),
@@ -173,8 +173,10 @@ def _scaling_findings(request: Request, release: str, command: str, scaling: Map
     first = SCALING_SINCE.get(kind)
     if first is None or Version(release) < Version(first):
         problem = f"{release} does not know the model's rotary scaling {kind}"
-        later = f"{first} or a later release, or " if first else ""
-        yield Finding("E132", "release", problem, f"use {later}{pytorch_remedy(release)}")
+        later = f"{first} or a later release" if first else ""
+        architecture = request.model.architecture if request.model else ""
+        ways = [way for way in (later, pytorch_remedy(release, architecture)) if way]
+        yield Finding("E132", "release", problem, f"use {', or '.join(ways) or 'another model'}")
     elif _takes_rope_flags(release, command) and not has_extra(request, "--rotary_scaling"):
         flags = f'["--rotary_scaling", "{kind}", "{scaling.get("factor")}"]'
         problem = f"{release}'s converter does not read the model's rotary scaling {kind}"
@@ -220,6 +222,13 @@ def _can(own: Script, precision: Precision) -> bool:
         # Gemma's script has `--smoothquant`, but lacks other flags that SmoothQuant needs.
         return None not in {own.find("--smoothquant"), own.find("--tp_size")}
     return False
+
+
+def _remedy(request: Request) -> str:
+    """What to do if a script does not take an argument. ModelOpt is named only if it can make the checkpoint."""
+    model = request.model
+    able = model is None or not any(_modelopt_model_findings(request, model))
+    return f"{REMEDY}, or convert.converter: modelopt" if able else REMEDY
 
 
 @cache

@@ -161,8 +161,11 @@ def test_there_must_be_a_gpu() -> None:
     [
         ("bfloat16", {"quant_algo": "FP8"}, "quantized to fp8 (FP8) and cannot be undone"),
         ("nvfp4", {"quant_algo": "FP8"}, "cannot be quantized again"),
-        ("int4_awq", {"quant_method": "gptq"}, "quantized as gptq, which the backend does not read"),
-        ("fp8", {"quant_method": "mxfp4"}, "quantized as mxfp4, which the backend does not read"),
+        ("int4_awq", {"quant_method": "gptq"}, "quantized as gptq; Enginery serves only"),
+        ("fp8", {"quant_method": "mxfp4"}, "quantized as mxfp4; Enginery serves only"),
+        ("fp8", {"quant_method": "fp8", "activation_scheme": "static"}, "quantized as fp8; Enginery serves only"),
+        ("fp8", {"quant_method": "fp8", "weight_block_size": None}, "for each block of 128 x 128"),
+        ("fp8", {"quant_method": "fp8", "weight_block_size": [64, 64]}, "for each block of 128 x 128"),
     ],
 )
 def test_a_source_that_is_quantized_to_something_else_is_refused(

@@ -258,6 +258,23 @@ def test_a_quantizer_without_cpu_support_gets_no_device_argument() -> None:
     assert (finding.code, finding.path) == ("E122", "convert.device")
 
 
+@pytest.mark.parametrize(
+    ("config", "more", "remedy"),
+    [
+        (
+            LLAMA_3_8B,
+            {"convert": {"kv_cache": "nvfp4"}},
+            "another precision or release, or convert.converter: modelopt",
+        ),
+        (GEMMA_7B, {"pipeline_parallel": 2}, "another precision or release"),
+        (PHI_2, {"convert": {"kv_cache": "nvfp4"}}, "another precision or release"),
+    ],
+)
+def test_modelopt_is_named_only_for_what_it_can_make(config: dict[str, Any], more: dict[str, Any], remedy: str) -> None:
+    found = [finding for finding in findings(request("0.16.0", config, **more)) if finding.code == "E122"]
+    assert [finding.remedy for finding in found] == [f"use {remedy}"]
+
+
 def test_more_arguments_are_passed_on_and_checked() -> None:
     wanted = request("0.8.0", convert={"extra_args": ["--rotary_base", "500000.0", "--load_by_shard"]})
     assert convert_argv(wanted) == f"{SCRIPT} --dtype bfloat16 --rotary_base 500000.0 --load_by_shard"

@@ -126,6 +126,21 @@ def test_a_model_that_no_release_converts_is_sent_to_a_backend_that_knows_it(arc
     assert finding.remedy == f"no known release has one: use {instead}"
 
 
+@pytest.mark.parametrize(
+    ("architecture", "remedy"),
+    [
+        ("GptOssForCausalLM", "no known release has one: use backend: pytorch with release 0.17.0 or a later one"),
+        ("StableLmForCausalLM", "no known release has one: use another model"),
+        ("GemmaForCausalLM", "release 0.9.0 has one: use that or a later one, or another model"),
+    ],
+)
+def test_only_a_model_that_the_pytorch_backend_runs_is_sent_there(architecture: str, remedy: str) -> None:
+    (finding,) = findings(
+        request_of(LLAMA_3_8B | {"architectures": [architecture]}, release="0.8.0", precision="float16")
+    )
+    assert (finding.code, finding.remedy) == ("E130", remedy)
+
+
 def test_a_model_that_no_release_knows_gets_similar_models() -> None:
     (finding,) = findings(request_of(LLAMA_3_8B | {"architectures": ["LlamasForCausalLM"]}, release="1.2.1"))
     assert "LlamaForCausalLM" in finding.problem
@@ -147,7 +162,19 @@ def test_weights_that_are_quantized_already_are_refused() -> None:
     (finding,) = findings(request_of(AWQ_QWEN, release="1.2.1", precision="int4_awq"))
     assert (finding.code, finding.path) == ("E123", "precision")
     assert "quantized already (awq)" in finding.problem
-    assert finding.remedy == "use the plain model; no backend reads it"
+    assert finding.remedy == "use the plain model"
+
+
+def test_weights_that_only_the_builder_of_onnx_runtime_reads_are_sent_there() -> None:
+    awq = QWEN2_7B | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+    (finding,) = findings(request_of(awq, release="1.2.1", precision="int4_awq"))
+    assert finding.remedy == "use the plain model, or backend: onnxruntime, and precision: int4"
+
+
+def test_weights_that_no_backend_reads_are_sent_to_none() -> None:
+    static_fp8 = LLAMA_3_8B | {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}
+    (finding,) = findings(request_of(static_fp8, release="1.2.1", precision="fp8"))
+    assert finding.remedy == "use the plain model"
 
 
 @pytest.mark.parametrize(
