@@ -44,10 +44,13 @@ SAME_MODEL = "use the config.json that belongs to these weights"
 
 
 class WeightsFault(NamedTuple):
-    """Something wrong with a model's weights, and the remedy."""
+    """Something wrong with a model, and the remedy; an empty one if there is none."""
 
     problem: str
     remedy: str = COMPLETE
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
-from enginery.models import BESIDE, config_problems, with_quantization
-from enginery.sources.documents import LFS_POINTER, WeightsProblem, read_object
+from enginery.models import BESIDE, WeightsFault, config_problems, with_quantization
+from enginery.sources.documents import LFS_POINTER, read_object
 from enginery.sources.repository_kinds import ADAPTER, embeds, recognize
 from enginery.spec import Source
 
@@ -147,18 +147,18 @@ class Selection:
     names: set[str]
     unreadable: set[str] = field(default_factory=set)
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    findings: list[WeightsProblem] = field(default_factory=list)
+    findings: list[WeightsFault] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def report(self, problem: str, remedy: str = "") -> None:
         """Add a problem to the findings."""
-        self.findings.append(WeightsProblem(problem, remedy))
+        self.findings.append(WeightsFault(problem, remedy))
 
     def check_document(self, name: str, content: bytes) -> Mapping[str, Any]:
         """The object in a JSON file. If the file cannot be read, that is added to the findings."""
         document = read_object(name, content)
-        if not isinstance(document, WeightsProblem):
+        if not isinstance(document, WeightsFault):
             return document
         self.findings.append(document)
         self.unreadable.add(name)
@@ -201,7 +201,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
 
 
 def raise_findings(
-    findings: Iterable[WeightsProblem], subject: str, config: Mapping[str, Any] = MappingProxyType({})
+    findings: Iterable[WeightsFault], subject: str, config: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """Raise all findings as one error. Without findings, do nothing.
 
@@ -247,7 +247,7 @@ def _deciding_files(present: set[str]) -> list[str]:
     return [name for name in names if name in present]
 
 
-def _other_kind(names: list[str], selection: Selection, read: Reader) -> WeightsProblem | None:
+def _other_kind(names: list[str], selection: Selection, read: Reader) -> WeightsFault | None:
     """What the source is if it is no model that generates text, such as a LoRA adapter; None if it may be one."""
     if MODULES in selection.present and (embeds_only := embeds(read(MODULES))):
         return embeds_only

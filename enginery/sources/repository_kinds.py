@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enginery.sources.documents import WeightsProblem
+from enginery.models import WeightsFault
 
 Documents = Mapping[str, Mapping[str, Any]]
 
@@ -119,7 +119,7 @@ DATA = Kind(
 )
 
 
-def recognize(names: Collection[str], documents: Documents, tokenizer: Callable[[str], bool]) -> WeightsProblem | None:
+def recognize(names: Collection[str], documents: Documents, tokenizer: Callable[[str], bool]) -> WeightsFault | None:
     """What the repository is instead of a whole model, as one problem; None if it is not of a known kind.
 
     Args:
@@ -137,20 +137,20 @@ def recognize(names: Collection[str], documents: Documents, tokenizer: Callable[
     return _without_config(names, tokenizer) if "config.json" not in names else None
 
 
-def embeds(modules: bytes) -> WeightsProblem | None:
+def embeds(modules: bytes) -> WeightsFault | None:
     """The problem of a model of sentence-transformers, also if it has whole weights; None for another `modules.json`.
 
     Its architecture may be that of a language model, such as `Qwen3ForCausalLM`. But its weights have no output layer.
     """
     if b"sentence_transformers" not in modules:
         return None
-    return WeightsProblem(f"this is {EMBEDDING.what} (modules.json)", EMBEDDING.remedy)
+    return WeightsFault(f"this is {EMBEDDING.what} (modules.json)", EMBEDDING.remedy)
 
 
-def _without_config(names: Collection[str], tokenizer: Callable[[str], bool]) -> WeightsProblem | None:
+def _without_config(names: Collection[str], tokenizer: Callable[[str], bool]) -> WeightsFault | None:
     if inside := sorted({name.rpartition("/")[0] for name in names if _whole_inside(name, names)}):
         problem = f"there is no model at the top level; it is in the subdirectory {_shown(inside)}"
-        return WeightsProblem(problem, "use that directory, or copy its files to a place of their own")
+        return WeightsFault(problem, "use that directory, or copy its files to a place of their own")
     if files := DATA.files(names):
         return _instead(DATA.what, files, DATA.remedy)
     if files := [name for name in names if tokenizer(name)]:
@@ -164,7 +164,7 @@ def _whole_inside(name: str, names: Collection[str]) -> bool:
     return bool(directory) and last == "config.json" and any(f"{directory}/{weights}" in names for weights in WHOLE)
 
 
-def _adapter(names: Collection[str], config: Mapping[str, Any]) -> WeightsProblem:
+def _adapter(names: Collection[str], config: Mapping[str, Any]) -> WeightsFault:
     named = config.get("base_model_name_or_path")
     base = named if isinstance(named, str) and named else "its base model"
     kind = config.get("peft_type")
@@ -175,9 +175,9 @@ def _adapter(names: Collection[str], config: Mapping[str, Any]) -> WeightsProble
     return _instead(f"{what}{of}", files, remedy)
 
 
-def _instead(what: str, files: Collection[str], remedy: str) -> WeightsProblem:
+def _instead(what: str, files: Collection[str], remedy: str) -> WeightsFault:
     problem = f"this is {what}: there is no model.safetensors; found only {_shown(files)}"
-    return WeightsProblem(problem, remedy)
+    return WeightsFault(problem, remedy)
 
 
 def _shown(files: Collection[str]) -> str:

@@ -7,10 +7,10 @@ import pytest
 
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.core.errors import SourceError
+from enginery.models import WeightsFault
 from enginery.models.facts import ModelFacts
 from enginery.models.headers import safetensors_problem
 from enginery.sources import resolve
-from enginery.sources.documents import WeightsProblem
 from enginery.sources.model_files import (
     Selection,
     is_lfs_pointer,
@@ -268,7 +268,7 @@ def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
 
 def test_one_problem_has_its_remedy_apart() -> None:
     with pytest.raises(SourceError) as caught:
-        raise_findings([WeightsProblem("it is bad", "make it good")], "model")
+        raise_findings([WeightsFault("it is bad", "make it good")], "model")
     assert (caught.value.problem, caught.value.remedy, caught.value.subject) == ("it is bad", "make it good", "model")
     raise_findings([], "model")
 
