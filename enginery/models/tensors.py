@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
+from enginery.core.text import first_of
 from enginery.models.defaults import class_defaults
 from enginery.models.facts import ModelFacts
 from enginery.models.headers import Tensor
@@ -294,8 +295,7 @@ def index_faults(
 
 def named(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+    return first_of(names, NAMES_SHOWN)
 
 
 def _fits(shape: tuple[int, ...], sizes: tuple[int | None, ...]) -> bool:

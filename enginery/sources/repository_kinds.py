@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from enginery.core.text import first_of
 from enginery.models import WeightsFault
 
 Documents = Mapping[str, Mapping[str, Any]]
@@ -181,9 +182,7 @@ def _instead(what: str, files: Collection[str], remedy: str) -> WeightsFault:
 
 
 def _shown(files: Collection[str]) -> str:
-    listed = sorted(files, key=lambda name: (name.count("/"), name))
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return f"{', '.join(listed[:SHOWN])}{more}"
+    return first_of(sorted(files, key=lambda name: (name.count("/"), name)), SHOWN)
 
 
 def _matching(names: Collection[str], patterns: tuple[str, ...]) -> list[str]:
