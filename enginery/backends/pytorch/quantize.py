@@ -13,13 +13,12 @@ from enginery.core.errors import SourceError, StoreError, UsageError
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.models import ModelFacts
-from enginery.spec import Precision
+from enginery.spec import FLOATS, Precision
 from enginery.store import StepContext
 from enginery.toolchains import driver_sha256
 
-PLAIN = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
 QUANTIZED = (Precision.FP8, Precision.NVFP4, Precision.INT4_AWQ, Precision.W4A8_AWQ)
-READABLE = (*PLAIN, *QUANTIZED)
+READABLE = (*FLOATS, *QUANTIZED)
 
 ALGORITHMS: Mapping[str, Precision] = {
     "FP8": Precision.FP8,
