@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginery.core.text import first_of
-from enginery.models import WeightsFault
+from enginery.models import CONFIG, INDEX, SINGLE, WeightsFault
 
 Documents = Mapping[str, Mapping[str, Any]]
 
 ADAPTER = "adapter_config.json"
-WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WHOLE = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 SHOWN = 4
 """How many files a message names."""
 
@@ -133,9 +133,9 @@ def recognize(names: Collection[str], documents: Documents, tokenizer: Callable[
     for kind in KINDS:
         if files := kind.files(names):
             return _instead(kind.what, files, kind.remedy)
-    if "_class_name" in documents.get("config.json", {}):
+    if "_class_name" in documents.get(CONFIG, {}):
         return _instead("a part of a diffusers pipeline, which makes images, video or sound", names, NO_TEXT)
-    return _without_config(names, tokenizer) if "config.json" not in names else None
+    return _without_config(names, tokenizer) if CONFIG not in names else None
 
 
 def embeds(modules: bytes) -> WeightsFault | None:
@@ -162,7 +162,7 @@ def _without_config(names: Collection[str], tokenizer: Callable[[str], bool]) ->
 def _whole_inside(name: str, names: Collection[str]) -> bool:
     """Whether the file is the configuration of a whole model in a subdirectory."""
     directory, _, last = name.rpartition("/")
-    return bool(directory) and last == "config.json" and any(f"{directory}/{weights}" in names for weights in WHOLE)
+    return bool(directory) and last == CONFIG and any(f"{directory}/{weights}" in names for weights in WHOLE)
 
 
 def _adapter(names: Collection[str], config: Mapping[str, Any]) -> WeightsFault:

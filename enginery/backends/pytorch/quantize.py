@@ -12,7 +12,7 @@ from enginery.backends.request import Request
 from enginery.core.errors import SourceError, StoreError, UsageError
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
-from enginery.models import ModelFacts
+from enginery.models import CONFIG, MODELOPT_FILE, ModelFacts
 from enginery.spec import FLOATS, Precision
 from enginery.store import StepContext
 from enginery.toolchains import driver_sha256
@@ -33,8 +33,6 @@ ALGORITHMS: Mapping[str, Precision] = {
 BLOCK_FP8 = "fp8"
 """`quant_method` of fp8 checkpoints with one scale for each block of weights, such as DeepSeek's."""
 READABLE_FORMATS = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with block scales"
-QUANT_CONFIG = "hf_quant_config.json"
-CONFIG = "config.json"
 
 
 def algorithm_name(quantization: Mapping[str, Any]) -> str:
@@ -61,7 +59,7 @@ def read_quantization(checkpoint: Path) -> dict[str, Any]:
     Raises:
         StoreError: when one of these files is not a JSON object.
     """
-    own = _read(checkpoint / QUANT_CONFIG)
+    own = _read(checkpoint / MODELOPT_FILE)
     found = own.get("quantization") or _read(checkpoint / CONFIG).get("quantization_config") or {}
     return dict(found) if isinstance(found, Mapping) else {}
 
@@ -151,6 +149,6 @@ def _require_as_planned(context: StepContext, parameters: ExportParameters) -> N
         raise UsageError(problem, remedy="make the plan again with this version")
     if parameters.dataset_sha256:
         require_same_texts(Path(context.places.get("dataset", "")), parameters.dataset_sha256)
-    if (context.inputs["weights"] / QUANT_CONFIG).is_file():
-        problem = f"the weights are quantized already: they have a {QUANT_CONFIG}"
+    if (context.inputs["weights"] / MODELOPT_FILE).is_file():
+        problem = f"the weights are quantized already: they have a {MODELOPT_FILE}"
         raise SourceError(problem, subject="source", remedy="use the model they were made from")
