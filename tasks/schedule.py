@@ -108,9 +108,7 @@ class Schedule:
 
     def _wait(self) -> None:
         finished: set[concurrent.futures.Future[Any]] = set()
-        while (
-            not finished
-        ):  # the waits are short: between two of them, another thread can raise an exception in this one
+        while not finished:  # in short waits, between which another thread can raise an exception in this one
             finished, _ = concurrent.futures.wait(self._running, WAIT_SECONDS, concurrent.futures.FIRST_COMPLETED)
         for future in finished:
             self._collect(self._running.pop(future), future.result())

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from enginery.backends.pytorch.quantize import PLAIN, algorithm_name, quantized_to, read_quantization
+from enginery.backends.pytorch.quantize import algorithm_name, quantized_to, read_quantization
 from enginery.core.errors import SourceError
 from enginery.core.progress import Facts
 from enginery.releases import MODELS as INFLIGHT_MODELS
 from enginery.releases import Certainty, template
+from enginery.spec import FLOATS
 from enginery.store import StepContext
 from enginery.triton import (
     ENGINE_MODEL,
@@ -86,7 +87,7 @@ def package_llmapi(context: StepContext) -> Facts:
 def _require_precision(wanted: str, quantization: Mapping[str, object]) -> None:
     """Check the precision in the checkpoint's own files: a plan may be made without the file that contains it."""
     found = quantized_to(quantization) if quantization else None
-    if found == wanted or (not quantization and wanted in set(PLAIN)):
+    if found == wanted or (not quantization and wanted in FLOATS):
         return
     described = algorithm_name(quantization) if quantization else "not quantized"
     raise SourceError(

@@ -13,12 +13,12 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.models.facts import DEFAULT_ROPE_THETA, ModelFacts, config_problems
-    from enginery.models.headers import FLOATS, ITEM_BITS, Tensor, read_all, read_tensors, safetensors_problem
+    from enginery.models.headers import FLOATS, Tensor, read_all, read_tensors
     from enginery.models.kinds import ANSWERS_NO_TEXT, ModelKind, architecture_named, kind_of, reads_more_than_text
-    from enginery.models.quantized import BESIDE, SAID_IN, with_quantization
+    from enginery.models.quantized import BESIDE, MODELOPT_FILE, SAID_IN, with_quantization
     from enginery.models.reports import LoadReport
     from enginery.models.size import PLAUSIBLE, Weights, cached_numbers, has_shape, parameter_count, weights_of
-    from enginery.models.tensors import WeightsFault, named
-    from enginery.models.weights import WeightFiles, whole_weights_faults
+    from enginery.models.tensors import WeightsFault
+    from enginery.models.weights import CONFIG, INDEX, SINGLE, WeightFiles, whole_weights_faults
 else:
     __getattr__ = door(__name__, __file__)

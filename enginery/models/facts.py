@@ -25,6 +25,8 @@ from enginery.models.settings import Settings, is_positive
 
 DEFAULT_ROPE_THETA = 10000.0
 """The rotary base that TensorRT-LLM takes where a checkpoint does not say one."""
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+HIDDEN = ("hidden_size", "n_embd", "d_model")
 DETAILS = ("_name_or_path", "padded_vocab_size", "rope_ratio", "routed_scaling_factor", "topk_method")
 """Settings that single converters depend on."""
 NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon", "norm_eps")
@@ -188,7 +190,7 @@ def _read(config: _Config, *, weight_bytes: int) -> ModelFacts:
     own, heads = structure(kind), text.count("num_attention_heads", "n_head", "n_heads", "num_heads")
     hidden = text.count(*(OLD_HIDDEN if kind in {"bloom", "falcon"} else ()), *HIDDEN)
     head_size = text.size("head_dim", "kv_channels", "d_kv", "attention_head_dim") or (hidden // heads if heads else 0)
-    layers = text.count("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = text.count(*LAYERS)
     window = _window(text)
     kinds = attention_kinds(text, layers, kind, window)
     ropes = read_ropes(text, head_size) if _positions(text, own, hidden, kind) in {"rope", ""} else {}

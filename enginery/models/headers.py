@@ -43,12 +43,6 @@ class Tensor:
         return f"{self.dtype} {list(self.shape)}"
 
 
-def safetensors_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file; None if its size and its header agree. No weights are read."""
-    found = read_tensors(path)
-    return found if isinstance(found, str) else None
-
-
 def read_tensors(path: Path) -> dict[str, Tensor] | str:
     """The tensors of a safetensors file by name, or what is wrong with the file, as text."""
     if not path.is_file():

@@ -20,6 +20,7 @@ OTHER_KEYS = ("quantization", "quant_config", "compression_config", "quantize_co
 """Keys of `config.json` under which some tools write how the weights are quantized."""
 
 MODELOPT_FILE = "hf_quant_config.json"
+"""ModelOpt's own file about the quantization. Some versions do not write the quantization to `config.json` too."""
 BESIDE: Mapping[str, str] = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",

@@ -11,8 +11,9 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
+from enginery.core.text import first_of
 from enginery.models.defaults import class_defaults
-from enginery.models.facts import HIDDEN, OLD_HIDDEN, ModelFacts
+from enginery.models.facts import HIDDEN, LAYERS, OLD_HIDDEN, ModelFacts
 from enginery.models.headers import Tensor
 from enginery.models.layouts.gpt import LIKE_GPT
 from enginery.models.layouts.lines import Layout, Line
@@ -23,7 +24,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {**LIKE_LLAMA, **LIKE_GPT}
 MOST_NAMES = 1_000_000
 """The largest models have some 15,000 experts in all layers together."""
 NAMES_SHOWN = 6
-SIZES_STATED = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", *HIDDEN, *OLD_HIDDEN})
+SIZES_STATED = frozenset({*LAYERS, *HIDDEN, *OLD_HIDDEN})
 """A `config.json` with none of these describes no model of its own."""
 LAYER = re.compile(r"(\d+)\.(.+)")
 UNKNOWN = object()
@@ -44,10 +45,13 @@ SAME_MODEL = "use the config.json that belongs to these weights"
 
 
 class WeightsFault(NamedTuple):
-    """Something wrong with a model's weights, and the remedy."""
+    """Something wrong with a model, and the remedy; an empty one if there is none."""
 
     problem: str
     remedy: str = COMPLETE
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
 
 
 @dataclass(frozen=True)
@@ -247,17 +251,17 @@ def architecture_faults(
     if missing := [name for name in missing if name not in reported]:
         yield WeightsFault(f"{_count(missing, 'tensor')} that {whose} needs {_are(missing)} missing: {named(missing)}")
     if beyond := best.layers_beyond():
-        yield WeightsFault(
-            f"the files have {max(beyond) + 1} layers, config.json says {facts.layers}: nothing would read"
-            f" layer {_span(beyond)}",
-            SAME_MODEL,
-        )
-    if quantized:
-        return
+        problem = f"the files have {max(beyond) + 1} layers, config.json says {facts.layers}: nothing would read"
+        yield WeightsFault(f"{problem} layer {_span(beyond)}", SAME_MODEL)
+    if not quantized:
+        yield from _plain_faults(best, whose)
+
+
+def _plain_faults(best: Comparison, whose: str) -> Iterator[WeightsFault]:
+    """What is wrong with tensors that are there, if they are not quantized."""
     if wrong := list(best.wrong_shapes()):
-        other = "another shape" if len(wrong) == 1 else "other shapes"
-        yield WeightsFault(f"{_count(wrong, 'tensor')} {_have(wrong)} {other} than config.json says: {named(wrong)}",
-                           SAME_MODEL)  # fmt: skip
+        problem = f"{_count(wrong, 'tensor')} {'has another shape' if len(wrong) == 1 else 'have other shapes'}"
+        yield WeightsFault(f"{problem} than config.json says: {named(wrong)}", SAME_MODEL)
     if unknown := list(best.unknown()):
         problem = f"{_count(unknown, 'tensor')} {_are(unknown)} in no {whose}, so nothing would read"
         yield WeightsFault(f"{problem} {'it' if len(unknown) == 1 else 'them'}: {named(unknown)}", SAME_MODEL)
@@ -292,8 +296,7 @@ def index_faults(
 
 def named(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+    return first_of(names, NAMES_SHOWN)
 
 
 def _fits(shape: tuple[int, ...], sizes: tuple[int | None, ...]) -> bool:
@@ -307,10 +310,6 @@ def _count(found: Sequence[object], what: str) -> str:
 
 def _are(found: Sequence[object]) -> str:
     return "is" if len(found) == 1 else "are"
-
-
-def _have(found: Sequence[object]) -> str:
-    return "has" if len(found) == 1 else "have"
 
 
 def _span(layers: Sequence[int]) -> str:

@@ -53,7 +53,7 @@ class WeightFiles:
         files = {name: found for name, found in read.items() if not isinstance(found, str)}
         damaged = {name: found for name, found in read.items() if isinstance(found, str)}
         indexed = INDEX in names and SINGLE not in names
-        weight_map = read_object(directory / INDEX).get("weight_map") if indexed else None
+        weight_map = _object_in(directory / INDEX).get("weight_map") if indexed else None
         return cls(files, damaged, weight_map if isinstance(weight_map, Mapping) else None)
 
     @cached_property
@@ -113,13 +113,13 @@ class WeightFiles:
 def whole_weights_faults(directory: Path) -> list[WeightsFault]:
     """What is wrong with the weights of a model in a directory. It must have only the files that a build needs."""
     names = [path.name for path in directory.iterdir() if path.is_file()]
-    beside = {name: read_object(directory / name) for name in (*BESIDE, MODELOPT_FILE) if name in names}
+    beside = {name: _object_in(directory / name) for name in (*BESIDE, MODELOPT_FILE) if name in names}
     weights = WeightFiles.read(directory, names)
-    config = with_quantization(read_object(directory / CONFIG), beside)
+    config = with_quantization(_object_in(directory / CONFIG), beside)
     return list(weights.faults(weights.settled(config)))
 
 
-def read_object(path: Path) -> Mapping[str, Any]:
+def _object_in(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file; empty if there is none that can be read. Other checks report that."""
     try:
         found = json.loads(path.read_bytes())

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from enginery import releases
 from enginery.core.late import late
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
-from enginery.pipeline.preflight import FLOATS
-from enginery.spec import BackendName, Precision, Spec, Target
+from enginery.spec import FLOATS, BackendName, Precision, Spec, Target
 from enginery.store import Stage, Step, StepRecord, Store
 
 if TYPE_CHECKING:

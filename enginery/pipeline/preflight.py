@@ -14,7 +14,7 @@ from enginery.backends import Request
 from enginery.core.late import late
 from enginery.core.text import human_bytes
 from enginery.models import PLAUSIBLE, ModelFacts, cached_numbers, has_shape, parameter_count, weights_of
-from enginery.spec import DEFAULT_BATCH, BackendName, Finding, Precision, gpus, warning
+from enginery.spec import DEFAULT_BATCH, FLOATS, BackendName, Finding, Precision, gpus, warning
 
 if TYPE_CHECKING:
     from enginery import backends
@@ -38,7 +38,6 @@ WEIGHT_BYTES = {
     Precision.NVFP4: 0.5 + 1 / 16,
 }
 """Bytes of one weight with its share of the scales: 2 bytes for each block of int4, one for 16 weights of nvfp4."""
-FLOATS = frozenset({Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16})
 DEFAULT_MAX_NUM_TOKENS = 8192
 """The limit of tokens in a batch that most releases use when the spec sets none."""
 ONNXRUNTIME_BATCH = 8
@@ -178,7 +177,7 @@ def host_bytes(request: Request, model: ModelFacts) -> float:
     if request.target.backend is BackendName.PYTORCH and model.quantization:
         return 0.0
     if precision not in FLOATS:
-        loaded = Precision(model.dtype) if model.dtype in set(FLOATS) else Precision.BFLOAT16
+        loaded = Precision(model.dtype) if model.dtype in FLOATS else Precision.BFLOAT16
     elif request.target.backend is BackendName.PYTORCH:
         return 0.0
     return weight_bytes(model, loaded) + weight_bytes(model, precision) / request.world_size

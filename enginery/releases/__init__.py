@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from enginery.releases.flags import (
         BUILD,
         PYTORCH,
+        QUANTIZE,
         Argument,
         Flag,
         arguments,
@@ -55,6 +56,6 @@ if TYPE_CHECKING:
         pytorch_architectures,
         template,
     )
-    from enginery.releases.refusals import Effect, Refusal, recorded, refusal, refusal_ids
+    from enginery.releases.refusals import LLM_API, Effect, Refusal, recorded, refusal, refusal_ids
 else:
     __getattr__ = door(__name__, __file__)

@@ -15,6 +15,7 @@ from enginery.releases.facts import Certainty, Known, Provenance, version
 
 BUILD = "trtllm-build"
 PYTORCH = "TorchLlmArgs"
+QUANTIZE = "quantize.py"
 SCRIPTS = "scripts"
 """The subject with the path of each script."""
 BASES = "(bases)"

@@ -20,10 +20,11 @@ from packaging.version import Version
 
 from enginery.releases import facts
 from enginery.releases.facts import Certainty, Known
+from enginery.releases.flags import QUANTIZE
 
 TOPICS = ("refusals", "conversion_refusals")
 """The topics of facts with records: the builder and the LLM API, then what makes checkpoints."""
-CONVERTERS = ("convert_checkpoint.py", "quantize.py")
+CONVERTERS = ("convert_checkpoint.py", QUANTIZE)
 """Beginnings of the ids in the second topic."""
 LLM_API = "LLM API"
 """The records of the LLM API hold also in releases that build no engines any more."""

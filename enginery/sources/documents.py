@@ -7,8 +7,9 @@ encodings, such as UTF-16. A plan that let it guess would accept what the builde
 import codecs
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from enginery.models import WeightsFault
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 TOKENIZER = "tokenizer.json"
@@ -30,18 +31,7 @@ AS_UTF8 = "save it as UTF-8 without a byte order mark"
 COMPLETE = "check that the model is complete"
 
 
-@dataclass(frozen=True)
-class WeightsProblem:
-    """Something wrong with a model, and the remedy."""
-
-    problem: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
-
-
-def read_object(name: str, content: bytes) -> Mapping[str, Any] | WeightsProblem:
+def read_object(name: str, content: bytes) -> Mapping[str, Any] | WeightsFault:
     """The JSON object in a file, or what is wrong with the file.
 
     Args:
@@ -49,18 +39,18 @@ def read_object(name: str, content: bytes) -> Mapping[str, Any] | WeightsProblem
         content: its bytes.
     """
     if content.startswith(LFS_POINTER):
-        return WeightsProblem(f"{name} is a pointer of Git LFS, not the file itself", "run `git lfs pull` there")
+        return WeightsFault(f"{name} is a pointer of Git LFS, not the file itself", "run `git lfs pull` there")
     if encoding := _other_encoding(content):
-        return WeightsProblem(f"{name} is not JSON that can be read: {encoding}", AS_UTF8)
+        return WeightsFault(f"{name} is not JSON that can be read: {encoding}", AS_UTF8)
     try:
         document = json.loads(content.decode("utf-8"), parse_constant=_refuse if name == TOKENIZER else None)
     except (ValueError, RecursionError) as error:
         remedy = AS_UTF8 if isinstance(error, UnicodeDecodeError) else COMPLETE
-        return WeightsProblem(f"{name} is not JSON: {_mistake(error, content)}", remedy)
+        return WeightsFault(f"{name} is not JSON: {_mistake(error, content)}", remedy)
     if not isinstance(document, dict):
-        return WeightsProblem(f"{name} is not a JSON object", "check that this is a model in Hugging Face's format")
+        return WeightsFault(f"{name} is not a JSON object", "check that this is a model in Hugging Face's format")
     if strange := _strange(document):
-        return WeightsProblem(f"{name} is not a file of a model: {strange}", COMPLETE)
+        return WeightsFault(f"{name} is not a file of a model: {strange}", COMPLETE)
     return document
 
 

@@ -9,8 +9,8 @@ from pydantic import JsonValue
 from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.progress import Facts, Log, no_log
-from enginery.models import whole_weights_faults
-from enginery.sources.documents import WeightsProblem, read_object
+from enginery.models import WeightsFault, whole_weights_faults
+from enginery.sources.documents import read_object
 from enginery.sources.model_files import ResolvedSource, raise_findings
 from enginery.spec import Source
 from enginery.store import StepContext
@@ -84,14 +84,14 @@ def require_whole(directory: Path, subject: str) -> None:
     Raises:
         SourceError: with everything that is wrong, and the tensors' names.
     """
-    raise_findings([WeightsProblem(*fault) for fault in whole_weights_faults(directory)], subject)
+    raise_findings(whole_weights_faults(directory), subject)
 
 
 def _check_documents(directory: Path) -> None:
     """Check that later steps can read the small files. The plan has not read the large ones of another machine."""
     for path in sorted(directory.glob("*.json")):
         document = read_object(path.name, path.read_bytes())
-        if isinstance(document, WeightsProblem):
+        if isinstance(document, WeightsFault):
             raise SourceError(document.problem, subject=path.name, remedy=f"{document.remedy}, then plan again")
 
 

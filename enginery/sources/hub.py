@@ -18,6 +18,7 @@ from enginery.core.late import late
 from enginery.core.progress import Log, SteadyProgress, no_log
 from enginery.core.text import first_of, without_sign_in
 from enginery.core.threads import raise_if_stopped, side_by_side
+from enginery.models import CONFIG
 from enginery.sources.hub_errors import explain, translated_errors
 from enginery.sources.hub_http import (
     PARTIAL_CONTENT,
@@ -31,7 +32,6 @@ from enginery.sources.hub_http import (
 )
 from enginery.sources.hub_listing import COMMIT, completed, is_complete, no_commit, read_listing, tree_files
 from enginery.sources.model_files import (
-    CONFIG,
     WEIGHT_ENDINGS,
     ResolvedSource,
     Selection,

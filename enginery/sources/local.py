@@ -15,7 +15,6 @@ from enginery.core.errors import SourceError
 from enginery.core.files import write_atomic, writing
 from enginery.core.home import home
 from enginery.models import WeightFiles
-from enginery.sources.documents import WeightsProblem
 from enginery.sources.model_files import (
     LARGE,
     ResolvedSource,
@@ -98,8 +97,7 @@ def _check_content(directory: Path, selection: Selection) -> None:
     if weights.only_stand_in(selection.config):
         selection.notes.append(STAND_IN)
     incomplete = bool(selection.findings or selection.notes)
-    faults = weights.damage() if incomplete else weights.faults(selection.config)
-    selection.findings += [WeightsProblem(*fault) for fault in faults]
+    selection.findings += weights.damage() if incomplete else weights.faults(selection.config)
 
 
 def _note(commit: str) -> Path:

@@ -16,18 +16,22 @@ from pydantic import Field, JsonValue
 
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
-from enginery.models import BESIDE, config_problems, with_quantization
-from enginery.sources.documents import LFS_POINTER, WeightsProblem, read_object
+from enginery.models import (
+    BESIDE,
+    CONFIG,
+    INDEX,
+    MODELOPT_FILE,
+    SINGLE,
+    WeightsFault,
+    config_problems,
+    with_quantization,
+)
+from enginery.sources.documents import LFS_POINTER, read_object
 from enginery.sources.repository_kinds import ADAPTER, embeds, recognize
 from enginery.spec import Source
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
-QUANT_CONFIG = "hf_quant_config.json"
-"""ModelOpt's own file about the quantization. Some versions do not write the quantization to `config.json` too."""
-CONFIGS = (CONFIG, "generation_config.json", QUANT_CONFIG, "quantize_config.json", "quantization_config.json")
+CONFIGS = (CONFIG, "generation_config.json", MODELOPT_FILE, "quantize_config.json", "quantization_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 TOKENIZER_PARTS = (
     "tokenizer_config.json",
@@ -147,18 +151,18 @@ class Selection:
     names: set[str]
     unreadable: set[str] = field(default_factory=set)
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    findings: list[WeightsProblem] = field(default_factory=list)
+    findings: list[WeightsFault] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def report(self, problem: str, remedy: str = "") -> None:
         """Add a problem to the findings."""
-        self.findings.append(WeightsProblem(problem, remedy))
+        self.findings.append(WeightsFault(problem, remedy))
 
     def check_document(self, name: str, content: bytes) -> Mapping[str, Any]:
         """The object in a JSON file. If the file cannot be read, that is added to the findings."""
         document = read_object(name, content)
-        if not isinstance(document, WeightsProblem):
+        if not isinstance(document, WeightsFault):
             return document
         self.findings.append(document)
         self.unreadable.add(name)
@@ -201,7 +205,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
 
 
 def raise_findings(
-    findings: Iterable[WeightsProblem], subject: str, config: Mapping[str, Any] = MappingProxyType({})
+    findings: Iterable[WeightsFault], subject: str, config: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
     """Raise all findings as one error. Without findings, do nothing.
 
@@ -241,17 +245,17 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def _deciding_files(present: set[str]) -> list[str]:
     """The small files whose content decides which other files are needed."""
-    names = [CONFIG, QUANT_CONFIG, *BESIDE, "tokenizer_config.json", ADAPTER]
-    if WEIGHTS not in present:
+    names = [CONFIG, MODELOPT_FILE, *BESIDE, "tokenizer_config.json", ADAPTER]
+    if SINGLE not in present:
         names.append(INDEX if INDEX in present else PICKLE_INDEX)
     return [name for name in names if name in present]
 
 
-def _other_kind(names: list[str], selection: Selection, read: Reader) -> WeightsProblem | None:
+def _other_kind(names: list[str], selection: Selection, read: Reader) -> WeightsFault | None:
     """What the source is if it is no model that generates text, such as a LoRA adapter; None if it may be one."""
     if MODULES in selection.present and (embeds_only := embeds(read(MODULES))):
         return embeds_only
-    standard = {WEIGHTS, INDEX, PICKLE_INDEX, *selection.source.allow_pickle}
+    standard = {SINGLE, INDEX, PICKLE_INDEX, *selection.source.allow_pickle}
     has_shards = any(SHARD.fullmatch(name) for name in selection.present)
     if selection.present & standard or has_shards or _matching(selection.present, STANDARD_PICKLES):
         return None
@@ -292,8 +296,8 @@ def _check_remote_code(selection: Selection) -> None:
 def _choose_weights(selection: Selection) -> None:
     shards = {name for name in selection.present if SHARD.fullmatch(name)}
     pickles = set(_matching(selection.present, PICKLES)) - set(_matching(selection.present, NOT_WEIGHTS))
-    if WEIGHTS in selection.present:
-        selection.names.add(WEIGHTS)
+    if SINGLE in selection.present:
+        selection.names.add(SINGLE)
     elif INDEX in selection.present:
         _choose_shards(INDEX, selection.present, shards, selection)
     elif shards:
@@ -304,7 +308,7 @@ def _choose_weights(selection: Selection) -> None:
     else:
         others = _matching(selection.present, ("*.safetensors", "*.gguf", "*.onnx", "*.h5", "*.msgpack"))
         found = f"; found only {', '.join(others)}" if others else ""
-        problem = f"there are no weights (no {WEIGHTS}, no {INDEX}){found}"
+        problem = f"there are no weights (no {SINGLE}, no {INDEX}){found}"
         selection.report(problem, "use a repository with safetensors weights")
 
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enginery.sources.documents import WeightsProblem
+from enginery.core.text import first_of
+from enginery.models import CONFIG, INDEX, SINGLE, WeightsFault
 
 Documents = Mapping[str, Mapping[str, Any]]
 
 ADAPTER = "adapter_config.json"
-WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WHOLE = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 SHOWN = 4
 """How many files a message names."""
 
@@ -119,7 +120,7 @@ DATA = Kind(
 )
 
 
-def recognize(names: Collection[str], documents: Documents, tokenizer: Callable[[str], bool]) -> WeightsProblem | None:
+def recognize(names: Collection[str], documents: Documents, tokenizer: Callable[[str], bool]) -> WeightsFault | None:
     """What the repository is instead of a whole model, as one problem; None if it is not of a known kind.
 
     Args:
@@ -132,25 +133,25 @@ def recognize(names: Collection[str], documents: Documents, tokenizer: Callable[
     for kind in KINDS:
         if files := kind.files(names):
             return _instead(kind.what, files, kind.remedy)
-    if "_class_name" in documents.get("config.json", {}):
+    if "_class_name" in documents.get(CONFIG, {}):
         return _instead("a part of a diffusers pipeline, which makes images, video or sound", names, NO_TEXT)
-    return _without_config(names, tokenizer) if "config.json" not in names else None
+    return _without_config(names, tokenizer) if CONFIG not in names else None
 
 
-def embeds(modules: bytes) -> WeightsProblem | None:
+def embeds(modules: bytes) -> WeightsFault | None:
     """The problem of a model of sentence-transformers, also if it has whole weights; None for another `modules.json`.
 
     Its architecture may be that of a language model, such as `Qwen3ForCausalLM`. But its weights have no output layer.
     """
     if b"sentence_transformers" not in modules:
         return None
-    return WeightsProblem(f"this is {EMBEDDING.what} (modules.json)", EMBEDDING.remedy)
+    return WeightsFault(f"this is {EMBEDDING.what} (modules.json)", EMBEDDING.remedy)
 
 
-def _without_config(names: Collection[str], tokenizer: Callable[[str], bool]) -> WeightsProblem | None:
+def _without_config(names: Collection[str], tokenizer: Callable[[str], bool]) -> WeightsFault | None:
     if inside := sorted({name.rpartition("/")[0] for name in names if _whole_inside(name, names)}):
         problem = f"there is no model at the top level; it is in the subdirectory {_shown(inside)}"
-        return WeightsProblem(problem, "use that directory, or copy its files to a place of their own")
+        return WeightsFault(problem, "use that directory, or copy its files to a place of their own")
     if files := DATA.files(names):
         return _instead(DATA.what, files, DATA.remedy)
     if files := [name for name in names if tokenizer(name)]:
@@ -161,10 +162,10 @@ def _without_config(names: Collection[str], tokenizer: Callable[[str], bool]) ->
 def _whole_inside(name: str, names: Collection[str]) -> bool:
     """Whether the file is the configuration of a whole model in a subdirectory."""
     directory, _, last = name.rpartition("/")
-    return bool(directory) and last == "config.json" and any(f"{directory}/{weights}" in names for weights in WHOLE)
+    return bool(directory) and last == CONFIG and any(f"{directory}/{weights}" in names for weights in WHOLE)
 
 
-def _adapter(names: Collection[str], config: Mapping[str, Any]) -> WeightsProblem:
+def _adapter(names: Collection[str], config: Mapping[str, Any]) -> WeightsFault:
     named = config.get("base_model_name_or_path")
     base = named if isinstance(named, str) and named else "its base model"
     kind = config.get("peft_type")
@@ -175,15 +176,13 @@ def _adapter(names: Collection[str], config: Mapping[str, Any]) -> WeightsProble
     return _instead(f"{what}{of}", files, remedy)
 
 
-def _instead(what: str, files: Collection[str], remedy: str) -> WeightsProblem:
+def _instead(what: str, files: Collection[str], remedy: str) -> WeightsFault:
     problem = f"this is {what}: there is no model.safetensors; found only {_shown(files)}"
-    return WeightsProblem(problem, remedy)
+    return WeightsFault(problem, remedy)
 
 
 def _shown(files: Collection[str]) -> str:
-    listed = sorted(files, key=lambda name: (name.count("/"), name))
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return f"{', '.join(listed[:SHOWN])}{more}"
+    return first_of(sorted(files, key=lambda name: (name.count("/"), name)), SHOWN)
 
 
 def _matching(names: Collection[str], patterns: tuple[str, ...]) -> list[str]:

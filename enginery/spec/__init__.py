@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         parse_spec,
     )
     from enginery.spec.types import (
+        FLOATS,
         IN_WORDS,
         NAME_PATTERN,
         SHA256_PATTERN,

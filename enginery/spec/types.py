@@ -103,6 +103,10 @@ class Precision(StrEnum):
     NVFP4 = "nvfp4"
 
 
+FLOATS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
+"""Precisions of weights that are not quantized."""
+
+
 class SpecModel(BaseModel):
     """A part of a spec. It cannot be changed once it is read; unknown fields are mistakes."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from enginery.core.errors import SourceError
+from enginery.models import WeightsFault
 from enginery.sources import resolve
-from enginery.sources.documents import WeightsProblem, read_object
+from enginery.sources.documents import read_object
 from enginery.spec.spec import Source
 from tests.support.models.directories import model_directory, write
 
@@ -40,7 +41,7 @@ UNREADABLE = {
 def test_what_transformers_would_refuse_is_refused_with_the_files_name(kind: str) -> None:
     content, words = UNREADABLE[kind]
     problem = read_object("config.json", content)
-    assert isinstance(problem, WeightsProblem)
+    assert isinstance(problem, WeightsFault)
     assert problem.problem.startswith("config.json is ")
     assert words in problem.problem
     assert problem.remedy
@@ -64,7 +65,7 @@ def test_what_transformers_reads_is_read(content: bytes) -> None:
 
 def test_a_tokenizer_may_not_have_numbers_that_only_python_knows() -> None:
     problem = read_object("tokenizer.json", b'{"model": {"dropout": NaN}}')
-    assert isinstance(problem, WeightsProblem)
+    assert isinstance(problem, WeightsFault)
     assert "NaN is no number in JSON" in problem.problem
 
 

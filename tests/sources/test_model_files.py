@@ -1,16 +1,14 @@
 """Tests of which files of a model are used, and which problems are found in them."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from enginery.backends.pytorch.quantize import quantized_to
 from enginery.core.errors import SourceError
+from enginery.models import WeightsFault
 from enginery.models.facts import ModelFacts
-from enginery.models.headers import safetensors_problem
 from enginery.sources import resolve
-from enginery.sources.documents import WeightsProblem
 from enginery.sources.model_files import (
     Selection,
     is_lfs_pointer,
@@ -268,41 +266,9 @@ def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
 
 def test_one_problem_has_its_remedy_apart() -> None:
     with pytest.raises(SourceError) as caught:
-        raise_findings([WeightsProblem("it is bad", "make it good")], "model")
+        raise_findings([WeightsFault("it is bad", "make it good")], "model")
     assert (caught.value.problem, caught.value.remedy, caught.value.subject) == ("it is bad", "make it good", "model")
     raise_findings([], "model")
-
-
-def test_whole_safetensors_have_no_problem(tmp_path: Path) -> None:
-    write(tmp_path, {"a.safetensors": safetensors(), "none.safetensors": b"\x02\0\0\0\0\0\0\0{}"})
-    assert safetensors_problem(tmp_path / "a.safetensors") is None
-    assert safetensors_problem(tmp_path / "none.safetensors") is None
-
-
-def damaged(header: object) -> bytes:
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (safetensors()[:-1], "its header says"),
-        (safetensors() + b"x", "its header says"),
-        (b"", "does not begin with a safetensors header"),
-        (b"<html>please log in</html>", "does not begin with a safetensors header"),
-        (b"\x04\0\0\0\0\0\0\0{{{{", "header cannot be read"),
-        (damaged([]), "header cannot be read"),
-        (damaged({"a": 3}), "header cannot be read"),
-        (damaged({"a": {"data_offsets": []}}), "header cannot be read"),
-        (damaged({"a": {}}), "header cannot be read"),
-    ],
-)
-def test_damaged_safetensors_are_found_by_their_header(tmp_path: Path, content: bytes, message: str) -> None:
-    write(tmp_path, {"a.safetensors": content})
-    problem = safetensors_problem(tmp_path / "a.safetensors")
-    assert problem is not None
-    assert message in problem
 
 
 def test_a_pointer_of_git_lfs_is_recognized(tmp_path: Path) -> None:

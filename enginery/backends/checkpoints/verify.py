@@ -30,10 +30,8 @@ from enginery.backends.checkpoints.tensors import (
     quantized_matrix,
 )
 from enginery.core.progress import Facts
-from enginery.models import FLOATS, ModelFacts, Tensor, read_all, read_tensors
+from enginery.models import CONFIG, FLOATS, MODELOPT_FILE, ModelFacts, Tensor, read_all, read_tensors
 
-CONFIG = "config.json"
-QUANT_CONFIG = "hf_quant_config.json"
 NOT_COMPARED = frozenset(
     {"dtype", "quantization", "weight_bytes", "rope_scaling", "only_new_rope", "rope_by_layer_type"}
 )
@@ -89,7 +87,7 @@ def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectatio
         CheckpointError: when something differs; the error lists all differences.
     """
     config, source = read_config(checkpoint), read_config(weights)
-    described = read_config(checkpoint, QUANT_CONFIG) if (checkpoint / QUANT_CONFIG).is_file() else {}
+    described = read_config(checkpoint, MODELOPT_FILE) if (checkpoint / MODELOPT_FILE).is_file() else {}
     quantization = section(described, "quantization")
     tensors, problems = read_all(checkpoint)
     originals, source_problems = read_all(weights)
@@ -202,7 +200,7 @@ def _quantization_differences(quantization: Mapping[str, Any], expected: HfExpec
     for name, wanted in wanted_algorithms.items():
         found = quantization.get(name)
         if found != wanted:
-            yield f"{QUANT_CONFIG}: {name} is {found or 'none'}, expected {wanted or 'none'}"
+            yield f"{MODELOPT_FILE}: {name} is {found or 'none'}, expected {wanted or 'none'}"
 
 
 def _tensor_differences(

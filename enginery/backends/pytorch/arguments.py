@@ -10,9 +10,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from enginery.backends.pytorch.keys import NESTED, Layout, Path, keys, layout, own_keys
-from enginery.backends.pytorch.quantize import PLAIN
 from enginery.backends.request import Request
-from enginery.spec import DEFAULT_BATCH
+from enginery.spec import DEFAULT_BATCH, FLOATS
 
 GRAPHS = "cuda_graph_config"
 
@@ -264,7 +263,7 @@ def _from_spec(request: Request) -> Iterator[tuple[Path, Setting]]:
     target = request.target
     yield ("tensor_parallel_size",), Setting(target.tensor_parallel, "tensor_parallel")
     yield ("pipeline_parallel_size",), Setting(target.pipeline_parallel, "pipeline_parallel")
-    plain = target.precision in PLAIN  # the checkpoint names the format of quantized weights
+    plain = target.precision in FLOATS  # the checkpoint names the format of quantized weights
     yield ("dtype",), Setting(str(target.precision) if plain else "auto", "precision")
     yield from _from_fields(request.build, "build", FROM_BUILD)
     yield from _from_fields(request.serving, "serving", FROM_SERVING)

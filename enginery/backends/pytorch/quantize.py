@@ -12,14 +12,13 @@ from enginery.backends.request import Request
 from enginery.core.errors import SourceError, StoreError, UsageError
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
-from enginery.models import ModelFacts
-from enginery.spec import Precision
+from enginery.models import CONFIG, MODELOPT_FILE, ModelFacts
+from enginery.spec import FLOATS, Precision
 from enginery.store import StepContext
 from enginery.toolchains import driver_sha256
 
-PLAIN = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
 QUANTIZED = (Precision.FP8, Precision.NVFP4, Precision.INT4_AWQ, Precision.W4A8_AWQ)
-READABLE = (*PLAIN, *QUANTIZED)
+READABLE = (*FLOATS, *QUANTIZED)
 
 ALGORITHMS: Mapping[str, Precision] = {
     "FP8": Precision.FP8,
@@ -36,8 +35,6 @@ BLOCK_FP8 = "fp8"
 FP8_BLOCK = [128, 128]
 """The one `weight_block_size` that the backend takes. Without any, it reads fp8 numbers as if they had no scales."""
 READABLE_FORMATS = "ModelOpt's fp8, nvfp4, int4_awq and w4a8_awq, and fp8 with a scale for each block of 128 x 128"
-QUANT_CONFIG = "hf_quant_config.json"
-CONFIG = "config.json"
 
 
 def algorithm_name(quantization: Mapping[str, Any]) -> str:
@@ -66,7 +63,7 @@ def read_quantization(checkpoint: Path) -> dict[str, Any]:
     Raises:
         StoreError: when one of these files is not a JSON object.
     """
-    own = _read(checkpoint / QUANT_CONFIG)
+    own = _read(checkpoint / MODELOPT_FILE)
     found = own.get("quantization") or _read(checkpoint / CONFIG).get("quantization_config") or {}
     return dict(found) if isinstance(found, Mapping) else {}
 
@@ -156,6 +153,6 @@ def _require_as_planned(context: StepContext, parameters: ExportParameters) -> N
         raise UsageError(problem, remedy="make the plan again with this version")
     if parameters.dataset_sha256:
         require_same_texts(Path(context.places.get("dataset", "")), parameters.dataset_sha256)
-    if (context.inputs["weights"] / QUANT_CONFIG).is_file():
-        problem = f"the weights are quantized already: they have a {QUANT_CONFIG}"
+    if (context.inputs["weights"] / MODELOPT_FILE).is_file():
+        problem = f"the weights are quantized already: they have a {MODELOPT_FILE}"
         raise SourceError(problem, subject="source", remedy="use the model they were made from")

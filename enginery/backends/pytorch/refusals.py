@@ -23,9 +23,8 @@ from enginery.backends.pytorch.rule import (
     under,
 )
 from enginery.backends.pytorch.speculative import EAGLE, SPECULATIVE_RULES, decoding_type
-from enginery.releases import Refusal, refusal
+from enginery.releases import LLM_API, Refusal, refusal
 
-LLM_API = "LLM API"
 FORMATS = frozenset({"AUTO", "DUMMY", "VISION_ONLY"})
 GEMM_BACKENDS = ("cutlass", "cublaslt", "cutedsl", "cuda_core")
 CACHE = "kv_cache_config"

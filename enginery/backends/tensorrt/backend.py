@@ -18,7 +18,6 @@ from enginery.backends.tensorrt.convert import converting_step, user_places
 from enginery.backends.tensorrt.converters import conversion
 from enginery.backends.tensorrt.converting.refused import changed_notes
 from enginery.backends.tensorrt.release import (
-    FLOATS,
     activation_dtype,
     calibrates,
     chosen_release,
@@ -30,7 +29,7 @@ from enginery.backends.tensorrt.release import (
 from enginery.backends.validate import validate_call
 from enginery.core.versions import is_version
 from enginery.releases import Certainty, Provenance, capabilities, flags_of
-from enginery.spec import BackendName, Finding, Target
+from enginery.spec import FLOATS, BackendName, Finding, Target
 from enginery.store import Call, Command, Stage, Step
 from enginery.toolchains import SETTING, Identify, ToolchainIdentity, checkout_examples
 from enginery.triton import served_models_digest, serving_notes

@@ -38,6 +38,7 @@ from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.process import FailureCause
 from enginery.core.progress import Facts
 from enginery.models import DEFAULT_ROPE_THETA
+from enginery.releases import QUANTIZE
 from enginery.spec import Precision
 from enginery.store import ANY_GPU, Command, Stage, StepContext
 from enginery.toolchains import Identify, ToolchainIdentity, driver_sha256
@@ -161,7 +162,7 @@ def with_real_script(argv: tuple[str, ...], converter: str) -> tuple[str, ...]:
     script = Path(argv[SCRIPT])
     if script.is_file():
         return argv
-    parts = Path("quantization/quantize.py").parts if converter == "quantize.py" else (script.parent.name, script.name)
+    parts = ("quantization", QUANTIZE) if converter == QUANTIZE else (script.parent.name, script.name)
     examples = next((parent for parent in script.parents if parent.name == "examples"), script.parent)
     found = sorted(examples.rglob("/".join(parts)))
     if len(found) != 1:

@@ -27,7 +27,6 @@ from enginery.backends.request import Request
 from enginery.backends.tensorrt.converting.refused import refused_findings
 from enginery.backends.tensorrt.converting.variants import family_options, has_extra, weights_name
 from enginery.backends.tensorrt.release import (
-    FLOATS,
     MODELOPT_FAMILIES,
     WEIGHT_ONLY,
     activation_dtype,
@@ -36,10 +35,9 @@ from enginery.backends.tensorrt.release import (
 )
 from enginery.backends.tensorrt.script_arguments import Script, ScriptOption, argument_problems, script_of
 from enginery.models import DEFAULT_ROPE_THETA, ModelFacts
-from enginery.releases import refusal, refusal_ids, script
-from enginery.spec import Finding, Precision, warning
+from enginery.releases import QUANTIZE, refusal, refusal_ids, script
+from enginery.spec import FLOATS, Finding, Precision, warning
 
-QUANTIZE = "quantize.py"
 SMOOTHING = "0.5"
 """SmoothQuant's strength: how much difficulty moves from activations to weights. Releases' examples use it, too."""
 REMEDY = "use another precision or release"

@@ -23,7 +23,7 @@ from enginery.releases import (
     was_never_made,
 )
 from enginery.releases import models as facts
-from enginery.spec import Finding, Gpu, Precision
+from enginery.spec import FLOATS, Finding, Gpu, Precision
 
 BEYOND_ALL_RELEASES = "9999"
 """A version later than any release: a range that contains it has no upper limit."""
@@ -106,8 +106,6 @@ TABLE_COLUMNS = {
     Precision.NVFP4: "NVFP4",
 }
 """Quantized precision -> its column in that table. The table has no column for other precisions."""
-FLOATS = (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16)
-
 WEIGHT_ONLY = {Precision.INT8_WEIGHT_ONLY: "int8", Precision.INT4_WEIGHT_ONLY: "int4"}
 """Precisions that need no calibration -> TensorRT-LLM's names for their weights."""
 

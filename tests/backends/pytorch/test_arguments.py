@@ -15,14 +15,13 @@ from packaging.version import Version
 from enginery.backends.package import LlmApiParameters
 from enginery.backends.pytorch.arguments import NOT_IN_LLM, arguments_of
 from enginery.backends.pytorch.keys import NESTED, NESTED_CLASS, Layout, class_keys, keys, layout
-from enginery.backends.pytorch.quantize import PLAIN
 from enginery.backends.pytorch.schema import mistakes
 from enginery.backends.request import Request
 from enginery.core.files import write_atomic
 from enginery.releases.facts import releases
 from enginery.releases.flags import Argument, classes
 from enginery.spec import gpus
-from enginery.spec.types import BackendName
+from enginery.spec.types import FLOATS, BackendName
 from enginery.store.steps import Call
 from enginery.triton.llmapi import LlmApiOptions, model_yaml
 from tests.support.models.examples import FLEET, Example
@@ -272,7 +271,7 @@ def test_every_example_is_planned_for_every_release_or_refused_with_a_reason(exa
             assert all(one.problem and one.remedy for one in found)
             continue
         assert mistakes(release, arguments_of(request, release)) == []
-        assert len(BACKEND.chain(request, WEIGHTS).making) == (target.precision not in PLAIN)
+        assert len(BACKEND.chain(request, WEIGHTS).making) == (target.precision not in FLOATS)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.pytorch.refusals import LLM_API, RULES, graph_sizes
+from enginery.backends.pytorch.refusals import RULES, graph_sizes
 from enginery.backends.pytorch.rule import Rule
-from enginery.releases import refusal, refusal_ids
+from enginery.releases import LLM_API, refusal, refusal_ids
 from enginery.spec.findings import Finding
 from tests.support.plans.pytorch import BACKEND, findings, request_of
 

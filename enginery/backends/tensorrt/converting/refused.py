@@ -22,7 +22,6 @@ from enginery.backends.tensorrt.converting.variants import (
     variant_findings,
 )
 from enginery.backends.tensorrt.release import (
-    FLOATS,
     MODELOPT_FAMILIES,
     WEIGHT_ONLY,
     activation_dtype,
@@ -31,10 +30,9 @@ from enginery.backends.tensorrt.release import (
 )
 from enginery.backends.tensorrt.script_arguments import Script
 from enginery.models import ModelFacts
-from enginery.releases import recorded, refusal, refusal_ids
-from enginery.spec import Finding, Precision, warning
+from enginery.releases import QUANTIZE, recorded, refusal, refusal_ids
+from enginery.spec import FLOATS, Finding, Precision, warning
 
-QUANTIZE = "quantize.py"
 EVERY = "convert_checkpoint.py"
 """The name in records of what all families' scripts do."""
 AWQ = (Precision.INT4_AWQ, Precision.W4A8_AWQ)

@@ -12,7 +12,7 @@ from enginery.backends.request import Request
 from enginery.backends.tensorrt.release import kv_cache
 from enginery.backends.tensorrt.script_arguments import Script, ScriptOption
 from enginery.models import ModelFacts
-from enginery.releases import recorded, refusal
+from enginery.releases import QUANTIZE, recorded, refusal
 from enginery.spec import Finding, Precision
 
 BAICHUAN_2_VOCABULARY = 125696
@@ -80,8 +80,8 @@ def weights_name(chosen: Script, family: str, request: Request) -> str:
     model = request.model
     if model is None:
         return ""
-    if chosen.command == "quantize.py":
-        by_path = model.architecture.casefold().startswith("mpt") and _holds("quantize.py: MPT by its path", chosen)
+    if chosen.command == QUANTIZE:
+        by_path = model.architecture.casefold().startswith("mpt") and _holds(f"{QUANTIZE}: MPT by its path", chosen)
         return "mpt" if by_path else ""
     if family == "gpt":
         return _gpt_name(chosen, request, model)

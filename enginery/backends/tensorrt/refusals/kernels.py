@@ -2,9 +2,8 @@
 
 from enginery.backends.tensorrt.build_defaults import EngineOptions
 from enginery.backends.tensorrt.refusals.options import (
-    FLOATS,
+    ANY_WEIGHT_ONLY,
     MLP_MODULES,
-    WEIGHT_ONLY,
     WITH_FP8,
     architecture,
     has_attention,
@@ -28,6 +27,7 @@ from enginery.backends.tensorrt.refusals.rule import (
     VALUE,
     Rule,
 )
+from enginery.spec import FLOATS
 
 FP8_ATTENTION = "use_fp8_context_fmha"
 SWIGLU, FAST_SWIGLU, FUSED = "gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin", "use_fused_mlp"
@@ -136,7 +136,7 @@ MLP_RULES = (
     ),
     Rule(
         *(f"{SWIGLU} with int8 or int4 weights", FORMAT, f"build.{SWIGLU}"),
-        lambda one: has_gated_mlp(one) and on(one, SWIGLU) and on(one, FUSED) and one.precision in WEIGHT_ONLY,
+        lambda one: has_gated_mlp(one) and on(one, SWIGLU) and on(one, FUSED) and one.precision in ANY_WEIGHT_ONLY,
         WITHOUT_SWIGLU,
     ),
     Rule(
@@ -162,7 +162,7 @@ MLP_RULES = (
     ),
     Rule(
         *(f"{FUSED} with int8 or int4 weights", FORMAT, f"build.{FUSED}"),
-        lambda one: has_gated_mlp(one) and bool(one.options.use_fused_mlp) and one.precision in WEIGHT_ONLY,
+        lambda one: has_gated_mlp(one) and bool(one.options.use_fused_mlp) and one.precision in ANY_WEIGHT_ONLY,
         f"leave {FUSED} out",
     ),
     Rule(
@@ -176,12 +176,12 @@ MLP_RULES = (
     ),
     Rule(
         *("no moe_plugin with int8 or int4 weights", FORMAT, "build.moe_plugin"),
-        lambda one: has_experts(one) and off(one, "moe_plugin") and one.precision in WEIGHT_ONLY,
+        lambda one: has_experts(one) and off(one, "moe_plugin") and one.precision in ANY_WEIGHT_ONLY,
         "set moe_plugin to auto",
     ),
     Rule(
         *("fast_build with int8 or int4 weights", FORMAT, "build.fast_build"),
-        lambda one: on(one, "fast_build") and one.precision in {*WEIGHT_ONLY, INT8_SQ},
+        lambda one: on(one, "fast_build") and one.precision in {*ANY_WEIGHT_ONLY, INT8_SQ},
         "set fast_build to false",
     ),
     Rule(
@@ -193,7 +193,7 @@ MLP_RULES = (
 GPU_RULES = (
     Rule(
         *("int8 or int4 weights on Blackwell", GPU, "precision"),
-        lambda one: on_blackwell(one) and one.precision in WEIGHT_ONLY,
+        lambda one: on_blackwell(one) and one.precision in ANY_WEIGHT_ONLY,
         "use fp8 or nvfp4, or another GPU",
     ),
     Rule(

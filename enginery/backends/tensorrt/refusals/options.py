@@ -11,8 +11,7 @@ from enginery.spec import Precision
 LLAMA, MIXTRAL, GEMMA_2 = "LlamaForCausalLM", "MixtralForCausalLM", "Gemma2ForCausalLM"
 GATED = frozenset({LLAMA, "MistralForCausalLM", "InternLMForCausalLM", "InternLM2ForCausalLM", "Qwen2ForCausalLM"})
 """Architectures whose MLP is a gated one with SiLU in every release, which can be fused."""
-FLOATS = frozenset({Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT32})
-WEIGHT_ONLY = frozenset(
+ANY_WEIGHT_ONLY = frozenset(
     {Precision.INT8_WEIGHT_ONLY, Precision.INT4_WEIGHT_ONLY, Precision.INT4_AWQ, Precision.W4A8_AWQ}
 )
 """Precisions that TensorRT-LLM calls weight-only; it counts w4a8_awq among them."""
