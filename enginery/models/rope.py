@@ -11,6 +11,8 @@ from typing import Any
 from enginery.models.settings import Settings, is_positive
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+OF_A_KIND = "_attention"
+"""The end of the name of a kind of layers."""
 CHATGLM_BASE = 10000.0
 """ChatGLM's base before it is multiplied with `rope_ratio`."""
 KINDS = ("rope_type", "type")
@@ -20,6 +22,15 @@ SHARES = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_percent")
 NEW = "rope_parameters"
 OBJECTS = ("rope_scaling", NEW)
 """Objects in which a file has rotary settings. What `rope_scaling` says goes first, as in transformers."""
+NUMBERS = (
+    *("low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+    *("attention_factor", "mscale", "mscale_all_dim", "short_mscale", "long_mscale"),
+)
+"""Settings of scaled embeddings that are single numbers."""
+FACTORS = ("short_factor", "long_factor")
+"""Settings that are lists of numbers, one for each pair of dimensions."""
+NEEDED = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+"""Kind of scaling -> settings without which transformers cannot compute it."""
 OF_A_ROPE = frozenset({"rope_theta", "factor", *KINDS})
 
 
@@ -54,8 +65,8 @@ def is_read_without(settings: Settings, head_size: int, ropes: Mapping[str, Rope
 
     transformers 4 does not. It takes what the file says elsewhere, else what the class has.
     """
-    if NEW not in settings.own:
-        return True
+    if NEW not in settings.own or any("rope" in place or "rotary" in place for place in settings.problems):
+        return True  # what cannot be read at all is reported as that
     others = {name: value for name, value in settings.own.items() if name != NEW}
     found = read_ropes(Settings(others, settings.defaults), head_size)
     usual = found.get(FULL, Rope())
@@ -123,8 +134,23 @@ def _scaling(objects: list[Settings]) -> Mapping[str, Any] | None:
             return None
     if factors and not kinds:
         factors[0][0].note("rope_type", None, "the name of a kind of scaling, because there is a factor")
+    for inner in objects:
+        _check_numbers(inner)
     kind = kinds[0][2] if kinds else None
+    if missing := [name for name in NEEDED.get(str(kind), ()) if merged.get(name) is None]:
+        kinds[0][0].note(missing[0], None, f"a number, because the kind of scaling is {kind}")
     return None if kind in NEVER_SCALED else {**scaling, "rope_type": kind}
+
+
+def _check_numbers(inner: Settings) -> None:
+    for name in NUMBERS:
+        value = inner.own.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            inner.note(name, value, "a number")
+    for name in FACTORS:
+        value = inner.own.get(name)
+        if value is not None and not (isinstance(value, list) and value and all(map(is_positive, value))):
+            inner.note(name, value, "a list of positive numbers")
 
 
 def by_layer_type(settings: Settings) -> dict[str, Rope]:
@@ -133,6 +159,9 @@ def by_layer_type(settings: Settings) -> dict[str, Rope]:
         kinds = [kind for kind, value in _items(settings.own.get(name)) if isinstance(value, Mapping)]
         if kinds and not OF_A_ROPE.intersection(kinds):
             outer = settings.file_only().inside(name)
+            for kind, value in _items(outer.own):
+                if kind.endswith(OF_A_KIND) and value is not None and not isinstance(value, Mapping):
+                    outer.note(kind, value, "an object")
             return {kind: _nested(outer.inside(kind), settings, kind) for kind in kinds}
     return {}
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from enginery.core.text import first_of
 from enginery.models.defaults import class_defaults
 from enginery.models.facts import HIDDEN, LAYERS, OLD_HIDDEN, ModelFacts
-from enginery.models.headers import Tensor
+from enginery.models.headers import FLOATS, Tensor
 from enginery.models.layouts.gpt import LIKE_GPT
 from enginery.models.layouts.lines import Layout, Line
 from enginery.models.layouts.llama import LIKE_LLAMA
@@ -41,6 +41,7 @@ PREDICTS_MORE = re.compile(r"\.(eh_proj|enorm|hnorm|shared_head|embed_tokens)\b"
 """Tensors of a layer that predicts further tokens (MTP). It comes after the model's own layers."""
 
 COMPLETE = "download the model again, or use a complete copy of it"
+PLAIN_MODEL = "use the model that it was made from"
 SAME_MODEL = "use the config.json that belongs to these weights"
 
 
@@ -196,6 +197,13 @@ class Comparison:
                 wanted = ", ".join("any" if size is None else str(size) for size in sizes)
                 yield f"{name} is {list(tensor.shape)}, not [{wanted}]"
 
+    def wrong_dtypes(self) -> Iterator[str]:
+        """A phrase for each tensor whose numbers are no floats, as if it were quantized."""
+        for name in self.required:
+            tensor = self.found.get(name)
+            if tensor and tensor.dtype not in FLOATS:
+                yield f"{name} is {tensor.dtype}"
+
     def unknown(self) -> Iterator[str]:
         """The tensors inside the layers that the architecture does not have."""
         for name in self.found:
@@ -262,6 +270,9 @@ def _plain_faults(best: Comparison, whose: str) -> Iterator[WeightsFault]:
     if wrong := list(best.wrong_shapes()):
         problem = f"{_count(wrong, 'tensor')} {'has another shape' if len(wrong) == 1 else 'have other shapes'}"
         yield WeightsFault(f"{problem} than config.json says: {named(wrong)}", SAME_MODEL)
+    if packed := list(best.wrong_dtypes()):
+        problem = f"{_count(packed, 'tensor')} {'holds' if len(packed) == 1 else 'hold'} no floating-point numbers"
+        yield WeightsFault(f"{problem}, as plain weights do: {named(packed)}", PLAIN_MODEL)
     if unknown := list(best.unknown()):
         problem = f"{_count(unknown, 'tensor')} {_are(unknown)} in no {whose}, so nothing would read"
         yield WeightsFault(f"{problem} {'it' if len(unknown) == 1 else 'them'}: {named(unknown)}", SAME_MODEL)

@@ -21,13 +21,12 @@ from enginery.models.quantized import (
     with_quantization,
 )
 from enginery.models.size import weights_of
-from enginery.models.tensors import WeightsFault, architecture_faults, index_faults
+from enginery.models.tensors import PLAIN_MODEL, WeightsFault, architecture_faults, index_faults
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 UNDAMAGED = "copy or download it again; if the source itself holds a damaged file, correct it there"
-PLAIN_MODEL = "use the model that it was made from"
 PLACEHOLDER = 0.01
 """Files with less than this part of a model's weights only stand in for it."""
 

@@ -10,6 +10,7 @@ from tests.support.models.examples import LLAMA_3_8B
 LLAMA = {"model_type": "llama"}
 OTHER = {"model_type": "other"}
 GEMMA_3 = {"model_type": "gemma3_text"}
+LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0}
 
 
@@ -155,6 +156,16 @@ def test_whether_a_reader_of_the_old_names_reads_the_same(config: dict[str, Any]
         ({"rope_scaling": {"type": ["mrope"]}}, "rope_scaling.type is a list ['mrope'], expected the name"),
         ({"rope_scaling": {"rope_type": 4}}, "rope_scaling.rope_type is 4, expected the name"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": "4"}}, "rope_scaling.factor is the text '4'"),
+        (
+            {"rope_parameters": {"full_attention": "default", "sliding_attention": {}}},
+            "rope_parameters.full_attention is",
+        ),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor is None, expected a number"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling.low_freq_factor is None"),
+        ({"rope_scaling": {**LLAMA_3, "high_freq_factor": "4"}}, "rope_scaling.high_freq_factor is the text '4'"),
+        ({"rope_scaling": {**YARN, "beta_fast": [32]}}, "rope_scaling.beta_fast is a list [32], expected a number"),
+        ({"rope_scaling": {"type": "su", "short_factor": "x"}}, "rope_scaling.short_factor is the text 'x'"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1, "x"]}}, "rope_scaling.long_factor is a list"),
         ({"rope_scaling": {"factor": 4.0}}, "rope_scaling.rope_type is None, expected the name of a kind of scaling"),
         ({"partial_rotary_factor": "half"}, "partial_rotary_factor is the text 'half'"),
         ({"text_config": {"rope_theta": "x"}}, "text_config.rope_theta is the text 'x'"),
@@ -171,3 +182,18 @@ def test_what_cannot_be_read_is_named_and_is_not_guessed(written: dict[str, Any]
     assert found.startswith(f"config.json: {problem}")
     facts = ModelFacts.from_config(LLAMA | written)
     assert facts.rope_theta is None or "rope_theta" not in str(written)
+    assert not facts.only_new_rope
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        LLAMA_3 | {"original_max_position_embeddings": 8192},
+        YARN | {"beta_fast": 32, "beta_slow": 1.0, "mscale": 0.707, "mscale_all_dim": 0, "attention_factor": None},
+        {"type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [1, 2], "short_mscale": 1.24},
+        {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+        {"type": "mrope", "mrope_section": [16, 24, 24]},
+    ],
+)
+def test_scalings_as_models_have_them_are_read(scaling: dict[str, Any]) -> None:
+    assert list(config_problems(LLAMA | {"rope_scaling": scaling})) == []

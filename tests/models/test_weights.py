@@ -50,6 +50,23 @@ def test_a_whole_model_in_one_file_or_in_two_has_no_faults(tmp_path: Path) -> No
     assert problems(sharded(tmp_path / "two", mapped(first, second), {FIRST: first, SECOND: second})) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("model.norm.weight", "I8"), ("model.norm.weight", "F8_E4M3"), (LOST, "I64")]
+)
+def test_a_tensor_that_must_hold_floats_and_does_not_is_a_fault(tmp_path: Path, name: str, dtype: str) -> None:
+    layout = source_layout()
+    found = problems(model(tmp_path / dtype, {**layout, name: (dtype, layout[name][1])}))
+    assert len(found) == 1
+    assert dtype in found[0]
+    assert name in found[0]
+
+
+def test_other_floats_than_the_config_says_are_no_fault(tmp_path: Path) -> None:
+    layout = source_layout()
+    mixed = {**layout, "model.norm.weight": ("F32", layout["model.norm.weight"][1])}
+    assert problems(model(tmp_path / "mixed", mixed)) == []
+
+
 def test_a_missing_tensor_is_named_once_whether_an_index_names_it_or_not(tmp_path: Path) -> None:
     first, second = halves()
     weight_map = mapped(first, second)
