@@ -1,5 +1,6 @@
 """Tests of how a flow learns that its run was cancelled, without a server."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -16,6 +17,8 @@ from prefect.states import Cancelled, Cancelling, Completed, Paused, Running, Su
 from enginery.pipeline.tasks import cancellation
 from enginery.pipeline.tasks.cancellation import CANCELLED, DELETED, RunCancelled, Watch, ends_when_cancelled
 from tests.support.waiting import wait_until
+
+BEGUN = threading.Event()
 
 
 @pytest.mark.parametrize(
@@ -51,9 +54,10 @@ def test_a_server_that_is_away_does_not_end_a_run(error: Exception, reason: str)
 
 @pytest.fixture
 def in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mock]:
-    """This thread seems to work on a run, which is cancelled at the second look."""
-    states: list[State[None]] = [Running(), Cancelling()]
-    client = Mock(**{"read_flow_run.side_effect": [Mock(state=state) for state in states]})
+    """This thread seems to work on a run, which is cancelled when its work has begun."""
+    BEGUN.clear()
+    states: dict[bool, State[None]] = {False: Running(), True: Cancelling()}
+    client = Mock(**{"read_flow_run.side_effect": lambda _run: Mock(state=states[BEGUN.is_set()])})
     client.__enter__, client.__exit__ = Mock(return_value=client), Mock(return_value=None)
     monkeypatch.setattr(cancellation, "get_client", lambda **_: client)
     monkeypatch.setattr(cancellation, "POLL_SECONDS", 0.01)
@@ -64,6 +68,7 @@ def in_a_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mock]:
 
 
 def wait_for_ever() -> None:
+    BEGUN.set()
     wait_until(lambda: False)
 
 

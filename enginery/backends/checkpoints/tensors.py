@@ -1,7 +1,7 @@
 """The tensors that a checkpoint must have.
 
-The tensors that must be there are known for model families that
-are laid out like Llama. For other families only the configuration and the files are checked.
+They are known for model families that are laid out like Llama. For other families only the configuration and the files
+are checked.
 """
 
 from collections.abc import Iterator, Mapping
