@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue
 from enginery.core.errors import SourceError
 from enginery.core.model import Frozen
 from enginery.models import BESIDE, config_problems, with_quantization
-from enginery.sources.documents import LFS_POINTER, WeightsProblem, read_object
+from enginery.sources.documents import LFS_POINTER, WeightsProblem, read_object, text_problem
 from enginery.sources.repository_kinds import ADAPTER, embeds, recognize
 from enginery.spec import Source
 
@@ -28,6 +28,8 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 QUANT_CONFIG = "hf_quant_config.json"
 """ModelOpt's own file about the quantization. Some versions do not write the quantization to `config.json` too."""
 CONFIGS = (CONFIG, "generation_config.json", QUANT_CONFIG, "quantize_config.json", "quantization_config.json")
+TEMPLATE = "chat_template.jinja"
+"""A text that becomes a part of each prompt."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 TOKENIZER_PARTS = (
     "tokenizer_config.json",
@@ -37,7 +39,7 @@ TOKENIZER_PARTS = (
     "vocab.txt",
     "merges.txt",
     "chat_template.json",
-    "chat_template.jinja",
+    TEMPLATE,
 )
 LICENSES = ("license*", "licence*", "use_policy*", "notice*", "copying*", "acceptable_use_policy*")
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
@@ -188,6 +190,8 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         content = selection.check_document(name, read(name))
         if name in deciding:
             selection.documents[name] = content
+    if TEMPLATE in present and (problem := text_problem(TEMPLATE, read(TEMPLATE))):
+        selection.findings.append(problem)
     if instead := _other_kind(every, selection, read):
         selection.findings = [instead]
         return selection

@@ -31,7 +31,14 @@ from enginery.backends.tensorrt.release import (
     refusal,
 )
 from enginery.models import ModelFacts, ModelKind
-from enginery.releases import builds_engines, capabilities, precisions, releases
+from enginery.releases import (
+    builds_engines,
+    capabilities,
+    precisions,
+    pytorch_architectures,
+    releases,
+    releases_read,
+)
 from enginery.spec import BuildOptions, Finding, Gpu, Precision, ServingOptions, gpus, warning
 from enginery.triton import serving_problems
 
@@ -216,8 +223,17 @@ def _unknown(model: ModelFacts, release: str, choice: FamilyChoice) -> Finding:
         return Finding("E130", "release", problem, remedy)
     near = difflib.get_close_matches(model.architecture, architectures(release), n=NEAR, cutoff=SIMILAR)
     like = f"; similar architectures are {', '.join(near)}" if near else ""
-    known = f"no known release has one: use {pytorch_remedy(release)}"
-    return Finding("E130", "release", f"{problem}{like}", known)
+    otherwise = (
+        f": use {pytorch_remedy(release)}"
+        if _runs_in_pytorch(model)
+        else ", nor the PyTorch backend: use another model"
+    )
+    return Finding("E130", "release", f"{problem}{like}", f"no known release has one{otherwise}")
+
+
+def _runs_in_pytorch(model: ModelFacts) -> bool:
+    read = releases_read("pytorch", "architectures")
+    return any(model.architecture in pytorch_architectures(one).value for one in read)
 
 
 def _split_findings(request: Request, model: ModelFacts) -> Iterator[Finding]:

@@ -117,10 +117,17 @@ def test_a_model_that_the_release_does_not_know_gets_a_release_that_does() -> No
     )
 
 
-def test_a_model_that_no_release_knows_is_sent_to_another_backend() -> None:
-    (finding,) = findings(request_of(LLAMA_3_8B | {"architectures": ["NobodyForCausalLM"]}, release="1.2.1"))
+@pytest.mark.parametrize(
+    ("architecture", "remedy"),
+    [
+        ("Qwen3NextForCausalLM", ": use backend: pytorch"),
+        ("NobodyForCausalLM", ", nor the PyTorch backend: use another model"),
+    ],
+)
+def test_a_model_that_no_release_knows_is_sent_to_a_backend_that_does(architecture: str, remedy: str) -> None:
+    (finding,) = findings(request_of(LLAMA_3_8B | {"architectures": [architecture]}, release="1.2.1"))
     assert finding.code == "E130"
-    assert finding.remedy == "no known release has one: use backend: pytorch"
+    assert finding.remedy == f"no known release has one{remedy}"
 
 
 def test_a_model_that_no_release_knows_gets_similar_models() -> None:
