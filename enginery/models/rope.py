@@ -65,12 +65,18 @@ def is_read_without(settings: Settings, head_size: int, ropes: Mapping[str, Rope
 
     transformers 4 does not. It takes what the file says elsewhere, else what the class has.
     """
-    if NEW not in settings.own or any("rope" in place or "rotary" in place for place in settings.problems):
+    if NEW not in settings.own or any(map(_is_about_ropes, settings.problems.items())):
         return True  # what cannot be read at all is reported as that
     others = {name: value for name, value in settings.own.items() if name != NEW}
     found = read_ropes(Settings(others, settings.defaults), head_size)
     usual = found.get(FULL, Rope())
     return all(_same(rope, found.get(kind, usual)) for kind, rope in ropes.items())
+
+
+def _is_about_ropes(found: tuple[str, str]) -> bool:
+    """Whether a rotary setting has a value that cannot be read. One that is left out is no such value."""
+    place, problem = found
+    return ("rope" in place or "rotary" in place) and not problem.startswith("is None")
 
 
 def _same(rope: Rope, other: Rope) -> bool:

@@ -54,6 +54,13 @@ def read_object(name: str, content: bytes) -> Mapping[str, Any] | WeightsFault:
     return document
 
 
+def text_problem(name: str, content: bytes) -> WeightsFault | None:
+    """What is wrong with a file of plain text; None for UTF-8 without a byte order mark, which would become text."""
+    if encoding := _other_encoding(content):
+        return WeightsFault(f"{name} is not a text that can be read: {encoding}", AS_UTF8)
+    return None
+
+
 def _other_encoding(content: bytes) -> str:
     """Words for an encoding other than plain UTF-8; empty for UTF-8, and for bytes that are no text at all."""
     if content.startswith(codecs.BOM_UTF8):

@@ -26,12 +26,14 @@ from enginery.models import (
     config_problems,
     with_quantization,
 )
-from enginery.sources.documents import LFS_POINTER, read_object
+from enginery.sources.documents import LFS_POINTER, read_object, text_problem
 from enginery.sources.repository_kinds import ADAPTER, embeds, recognize
 from enginery.spec import Source
 
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 CONFIGS = (CONFIG, "generation_config.json", MODELOPT_FILE, "quantize_config.json", "quantization_config.json")
+TEMPLATE = "chat_template.jinja"
+"""A text that becomes a part of each prompt."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 TOKENIZER_PARTS = (
     "tokenizer_config.json",
@@ -41,7 +43,7 @@ TOKENIZER_PARTS = (
     "vocab.txt",
     "merges.txt",
     "chat_template.json",
-    "chat_template.jinja",
+    TEMPLATE,
 )
 LICENSES = ("license*", "licence*", "use_policy*", "notice*", "copying*", "acceptable_use_policy*")
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
@@ -192,6 +194,8 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         content = selection.check_document(name, read(name))
         if name in deciding:
             selection.documents[name] = content
+    if TEMPLATE in present and (problem := text_problem(TEMPLATE, read(TEMPLATE))):
+        selection.findings.append(problem)
     if instead := _other_kind(every, selection, read):
         selection.findings = [instead]
         return selection

@@ -108,3 +108,11 @@ def test_a_configuration_with_a_wrong_type_is_one_problem(tmp_path: Path, config
         resolve(Source(path=str(tmp_path)))
     assert words in caught.value.problem
     assert "things are wrong" not in caught.value.problem
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf{{ x }}", "{{ x }}".encode("utf-16")])
+def test_a_chat_template_in_another_encoding_is_refused(tmp_path: Path, content: bytes) -> None:
+    directory = model_directory(tmp_path / "model")
+    (directory / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(SourceError, match=r"chat_template\.jinja is not a text that can be read"):
+        resolve(Source(path=str(directory)))

@@ -33,7 +33,12 @@ from enginery.backends.tensorrt.release import (
     refusal,
 )
 from enginery.models import ModelFacts, ModelKind
-from enginery.releases import builds_engines, capabilities, precisions, releases
+from enginery.releases import (
+    builds_engines,
+    capabilities,
+    precisions,
+    releases,
+)
 from enginery.spec import BuildOptions, Finding, Gpu, Precision, ServingOptions, gpus, warning
 from enginery.triton import serving_problems
 
