@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -304,9 +305,10 @@ def test_nothing_stays_open_after_a_run() -> None:
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
     process.run(["true"], log=ignore)
+    gc.collect()  # what tests before this one have left open may be closed at any time
     before = count()
     for _ in range(5):
         process.run(["true"], log=ignore)
         failing(["false"])
         failing(["no-such-command-here"])
-    assert count() == before
+    assert count() <= before

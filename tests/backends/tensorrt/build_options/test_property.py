@@ -97,7 +97,7 @@ def test_any_one_option_is_refused_or_arrives_as_it_was_meant(release: str) -> N
     assert seen == {"accepted", "refused"}
 
 
-@settings(max_examples=1000)
+@settings(max_examples=600)
 @given(
     OPTION_SETS,
     st.sampled_from((*releases(), *BETWEEN)),
@@ -118,7 +118,7 @@ def extra_arguments(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
     return release, tuple(draw(st.lists(st.sampled_from(known), max_size=5)))
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(extra_arguments())
 def test_any_extra_arguments_are_accepted_by_the_release_or_refused(example: tuple[str, tuple[str, ...]]) -> None:
     release, arguments = example

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
-KILLS = int(os.environ.get("KILLS") or 4)
+KILLS = int(os.environ.get("KILLS") or 3)
 REGISTRY = "s3://killed/registry"
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 14.0
 SPEC = {

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(900)
 
 T = TypeVar("T")
 
-PUBLISHES = int(os.environ.get("CHAOS_PUBLISHES") or 20)
+PUBLISHES = int(os.environ.get("CHAOS_PUBLISHES") or 14)
 AT_ONCE = 10
 ATTEMPTS = 10
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**32))
