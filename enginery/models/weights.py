@@ -91,7 +91,6 @@ class WeightFiles:
             yield WeightsFault("the weight files hold no tensors")
         if self.damaged or not self.tensors:
             return
-        found = list(index_faults(INDEX, self.index, self.files)) if self.index is not None else []
         quantization = _quantization(config)
         method = str(quantization.get(METHOD))
         if self.packed and not quantization:
@@ -104,7 +103,8 @@ class WeightFiles:
             problem = f"{CONFIG} says that the weights are quantized ({method}), but all tensors hold plain floats"
             yield WeightsFault(problem, f"remove quantization_config from {CONFIG}, or use the weights that it is for")
             return
-        yield from found
+        if self.index is not None:
+            yield from index_faults(INDEX, self.index, self.files)
         lost = {name for name in self.index or () if name not in self.tensors}  # reported already
         yield from architecture_faults(config, self.tensors, quantized=bool(quantization), reported=lost)
 

@@ -94,10 +94,10 @@ def _check_content(directory: Path, selection: Selection) -> None:
         selection.check_document(name, _read(directory / name))
     weights = WeightFiles.read(directory, names - pointers)
     selection.config = weights.settled(selection.config)
-    if weights.only_stand_in(selection.config):
+    stand_in = weights.only_stand_in(selection.config)
+    if stand_in:
         selection.notes.append(STAND_IN)
-    incomplete = bool(selection.findings or selection.notes)
-    selection.findings += weights.damage() if incomplete else weights.faults(selection.config)
+    selection.findings += weights.damage() if stand_in or selection.findings else weights.faults(selection.config)
 
 
 def _note(commit: str) -> Path:
