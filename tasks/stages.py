@@ -79,9 +79,13 @@ logging.getLogger("prefect.task_runs").addFilter(_not_about_threads)
 
 DESCRIPTIONS = {
     Stage.DOWNLOAD: "Fetch the weights.",
+    Stage.REFERENCE: "Ask the original weights, to compare the engine with them.",
     Stage.CONVERT: "Convert the weights into a checkpoint, and quantize them where the spec says so.",
     Stage.BUILD: "Build the engine of one target.",
-    Stage.VALIDATE: "Send the spec's prompts to the engine and compare its answers.",
+    Stage.VALIDATE: "Send the spec's prompts and the reference's texts to the engine.",
+    Stage.BENCH: "Measure how fast the engine is, alone on the machine.",
+    Stage.EVALUATE: "Run one of the spec's evaluations.",
+    Stage.GATES: "Compare what was measured with the limits.",
     Stage.PACKAGE: "Write the Triton model repository.",
     Stage.PUBLISH: "Put the finished build into the registry.",
     Stage.ROLLOUT: "Load the build into the Triton servers.",

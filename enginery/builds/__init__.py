@@ -14,6 +14,18 @@ from enginery.core.late import door
 if TYPE_CHECKING:
     from enginery.builds.bundle import SignatureFile, make_bundle, require_trusted, signed_digests
     from enginery.builds.compare import Comparison, Figure, compare_builds
+    from enginery.builds.gates import (
+        GATES_FILE,
+        Forced,
+        GateReport,
+        GateResult,
+        Measure,
+        Verdict,
+        described_gate,
+        read_gates,
+        require_gates_passed,
+        worst,
+    )
     from enginery.builds.keys import Policy, SigningKey, short
     from enginery.builds.lineage import lineage_json, lineage_tree
     from enginery.builds.local import (

@@ -31,7 +31,7 @@ from enginery.sources import require_whole
 from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Stage, StepContext, StepRecord, Store, digest_output
 
-SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.PACKAGE, Stage.ROLLOUT})
+SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.BENCH, Stage.GATES, Stage.PACKAGE, Stage.ROLLOUT})
 TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take. It is enough for the largest models, slow disks and slow networks."""
 

@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     from enginery.spec.spec import (
         Calibration,
         ConvertOptions,
-        Gates,
-        Prompt,
         Publish,
         Releases,
         Rollout,
         Source,
         Spec,
         Target,
-        ValidationOptions,
         parse_spec,
     )
     from enginery.spec.types import (
@@ -42,6 +39,17 @@ if TYPE_CHECKING:
         Precision,
         S3Address,
         SpecModel,
+    )
+    from enginery.spec.validation import (
+        Accepted,
+        Gate,
+        GateName,
+        Gates,
+        Message,
+        Mode,
+        Prompt,
+        ReferenceOptions,
+        ValidationOptions,
     )
 else:
     __getattr__ = door(__name__, __file__)

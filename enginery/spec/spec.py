@@ -4,7 +4,6 @@ A spec says what is wanted; the plan turns it into steps. `parse_spec` reports e
 of its field. Each field is described by the text under it, also in docs/spec.md.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -12,7 +11,6 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import (
     Field,
     JsonValue,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -40,9 +38,9 @@ from enginery.spec.types import (
     SpecModel,
     WarningCode,
 )
+from enginery.spec.validation import ValidationOptions
 
 Options = TypeVar("Options", bound=SpecModel)
-Percent = Annotated[float, Field(ge=0)]
 
 WITH_GPUS = "with GPUs"
 """Pydantic's validation context for a user's spec. In this context, the names of GPUs are checked."""
@@ -138,42 +136,6 @@ class ConvertOptions(SpecModel):
     """More arguments for the converter. They are passed on unchanged, but checked against the release's flags."""
 
 
-class Prompt(SpecModel):
-    """One question to a built engine, and what its answer must be."""
-
-    prompt: Annotated[str, StringConstraints(min_length=1)]
-    """The text sent to the model."""
-    equals: str | None = None
-    """The answer, exactly, apart from white space at its ends."""
-    contains: str | None = None
-    """A text that must be in the answer."""
-    matches: str | None = None
-    """A Python regular expression that must be found in the answer."""
-    max_tokens: AtLeastOne | None = None
-    """Longest answer in tokens; the validation's own when left out."""
-
-    @model_validator(mode="after")
-    def _pattern_compiles(self) -> Self:
-        if self.matches is not None:
-            try:
-                re.compile(self.matches)
-            except re.error as error:
-                raise ValueError(f"matches is not a regular expression: {error}") from error
-        return self
-
-
-class ValidationOptions(SpecModel):
-    """The prompts a built engine must answer before it is published."""
-
-    max_tokens: AtLeastOne = 64
-    """Longest answer in tokens."""
-    prompts: tuple[Prompt, ...] = ()
-    """Sent in order, with greedy decoding."""
-    run_script: bool = False
-    """Send the prompts with the release's own `examples/run.py`, as in NVIDIA's tutorials, not with Enginery's driver.
-    For engines of TensorRT-LLM only. The engine is loaded again for every prompt."""
-
-
 class Target(SpecModel):
     """One engine to build: the GPU it is for, and how."""
 
@@ -245,15 +207,6 @@ class Rollout(SpecModel):
     """The target to roll out; needed when there is more than one."""
 
 
-class Gates(SpecModel):
-    """How much worse a build of a new release may be than the build that it replaces."""
-
-    slower_percent: Percent = 10.0
-    """How many percent fewer tokens per second the validation may measure."""
-    larger_percent: Percent = 20.0
-    """How many percent larger the engine may be."""
-
-
 class Releases(SpecModel):
     """What to do when the package index lists a new release. Nothing here is part of a step's key."""
 
@@ -270,9 +223,8 @@ class Releases(SpecModel):
     build_channel: Name = "rebuild"
     """The channel that builds of a new release are published to. Nothing should serve from it."""
     promote_to: Name | None = "candidate"
-    """The channel to move to a build of a new release, if it is not worse than the channel's build; `null` for none."""
-    gates: Gates = Gates()
-    """What counts as worse."""
+    """The channel to move to a build of a new release, if it is not worse than the channel's build by the gates of
+    `validation.gates`; `null` for none."""
 
     @field_validator("within")
     @classmethod

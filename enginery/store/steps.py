@@ -26,9 +26,13 @@ class Stage(StrEnum):
     """A kind of work. The order is that of a build."""
 
     DOWNLOAD = "download"
+    REFERENCE = "reference"
     CONVERT = "convert"
     BUILD = "build"
     VALIDATE = "validate"
+    BENCH = "bench"
+    EVALUATE = "evaluate"
+    GATES = "gates"
     PACKAGE = "package"
     PUBLISH = "publish"
     ROLLOUT = "rollout"
