@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Measure,
         Verdict,
         described_gate,
+        gate_rows,
         read_gates,
         require_gates_passed,
         worst,

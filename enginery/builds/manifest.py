@@ -237,9 +237,9 @@ class Manifest(Frozen):
         return self.model_dump_json(indent=1).encode()
 
 
-def build_id(target_name: str, package_key: str, validate_key: str) -> str:
-    """The id of the build that the package and the validate step make. It is known before they run."""
-    return f"{target_name}-{json_digest([package_key, validate_key])[:BUILD_ID_DIGITS]}"
+def build_id(target_name: str, package_key: str, gates_key: str) -> str:
+    """The id of the build that the package step makes and the gates step judges. It is known before they run."""
+    return f"{target_name}-{json_digest([package_key, gates_key])[:BUILD_ID_DIGITS]}"
 
 
 def build_path(model: str, build_id: str) -> str:

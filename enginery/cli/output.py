@@ -105,6 +105,10 @@ def print_summary(summary: "BuildSummary") -> None:
     """Print the summary of a run: its steps, and the addresses of its builds."""
     out = console()
     out.print(outcomes_table(summary.steps))
+    for step in summary.steps:
+        warnings = step.facts.get("warnings")
+        for warning in warnings if isinstance(warnings, list) else ():
+            out.print(f"[yellow]warning[/] {escape(f'{step.label}: {warning}')}")
     for address in summary.published:
         out.print(f"published {address}", markup=False)
     if summary.run_url:

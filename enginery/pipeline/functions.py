@@ -20,7 +20,11 @@ PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
 
 FUNCTIONS = {
     "download": "enginery.sources:download",
+    "reference": "enginery.backends:reference_step",
     "validate": "enginery.backends:validate_step",
+    "bench": "enginery.backends:bench_step",
+    "evaluate": "enginery.backends:evaluate_step",
+    "gates": "enginery.backends:gates_step",
     "package": "enginery.triton:package",
     "package_inflight": "enginery.backends:package_inflight",
     "package_llmapi": "enginery.backends:package_llmapi",

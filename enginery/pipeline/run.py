@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from enginery import toolchains
-from enginery.builds import read_report, require_passed
+from enginery.builds import read_gates, require_gates_passed
 from enginery.core import __version__
 from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
 from enginery.core.files import writing
@@ -309,10 +309,10 @@ def _require_gpu(runs_on: str) -> None:
 
 
 def _require_gate(planned: PlannedStep, record: StepRecord, store: Store) -> None:
-    """Raise an error if the step is a validation that failed, in this run or in an earlier one."""
-    if planned.step.stage is not Stage.VALIDATE or record.facts.get("passed"):
+    """Raise an error if the step judged the gates, in this run or in an earlier one, and a gate stops the build."""
+    if planned.step.stage is not Stage.GATES or record.facts.get("passed"):
         return
     with TemporaryDirectory(prefix="enginery-") as scratch:
-        report = Path(scratch) / "report"
+        report = Path(scratch) / "gates"
         store.fetch(record, report)
-        require_passed(read_report(report), planned.label)
+        require_gates_passed(read_gates(report), planned.label)

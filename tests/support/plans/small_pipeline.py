@@ -1,6 +1,6 @@
 """A pipeline of real but tiny steps: shell commands and file copies, to test flows without toolchains.
 
-It has the shape of a real one: download -> build -> validate -> publish, with one download for all targets. Each step
+It has the shape of a real one: download -> build -> validate -> gates -> publish, with one download for all targets. Each step
 counts its runs. A test can add shell commands to a step, for example to make it fail.
 """
 
@@ -11,7 +11,8 @@ import pytest
 from pydantic import JsonValue
 
 from enginery.backends.validate import expectations, judge
-from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationReport
+from enginery.builds.gates import GATES_FILE, GateReport, GateResult, Verdict
+from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationReport, described_miss, read_report
 from enginery.core.errors import RegistryError
 from enginery.core.files import write_atomic
 from enginery.core.progress import Facts, Log, no_log
@@ -78,8 +79,9 @@ class SmallPipeline:
         prompts: list[JsonValue] = [prompt.model_dump(exclude_none=True) for prompt in spec.validation.prompts]
         counted: dict[str, JsonValue] = {"target": name, "directory": str(self.directory)}
         validate = _call(Stage.VALIDATE, name, {"engine": build.key}, counted | {"prompts": prompts})
-        inputs = {"engine": build.key, "report": validate.key}
-        return [build, validate, _call(Stage.PUBLISH, name, inputs, counted | {"to": str(spec.publish)})]
+        gates = _call(Stage.GATES, name, {"report": validate.key}, counted)
+        inputs = {"engine": build.key, "report": validate.key, "gates": gates.key}
+        return [build, validate, gates, _call(Stage.PUBLISH, name, inputs, counted | {"to": str(spec.publish)})]
 
     def command(self, identifier: str, script: str, inputs: dict[str, str], targets: tuple[str, ...]) -> PlannedStep:
         """A step whose id begins with its stage."""
@@ -129,6 +131,18 @@ def validate(context: StepContext) -> Facts:
     return {"passed": passed}
 
 
+def gates(context: StepContext) -> Facts:
+    """Judge the only gate: the answers."""
+    _count(context, "gates")
+    report = read_report(context.inputs["report"])
+    verdict = Verdict.PASS if report.passed else Verdict.FAIL
+    reason = "" if report.passed else described_miss(report.misses[0])
+    result = GateResult(gate="answers", mode="block", verdict=verdict, reason=reason, remedy="correct the model")
+    judged = GateReport(results=(result,))
+    write_atomic(context.output / GATES_FILE, judged.model_dump_json())
+    return {"passed": judged.passed}
+
+
 def _judged(prompt: Prompt, answer: str) -> PromptResult:
     passed, reason = judge(prompt, answer)
     return PromptResult(
@@ -164,7 +178,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallPipeline:
     """A pipeline that the flow uses instead of the real one."""
     made = SmallPipeline(tmp_path / "pipeline")
     monkeypatch.setattr("enginery.pipeline.flows.build.make_plan", made.plan)
-    for name in ("validate", "publish"):
+    for name in ("validate", "gates", "publish"):
         monkeypatch.setitem(functions.FUNCTIONS, name, f"tests.support.plans.small_pipeline:{name}")
     monkeypatch.delitem(functions.EFFECT_CHECKS, "publish")
     monkeypatch.delitem(functions.PREPARATION_CHECKS, "publish")

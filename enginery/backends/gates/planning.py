@@ -1,0 +1,94 @@
+"""How a target's build is checked: the reference step, the mode of each gate, and the step that judges them all."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
+from enginery.backends.evaluate import evaluate_call
+from enginery.backends.gates.step import EVALUATION, gates_call
+from enginery.backends.reference import reference_cost, reference_problem, reference_step_of
+from enginery.backends.request import BackendStep, Chain, Request
+from enginery.spec import GateName, Mode
+from enginery.store import Stage, Step
+from enginery.toolchains import Identify
+
+
+class Checks(NamedTuple):
+    """How the build of a target is checked.
+
+    Attributes:
+        modes: the mode of each gate; a gate without one is off.
+        reference: the step that asks the original weights; None without one.
+        notes: sentences for the reader of the plan.
+    """
+
+    modes: Mapping[GateName, Mode] = {}
+    reference: BackendStep | None = None
+    notes: tuple[str, ...] = ()
+
+    def has(self, name: GateName) -> bool:
+        """Whether this gate is judged."""
+        return self.modes.get(name, Mode.OFF) is not Mode.OFF
+
+
+def plan_checks(request: Request, weights: str, files: Collection[str], identify: Identify) -> Checks:
+    """Plan how a target's build is checked.
+
+    Args:
+        request: the target.
+        weights: the key of the download.
+        files: the names of the source's files.
+        identify: returns a toolchain's identity.
+    """
+    options = request.validation
+    wanted = wants_reference(options)
+    problem = reference_problem(request, files) if wanted else None
+    reference = reference_step_of(request, weights, identify) if wanted and not problem else None
+    without = dict(_without(request, problem))
+    modes = modes_of(options, without)
+    cost = [reference_cost(request)] if reference else []
+    return Checks(modes, reference, (*mode_notes(options, modes, without), *cost))
+
+
+def gates_step_of(
+    request: Request, chain: Chain, evaluations: Mapping[str, BackendStep], checks: Checks
+) -> BackendStep:
+    """The step that judges the gates of a target."""
+    inputs = {"report": chain.validate.step.key}
+    if request.reference:
+        inputs["reference"] = request.reference
+    if chain.bench:
+        inputs["bench"] = chain.bench.step.key
+    inputs |= {f"{EVALUATION}{name}": made.step.key for name, made in evaluations.items()}
+    return BackendStep(Step(stage=Stage.GATES, inputs=inputs, recipe=gates_call(request, checks.modes)))
+
+
+def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: Identify) -> dict[str, BackendStep]:
+    """The steps of the spec's evaluations, by their names. They run where the validation runs, on the same inputs."""
+    if not checks.has(GateName.EVALUATION):
+        return {}
+    validate = chain.validate
+    inputs = {name: key for name, key in validate.step.inputs.items() if name != "reference"}
+    found = {}
+    for one in request.validation.gates.evaluation.run:
+        toolchain = identify(one.toolchain) if one.toolchain else validate.toolchain
+        digest = toolchain.digest() if toolchain else None
+        step = Step(
+            stage=Stage.EVALUATE,
+            inputs=inputs,
+            recipe=evaluate_call(one),
+            toolchain=digest,
+            runs_on=validate.step.runs_on,
+        )
+        found[one.name] = BackendStep(step, toolchain, validate.places)
+    return found
+
+
+def _without(request: Request, problem: str | None) -> Iterator[tuple[GateName, str]]:
+    """The gates that cannot be judged for this target, and why."""
+    if request.validation.reference.use == "off":
+        yield GateName.DISTRIBUTION, "there is no reference (validation.reference.use: off)"
+    elif problem:
+        yield GateName.DISTRIBUTION, f"there is no reference: {problem}"
+    elif request.validation.run_script:
+        yield GateName.DISTRIBUTION, "the release's run.py (validation.run_script) gives no probabilities"
