@@ -128,7 +128,8 @@ def _array_of(name: str, tensors: Arrays, config: dict[str, float], array: np.nd
 def _rotations(name: str, base: float, shape: tuple[int, ...]) -> np.ndarray:
     positions, half = shape
     angles = np.outer(np.arange(positions), base ** (-np.arange(half, dtype=np.float32) / half))
-    return np.cos(angles) if name == "cos_cache" else np.sin(angles)
+    rotations: np.ndarray = np.cos(angles) if name == "cos_cache" else np.sin(angles)
+    return rotations
 
 
 def main(jobs: Path) -> None:
