@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from enginery.builds.reference import (
         LOGPROBS_FILE,
         MOST_KEPT,
+        REFERENCE_DIRECTORY,
         REFERENCE_FILE,
         LogProbs,
         Reference,

@@ -30,6 +30,8 @@ else:
 REFERENCE_SCHEMA = 1
 REFERENCE_FILE = "reference.json"
 LOGPROBS_FILE = "logprobs.npz"
+REFERENCE_DIRECTORY = "reference"
+"""The directory of both files in a published build."""
 MOST_KEPT = 64
 """How many of the most likely tokens each row has at most; the whole vocabulary if it is smaller."""
 
@@ -44,7 +46,7 @@ class ReferenceSequence(Frozen):
         first: the position of the first token that is predicted; in an answer, the length of the prompt.
         prompt: of an answer, the prompt as it was sent.
         finish: of an answer, `eos` when the model ended it, `length` when it reached its limit.
-        text: of an answer, its text without special tokens.
+        text: of an answer, its text without special tokens; empty if the answer was cut later.
     """
 
     name: str
@@ -83,6 +85,7 @@ class ReferenceFacts(Frozen):
         peak_memory_bytes: the highest memory of the run on its device.
         window: the longest sequence of a text, in tokens.
         tokenizer_sha256: digest of the tokenizer's data; empty if it is not known.
+        texts_sha256: digest of the texts; empty if it is not known.
         offloaded: whether the weights did not fit into memory and were read from disk layer by layer.
         near_ties: tokens of answers that are not the most likely ones when the whole answer is predicted at once.
             Rounding decides between tokens that are nearly equally likely.
@@ -97,6 +100,7 @@ class ReferenceFacts(Frozen):
     peak_memory_bytes: int = 0
     window: int = 0
     tokenizer_sha256: str = ""
+    texts_sha256: str = ""
     offloaded: bool = False
     near_ties: int = 0
     sequences: tuple[ReferenceSequence, ...] = ()
