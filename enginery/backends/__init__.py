@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES
     from enginery.backends.package import package_inflight, package_llmapi
     from enginery.backends.pytorch.quantize import export_checkpoint
+    from enginery.backends.reference.cost import reference_cost
+    from enginery.backends.reference.published import require_reference_build
+    from enginery.backends.reference.recipe import planned_reference, reference_call, reference_findings
+    from enginery.backends.reference.runnable import reference_problem
+    from enginery.backends.reference.step import reference_step
     from enginery.backends.request import Backend, BackendStep, Chain, Request, image_findings
     from enginery.backends.select import backend_for
     from enginery.backends.tensorrt.build import build_engine

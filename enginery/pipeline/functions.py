@@ -47,6 +47,7 @@ EFFECT_CHECKS = {
 """Functions that say whether a step's change outside the store is still there. If it is not, the step runs again."""
 
 PREPARATION_CHECKS = {
+    "reference": "enginery.backends:require_reference_build",
     "publish": "enginery.registry:require_publishable",
     "rollout": "enginery.triton:require_rollout_possible",
 }

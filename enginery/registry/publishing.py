@@ -13,6 +13,7 @@ from enginery.builds import (
     MODEL_REPOSITORY,
     MODELS,
     PROVENANCE,
+    REFERENCE_DIRECTORY,
     REPORT_FILE,
     BuildTarget,
     Manifest,
@@ -59,9 +60,12 @@ class PublishParameters(Frozen):
 PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
     ("model_repository", Stage.PACKAGE, f"{MODEL_REPOSITORY}/", lambda _: True),
     ("report", Stage.VALIDATE, "", lambda path: path == REPORT_FILE),
+    ("reference", Stage.REFERENCE, f"{REFERENCE_DIRECTORY}/", lambda _: True),
     ("weights", Stage.DOWNLOAD, f"{LICENSES}/", lambda path: "/" not in path and is_license(path)),
 )
-"""The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish."""
+"""The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish.
+
+A build without a reference has no such input."""
 
 
 def publish(context: StepContext) -> Facts:
@@ -164,7 +168,7 @@ def _by_path(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
 
 def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> Iterator[tuple[FileRecord, Path]]:
     """The files of the build that earlier steps have made, each with its local file."""
-    for name, stage, folder, wanted in PARTS:
+    for name, stage, folder, wanted in (part for part in PARTS if part[0] in inputs):
         for record in _known_files(inputs[name], chain, stage, wanted):
             yield record.model_copy(update={"path": f"{folder}{record.path}"}), inputs[name] / record.path
 

@@ -11,7 +11,7 @@ from enginery.spec.spec import Spec, parse_spec
 
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """PyYAML's loader in C, if it is installed: it is ten times as fast, which matters for a spec with many targets."""
-PATHS = ("source.path", "convert.examples", "convert.calibration.dataset")
+PATHS = ("source.path", "convert.examples", "convert.calibration.dataset", "validation.reference.texts")
 """Fields that may have a path relative to the spec file."""
 
 

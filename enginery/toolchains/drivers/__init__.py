@@ -18,6 +18,9 @@ ANSWER_PROMPTS = DRIVERS / "answer_prompts.py"
 ANSWER_TENSORRT_LLM = DRIVERS / "answer_tensorrt_llm.py"
 """Gets the answers to the validation prompts from an engine or a checkpoint with TensorRT-LLM."""
 
+ANSWER_REFERENCE = DRIVERS / "answer_reference.py"
+"""Runs the original weights of a model with transformers: greedy answers, and what they predict at each token."""
+
 
 @lru_cache  # the plan of every target needs it
 def driver_sha256(driver: Path) -> str:
