@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
+    from enginery.backends.evaluate.findings import evaluation_findings, evaluation_notes
+    from enginery.backends.evaluate.step import evaluate_call, evaluate_step, evaluation_places
+    from enginery.backends.gates.evaluation import judge_evaluation
     from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES
     from enginery.backends.package import package_inflight, package_llmapi
     from enginery.backends.pytorch.quantize import export_checkpoint

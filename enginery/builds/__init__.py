@@ -90,5 +90,14 @@ if TYPE_CHECKING:
         read_report,
         require_passed,
     )
+    from enginery.builds.verdicts.evaluation import EVALUATION_FILE, EvaluationResult, read_evaluation
+    from enginery.builds.verdicts.sampling import (
+        paired,
+        quantile,
+        samples_needed,
+        score_interval,
+        share_interval,
+        standard_error,
+    )
 else:
     __getattr__ = door(__name__, __file__)

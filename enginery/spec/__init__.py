@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     )
     from enginery.spec.validation import (
         Accepted,
+        ChannelGate,
+        Evaluation,
+        EvaluationGate,
         Gate,
         GateName,
         Gates,

@@ -11,8 +11,14 @@ from enginery.spec.spec import Spec, parse_spec
 
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """PyYAML's loader in C, if it is installed: it is ten times as fast, which matters for a spec with many targets."""
-PATHS = ("source.path", "convert.examples", "convert.calibration.dataset", "validation.reference.texts")
-"""Fields that may have a path relative to the spec file."""
+PATHS = (
+    "source.path",
+    "convert.examples",
+    "convert.calibration.dataset",
+    "validation.reference.texts",
+    "validation.gates.evaluation.run.*.script",
+)
+"""Fields that may have a path relative to the spec file; `*` stands for every entry of a list."""
 
 
 def read_spec(path: Path, overrides: tuple[str, ...] = ()) -> Spec:
@@ -119,13 +125,22 @@ def _make_absolute(data: dict[str, Any], base: Path) -> None:
     for part in [data, *(targets if isinstance(targets, list) else [])]:
         for dotted in PATHS:
             *parents, last = dotted.split(".")
-            holder: Any = part
-            for name in parents:
-                holder = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(holder, dict) and isinstance(holder.get(last), str):
-                path = base / Path(holder[last]).expanduser()
-                # A data set may also be a name that its converter knows, such as `cnn_dailymail`.
-                holder[last] = str(path.resolve()) if last != "dataset" or path.exists() else holder[last]
+            for holder in _holders(part, parents):
+                if isinstance(holder.get(last), str):
+                    path = base / Path(holder[last]).expanduser()
+                    # A data set may also be a name that its converter knows, such as `cnn_dailymail`.
+                    holder[last] = str(path.resolve()) if last != "dataset" or path.exists() else holder[last]
+
+
+def _holders(part: Any, parents: Sequence[str]) -> list[dict[str, Any]]:
+    """The mappings at a path of the spec; none if it has no such part."""
+    found = [part]
+    for name in parents:
+        if name == "*":
+            found = [entry for one in found if isinstance(one, list) for entry in one]
+        else:
+            found = [one[name] for one in found if isinstance(one, dict) and name in one]
+    return [one for one in found if isinstance(one, dict)]
 
 
 def _yaml_mistake(error: yaml.YAMLError | ValueError, text: str) -> str:

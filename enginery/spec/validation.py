@@ -16,6 +16,7 @@ NotEmpty = Annotated[str, StringConstraints(min_length=1)]
 Percent = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Chance = Annotated[float, Field(gt=0, lt=0.5)]
 
 
 class Mode(StrEnum):
@@ -190,10 +191,21 @@ class SpeedGate(Gate):
 
 
 class ChannelGate(Gate):
-    """Whether the build is worse than the one that the channel points to."""
+    """Whether the build is worse than the one that the channel points to.
+
+    It is judged when the build is published, and before a release watch promotes it. If the mode is left out,
+    publishing only warns, and the release watch does not promote the build.
+    """
 
     larger_percent: Percent = 20.0
     """By how many percent the engine may be larger."""
+    slower_percent: Percent = 10.0
+    """By how many percent a time may be longer, or a speed lower."""
+    worse_share: Share = 0.01
+    """By how much a share or a score may be worse, such as the agreement on the most likely token. 0.01 is one percent
+    point."""
+    farther_percent: Percent = 10.0
+    """By how many percent a divergence or a perplexity ratio may be larger."""
 
 
 class Evaluation(SpecModel):
@@ -203,25 +215,48 @@ class Evaluation(SpecModel):
     """Its name in reports."""
     command: Annotated[tuple[str, ...], Field(min_length=1)]
     """The command and its arguments. `{engine}`, `{weights}` and `{output}` are directories, `{python}` is the Python
-    of the toolchain."""
-    toolchain: str | None = None
+    of the toolchain, and `{script}` is the file of the field `script`."""
+    toolchain: NotEmpty | None = None
     """The toolchain that the command runs in; the backend's own when left out."""
-    result: str = "results.json"
-    """The JSON file that the command writes into `{output}`."""
+    script: NotEmpty | None = None
+    """A file of yours that the command needs, such as an evaluator, relative to the spec or absolute. If it changes,
+    the evaluation runs again."""
+    network: bool = True
+    """Whether the command may use the network, such as to fetch its data set."""
+    result: NotEmpty = "results.json"
+    """The JSON file that the command writes, relative to `{output}`. It may be a pattern that fits one file, such as
+    `**/results_*.json`."""
     score: NotEmpty
     """Where the score is in that file, as a path such as `results.gsm8k.exact_match`; from 0 to 1."""
-    samples: NotEmpty | None = None
-    """Where the number of samples is in that file, or the number itself."""
+    percent: bool = False
+    """Whether scores in that file are from 0 to 100."""
+    samples: AtLeastOne | NotEmpty | None = None
+    """The number of samples, or where it is in that file; the number of `items` when left out."""
     items: NotEmpty | None = None
-    """Where the list of scores of the single items is in that file; with it, builds are compared item by item."""
+    """Where the scores of the single items are in that file: a list, or an object of item -> score. `*` stands for
+    every entry of a list, as in `samples.*.exact_match`. With it, builds are compared item by item."""
     reference: Share | None = None
-    """The score that is to be reached."""
-    theta: Share = 0.05
+    """The score that is to be reached, measured with as many samples. When left out, the score is recorded, and only
+    compared with that of the channel's build."""
+    theta: Annotated[float, Field(gt=0, le=1)] = 0.05
     """By how much the score may be lower in truth."""
-    alpha: Share = 0.05
+    alpha: Chance = 0.05
     """The chance to refuse a good build."""
-    beta: Share = 0.2
+    beta: Chance = 0.2
     """The chance to accept a build that is worse by `theta`."""
+    sigma: Annotated[float, Field(gt=0, le=0.5)] = 0.5
+    """The standard deviation of the score of one sample. 0.5 is the largest there is, and right for samples that are
+    either right or wrong."""
+
+    @field_validator("result")
+    @classmethod
+    def _is_below_the_output(cls, result: str) -> str:
+        parts = result.split("/")
+        if {"", ".", ".."} & set(parts) or "\\" in result or any("**" in part and part != "**" for part in parts):
+            raise ValueError(f"{result!r} is not a path below {{output}}, such as results.json")
+        if result == "evaluation.json":
+            raise ValueError("evaluation.json is the name of Enginery's own file; let the command write another one")
+        return result
 
 
 class EvaluationGate(Gate):
