@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
+    from enginery.models.chat.prompts import SentPrompt, SentPrompts, is_chat, messages_of, sent_prompts
+    from enginery.models.chat.templates import ChatTemplate, find_templates, is_template, template_of
     from enginery.models.facts import DEFAULT_ROPE_THETA, ModelFacts, config_problems
     from enginery.models.headers import FLOATS, Tensor, read_all, read_tensors
     from enginery.models.kinds import ANSWERS_NO_TEXT, ModelKind, architecture_named, kind_of, reads_more_than_text
