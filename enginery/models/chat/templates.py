@@ -81,6 +81,15 @@ def find_templates(names: Collection[str], read: Read) -> tuple[ChatTemplate, ..
     return tuple(found.values())
 
 
+def template_files(directory: Path) -> list[str]:
+    """The names of the files that somebody needs to render chats as here: the templates, and the special tokens.
+
+    They are relative to the model's directory.
+    """
+    names = _names(directory)
+    return sorted(name for name in names if is_template(name) or name in {TOKENIZER_CONFIG, SPECIAL_TOKENS})
+
+
 def template_of(directory: Path) -> ChatTemplate | None:
     """The template that a model's messages are rendered with; None for a model without one.
 
@@ -88,10 +97,10 @@ def template_of(directory: Path) -> ChatTemplate | None:
         SourceError: when a file cannot be read, or the model has several templates and none is the default.
     """
     found = find_templates(_names(directory), lambda name: (directory / name).read_bytes())
-    return chosen(found)
+    return chosen_template(found)
 
 
-def chosen(templates: Collection[ChatTemplate]) -> ChatTemplate | None:
+def chosen_template(templates: Collection[ChatTemplate]) -> ChatTemplate | None:
     """The template that is used when none is named; None if there is none at all.
 
     Raises:

@@ -1,8 +1,11 @@
 """Asks an engine of ONNX Runtime GenAI some prompts, one by one, with greedy decoding.
 
 Runs in the release's own environment and needs nothing of Enginery's. The requests are
-`{"threads": 2, "prompts": [{"prompt": "How…", "max_tokens": 64, "add_special_tokens": true}]}`; the answers are written
-in the same order. Any problem ends it with a traceback and a nonzero status, without an output file.
+
+    {"threads": 2, "prompts": [{"prompt": "How…", "max_tokens": 64, "add_special_tokens": true}]}
+
+The answers are written in the same order. Any problem ends it with a traceback and a nonzero status, without an output
+file.
 """
 
 import argparse

@@ -1,10 +1,13 @@
 """Asks a model of TensorRT-LLM some prompts, one by one, with greedy decoding.
 
 Runs in the release's own environment and needs nothing of Enginery's. The requests are
-`{"runtime": "tensorrt_llm:LLM", "arguments": {}, "prompts": [{"prompt": "How…", "max_tokens": 64,
-"add_special_tokens": true}]}`: the runtime is a model runner, started once for each rank by `mpirun`, or an `LLM`, which starts its ranks itself. The model is an engine
-directory or a Hugging Face checkpoint, as the runtime wants it. Rank 0 writes the answers, in the order of the prompts.
-Any problem ends it with a traceback and a nonzero status, without an output file.
+
+    {"runtime": "tensorrt_llm:LLM", "arguments": {},
+     "prompts": [{"prompt": "How…", "max_tokens": 64, "add_special_tokens": true}]}
+
+The runtime is a model runner, started once for each rank by `mpirun`, or an `LLM`, which starts its ranks itself. The
+model is an engine directory or a Hugging Face checkpoint, as the runtime wants it. Rank 0 writes the answers, in the
+order of the prompts. Any problem ends it with a traceback and a nonzero status, without an output file.
 """
 
 import argparse

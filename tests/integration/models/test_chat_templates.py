@@ -55,7 +55,7 @@ def models(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 @pytest.fixture(scope="module")
 def expected(onnxruntime_python: Path, models: list[Path]) -> dict[str, Any]:
-    command = [onnxruntime_python, SCRIPT, json.dumps(CHATS), *models]
+    command = [str(word) for word in (onnxruntime_python, SCRIPT, json.dumps(CHATS), *models)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RENDERED ")]
