@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from enginery.backends import Backend, BackendStep, Checks, Request, backend_for, image_findings, plan_checks
+from enginery.backends import (
+    Backend,
+    BackendStep,
+    Checks,
+    Request,
+    backend_for,
+    check_findings,
+    image_findings,
+    plan_checks,
+)
 from enginery.core.errors import PlanError, SourceError, UsageError
 from enginery.core.late import late
 from enginery.core.model import Frozen
@@ -219,7 +228,13 @@ def _choose(
         backend = machine.backend_of(request)
         estimated = estimate_findings(request, local=_is_local(request))
         chats = chat_findings(request.validation, source.chat_template) if source else ()
-        findings = [*image_findings(target), *backend.findings(request), *chats, *estimated]
+        findings = [
+            *image_findings(target),
+            *backend.findings(request),
+            *check_findings(request, machine.identify),
+            *chats,
+            *estimated,
+        ]
         stops = stopping(findings, spec.force)
         problems += [str(finding.under(prefix)) for finding in stops]
         chosen.append(Chosen(request, backend, tuple(finding for finding in findings if finding not in stops)))
@@ -247,8 +262,7 @@ def _is_local(request: Request) -> bool:
 
 def _with_checks(chosen: Chosen, weights: str, source: ResolvedSource, machine: Machine) -> Chosen:
     """Decide how a target's build is checked, and compared with what."""
-    files = [file.name for file in source.files]
-    checks = plan_checks(chosen.request, weights, files, machine.identify)
+    checks = plan_checks(chosen.request, weights, source, machine.identify)
     key = checks.reference.step.key if checks.reference else None
     return chosen._replace(checks=checks, request=replace(chosen.request, reference=key))
 

@@ -1,14 +1,18 @@
 """How a target's build is checked: the reference step, the mode of each gate, and the step that judges them all."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
-from enginery.backends.evaluate import evaluate_call
+from enginery.backends.evaluate.findings import evaluation_findings, evaluation_notes
+from enginery.backends.evaluate.step import evaluate_call, evaluation_places
 from enginery.backends.gates.step import EVALUATION, gates_call
-from enginery.backends.reference import reference_cost, reference_problem, reference_step_of
+from enginery.backends.reference.cost import reference_cost
+from enginery.backends.reference.recipe import planned_reference, reference_findings
+from enginery.backends.reference.runnable import reference_problem
 from enginery.backends.request import BackendStep, Chain, Request
-from enginery.spec import GateName, Mode
+from enginery.sources import ResolvedSource
+from enginery.spec import Finding, GateName, Mode
 from enginery.store import Stage, Step
 from enginery.toolchains import Identify
 
@@ -31,23 +35,36 @@ class Checks(NamedTuple):
         return self.modes.get(name, Mode.OFF) is not Mode.OFF
 
 
-def plan_checks(request: Request, weights: str, files: Collection[str], identify: Identify) -> Checks:
+def plan_checks(request: Request, weights: str, source: ResolvedSource, identify: Identify) -> Checks:
     """Plan how a target's build is checked.
 
     Args:
         request: the target.
         weights: the key of the download.
-        files: the names of the source's files.
+        source: the model's files.
         identify: returns a toolchain's identity.
     """
     options = request.validation
     wanted = wants_reference(options)
-    problem = reference_problem(request, files) if wanted else None
-    reference = reference_step_of(request, weights, identify) if wanted and not problem else None
+    problem = _problem(request, source) if wanted else None
+    reference = (
+        planned_reference(request, weights, identify, longest_input(request)) if wanted and not problem else None
+    )
     without = dict(_without(request, problem))
     modes = modes_of(options, without)
-    cost = [reference_cost(request)] if reference else []
-    return Checks(modes, reference, (*mode_notes(options, modes, without), *cost))
+    cost = filter(None, [reference_cost(request)] if reference else [])
+    return Checks(
+        modes, reference, (*mode_notes(options, modes, without), *cost, *evaluation_notes(options.gates.evaluation))
+    )
+
+
+def check_findings(request: Request, identify: Identify) -> Iterator[Finding]:
+    """Everything that stops the checks of a target."""
+    options = request.validation
+    if wants_reference(options):
+        yield from reference_findings(request)
+    if options.gates.evaluation.mode is not Mode.OFF:
+        yield from evaluation_findings(options.gates.evaluation, identify)
 
 
 def gates_step_of(
@@ -80,8 +97,14 @@ def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: I
             toolchain=digest,
             runs_on=validate.step.runs_on,
         )
-        found[one.name] = BackendStep(step, toolchain, validate.places)
+        found[one.name] = BackendStep(step, toolchain, {**validate.places, **evaluation_places(one)})
     return found
+
+
+def _problem(request: Request, source: ResolvedSource) -> str | None:
+    if request.validation.reference.use != "weights":
+        return None
+    return reference_problem(request.model, source.config, [file.name for file in source.files])
 
 
 def _without(request: Request, problem: str | None) -> Iterator[tuple[GateName, str]]:

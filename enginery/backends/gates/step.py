@@ -4,12 +4,12 @@ It reads what the earlier steps measured: the answers, the reference, the speed,
 verdict does not make the step fail: `require_gates_passed` reads the report and stops the steps that come after.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from pydantic import JsonValue
 
-from enginery.backends.evaluate import EVALUATION_FILE
 from enginery.backends.gates.answers import judge_answers
 from enginery.backends.gates.distribution import judge_distribution
 from enginery.backends.gates.evaluation import judge_evaluation
@@ -20,7 +20,8 @@ from enginery.builds import (
     GATES_FILE,
     GateReport,
     GateResult,
-    described_gate,
+    Reference,
+    ValidationReport,
     read_evaluation,
     read_reference,
     read_report,
@@ -36,17 +37,56 @@ FUNCTION_VERSION = 1
 EVALUATION = "evaluation-"
 """The beginning of the names of the inputs with the results of evaluations."""
 MADE_BY = (Stage.BUILD, Stage.CONVERT, Stage.DOWNLOAD)
-"""The steps that make what is run: the last of them that the build has."""
+"""The steps whose output may be what is run. The first one of these that a build has is it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is to be judged, read from the inputs of the step when a gate first asks for it."""
+
+    context: StepContext
+
+    @cached_property
+    def gates(self) -> Gates:
+        """The spec's settings."""
+        return Gates.model_validate(self.context.parameters["gates"])
+
+    @cached_property
+    def modes(self) -> Mapping[GateName, Mode]:
+        """The mode of each gate."""
+        given = self.context.parameters["modes"]
+        return {GateName(name): Mode(mode) for name, mode in given.items()} if isinstance(given, Mapping) else {}
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The number format that the spec asks for."""
+        return Precision(str(self.context.parameters["precision"]))
+
+    @cached_property
+    def report(self) -> ValidationReport:
+        """The answers of the engine."""
+        return read_report(self.context.inputs["report"])
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """The reference; None without one."""
+        directory = self.context.inputs.get("reference")
+        return read_reference(directory) if directory else None
+
+    @property
+    def engine_bytes(self) -> int:
+        """The size of what is run."""
+        made = {record.step.stage: record.size for record in self.context.chain}
+        return next((made[stage] for stage in MADE_BY if made.get(stage)), 0)
 
 
 def gates_call(request: Request, modes: Mapping[GateName, Mode]) -> Call:
     """The recipe of the gates step: the limits, the mode of each gate, and what the engine should be."""
-    weights = weights_of(request.model) if request.model else None
     parameters: dict[str, JsonValue] = {
         "precision": str(request.target.precision),
-        "backend": "",
         "modes": {str(name): str(mode) for name, mode in modes.items()},
         "gates": request.validation.gates.model_dump(mode="json", exclude_none=True),
+        "weights": asdict(weights_of(request.model)) if request.model else {},
     }
     return Call(function="gates", version=FUNCTION_VERSION, parameters=parameters)
 
@@ -56,7 +96,7 @@ def gates_step(context: StepContext) -> Facts:
 
     The inputs are `report` (of the validation) and, where the plan has them, `reference`, `bench` and `evaluation-…`.
     """
-    report = GateReport(results=tuple(_results(context)))
+    report = GateReport(results=tuple(_results(Measured(context))))
     write_atomic(context.output / GATES_FILE, report.model_dump_json(indent=1) + "\n")
     for result in report.results:
         context.log(result.told)
@@ -67,16 +107,30 @@ def gates_step(context: StepContext) -> Facts:
     }
 
 
-def _results(context: StepContext) -> Iterator[GateResult]:
+def _results(measured: Measured) -> Iterator[GateResult]:
     """The result of each gate that is not off, in the order in which gates are shown."""
-    judges: Mapping[GateName, Callable[[Judging], GateResult]] = {
+    judges: Mapping[GateName, Callable[[Measured, Mode], GateResult]] = {
         GateName.DISTRIBUTION: _distribution,
         GateName.ANSWERS: _answers,
         GateName.SIZE: _size,
         GateName.EVALUATION: _evaluation,
         GateName.SPEED: _speed,
     }
-    judging = Judging.of(context)
     for name, judge in judges.items():
-        if judging.mode(name) is not Mode.OFF:
-            yield judge(judging)
+        mode = measured.modes.get(name, Mode.OFF)
+        if mode is not Mode.OFF:
+            yield judge(measured, mode)
+
+
+def _answers(measured: Measured, mode: Mode) -> GateResult:
+    return judge_answers(measured.report, measured.reference, measured.gates.answers, mode)
+
+
+def _evaluation(measured: Measured, mode: Mode) -> GateResult:
+    inputs = measured.context.inputs
+    results = [read_evaluation(directory) for name, directory in inputs.items() if name.startswith(EVALUATION)]
+    return judge_evaluation(results, None, measured.gates.evaluation, mode)
+
+
+def _speed(measured: Measured, mode: Mode) -> GateResult:
+    return judge_speed(read_speed(measured.context.inputs["bench"]), None, measured.gates.speed, mode)
