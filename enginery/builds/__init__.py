@@ -70,6 +70,17 @@ if TYPE_CHECKING:
     )
     from enginery.builds.provenance import PROVENANCE, provenance_statement, published_statement
     from enginery.builds.report import html_report
+    from enginery.builds.speed import (
+        SPEED_FILE,
+        LoadSpeed,
+        Machine,
+        Series,
+        SpeedReport,
+        SpeedSettings,
+        interval,
+        read_speed,
+        t_quantile,
+    )
     from enginery.builds.validation import (
         REPORT_FILE,
         PromptResult,

@@ -21,6 +21,7 @@ PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
 FUNCTIONS = {
     "download": "enginery.sources:download",
     "validate": "enginery.backends:validate_step",
+    "bench": "enginery.backends:bench_step",
     "package": "enginery.triton:package",
     "package_inflight": "enginery.backends:package_inflight",
     "package_llmapi": "enginery.backends:package_llmapi",

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Mode,
         Prompt,
         ReferenceOptions,
+        SpeedGate,
         ValidationOptions,
     )
 else:

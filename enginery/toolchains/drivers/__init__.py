@@ -18,6 +18,15 @@ ANSWER_PROMPTS = DRIVERS / "answer_prompts.py"
 ANSWER_TENSORRT_LLM = DRIVERS / "answer_tensorrt_llm.py"
 """Gets the answers to the validation prompts from an engine or a checkpoint with TensorRT-LLM."""
 
+BENCH_COMMON = DRIVERS / "bench_common.py"
+"""Measures how fast an engine is; the two drivers below import it."""
+
+BENCH_ONNX = DRIVERS / "bench_onnx.py"
+"""Measures an engine of ONNX Runtime GenAI."""
+
+BENCH_TENSORRT_LLM = DRIVERS / "bench_tensorrt_llm.py"
+"""Measures an engine or a checkpoint with TensorRT-LLM."""
+
 
 @lru_cache  # the plan of every target needs it
 def driver_sha256(driver: Path) -> str:

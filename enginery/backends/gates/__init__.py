@@ -1,0 +1,1 @@
+"""The gates: each compares what was measured with limits, and gives a verdict."""
