@@ -22,7 +22,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from enginery import releases
 from enginery.backends.common import OFFLINE as NO_HUB
-from enginery.backends.runtimes import Kind, mpirun, runtime_for
+from enginery.backends.runtimes import Kind, launch_words, runtime_for
 from enginery.builds import REPORT_FILE, PromptResult, ValidationReport, described_miss
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.files import write_atomic
@@ -405,14 +405,5 @@ def _model_directory(context: StepContext) -> Path:
 
 
 def _launcher(context: StepContext, toolchain: Toolchain, *, by_rank: bool) -> tuple[str, ...]:
-    """The first words of a command that runs a model on several GPUs; empty if the command needs none.
-
-    A process that starts its ranks itself needs no `mpirun`, except on a node that Slurm manages. There NVIDIA's
-    documentation asks for `mpirun` with one rank, for any number of GPUs.
-    """
-    world_size = int(str(context.parameters.get("world_size", 1)))
-    if world_size == 1:
-        return ()
-    if by_rank:
-        return mpirun(world_size)
-    return mpirun(1) if "SLURM_JOB_ID" in toolchain.environment else ()
+    """The first words of a command that runs a model on several GPUs; empty if the command needs none."""
+    return launch_words(int(str(context.parameters.get("world_size", 1))), toolchain.environment, by_rank=by_rank)

@@ -82,6 +82,17 @@ if TYPE_CHECKING:
         read_reference,
     )
     from enginery.builds.report import html_report
+    from enginery.builds.speed import (
+        SPEED_FILE,
+        LoadSpeed,
+        Machine,
+        Series,
+        SpeedReport,
+        SpeedSettings,
+        interval,
+        read_speed,
+        t_quantile,
+    )
     from enginery.builds.validation import (
         REPORT_FILE,
         PromptResult,

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         Mode,
         Prompt,
         ReferenceOptions,
+        SpeedGate,
         ValidationOptions,
     )
 else:

@@ -180,8 +180,8 @@ class SizeGate(Gate):
 class SpeedGate(Gate):
     """Whether the engine is slower than the build on the channel, measured with the same settings on the same GPU."""
 
-    slower_percent: Percent = 10.0
-    """By how many percent a measure may be worse."""
+    slower_percent: Percent = 5.0
+    """By how many percent a time may be longer. So a build that is slower by 10% is found, and noise is not."""
     concurrency: Annotated[tuple[AtLeastOne, ...], Field(min_length=1)] = (1,)
     """How many sequences at once, for each measurement."""
     prompt_tokens: AtLeastOne = 128

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
         ANSWER_PROMPTS,
         ANSWER_REFERENCE,
         ANSWER_TENSORRT_LLM,
+        BENCH_COMMON,
+        BENCH_ONNX,
+        BENCH_TENSORRT_LLM,
         DRIVERS,
         driver_sha256,
     )

@@ -20,6 +20,14 @@ ANSWER_TENSORRT_LLM = DRIVERS / "answer_tensorrt_llm.py"
 
 ANSWER_REFERENCE = DRIVERS / "answer_reference.py"
 """Runs the original weights of a model with transformers: greedy answers, and what they predict at each token."""
+BENCH_COMMON = DRIVERS / "bench_common.py"
+"""Measures how fast an engine is; the two drivers below import it."""
+
+BENCH_ONNX = DRIVERS / "bench_onnx.py"
+"""Measures an engine of ONNX Runtime GenAI."""
+
+BENCH_TENSORRT_LLM = DRIVERS / "bench_tensorrt_llm.py"
+"""Measures an engine or a checkpoint with TensorRT-LLM."""
 
 
 @lru_cache  # the plan of every target needs it
