@@ -101,6 +101,13 @@ def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: I
     return found
 
 
+def longest_input(request: Request) -> int:
+    """The longest prompt that the spec lets the engine take, in tokens; 0 if it does not say. One token must follow."""
+    options = request.build
+    room = options.max_seq_len - 1 if options.max_seq_len else None
+    return min((length for length in (options.max_input_len, room) if length), default=0)
+
+
 def _problem(request: Request, source: ResolvedSource) -> str | None:
     if request.validation.reference.use != "weights":
         return None
