@@ -58,21 +58,15 @@ def reference_step(context: StepContext) -> Facts:
     return taken(context, parameters) if parameters.build else run(context, parameters)
 
 
-def run(context: StepContext, parameters: ReferenceParameters, memory: int | None = None) -> Facts:
-    """Run the original weights.
-
-    Args:
-        context: the step.
-        parameters: its parameters.
-        memory: how many bytes of memory may be used on each device; None for what is free.
-    """
+def run(context: StepContext, parameters: ReferenceParameters) -> Facts:
+    """Run the original weights."""
     remedy = "make the plan again with this version"
     if context.toolchain is None:
         raise UsageError("a reference needs a toolchain", remedy=remedy)
     if parameters.driver_sha256 != driver_sha256(ANSWER_REFERENCE):
         raise UsageError("the plan was made with another version of Enginery's reference", remedy=remedy)
     request = context.scratch / "request.json"
-    write_atomic(request, json.dumps(_request(context, parameters, memory), ensure_ascii=False))
+    write_atomic(request, json.dumps(_request(context, parameters), ensure_ascii=False))
     places = ("--model", context.inputs[WEIGHTS], "--request", request, "--output", context.output)
     offloaded = context.scratch / "offloaded"
     command = (context.toolchain.python, ANSWER_REFERENCE, *places, "--scratch", offloaded)
@@ -160,7 +154,7 @@ def facts_of(reference: Reference) -> Facts:
     }
 
 
-def _request(context: StepContext, parameters: ReferenceParameters, memory: int | None) -> dict[str, JsonValue]:
+def _request(context: StepContext, parameters: ReferenceParameters) -> dict[str, JsonValue]:
     """What the driver is asked to do."""
     weights, own = context.inputs[WEIGHTS], context.places.get(TEXTS)
     texts = require_texts(Path(own) if own else None, parameters.texts_sha256)
@@ -176,7 +170,6 @@ def _request(context: StepContext, parameters: ReferenceParameters, memory: int 
     return {
         "dtype": parameters.dtype,
         "device": parameters.device,
-        "memory": memory,
         "top": MOST_KEPT,
         "window": parameters.window,
         "max_tokens": parameters.text_tokens,
