@@ -322,9 +322,8 @@ def _asked(model: Model, prompt: dict[str, Any]) -> Tokens:
     limit = len(ids) + prompt["max_tokens"]
     limit = min(limit, model.positions) if model.positions else limit
     if not 0 < len(ids) < limit:
-        refuse(
-            f"{prompt['name']} has {len(ids)} tokens, and the model's limit is {model.positions}: {prompt['text']!r}"
-        )
+        shown = prompt["text"][:SHOWN]
+        refuse(f"{prompt['name']} has {len(ids)} tokens, and the model's limit is {model.positions}: {shown!r}")
     return Tokens(prompt["name"], "answer", ids, len(ids), {"prompt": prompt["text"], "limit": limit})
 
 

@@ -141,7 +141,8 @@ def runs(
         "missing": drive(directory / "missing", incomplete(directory / "incomplete", tiny_weights), small),
     }
     (directory / "jobs.json").write_text(json.dumps(jobs, default=str), encoding="utf-8")
-    command = [transformers_toolchain.python, run_driver.__file__, directory / "jobs.json", directory / "runs.json"]
+    words = (transformers_toolchain.python, run_driver.__file__, directory / "jobs.json", directory / "runs.json")
+    command = [str(word) for word in words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return directory, json.loads((directory / "runs.json").read_text(encoding="utf-8"))
