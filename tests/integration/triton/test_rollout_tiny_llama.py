@@ -9,7 +9,7 @@ from enginery.builds.validation import read_report
 from enginery.core import s3
 from enginery.dev.triton import start_triton
 from enginery.registry import Registry, publish
-from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.spec.validation import Prompt, ValidationOptions
 from enginery.store.context import StepContext
 from enginery.store.steps import Stage
 from enginery.toolchains.identity import Toolchain
