@@ -131,12 +131,12 @@ def validate_call(
             "by_rank": runtime.by_rank,
             "arguments": {**runtime.arguments, **arguments},
         }
-    details = {"prompts": prompts, "max_tokens": options.max_tokens, **_chat_recipe(options), **how}
+    details = {"prompts": prompts, "max_tokens": options.max_tokens, **chat_recipe(options), **how}
     return Call(function="validate", version=FUNCTION_VERSION, parameters=details)
 
 
-def _chat_recipe(options: ValidationOptions) -> dict[str, JsonValue]:
-    """What a recipe says of chats; nothing if no prompt is one."""
+def chat_recipe(options: ValidationOptions) -> dict[str, JsonValue]:
+    """What a recipe says of chats; nothing if no prompt is one. A reference and a validation say the same."""
     if not any(is_chat(prompt, options) for prompt in options.prompts):
         return {}
     gate = options.gates.answers

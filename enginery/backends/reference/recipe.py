@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from enginery import toolchains
 from enginery.backends.reference.texts import own_texts, read_texts, texts_digest
 from enginery.backends.request import BackendStep, Request, command_step
+from enginery.backends.validate import chat_recipe
 from enginery.core.errors import SourceError, ToolchainError
 from enginery.core.model import Frozen
 from enginery.spec import Finding, Prompt, ValidationOptions
@@ -44,6 +45,7 @@ class ReferenceParameters(Frozen):
         prompts: the spec's prompts, without what their answers should be.
         max_tokens: the longest answer, for prompts that do not say it.
         chat: whether prompts that do not say it go through the chat template.
+        wrong_template: `accepted` if a chat template that is another model's may be used.
         texts_sha256: digest of the texts; empty if they are those of a published build.
         text_tokens: how many tokens of the texts are predicted at most.
         window: the longest piece of a text, in tokens.
@@ -57,6 +59,7 @@ class ReferenceParameters(Frozen):
     prompts: tuple[Prompt, ...] = ()
     max_tokens: int
     chat: bool = False
+    wrong_template: str = ""
     texts_sha256: str = ""
     text_tokens: int = 0
     window: int = WINDOW
@@ -129,7 +132,7 @@ def reference_call(validation: ValidationOptions, longest: int = 0, registry: st
     details: dict[str, JsonValue] = {
         "prompts": [prompt.model_dump(mode="json", include=sent, exclude_none=True) for prompt in validation.prompts],
         "max_tokens": validation.max_tokens,
-        "chat": validation.chat,
+        **chat_recipe(validation),
         "window": window,
     }
     if options.use == "build":

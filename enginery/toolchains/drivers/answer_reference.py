@@ -3,13 +3,14 @@
 Runs in the toolchain of transformers and needs nothing of Enginery's, nor the network. It never runs code that comes
 with a model. The request is
 
-    {"dtype": "auto", "device": "auto", "top": 64, "window": 512, "max_tokens": 8192, "memory": null, "about": {},
+    {"dtype": "auto", "device": "auto", "top": 64, "window": 512, "max_tokens": 8192, "about": {},
      "texts": [{"name": "english", "text": "…"}],
      "prompts": [{"name": "prompt 1", "text": "How…", "add_special_tokens": true, "max_tokens": 64}]}
 
-The output is `reference.json` with the sequences, and `logprobs.npz` with a row for each predicted token of them. An
-answer is generated token by token, and then predicted once more as a whole. Where two tokens are nearly equally
-likely, rounding may make these two differ: the answer keeps the generated token, and its row says how likely it is.
+`memory` in it limits the memory of each device, in bytes. The output is `reference.json` with the sequences, and
+`logprobs.npz` with a row for each predicted token of them. An answer is generated token by token, and then predicted
+once more as a whole. Where two tokens are nearly equally likely, rounding may make these two differ: the answer keeps
+the generated token, and its row says how likely it is.
 
 What cannot be run ends it with one line on standard error and status 2; any other problem with a traceback.
 """
@@ -62,6 +63,8 @@ LONG_PIECE = 128
 """Tokens that are wanted of each text at least, if there are very many."""
 DISK_SHARE = 0.5
 """The share of the free memory that holds layers, if not all fit. The rest is for the layer at work and its copies."""
+SHOWN = 60
+"""So much of a prompt is in an error."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -164,7 +167,7 @@ def _available() -> int:
 
 def choose_place(request: dict[str, Any], directory: Path, config: Any) -> Place:
     """Choose a device with enough memory: one GPU, else several, else the CPU; else layers stay on disk."""
-    device, count, limit = request["device"], weight_count(directory), request["memory"]
+    device, count, limit = request["device"], weight_count(directory), request.get("memory")
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not on_gpu:
         refuse("reference.device is cuda, and PyTorch finds no usable GPU here; use device: cpu or auto")
@@ -319,9 +322,8 @@ def _asked(model: Model, prompt: dict[str, Any]) -> Tokens:
     limit = len(ids) + prompt["max_tokens"]
     limit = min(limit, model.positions) if model.positions else limit
     if not 0 < len(ids) < limit:
-        refuse(
-            f"{prompt['name']} has {len(ids)} tokens, and the model's limit is {model.positions}: {prompt['text']!r}"
-        )
+        shown = prompt["text"][:SHOWN]
+        refuse(f"{prompt['name']} has {len(ids)} tokens, and the model's limit is {model.positions}: {shown!r}")
     return Tokens(prompt["name"], "answer", ids, len(ids), {"prompt": prompt["text"], "limit": limit})
 
 

@@ -7,10 +7,11 @@ from enginery.backends.reference.recipe import planned_reference, reference_call
 from enginery.backends.request import Request
 from enginery.core.errors import SourceError
 from enginery.models import ModelFacts
-from enginery.spec import gpus
-from enginery.spec.spec import ValidationOptions, parse_spec
+from enginery.spec import ValidationOptions, gpus
+from enginery.spec.spec import parse_spec
 from enginery.store import ANY_GPU, Call
 from enginery.toolchains import ToolchainIdentity
+from enginery.toolchains.identity import Kind
 from tests.support.plans.plan import spec_data
 
 
@@ -35,8 +36,8 @@ def request(texts: Path | None, *, publish: bool = True, **reference: Any) -> Re
     return Request(spec, spec.targets[0], gpus.CPU, ModelFacts())
 
 
-def identify(name: str, _kind: str = "venv", _image: str = "") -> ToolchainIdentity:
-    return ToolchainIdentity(name=name, kind="venv", pins=("torch==2",), python="3.11")
+def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
+    return ToolchainIdentity(name=name, kind=kind, image=image, pins=("torch==2",), python="3.11")
 
 
 def test_what_an_answer_should_be_does_not_change_the_recipe(texts: Path) -> None:
