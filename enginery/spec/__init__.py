@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         ChannelGate,
         Evaluation,
         EvaluationGate,
+        AnswersGate,
         Gate,
         GateName,
         Gates,
