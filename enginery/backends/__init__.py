@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
+    from enginery.backends.bench.by_hand import bench_directory
     from enginery.backends.bench.step import bench_call, bench_step
     from enginery.backends.gates.speed import judge_speed
     from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES

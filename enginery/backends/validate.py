@@ -136,7 +136,6 @@ def validate(context: StepContext) -> Facts:
         "passed": report.passed,
         "prompts": len(report.results),
         "failed": len(report.misses),
-        "tokens_per_second": report.tokens_per_second,
     }
 
 
@@ -227,13 +226,9 @@ def without_special_tokens(text: str, model: Path) -> str:
 
 def _report(options: ValidationOptions, answers: tuple[Answer, ...], digest: str) -> ValidationReport:
     results = tuple(_result(prompt, answer, options) for prompt, answer in zip(options.prompts, answers, strict=True))
-    seconds = sum(answer.seconds for answer in answers)
-    tokens = sum(answer.tokens or 0 for answer in answers)
-    counted = tokens and all(answer.tokens is not None for answer in answers)
     return ValidationReport(
         passed=all(result.passed for result in results),
         results=results,
-        tokens_per_second=round(tokens / seconds, 3) if counted else None,
         driver_sha256=digest,
     )
 

@@ -13,7 +13,7 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.builds.bundle import SignatureFile, make_bundle, require_trusted, signed_digests
-    from enginery.builds.compare import Comparison, Figure, compare_builds
+    from enginery.builds.compare import Comparison, Figure, SpeedFigures, compare_builds
     from enginery.builds.gates import (
         GATES_FILE,
         Forced,
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from enginery.builds.provenance import PROVENANCE, provenance_statement, published_statement
     from enginery.builds.report import html_report
     from enginery.builds.speed import (
+        SPEED_COLUMNS,
         SPEED_FILE,
         LoadSpeed,
         Machine,
@@ -78,7 +79,10 @@ if TYPE_CHECKING:
         SpeedReport,
         SpeedSettings,
         interval,
+        measured_on,
         read_speed,
+        speed_differences,
+        speed_rows,
         t_quantile,
     )
     from enginery.builds.validation import (

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from enginery.builds.manifest import Manifest
+from enginery.builds.speed import SPEED_COLUMNS, measured_on, speed_rows
 from enginery.store import Command
 
 STYLE = """
@@ -35,6 +36,7 @@ def html_report(manifest: Manifest) -> str:
     sections = (
         _section("Target", ("", ""), target),
         _prompts(manifest),
+        *_speed(manifest),
         _steps(manifest),
         _section("Files", ("file", "bytes", "sha256"), files),
     )
@@ -59,6 +61,15 @@ def _prompts(manifest: Manifest) -> str:
         for result in manifest.validation.results
     ]
     return _section("What it says", ("prompt", "answer", "", ""), rows)
+
+
+def _speed(manifest: Manifest) -> Iterable[str]:
+    """How fast the engine is, and on which machine; nothing if it was not measured."""
+    if manifest.speed is None:
+        return
+    rows = [tuple(escape(cell) for cell in row) for row in speed_rows(manifest.speed)]
+    yield _section("How fast it is", SPEED_COLUMNS, rows)
+    yield f'<p class="quiet">{escape(measured_on(manifest.speed))}</p>'
 
 
 def _steps(manifest: Manifest) -> str:

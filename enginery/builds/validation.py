@@ -44,7 +44,8 @@ class ValidationReport(Frozen):
 
     Attributes:
         passed: whether every answer is as expected; true when there are no prompts.
-        tokens_per_second: the speed over all answers; None when there was no token, or tokens were not reported.
+        tokens_per_second: in older reports, a speed that says little: the engine was cold, and not alone. It is read,
+            and neither written, shown nor compared: see `SpeedReport`.
         driver_sha256: the digest of the script that ran the prompts; empty for the release's own script.
     """
 
