@@ -171,7 +171,6 @@ def validate(context: StepContext) -> Facts:
         "passed": report.passed,
         "prompts": len(report.results),
         "failed": len(report.misses),
-        "tokens_per_second": report.tokens_per_second,
     }
 
 
@@ -300,15 +299,11 @@ def _report(
 ) -> ValidationReport:
     asked = zip(options.prompts, sent.prompts, answers, strict=True)
     results = tuple(_result(prompt, as_sent, answer, options) for prompt, as_sent, answer in asked)
-    seconds = sum(answer.seconds for answer in answers)
-    tokens = sum(answer.tokens or 0 for answer in answers)
-    counted = tokens and all(answer.tokens is not None for answer in answers)
     return ValidationReport(
         passed=all(result.passed for result in results),
         chat_template=sent.template,
         notes=sent.notes,
         results=results,
-        tokens_per_second=round(tokens / seconds, 3) if counted else None,
         driver_sha256=digest,
     )
 

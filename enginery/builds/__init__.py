@@ -13,7 +13,7 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.builds.bundle import SignatureFile, make_bundle, require_trusted, signed_digests
-    from enginery.builds.compare import Comparison, Figure, compare_builds
+    from enginery.builds.compare import Comparison, Figure, SpeedFigures, compare_builds
     from enginery.builds.gates import (
         GATES_FILE,
         Forced,
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     )
     from enginery.builds.report import html_report
     from enginery.builds.speed import (
+        SPEED_COLUMNS,
         SPEED_FILE,
         LoadSpeed,
         Machine,
@@ -90,7 +91,10 @@ if TYPE_CHECKING:
         SpeedReport,
         SpeedSettings,
         interval,
+        measured_on,
         read_speed,
+        speed_differences,
+        speed_rows,
         t_quantile,
     )
     from enginery.builds.validation import (

@@ -5,6 +5,7 @@ from html import escape
 
 from enginery.builds.manifest import Manifest
 from enginery.builds.validation import PromptResult
+from enginery.builds.speed import SPEED_COLUMNS, measured_on, speed_rows
 from enginery.store import Command
 
 STYLE = """
@@ -36,6 +37,7 @@ def html_report(manifest: Manifest) -> str:
     sections = (
         _section("Target", ("", ""), target),
         _prompts(manifest),
+        *_speed(manifest),
         _steps(manifest),
         _section("Files", ("file", "bytes", "sha256"), files),
     )
@@ -75,6 +77,15 @@ def _verdict(result: PromptResult) -> str:
     if not result.passed:
         return f'<span class="miss">{escape(result.reason)}</span>'
     return "as expected" if result.checked else '<span class="quiet">recorded only</span>'
+
+
+def _speed(manifest: Manifest) -> Iterable[str]:
+    """How fast the engine is, and on which machine; nothing if it was not measured."""
+    if manifest.speed is None:
+        return
+    rows = [tuple(escape(cell) for cell in row) for row in speed_rows(manifest.speed)]
+    yield _section("How fast it is", SPEED_COLUMNS, rows)
+    yield f'<p class="quiet">{escape(measured_on(manifest.speed))}</p>'
 
 
 def _steps(manifest: Manifest) -> str:

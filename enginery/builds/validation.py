@@ -75,7 +75,8 @@ class ValidationReport(Frozen):
         passed: whether every answer is as expected; true when there are no prompts.
         chat_template: the file of the chat template that rendered the chats; empty if no prompt is one.
         notes: what is strange about the template.
-        tokens_per_second: the speed over all answers; None when there was no token, or tokens were not reported.
+        tokens_per_second: in older reports, a speed that says little: the engine was cold, and not alone. It is read,
+            and neither written, shown nor compared: see `SpeedReport`.
         driver_sha256: the digest of the script that ran the prompts; empty for the release's own script.
     """
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from packaging.version import Version
 
-from enginery.builds import Comparison, Figure, Manifest, compare_builds
+from enginery.builds import Comparison, Figure, Manifest, SpeedFigures, compare_builds
 from enginery.core.digests import json_digest
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
@@ -193,7 +193,6 @@ def gate_results(comparison: Comparison, after: Manifest, gates: Gates) -> tuple
     return (
         GateResult(name="validation", passed=after.validation.passed, told=right),
         GateResult(name="answers", passed=not worse, told=listed or "no right answer became wrong"),
-        _figure_gate("speed", comparison.tokens_per_second, -gates.slower_percent, _number, " tokens/s"),
         _figure_gate("size", comparison.engine_bytes, gates.larger_percent, human_bytes),
     )
 
@@ -239,11 +238,22 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
 def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     """The figures of both builds, each with its name and by how many percent it changed."""
     return [
-        _figure("tokens/s", comparison.tokens_per_second, _number),
+        *(row for speed in comparison.speed for row in _speed_figures(speed)),
         _figure("engine", comparison.engine_bytes, human_bytes),
         _figure("whole build", comparison.build_bytes, human_bytes),
         _figure("seconds to make", comparison.making_seconds, _number),
     ]
+
+
+def _speed_figures(speed: SpeedFigures) -> Iterator[tuple[str, str, str, str]]:
+    at = f"with {speed.concurrency} at once"
+    yield _figure(f"ms to first token {at}", speed.first_ms, _precise)
+    yield _figure(f"ms between tokens {at}", speed.gap_ms, _precise)
+    yield _figure(f"tokens/s {at}", speed.tokens_per_second, _number)
+
+
+def _precise(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[str, str, str, str]:

@@ -25,6 +25,7 @@ from enginery.builds import (
     provenance_statement,
     read_license,
     read_report,
+    read_speed,
 )
 from enginery.core import __version__
 from enginery.core.digests import file_digest, json_digest
@@ -142,6 +143,7 @@ def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Mani
         files=_by_path(found),
         steps=context.chain,
         validation=report,
+        speed=read_speed(context.inputs["bench"]) if "bench" in context.inputs else None,
         engine=engine_facts(parameters.target.gpu, context.chain),
         license=read_license({path: file for path, file in sources.items() if path.startswith(f"{LICENSES}/")}),
     )

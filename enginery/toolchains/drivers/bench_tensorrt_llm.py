@@ -11,26 +11,28 @@ import importlib
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench_common
-from bench_common import Engine
+import bench_common  # type: ignore[import-not-found,unused-ignore]  # beside it
 
 RUNNERS = ("ModelRunnerCpp", "ModelRunner")
+Engine = Callable[[list[list[int]], int], Any]
+"""Takes prompts as tokens, and how many tokens to make for each; see `bench_common.Run`."""
 NO_END = -1
 """No token has this number, so that none ends an answer."""
 
 
-def load(requests: dict[str, Any], model: Path, tokenizer: Path, settings: bench_common.Settings) -> Engine:
+def load(requests: dict[str, Any], model: Path, tokenizer: Path, settings: Any, tokens: list[int]) -> Engine:
     """Load the model as it is validated."""
     module, _, name = requests["runtime"].partition(":")
     if name in RUNNERS:
-        return load_runner(module, name, model, settings)
+        return load_runner(module, name, model, settings, tokens[0])
     return load_llm(module, name, model, tokenizer, requests["arguments"])
 
 
-def load_runner(module: str, name: str, model: Path, settings: bench_common.Settings) -> Engine:
+def load_runner(module: str, name: str, model: Path, settings: Any, filler: int) -> Engine:
     """Load an engine directory with a model runner, as the release's `examples/run.py` does. Every rank does this."""
     import tensorrt_llm  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  of the toolchain, as torch
     import torch  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
@@ -43,7 +45,6 @@ def load_runner(module: str, name: str, model: Path, settings: bench_common.Sett
         named |= {"max_batch_size": max(settings.concurrency), "max_beam_width": 1}
         named |= {"max_input_len": settings.prompt_tokens, "max_output_len": settings.output_tokens}
     runner = getattr(found, name).from_dir(**named)
-    pad = bench_common.usable_tokens(model)[0]
 
     def seconds(prompts: list[list[int]], tokens: int) -> float:
         inputs = [torch.tensor(prompt, dtype=torch.int32) for prompt in prompts]
@@ -53,7 +54,7 @@ def load_runner(module: str, name: str, model: Path, settings: bench_common.Sett
                 inputs,
                 max_new_tokens=tokens,
                 end_id=NO_END,
-                pad_id=pad,
+                pad_id=filler,
                 temperature=1.0,
                 top_k=1,
                 top_p=0.0,
@@ -64,7 +65,7 @@ def load_runner(module: str, name: str, model: Path, settings: bench_common.Sett
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    def run(prompts: list[list[int]], output_tokens: int) -> bench_common.Run:
+    def run(prompts: list[list[int]], output_tokens: int) -> Any:
         first, whole = seconds(prompts, 1), seconds(prompts, output_tokens)
         gap = max(whole - first, 0.0) / max(output_tokens - 1, 1)
         return bench_common.Run(first, [gap], whole, output_tokens * len(prompts))
@@ -78,7 +79,7 @@ def load_llm(module: str, name: str, model: Path, tokenizer: Path, arguments: di
     parameters = importlib.import_module("tensorrt_llm").SamplingParams
     llm = getattr(found, name)(model=str(model), tokenizer=str(tokenizer), **arguments)
 
-    def run(prompts: list[list[int]], output_tokens: int) -> bench_common.Run:
+    def run(prompts: list[list[int]], output_tokens: int) -> Any:
         wanted = parameters(max_tokens=output_tokens, top_k=1, ignore_eos=True)
         started = time.perf_counter()
         answers = [llm.generate_async(prompt, wanted, streaming=True) for prompt in prompts]
@@ -131,11 +132,12 @@ def main() -> None:
     gauges = bench_common.Gauges()
     require_batches(given.engine, requests["settings"])
     settings, notes = bench_common.fitting(requests["settings"], longest_sequence(given.engine))
+    tokens = bench_common.usable_tokens(given.engine, given.tokenizer)
     started = time.perf_counter()
-    engine = load(requests, given.engine, given.tokenizer, settings)
+    engine = load(requests, given.engine, given.tokenizer, settings, tokens)
     seconds = time.perf_counter() - started
     of_ranks = {"agree": same_for_all_ranks} if requests["by_rank"] else {}
-    loads = bench_common.measure(engine, given.tokenizer, settings, gauges, **of_ranks)
+    loads = bench_common.measure(engine, tokens, settings, gauges, **of_ranks)
     library = importlib.import_module("tensorrt_llm")
     if library.mpi_rank() == 0:
         facts = {"runtime": requests["runtime"], "release": library.__version__, "load_seconds": seconds}
