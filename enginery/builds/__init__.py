@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         serve_as,
         served_version,
     )
-    from enginery.builds.provenance import PROVENANCE, provenance_statement, published_statement
+    from enginery.builds.provenance import PROVENANCE, provenance_statement, published_file, published_statement
     from enginery.builds.report import html_report
     from enginery.builds.validation import (
         REPORT_FILE,
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         read_report,
         require_passed,
     )
+    from enginery.builds.verdicts.attestation import ATTESTATION, test_result_statement
     from enginery.builds.verdicts.evaluation import EVALUATION_FILE, EvaluationResult, read_evaluation
     from enginery.builds.verdicts.sampling import (
         paired,

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
+from enginery.builds.gates import GateReport
 from enginery.builds.validation import ValidationReport
 from enginery.core.digests import json_digest
 from enginery.core.errors import RegistryError, UsageError
@@ -21,8 +22,9 @@ from enginery.spec import SHA256_PATTERN, Name, gpus
 from enginery.store import FileRecord, Stage, StepRecord
 from enginery.toolchains import TENSORRT_PACKAGES
 
-MANIFEST_SCHEMA = 2
-"""Schema 2 added the facts of the engine and the licence. For schema 1 most of them are found from the steps."""
+MANIFEST_SCHEMA = 3
+"""Schema 2 added the facts of the engine and the licence. For schema 1 most of them are found from the steps. Schema 3
+added the gates; older builds have none."""
 MANIFEST = "manifest.json"
 """The manifest's path in a build."""
 MODELS = "models"
@@ -168,6 +170,7 @@ class Manifest(Frozen):
         files: every file of the build except this manifest, with paths relative to the build's prefix.
         steps: the records of all steps that made it; each step comes after its inputs.
         validation: the prompts with the answers of the engine.
+        gates: the verdicts of the gates, and what was measured; None if the build is older than the gates.
         engine: the facts of the engine; with the target they decide where the engine runs.
         license: the model's licence.
     """
@@ -183,6 +186,7 @@ class Manifest(Frozen):
     files: Annotated[tuple[ValidFile, ...], AfterValidator(_distinct)]
     steps: tuple[StepRecord, ...]
     validation: ValidationReport
+    gates: GateReport | None = None
     engine: EngineFacts = EngineFacts()
     license: License = License()
 
@@ -302,12 +306,11 @@ def _completed(manifest: Manifest) -> Manifest:
     """The manifest in the current schema. Fields that are missing are made from the target, steps and files."""
     if manifest.schema_version == MANIFEST_SCHEMA:
         return manifest
-    texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
-    added = {
-        "schema_version": MANIFEST_SCHEMA,
-        "engine": engine_facts(manifest.target.gpu, manifest.steps),
-        "license": License(files=texts),
-    }
+    added: dict[str, object] = {"schema_version": MANIFEST_SCHEMA}
+    if manifest.schema_version == 1:
+        texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
+        added["engine"] = engine_facts(manifest.target.gpu, manifest.steps)
+        added["license"] = License(files=texts)
     return manifest.model_copy(update=added)
 
 

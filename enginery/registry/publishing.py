@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from enginery.builds import (
+    ATTESTATION,
     LICENSES,
     MANIFEST,
     MODEL_REPOSITORY,
@@ -15,6 +16,7 @@ from enginery.builds import (
     PROVENANCE,
     REPORT_FILE,
     BuildTarget,
+    GateReport,
     Manifest,
     SigningKey,
     ValidationReport,
@@ -22,8 +24,11 @@ from enginery.builds import (
     engine_facts,
     html_report,
     provenance_statement,
+    read_gates,
     read_license,
     read_report,
+    require_gates_passed,
+    test_result_statement,
 )
 from enginery.core import __version__
 from enginery.core.digests import file_digest, json_digest
@@ -59,9 +64,14 @@ class PublishParameters(Frozen):
 PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
     ("model_repository", Stage.PACKAGE, f"{MODEL_REPOSITORY}/", lambda _: True),
     ("report", Stage.VALIDATE, "", lambda path: path == REPORT_FILE),
+    ("gates", Stage.GATES, "", lambda _: True),
     ("weights", Stage.DOWNLOAD, f"{LICENSES}/", lambda path: "/" not in path and is_license(path)),
 )
-"""The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish."""
+"""The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish.
+
+The gates step puts everything that it has judged into its output: `gates.json`, the figures and the reference. Plans of
+older versions have no such step.
+"""
 
 
 def publish(context: StepContext) -> Facts:
@@ -123,8 +133,9 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
 
 
 def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, dict[str, Path]]:
-    """Make the manifest, the provenance statement and the report; returns the manifest, and path -> local file."""
-    report = _passed_report(context, parameters)
+    """Make the manifest, its statements and the report; returns the manifest, and path -> local file."""
+    gates = _passed_gates(context, parameters)
+    report = read_report(context.inputs["report"]) if gates else _passed_report(context, parameters)
     found = dict(_files(context.inputs, context.chain))
     sources = {record.path: file for record, file in found.items()}
     manifest = Manifest(
@@ -138,15 +149,31 @@ def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Mani
         files=_by_path(found),
         steps=context.chain,
         validation=report,
+        gates=gates,
         engine=engine_facts(parameters.target.gpu, context.chain),
         license=read_license({path: file for path, file in sources.items() if path.startswith(f"{LICENSES}/")}),
     )
-    for path, make in ((PROVENANCE, provenance_statement), (REPORT_PAGE, html_report)):
+    made: list[tuple[str, Callable[[Manifest], bytes | str]]] = [(PROVENANCE, provenance_statement)]
+    made += [(ATTESTATION, test_result_statement)] if gates else []
+    for path, make in (*made, (REPORT_PAGE, html_report)):
         file = sources[path] = context.output / path
         write_atomic(file, make(manifest))
         record = FileRecord(path=path, sha256=file_digest(file), size=file.stat().st_size)
         manifest = manifest.model_copy(update={"files": _by_path([*manifest.files, record])})
     return manifest, sources
+
+
+def _passed_gates(context: StepContext, parameters: PublishParameters) -> GateReport | None:
+    """The report of the gates; None for the plan of an older version, which has no gates.
+
+    Raises:
+        ValidationError: when a gate stops the build.
+    """
+    if "gates" not in context.inputs:
+        return None
+    report = read_gates(context.inputs["gates"])
+    require_gates_passed(report, f"{parameters.model}/{parameters.build_id}")
+    return report
 
 
 def _passed_report(context: StepContext, parameters: PublishParameters) -> ValidationReport:
@@ -165,6 +192,8 @@ def _by_path(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
 def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> Iterator[tuple[FileRecord, Path]]:
     """The files of the build that earlier steps have made, each with its local file."""
     for name, stage, folder, wanted in PARTS:
+        if name not in inputs:
+            continue
         for record in _known_files(inputs[name], chain, stage, wanted):
             yield record.model_copy(update={"path": f"{folder}{record.path}"}), inputs[name] / record.path
 

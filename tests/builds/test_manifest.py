@@ -218,7 +218,7 @@ def test_a_recorded_manifest_of_schema_1_is_read_with_what_its_steps_tell() -> N
 
 def test_a_manifest_of_schema_1_is_one_of_schema_2_when_it_is_written_again() -> None:
     manifest = read_manifest(GOLDEN.read_bytes())
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == 3
     assert read_manifest(manifest.to_json()) == manifest
 
 
