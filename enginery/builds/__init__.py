@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         serve_as,
         served_version,
     )
-    from enginery.builds.provenance import PROVENANCE, provenance_statement, published_statement
+    from enginery.builds.provenance import PROVENANCE, provenance_statement, published_file, published_statement
     from enginery.builds.reference import (
         LOGPROBS_FILE,
         MOST_KEPT,
@@ -105,6 +105,7 @@ if TYPE_CHECKING:
         read_report,
         require_passed,
     )
+    from enginery.builds.verdicts.attestation import ATTESTATION, test_result_statement
     from enginery.builds.verdicts.evaluation import EVALUATION_FILE, EvaluationResult, read_evaluation
     from enginery.builds.verdicts.sampling import (
         paired,

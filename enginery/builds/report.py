@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from enginery.builds.gates import GateResult, Verdict
 from enginery.builds.manifest import Manifest
 from enginery.builds.validation import PromptResult
 from enginery.builds.speed import SPEED_COLUMNS, measured_on, speed_rows
@@ -36,6 +37,7 @@ def html_report(manifest: Manifest) -> str:
     files = [(escape(file.path), f"{file.size:,}", _digest(file.sha256)) for file in manifest.files]
     sections = (
         _section("Target", ("", ""), target),
+        _gates(manifest),
         _prompts(manifest),
         *_speed(manifest),
         _steps(manifest),
@@ -49,6 +51,32 @@ def html_report(manifest: Manifest) -> str:
         count=len(manifest.files),
         sections="\n".join(sections),
     )
+
+
+def _gates(manifest: Manifest) -> str:
+    """A table of the gates; nothing for a build that is older than the gates."""
+    if manifest.gates is None:
+        return ""
+    rows = [
+        (escape(one.gate), _verdict(one), escape(one.mode), escape(one.reason), "\n".join(_measures(one)))
+        for one in manifest.gates.results
+    ]
+    return _section("Gates", ("gate", "verdict", "mode", "why", "what was measured"), rows)
+
+
+def _verdict(result: GateResult) -> str:
+    word = escape(result.verdict)
+    shown = word if result.verdict is Verdict.PASS else f'<span class="miss">{word}</span>'
+    if result.forced is None:
+        return shown
+    return f"{shown}\naccepted by {escape(result.forced.by)}: {escape(result.forced.why)}"
+
+
+def _measures(result: GateResult) -> Iterable[str]:
+    """Each measure in a line, with its limit."""
+    for one in result.measures:
+        told = escape(one.told)
+        yield told if one.verdict is Verdict.PASS else f'<span class="miss">{told}</span>'
 
 
 def _prompts(manifest: Manifest) -> str:

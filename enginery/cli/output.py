@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich import progress as bars
 
     from enginery import builds, pipeline, registry
-    from enginery.builds import Comparison, Manifest, SpeedReport
+    from enginery.builds import Comparison, GateReport, Manifest, SpeedReport
     from enginery.cli.doctor import Check
     from enginery.dev import Services
     from enginery.pipeline import BuildSummary, Outcome, Plan, Verdict
@@ -137,6 +137,8 @@ def print_manifest(manifest: "Manifest") -> None:
     for result in manifest.validation.results:
         passed = "yes" if result.checked else "recorded only"
         prompts.add_row(result.question, result.got, passed if result.passed else "[red]no[/]")
+    if manifest.gates:
+        out.print(gates_table(manifest.gates))
     files = plain_table("file", "size", "sha256")
     for file in manifest.files:
         files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
@@ -175,6 +177,18 @@ def _print_with_notes(table: Table, sentence: str, notes: Iterable[str]) -> None
     out.print(table)
     for line in (sentence, *notes):
         out.print(line, markup=False, soft_wrap=True)
+
+
+def gates_table(report: "GateReport") -> Table:
+    """A table of gates: the verdict, what follows from it, and the measures with their limits."""
+    table = plain_table("gate", "verdict", "mode", "what was found")
+    colors = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    for one in report.results:
+        forced = f"accepted by {one.forced.by}: {one.forced.why}" if one.forced else ""
+        measured = [measure.told for measure in one.measures] or [one.reason]
+        found = escape("\n".join(filter(None, [forced, *measured])))
+        table.add_row(one.gate, f"[{colors[one.verdict]}]{one.verdict}[/]", one.mode, found)
+    return table
 
 
 def print_toolchains(rows: "Iterable[ToolchainStatus]") -> None:

@@ -140,6 +140,8 @@ def verify(
             print(damage)
         checked = f"{manifest.model}/{manifest.build_id}: {len(manifest.files)} files, {manifest.size:,} bytes"
         print(f"{checked}, {len(found)} not as published" if found else f"{checked}, all as published")
+        for gate in manifest.gates.warnings if manifest.gates else ():
+            print(f"warning: {gate.told}")
     if found:
         raise typer.Exit(RegistryError.exit_code)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from enginery.builds import (
+    ATTESTATION,
     LICENSES,
     MANIFEST,
     MODEL_REPOSITORY,
@@ -16,6 +17,7 @@ from enginery.builds import (
     REFERENCE_DIRECTORY,
     REPORT_FILE,
     BuildTarget,
+    GateReport,
     Manifest,
     SigningKey,
     ValidationReport,
@@ -23,9 +25,12 @@ from enginery.builds import (
     engine_facts,
     html_report,
     provenance_statement,
+    read_gates,
     read_license,
     read_report,
     read_speed,
+    require_gates_passed,
+    test_result_statement,
 )
 from enginery.core import __version__
 from enginery.core.digests import file_digest, json_digest
@@ -62,11 +67,12 @@ PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
     ("model_repository", Stage.PACKAGE, f"{MODEL_REPOSITORY}/", lambda _: True),
     ("report", Stage.VALIDATE, "", lambda path: path == REPORT_FILE),
     ("reference", Stage.REFERENCE, f"{REFERENCE_DIRECTORY}/", lambda _: True),
+    ("gates", Stage.GATES, "", lambda _: True),
     ("weights", Stage.DOWNLOAD, f"{LICENSES}/", lambda path: "/" not in path and is_license(path)),
 )
 """The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish.
 
-A build without a reference has no such input."""
+Plans without a reference, a bench or gates, as those of older versions, have no such input."""
 
 
 def publish(context: StepContext) -> Facts:
@@ -128,8 +134,9 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
 
 
 def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, dict[str, Path]]:
-    """Make the manifest, the provenance statement and the report; returns the manifest, and path -> local file."""
-    report = _passed_report(context, parameters)
+    """Make the manifest, its statements and the report; returns the manifest, and path -> local file."""
+    gates = _passed_gates(context, parameters)
+    report = read_report(context.inputs["report"]) if gates else _passed_report(context, parameters)
     found = dict(_files(context.inputs, context.chain))
     sources = {record.path: file for record, file in found.items()}
     manifest = Manifest(
@@ -143,16 +150,32 @@ def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Mani
         files=_by_path(found),
         steps=context.chain,
         validation=report,
+        gates=gates,
         speed=read_speed(context.inputs["bench"]) if "bench" in context.inputs else None,
         engine=engine_facts(parameters.target.gpu, context.chain),
         license=read_license({path: file for path, file in sources.items() if path.startswith(f"{LICENSES}/")}),
     )
-    for path, make in ((PROVENANCE, provenance_statement), (REPORT_PAGE, html_report)):
+    made: list[tuple[str, Callable[[Manifest], bytes | str]]] = [(PROVENANCE, provenance_statement)]
+    made += [(ATTESTATION, test_result_statement)] if gates else []
+    for path, make in (*made, (REPORT_PAGE, html_report)):
         file = sources[path] = context.output / path
         write_atomic(file, make(manifest))
         record = FileRecord(path=path, sha256=file_digest(file), size=file.stat().st_size)
         manifest = manifest.model_copy(update={"files": _by_path([*manifest.files, record])})
     return manifest, sources
+
+
+def _passed_gates(context: StepContext, parameters: PublishParameters) -> GateReport | None:
+    """The report of the gates; None for the plan of an older version, which has no gates.
+
+    Raises:
+        ValidationError: when a gate stops the build.
+    """
+    if "gates" not in context.inputs:
+        return None
+    report = read_gates(context.inputs["gates"])
+    require_gates_passed(report, f"{parameters.model}/{parameters.build_id}")
+    return report
 
 
 def _passed_report(context: StepContext, parameters: PublishParameters) -> ValidationReport:
