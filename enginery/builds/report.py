@@ -5,8 +5,8 @@ from html import escape
 
 from enginery.builds.gates import GateResult, Verdict
 from enginery.builds.manifest import Manifest
-from enginery.builds.validation import PromptResult
 from enginery.builds.speed import SPEED_COLUMNS, measured_on, speed_rows
+from enginery.builds.validation import PromptResult
 from enginery.store import Command
 
 STYLE = """

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     )
     from enginery.spec.validation import (
         Accepted,
+        AnswersGate,
         ChannelGate,
         Evaluation,
         EvaluationGate,
-        AnswersGate,
         Gate,
         GateName,
         Gates,

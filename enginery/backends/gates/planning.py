@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
 from enginery.backends.evaluate.findings import evaluation_findings, evaluation_notes
 from enginery.backends.evaluate.step import evaluate_call, evaluation_places
+from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
 from enginery.backends.gates.step import EVALUATION, gates_call
 from enginery.backends.reference.cost import reference_cost
 from enginery.backends.reference.recipe import planned_reference, reference_findings

@@ -11,9 +11,7 @@ from functools import cached_property
 from pydantic import JsonValue
 
 from enginery.backends.gates.answers import judge_answers
-from enginery.backends.gates.distribution import judge_distribution
 from enginery.backends.gates.evaluation import judge_evaluation
-from enginery.backends.gates.size import judge_size
 from enginery.backends.gates.speed import judge_speed
 from enginery.backends.request import Request
 from enginery.builds import (
