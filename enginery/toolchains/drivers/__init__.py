@@ -18,6 +18,9 @@ ANSWER_PROMPTS = DRIVERS / "answer_prompts.py"
 ANSWER_TENSORRT_LLM = DRIVERS / "answer_tensorrt_llm.py"
 """Gets the answers to the validation prompts from an engine or a checkpoint with TensorRT-LLM."""
 
+COMPARE_ONNX_WEIGHTS = DRIVERS / "compare_onnx_weights.py"
+"""Compares the weights in an engine of ONNX Runtime with those of the model it was built from."""
+
 
 @lru_cache  # the plan of every target needs it
 def driver_sha256(driver: Path) -> str:
