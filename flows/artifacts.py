@@ -102,7 +102,7 @@ def _validation_artifact(model: str, target: str, report: ValidationReport) -> A
     """A table of the prompts that a target's engine was given, the expected answers, and its own answers."""
     rows: list[dict[str, Any]] = [
         {
-            "prompt": result.prompt,
+            "prompt": result.question,
             "expected": ", ".join(f"{kind} {text!r}" for kind, text in result.expected.items()) or "anything",
             "got": result.got,
             "passed": "yes" if result.passed else f"no: {result.reason}",

@@ -69,6 +69,16 @@ if TYPE_CHECKING:
         served_version,
     )
     from enginery.builds.provenance import PROVENANCE, provenance_statement, published_statement
+    from enginery.builds.reference import (
+        LOGPROBS_FILE,
+        MOST_KEPT,
+        REFERENCE_FILE,
+        LogProbs,
+        Reference,
+        ReferenceFacts,
+        ReferenceSequence,
+        read_reference,
+    )
     from enginery.builds.report import html_report
     from enginery.builds.validation import (
         REPORT_FILE,

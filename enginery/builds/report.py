@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from enginery.builds.manifest import Manifest
+from enginery.builds.validation import PromptResult
 from enginery.store import Command
 
 STYLE = """
@@ -51,14 +52,29 @@ def html_report(manifest: Manifest) -> str:
 def _prompts(manifest: Manifest) -> str:
     rows = [
         (
-            escape(result.prompt),
+            _question(result),
             escape(result.got),
-            "as expected" if result.passed else f'<span class="miss">{escape(result.reason)}</span>',
+            _verdict(result),
             f"{'' if result.tokens is None else f'{result.tokens} tokens, '}{result.seconds:.2f} s",
         )
         for result in manifest.validation.results
     ]
-    return _section("What it says", ("prompt", "answer", "", ""), rows)
+    notes = "".join(f'\n<p class="quiet">note: {escape(note)}</p>' for note in manifest.validation.notes)
+    return _section("What it says", ("prompt", "answer", "", ""), rows) + notes
+
+
+def _question(result: PromptResult) -> str:
+    """The user's words first, then the text that the chat template made of them."""
+    if not result.messages:
+        return escape(result.prompt)
+    sent = f"<details><summary>as sent</summary><code>{escape(result.sent)}</code></details>"
+    return f"{escape(result.question)}{sent}"
+
+
+def _verdict(result: PromptResult) -> str:
+    if not result.passed:
+        return f'<span class="miss">{escape(result.reason)}</span>'
+    return "as expected" if result.checked else '<span class="quiet">recorded only</span>'
 
 
 def _steps(manifest: Manifest) -> str:

@@ -129,7 +129,8 @@ def print_manifest(manifest: "Manifest") -> None:
         out.print(f"  {name}: {value}", markup=False, soft_wrap=True)
     prompts = plain_table("prompt", "answer", "passed")
     for result in manifest.validation.results:
-        prompts.add_row(result.prompt, result.got, "yes" if result.passed else "[red]no[/]")
+        passed = "yes" if result.checked else "recorded only"
+        prompts.add_row(result.question, result.got, passed if result.passed else "[red]no[/]")
     files = plain_table("file", "size", "sha256")
     for file in manifest.files:
         files.add_row(file.path, human_bytes(file.size), file.sha256[:12])

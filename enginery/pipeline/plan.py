@@ -12,7 +12,7 @@ from enginery.core.errors import PlanError, SourceError, UsageError
 from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Log, no_log
-from enginery.models import ModelFacts
+from enginery.models import ModelFacts, chat_findings, chat_notes
 from enginery.pipeline.preflight import estimate_findings, estimate_notes, weight_bytes
 from enginery.sources import ResolvedSource, parameters, resolve
 from enginery.spec import BackendName, Finding, Gpu, Precision, Source, Spec, Target, gpus, stopping
@@ -152,7 +152,7 @@ def make_plan(spec: Spec, resolver: Resolver | None = None, log: Log = no_log) -
     machine = Machine()
     source = _resolved(spec, resolver or partial(resolve, log=log), machine)
     model = ModelFacts.from_config(source.config, weight_bytes=source.weight_bytes)
-    chosen = _choose(spec, model, machine, [file.name for file in source.files])
+    chosen = _choose(spec, model, machine, source)
     call = Call(function="download", version=1, parameters=parameters(source, spec.source))
     download = Step(stage=Stage.DOWNLOAD, recipe=call)
     names = tuple(target.name for target in spec.targets)
@@ -168,7 +168,7 @@ def make_plan(spec: Spec, resolver: Resolver | None = None, log: Log = no_log) -
         source=source,
         targets=tuple(targets),
         steps=_merge_equal_steps(steps),
-        notes=(*source.notes, *_notes(spec, chosen)),
+        notes=(*source.notes, *_notes(spec, chosen, source.chat_template)),
     )
 
 
@@ -200,7 +200,9 @@ def _merge_equal_steps(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
     return tuple(unique.values())
 
 
-def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Collection[str] = ()) -> list[Chosen]:
+def _choose(
+    spec: Spec, model: ModelFacts | None, machine: Machine, source: ResolvedSource | None = None
+) -> list[Chosen]:
     """Choose the GPU and the backend of each target. One error lists everything that stops a target."""
     chosen: list[Chosen] = []
     problems: list[str] = []
@@ -213,11 +215,12 @@ def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Colle
             continue
         backend = machine.backend_of(request)
         estimated = estimate_findings(request, local=_is_local(request))
-        findings = [*image_findings(target), *backend.findings(request), *estimated]
+        chats = chat_findings(request.validation, source.chat_template) if source else ()
+        findings = [*image_findings(target), *backend.findings(request), *chats, *estimated]
         stops = stopping(findings, spec.force)
         problems += [str(finding.under(prefix)) for finding in stops]
         chosen.append(Chosen(request, backend, tuple(finding for finding in findings if finding not in stops)))
-    problems += _serving_mistakes(spec, chosen, files)
+    problems += _serving_mistakes(spec, chosen, [file.name for file in source.files] if source else ())
     if problems:
         raise PlanError(problems, subject=spec.name)
     return chosen
@@ -303,13 +306,14 @@ def _rollout_repository(spec: Spec, backend: str) -> str:
     return f"{spec.publish.to.rstrip('/')}/serving/{spec.name}"
 
 
-def _notes(spec: Spec, chosen: list[Chosen]) -> tuple[str, ...]:
+def _notes(spec: Spec, chosen: list[Chosen], template: str) -> tuple[str, ...]:
     notes = [
         f"{request.target.name}: {note}"
         for request, backend, accepted in chosen
         for note in [
             *(f"accepted: {finding.path}: {finding.problem} [{finding.code}]" for finding in accepted),
             *backend.notes(request),
+            *chat_notes(request.validation, template),
             *estimate_notes(request, local=_is_local(request)),
         ]
     ]

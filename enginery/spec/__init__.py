@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from enginery.spec.validation import (
         Accepted,
+        AnswersGate,
         Gate,
         GateName,
         Gates,

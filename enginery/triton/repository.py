@@ -20,6 +20,7 @@ from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
+from enginery.models import template_files
 from enginery.spec import ServingOptions
 from enginery.store import StepContext
 from enginery.triton.models.wiring import OF_ENGINE, SAMPLING, Step, own_steps
@@ -35,6 +36,8 @@ else:
 
 TOKENIZER_FILE = "tokenizer.json"
 WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
+WITH_TEMPLATE = "preprocessing"
+"""The model that has the chat template, for those who make prompts of chats, and the special tokens in it."""
 MAX_BATCH_SIZE = 8
 """The default if the spec sets no `serving.max_batch_size`."""
 
@@ -241,6 +244,9 @@ def write_model_repository(destination: Path, *, engine: Path, weights: Path, op
         directory = write_model(destination, config)
         if name in WITH_TOKENIZER:
             files.link_or_copy(tokenizer, directory / TOKENIZER_FILE)
+        if name == WITH_TEMPLATE:
+            for part in template_files(weights):
+                files.link_or_copy(weights / part, directory / part)
     for path in files.list_files(engine):
         files.link_or_copy(engine / path, destination / "tensorrt_llm" / PACKAGED_VERSION / "engine" / path)
 

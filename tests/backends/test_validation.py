@@ -9,7 +9,7 @@ from enginery.backends import validate
 from enginery.builds import validation
 from enginery.builds.validation import PromptResult, ValidationReport
 from enginery.core.errors import StoreError, UsageError, ValidationError
-from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.spec.validation import Prompt, ValidationOptions
 from enginery.store.context import StepContext
 from enginery.toolchains import drivers
 

@@ -15,6 +15,7 @@ from .text import (
     load_tokenizer,
     pack,
     parameter,
+    prompt_tokens,
     special_tokens,
     tokenizer_directory,
     word_sequences,
@@ -131,10 +132,13 @@ class TritonPythonModel:
 
     def _prompt(self, query: npt.NDArray[Any]) -> list[int]:
         (text,) = texts(query, "text_input")
-        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=self.special).ids
+        tokens = prompt_tokens(self._encode, text, special=self.special)
         if not tokens:
             raise RequestError("text_input: is empty, and the tokenizer adds nothing to it")
         return tokens
+
+    def _encode(self, text: str, special: bool) -> list[int]:  # noqa: FBT001  as prompt_tokens calls it
+        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
     def _other_ends(self, inputs: Mapping[str, Any]) -> list[list[int]]:
         """The end tokens besides the one that the engine gets; none if the request names its own."""

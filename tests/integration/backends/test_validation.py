@@ -11,7 +11,7 @@ from enginery.backends import validate
 from enginery.builds import validation
 from enginery.core import process
 from enginery.core.errors import CommandError, ValidationError
-from enginery.spec.spec import ValidationOptions
+from enginery.spec.validation import ValidationOptions
 from enginery.toolchains.drivers import ANSWER_PROMPTS
 from enginery.toolchains.identity import Toolchain
 from tests.support.engines import onnx

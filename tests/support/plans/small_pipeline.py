@@ -18,7 +18,8 @@ from enginery.core.progress import Facts, Log, no_log
 from enginery.pipeline import functions
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.sources import ResolvedSource
-from enginery.spec.spec import Prompt, Spec, Target, parse_spec
+from enginery.spec.spec import Spec, Target, parse_spec
+from enginery.spec.validation import Prompt
 from enginery.store.context import StepContext
 from enginery.store.steps import Call, Command, Stage, Step
 
@@ -132,7 +133,7 @@ def validate(context: StepContext) -> Facts:
 def _judged(prompt: Prompt, answer: str) -> PromptResult:
     passed, reason = judge(prompt, answer)
     return PromptResult(
-        prompt=prompt.prompt,
+        prompt=prompt.prompt or "",
         expected=expectations(prompt),
         got=answer,
         passed=passed,

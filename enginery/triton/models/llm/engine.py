@@ -19,6 +19,7 @@ from ..requests import (  # noqa: TID252  siblings in the archive
     for_each_text,
     texts,
 )
+from ..text import prompt_tokens  # noqa: TID252
 
 MODEL_FILE = "model.yaml"
 PATH_VARIABLE = "LLM_CONFIG_PATH"
@@ -173,7 +174,20 @@ class Engine:
         Raises:
             ValueError: when the model cannot answer this request.
         """
-        return self._llm.generate_async(prompt, sampling_params=self._sampling_params(**sampling), streaming=stream)
+        inputs = self._inputs(prompt)
+        return self._llm.generate_async(inputs, sampling_params=self._sampling_params(**sampling), streaming=stream)
+
+    def _inputs(self, prompt: str) -> str | list[int]:
+        """The prompt for the LLM: its text, or its tokens if the LLM would add a token that the text begins with."""
+        tokenizer = getattr(self._llm, "tokenizer", None)
+        if tokenizer is None:
+            return prompt
+
+        def encode(text: str, special: bool) -> list[int]:  # noqa: FBT001  as prompt_tokens calls it
+            return [int(token) for token in tokenizer.encode(text, add_special_tokens=special)]
+
+        tokens = prompt_tokens(encode, prompt, special=True)
+        return prompt if tokens == encode(prompt, True) else tokens  # noqa: FBT003
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the loop, without waiting for it."""

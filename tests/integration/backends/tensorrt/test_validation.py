@@ -15,7 +15,7 @@ from enginery.builds import validation
 from enginery.builds.validation import ValidationReport
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.process.failures import FailureCause
-from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.spec.validation import Prompt, ValidationOptions
 from enginery.store.context import StepContext
 from tests.support.engines.tensorrt import Site, make_site, toolchain_of
 from tests.support.paths import TINY_LLAMA
