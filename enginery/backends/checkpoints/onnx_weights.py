@@ -5,16 +5,18 @@ less than its quantization does. Here it is found, and named.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from enginery.backends.checkpoints.configuration import CheckpointError
+from pydantic import JsonValue
+
 from enginery.backends.common import OFFLINE
+from enginery.core.errors import UsageError, ValidationError
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.store import StepContext
-from enginery.toolchains import COMPARE_ONNX_WEIGHTS
+from enginery.toolchains import COMPARE_ONNX_WEIGHTS, driver_sha256
 
 UNDERSTOOD = frozenset(
     f"{name}ForCausalLM"
@@ -39,9 +41,20 @@ class Limits(NamedTuple):
 LIMITS = {4: Limits(0.35, 0.75), 8: Limits(0.05, 0.2), 16: Limits(0.02, 0.1), 32: Limits(0.001, 0.01)}
 """Bits -> limits. Rounding to the nearest of 15 values gives matrices an error of 0.05 to 0.12, and their worst blocks
 one of 0.26; larger blocks have larger errors. In 8 bits the errors are 0.006 and 0.011."""
+DIGEST = "weights_driver_sha256"
 ROTARY = "rotary base"
 ROTARY_LIMIT = 0.2
 """A table of angles in 16 bits tells the base to some percent."""
+
+
+class WeightsError(ValidationError):
+    """An engine has other weights than the model it was built from."""
+
+    def __init__(self, differences: Sequence[str], subject: str) -> None:
+        self.differences = tuple(differences)
+        listed = "".join(f"\n  - {difference}" for difference in differences)
+        problem = f"this engine does not have the weights of its model; wrong in {len(differences)} places{listed}"
+        super().__init__(problem, subject=subject, remedy=REMEDY)
 
 
 class ComparedWeight(Frozen):
@@ -106,15 +119,26 @@ class WeightComparison(Frozen):
         yield from filter(None, (weight.problem for weight in self.compared))
 
 
+def weights_recipe() -> Mapping[str, JsonValue]:
+    """What the recipe of a validation says of this comparison."""
+    return {DIGEST: driver_sha256(COMPARE_ONNX_WEIGHTS)}
+
+
 def require_same_weights(context: StepContext) -> Facts:
     """Make sure that the engine in `engine` has the weights in `weights`; returns what was compared.
 
+    Nothing can be compared without a toolchain.
+
     Raises:
-        CheckpointError: when a weight is another one; the error names all of them.
+        WeightsError: when a weight is another one; the error names all of them.
         CommandError: when the engine or the weights cannot be read.
+        UsageError: when the plan was made with another version of the driver.
     """
     if context.toolchain is None:
         return {}
+    if context.parameters.get(DIGEST) != driver_sha256(COMPARE_ONNX_WEIGHTS):
+        problem = "the plan was made with another version of Enginery's comparison of weights"
+        raise UsageError(problem, remedy="make the plan again with this version")
     output = context.scratch / "compared-weights.json"
     places = ("--engine", context.inputs["engine"], "--weights", context.inputs["weights"], "--output", output)
     context.run([str(word) for word in (context.toolchain.python, COMPARE_ONNX_WEIGHTS, *places)], OFFLINE)
@@ -130,11 +154,11 @@ def judge_weights(comparison: WeightComparison, engine: str, context: StepContex
     """Stop at weights that are not the model's, if the model's architecture is understood; else log them.
 
     Raises:
-        CheckpointError: when a weight is another one.
+        WeightsError: when a weight is another one.
     """
     problems = comparison.problems
     if problems and comparison.architecture in UNDERSTOOD:
-        raise CheckpointError(problems, subject=engine, remedy=REMEDY)
+        raise WeightsError(problems, engine)
     for problem in problems:
         context.log(f"{comparison.architecture} may be built in another form: {problem}")
     sampled = [weight for weight in comparison.compared if weight.share < 1]

@@ -285,7 +285,7 @@ def likeness(found: Found, ours: Array, original: Array, weights: Weights, chose
     scale = cosine(ours, original)
     if scale >= ALIKE:
         factor = float((ours * original).sum() / (original * original).sum())
-        return f"scaled by {factor:.3g}" if abs(factor - 1) > 1 - ALIKE else ""
+        return f"scaled by {factor:.2g}" if abs(factor - 1) > 1 - ALIKE else ""
     square = len(found.shape) > 1 and found.shape[0] == found.shape[1] and chosen.step == 1
     if square and cosine(ours, original.T) >= ALIKE:
         return "transposed"
@@ -331,7 +331,7 @@ def rotary_base(graph: Graph, config: dict[str, Any]) -> Compared | None:
         return None
     ours = first ** -len(angles)
     error = abs(ours / base - 1)
-    return Compared("rotary base", 32, error, error, "", 1.0, f"{ours:.6g} in place of {base:.6g}")
+    return Compared("rotary base", 32, error, error, "", 1.0, f"{ours:.4g} in place of {base:.4g}")
 
 
 def cosine(one: Array, other: Array) -> float:
