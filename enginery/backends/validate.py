@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 
 from enginery import releases
+from enginery.backends.checkpoints.onnx_weights import require_same_weights, weights_recipe
 from enginery.backends.common import OFFLINE as NO_HUB
 from enginery.backends.runtimes import Kind, launch_words, runtime_for
 from enginery.builds import REPORT_FILE, PromptResult, ValidationReport, described_miss
@@ -115,7 +116,7 @@ def validate_call(
         problem = "validation.run_script: only engines of the backend tensorrt have such a script; leave it out"
         raise PlanError([problem])
     prompts: list[JsonValue] = [prompt.model_dump(mode="json", exclude_defaults=True) for prompt in options.prompts]
-    how: dict[str, JsonValue] = {"driver_sha256": driver_sha256(ANSWER_PROMPTS)}
+    how: dict[str, JsonValue] = {"driver_sha256": driver_sha256(ANSWER_PROMPTS), **weights_recipe()}
     if options.run_script:
         how = {"driver": RUN_SCRIPT, "release": release, "world_size": world_size, "argv": list(script_argv(release))}
         if any(is_chat(prompt, options) for prompt in options.prompts):
@@ -154,6 +155,7 @@ def validate(context: StepContext) -> Facts:
         CommandError: when the engine cannot be loaded, or fails to answer.
         SourceError: when the chat template refuses a chat, or is another model's.
         UsageError: when the plan was made with another version of the driver.
+        WeightsError: when an engine of ONNX Runtime has other weights than the model.
     """
     given = context.parameters
     options = ValidationOptions.model_validate(
@@ -163,6 +165,7 @@ def validate(context: StepContext) -> Facts:
     for note in sent.notes:
         context.log(f"note: {note}")
     answers = answers_to(context, options, sent.prompts)
+    compared = require_same_weights(context) if given.get("driver", ONNXRUNTIME) == ONNXRUNTIME else {}
     report = _report(options, sent, answers, str(given.get("driver_sha256", "")))
     write_atomic(context.output / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     for miss in report.misses:
@@ -171,6 +174,7 @@ def validate(context: StepContext) -> Facts:
         "passed": report.passed,
         "prompts": len(report.results),
         "failed": len(report.misses),
+        **compared,
     }
 
 

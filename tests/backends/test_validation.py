@@ -130,7 +130,7 @@ def test_the_recipe_holds_all_that_decides_and_no_more() -> None:
     options = ValidationOptions(max_tokens=7, prompts=(Prompt(prompt="a", contains="b", max_tokens=3),))
     call = validate.validate_call(options)
     assert call.function == "validate"
-    assert set(call.parameters) == {"prompts", "max_tokens", "driver_sha256"}
+    assert set(call.parameters) == {"prompts", "max_tokens", "driver_sha256", "weights_driver_sha256"}
     assert call.parameters["prompts"] == [{"prompt": "a", "contains": "b", "max_tokens": 3}]
     assert call.parameters["max_tokens"] == 7
 
