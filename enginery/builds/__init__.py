@@ -14,6 +14,7 @@ from enginery.core.late import door
 if TYPE_CHECKING:
     from enginery.builds.bundle import SignatureFile, make_bundle, require_trusted, signed_digests
     from enginery.builds.compare import Comparison, Figure, SpeedFigures, compare_builds
+    from enginery.builds.distribution import DISTRIBUTION_FILE, Distribution, DistributionFacts, read_distribution
     from enginery.builds.gates import (
         GATES_FILE,
         Forced,

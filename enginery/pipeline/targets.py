@@ -1,4 +1,4 @@
-"""The steps of one target, from its weights to its rollout: what its backend makes, then the checks, then the registry."""
+"""The steps of one target: what its backend makes of the weights, the checks, and then registry and rollout."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class TargetSteps(NamedTuple):
     steps: tuple[BackendStep, ...]
 
 
-def target_steps(
+def target_steps(  # noqa: PLR0913, PLR0917  all of it decides about the steps
     request: Request, backend: Backend, weights: str, about: Mapping[str, JsonValue], checks: Checks, identify: Identify
 ) -> TargetSteps:
     """Plan the steps of one target.

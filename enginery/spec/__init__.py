@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Accepted,
         AnswersGate,
         ChannelGate,
+        DistributionGate,
         Evaluation,
         EvaluationGate,
         Gate,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         Mode,
         Prompt,
         ReferenceOptions,
+        SizeGate,
         SpeedGate,
         ValidationOptions,
     )

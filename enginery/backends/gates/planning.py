@@ -12,7 +12,7 @@ from enginery.backends.reference.recipe import planned_reference, reference_find
 from enginery.backends.reference.runnable import reference_problem
 from enginery.backends.request import BackendStep, Chain, Request
 from enginery.sources import ResolvedSource
-from enginery.spec import Finding, GateName, Mode
+from enginery.spec import Finding, GateName, Mode, Precision, gpus
 from enginery.store import Stage, Step
 from enginery.toolchains import Identify
 
@@ -77,7 +77,9 @@ def gates_step_of(
     if chain.bench:
         inputs["bench"] = chain.bench.step.key
     inputs |= {f"{EVALUATION}{name}": made.step.key for name, made in evaluations.items()}
-    return BackendStep(Step(stage=Stage.GATES, inputs=inputs, recipe=gates_call(request, checks.modes)))
+    return BackendStep(
+        Step(stage=Stage.GATES, inputs=inputs, recipe=gates_call(request, checks.modes, _float_bits(request, chain)))
+    )
 
 
 def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: Identify) -> dict[str, BackendStep]:
@@ -99,6 +101,13 @@ def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: I
         )
         found[one.name] = BackendStep(step, toolchain, {**validate.places, **evaluation_places(one)})
     return found
+
+
+def _float_bits(request: Request, chain: Chain) -> int:
+    """The bits of weights that are not quantized: engines for a CPU keep them in float32, and others in 16 bits."""
+    kept = request.target.precision is Precision.FLOAT32 or request.gpu == gpus.CPU
+    unconverted = not chain.making and request.model is not None and request.model.dtype == Precision.FLOAT32
+    return 32 if kept or unconverted else 16
 
 
 def longest_input(request: Request) -> int:

@@ -1,14 +1,14 @@
 """The step that judges all gates of a build, and the recipe that says with which limits.
 
-It reads what the earlier steps measured: the answers, the reference, the speed, the evaluations. It starts no process. A
-verdict does not make the step fail: `require_gates_passed` reads the report and stops the steps that come after.
+It reads what the earlier steps measured: the answers, the reference, the speed, the evaluations. It starts no process.
+A verdict does not make the step fail: `require_gates_passed` reads the report and stops the steps that come after.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from enginery.backends.gates.answers import judge_answers
 from enginery.backends.gates.evaluation import judge_evaluation
@@ -20,6 +20,7 @@ from enginery.builds import (
     GateResult,
     Reference,
     ValidationReport,
+    read_distribution,
     read_evaluation,
     read_reference,
     read_report,
@@ -27,7 +28,7 @@ from enginery.builds import (
 )
 from enginery.core.files import write_atomic
 from enginery.core.progress import Facts
-from enginery.models import weights_of
+from enginery.models import Weights, weights_of
 from enginery.spec import GateName, Gates, Mode, Precision
 from enginery.store import Call, Stage, StepContext
 
@@ -78,13 +79,21 @@ class Measured:
         return next((made[stage] for stage in MADE_BY if made.get(stage)), 0)
 
 
-def gates_call(request: Request, modes: Mapping[GateName, Mode]) -> Call:
-    """The recipe of the gates step: the limits, the mode of each gate, and what the engine should be."""
+def gates_call(request: Request, modes: Mapping[GateName, Mode], float_bits: int) -> Call:
+    """The recipe of the gates step: the limits, the mode of each gate, and what the engine should be.
+
+    Args:
+        request: the target.
+        modes: the mode of each gate.
+        float_bits: the bits of the engine's weights that are not quantized.
+    """
     parameters: dict[str, JsonValue] = {
         "precision": str(request.target.precision),
         "modes": {str(name): str(mode) for name, mode in modes.items()},
         "gates": request.validation.gates.model_dump(mode="json", exclude_none=True),
         "weights": asdict(weights_of(request.model)) if request.model else {},
+        "float_bits": float_bits,
+        "ranks": request.world_size,
     }
     return Call(function="gates", version=FUNCTION_VERSION, parameters=parameters)
 
@@ -118,6 +127,33 @@ def _results(measured: Measured) -> Iterator[GateResult]:
         mode = measured.modes.get(name, Mode.OFF)
         if mode is not Mode.OFF:
             yield judge(measured, mode)
+
+
+def _distribution(measured: Measured, mode: Mode) -> GateResult:
+    reference, report = measured.reference, measured.report
+    found = read_distribution(measured.context.inputs["report"], reference.facts) if reference else None
+    return judge_distribution(
+        reference,
+        found,
+        measured.precision,
+        measured.gates.distribution,
+        mode,
+        met=any(result.passed and result.expected for result in report.results),
+        why=report.distribution.why if reference else "",
+    )
+
+
+def _size(measured: Measured, mode: Mode) -> GateResult:
+    recipe = measured.context.parameters
+    return judge_size(
+        measured.engine_bytes,
+        TypeAdapter(Weights).validate_python(recipe["weights"]),
+        measured.precision,
+        measured.gates.size,
+        mode,
+        float_bits=int(str(recipe["float_bits"])),
+        ranks=int(str(recipe["ranks"])),
+    )
 
 
 def _answers(measured: Measured, mode: Mode) -> GateResult:
