@@ -1,19 +1,21 @@
-"""The step that judges all gates of a build, and the recipe that says with which limits.
+"""The step that judges all gates of a build.
 
 It reads what the earlier steps measured: the answers, the reference, the speed, the evaluations. It starts no process.
 A verdict does not make the step fail: `require_gates_passed` reads the report and stops the steps that come after.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import TypeAdapter
 
 from enginery.backends.gates.answers import judge_answers
+from enginery.backends.gates.distribution import judge_distribution
 from enginery.backends.gates.evaluation import judge_evaluation
+from enginery.backends.gates.planning import EVALUATION
+from enginery.backends.gates.size import judge_size
 from enginery.backends.gates.speed import judge_speed
-from enginery.backends.request import Request
 from enginery.builds import (
     GATES_FILE,
     GateReport,
@@ -28,13 +30,10 @@ from enginery.builds import (
 )
 from enginery.core.files import write_atomic
 from enginery.core.progress import Facts
-from enginery.models import Weights, weights_of
+from enginery.models import Weights
 from enginery.spec import GateName, Gates, Mode, Precision
-from enginery.store import Call, Stage, StepContext
+from enginery.store import Stage, StepContext
 
-FUNCTION_VERSION = 1
-EVALUATION = "evaluation-"
-"""The beginning of the names of the inputs with the results of evaluations."""
 MADE_BY = (Stage.BUILD, Stage.CONVERT, Stage.DOWNLOAD)
 """The steps whose output may be what is run. The first one of these that a build has is it."""
 
@@ -77,25 +76,6 @@ class Measured:
         """The size of what is run."""
         made = {record.step.stage: record.size for record in self.context.chain}
         return next((made[stage] for stage in MADE_BY if made.get(stage)), 0)
-
-
-def gates_call(request: Request, modes: Mapping[GateName, Mode], float_bits: int) -> Call:
-    """The recipe of the gates step: the limits, the mode of each gate, and what the engine should be.
-
-    Args:
-        request: the target.
-        modes: the mode of each gate.
-        float_bits: the bits of the engine's weights that are not quantized.
-    """
-    parameters: dict[str, JsonValue] = {
-        "precision": str(request.target.precision),
-        "modes": {str(name): str(mode) for name, mode in modes.items()},
-        "gates": request.validation.gates.model_dump(mode="json", exclude_none=True),
-        "weights": asdict(weights_of(request.model)) if request.model else {},
-        "float_bits": float_bits,
-        "ranks": request.world_size,
-    }
-    return Call(function="gates", version=FUNCTION_VERSION, parameters=parameters)
 
 
 def gates_step(context: StepContext) -> Facts:
