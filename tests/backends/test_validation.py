@@ -10,7 +10,7 @@ import pytest
 from enginery.backends import validate
 from enginery.builds import validation
 from enginery.builds.validation import PromptResult, ValidationReport
-from enginery.core.errors import StoreError, UsageError, ValidationError
+from enginery.core.errors import SourceError, StoreError, UsageError, ValidationError
 from enginery.models import Degenerate, SentPrompt
 from enginery.spec.validation import Gates, Message, Prompt, ValidationOptions
 from enginery.store.context import StepContext
@@ -300,3 +300,13 @@ def test_a_report_from_before_chats_is_still_read() -> None:
     found = ValidationReport.model_validate({**old, "driver_sha256": "d"})
     assert found.results[0].text_sent == QUESTION
     assert found.results[0].checked
+
+
+def test_another_models_template_stops_the_step_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"content": "<s>", "special": True}]}))
+    monkeypatch.setattr(validate, "answers_to", lambda *_: pytest.fail("the model was asked"))
+    with pytest.raises(SourceError, match=r"chat_template\.jinja.*<\|im_end\|>.*tokenizer\.json"):
+        validate.validate(context(tmp_path, ValidationOptions(prompts=(Prompt(prompt="a"),), chat=True)))
