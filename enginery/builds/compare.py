@@ -174,8 +174,8 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Chang
 def _answers(before: Manifest, after: Manifest) -> Iterable[AnswerChange]:
     old = {result.text_sent: result for result in before.validation.results}
     new = {result.text_sent: result for result in after.validation.results}
-    for prompt in dict.fromkeys([*old, *new]):
-        yield _answer(prompt, old.get(prompt), new.get(prompt))
+    for sent in dict.fromkeys([*old, *new]):
+        yield _answer((new.get(sent) or old[sent]).question, old.get(sent), new.get(sent))
 
 
 def _answer(prompt: str, old: PromptResult | None, new: PromptResult | None) -> AnswerChange:
