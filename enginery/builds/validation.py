@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from enginery.builds.distribution import DistributionFacts
 from enginery.core.errors import StoreError, ValidationError
 from enginery.core.model import Frozen
 from enginery.models import Degenerate
@@ -76,6 +77,7 @@ class ValidationReport(Frozen):
         chat_template: the file of the chat template that rendered the chats; empty if no prompt is one.
         notes: what is strange about the template.
         tokens_per_second: the speed over all answers; None when there was no token, or tokens were not reported.
+        distribution: how the engine's predictions were measured; None without a reference, and in older reports.
         driver_sha256: the digest of the script that ran the prompts; empty for the release's own script.
     """
 
@@ -85,6 +87,7 @@ class ValidationReport(Frozen):
     notes: tuple[str, ...] = ()
     results: tuple[PromptResult, ...] = ()
     tokens_per_second: float | None = None
+    distribution: DistributionFacts | None = None
     driver_sha256: str
 
     @property
