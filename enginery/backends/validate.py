@@ -140,6 +140,7 @@ def validate_call(
             "world_size": world_size,
             "runtime": runtime.name,
             "by_rank": runtime.by_rank,
+            "with_logits": runtime.with_logits,
             "arguments": {**runtime.arguments, **arguments},
         }
     details = {"prompts": prompts, "max_tokens": options.max_tokens, **_chat_recipe(options), **how}
@@ -358,7 +359,7 @@ def _driver_answers(
     how: dict[str, Any] = {"threads": min(MAX_THREADS, os.cpu_count() or 1)}
     if driver == TENSORRT_LLM:
         launcher = _launcher(context, toolchain, by_rank=bool(recipe["by_rank"]))
-        how = {"runtime": recipe["runtime"], "arguments": recipe["arguments"]}
+        how = {name: recipe[name] for name in ("runtime", "arguments", "with_logits")}
     prompts = [
         {
             "prompt": one.text,

@@ -52,6 +52,11 @@ class Recorder:
         self.nonfinite = np.zeros(rows, np.int32)
         self.measured = np.zeros(rows, np.bool_)
 
+    @property
+    def longest_input(self) -> int:
+        """Tokens of the longest input: the last token of a sequence is only predicted."""
+        return max((len(one.ids) - 1 for one in self.sequences), default=0)
+
     def logits(self, sequence: Sequence, found: Any, skipped: int = 0) -> None:
         """Keep the logits of a sequence's predictions.
 
