@@ -22,6 +22,8 @@ class Runtime(NamedTuple):
         source: where these facts were read.
         by_rank: whether `mpirun` starts one process for each rank; otherwise one process starts all its ranks.
         arguments: arguments that the class always gets, besides the model.
+        with_logits: whether it gives the logits of prompts for a checkpoint. An engine gives them in every release, if
+            it was built with `gather_context_logits`.
     """
 
     since: str
@@ -29,6 +31,7 @@ class Runtime(NamedTuple):
     source: str
     by_rank: bool = False
     arguments: Mapping[str, JsonValue] = MappingProxyType({})
+    with_logits: bool = False
 
 
 RUNTIMES: Mapping[Kind, tuple[Runtime, ...]] = {
@@ -64,7 +67,13 @@ RUNTIMES: Mapping[Kind, tuple[Runtime, ...]] = {
             "release notes of 0.19 and 1.0: the backend is named until it becomes the default",
             arguments={"backend": "pytorch"},
         ),
-        Runtime("1.0.0", "tensorrt_llm:LLM", "examples/pytorch/quickstart.py; tensorrt_llm/llmapi/llm.py of 1.3.0rc3"),
+        Runtime(
+            "1.0.0",
+            "tensorrt_llm:LLM",
+            "examples/pytorch/quickstart.py; tensorrt_llm/llmapi/llm.py, sampling_params.py (return_context_logits) and"
+            " _torch/pyexecutor/llm_request.py of 1.3.0rc3",
+            with_logits=True,
+        ),
     ),
 }
 """The classes for each kind of model, oldest first."""

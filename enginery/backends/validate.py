@@ -24,7 +24,14 @@ from enginery import releases
 from enginery.backends.checkpoints.onnx_weights import require_same_weights, weights_recipe
 from enginery.backends.common import OFFLINE as NO_HUB
 from enginery.backends.runtimes import Kind, launch_words, runtime_for
-from enginery.builds import REPORT_FILE, PromptResult, ValidationReport, described_miss
+from enginery.builds import (
+    DISTRIBUTION_FILE,
+    REPORT_FILE,
+    DistributionFacts,
+    PromptResult,
+    ValidationReport,
+    described_miss,
+)
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.files import write_atomic
 from enginery.core.model import Frozen
@@ -61,6 +68,10 @@ OFFLINE = {
     "PYTHONUNBUFFERED": "1",
 }
 """Environment of the commands: the model comes from the step's inputs, nothing from the network."""
+
+REFERENCE = "reference"
+"""The input with the reference to compare with."""
+NO_PROBABILITIES = "the release's run.py gives no probabilities"
 
 SCRIPT = "run.py"
 FLAGS = ("--engine_dir", "{engine}", "--max_output_len", "{max_tokens}", "--tokenizer_dir", "{weights}", "--input_text")
@@ -130,6 +141,7 @@ def validate_call(
             "world_size": world_size,
             "runtime": runtime.name,
             "by_rank": runtime.by_rank,
+            "with_logits": runtime.with_logits,
             "arguments": {**runtime.arguments, **arguments},
         }
     details = {"prompts": prompts, "max_tokens": options.max_tokens, **chat_recipe(options), **how}
@@ -149,7 +161,8 @@ def validate(context: StepContext) -> Facts:
     """Run the prompts and write `report.json` to the output. The step function `validate`.
 
     The inputs are `weights` (for the tokenizer) and `engine` or `checkpoint`. Without the last two the weights
-    themselves are run. A driver loads the model even without prompts: this finds a model that cannot be loaded.
+    themselves are run. A driver loads the model even without prompts: this finds a model that cannot be loaded. With
+    `reference` the model's predictions are compared with it, and `distribution.npz` has them.
 
     Raises:
         CommandError: when the engine cannot be loaded, or fails to answer.
@@ -164,9 +177,10 @@ def validate(context: StepContext) -> Facts:
     sent = sent_prompts(context.inputs["weights"], options, wrong_template=given.get("wrong_template") == "accepted")
     for note in sent.notes:
         context.log(f"note: {note}")
-    answers = answers_to(context, options, sent.prompts)
+    answers, distribution = answers_to(context, options, sent.prompts)
     compared = require_same_weights(context) if given.get("driver", ONNXRUNTIME) == ONNXRUNTIME else {}
     report = _report(options, sent, answers, str(given.get("driver_sha256", "")))
+    report = report.model_copy(update={"distribution": distribution})
     write_atomic(context.output / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     for miss in report.misses:
         context.log(described_miss(miss))
@@ -178,8 +192,13 @@ def validate(context: StepContext) -> Facts:
     }
 
 
-def answers_to(context: StepContext, options: ValidationOptions, sent: Sequence[SentPrompt] = ()) -> tuple[Answer, ...]:
+def answers_to(
+    context: StepContext, options: ValidationOptions, sent: Sequence[SentPrompt] = ()
+) -> tuple[tuple[Answer, ...], DistributionFacts | None]:
     """The model's answers to the prompts. A driver loads the model even if there are no prompts.
+
+    With an input `reference` the driver compares the model's predictions with it, too, and writes `distribution.npz` to
+    the output. What is said of it is the second result; None without a reference.
 
     Args:
         context: the step.
@@ -201,7 +220,8 @@ def answers_to(context: StepContext, options: ValidationOptions, sent: Sequence[
     if driver == RUN_SCRIPT:
         limits = [prompt.max_tokens or options.max_tokens for prompt in options.prompts]
         pairs = zip(sent, limits, strict=True)
-        return tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in pairs)
+        answers = tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in pairs)
+        return answers, DistributionFacts(why=NO_PROBABILITIES) if REFERENCE in context.inputs else None
     return _driver_answers(context, toolchain, options, sent, driver)
 
 
@@ -331,14 +351,14 @@ def _result(prompt: Prompt, sent: SentPrompt, answer: Answer, options: Validatio
 
 def _driver_answers(
     context: StepContext, toolchain: Toolchain, options: ValidationOptions, sent: Sequence[SentPrompt], driver: str
-) -> tuple[Answer, ...]:
-    """The answers that one of Enginery's drivers gets from the model."""
+) -> tuple[tuple[Answer, ...], DistributionFacts | None]:
+    """What one of Enginery's drivers gets from the model: answers, and predictions if there is a reference."""
     recipe = context.parameters
     launcher: tuple[str, ...] = ()
     how: dict[str, Any] = {"threads": min(MAX_THREADS, os.cpu_count() or 1)}
     if driver == TENSORRT_LLM:
         launcher = _launcher(context, toolchain, by_rank=bool(recipe["by_rank"]))
-        how = {"runtime": recipe["runtime"], "arguments": recipe["arguments"]}
+        how = {name: recipe[name] for name in ("runtime", "arguments", "with_logits")}
     prompts = [
         {
             "prompt": one.text,
@@ -352,11 +372,16 @@ def _driver_answers(
         requests, output = Path(scratch) / "requests.json", Path(scratch) / "answers.json"
         write_atomic(requests, json.dumps({**how, "prompts": prompts}))
         places = ("--engine", _model_directory(context), "--tokenizer", context.inputs["weights"])
-        files = ("--requests", requests, "--output", output)
+        files: tuple[str | Path, ...] = ("--requests", requests, "--output", output)
+        if REFERENCE in context.inputs:
+            kept = context.output / DISTRIBUTION_FILE
+            files = (*files, "--reference", context.inputs[REFERENCE], "--distribution", kept)
         command = (*launcher, toolchain.python, DRIVERS[driver], *places, *files)
         context.run([str(word) for word in command], OFFLINE)
         written = json.loads(output.read_text(encoding="utf-8"))
-    return TypeAdapter(tuple[Answer, ...]).validate_python(written["answers"])
+    facts = written.get("distribution")
+    answers = TypeAdapter(tuple[Answer, ...]).validate_python(written["answers"])
+    return answers, DistributionFacts.model_validate(facts) if facts else None
 
 
 def _script_answer(context: StepContext, toolchain: Toolchain, prompt: SentPrompt, max_tokens: int) -> Answer:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from enginery.builds.distribution import DistributionFacts
 from enginery.core.errors import StoreError, ValidationError
 from enginery.core.model import Frozen
 from enginery.models import Degenerate
@@ -77,6 +78,7 @@ class ValidationReport(Frozen):
         notes: what is strange about the template.
         tokens_per_second: in older reports, a speed that says little: the engine was cold, and not alone. It is read,
             and neither written, shown nor compared: see `SpeedReport`.
+        distribution: how the engine's predictions were measured; None without a reference, and in older reports.
         driver_sha256: the digest of the script that ran the prompts; empty for the release's own script.
     """
 
@@ -86,6 +88,7 @@ class ValidationReport(Frozen):
     notes: tuple[str, ...] = ()
     results: tuple[PromptResult, ...] = ()
     tokens_per_second: float | None = None
+    distribution: DistributionFacts | None = None
     driver_sha256: str
 
     @property

@@ -119,7 +119,7 @@ def _distribution(measured: Measured, mode: Mode) -> GateResult:
         measured.gates.distribution,
         mode,
         met=any(result.passed and result.expected for result in report.results),
-        why=report.distribution.why if reference else "",
+        why=report.distribution.why if report.distribution else "",
     )
 
 

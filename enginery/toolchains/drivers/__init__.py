@@ -7,7 +7,7 @@ run again.
 from functools import lru_cache
 from pathlib import Path
 
-from enginery.core.digests import file_digest
+from enginery.core.digests import file_digest, json_digest
 
 DRIVERS = Path(__file__).parent
 """Their directory: `{drivers}` in a command."""
@@ -34,7 +34,13 @@ COMPARE_ONNX_WEIGHTS = DRIVERS / "compare_onnx_weights.py"
 """Compares the weights in an engine of ONNX Runtime with those of the model it was built from."""
 
 
+DISTRIBUTION = DRIVERS / "distribution.py"
+"""Compares an engine's predictions with a reference; the drivers that answer prompts import it."""
+
+
 @lru_cache  # the plan of every target needs it
 def driver_sha256(driver: Path) -> str:
-    """The digest of a driver, for the keys of the steps that run it."""
-    return file_digest(driver)
+    """The digest of a driver, for the keys of the steps that run it: of its file, and of the file that it imports."""
+    imports = {ANSWER_PROMPTS.name: DISTRIBUTION, ANSWER_TENSORRT_LLM.name: DISTRIBUTION}
+    imported = imports.get(driver.name)
+    return json_digest([file_digest(driver), file_digest(imported)]) if imported else file_digest(driver)

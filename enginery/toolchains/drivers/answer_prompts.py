@@ -167,15 +167,55 @@ def answer(engine: Engine, prompt: str, max_tokens: int, *, add_special_tokens: 
 
 def generate(engine: Engine, prompt_ids: list[int], limit: int) -> Iterator[int]:
     """The tokens after the prompt, up to the one that ends the answer or `limit` tokens in all."""
-    parameters = genai.GeneratorParams(engine.model)
-    parameters.set_search_options(max_length=max(limit, engine.shortest_cache), **GREEDY)
-    generator = genai.Generator(engine.model, parameters)
+    generator = start(engine, limit)
     generator.append_tokens(prompt_ids)
     for _ in range(limit - len(prompt_ids)):
         if generator.is_done():
             return
         generator.generate_next_token()
         yield int(generator.get_next_tokens()[0])
+
+
+def compare(engine: Engine, reference: Path, output: Path) -> dict[str, Any]:
+    """Feed the engine the reference's sequences, write what it predicts, and say how it was measured."""
+    from distribution import Recorder  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  beside this file
+
+    recorder = Recorder(reference)
+    for number, sequence in enumerate(recorder.sequences, start=1):
+        for skipped, logits in predictions(engine, sequence.ids[:-1][: engine.context_length - 1], sequence.first):
+            recorder.logits(sequence, logits, skipped)
+        if number % 10 == 0 or number == len(recorder.sequences):
+            print(f"compared {number} of {len(recorder.sequences)} sequences", flush=True)  # noqa: T201
+    recorder.write(output)
+    return dict(recorder.described("logits", ""))
+
+
+def predictions(engine: Engine, ids: list[int], first: int) -> Iterator[tuple[int, Any]]:
+    """The logits of the predictions from `first` on, in pieces: how many come before, and their logits.
+
+    An engine that takes its input in pieces has only the logits of the last piece: such a one gets a token at a time.
+    """
+    if len(ids) < first:
+        return
+    generator = start(engine, len(ids) + 1)
+    generator.append_tokens(ids)
+    logits = generator.get_output("logits")[0]
+    if len(logits) == len(ids):
+        yield 0, logits[first - 1 :]
+        return
+    generator = start(engine, len(ids) + 1)
+    generator.append_tokens(ids[:first])
+    for position in range(first, len(ids) + 1):
+        yield position - first, generator.get_output("logits")[0][-1:]
+        if position < len(ids):
+            generator.append_tokens([ids[position]])
+
+
+def start(engine: Engine, limit: int) -> Any:
+    """A generator with room for so many tokens, which changes no logits."""
+    parameters = genai.GeneratorParams(engine.model)
+    parameters.set_search_options(max_length=max(limit, engine.shortest_cache), **GREEDY)
+    return genai.Generator(engine.model, parameters)
 
 
 def main() -> None:
@@ -185,10 +225,12 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="the directory that holds tokenizer.json")
     parser.add_argument("--requests", type=Path, required=True, help="JSON file with the prompts")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--reference", type=Path, help="the directory of a reference to compare with")
+    parser.add_argument("--distribution", type=Path, help="the file to write what the engine predicts for it")
     arguments = parser.parse_args()
     requests = json.loads(arguments.requests.read_text(encoding="utf-8"))
     engine = load(arguments.engine, arguments.tokenizer, requests["threads"])
-    answers = []
+    answers: list[dict[str, Any]] = []
     for number, request in enumerate(requests["prompts"], start=1):
         special = request.get("add_special_tokens", True)
         answers.append(asdict(answer(engine, request["prompt"], request["max_tokens"], add_special_tokens=special)))
@@ -197,7 +239,10 @@ def main() -> None:
             f"prompt {number} of {len(requests['prompts'])}: {last['tokens']} tokens in {last['seconds']:.2f} s",
             flush=True,
         )
-    arguments.output.write_text(json.dumps({"answers": answers}, ensure_ascii=False, indent=1), encoding="utf-8")
+    written: dict[str, Any] = {"answers": answers}
+    if arguments.reference:
+        written["distribution"] = compare(engine, arguments.reference, arguments.distribution)
+    arguments.output.write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,29 @@ RUNNERS = ("ModelRunnerCpp", "ModelRunner")
 Generate = Callable[[list[int], int], list[int]]
 """Takes a prompt's tokens and how many more to make at most; gives those it made."""
 
+Logits = Callable[[list[int]], Any]
+"""Takes tokens, and gives the logits after each of them; None on a rank that is given nothing."""
+
+MOST_PREFIXES = 512
+"""Of the reference's predictions, so many are made one by one when a runtime gives no logits: some 20 seconds."""
+NO_LIMIT = 1 << 30
+NOT_GATHERED = "the engine was built without gather_context_logits, so it gives no logits of prompts"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model.
+
+    Attributes:
+        generate: answers a prompt.
+        logits: gives the logits of a prompt; None if the runtime does not.
+        why: why it gives none.
+    """
+
+    generate: Generate
+    logits: Logits | None
+    why: str = ""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -134,29 +157,32 @@ class Batch:
         limits: how many tokens each answer may have.
         end: the token that ends an answer.
         raw: for each prompt, whether a server that is sent its text gets the same tokens.
+        fed: tokens of the longest input that the reference has.
     """
 
     prompts: list[list[int]]
     limits: list[int]
     end: int
     raw: list[bool]
+    fed: int = 0
 
     @classmethod
-    def of(cls, words: Words, asked: list[dict[str, Any]]) -> "Batch":
+    def of(cls, words: Words, asked: list[dict[str, Any]], fed: int = 0) -> "Batch":
         """The prompts of a request as tokens."""
         prompts = [words.encode(one["prompt"], add_special_tokens=one.get("add_special_tokens", True)) for one in asked]
         raw = [words.encode(one["prompt"]) == prompt for one, prompt in zip(asked, prompts, strict=True)]
-        return cls(prompts, [one["max_tokens"] for one in asked], words.end, raw)
+        return cls(prompts, [one["max_tokens"] for one in asked], words.end, raw, fed)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt."""
-        return max(map(len, self.prompts), default=1)
+        return max([1, self.fed, *map(len, self.prompts)])
 
     @property
     def room(self) -> int:
         """Tokens that the longest prompt with its answer may have."""
-        return max((len(prompt) + limit for prompt, limit in zip(self.prompts, self.limits, strict=True)), default=2)
+        pairs = zip(self.prompts, self.limits, strict=True)
+        return max([2, self.fed + 1, *(len(prompt) + limit for prompt, limit in pairs)])
 
 
 def require_room(engine: Path, batch: Batch) -> None:
@@ -176,15 +202,17 @@ def require_room(engine: Path, batch: Batch) -> None:
             )
 
 
-def load(runtime: str, model: Path, tokenizer: Path, arguments: dict[str, Any], batch: Batch) -> Generate:
+def load(requests: dict[str, Any], model: Path, tokenizer: Path, batch: Batch) -> Model:
     """Load a model, to be asked one prompt after the other."""
-    module, _, name = runtime.partition(":")
+    module, _, name = requests["runtime"].partition(":")
+    found = importlib.import_module(module)
     if name in RUNNERS:
-        return load_runner(module, name, model, batch)
-    return load_llm(module, name, model, tokenizer, arguments)
+        return load_runner(found, name, model, batch)
+    llm = getattr(found, name)(model=str(model), tokenizer=str(tokenizer), **requests["arguments"])
+    return load_llm(llm, build_config_of(model), with_logits=bool(requests.get("with_logits")))
 
 
-def load_runner(module: str, name: str, engine: Path, batch: Batch) -> Generate:
+def load_runner(found: Any, name: str, engine: Path, batch: Batch) -> Model:
     """Load an engine directory with a model runner, as the release's `examples/run.py` does.
 
     Every rank does all of this, and only rank 0 is given answers.
@@ -192,7 +220,6 @@ def load_runner(module: str, name: str, engine: Path, batch: Batch) -> Generate:
     import tensorrt_llm  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  of the toolchain, as torch
     import torch  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
 
-    found = importlib.import_module(module)
     named: dict[str, Any] = {"engine_dir": str(engine), "rank": tensorrt_llm.mpi_rank()}
     if name == "ModelRunnerCpp" and not getattr(found, "PYTHON_BINDINGS", True):
         print("this build of TensorRT-LLM has no session in C++; the one in Python is asked", flush=True)  # noqa: T201
@@ -202,7 +229,7 @@ def load_runner(module: str, name: str, engine: Path, batch: Batch) -> Generate:
         named |= {"max_input_len": batch.longest, "max_output_len": batch.room - batch.longest}
     runner = getattr(found, name).from_dir(**named)
 
-    def generate(prompt: list[int], limit: int) -> list[int]:
+    def run(prompt: list[int], limit: int) -> Any:
         with torch.no_grad():
             outputs = runner.generate(
                 [torch.tensor(prompt, dtype=torch.int32)],
@@ -217,25 +244,96 @@ def load_runner(module: str, name: str, engine: Path, batch: Batch) -> Generate:
                 return_dict=True,
             )
             torch.cuda.synchronize()
-        if tensorrt_llm.mpi_rank() != 0:
+        return outputs if tensorrt_llm.mpi_rank() == 0 else None
+
+    def generate(prompt: list[int], limit: int) -> list[int]:
+        outputs = run(prompt, limit)
+        if outputs is None:
             return []
         length = int(outputs["sequence_lengths"][0][0])
         return [int(token) for token in outputs["output_ids"][0][0][len(prompt) : length].tolist()]
 
-    return generate
+    def logits(prompt: list[int]) -> Any:
+        outputs = run(prompt, 1)
+        return None if outputs is None else as_array(outputs["context_logits"][0])[: len(prompt)]
+
+    return Model(generate, logits) if runner.gather_context_logits else Model(generate, None, NOT_GATHERED)
 
 
-def load_llm(module: str, name: str, model: Path, tokenizer: Path, arguments: dict[str, Any]) -> Generate:
-    """Load an engine directory or a checkpoint with the LLM API."""
-    found = importlib.import_module(module)
+def load_llm(llm: Any, built: dict[str, Any], *, with_logits: bool) -> Model:
+    """The LLM API on an engine directory or a checkpoint.
+
+    Args:
+        llm: the loaded model.
+        built: what an engine was built with; empty for a checkpoint.
+        with_logits: whether the release gives the logits of prompts for a checkpoint.
+    """
     parameters = importlib.import_module("tensorrt_llm").SamplingParams
-    llm = getattr(found, name)(model=str(model), tokenizer=str(tokenizer), **arguments)
 
     def generate(prompt: list[int], limit: int) -> list[int]:
         output = llm.generate(prompt, parameters(max_tokens=limit, top_k=1))
         return [int(token) for token in output.outputs[0].token_ids]
 
-    return generate
+    def logits(prompt: list[int]) -> Any:
+        output = llm.generate(prompt, parameters(max_tokens=1, top_k=1, return_context_logits=True))
+        return None if output.context_logits is None else as_array(output.context_logits)
+
+    if built:
+        return Model(generate, logits) if built.get("gather_context_logits") else Model(generate, None, NOT_GATHERED)
+    return Model(generate, logits) if with_logits else Model(generate, None, "this release gives no logits of prompts")
+
+
+def as_array(logits: Any) -> Any:
+    """A tensor of logits as an array in float32. NumPy has no bfloat16."""
+    return logits.float().cpu().numpy()
+
+
+def build_config_of(engine: Path) -> dict[str, Any]:
+    """What an engine was built with; empty for a checkpoint."""
+    path = engine / "config.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("build_config") if path.is_file() else None
+    return dict(found or {})
+
+
+def longest_input(model: Path, arguments: dict[str, Any]) -> int:
+    """How many tokens the model may be fed. One more must have room."""
+    built = build_config_of(model)
+    room = built.get("max_seq_len") or (built.get("max_input_len") or 0) + (built.get("max_output_len") or 0)
+    room = arguments.get("max_seq_len") or room
+    named = (built.get("max_input_len"), arguments.get("max_input_len"), arguments.get("max_num_tokens"))
+    limits = [room - 1 if room else 0, *named, built.get("max_num_tokens")]
+    return min((int(limit) for limit in limits if limit), default=NO_LIMIT)
+
+
+def compare(model: Model, words: Words, recorder: Any, longest: int) -> tuple[str, str]:
+    """Feed the model the reference's sequences; returns by which method, and why."""
+    if model.logits:
+        for sequence in recorder.sequences:
+            _compare_at_once(model.logits, recorder, sequence, longest)
+        return "logits", ""
+    rows = [
+        (sequence.row + place - sequence.first, sequence.ids[:place])
+        for sequence in recorder.sequences
+        for place in range(sequence.first, len(sequence.ids))
+        if place <= longest
+    ]
+    count = min(MOST_PREFIXES, len(rows))
+    chosen = [rows[number * len(rows) // count] for number in range(count)]
+    # The longest beginning of a sequence first: a runtime may remember it for the shorter ones.
+    for row, prompt in reversed(chosen):
+        made = model.generate(prompt, 1)
+        recorder.token(row, made[0] if made else words.end)
+    return "prefixes", f"{model.why}: it made one token after each of {count} beginnings of texts, evenly spread"
+
+
+def _compare_at_once(logits: Logits, recorder: Any, sequence: Any, longest: int) -> None:
+    """Keep the predictions of one sequence. If the runtime leaves out tokens, nobody knows which: none is kept."""
+    fed = sequence.ids[:-1][:longest]
+    if len(fed) < sequence.first:
+        return
+    found = logits(fed)
+    if found is not None and len(found) == len(fed):
+        recorder.logits(sequence, found[sequence.first - 1 :])
 
 
 def rank() -> int:
@@ -264,15 +362,31 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="the model's directory, for its tokenizer")
     parser.add_argument("--requests", type=Path, required=True, help="JSON file with runtime and prompts")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--reference", type=Path, help="the directory of a reference to compare with")
+    parser.add_argument("--distribution", type=Path, help="the file to write what the model predicts for it")
     given = parser.parse_args()
     requests = json.loads(given.requests.read_text(encoding="utf-8"))
     words = Words.load(given.tokenizer)
-    batch = Batch.of(words, requests["prompts"])
+    recorder, longest = recorder_of(given.reference), longest_input(given.engine, requests["arguments"])
+    batch = Batch.of(words, requests["prompts"], min(longest, recorder.longest_input) if recorder else 0)
     require_room(given.engine, batch)
-    generate = load(requests["runtime"], given.engine, given.tokenizer, requests["arguments"], batch)
-    answers = answer_all(generate, words, batch)
+    model = load(requests, given.engine, given.tokenizer, batch)
+    written: dict[str, Any] = {"answers": answer_all(model.generate, words, batch)}
+    method = compare(model, words, recorder, longest) if recorder else None
     if rank() == 0:
-        given.output.write_text(json.dumps({"answers": answers}, ensure_ascii=False, indent=1), encoding="utf-8")
+        if method:
+            recorder.write(given.distribution)
+            written["distribution"] = recorder.described(*method)
+        given.output.write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def recorder_of(reference: Path | None) -> Any:
+    """What takes the predictions for a reference; None without one."""
+    if reference is None:
+        return None
+    from distribution import Recorder  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  beside this file
+
+    return Recorder(reference)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support.trtllm import facts, home
 from tests.support.trtllm.commands.command import Run
+from tests.support.trtllm.modules.forward import LARGEST
 
 DTYPE_NAMES = {"torch.float32": "float32", "torch.float16": "float16", "torch.bfloat16": "bfloat16"}
 
@@ -128,6 +129,16 @@ def remember_tokenizer(own: home.Home, rank_file: Path, source: Path) -> None:
         kept = own.directory / home.TOKENIZERS / f"{digest(rank_file)}.json"
         kept.parent.mkdir(exist_ok=True)
         shutil.copyfile(source / "tokenizer.json", kept)
+        _remember_weights(kept.with_suffix(""), source)
+
+
+def _remember_weights(directory: Path, source: Path) -> None:
+    """Keep the weights of a small model, to predict with them."""
+    files = [source / "config.json", *source.glob("*.safetensors")]
+    if sum(file.stat().st_size for file in files) <= LARGEST:
+        directory.mkdir(exist_ok=True)
+        for file in files:
+            shutil.copyfile(file, directory / file.name)
 
 
 def digest(path: Path) -> str:

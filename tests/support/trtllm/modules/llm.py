@@ -12,8 +12,10 @@ from tests.support.trtllm.files.engine import EngineDirectory
 from tests.support.trtllm.home import Home
 from tests.support.trtllm.misbehaviour import Ways, ways_of
 from tests.support.trtllm.modules import answers, llm_arguments
+from tests.support.trtllm.modules.forward import Llama, llama
 from tests.support.trtllm.modules.sampling import CompletionOutput, RequestOutput, SamplingParams
 from tests.support.trtllm.modules.tokens import Tokens
+from tests.support.trtllm.modules.torch_like import tensor
 
 MODEL_BY_NAME_FROM = "0.11.0"
 
@@ -35,6 +37,15 @@ class LLM:
         self.max_seq_len = self._load()
         self.ways.during()
         self.tokenizer = self._tokenizer()
+        self.weights = self._weights()
+
+    def _weights(self) -> Llama | None:
+        """The model that predicts; None if its weights are not known."""
+        raise NotImplementedError
+
+    def _gives_logits(self) -> bool:
+        """Whether it gives the logits of prompts."""
+        return True
 
     def _load(self) -> int:
         """Load the model. Returns the length of the longest sequence."""
@@ -77,10 +88,12 @@ class LLM:
                 f"The sum of prompt length ({len(ids)}) and max_tokens ({sampling.limit}) should not exceed "
                 f"max_seq_len ({self.max_seq_len})"
             )
-        answer = answers.answer(self.own, self.tokenizer, ids, sampling.limit)
+        answer = answers.answer(self.own, self.tokenizer, ids, sampling.limit, self.weights)
         text = self.tokenizer.decode(answer.ids, skip_special_tokens=True) if self.tokenizer else ""
         output = CompletionOutput(0, text, self._tokens(answer), "stop" if answer.ended else "length")
-        return RequestOutput(number, prompt if isinstance(prompt, str) else None, ids, [output])
+        wanted = vars(sampling).get("return_context_logits") and self._gives_logits() and self.weights
+        logits = tensor(self.weights.logits(ids)) if wanted and self.weights else None
+        return RequestOutput(number, prompt if isinstance(prompt, str) else None, ids, [output], context_logits=logits)
 
     def _tokens(self, answer: answers.Answer) -> list[int]:
         return answer.ids
@@ -111,7 +124,14 @@ class EngineLLM(LLM):
         self._check_gpus(world)
         for rank in range(world):
             engine.load(self.own, rank)
+        self.engine = engine
         return engine.max_seq_len
+
+    def _weights(self) -> Llama | None:
+        return answers.model_of(self.own, self.engine.load(self.own, 0).checkpoint)
+
+    def _gives_logits(self) -> bool:
+        return bool(self.engine.limits.get("gather_context_logits"))
 
 
 class TorchLLM(LLM):
@@ -131,6 +151,9 @@ class TorchLLM(LLM):
             world *= size
         self._check_gpus(world)
         return int(self.arguments.get("max_seq_len") or source["max_position_embeddings"])
+
+    def _weights(self) -> Llama | None:
+        return llama(self.model)
 
     def _tokens(self, answer: answers.Answer) -> list[int]:
         """The tokens of an answer. This backend includes the end token."""

@@ -23,7 +23,9 @@ class ModelRunner:
     def __init__(self, engine: EngineDirectory, rank: int, limits: dict[str, int]) -> None:
         self.engine = engine
         self.limits = limits
-        self.tokens = answers.tokens_of(self.own, engine.load(self.own, rank).checkpoint)
+        checkpoint = engine.load(self.own, rank).checkpoint
+        self.tokens = answers.tokens_of(self.own, checkpoint)
+        self.model = answers.model_of(self.own, checkpoint)
 
     @classmethod
     def from_dir(cls, *given: Any, **named: Any) -> "ModelRunner":
@@ -50,7 +52,7 @@ class ModelRunner:
 
     @property
     def gather_context_logits(self) -> bool:
-        return False
+        return self.model is not None and bool(self.engine.limits.get("gather_context_logits"))
 
     gather_generation_logits = gather_context_logits
 
@@ -63,9 +65,13 @@ class ModelRunner:
         batch, most = [one.tolist() for one in bound["batch_input_ids"]], int(options.get("max_new_tokens", 1))
         beams = int(options.get("num_beams", 1))
         self._check(batch, most, beams)
-        said = [answers.answer(self.own, self.tokens, ids, most) for ids in batch]
+        said = [answers.answer(self.own, self.tokens, ids, most, self.model) for ids in batch]
         rows = [ids + one.ids for ids, one in zip(batch, said, strict=True)]
-        return self._outputs(rows, beams, options)
+        outputs = self._outputs(rows, beams, options)
+        if self.gather_context_logits and options.get("return_dict"):
+            assert self.model is not None
+            outputs["context_logits"] = [tensor(self.model.logits(ids)) for ids in batch]
+        return outputs
 
     def _outputs(self, rows: list[list[int]], beams: int, options: dict[str, Any]) -> Any:
         end, width = options.get("end_id"), self.limits["max_seq_len"]

@@ -52,4 +52,4 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool = True
-    context_logits: None = None
+    context_logits: Any = None

@@ -26,6 +26,9 @@ class Tensor(np.ndarray[Any, Any]):
 
     cuda = to = cpu
 
+    def float(self) -> "Tensor":
+        return self.astype(np.float32).view(Tensor)
+
     def __getitem__(self, place: Any) -> Any:
         return np.asarray(super().__getitem__(place)).view(Tensor)
 
