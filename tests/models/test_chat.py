@@ -165,7 +165,8 @@ def test_special_tokens_are_those_that_transformers_gives_a_template(
 def test_what_somebody_needs_to_render_chats_is_named(model: Write) -> None:
     names = ["additional_chat_templates/tool_use.jinja", "chat_template.jinja", "tokenizer_config.json"]
     others = {"config.json": {}, "additional_chat_templates/README.md": "x", "tokenizer.json": {}}
-    assert template_files(model({**dict.fromkeys(names, "{}"), **others})) == names
+    files: dict[str, Any] = {**dict.fromkeys(names, "{}"), **others}
+    assert template_files(model(files)) == names
 
 
 def test_the_error_of_a_template_is_what_it_says() -> None:
@@ -228,7 +229,8 @@ def test_the_time_that_a_template_is_told_can_be_fixed() -> None:
 def fit_of(text: str, *special: str, **tokens: str) -> Fit:
     """How a template fits a tokenizer with these special tokens."""
     vocabulary = Vocabulary(tokens=frozenset(special), special=frozenset(special))
-    return fit(in_this_process(text, tokens or TOKENS, PROBES), vocabulary)
+    given = tokens or TOKENS
+    return fit(in_this_process(text, given, PROBES), vocabulary, given.get("bos_token", ""))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,16 @@ def test_a_models_own_template_fits_its_tokenizer(text: str, special: tuple[str,
 def test_markers_that_are_no_tokens_are_right_if_an_answer_ends_with_one(text: str, markers: str) -> None:
     found = fit_of(text, *OF_LLAMA2)
     assert found.wrong == ""
-    assert found.notes == (f"the chat template writes {markers}, no single token of this tokenizer",)
+    assert found.notes == (f"the chat template writes {markers}, which are no tokens of this tokenizer",)
+
+
+def test_plain_words_for_the_roles_are_noted_also_where_the_tokenizer_has_tokens_for_turns() -> None:
+    """As with Tulu 3, which has the tokenizer of Llama 3."""
+    found = fit_of(ZEPHYR, *OF_LLAMA3, "<|end_of_text|>", eos_token="<|end_of_text|>")
+    assert found.wrong == ""
+    assert len(found.notes) == 2
+    assert "<|user|>, <|assistant|>, which are no tokens" in found.notes[0]
+    assert "does not use the tokenizer's <|start_header_id|>" in found.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +272,9 @@ def test_markers_that_are_no_tokens_are_right_if_an_answer_ends_with_one(text: s
         (LLAMA3, OF_CHATML, {"bos_token": "<|endoftext|>"}, "<|eot_id|>"),
         (GEMMA, OF_CHATML, {"bos_token": ""}, "<end_of_turn>"),
         (MISTRAL, OF_CHATML, {"bos_token": "", "eos_token": "<|im_end|>"}, "[INST]"),
-        (ZEPHYR, OF_LLAMA3, {"eos_token": "<|eot_id|>"}, "<|user|>"),
+        (MISTRAL, OF_CHATML, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}, "[INST]"),
+        (SHAPES["deepseek"], OF_LLAMA2, {}, "<\uff5cUser\uff5c>"),
+        (SHAPES["macros"], OF_LLAMA2, {}, "<|im_start|>"),
     ],
 )
 def test_another_models_template_is_recognized(
@@ -288,7 +301,8 @@ def test_a_vocabulary_is_read_from_any_kind_of_tokenizer(model: Write) -> None:
     pairs = {"added_tokens": [{"content": "<s>", "special": True}], "model": {"vocab": [["x", -1.0], ["y", -2.0]]}}
     found = read_vocabulary(model({"tokenizer.json": pairs}))
     assert found is not None
-    assert (found.tokens, found.special) == ({"<s>", "x", "y"}, {"<s>"})
+    assert sorted(found.tokens) == ["<s>", "x", "y"]
+    assert sorted(found.special) == ["<s>"]
     assert read_vocabulary(model({"tokenizer.json": "no JSON"})) is None
 
 

@@ -266,3 +266,24 @@ def test_a_download_of_unknown_size_is_estimated_by_the_models_shape() -> None:
     assert plan.source.weight_bytes == 0
     assert plan.find("download").estimated_bytes > 2 * 1000 * 64
     assert plan.notes[0] == "the mirror says no sizes"
+
+
+def with_template(source: Source) -> ResolvedSource:
+    return resolved(source).model_copy(update={"chat_template": "chat_template.jinja"})
+
+
+def test_a_chat_with_a_model_without_a_template_is_found_before_anything_runs() -> None:
+    data = spec_data()
+    data["validation"] = {"chat": True, "prompts": [{"prompt": "Hi"}]}
+    with pytest.raises(PlanError, match=r"validation\.chat: it needs a chat template.*\[E520\]"):
+        make_plan(parse_spec(data), resolver=resolved)
+    plan = make_plan(parse_spec(data), resolver=with_template)
+    assert not [note for note in plan.notes if "chat template" in note]
+
+
+def test_prompts_that_ignore_the_models_chat_template_are_noted() -> None:
+    data = spec_data()
+    data["validation"] = {"prompts": [{"prompt": "Hi"}]}
+    notes = make_plan(parse_spec(data), resolver=with_template).notes
+    assert [note for note in notes if "the model has a chat template (chat_template.jinja)" in note]
+    assert not [note for note in make_plan(parse_spec(data), resolver=resolved).notes if "chat template" in note]
