@@ -231,7 +231,8 @@ def test_a_degenerate_answer_stops_with_what_it_is_and_what_to_do() -> None:
 
 def test_specs_without_chats_have_nothing_of_them_in_their_recipe() -> None:
     plain = ValidationOptions(prompts=(Prompt(prompt="a", contains="b"),))
-    assert set(validate.validate_call(plain).parameters) == {"prompts", "max_tokens", "driver_sha256"}
+    expected = {"prompts", "max_tokens", "driver_sha256", "weights_driver_sha256"}
+    assert set(validate.validate_call(plain).parameters) == expected
     unused = plain.model_copy(update={"gates": Gates.model_validate({"answers": "warn"})})
     assert validate.validate_call(unused) == validate.validate_call(plain)
 

@@ -152,8 +152,9 @@ def answer(engine: Engine, prompt: str, max_tokens: int, *, add_special_tokens: 
     for token in generate(engine, prompt_ids, limit):
         ids.append(token)
         moments.append(time.perf_counter() - started)
-    ended = ids[-1] in engine.end_ids
+    ended = not ids or ids[-1] in engine.end_ids
     kept = ids[:-1] if ended else ids
+    moments = moments or [time.perf_counter() - started]  # a runtime that gives no token at all
     return Answer(
         text=engine.tokenizer.decode(kept, skip_special_tokens=True),
         token_ids=kept,

@@ -205,7 +205,7 @@ def quantized(graph: Graph, node: Any) -> Found | None:
     rows, columns, bits, block = (options[name] for name in ("N", "K", "bits", "block_size"))
     inputs = [*node.input, *([""] * 3)]  # the fifth is the order of the columns, which GPTQ may change
     packed, scales, zeros = (name if graph.has(name) else "" for name in inputs[1:4])
-    unknown = bits not in VALUES_IN_BYTE or any(inputs[4:5]) or (inputs[3] and not zeros)
+    unknown = bits not in VALUES_IN_BYTE or any(inputs[4:5]) or (inputs[3] and not zeros) or reordered(options)
     if unknown or not packed or not scales:
         return None
     blocks = math.ceil(columns / block)
@@ -219,6 +219,11 @@ def quantized(graph: Graph, node: Any) -> Found | None:
         return np.asarray(exact.reshape(len(exact), -1)[:, :columns])
 
     return Found(original_name(packed), bits, block, (rows, columns), read)
+
+
+def reordered(options: dict[str, Any]) -> bool:
+    """Whether the bytes are in the order of one kernel, and not in that of the graph."""
+    return any(value for name, value in options.items() if "prepack" in name)
 
 
 def unpacked(packed: Array, bits: int) -> Array:
@@ -326,10 +331,10 @@ def rotary_base(graph: Graph, config: dict[str, Any]) -> Compared | None:
     if not graph.has("sin_cache") or not isinstance(base, int | float) or kind != "default":
         return None
     angles = np.arcsin(np.clip(graph.read("sin_cache")[1].astype(np.float64), -1, 1))
-    first = float(angles[1]) if len(angles) > 1 else 0.0
-    if not first > 0:
+    middle = len(angles) // 2  # in 16 bits, the first angles tell the base badly, and the last ones are too small
+    if not middle or not angles[middle] > 0:
         return None
-    ours = first ** -len(angles)
+    ours = float(angles[middle]) ** (-len(angles) / middle)
     error = abs(ours / base - 1)
     return Compared("rotary base", 32, error, error, "", 1.0, f"{ours:.4g} in place of {base:.4g}")
 
