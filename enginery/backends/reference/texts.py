@@ -75,7 +75,7 @@ def text_files(path: Path) -> Mapping[str, Path]:
 
 
 def read_texts(path: Path | None) -> list[Text]:
-    """All texts at a path that are not empty; those that come with Enginery if it is None.
+    """All texts at a path that are not empty, without white space at their ends; the shipped ones if it is None.
 
     Raises:
         SourceError: when one cannot be read, is not in a form that is known, or all are empty.
@@ -111,12 +111,12 @@ def _texts_of(name: str, file: Path) -> Iterator[Text]:
     except UnicodeDecodeError as error:
         raise _unusable(file, f"is not UTF-8: byte {error.start} cannot be decoded") from error
     if file.suffix.lower() != ".jsonl":
-        yield from [Text(name, content)] if content.strip() else []
+        yield from [Text(name, content.strip())] if content.strip() else []
         return
     # Only line feeds end a line: a text may have other characters that `splitlines` would take for an end.
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip() and (text := _text_in(file, number, line)).strip():
-            yield Text(f"{name}:{number}", text)
+            yield Text(f"{name}:{number}", text.strip())
 
 
 def _text_in(file: Path, number: int, line: str) -> str:
