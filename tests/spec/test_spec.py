@@ -253,6 +253,14 @@ def test_a_relative_path_is_taken_from_the_spec_file(tmp_path: Path) -> None:
     assert spec.source.path == str(tmp_path / "model")
 
 
+def test_no_reference_is_written_without_quotes(tmp_path: Path) -> None:
+    text = (
+        "name: tiny\nsource: {path: model}\nvalidation: {reference: {use: off}}\n"
+        "targets: [{name: cpu, precision: int4}]\n"
+    )
+    assert read_spec(written(tmp_path / "spec.yaml", text)).validation.reference.use == "off"
+
+
 def test_the_texts_of_a_reference_are_taken_from_the_spec_file(tmp_path: Path) -> None:
     text = (
         "name: tiny\nsource: {path: model}\nvalidation: {reference: {texts: texts}}\n"
