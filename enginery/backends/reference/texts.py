@@ -86,6 +86,21 @@ def read_texts(path: Path | None) -> list[Text]:
     return found
 
 
+def require_readable(path: Path) -> None:
+    """Make sure that the texts at a path can be read. Texts that did not change since are not read again.
+
+    Raises:
+        SourceError: when one cannot be read, is not in a form that is known, or all are empty.
+    """
+    _read_once(path, texts_digest(path))
+
+
+@lru_cache
+def _read_once(path: Path, digest: str) -> None:
+    del digest
+    read_texts(path)
+
+
 def require_texts(path: Path | None, expected: str) -> list[Text]:
     """The texts, if they are those of the plan: the step's key contains their digest.
 
