@@ -108,6 +108,12 @@ class ReferenceOptions(SpecModel):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """The number format of the original weights; `auto` is their own on a GPU, and float32 on a CPU."""
 
+    @field_validator("use", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, written: Any) -> Any:
+        # YAML reads a bare `off` as false.
+        return "off" if written is False else written
+
     @model_validator(mode="after")
     def _build_is_given(self) -> Self:
         if (self.use == "build") != (self.build is not None):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.builds import LOGPROBS_FILE, MOST_KEPT, REFERENCE_FILE, Reference, ReferenceFacts, ReferenceSequence
+from enginery.core.errors import CommandError
 from enginery.core.process import Completed
 from enginery.store import StepContext
 
@@ -68,9 +69,11 @@ class RecordedContext(StepContext):
 
     Attributes:
         asked: the driver's request.
+        failure: the error with which the command ends, if any.
     """
 
     asked: Mapping[str, Any]
+    failure: CommandError | None = None
 
     def run(
         self, argv: Sequence[str], environment: Mapping[str, str] | None = None, *, cwd: Path | None = None
@@ -78,5 +81,7 @@ class RecordedContext(StepContext):
         del cwd
         words = dict(zip(argv[2::2], argv[3::2], strict=True))
         self.asked = json.loads(Path(words["--request"]).read_text(encoding="utf-8"))
+        if self.failure:
+            raise self.failure
         write_reference(Path(words["--output"]), [text(), answer()])
         return Completed(argv=tuple(argv), seconds=0.0, peak_memory_bytes=0, last_lines=tuple(environment or ()))

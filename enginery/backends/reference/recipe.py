@@ -12,7 +12,7 @@ from packaging.version import Version
 from pydantic import JsonValue
 
 from enginery import toolchains
-from enginery.backends.reference.texts import own_texts, read_texts, texts_digest
+from enginery.backends.reference.texts import own_texts, require_readable, texts_digest
 from enginery.backends.request import BackendStep, Request, command_step
 from enginery.backends.validate import chat_recipe
 from enginery.core.errors import SourceError, ToolchainError
@@ -176,12 +176,17 @@ def published_build_name(written: str, registry: str = "") -> PublishedBuildName
     return PublishedBuildName(address.rstrip("/"), found["model"], found["build"])
 
 
-def reference_findings(request: Request) -> Iterator[Finding]:
-    """Everything that stops the reference of this target: texts, build, and toolchain."""
+def reference_findings(request: Request, identify: Identify | None = None) -> Iterator[Finding]:
+    """Everything that stops the reference of this target: texts, build, and toolchain.
+
+    Args:
+        request: the target.
+        identify: returns a toolchain's identity; None to look only for a pin file.
+    """
     options = request.validation.reference
-    if options.use != "off" and options.texts is not None:
+    if options.use != "off" and (texts := own_texts(options)) is not None:
         try:
-            read_texts(own_texts(options))
+            require_readable(texts)
         except SourceError as error:
             yield Finding("E530", "validation.reference.texts", f"{error.subject} {error.problem}", error.remedy)
     if options.use == "build":
@@ -191,6 +196,8 @@ def reference_findings(request: Request) -> Iterator[Finding]:
             yield Finding("E531", error.subject, error.problem, error.remedy)
     if options.use == "weights":
         try:
-            transformers_toolchain()
+            name = transformers_toolchain()
+            if identify:
+                identify(name, "venv")
         except ToolchainError as error:
-            yield Finding("E532", "validation.reference", error.problem, error.remedy)
+            yield Finding("E532", "validation.reference", f"{error.subject}: {error.problem}", error.remedy)

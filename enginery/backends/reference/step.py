@@ -17,7 +17,7 @@ from enginery.backends.reference.recipe import TEXTS, ReferenceParameters
 from enginery.backends.reference.texts import Text, require_texts
 from enginery.backends.reference.tokenizers import tokenizer_digest
 from enginery.builds import MOST_KEPT, Reference, read_reference
-from enginery.core.errors import SourceError, UsageError
+from enginery.core.errors import CommandError, SourceError, UsageError
 from enginery.core.files import remove_tree, write_atomic
 from enginery.core.progress import Facts
 from enginery.models import SentPrompt, sent_prompts
@@ -65,9 +65,25 @@ def run(context: StepContext, parameters: ReferenceParameters) -> Facts:
     command = (context.toolchain.python, ANSWER_REFERENCE, *places, "--scratch", offloaded)
     try:
         context.run([str(word) for word in command], RUN_ENVIRONMENT)
+    except CommandError as error:
+        raise _with_way_out(error) from error
     finally:
         remove_tree(offloaded)
     return facts_of(read_reference(context.output))
+
+
+def _with_way_out(error: CommandError) -> CommandError:
+    """The error, whose remedy also says how to build without a reference."""
+    out = "or set validation.reference.use: off, so that nothing is compared with the original weights"
+    remedy = f"{error.remedy}; {out}" if error.remedy else f"correct what the last lines say, {out}"
+    return CommandError(
+        error.problem,
+        subject=error.subject,
+        remedy=remedy,
+        transient=error.transient,
+        cause=error.cause,
+        last_lines=error.last_lines,
+    )
 
 
 def taken(context: StepContext, parameters: ReferenceParameters) -> Facts:

@@ -34,6 +34,7 @@ from transformers import (  # type: ignore[import-not-found,unused-ignore]  # of
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import (  # type: ignore[import-not-found,unused-ignore]
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -223,12 +224,23 @@ def load(directory: Path, request: dict[str, Any], scratch: Path) -> Model:
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, report[what])):
             refuse(f"the weights are not those of this model: {what.replace('_', ' ')} {', '.join(names[:5])}")
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    tokenizer = load_tokenizer(directory)
     ends = _ends(made, tokenizer)
     # The model's own settings would be mixed into those that are given.
     made.generation_config = GenerationConfig(**GREEDY, eos_token_id=ends or None, pad_token_id=(ends or [0])[0])
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return Model(made.eval(), tokenizer, place, ends, positions if isinstance(positions, int) else 0)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The model's tokenizer. If its class is the model's own code, the tokens are those of its `tokenizer.json`."""
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        if (directory / "tokenizer.json").is_file():
+            say(f"the tokenizer is read from tokenizer.json alone: {str(error).splitlines()[0]}")
+            return PreTrainedTokenizerFast.from_pretrained(directory)
+        refuse(f"transformers cannot load the tokenizer of this model: {str(error).splitlines()[0]}")
 
 
 def _loading(place: Place, scratch: Path) -> dict[str, Any]:
@@ -303,10 +315,11 @@ def shared(sizes: Sequence[int], most: int) -> list[int]:
 def answers(model: Model, request: dict[str, Any]) -> list[Tokens]:
     """The greedy answers to the prompts. If layers are on disk, all are made together: one reading gives a token."""
     found = [_asked(model, prompt) for prompt in request["prompts"]]
-    if model.place.offloaded:
+    together = model.place.offloaded or not hasattr(model.model, "generate")
+    if together:
         _answer_together(model, found)
     for number, one in enumerate(found, start=1):
-        if not model.place.offloaded:
+        if not together:
             one.ids += _generated(model, one)
         said = one.ids[one.first :]
         ended = said[-1] in model.ends

@@ -62,9 +62,11 @@ def test_a_model_that_fits_nowhere_is_read_from_disk_with_less_memory() -> None:
     assert read.memory < 64e9 < whole.memory
 
 
-def test_a_gpu_that_is_too_small_is_used_only_if_the_spec_says_so() -> None:
+def test_a_gpu_that_is_too_small_is_used_only_if_nothing_else_holds_the_model_or_the_spec_says_so() -> None:
     h100 = gpus.find("H100-SXM5-80GB")
     assert cost.estimate(request(LARGE, h100), LARGE, 1e12).device == "CPU"
+    small = cost.estimate(request(LARGE, h100), LARGE, 64e9)
+    assert (small.device, small.offloaded) == ("GPU", True)
     forced = cost.estimate(request(LARGE, h100, device="cuda"), LARGE, 1e12)
     assert (forced.device, forced.offloaded) == ("GPU", True)
 

@@ -5,7 +5,7 @@ import pytest
 
 from enginery.backends.reference.recipe import planned_reference, reference_call, reference_findings
 from enginery.backends.request import Request
-from enginery.core.errors import SourceError
+from enginery.core.errors import SourceError, ToolchainError
 from enginery.models import ModelFacts
 from enginery.spec import ValidationOptions, gpus
 from enginery.spec.spec import parse_spec
@@ -130,3 +130,14 @@ def test_texts_that_cannot_be_used_are_found_before_work_starts(texts: Path) -> 
     found = list(reference_findings(request(texts)))
     assert [(finding.code, finding.path) for finding in found] == [("E530", "validation.reference.texts")]
     assert "more.jsonl line 1 is not JSON" in found[0].problem
+    (texts / "more.jsonl").write_text('{"text": "Corrected."}')
+    assert list(reference_findings(request(texts))) == []
+
+
+def test_a_machine_without_a_python_for_the_toolchain_is_found_before_work_starts(texts: Path) -> None:
+    def identify_nothing(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
+        raise ToolchainError("it needs Python >=3.11,<3.13", subject=f"{name}{kind}{image}", remedy="install one")
+
+    found = list(reference_findings(request(texts), identify_nothing))
+    assert [(finding.code, finding.remedy) for finding in found] == [("E532", "install one")]
+    assert list(reference_findings(request(texts), identify)) == []

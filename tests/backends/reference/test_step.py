@@ -9,7 +9,7 @@ from enginery.backends.reference.step import facts_of, prompt_texts, reference_s
 from enginery.backends.reference.tokenizers import tokenizer_digest
 from enginery.builds import REFERENCE_FILE, Reference
 from enginery.core.digests import json_digest
-from enginery.core.errors import SourceError, UsageError
+from enginery.core.errors import CommandError, SourceError, UsageError
 from enginery.core.progress import no_log
 from enginery.spec import ValidationOptions
 from enginery.toolchains import ToolchainIdentity
@@ -79,6 +79,15 @@ def test_texts_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
     (tmp_path / "english.txt").write_text("Another text.", encoding="utf-8")
     with pytest.raises(SourceError, match="not the texts that the plan was made for"):
         reference_step(context)
+
+
+def test_a_reference_that_fails_says_how_to_build_without_one(tmp_path: Path) -> None:
+    context = a_context(tmp_path)
+    context.failure = CommandError("ended with exit status 2", remedy="read its last lines", last_lines=["error: no"])
+    with pytest.raises(CommandError) as error:
+        reference_step(context)
+    assert error.value.remedy.startswith("read its last lines; or set validation.reference.use: off")
+    assert error.value.last_lines == ("error: no",)
 
 
 def test_the_facts_have_the_perplexity_of_each_text(tmp_path: Path) -> None:

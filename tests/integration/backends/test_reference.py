@@ -130,12 +130,16 @@ def runs(
     request = json.loads((made[0].directory.parent / "scratch" / "request.json").read_text(encoding="utf-8"))
     small = directory / "small.json"
     small.write_text(json.dumps(request | {"memory": LITTLE_MEMORY}), encoding="utf-8")
+    many = directory / "many.json"
+    texts = [{"name": f"t{number}", "text": f"Number {number}. " * 100} for number in range(200)]
+    many.write_text(json.dumps(request | {"texts": texts, "prompts": [], "max_tokens": 512}), encoding="utf-8")
     long = directory / "long.json"
     prompt = {"name": "prompt 1", "text": "a " * 500, "add_special_tokens": True, "max_tokens": 9}
     long.write_text(json.dumps(request | {"prompts": [prompt]}), encoding="utf-8")
     jobs: dict[str, list[Any]] = {
         "types": [Path(support).with_name("model_types.py")],
         "small": drive(directory / "small", tiny_weights, small),
+        "many": drive(directory / "many", tiny_weights, many),
         "damaged": drive(directory / "damaged", damaged(directory / "weights", tiny_weights), small),
         "long": drive(directory / "long", tiny_weights, long),
         "missing": drive(directory / "missing", incomplete(directory / "incomplete", tiny_weights), small),
@@ -182,6 +186,12 @@ def test_a_model_that_does_not_fit_into_memory_gives_the_same(
     assert read.facts.offloaded is True
     assert read.sequences == made[0].sequences
     assert read.logprobs.top_logprobs == pytest.approx(made[0].logprobs.top_logprobs, abs=1e-4)
+
+
+def test_of_very_many_texts_some_are_used_and_each_gives_a_long_piece(runs: tuple[Path, dict[str, Any]]) -> None:
+    assert runs[1]["many"]["status"] == 0, runs[1]["many"]
+    found = read_reference(runs[0] / "many").sequences
+    assert [(one.name, one.rows) for one in found] == [(f"t{number}-1", 128) for number in (0, 50, 100, 150)]
 
 
 def test_weights_that_are_nan_are_no_reference(runs: tuple[Path, dict[str, Any]]) -> None:
