@@ -69,8 +69,10 @@ def measured(
 ) -> SimpleNamespace:
     double = AiperfDouble(result)
     monkeypatch.setattr(load, "ensure", lambda _name, _log: double)
-    options = {"concurrency": (2,), "prompt_tokens": 64, "output_tokens": 32, "requests": 10, "tokenizer": None} | more
-    found = load.measure_served(triton.url + "/", options.pop("model", "ensemble"), log=print, **options)
+    options: dict[str, Any] = {"concurrency": (2,), "prompt_tokens": 64, "output_tokens": 32, "requests": 10} | more
+    model = options.pop("model", "ensemble")
+    tokenizer = options.pop("tokenizer", None)
+    found = load.measure_served(triton.url + "/", model, tokenizer=tokenizer, log=print, **options)
     return SimpleNamespace(found=found, commands=double.commands, payloads=double.payloads)
 
 
