@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from packaging.version import Version
 from pydantic import JsonValue
@@ -15,7 +16,8 @@ from enginery.core.progress import Log
 from enginery.spec import CPU, SpeedGate, gpus
 from enginery.store import Stage, StepContext, Store
 from enginery.toolchains import ToolchainIdentity, toolchain_name
-from enginery.toolchains.identity import Kind
+
+Kind = Literal["venv", "host", "container"]
 
 ENGINES = ("genai_config.json", "rank0.engine", "*.safetensors")
 """A file of this name shows an engine or a checkpoint, in this order."""
@@ -39,10 +41,8 @@ def bench_directory(directory: Path, options: SpeedGate, store: Store, log: Log,
         CommandError: when the engine cannot be loaded or fails.
     """
     manifest = _manifest(directory)
-    engine, tokenizer = _holding(directory, ENGINES), _holding(directory, TOKENIZERS)
-    if engine is None:
-        remedy = "name a pulled build, a model repository, or an engine's directory"
-        raise UsageError("has no engine in it", subject=str(directory), remedy=remedy)
+    engine = _only_engine(directory)
+    tokenizer = next(_holding(directory, TOKENIZERS), engine)
     on_cpu = _is_for_cpu(engine, manifest)
     _require_gpu(manifest)
     parameters, identity = _how(directory, engine, manifest, options, kind, on_cpu=on_cpu)
@@ -53,7 +53,7 @@ def bench_directory(directory: Path, options: SpeedGate, store: Store, log: Log,
         context = StepContext(
             key="bench",
             parameters=parameters,
-            inputs={"engine": engine.resolve(), "weights": (tokenizer or engine).resolve()},
+            inputs={"engine": engine.resolve(), "weights": tokenizer.resolve()},
             output=output,
             chain=(),
             toolchain=environment,
@@ -69,12 +69,21 @@ def _manifest(directory: Path) -> Manifest | None:
     return LocalBuild.read(directory).manifest if (directory / "manifest.json").is_file() else None
 
 
-def _holding(directory: Path, names: tuple[str, ...]) -> Path | None:
-    """The first directory, at any depth, with a file of one of these names."""
-    return next(_found(directory, names), None)
+def _only_engine(directory: Path) -> Path:
+    """The directory of the engine in `directory`, at any depth."""
+    for name in ENGINES:
+        found = list(dict.fromkeys(_holding(directory, (name,))))
+        if len(found) > 1:
+            remedy = f"name one of them, such as {found[0]}"
+            raise UsageError(f"has {len(found)} engines in it", subject=str(directory), remedy=remedy)
+        if found:
+            return found[0]
+    remedy = "name a pulled build, a model repository, or an engine's directory"
+    raise UsageError("has no engine in it", subject=str(directory), remedy=remedy)
 
 
-def _found(directory: Path, names: tuple[str, ...]) -> Iterator[Path]:
+def _holding(directory: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """The directories, at any depth, with a file of one of these names."""
     for name in names:
         for path in sorted(directory.rglob(name)):
             yield path.parent

@@ -44,7 +44,7 @@ LONGEST_SECONDS = 1200.0
 """And none after this time, quiet or not."""
 
 MEASURING: Mapping[str, JsonValue] = MappingProxyType(
-    {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12, "seconds": 2.0}
+    {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12, "seconds": 4.0}
 )
 """How the driver repeats; see `Settings` in `drivers/bench_common.py`."""
 ENVIRONMENT = {**OFFLINE, "OPENBLAS_NUM_THREADS": "1"}

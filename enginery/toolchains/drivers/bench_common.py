@@ -151,24 +151,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def fitting(settings: dict[str, Any], longest: int) -> tuple[Settings, list[str]]:
-    """The settings, with fewer tokens where prompt and answer would be longer than the model's context.
+def fitting(settings: dict[str, Any], longest: int, longest_prompt: int = 0) -> tuple[Settings, list[str]]:
+    """The settings, with fewer tokens where the engine cannot take so many.
+
+    Args:
+        settings: as they were asked for.
+        longest: tokens that a prompt and its answer may have together; 0 if nothing says so.
+        longest_prompt: tokens that a prompt may have; 0 if nothing says so.
 
     Raises:
-        ValueError: when the context has no room for a prompt and two tokens.
+        ValueError: when there is no room for a prompt and two tokens.
     """
-    made = Settings(**settings)
-    if not longest or made.prompt_tokens + made.output_tokens <= longest:
-        return made, []
-    output = max(2, min(made.output_tokens, longest // 3))
-    prompt = min(made.prompt_tokens, longest - output)
+    asked = (settings["prompt_tokens"], settings["output_tokens"])
+    prompt, output = min(asked[0], longest_prompt or asked[0]), asked[1]
+    if longest and prompt + output > longest:
+        output = max(2, min(output, longest // 3))
+        prompt = min(prompt, longest - output)
     if prompt < 1:
-        raise ValueError(f"a context of {longest} tokens has no room for a prompt and two tokens")
-    note = (
-        f"{made.prompt_tokens} and {made.output_tokens} tokens do not fit into {longest}:"
-        f" measured with {prompt} and {output}"
-    )
-    return Settings(**{**settings, "prompt_tokens": prompt, "output_tokens": output}), [note]
+        raise ValueError(f"an engine for {longest} tokens has no room for a prompt and two tokens")
+    made = Settings(**{**settings, "prompt_tokens": prompt, "output_tokens": output})
+    if asked == (prompt, output):
+        return made, []
+    return made, [f"the engine does not take {asked[0]} and {asked[1]} tokens: measured with {prompt} and {output}"]
 
 
 def measure(
