@@ -84,7 +84,7 @@ def _prompts(manifest: Manifest) -> str:
         (
             _question(result),
             escape(result.got),
-            _verdict(result),
+            _judged(result),
             f"{'' if result.tokens is None else f'{result.tokens} tokens, '}{result.seconds:.2f} s",
         )
         for result in manifest.validation.results
@@ -101,7 +101,7 @@ def _question(result: PromptResult) -> str:
     return f"{escape(result.question)}{sent}"
 
 
-def _verdict(result: PromptResult) -> str:
+def _judged(result: PromptResult) -> str:
     if not result.passed:
         return f'<span class="miss">{escape(result.reason)}</span>'
     return "as expected" if result.checked else '<span class="quiet">recorded only</span>'

@@ -269,7 +269,7 @@ def _with_checks(chosen: Chosen, weights: str, source: ResolvedSource, machine: 
 
 def _target_steps(chosen: Chosen, weights: str, machine: Machine) -> tuple[PlannedTarget, list[PlannedStep]]:
     request, wanted = chosen.request, chosen.request.target
-    about = {
+    about: dict[str, JsonValue] = {
         "name": wanted.name,
         "gpu": request.gpu.name,
         "backend": chosen.backend.name,

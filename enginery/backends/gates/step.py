@@ -53,7 +53,7 @@ class Measured:
     def modes(self) -> Mapping[GateName, Mode]:
         """The mode of each gate."""
         given = self.context.parameters["modes"]
-        return {GateName(name): Mode(mode) for name, mode in given.items()} if isinstance(given, Mapping) else {}
+        return {GateName(name): Mode(str(mode)) for name, mode in given.items()} if isinstance(given, Mapping) else {}
 
     @cached_property
     def precision(self) -> Precision:
