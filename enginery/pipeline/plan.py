@@ -278,6 +278,9 @@ def _publish_steps(spec: Spec, target: PlannedTarget, inputs: dict[str, str]) ->
     about: dict[str, JsonValue] = {"model": spec.name, "build_id": target.build_id}
     to_publish = about | spec.publish.model_dump(mode="json", include={"to", "channel", "allow_unconditional_writes"})
     to_publish["target"] = target.model_dump(mode="json", exclude={"build_id"})
+    wanted = next(one for one in spec.targets if one.name == target.name)
+    if channel_gate := spec.validation_for(wanted).gates.channel.model_dump(mode="json", exclude_unset=True):
+        to_publish["channel_gate"] = channel_gate
     publish = Step(
         stage=Stage.PUBLISH, inputs=inputs, recipe=Call(function="publish", version=1, parameters=to_publish)
     )

@@ -1,0 +1,215 @@
+"""A build is compared with the one that its channel points to, by the figures in their manifests."""
+
+from typing import Any
+
+import pytest
+
+from enginery.builds.gates import GateReport, GateResult, Measure, Verdict
+from enginery.builds.manifest import Manifest
+from enginery.builds.verdicts.channel import judge_channel
+from enginery.spec.validation import Accepted, ChannelGate, Mode
+from enginery.store.steps import Call, FileRecord, Stage, StepRecord
+from tests.support.plans.watched import a_manifest
+from tests.support.registry.gates import a_measure, a_result
+from tests.support.store.records import a_record
+
+OTHER = "cpu-int4-222222222222"
+H100 = "H100-SXM5-80GB"
+
+
+def with_measures(gate: str, *measures: Measure, build_id: str = OTHER, gpu: str = H100) -> Manifest:
+    return a_manifest(build_id, gates=GateReport(results=(a_result(gate, *measures),)), gpu=gpu)
+
+
+def judged(before: Manifest | None, after: Manifest, mode: Mode = Mode.BLOCK, **options: Any) -> GateResult:
+    return judge_channel(before, after, ChannelGate.model_validate(options), mode)
+
+
+def verdict_of(gate: str, before: Measure, after: Measure, **options: Any) -> Verdict:
+    return judged(with_measures(gate, before), with_measures(gate, after), **options).verdict
+
+
+def kl(value: float, half: float | None = None) -> Measure:
+    between: dict[str, Any] = {} if half is None else {"low": value - half, "high": value + half}
+    return a_measure("mean_kl", value, **between)
+
+
+def agreement(value: float) -> Measure:
+    return a_measure("top1_agreement", value, unit="", limit=0.9, at_least=True)
+
+
+def milliseconds(value: float, half: float = 0.1) -> Measure:
+    return a_measure("first_ms_1", value, unit="ms", limit=None, low=value - half, high=value + half)
+
+
+def speed(value: float, half: float = 0.1) -> Measure:
+    return a_measure("speed_1", value, unit="tokens/s", limit=None, low=value - half, high=value + half)
+
+
+def with_step(manifest: Manifest, *records: StepRecord) -> Manifest:
+    return manifest.model_copy(update={"steps": (*manifest.steps, *records)})
+
+
+def test_a_channel_without_a_build_has_nothing_to_compare_with() -> None:
+    found = judged(None, a_manifest())
+    assert found.verdict is Verdict.PASS
+    assert "nothing to compare with" in found.told
+
+
+def test_a_build_compared_with_itself_passes_however_wide_its_intervals_are() -> None:
+    for measure in (kl(0.2, 0.1), agreement(0.95), milliseconds(5.0, 4.0), speed(100.0, 90.0)):
+        gate = "speed" if measure.unit in {"ms", "tokens/s"} else "distribution"
+        assert verdict_of(gate, measure, measure) is Verdict.PASS
+
+
+@pytest.mark.parametrize(("engine", "verdict"), [(10, Verdict.PASS), (1200, Verdict.PASS), (1201, Verdict.FAIL)])
+def test_the_engine_may_grow_by_twenty_percent(engine: int, verdict: Verdict) -> None:
+    found = judged(a_manifest(), a_manifest(OTHER, engine=engine))
+    assert found.verdict is verdict
+    assert ("at most +20%" in found.reason) == (verdict is Verdict.FAIL)
+    assert judged(a_manifest(), a_manifest(OTHER, engine=engine), larger_percent=21).verdict is Verdict.PASS
+
+
+def test_what_was_right_may_not_be_wrong() -> None:
+    found = judged(a_manifest(), a_manifest(OTHER, passed=False))
+    assert found.verdict is Verdict.FAIL
+    assert "'Hi' was right and is now wrong: 'there'" in found.reason
+    assert found.stops
+    assert "enginery diff" in found.remedy
+
+
+def test_a_different_answer_that_is_as_expected_and_a_prompt_that_is_gone_pass() -> None:
+    assert judged(a_manifest(), a_manifest(OTHER, answers={"Hi": "there, there"})).verdict is Verdict.PASS
+    assert judged(a_manifest(), a_manifest(OTHER, answers={"Another": "answer"})).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (kl(0.2), kl(0.21), Verdict.PASS),
+        (kl(0.2), kl(0.1), Verdict.PASS),
+        (kl(0.2), kl(0.23), Verdict.FAIL),
+        (kl(0.2, 0.01), kl(0.24, 0.01), Verdict.FAIL),
+        (kl(0.2, 0.03), kl(0.24, 0.03), Verdict.INCONCLUSIVE),
+        (kl(1e-9), kl(5e-9), Verdict.PASS),
+        (agreement(0.95), agreement(0.941), Verdict.PASS),
+        (agreement(0.95), agreement(0.93), Verdict.FAIL),
+        (agreement(0.95), agreement(0.99), Verdict.PASS),
+    ],
+)
+def test_the_distribution_may_be_a_little_farther_from_the_reference(
+    before: Measure, after: Measure, verdict: Verdict
+) -> None:
+    assert verdict_of("distribution", before, after) is verdict
+
+
+def test_the_tolerances_are_the_specs() -> None:
+    assert verdict_of("distribution", kl(0.2), kl(0.23), farther_percent=20) is Verdict.PASS
+    assert verdict_of("distribution", agreement(0.95), agreement(0.93), worse_share=0.05) is Verdict.PASS
+    assert verdict_of("speed", milliseconds(10), milliseconds(11.5), slower_percent=20) is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (milliseconds(10), milliseconds(10.9), Verdict.PASS),
+        (milliseconds(10), milliseconds(11.5), Verdict.FAIL),
+        (milliseconds(10, 2), milliseconds(11.5, 2), Verdict.INCONCLUSIVE),
+        (milliseconds(10), milliseconds(5), Verdict.PASS),
+        (speed(100), speed(91), Verdict.PASS),
+        (speed(100), speed(88), Verdict.FAIL),
+        (speed(100), speed(200), Verdict.PASS),
+    ],
+)
+def test_a_build_may_be_a_little_slower(before: Measure, after: Measure, verdict: Verdict) -> None:
+    assert verdict_of("speed", before, after) is verdict
+
+
+def test_times_of_other_gpus_machines_and_drivers_cannot_be_compared() -> None:
+    slow, fast = with_measures("speed", milliseconds(20)), with_measures("speed", milliseconds(10))
+    found = judged(fast, with_measures("speed", milliseconds(10), gpu="L40S-48GB"))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert f"they were measured on {H100} and L40S-48GB" in found.reason
+
+    def benched(manifest: Manifest, **more: Any) -> Manifest:
+        return with_step(manifest, a_record(Stage.BENCH).model_copy(update=more))
+
+    other = judged(benched(fast, toolchain={"driver": "550.1"}), benched(slow, toolchain={"driver": "570.2"}))
+    assert "drivers 550.1 and 570.2" in other.reason
+    on_cpu = [with_measures("speed", milliseconds(10), gpu="cpu") for _ in range(2)]
+    hosts = judged(benched(on_cpu[0], host="a"), benched(on_cpu[1], host="b"))
+    assert "different machines, a and b" in hosts.reason
+    assert hosts.stops
+
+
+def test_the_speed_gates_own_comparison_is_taken_if_there_is_one() -> None:
+    fast, slow = with_measures("speed", milliseconds(10)), with_measures("speed", milliseconds(20))
+    unsure = GateResult(gate="speed", mode="warn", verdict=Verdict.INCONCLUSIVE, reason="the machine was busy")
+    found = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, unsure)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "the machine was busy" in found.reason
+    slower = a_result("speed", a_measure("first_ms_1_percent", 3.0, unit="%", limit=10.0))
+    (measure,) = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, slower).measures[2:]
+    assert (measure.name, measure.verdict) == ("speed.first_ms_1_percent", Verdict.PASS)
+
+
+def test_divergences_from_other_references_cannot_be_compared_and_the_rest_is() -> None:
+    def referred(manifest: Manifest, texts: str, weights: str) -> Manifest:
+        recipe = Call(function="reference", version=1, parameters={"texts": texts})
+        download = a_record(Stage.DOWNLOAD).model_copy(
+            update={"files": (FileRecord(path="model.safetensors", sha256=weights * 64, size=1),)}
+        )
+        steps = (download, *manifest.steps[1:], a_record(Stage.REFERENCE, recipe=recipe))
+        return manifest.model_copy(update={"steps": steps})
+
+    old, new = (with_measures("distribution", kl(0.2)) for _ in range(2))
+    assert judged(referred(old, "a", "0"), referred(new, "a", "0")).verdict is Verdict.PASS
+    texts = judged(referred(old, "a", "0"), referred(new, "b", "0"))
+    assert texts.verdict is Verdict.INCONCLUSIVE
+    assert "other texts or prompts" in texts.reason
+    weights = judged(referred(old, "a", "0"), referred(new, "a", "1"))
+    assert "the builds are of other weights" in weights.reason
+    assert [one.name for one in weights.measures] == ["answers_now_wrong", "engine_bytes", "distribution"]
+
+
+def test_scores_are_compared_if_the_evaluation_is_the_same() -> None:
+    def score(value: float) -> Measure:
+        return a_measure("gsm8k", value, unit="", limit=0.6, at_least=True, low=value - 0.01, high=value + 0.01)
+
+    def evaluated(value: float, command: str) -> Manifest:
+        recipe = Call(function="evaluate", version=1, parameters={"name": "gsm8k", "command": command})
+        return with_step(with_measures("evaluation", score(value)), a_record(Stage.EVALUATE, recipe=recipe))
+
+    assert judged(evaluated(0.7, "a"), evaluated(0.69, "a")).verdict is Verdict.PASS
+    assert judged(evaluated(0.7, "a"), evaluated(0.6, "a")).verdict is Verdict.FAIL
+    other = judged(evaluated(0.7, "a"), evaluated(0.6, "b"))
+    assert other.verdict is Verdict.INCONCLUSIVE
+    assert "gsm8k became another evaluation" in other.reason
+
+
+def test_a_figure_that_is_not_known_any_more_is_inconclusive() -> None:
+    for value in (None, float("inf"), float("nan")):
+        lost = kl(0.2).model_copy(update={"value": value})
+        assert verdict_of("distribution", kl(0.2), lost) is Verdict.INCONCLUSIVE
+    assert verdict_of("distribution", kl(0.2).model_copy(update={"value": None}), kl(0.2)) is Verdict.PASS
+
+
+def test_figures_that_are_only_recorded_are_not_compared() -> None:
+    """One near tie changes how long an answer agrees with the reference, and no limit says that it matters."""
+    recorded = a_measure("agreement", 0.9, unit="", limit=None, at_least=True)
+    assert verdict_of("answers", recorded, recorded.model_copy(update={"value": 0.1})) is Verdict.PASS
+
+
+def test_a_build_that_is_older_than_the_gates_is_compared_by_size_and_answers() -> None:
+    new = with_measures("distribution", kl(0.2))
+    assert judged(a_manifest(gpu=H100), new).verdict is Verdict.PASS
+    assert judged(a_manifest(gpu=H100, engine=10), new).verdict is Verdict.FAIL
+
+
+def test_a_worse_build_can_be_accepted_with_a_name_and_a_reason() -> None:
+    accept = Accepted(by="ada", why="the old one had a bug")
+    found = judged(a_manifest(), a_manifest(OTHER, passed=False), accept=accept)
+    assert found.verdict is Verdict.FAIL
+    assert not found.stops
+    assert "accepted by ada: the old one had a bug" in found.told
+    assert judged(a_manifest(), a_manifest(OTHER), accept=accept).forced is None
