@@ -80,7 +80,13 @@ if TYPE_CHECKING:
     )
     from enginery.builds.verdicts.attestation import ATTESTATION, test_result_statement
     from enginery.builds.verdicts.channel import judge_channel
-    from enginery.builds.verdicts.evaluation import EVALUATION_FILE, EvaluationResult, read_evaluation
+    from enginery.builds.verdicts.evaluation import (
+        EVALUATION_FILE,
+        EVALUATIONS,
+        EvaluationResult,
+        published_evaluations,
+        read_evaluation,
+    )
     from enginery.builds.verdicts.sampling import (
         paired,
         quantile,

@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 from packaging.version import Version
 
-from enginery.builds import Comparison, Figure, GateResult, Manifest, Measure, compare_builds, judge_channel
+from enginery.backends import judge_evaluation
+from enginery.builds import (
+    Comparison,
+    Figure,
+    GateResult,
+    Manifest,
+    Measure,
+    compare_builds,
+    judge_channel,
+    published_evaluations,
+)
 from enginery.builds import Verdict as GateVerdict
 from enginery.core.digests import json_digest
 from enginery.core.errors import RegistryError
@@ -19,7 +29,7 @@ from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
 from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
 from enginery.registry import Registry
-from enginery.spec import ChannelGate, GateName, Mode, Spec
+from enginery.spec import ChannelGate, GateName, Gates, Mode, Spec
 
 REASON = "release watch"
 KEY_DIGITS = 24
@@ -140,7 +150,7 @@ def _promotion(spec: Spec, verdict: Verdict, *, report_only: bool) -> Iterator[P
     registry = Registry(spec.publish.to)
     about = {"spec": spec.name, "target": verdict.target, "build_id": verdict.build_id, "channel": channel}
     try:
-        found = Promotion(**about, **_decide(registry, about, _channel_gate(spec, verdict.target)))
+        found = Promotion(**about, **_decide(registry, about, _gates(spec, verdict.target)))
         if found.decision is Decision.PROMOTED and report_only:
             found = found.model_copy(update={"decision": Decision.WOULD_PROMOTE})
         elif found.decision is Decision.PROMOTED:
@@ -152,12 +162,12 @@ def _promotion(spec: Spec, verdict: Verdict, *, report_only: bool) -> Iterator[P
         yield Promotion(**about, decision=Decision.FAILED, reason=str(error))
 
 
-def _channel_gate(spec: Spec, target: str) -> ChannelGate:
+def _gates(spec: Spec, target: str) -> Gates:
     wanted = next(one for one in spec.targets if one.name == target)
-    return spec.validation_for(wanted).gates.channel
+    return spec.validation_for(wanted).gates
 
 
-def _decide(registry: Registry, about: dict[str, str], gate: ChannelGate) -> dict[str, Any]:
+def _decide(registry: Registry, about: dict[str, str], gates: Gates) -> dict[str, Any]:
     """The decision on a build, the reason, and the comparison if there was one."""
     model, channel, build_id = about["spec"], about["channel"], about["build_id"]
     pointer = registry.channel(model, channel, about["target"])
@@ -172,7 +182,7 @@ def _decide(registry: Registry, about: dict[str, str], gate: ChannelGate) -> dic
     old = registry.manifest(model, pointer.build_id)
     if Version(old.target.release) > Version(new.target.release):
         return {"decision": Decision.LEFT_ALONE, "reason": f"{channel} has {old.target.release}, which is newer"}
-    results = gate_results(old, new, gate)
+    results = gate_results(old, new, gates.channel, _judged(registry, old, new, gates))
     decision, reason = decided_by(results)
     unstopped = f"not worse than {old.build_id} (release {old.target.release})"
     return {
@@ -183,13 +193,24 @@ def _decide(registry: Registry, about: dict[str, str], gate: ChannelGate) -> dic
     }
 
 
-def gate_results(before: Manifest, after: Manifest, gate: ChannelGate) -> tuple[GateResult, ...]:
+def _judged(registry: Registry, before: Manifest, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
+    """The evaluations of both builds, compared item by item where the evaluators said the scores of their items."""
+    old, new = (published_evaluations(one, registry.build_prefix(one.model, one.build_id)) for one in (before, after))
+    names = {one.name for one in new}
+    both = gates.evaluation.model_copy(update={"run": tuple(one for one in gates.evaluation.run if one.name in names)})
+    return (judge_evaluation(new, old, both, Mode.BLOCK),) if old and both.run else ()
+
+
+def gate_results(
+    before: Manifest, after: Manifest, gate: ChannelGate, judged: Sequence[GateResult] = ()
+) -> tuple[GateResult, ...]:
     """The gates of a new build, and the one that compares it with the build on the channel.
 
     That gate blocks unless the spec has another mode for it: nobody looks at a build before the watch promotes it.
+    `judged` are results of gates that have compared the two builds themselves.
     """
     mode = gate.mode or Mode.BLOCK
-    compared = () if mode is Mode.OFF else (judge_channel(before, after, gate, mode),)
+    compared = () if mode is Mode.OFF else (judge_channel(before, after, gate, mode, judged),)
     return (*own_results(after), *compared)
 
 

@@ -239,9 +239,9 @@ class Evaluation(SpecModel):
     """The score that is to be reached, measured with as many samples. When left out, the score is recorded, and only
     compared with that of the channel's build."""
     theta: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """By how much the score may be lower in truth."""
+    """The loss that must be found. With too few samples to find it, the evaluation is inconclusive."""
     alpha: Chance = 0.05
-    """The chance to refuse a good build."""
+    """The chance to refuse a build that is as good as the reference."""
     beta: Chance = 0.2
     """The chance to accept a build that is worse by `theta`."""
     sigma: Annotated[float, Field(gt=0, le=0.5)] = 0.5

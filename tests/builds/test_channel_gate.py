@@ -145,11 +145,11 @@ def test_times_of_other_gpus_machines_and_drivers_cannot_be_compared() -> None:
 def test_the_speed_gates_own_comparison_is_taken_if_there_is_one() -> None:
     fast, slow = with_measures("speed", milliseconds(10)), with_measures("speed", milliseconds(20))
     unsure = GateResult(gate="speed", mode="warn", verdict=Verdict.INCONCLUSIVE, reason="the machine was busy")
-    found = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, unsure)
+    found = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, [unsure])
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "the machine was busy" in found.reason
     slower = a_result("speed", a_measure("first_ms_1_percent", 3.0, unit="%", limit=10.0))
-    (measure,) = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, slower).measures[2:]
+    (measure,) = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, [slower]).measures[2:]
     assert (measure.name, measure.verdict) == ("speed.first_ms_1_percent", Verdict.PASS)
 
 

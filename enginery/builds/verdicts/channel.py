@@ -7,7 +7,7 @@ compared, such as times on different GPUs, are inconclusive too, and the reason 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from enginery.builds.compare import compare_builds
@@ -59,7 +59,7 @@ def judge_channel(
     after: Manifest,
     options: ChannelGate,
     mode: Mode,
-    speed: GateResult | None = None,
+    judged: Sequence[GateResult] = (),
 ) -> GateResult:
     """The gate's result.
 
@@ -68,13 +68,13 @@ def judge_channel(
         after: the build to be published or promoted.
         options: the spec's `validation.gates.channel`.
         mode: what follows from a verdict other than pass.
-        speed: the speeds of both builds as the gate `speed` compares them. It knows more of the measurements than the
-            figures in the manifests, which are compared without it.
+        judged: results of gates that have compared the two builds themselves. They know more of the measurements than
+            the figures in the manifests, such as the scores of single items, and count in place of them.
     """
     if before is None:
         reason = "nothing to compare with: the channel has no build"
         return GateResult(gate=GateName.CHANNEL, mode=mode, verdict=Verdict.PASS, reason=reason)
-    measures = (_answers(before, after), _size(before, after, options), *_figures(before, after, options, speed))
+    measures = (_answers(before, after), _size(before, after, options), *_figures(before, after, options, judged))
     verdict = worst(measure.verdict for measure in measures)
     passed = verdict is Verdict.PASS
     told = [measure.told for measure in measures if measure.verdict is verdict]
@@ -121,14 +121,16 @@ def _size(before: Manifest, after: Manifest, options: ChannelGate) -> Measure:
     )
 
 
-def _figures(before: Manifest, after: Manifest, options: ChannelGate, speed: GateResult | None) -> Iterator[Measure]:
+def _figures(
+    before: Manifest, after: Manifest, options: ChannelGate, judged: Sequence[GateResult]
+) -> Iterator[Measure]:
     """The figures of the gates of both builds. A build that is older than the gates has none to compare."""
     for old in before.gates.results if before.gates else ():
         new = after.gates.find(old.gate) if after.gates else None
         if new is None or old.gate in OWN:
             continue  # the spec does not want this gate any more
-        if old.gate == GateName.SPEED and speed is not None:
-            yield from _as_judged(speed)
+        if own := [one for result in judged if result.gate == old.gate for one in _as_judged(result, options)]:
+            yield from own
             continue
         pairs = list(_pairs(old, new))
         why_not = _OBSTACLES.get(old.gate, _no_obstacle)(before, after) if pairs else ""
@@ -139,10 +141,17 @@ def _figures(before: Manifest, after: Manifest, options: ChannelGate, speed: Gat
         yield from (_compared(pair, options) for pair in pairs)
 
 
-def _as_judged(result: GateResult) -> Iterator[Measure]:
-    """The measures of a gate that has compared both builds itself; its reason if it could compare nothing."""
+def _as_judged(result: GateResult, options: ChannelGate) -> Iterator[Measure]:
+    """The measures by which a gate has compared both builds; its reason if it has none, and did not pass.
+
+    With many items an evaluation proves even the smallest loss. Here a loss up to the tolerance of scores passes.
+    """
     limited = [one for one in result.measures if one.limit is not None]
-    yield from (one.model_copy(update={"name": f"{result.gate}.{one.name}"}) for one in limited)
+    changes = [one for one in limited if one.name.endswith(AGAINST_OTHERS)]
+    for one in changes:
+        small = result.gate == GateName.EVALUATION and -(one.value or 0.0) <= options.worse_share
+        verdict = Verdict.PASS if small and one.verdict is Verdict.FAIL else one.verdict
+        yield one.model_copy(update={"name": f"{result.gate}.{one.name}", "verdict": verdict})
     if not limited and result.verdict is not Verdict.PASS:
         told = f"{result.gate} cannot be compared: {result.reason}"
         yield Measure(name=result.gate, value=None, verdict=result.verdict, told=told)

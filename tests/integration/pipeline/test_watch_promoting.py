@@ -9,6 +9,7 @@ import pytest
 
 from enginery.builds.gates import GateReport
 from enginery.builds.manifest import Manifest
+from enginery.builds.verdicts.evaluation import EvaluationResult
 from enginery.pipeline.promotion import Decision, Promotion, WatchReport, promotion_markdown, promotions
 from enginery.pipeline.verdict import Kind, Verdict
 from enginery.registry import Registry, publish
@@ -29,8 +30,10 @@ def address(bucket: str) -> str:
     return f"s3://{bucket}/engines"
 
 
-def spec_for(address: str, *, channel: dict[str, Any] | None = None, **releases: Any) -> Spec:
-    target = {**CPU, "release": "0.17.1", "validation": {"gates": {"channel": channel or {}}}}
+def spec_for(
+    address: str, *, channel: dict[str, Any] | None = None, gates: dict[str, Any] | None = None, **releases: Any
+) -> Spec:
+    target = {**CPU, "release": "0.17.1", "validation": {"gates": {"channel": channel or {}, **(gates or {})}}}
     return watched_spec(target, to=address, name="tiny-llama", **releases)
 
 
@@ -130,6 +133,48 @@ def test_what_the_gate_does_not_stop_is_promoted_and_the_history_says_why(
     pointer = Registry(address).channel("tiny-llama", "candidate", "cpu")
     assert pointer is not None
     assert reason[:30] in pointer.last.reason
+
+
+def evaluated(build: Build, wrong: int, items: int = 1000) -> Build:
+    """The build, with an evaluation in which so many of the items are wrong."""
+    right = {str(number): float(number >= wrong) for number in range(items)}
+    share = 1 - wrong / items
+    result = EvaluationResult(
+        name="quiz", digest="same", score=share, samples=items, items=right, source="results.json", seconds=1.0
+    )
+    measure = a_measure("quiz", share, unit="", limit=0.5, at_least=True, low=share - 0.03, high=share + 0.03)
+    report = GateReport(results=(a_result("evaluation", measure),))
+    return replace(build, gates=report, evaluations=(result,))
+
+
+QUIZ = {"evaluation": {"run": [{"name": "quiz", "command": ["quiz", "{output}"], "score": "score", "items": "items"}]}}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "decision", "told"),
+    [
+        (330, Decision.WORSE, "30 became worse and 0 better"),
+        (305, Decision.PROMOTED, ""),
+        (300, Decision.PROMOTED, ""),
+    ],
+)
+def test_evaluations_are_compared_item_by_item(address: str, wrong: int, decision: Decision, told: str) -> None:
+    """The scores alone, 0.70 and 0.67 with intervals of 0.03, would not tell."""
+    published(evaluated(OLD, 300), address, "0.17.1", channel="candidate")
+    published(evaluated(NEW, wrong), address, "0.18.0", channel="rebuild")
+    found = decided(address, gates=QUIZ)
+    assert found.decision is decision
+    assert told in found.reason
+
+
+def test_an_evaluation_that_was_altered_is_reported(address: str) -> None:
+    published(evaluated(OLD, 300), address, "0.17.1", channel="candidate")
+    published(evaluated(NEW, 300), address, "0.18.0", channel="rebuild")
+    prefix = Registry(address).build_prefix("tiny-llama", NEW.build_id)
+    prefix.put_bytes("evaluations/quiz.json", b"{}")
+    found = decided(address, gates=QUIZ)
+    assert found.decision is Decision.FAILED
+    assert "holds other bytes than the manifest says" in found.reason
 
 
 def test_a_report_only_tells_what_would_be_done(address: str) -> None:
