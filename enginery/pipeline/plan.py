@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from enginery.backends import Backend, BackendStep, Request, backend_for, image_findings
+from enginery.backends import (
+    Backend,
+    BackendStep,
+    Request,
+    backend_for,
+    evaluation_findings,
+    evaluation_notes,
+    image_findings,
+)
 from enginery.builds import build_id
 from enginery.core.errors import PlanError, SourceError, UsageError
 from enginery.core.late import late
@@ -214,6 +222,7 @@ def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Colle
         backend = machine.backend_of(request)
         estimated = estimate_findings(request, local=_is_local(request))
         findings = [*image_findings(target), *backend.findings(request), *estimated]
+        findings += evaluation_findings(request.validation.gates.evaluation, machine.identify)
         stops = stopping(findings, spec.force)
         problems += [str(finding.under(prefix)) for finding in stops]
         chosen.append(Chosen(request, backend, tuple(finding for finding in findings if finding not in stops)))
@@ -314,6 +323,7 @@ def _notes(spec: Spec, chosen: list[Chosen]) -> tuple[str, ...]:
             *(f"accepted: {finding.path}: {finding.problem} [{finding.code}]" for finding in accepted),
             *backend.notes(request),
             *estimate_notes(request, local=_is_local(request)),
+            *evaluation_notes(request.validation.gates.evaluation),
         ]
     ]
     unused = set(spec.force) - MACHINE_WARNINGS - {finding.code for one in chosen for finding in one.accepted}
