@@ -200,6 +200,17 @@ def test_figures_that_are_only_recorded_are_not_compared() -> None:
     assert verdict_of("answers", recorded, recorded.model_copy(update={"value": 0.1})) is Verdict.PASS
 
 
+def test_how_many_prompts_there_are_decides_nothing() -> None:
+    expected = a_measure("expected", 1.0, unit="", limit=1.0, at_least=True)
+    assert verdict_of("answers", expected, expected.model_copy(update={"value": 0.9})) is Verdict.PASS
+
+
+def test_a_figure_that_should_be_high_and_is_no_share_may_change_by_percent() -> None:
+    high = a_measure("margin", 5.0, unit="nats", limit=2.0, at_least=True)
+    assert verdict_of("distribution", high, high.model_copy(update={"value": 4.6})) is Verdict.PASS
+    assert verdict_of("distribution", high, high.model_copy(update={"value": 4.4})) is Verdict.FAIL
+
+
 def test_a_build_that_is_older_than_the_gates_is_compared_by_size_and_answers() -> None:
     new = with_measures("distribution", kl(0.2))
     assert judged(a_manifest(gpu=H100), new).verdict is Verdict.PASS

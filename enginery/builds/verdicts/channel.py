@@ -30,6 +30,8 @@ AGAINST_OTHERS = ("_change", "_percent")
 """The ends of names of measures that compare with another build themselves."""
 OWN = frozenset({GateName.CHANNEL, GateName.SIZE})
 """Gates whose figures are not compared one by one: the engine's size is compared instead."""
+COUNTS_OF_PROMPTS = frozenset({"expected", "degenerate"})
+"""Measures of the gate `answers` that depend on how many prompts there are. Answers are compared prompt by prompt."""
 REMEDY = "see what changed with enginery diff {before} {after}, or accept it with validation.gates.channel.accept"
 
 
@@ -52,6 +54,12 @@ class Pair(NamedTuple):
         if unit in TIMES | SPEEDS:
             return unit in SPEEDS
         return self.after.at_least if self.limit is not None else None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share or a score, of which the difference counts and not its percentage."""
+        values = (self.before.value, self.after.value, self.limit)
+        return bool(self.higher_is_better) and all(one is not None and 0 <= one <= 1 for one in values)
 
 
 def judge_channel(
@@ -162,6 +170,8 @@ def _pairs(old: GateResult, new: GateResult) -> Iterator[Pair]:
     for measure in old.measures:
         if measure.value is None or measure.name not in now or measure.name.endswith(AGAINST_OTHERS):
             continue
+        if measure.name in COUNTS_OF_PROMPTS:
+            continue
         pair = Pair(old.gate, measure, now[measure.name])
         if pair.higher_is_better is not None:
             yield pair
@@ -248,7 +258,7 @@ def _allowed(pair: Pair, before: float, options: ChannelGate) -> float:
     """By how much the measure may be worse."""
     if pair.after.unit in TIMES | SPEEDS:
         return abs(before) * options.slower_percent / 100
-    if pair.higher_is_better:
+    if pair.is_share:
         return options.worse_share
     return max(abs(before) * options.farther_percent / 100, FLOOR * abs(pair.limit or 0.0))
 
