@@ -1,6 +1,6 @@
 """What builds and release watches show in the Prefect UI as artifacts.
 
-A build shows its plan, the validation results, the published builds and where one of them serves. A release watch
+A build shows its plan, the answers, the gates, the published builds and where one of them serves. A release watch
 shows its verdicts, the builds it started, and a comparison for each finished build. Artifacts only show what the
 records have. They are sent in the background, so that no step waits for them.
 """
@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, TableArtifact
 from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.runtime import flow_run
 
-from enginery.builds import ValidationReport, read_report
+from enginery.builds import GateReport, ValidationReport, gate_rows, read_gates, read_report
 from enginery.pipeline import (
     Outcome,
     Plan,
@@ -33,6 +35,12 @@ from enginery.store import Stage, StepRecord, Store
 KEY_DIGITS = 12
 VERDICTS_KEY = "release-verdicts"
 REBUILDS_KEY = "release-rebuilds"
+GATES_EVENT = "enginery.gates"
+"""Followed by the worst verdict: `enginery.gates.fail`."""
+
+Report = TypeVar("Report")
+TargetGates = tuple[str, GateReport]
+"""The name of a target, and the results of its gates."""
 
 
 @contextmanager
@@ -84,25 +92,70 @@ def plan_artifacts(plan: Plan, done: Mapping[str, StepRecord]) -> list[Artifact]
 
 
 def validation_artifacts(plan: Plan, store: Store, skipped: Collection[str]) -> list[Artifact]:
-    """The reports of all finished validations, passed or failed. `skipped` has the ids of steps that did not run."""
-    artifacts = []
+    """The reports of all finished validations. `skipped` has the ids of steps that did not run."""
+    found = _reports(plan, store, Stage.VALIDATE, skipped, read_report)
+    return [_validation_artifact(plan.spec.name, target, report) for target, report in found]
+
+
+def gate_artifacts(plan: Plan, reports: Sequence[TargetGates]) -> list[Artifact]:
+    """A table of the gates of each target: verdicts, figures and limits."""
+    return [
+        TableArtifact(
+            key=artifact_key("gates", plan.spec.name, target),
+            table=[row for result in report.results for row in gate_rows(result)],
+            description=f"Gates of **{plan.spec.name}** for **{target}**: **{report.verdict}**"
+            + ("" if report.passed else " (not published)"),
+        )
+        for target, report in reports
+    ]
+
+
+def gate_reports(plan: Plan, store: Store, skipped: Collection[str]) -> list[TargetGates]:
+    """The target and the report of each finished gates step. `skipped` has the ids of steps that did not run."""
+    return _reports(plan, store, Stage.GATES, skipped, read_gates)
+
+
+def announce_gates(plan: Plan, reports: Sequence[TargetGates]) -> None:
+    """Emit an event for each target, so that automations can act on verdicts."""
+    for target, report in reports:
+        emit_event(
+            f"{GATES_EVENT}.{report.verdict}",
+            resource={"prefect.resource.id": f"enginery.gates.{plan.spec.name}.{target}"},
+            related=[
+                {"prefect.resource.id": f"prefect.flow-run.{flow_run.get_id()}", "prefect.resource.role": "flow-run"}
+            ],
+            payload={
+                "model": plan.spec.name,
+                "target": target,
+                "passed": report.passed,
+                "gates": [result.model_dump(mode="json") for result in report.results],
+                "text": "\n".join(result.told for result in report.results),
+            },
+        )
+
+
+def _reports(
+    plan: Plan, store: Store, stage: Stage, skipped: Collection[str], read: Callable[[Path], Report]
+) -> list[tuple[str, Report]]:
+    """The target and the report of each finished step of a stage."""
+    found: list[tuple[str, Report]] = []
     for planned in plan.steps:
-        wanted = planned.step.stage is Stage.VALIDATE and planned.id not in skipped
+        wanted = planned.step.stage is stage and planned.id not in skipped
         record = store.find(planned.key) if wanted else None
         if record is None:
             continue
         with TemporaryDirectory(prefix="enginery-") as scratch:
             store.fetch(record, Path(scratch) / "report")
-            report = read_report(Path(scratch) / "report")
-        artifacts += [_validation_artifact(plan.spec.name, target, report) for target in planned.targets]
-    return artifacts
+            report = read(Path(scratch) / "report")
+        found += [(target, report) for target in planned.targets]
+    return found
 
 
 def _validation_artifact(model: str, target: str, report: ValidationReport) -> Artifact:
     """A table of the prompts that a target's engine was given, the expected answers, and its own answers."""
     rows: list[dict[str, Any]] = [
         {
-            "prompt": result.prompt,
+            "prompt": result.question,
             "expected": ", ".join(f"{kind} {text!r}" for kind, text in result.expected.items()) or "anything",
             "got": result.got,
             "passed": "yes" if result.passed else f"no: {result.reason}",

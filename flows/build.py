@@ -1,6 +1,7 @@
 """The pipeline as Prefect flows: one spec in, one published build per target out.
 
-`run_jobs` submits the tasks. A target's tasks are: download, convert, build, validate, package, publish, rollout.
+`run_jobs` submits the tasks. A target's tasks are: download, reference, convert, build,
+validate, bench, gates, package, publish, rollout.
 """
 
 import os
@@ -31,7 +32,15 @@ from enginery.pipeline import (
     require_prepared,
     with_last_builds,
 )
-from enginery.pipeline.flows.artifacts import build_artifacts, plan_artifacts, sending, validation_artifacts
+from enginery.pipeline.flows.artifacts import (
+    announce_gates,
+    build_artifacts,
+    gate_artifacts,
+    gate_reports,
+    plan_artifacts,
+    sending,
+    validation_artifacts,
+)
 from enginery.pipeline.flows.failures import announce_failure, failure, parts_of
 from enginery.pipeline.flows.fan_out import FanOut, batches, require_pools, stays_local
 from enginery.pipeline.tasks.cancellation import ends_when_cancelled
@@ -100,7 +109,10 @@ def build_model(
         jobs = step_jobs(local.steps, done)
         results = run_jobs(jobs if fan_out is None else fan_out.jobs(jobs, opened, done), opened, done, log)
         outcomes = outcomes_of(plan, done, results, opened if fan_out is not None else None)
-        send(validation_artifacts(plan, opened, results.skipped) + build_artifacts(plan, outcomes))
+        gates = gate_reports(plan, opened, results.skipped)
+        shown = validation_artifacts(plan, opened, results.skipped) + gate_artifacts(plan, gates)
+        send(shown + build_artifacts(plan, outcomes))
+        announce_gates(plan, gates)
     summary = summary_of(plan, outcomes, started)
     if results.errors:
         raise failure_of(plan, results)

@@ -19,7 +19,7 @@ from enginery import toolchains
 from enginery.core.errors import EngineryError, StoreError
 from enginery.core.home import home
 from enginery.core.progress import LogProgress, ProgressGroup
-from enginery.pipeline import TIMEOUT_SECONDS, Outcome, PlannedStep, run_locked_step, run_step
+from enginery.pipeline import HARD_STAGES, TIMEOUT_SECONDS, Outcome, PlannedStep, run_locked_step, run_step
 from enginery.pipeline.tasks.interrupt import at_work
 from enginery.pipeline.tasks.locks import StoreLocks, is_locked_already
 from enginery.pipeline.tasks.progress import ArtifactProgress, run_log
@@ -33,6 +33,8 @@ FIRST_DELAY_SECONDS = 2
 JITTER = 0.5
 LIMIT_MARGIN_SECONDS = 120.0
 """A step's command has its own time limit, with a better error. The task's limit is longer, for all other work."""
+LONGEST_WAIT_SECONDS = dict.fromkeys(HARD_STAGES, max(TIMEOUT_SECONDS.values()))
+"""A step may have to wait until another one has been measured, which waits for those that work already."""
 PROBE = "enginery-probe"
 """The name of an object that is written to test whether results can be written."""
 
@@ -101,7 +103,7 @@ STAGE_TASKS: dict[Stage, StageTask] = {
         retry_delay_seconds=exponential_backoff(FIRST_DELAY_SECONDS),
         retry_jitter_factor=JITTER,
         retry_condition_fn=is_transient,
-        timeout_seconds=TIMEOUT_SECONDS[stage] + LIMIT_MARGIN_SECONDS,
+        timeout_seconds=TIMEOUT_SECONDS[stage] + LIMIT_MARGIN_SECONDS + LONGEST_WAIT_SECONDS.get(stage, 0.0),
         cache_policy=STEP_CACHE,
         persist_result=True,
         result_serializer="json",

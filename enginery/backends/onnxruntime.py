@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from typing_extensions import override
 
 from enginery import toolchains
+from enginery.backends.bench.step import bench_call
 from enginery.backends.choose import choice_notes, choose
 from enginery.backends.common import ENVIRONMENT as COMMON
 from enginery.backends.common import builder_source_findings
@@ -132,12 +133,14 @@ class OnnxRuntime(Backend):
     def chain(self, request: Request, weights: str) -> Chain:
         """Run the model builder, validate the engine, write the model repository."""
         toolchain = self.identify(self._pinned[self.release(request.target)], request.target.toolchain)
-        recipe = Command(argv=self._argv(request), environment=ENVIRONMENT)
-        build = command_step(Stage.BUILD, {"weights": weights}, recipe, toolchain, request.gpu.name)
+        command = Command(argv=self._argv(request), environment=ENVIRONMENT)
+        build = command_step(Stage.BUILD, {"weights": weights}, command, toolchain, request.gpu.name)
         inputs = {"engine": build.step.key, "weights": weights}
-        validate = command_step(Stage.VALIDATE, inputs, validate_call(request.validation), toolchain, request.gpu.name)
+        recipe, gpu = validate_call(request.validation), request.gpu.name
+        validate = command_step(Stage.VALIDATE, request.checked(inputs), recipe, toolchain, gpu)
+        bench = command_step(Stage.BENCH, inputs, bench_call(request.validation.gates.speed), toolchain, gpu)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=self._package(request))
-        return Chain((build,), validate, BackendStep(package))
+        return Chain((build,), validate, BackendStep(package), bench)
 
     def _package(self, request: Request) -> Call:
         details: dict[str, JsonValue] = {
@@ -208,8 +211,6 @@ class OnnxRuntime(Backend):
                 yield "int4_block_size is 32, the builder's default"
             if request.build.int4_accuracy_level is None:
                 yield f"int4_accuracy_level is {4 if self.provider == 'cpu' else 0}, the builder's default"
-        if not request.validation.prompts:
-            yield "no validation prompts: nothing checks what this engine says"
 
 
 def _other_findings(target: Target) -> Iterator[Finding]:

@@ -30,12 +30,14 @@ class Request:
     Attributes:
         gpu: the target's GPU; never `auto`.
         model: the model's shape; None if the source could not be read.
+        reference: the key of the reference step; None without one.
     """
 
     spec: Spec
     target: Target
     gpu: Gpu
     model: ModelFacts | None = None
+    reference: str | None = None
 
     @property
     def convert(self) -> ConvertOptions:
@@ -71,6 +73,10 @@ class Request:
         """
         return identify(toolchain_name(release), self.target.toolchain, self.target.image or "")
 
+    def checked(self, inputs: Mapping[str, str]) -> dict[str, str]:
+        """The inputs of the validation: what is run, and the reference if there is one."""
+        return {**inputs, **({"reference": self.reference} if self.reference else {})}
+
     @property
     def world_size(self) -> int:
         """The number of GPUs that one engine uses."""
@@ -102,18 +108,20 @@ class Chain(NamedTuple):
 
     Attributes:
         making: the steps that make the engine, in order; may be empty.
-        validate: the step that runs the prompts and judges the answers.
+        validate: the step that sends the prompts and the reference's texts to the engine.
         package: the step that writes the model repository.
+        bench: the step that measures the speed; None if the spec asks for none.
     """
 
     making: tuple[BackendStep, ...]
     validate: BackendStep
     package: BackendStep
+    bench: BackendStep | None = None
 
     @property
     def steps(self) -> tuple[BackendStep, ...]:
         """All steps, in order."""
-        return (*self.making, self.validate, self.package)
+        return (*self.making, self.validate, *([self.bench] if self.bench else []), self.package)
 
 
 class Backend(Protocol):

@@ -91,3 +91,16 @@ def mpirun(world_size: int) -> tuple[str, ...]:
     a container. Without the second it starts no more ranks than the machine has cores.
     """
     return ("mpirun", "-n", str(world_size), "--allow-run-as-root", "--oversubscribe")
+
+
+def launch_words(world_size: int, environment: Mapping[str, str], *, by_rank: bool) -> tuple[str, ...]:
+    """The first words of a command that runs a model on several GPUs; empty if the command needs none.
+
+    A process that starts its ranks itself needs no `mpirun`, except on a node that Slurm manages. There NVIDIA's
+    documentation asks for `mpirun` with one rank, for any number of GPUs.
+    """
+    if world_size == 1:
+        return ()
+    if by_rank:
+        return mpirun(world_size)
+    return mpirun(1) if "SLURM_JOB_ID" in environment else ()

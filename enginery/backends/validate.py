@@ -3,13 +3,16 @@
 A driver (a script of Enginery) runs in the backend's toolchain, loads the model and generates the answers. An engine of
 TensorRT-LLM can also be run with the release's `examples/run.py`, as in NVIDIA's tutorials (`validation.run_script`).
 A wrong answer does not make the step fail: `require_passed` reads the report and stops the steps that come after.
+
+Prompts that are chats are rendered with the model's chat template first. A template that refuses them, or that is
+another model's, ends the step before the model is loaded.
 """
 
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -18,18 +21,29 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 
 from enginery import releases
+from enginery.backends.checkpoints.onnx_weights import require_same_weights, weights_recipe
 from enginery.backends.common import OFFLINE as NO_HUB
-from enginery.backends.runtimes import Kind, mpirun, runtime_for
+from enginery.backends.runtimes import Kind, launch_words, runtime_for
 from enginery.builds import REPORT_FILE, PromptResult, ValidationReport, described_miss
 from enginery.core.errors import CommandError, PlanError, UsageError
 from enginery.core.files import write_atomic
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
-from enginery.spec import Prompt, ValidationOptions
+from enginery.models import (
+    Degenerate,
+    SentPrompt,
+    SentPrompts,
+    is_chat,
+    is_empty,
+    loop_in,
+    messages_of,
+    sent_prompts,
+)
+from enginery.spec import Mode, Prompt, ValidationOptions
 from enginery.store import Call, StepContext
 from enginery.toolchains import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, Toolchain, driver_sha256, examples_dir
 
-FUNCTION_VERSION = 1
+FUNCTION_VERSION = 2
 ONNXRUNTIME = "onnxruntime"
 TENSORRT_LLM = "tensorrt_llm"
 RUN_SCRIPT = "run_script"
@@ -52,6 +66,9 @@ SCRIPT = "run.py"
 FLAGS = ("--engine_dir", "{engine}", "--max_output_len", "{max_tokens}", "--tokenizer_dir", "{weights}", "--input_text")
 """The script's arguments in NVIDIA's tutorial. The prompt comes last."""
 
+AS_IT_IS = ("--no_add_special_tokens", "--no_prompt_template")
+"""The script's flags for a text that is complete: it adds no tokens, and puts no template around it."""
+
 ANSWER_START = re.compile(r'^Output \[Text 0(?: Beam 0)?\]: "')
 NO_ANSWER = re.compile(r"^(Input|Output) \[Text|^\[TensorRT-LLM\]|^\[\d\d/\d\d/\d{4}-|^\[TRT|^\[rank|^-{20,}$")
 """A line that belongs to no answer. An answer may have several lines."""
@@ -63,6 +80,7 @@ class Answer(Frozen):
     Attributes:
         tokens: the number of tokens in the answer; None if the driver cannot count them.
         seconds_to_first_token: None if the answer comes in one piece.
+        as_raw_text: whether a server that is sent the text of the prompt gets the same tokens.
     """
 
     text: str
@@ -71,6 +89,7 @@ class Answer(Frozen):
     seconds_to_first_token: float | None
     seconds: float
     finish: str
+    as_raw_text: bool = True
 
 
 def validate_call(
@@ -96,10 +115,12 @@ def validate_call(
     if options.run_script and kind != "tensorrt":
         problem = "validation.run_script: only engines of the backend tensorrt have such a script; leave it out"
         raise PlanError([problem])
-    prompts: list[JsonValue] = [prompt.model_dump(mode="json", exclude_none=True) for prompt in options.prompts]
-    how: dict[str, JsonValue] = {"driver_sha256": driver_sha256(ANSWER_PROMPTS)}
+    prompts: list[JsonValue] = [prompt.model_dump(mode="json", exclude_defaults=True) for prompt in options.prompts]
+    how: dict[str, JsonValue] = {"driver_sha256": driver_sha256(ANSWER_PROMPTS), **weights_recipe()}
     if options.run_script:
         how = {"driver": RUN_SCRIPT, "release": release, "world_size": world_size, "argv": list(script_argv(release))}
+        if any(is_chat(prompt, options) for prompt in options.prompts):
+            how["argv_of_chats"] = list(script_argv(release, as_it_is=True))
     elif kind is not None:
         runtime = runtime_for(kind, release)
         how = {
@@ -111,8 +132,17 @@ def validate_call(
             "by_rank": runtime.by_rank,
             "arguments": {**runtime.arguments, **arguments},
         }
-    details = {"prompts": prompts, "max_tokens": options.max_tokens, **how}
+    details = {"prompts": prompts, "max_tokens": options.max_tokens, **chat_recipe(options), **how}
     return Call(function="validate", version=FUNCTION_VERSION, parameters=details)
+
+
+def chat_recipe(options: ValidationOptions) -> dict[str, JsonValue]:
+    """What a recipe says of chats; nothing if no prompt is one. A reference and a validation say the same."""
+    if not any(is_chat(prompt, options) for prompt in options.prompts):
+        return {}
+    gate = options.gates.answers
+    accepted = gate.mode in {Mode.WARN, Mode.OFF} or gate.accept is not None
+    return {"chat": options.chat, **({"wrong_template": "accepted"} if accepted else {})}
 
 
 def validate(context: StepContext) -> Facts:
@@ -123,12 +153,20 @@ def validate(context: StepContext) -> Facts:
 
     Raises:
         CommandError: when the engine cannot be loaded, or fails to answer.
+        SourceError: when the chat template refuses a chat, or is another model's.
         UsageError: when the plan was made with another version of the driver.
+        WeightsError: when an engine of ONNX Runtime has other weights than the model.
     """
+    given = context.parameters
     options = ValidationOptions.model_validate(
-        {"prompts": context.parameters["prompts"], "max_tokens": context.parameters["max_tokens"]}
+        {"prompts": given["prompts"], "max_tokens": given["max_tokens"], "chat": given.get("chat", False)}
     )
-    report = _report(options, answers_to(context, options), str(context.parameters.get("driver_sha256", "")))
+    sent = sent_prompts(context.inputs["weights"], options, wrong_template=given.get("wrong_template") == "accepted")
+    for note in sent.notes:
+        context.log(f"note: {note}")
+    answers = answers_to(context, options, sent.prompts)
+    compared = require_same_weights(context) if given.get("driver", ONNXRUNTIME) == ONNXRUNTIME else {}
+    report = _report(options, sent, answers, str(given.get("driver_sha256", "")))
     write_atomic(context.output / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     for miss in report.misses:
         context.log(described_miss(miss))
@@ -136,12 +174,17 @@ def validate(context: StepContext) -> Facts:
         "passed": report.passed,
         "prompts": len(report.results),
         "failed": len(report.misses),
-        "tokens_per_second": report.tokens_per_second,
+        **compared,
     }
 
 
-def answers_to(context: StepContext, options: ValidationOptions) -> tuple[Answer, ...]:
+def answers_to(context: StepContext, options: ValidationOptions, sent: Sequence[SentPrompt] = ()) -> tuple[Answer, ...]:
     """The model's answers to the prompts. A driver loads the model even if there are no prompts.
+
+    Args:
+        context: the step.
+        options: the prompts and their limits.
+        sent: the prompts as they are sent, in the same order.
 
     Raises:
         UsageError: when the plan was made by a version of Enginery with other drivers.
@@ -156,9 +199,10 @@ def answers_to(context: StepContext, options: ValidationOptions) -> tuple[Answer
     if toolchain is None:
         raise UsageError("a validation needs a toolchain", remedy=remedy)
     if driver == RUN_SCRIPT:
-        limits = ((prompt, prompt.max_tokens or options.max_tokens) for prompt in options.prompts)
-        return tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in limits)
-    return _driver_answers(context, toolchain, options, driver)
+        limits = [prompt.max_tokens or options.max_tokens for prompt in options.prompts]
+        pairs = zip(sent, limits, strict=True)
+        return tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in pairs)
+    return _driver_answers(context, toolchain, options, sent, driver)
 
 
 def expectations(prompt: Prompt) -> dict[str, str]:
@@ -167,36 +211,65 @@ def expectations(prompt: Prompt) -> dict[str, str]:
     return {name: text for name, text in named.items() if text is not None}
 
 
-def judge(prompt: Prompt, answer: str) -> tuple[bool, str]:
+def judge(prompt: Prompt, answer: str, *, ended: bool = True) -> tuple[bool, str]:
     """Whether an answer is as expected, and if not, why.
 
     `equals` ignores white space at the ends, `contains` is case-sensitive, `matches` may match anywhere. If a prompt
-    has several of them, all must hold. If it has none, every answer passes.
+    has several of them, all must hold. An answer that is empty or only repeats itself is never as expected, unless the
+    prompt allows it, or says with `equals` that it must be just this. If a prompt expects nothing, every other answer
+    passes.
+
+    Args:
+        prompt: the prompt with its expectations.
+        answer: the text of the answer.
+        ended: whether the model ended the answer, and it was not cut off.
     """
     expected = expectations(prompt)
-    if not expected:
-        return True, "nothing expected; only recorded"
     holds = {
         "equals": answer.strip() == (prompt.equals or "").strip(),
         "contains": (prompt.contains or "") in answer,
         "matches": re.search(prompt.matches or "", answer) is not None,
     }
     misses = [f"{name} {text!r}" for name, text in expected.items() if not holds[name]]
-    return not misses, f"not: {', '.join(misses)}" if misses else ""
+    reasons = [f"not: {', '.join(misses)}"] if misses else []
+    if degenerate(prompt, answer, ended=ended):
+        reasons.append(_degeneration(answer, ended=ended))
+    if not expected and not reasons:
+        return True, "nothing expected; only recorded"
+    return not reasons, "; ".join(reasons)
 
 
-def script_argv(release: str) -> tuple[str, ...]:
+def degenerate(prompt: Prompt, answer: str, *, ended: bool) -> Degenerate | None:
+    """How an answer is degenerate; None if it is not, or if the prompt allows it."""
+    if prompt.equals is not None and answer.strip() == prompt.equals.strip():
+        return None
+    if is_empty(answer):
+        return None if prompt.may_be_empty else Degenerate.EMPTY
+    return Degenerate.REPEATS if not prompt.may_repeat and loop_in(answer, ended=ended) else None
+
+
+def _degeneration(answer: str, *, ended: bool) -> str:
+    loop = loop_in(answer, ended=ended)
+    return f"it only repeats itself: {loop.unit!r} {loop.times} times" if loop else "it is empty"
+
+
+def script_argv(release: str, *, as_it_is: bool = False) -> tuple[str, ...]:
     """The command that runs the release's script, up to the prompt.
+
+    Args:
+        release: the release.
+        as_it_is: whether the text is complete, so that the script adds nothing to it.
 
     Raises:
         PlanError: when the release does not have the script, or the script lacks one of the flags.
     """
     path = releases.script(release, SCRIPT).value
-    missing = [name for name in FLAGS if name.startswith("--") and releases.flag(release, name, SCRIPT).value is None]
+    flags = (*(AS_IT_IS if as_it_is else ()), *FLAGS)
+    missing = [name for name in flags if name.startswith("--") and releases.flag(release, name, SCRIPT).value is None]
     if path is None or missing:
         what = f"its {SCRIPT} has no {', '.join(missing)}" if path else f"it has no {SCRIPT}"
         raise PlanError([f"validation.run_script: not possible with release {release}: {what}; leave it out"])
-    return ("{python}", path.replace("examples/", "{examples}/", 1), *FLAGS)
+    return ("{python}", path.replace("examples/", "{examples}/", 1), *flags)
 
 
 def printed_answer(lines: list[str]) -> str | None:
@@ -225,26 +298,31 @@ def without_special_tokens(text: str, model: Path) -> str:
     return text
 
 
-def _report(options: ValidationOptions, answers: tuple[Answer, ...], digest: str) -> ValidationReport:
-    results = tuple(_result(prompt, answer, options) for prompt, answer in zip(options.prompts, answers, strict=True))
-    seconds = sum(answer.seconds for answer in answers)
-    tokens = sum(answer.tokens or 0 for answer in answers)
-    counted = tokens and all(answer.tokens is not None for answer in answers)
+def _report(
+    options: ValidationOptions, sent: SentPrompts, answers: tuple[Answer, ...], digest: str
+) -> ValidationReport:
+    asked = zip(options.prompts, sent.prompts, answers, strict=True)
+    results = tuple(_result(prompt, as_sent, answer, options) for prompt, as_sent, answer in asked)
     return ValidationReport(
         passed=all(result.passed for result in results),
+        chat_template=sent.template,
+        notes=sent.notes,
         results=results,
-        tokens_per_second=round(tokens / seconds, 3) if counted else None,
         driver_sha256=digest,
     )
 
 
-def _result(prompt: Prompt, answer: Answer, options: ValidationOptions) -> PromptResult:
-    passed, reason = judge(prompt, answer.text)
+def _result(prompt: Prompt, sent: SentPrompt, answer: Answer, options: ValidationOptions) -> PromptResult:
+    ended = answer.finish == "eos"
+    passed, reason = judge(prompt, answer.text, ended=ended)
     return PromptResult(
-        prompt=prompt.prompt,
+        prompt=messages_of(prompt)[-1].content,
+        messages=sent.messages,
+        sent=sent.text,
         expected=expectations(prompt),
         got=answer.text,
         passed=passed,
+        degenerate=degenerate(prompt, answer.text, ended=ended),
         reason=reason,
         max_tokens=prompt.max_tokens or options.max_tokens,
         **answer.model_dump(exclude={"text"}),
@@ -252,7 +330,7 @@ def _result(prompt: Prompt, answer: Answer, options: ValidationOptions) -> Promp
 
 
 def _driver_answers(
-    context: StepContext, toolchain: Toolchain, options: ValidationOptions, driver: str
+    context: StepContext, toolchain: Toolchain, options: ValidationOptions, sent: Sequence[SentPrompt], driver: str
 ) -> tuple[Answer, ...]:
     """The answers that one of Enginery's drivers gets from the model."""
     recipe = context.parameters
@@ -261,7 +339,14 @@ def _driver_answers(
     if driver == TENSORRT_LLM:
         launcher = _launcher(context, toolchain, by_rank=bool(recipe["by_rank"]))
         how = {"runtime": recipe["runtime"], "arguments": recipe["arguments"]}
-    prompts = [{"prompt": one.prompt, "max_tokens": one.max_tokens or options.max_tokens} for one in options.prompts]
+    prompts = [
+        {
+            "prompt": one.text,
+            "max_tokens": prompt.max_tokens or options.max_tokens,
+            "add_special_tokens": one.add_special_tokens,
+        }
+        for prompt, one in zip(options.prompts, sent, strict=True)
+    ]
     # The directory is beside the output, because commands of every kind of toolchain can read and write there.
     with TemporaryDirectory(prefix="prompts-", dir=context.output.parent) as scratch:
         requests, output = Path(scratch) / "requests.json", Path(scratch) / "answers.json"
@@ -274,7 +359,7 @@ def _driver_answers(
     return TypeAdapter(tuple[Answer, ...]).validate_python(written["answers"])
 
 
-def _script_answer(context: StepContext, toolchain: Toolchain, prompt: Prompt, max_tokens: int) -> Answer:
+def _script_answer(context: StepContext, toolchain: Toolchain, prompt: SentPrompt, max_tokens: int) -> Answer:
     """The answer to one prompt, from the release's script.
 
     Raises:
@@ -289,7 +374,7 @@ def _script_answer(context: StepContext, toolchain: Toolchain, prompt: Prompt, m
         "weights": str(weights),
         "max_tokens": str(max_tokens),
     }
-    template = context.parameters["argv"]
+    template = context.parameters["argv" if prompt.add_special_tokens else "argv_of_chats"]
     words = [str(word).format(**values) for word in template] if isinstance(template, list) else []
     lines: list[str] = []
 
@@ -298,7 +383,7 @@ def _script_answer(context: StepContext, toolchain: Toolchain, prompt: Prompt, m
         context.log(line)
 
     launcher = _launcher(context, toolchain, by_rank=True)
-    done = dataclasses.replace(context, log=log).run([*launcher, *words, prompt.prompt], OFFLINE)
+    done = dataclasses.replace(context, log=log).run([*launcher, *words, prompt.text], OFFLINE)
     text = printed_answer(lines[1:])
     if text is None:
         raise CommandError(
@@ -319,14 +404,5 @@ def _model_directory(context: StepContext) -> Path:
 
 
 def _launcher(context: StepContext, toolchain: Toolchain, *, by_rank: bool) -> tuple[str, ...]:
-    """The first words of a command that runs a model on several GPUs; empty if the command needs none.
-
-    A process that starts its ranks itself needs no `mpirun`, except on a node that Slurm manages. There NVIDIA's
-    documentation asks for `mpirun` with one rank, for any number of GPUs.
-    """
-    world_size = int(str(context.parameters.get("world_size", 1)))
-    if world_size == 1:
-        return ()
-    if by_rank:
-        return mpirun(world_size)
-    return mpirun(1) if "SLURM_JOB_ID" in toolchain.environment else ()
+    """The first words of a command that runs a model on several GPUs; empty if the command needs none."""
+    return launch_words(int(str(context.parameters.get("world_size", 1))), toolchain.environment, by_rank=by_rank)

@@ -13,7 +13,8 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.builds.bundle import SignatureFile, make_bundle, require_trusted, signed_digests
-    from enginery.builds.compare import Comparison, Figure, compare_builds
+    from enginery.builds.compare import Comparison, Figure, SpeedFigures, compare_builds
+    from enginery.builds.distribution import DISTRIBUTION_FILE, Distribution, DistributionFacts, read_distribution
     from enginery.builds.gates import (
         GATES_FILE,
         Forced,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         Measure,
         Verdict,
         described_gate,
+        gate_rows,
         read_gates,
         require_gates_passed,
         worst,
@@ -69,7 +71,33 @@ if TYPE_CHECKING:
         served_version,
     )
     from enginery.builds.provenance import PROVENANCE, provenance_statement, published_file, published_statement
+    from enginery.builds.reference import (
+        LOGPROBS_FILE,
+        MOST_KEPT,
+        REFERENCE_DIRECTORY,
+        REFERENCE_FILE,
+        LogProbs,
+        Reference,
+        ReferenceFacts,
+        ReferenceSequence,
+        read_reference,
+    )
     from enginery.builds.report import html_report
+    from enginery.builds.speed import (
+        SPEED_COLUMNS,
+        SPEED_FILE,
+        LoadSpeed,
+        Machine,
+        Series,
+        SpeedReport,
+        SpeedSettings,
+        interval,
+        measured_on,
+        read_speed,
+        speed_differences,
+        speed_rows,
+        t_quantile,
+    )
     from enginery.builds.validation import (
         REPORT_FILE,
         PromptResult,
@@ -95,5 +123,6 @@ if TYPE_CHECKING:
         share_interval,
         standard_error,
     )
+    from enginery.builds.verdicts.speed import judge_speed
 else:
     __getattr__ = door(__name__, __file__)

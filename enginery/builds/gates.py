@@ -161,6 +161,18 @@ def described_gate(result: GateResult) -> str:
     return "\n".join(lines)
 
 
+def gate_rows(result: GateResult) -> list[dict[str, str]]:
+    """The rows of a table about one gate: one for each measure, or one with the reason if nothing was measured."""
+    about = {"gate": result.gate, "mode": result.mode}
+    accepted = f"; accepted by {result.forced.by}: {result.forced.why}" if result.forced else ""
+    if not result.measures:
+        return [{**about, "measure": "", "verdict": str(result.verdict), "found": f"{result.reason}{accepted}"}]
+    return [
+        {**about, "measure": one.name, "verdict": str(one.verdict), "found": f"{one.told}{accepted}"}
+        for one in result.measures
+    ]
+
+
 def read_gates(directory: Path) -> GateReport:
     """The report in the output of a gates step.
 

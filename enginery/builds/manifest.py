@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from enginery.builds.gates import GateReport
+from enginery.builds.speed import SpeedReport
 from enginery.builds.validation import ValidationReport
 from enginery.core.digests import json_digest
 from enginery.core.errors import RegistryError, UsageError
@@ -24,7 +25,9 @@ from enginery.toolchains import TENSORRT_PACKAGES
 
 MANIFEST_SCHEMA = 3
 """Schema 2 added the facts of the engine and the licence. For schema 1 most of them are found from the steps. Schema 3
-added the gates; older builds have none."""
+added the gates and the speed; older builds have neither."""
+FACTS_SCHEMA = 2
+"""The first schema that has the facts of the engine and the licence."""
 MANIFEST = "manifest.json"
 """The manifest's path in a build."""
 MODELS = "models"
@@ -171,6 +174,7 @@ class Manifest(Frozen):
         steps: the records of all steps that made it; each step comes after its inputs.
         validation: the prompts with the answers of the engine.
         gates: the verdicts of the gates, and what was measured; None if the build is older than the gates.
+        speed: how fast the engine is; None if it was not measured.
         engine: the facts of the engine; with the target they decide where the engine runs.
         license: the model's licence.
     """
@@ -187,6 +191,7 @@ class Manifest(Frozen):
     steps: tuple[StepRecord, ...]
     validation: ValidationReport
     gates: GateReport | None = None
+    speed: SpeedReport | None = None
     engine: EngineFacts = EngineFacts()
     license: License = License()
 
@@ -241,9 +246,9 @@ class Manifest(Frozen):
         return self.model_dump_json(indent=1).encode()
 
 
-def build_id(target_name: str, package_key: str, validate_key: str) -> str:
-    """The id of the build that the package and the validate step make. It is known before they run."""
-    return f"{target_name}-{json_digest([package_key, validate_key])[:BUILD_ID_DIGITS]}"
+def build_id(target_name: str, package_key: str, gates_key: str) -> str:
+    """The id of the build that the package step makes and the gates step judges. It is known before they run."""
+    return f"{target_name}-{json_digest([package_key, gates_key])[:BUILD_ID_DIGITS]}"
 
 
 def build_path(model: str, build_id: str) -> str:
@@ -304,13 +309,14 @@ def license_id(text: str) -> str:
 
 def _completed(manifest: Manifest) -> Manifest:
     """The manifest in the current schema. Fields that are missing are made from the target, steps and files."""
-    if manifest.schema_version == MANIFEST_SCHEMA:
-        return manifest
-    added: dict[str, object] = {"schema_version": MANIFEST_SCHEMA}
-    if manifest.schema_version == 1:
-        texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
-        added["engine"] = engine_facts(manifest.target.gpu, manifest.steps)
-        added["license"] = License(files=texts)
+    if manifest.schema_version >= FACTS_SCHEMA:
+        return manifest.model_copy(update={"schema_version": MANIFEST_SCHEMA})
+    texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
+    added = {
+        "schema_version": MANIFEST_SCHEMA,
+        "engine": engine_facts(manifest.target.gpu, manifest.steps),
+        "license": License(files=texts),
+    }
     return manifest.model_copy(update=added)
 
 

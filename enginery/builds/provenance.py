@@ -127,7 +127,7 @@ def _parameters(manifest: Manifest) -> Plain:
         "model": manifest.model,
         "source": {name: origin[name] for name in ("kind", "location", "commit") if name in origin},
         "target": manifest.target.model_dump(mode="json"),
-        "validation": [{"prompt": result.prompt, "expected": dict(result.expected)} for result in results],
+        "validation": [{"prompt": result.text_sent, "expected": dict(result.expected)} for result in results],
     }
 
 

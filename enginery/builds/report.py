@@ -5,6 +5,8 @@ from html import escape
 
 from enginery.builds.gates import GateResult, Verdict
 from enginery.builds.manifest import Manifest
+from enginery.builds.speed import SPEED_COLUMNS, measured_on, speed_rows
+from enginery.builds.validation import PromptResult
 from enginery.store import Command
 
 STYLE = """
@@ -37,6 +39,7 @@ def html_report(manifest: Manifest) -> str:
         _section("Target", ("", ""), target),
         _gates(manifest),
         _prompts(manifest),
+        *_speed(manifest),
         _steps(manifest),
         _section("Files", ("file", "bytes", "sha256"), files),
     )
@@ -55,13 +58,13 @@ def _gates(manifest: Manifest) -> str:
     if manifest.gates is None:
         return ""
     rows = [
-        (escape(one.gate), _verdict(one), escape(one.mode), escape(one.reason), "\n".join(_measures(one)))
+        (escape(one.gate), _gate_verdict(one), escape(one.mode), escape(one.reason), "\n".join(_measures(one)))
         for one in manifest.gates.results
     ]
     return _section("Gates", ("gate", "verdict", "mode", "why", "what was measured"), rows)
 
 
-def _verdict(result: GateResult) -> str:
+def _gate_verdict(result: GateResult) -> str:
     word = escape(result.verdict)
     shown = word if result.verdict is Verdict.PASS else f'<span class="miss">{word}</span>'
     if result.forced is None:
@@ -79,14 +82,38 @@ def _measures(result: GateResult) -> Iterable[str]:
 def _prompts(manifest: Manifest) -> str:
     rows = [
         (
-            escape(result.prompt),
+            _question(result),
             escape(result.got),
-            "as expected" if result.passed else f'<span class="miss">{escape(result.reason)}</span>',
+            _verdict(result),
             f"{'' if result.tokens is None else f'{result.tokens} tokens, '}{result.seconds:.2f} s",
         )
         for result in manifest.validation.results
     ]
-    return _section("What it says", ("prompt", "answer", "", ""), rows)
+    notes = "".join(f'\n<p class="quiet">note: {escape(note)}</p>' for note in manifest.validation.notes)
+    return _section("What it says", ("prompt", "answer", "", ""), rows) + notes
+
+
+def _question(result: PromptResult) -> str:
+    """The user's words first, then the text that the chat template made of them."""
+    if not result.messages:
+        return escape(result.prompt)
+    sent = f"<details><summary>as sent</summary><code>{escape(result.sent)}</code></details>"
+    return f"{escape(result.question)}{sent}"
+
+
+def _verdict(result: PromptResult) -> str:
+    if not result.passed:
+        return f'<span class="miss">{escape(result.reason)}</span>'
+    return "as expected" if result.checked else '<span class="quiet">recorded only</span>'
+
+
+def _speed(manifest: Manifest) -> Iterable[str]:
+    """How fast the engine is, and on which machine; nothing if it was not measured."""
+    if manifest.speed is None:
+        return
+    rows = [tuple(escape(cell) for cell in row) for row in speed_rows(manifest.speed)]
+    yield _section("How fast it is", SPEED_COLUMNS, rows)
+    yield f'<p class="quiet">{escape(measured_on(manifest.speed))}</p>'
 
 
 def _steps(manifest: Manifest) -> str:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from enginery.core.errors import StoreError, ValidationError
 from enginery.core.model import Frozen
+from enginery.models import Degenerate
+from enginery.spec import Message
 
 REPORT_SCHEMA = 1
 REPORT_FILE = "report.json"
@@ -13,10 +15,16 @@ class PromptResult(Frozen):
     """One prompt, the answer to it, and whether the answer is as expected.
 
     Attributes:
-        prompt: the prompt.
+        prompt: the prompt; of a chat, its last message.
+        messages: the chat that was sent; empty for raw text.
+        sent: the text as it was sent: a chat as the model's template renders it. Empty in older reports.
+        as_raw_text: whether a server that is sent this text gets the same tokens. It does not if the tokenizer adds a
+            token at the beginning that the template does not write.
         expected: the spec's expectations: `equals`, `contains` or `matches` -> text.
         got: the answer, without the prompt.
-        passed: whether the answer is as expected; true when nothing is expected.
+        passed: whether the answer is as expected. If nothing is expected, whether there is a real answer: one that is
+            not empty and does not only repeat itself.
+        degenerate: how the answer is degenerate, `empty` or `repeats`, and the prompt does not allow it; else None.
         reason: why the answer did not pass, or that nothing was expected.
         tokens: the number of tokens of the answer; None when the release's own script ran, which does not report it.
         token_ids: the tokens of the answer, which a served engine must give too; empty when not reported.
@@ -27,9 +35,13 @@ class PromptResult(Frozen):
     """
 
     prompt: str
+    messages: tuple[Message, ...] = ()
+    sent: str = ""
+    as_raw_text: bool = True
     expected: dict[str, str]
     got: str
     passed: bool
+    degenerate: Degenerate | None = None
     reason: str
     tokens: int | None
     token_ids: tuple[int, ...]
@@ -38,18 +50,40 @@ class PromptResult(Frozen):
     seconds: float
     max_tokens: int | None = None
 
+    @property
+    def checked(self) -> bool:
+        """Whether something is expected of the answer. Without this it is only recorded."""
+        return bool(self.expected)
+
+    @property
+    def text_sent(self) -> str:
+        """The text as it was sent."""
+        return self.sent or self.prompt
+
+    @property
+    def question(self) -> str:
+        """The prompt for people: the messages of a chat, one on each line."""
+        if len(self.messages) <= 1:
+            return self.prompt
+        return "\n".join(f"{message.role}: {message.content}" for message in self.messages)
+
 
 class ValidationReport(Frozen):
     """The answers of an engine to all prompts.
 
     Attributes:
         passed: whether every answer is as expected; true when there are no prompts.
-        tokens_per_second: the speed over all answers; None when there was no token, or tokens were not reported.
+        chat_template: the file of the chat template that rendered the chats; empty if no prompt is one.
+        notes: what is strange about the template.
+        tokens_per_second: in older reports, a speed that says little: the engine was cold, and not alone. It is read,
+            and neither written, shown nor compared: see `SpeedReport`.
         driver_sha256: the digest of the script that ran the prompts; empty for the release's own script.
     """
 
     schema_version: int = REPORT_SCHEMA
     passed: bool
+    chat_template: str = ""
+    notes: tuple[str, ...] = ()
     results: tuple[PromptResult, ...] = ()
     tokens_per_second: float | None = None
     driver_sha256: str
@@ -76,15 +110,29 @@ def require_passed(report: ValidationReport, label: str) -> None:
     raise ValidationError(
         f"{len(report.misses)} of {len(report.results)} answers are not as expected:{listed}",
         subject=label,
-        remedy="correct the expectation in the spec, or build with a higher precision; nothing was published",
+        remedy="; ".join([*_remedies(report.misses), "nothing was published"]),
     )
 
 
 def described_miss(miss: PromptResult) -> str:
     """An answer that is not as expected, in three lines: prompt, expectation and answer."""
-    wanted = " and ".join(f"{name} {text!r}" for name, text in miss.expected.items())
+    wanted = " and ".join(f"{name} {text!r}" for name, text in miss.expected.items()) or "an answer"
     cut = " (cut off at max_tokens)" if miss.finish == "length" else ""
-    return f"  prompt:   {miss.prompt!r}\n  expected: {wanted}\n  got:      {miss.got!r}{cut}"
+    why = f"\n  but:      {miss.reason}" if miss.degenerate else ""
+    return f"  prompt:   {miss.question!r}\n  expected: {wanted}\n  got:      {miss.got!r}{cut}{why}"
+
+
+def _remedies(misses: tuple[PromptResult, ...]) -> list[str]:
+    """What to do about answers that are not as expected."""
+    found = {miss.degenerate for miss in misses}
+    remedies = ["correct the expectation in the spec, or build with a higher precision"] if None in found else []
+    if found - {None}:
+        raw = any(miss.degenerate and not miss.messages for miss in misses)
+        remedies.append(
+            ("ask a chat model through its template (chat: true), " if raw else "")
+            + "build with a higher precision, or accept such answers with may_be_empty or may_repeat"
+        )
+    return remedies
 
 
 def read_report(directory: Path) -> ValidationReport:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from enginery.cli import rooms
+from enginery.cli.bench import bench_app
 from enginery.cli.options import (
     AsJson,
     BuildReference,
@@ -56,6 +57,7 @@ dev_app = typer.Typer(help="Local services to try things with: Prefect, S3, Trit
 app.add_typer(toolchain_app, name="toolchain")
 app.add_typer(dev_app, name="dev")
 app.add_typer(releases_app, name="releases")
+app.add_typer(bench_app)
 app.add_typer(pull_app)
 app.add_typer(registry_app)
 

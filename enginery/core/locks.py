@@ -1,8 +1,10 @@
 """Locks between the processes of one machine, and a description of a process that shows when it has died."""
 
+import fcntl
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import psutil
 else:
     filelock, psutil = late("filelock"), late("psutil")
+
+POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -60,6 +64,40 @@ def waiting_lock(path: Path, why: str, log: Log, *, every: float | None = None) 
                 log(why)
                 patience = every
         yield
+
+
+@contextmanager
+def shared_lock(
+    path: Path, *, alone: bool, patience: float | None = None, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Hold the lock at `path`, together with others or alone. The lock is free again when its holder dies.
+
+    Args:
+        path: the lock's file. It is never removed. Its directory must exist.
+        alone: whether nobody else may hold the lock at the same time.
+        patience: seconds to wait for the lock; None for no limit.
+        waiting: is called again and again while others hold the lock.
+
+    Raises:
+        TimeoutError: when the lock is not free in that time.
+        OSError: when the file cannot be written.
+    """
+    deadline = None if patience is None else time.monotonic() + patience
+    # Each call opens the file anew, so that the threads of one process exclude each other, too.
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(str(path)) from error
+                waiting()
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(handle)
 
 
 class Worker(Frozen):

@@ -12,6 +12,17 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
+    from enginery.models.chat.degeneration import Degenerate, foreign_script, is_empty, loop_in
+    from enginery.models.chat.findings import chat_findings, chat_notes
+    from enginery.models.chat.prompts import SentPrompt, SentPrompts, is_chat, messages_of, sent_prompts
+    from enginery.models.chat.templates import (
+        ChatTemplate,
+        chosen_template,
+        find_templates,
+        is_template,
+        template_files,
+        template_of,
+    )
     from enginery.models.facts import DEFAULT_ROPE_THETA, ModelFacts, config_problems
     from enginery.models.headers import FLOATS, Tensor, read_all, read_tensors
     from enginery.models.kinds import ANSWERS_NO_TEXT, ModelKind, architecture_named, kind_of, reads_more_than_text

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         verdict_rows,
     )
     from enginery.pipeline.run import (
+        HARD_STAGES,
         TIMEOUT_SECONDS,
         BuildSummary,
         Outcome,

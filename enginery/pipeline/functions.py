@@ -20,8 +20,11 @@ PreparationCheck = Callable[[Mapping[str, JsonValue]], None]
 
 FUNCTIONS = {
     "download": "enginery.sources:download",
+    "reference": "enginery.backends:reference_step",
     "validate": "enginery.backends:validate_step",
+    "bench": "enginery.backends:bench_step",
     "evaluate": "enginery.backends:evaluate_step",
+    "gates": "enginery.backends:gates_step",
     "package": "enginery.triton:package",
     "package_inflight": "enginery.backends:package_inflight",
     "package_llmapi": "enginery.backends:package_llmapi",
@@ -44,6 +47,7 @@ EFFECT_CHECKS = {
 """Functions that say whether a step's change outside the store is still there. If it is not, the step runs again."""
 
 PREPARATION_CHECKS = {
+    "reference": "enginery.backends:require_reference_build",
     "publish": "enginery.registry:require_publishable",
     "rollout": "enginery.triton:require_rollout_possible",
 }

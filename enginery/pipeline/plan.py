@@ -1,27 +1,29 @@
 """From a spec to a plan: all steps with their keys, known before anything runs."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from enginery.backends import (
     Backend,
     BackendStep,
+    Checks,
     Request,
     backend_for,
-    evaluation_findings,
-    evaluation_notes,
+    check_findings,
     image_findings,
+    plan_checks,
 )
-from enginery.builds import build_id
 from enginery.core.errors import PlanError, SourceError, UsageError
 from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Log, no_log
-from enginery.models import ModelFacts
+from enginery.models import ModelFacts, chat_findings, chat_notes
 from enginery.pipeline.preflight import estimate_findings, estimate_notes, weight_bytes
+from enginery.pipeline.targets import rollout_repository, target_steps
 from enginery.sources import ResolvedSource, parameters, resolve
 from enginery.spec import BackendName, Finding, Gpu, Precision, Source, Spec, Target, gpus, stopping
 from enginery.store import Call, Stage, Step
@@ -42,11 +44,12 @@ Resolver = Callable[[Source], ResolvedSource]
 
 
 class Chosen(NamedTuple):
-    """A target with the backend chosen for it, and the warnings that the spec accepts."""
+    """A target with the backend chosen for it, the warnings that the spec accepts, and how its build is checked."""
 
     request: Request
     backend: Backend
     accepted: tuple[Finding, ...] = ()
+    checks: Checks = Checks()
 
 
 class Machine:
@@ -160,15 +163,16 @@ def make_plan(spec: Spec, resolver: Resolver | None = None, log: Log = no_log) -
     machine = Machine()
     source = _resolved(spec, resolver or partial(resolve, log=log), machine)
     model = ModelFacts.from_config(source.config, weight_bytes=source.weight_bytes)
-    chosen = _choose(spec, model, machine, [file.name for file in source.files])
+    chosen = _choose(spec, model, machine, source)
     call = Call(function="download", version=1, parameters=parameters(source, spec.source))
     download = Step(stage=Stage.DOWNLOAD, recipe=call)
     names = tuple(target.name for target in spec.targets)
     size = _download_bytes(source, model)
     first = PlannedStep(id="download", key=download.key, step=download, targets=names, estimated_bytes=size)
     targets, steps = [], [first]
+    chosen = [_with_checks(one, download.key, source, machine) for one in chosen]
     for one in chosen:
-        target, more = _target_steps(one, download.key)
+        target, more = _target_steps(one, download.key, machine)
         targets.append(target)
         steps += more
     return Plan(
@@ -176,7 +180,7 @@ def make_plan(spec: Spec, resolver: Resolver | None = None, log: Log = no_log) -
         source=source,
         targets=tuple(targets),
         steps=_merge_equal_steps(steps),
-        notes=(*source.notes, *_notes(spec, chosen)),
+        notes=(*source.notes, *_notes(spec, chosen, source.chat_template)),
     )
 
 
@@ -208,7 +212,9 @@ def _merge_equal_steps(steps: list[PlannedStep]) -> tuple[PlannedStep, ...]:
     return tuple(unique.values())
 
 
-def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Collection[str] = ()) -> list[Chosen]:
+def _choose(
+    spec: Spec, model: ModelFacts | None, machine: Machine, source: ResolvedSource | None = None
+) -> list[Chosen]:
     """Choose the GPU and the backend of each target. One error lists everything that stops a target."""
     chosen: list[Chosen] = []
     problems: list[str] = []
@@ -221,12 +227,18 @@ def _choose(spec: Spec, model: ModelFacts | None, machine: Machine, files: Colle
             continue
         backend = machine.backend_of(request)
         estimated = estimate_findings(request, local=_is_local(request))
-        findings = [*image_findings(target), *backend.findings(request), *estimated]
-        findings += evaluation_findings(request.validation.gates.evaluation, machine.identify)
+        chats = chat_findings(request.validation, source.chat_template) if source else ()
+        findings = [
+            *image_findings(target),
+            *backend.findings(request),
+            *check_findings(request, machine.identify),
+            *chats,
+            *estimated,
+        ]
         stops = stopping(findings, spec.force)
         problems += [str(finding.under(prefix)) for finding in stops]
         chosen.append(Chosen(request, backend, tuple(finding for finding in findings if finding not in stops)))
-    problems += _serving_mistakes(spec, chosen, files)
+    problems += _serving_mistakes(spec, chosen, [file.name for file in source.files] if source else ())
     if problems:
         raise PlanError(problems, subject=spec.name)
     return chosen
@@ -239,7 +251,7 @@ def _serving_mistakes(spec: Spec, chosen: list[Chosen], files: Collection[str]) 
         return []
     found = triton.tokenizer_problems(files)
     if spec.rollout_target() in engines:
-        found += triton.rollout_problems(spec.rollout, _rollout_repository(spec, BackendName.TENSORRT))
+        found += triton.rollout_problems(spec.rollout, rollout_repository(spec, BackendName.TENSORRT))
     return [str(finding) for finding in found]
 
 
@@ -248,29 +260,34 @@ def _is_local(request: Request) -> bool:
     return request.gpu == gpus.CPU or request.target.gpu == "auto"
 
 
-def _target_steps(chosen: Chosen, weights: str) -> tuple[PlannedTarget, list[PlannedStep]]:
-    request, backend, wanted = chosen.request, chosen.backend, chosen.request.target
-    chain = backend.chain(request, weights)
-    package, validate = chain.package.step.key, chain.validate.step.key
-    target = PlannedTarget(
-        name=wanted.name,
-        gpu=request.gpu.name,
-        backend=backend.name,
-        release=backend.release(wanted),
-        precision=wanted.precision,
-        tensor_parallel=wanted.tensor_parallel,
-        pipeline_parallel=wanted.pipeline_parallel,
-        build_id=build_id(wanted.name, package, validate),
-    )
-    inputs = {"model_repository": package, "report": validate, "weights": weights}
-    steps = [*chain.steps, *map(BackendStep, _publish_steps(request.spec, target, inputs))]
+def _with_checks(chosen: Chosen, weights: str, source: ResolvedSource, machine: Machine) -> Chosen:
+    """Decide how a target's build is checked, and compared with what."""
+    checks = plan_checks(chosen.request, weights, source, machine.identify)
+    key = checks.reference.step.key if checks.reference else None
+    return chosen._replace(checks=checks, request=replace(chosen.request, reference=key))
+
+
+def _target_steps(chosen: Chosen, weights: str, machine: Machine) -> tuple[PlannedTarget, list[PlannedStep]]:
+    request, wanted = chosen.request, chosen.request.target
+    about = {
+        "name": wanted.name,
+        "gpu": request.gpu.name,
+        "backend": chosen.backend.name,
+        "release": chosen.backend.release(wanted),
+        "precision": wanted.precision,
+        "tensor_parallel": wanted.tensor_parallel,
+        "pipeline_parallel": wanted.pipeline_parallel,
+    }
+    made = target_steps(request, chosen.backend, weights, about, chosen.checks, machine.identify)
     size = int(weight_bytes(request.model, wanted.precision)) if request.model else 0
-    return target, [_planned_step(step, target.name, size) for step in steps]
+    target = PlannedTarget.model_validate({**about, "build_id": made.build_id})
+    return target, [_planned_step(step, target.name, size) for step in made.steps]
 
 
 def _planned_step(made: BackendStep, target: str, size: int) -> PlannedStep:
+    name = made.step.recipe.parameters.get("name") if made.step.stage is Stage.EVALUATE else None
     return PlannedStep(
-        id=f"{made.step.stage}/{target}",
+        id=f"{made.step.stage}/{target}" + (f"/{name}" if name else ""),
         key=made.step.key,
         step=made.step,
         targets=(target,),
@@ -280,50 +297,16 @@ def _planned_step(made: BackendStep, target: str, size: int) -> PlannedStep:
     )
 
 
-def _publish_steps(spec: Spec, target: PlannedTarget, inputs: dict[str, str]) -> Iterator[Step]:
-    """The publish step and the rollout step of a target, if the spec asks for them."""
-    if spec.publish is None:
-        return
-    about: dict[str, JsonValue] = {"model": spec.name, "build_id": target.build_id}
-    to_publish = about | spec.publish.model_dump(mode="json", include={"to", "channel", "allow_unconditional_writes"})
-    to_publish["target"] = target.model_dump(mode="json", exclude={"build_id"})
-    wanted = next(one for one in spec.targets if one.name == target.name)
-    if channel_gate := spec.validation_for(wanted).gates.channel.model_dump(mode="json", exclude_unset=True):
-        to_publish["channel_gate"] = channel_gate
-    publish = Step(
-        stage=Stage.PUBLISH, inputs=inputs, recipe=Call(function="publish", version=1, parameters=to_publish)
-    )
-    yield publish
-    rolled_out = spec.rollout_target()
-    if spec.rollout is None or rolled_out is None or rolled_out.name != target.name:
-        return
-    place = _rollout_repository(spec, target.backend)
-    to_roll_out = about | {"endpoints": list(spec.rollout.endpoints), "model_repository": place}
-    call = Call(function="rollout", version=1, parameters=to_roll_out)
-    yield Step(stage=Stage.ROLLOUT, inputs={"published": publish.key}, recipe=call)
-
-
-def _rollout_repository(spec: Spec, backend: str) -> str:
-    """The model repository of a rollout; empty without a rollout. TensorRT-LLM's engines need a local directory."""
-    target = spec.rollout_target()
-    if spec.rollout is None or spec.publish is None or target is None:
-        return ""
-    if spec.rollout.model_repository:
-        return spec.rollout.model_repository
-    if backend == BackendName.TENSORRT:
-        return spec.serving_for(target).mount
-    return f"{spec.publish.to.rstrip('/')}/serving/{spec.name}"
-
-
-def _notes(spec: Spec, chosen: list[Chosen]) -> tuple[str, ...]:
+def _notes(spec: Spec, chosen: list[Chosen], template: str) -> tuple[str, ...]:
     notes = [
         f"{request.target.name}: {note}"
-        for request, backend, accepted in chosen
+        for request, backend, accepted, checks in chosen
         for note in [
             *(f"accepted: {finding.path}: {finding.problem} [{finding.code}]" for finding in accepted),
             *backend.notes(request),
+            *chat_notes(request.validation, template),
+            *checks.notes,
             *estimate_notes(request, local=_is_local(request)),
-            *evaluation_notes(request.validation.gates.evaluation),
         ]
     ]
     unused = set(spec.force) - MACHINE_WARNINGS - {finding.code for one in chosen for finding in one.accepted}

@@ -18,6 +18,7 @@ from enginery.builds import (
     GateResult,
     Manifest,
     Measure,
+    SpeedFigures,
     compare_builds,
     judge_channel,
     published_evaluations,
@@ -182,7 +183,7 @@ def _decide(registry: Registry, about: dict[str, str], gates: Gates) -> dict[str
     old = registry.manifest(model, pointer.build_id)
     if Version(old.target.release) > Version(new.target.release):
         return {"decision": Decision.LEFT_ALONE, "reason": f"{channel} has {old.target.release}, which is newer"}
-    results = gate_results(old, new, gates.channel, _judged(registry, old, new, gates))
+    results = gate_results(old, new, gates.channel_gate(), _judged(registry, old, new, gates))
     decision, reason = decided_by(results)
     unstopped = f"not worse than {old.build_id} (release {old.target.release})"
     return {
@@ -266,11 +267,22 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
 def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     """The figures of both builds, each with its name and by how many percent it changed."""
     return [
-        _figure("tokens/s", comparison.tokens_per_second, _number),
+        *(row for speed in comparison.speed for row in _speed_figures(speed)),
         _figure("engine", comparison.engine_bytes, human_bytes),
         _figure("whole build", comparison.build_bytes, human_bytes),
         _figure("seconds to make", comparison.making_seconds, _number),
     ]
+
+
+def _speed_figures(speed: SpeedFigures) -> Iterator[tuple[str, str, str, str]]:
+    at = f"with {speed.concurrency} at once"
+    yield _figure(f"ms to first token {at}", speed.first_ms, _precise)
+    yield _figure(f"ms between tokens {at}", speed.gap_ms, _precise)
+    yield _figure(f"tokens/s {at}", speed.tokens_per_second, _number)
+
+
+def _precise(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[str, str, str, str]:

@@ -8,13 +8,13 @@ import shutil
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from enginery import toolchains
-from enginery.builds import read_report, require_passed
+from enginery.builds import read_gates, require_gates_passed
 from enginery.core import __version__
 from enginery.core.errors import EngineryError, PlanError, StoreError, UsageError
 from enginery.core.files import writing
@@ -32,6 +32,10 @@ from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Stage, StepContext, StepRecord, Store, digest_output
 
 SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.BENCH, Stage.GATES, Stage.PACKAGE, Stage.ROLLOUT})
+HARD_STAGES = frozenset({Stage.REFERENCE, Stage.CONVERT, Stage.BUILD, Stage.VALIDATE, Stage.BENCH, Stage.EVALUATE})
+"""Stages that use all of a CPU or a GPU. While one step is measured, no other of them runs on the machine."""
+ANYWHERE = frozenset({Stage.REFERENCE, Stage.EVALUATE})
+"""Of these, the stages that use a GPU if there is one, although they need none."""
 TIMEOUT_SECONDS = {stage: 3600.0 if stage in SHORT_STAGES else 6 * 3600.0 for stage in Stage}
 """How long each stage may take. It is enough for the largest models, slow disks and slow networks."""
 
@@ -239,7 +243,18 @@ def _execute(planned: PlannedStep, store: Store, log: Log, progress: Progress | 
             tee(f"warning: the toolchain {environment.identity.name} differs from what is recorded: {differences}")
         # A step that changes something outside the store may run again. Then the new record replaces the old one.
         replace = find_effect_check(planned.step.recipe) is not None
-        return store.add(_record(planned, context), output, replace=replace)
+        with _place_on_machine(planned, store, tee) as context.neighbours:
+            record = _record(planned, context)
+        return store.add(record, output, replace=replace)
+
+
+def _place_on_machine(planned: PlannedStep, store: Store, log: Log) -> AbstractContextManager[tuple[str, ...]]:
+    """Steps that work hard run side by side, but not beside a measurement of speed. Others need nothing."""
+    step = planned.step
+    if step.stage not in HARD_STAGES:
+        return nullcontext(())
+    may_use_gpu = step.runs_on != gpus.CPU.name and (step.runs_on != "any" or step.stage in ANYWHERE)
+    return store.working(planned.label, log, alone=step.stage is Stage.BENCH, gpu=may_use_gpu)
 
 
 def _record(planned: PlannedStep, context: StepContext) -> StepRecord:
@@ -309,10 +324,10 @@ def _require_gpu(runs_on: str) -> None:
 
 
 def _require_gate(planned: PlannedStep, record: StepRecord, store: Store) -> None:
-    """Raise an error if the step is a validation that failed, in this run or in an earlier one."""
-    if planned.step.stage is not Stage.VALIDATE or record.facts.get("passed"):
+    """Raise an error if the step judged the gates, in this run or in an earlier one, and a gate stops the build."""
+    if planned.step.stage is not Stage.GATES or record.facts.get("passed"):
         return
     with TemporaryDirectory(prefix="enginery-") as scratch:
-        report = Path(scratch) / "report"
+        report = Path(scratch) / "gates"
         store.fetch(record, report)
-        require_passed(read_report(report), planned.label)
+        require_gates_passed(read_gates(report), planned.label)

@@ -14,6 +14,7 @@ from enginery.builds import (
     MODEL_REPOSITORY,
     MODELS,
     PROVENANCE,
+    REFERENCE_DIRECTORY,
     REPORT_FILE,
     BuildTarget,
     GateReport,
@@ -29,6 +30,7 @@ from enginery.builds import (
     read_gates,
     read_license,
     read_report,
+    read_speed,
     require_gates_passed,
     test_result_statement,
 )
@@ -68,14 +70,13 @@ class PublishParameters(Frozen):
 PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
     ("model_repository", Stage.PACKAGE, f"{MODEL_REPOSITORY}/", lambda _: True),
     ("report", Stage.VALIDATE, "", lambda path: path == REPORT_FILE),
+    ("reference", Stage.REFERENCE, f"{REFERENCE_DIRECTORY}/", lambda _: True),
     ("gates", Stage.GATES, "", lambda _: True),
     ("weights", Stage.DOWNLOAD, f"{LICENSES}/", lambda path: "/" not in path and is_license(path)),
 )
 """The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish.
 
-The gates step puts everything that it has judged into its output: `gates.json`, the figures and the reference. Plans of
-older versions have no such step.
-"""
+Plans without a reference, a bench or gates, as those of older versions, have no such input."""
 
 
 def publish(context: StepContext) -> Facts:
@@ -157,6 +158,7 @@ def _describe(
         steps=context.chain,
         validation=report,
         gates=gates,
+        speed=read_speed(context.inputs["bench"]) if "bench" in context.inputs else None,
         engine=engine_facts(parameters.target.gpu, context.chain),
         license=read_license({path: file for path, file in sources.items() if path.startswith(f"{LICENSES}/")}),
     )
@@ -233,9 +235,7 @@ def _by_path(files: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
 
 def _files(inputs: Mapping[str, Path], chain: Sequence[StepRecord]) -> Iterator[tuple[FileRecord, Path]]:
     """The files of the build that earlier steps have made, each with its local file."""
-    for name, stage, folder, wanted in PARTS:
-        if name not in inputs:
-            continue
+    for name, stage, folder, wanted in (part for part in PARTS if part[0] in inputs):
         for record in _known_files(inputs[name], chain, stage, wanted):
             yield record.model_copy(update={"path": f"{folder}{record.path}"}), inputs[name] / record.path
 

@@ -40,6 +40,7 @@ def resolve(source: Source) -> ResolvedSource:
         commit=json_digest([[file.name, file.etag, file.size] for file in files]),
         files=files,
         config=selection.config,
+        chat_template=selection.chat_template,
     )
 
 

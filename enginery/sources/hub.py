@@ -108,6 +108,7 @@ class _Resolving:
             files=files,
             gated=bool(listing.gated),
             config=selection.config,
+            chat_template=selection.chat_template,
             notes=tuple(self._notes(files)),
         )
 

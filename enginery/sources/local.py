@@ -44,9 +44,9 @@ def resolve(source: Source) -> ResolvedSource:
     expected = selection.names.intersection(source.sha256)
     check_expected_digests({name: remembered_digest(directory / name) for name in expected}, source, selection)
     raise_findings(selection.findings, str(directory), selection.config)
-    paths = [directory / name for name in sorted(selection.names)]
+    paths = {name: directory / name for name in sorted(selection.names)}
     files = tuple(
-        SourceFile(name=path.name, size=path.stat().st_size, sha256=remembered_digest(path)) for path in paths
+        SourceFile(name=name, size=path.stat().st_size, sha256=remembered_digest(path)) for name, path in paths.items()
     )
     commit = json_digest([[file.name, file.sha256] for file in files])
     write_atomic(_note(commit), json.dumps({"path": str(directory)}))
@@ -56,6 +56,7 @@ def resolve(source: Source) -> ResolvedSource:
         commit=commit,
         files=files,
         config=selection.config,
+        chat_template=selection.chat_template,
         notes=tuple(selection.notes),
     )
 
@@ -131,6 +132,7 @@ def copy(commit: str, files: tuple[SourceFile, ...], output: Path) -> None:
         if not (directory / file.name).is_file():
             raise changed("is gone since the plan was made")
         with writing(output / file.name):
+            (output / file.name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(directory / file.name, output / file.name)
         if wrong := mismatch(output / file.name, file):
             raise changed(f"was changed since the plan was made: it {wrong}")

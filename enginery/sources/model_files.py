@@ -1,6 +1,7 @@
 """The files of a source when the plan is made: chooses the files that a build needs, and reports a model's problems.
 
-Only files at the top level are used. Subdirectories hold the same weights in another format, or no weights.
+Only files at the top level are used, and further chat templates. Other subdirectories hold the same weights in another
+format, or no weights.
 """
 
 import difflib
@@ -8,6 +9,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -23,7 +25,10 @@ from enginery.models import (
     MODELOPT_FILE,
     SINGLE,
     WeightsFault,
+    chosen_template,
     config_problems,
+    find_templates,
+    is_template,
     with_quantization,
 )
 from enginery.sources.documents import LFS_POINTER, read_object, text_problem
@@ -100,6 +105,7 @@ class ResolvedSource(Frozen):
         files: the files that the build needs, sorted by name.
         gated: whether users must accept a licence on the Hub.
         config: the model's `config.json`.
+        chat_template: where the model's chat template is; empty if it has none.
         notes: sentences for the reader of the plan, such as that a repository has another name now.
     """
 
@@ -110,6 +116,7 @@ class ResolvedSource(Frozen):
     files: tuple[SourceFile, ...]
     gated: bool = False
     config: Mapping[str, JsonValue] = Field(default_factory=dict)
+    chat_template: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -145,6 +152,7 @@ class Selection:
         unreadable: the names of JSON files that cannot be read. They are among the findings.
         documents: name -> content of the small files that decide which other files are needed.
         config: the model's configuration.
+        chat_template: where the model's chat template is; empty if it has none.
         notes: sentences for the reader of the plan.
     """
 
@@ -155,6 +163,7 @@ class Selection:
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     findings: list[WeightsFault] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
+    chat_template: str = ""
     notes: list[str] = field(default_factory=list)
 
     def report(self, problem: str, remedy: str = "") -> None:
@@ -184,6 +193,7 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         source: the spec's source: which pickles it allows, and which digests it expects.
         read: gives the content of a small file that decides which other files are needed.
     """
+    read = cache(read)
     every = [name.replace("\\", "/") for name in names]
     present = {name for name in every if "/" not in name and name not in {"", ".", ".."}}
     known = {*CONFIGS, *TOKENIZERS, *TOKENIZER_PARTS}
@@ -194,12 +204,15 @@ def select(names: Iterable[str], source: Source, read: Reader) -> Selection:
         content = selection.check_document(name, read(name))
         if name in deciding:
             selection.documents[name] = content
-    if TEMPLATE in present and (problem := text_problem(TEMPLATE, read(TEMPLATE))):
-        selection.findings.append(problem)
+    selection.names |= {name for name in every if "/" in name and is_template(name)}
+    for name in sorted(selection.names):
+        if name.endswith(".jinja") and (problem := text_problem(name, read(name))):
+            selection.findings.append(problem)
     if instead := _other_kind(every, selection, read):
         selection.findings = [instead]
         return selection
     selection.config = with_quantization(selection.documents.get(CONFIG, {}), selection.documents)
+    selection.chat_template = _chat_template(selection.names - selection.unreadable, read)
     _check_parts(selection)
     _check_types(selection)
     _check_remote_code(selection)
@@ -264,6 +277,15 @@ def _other_kind(names: list[str], selection: Selection, read: Reader) -> Weights
     if selection.present & standard or has_shards or _matching(selection.present, STANDARD_PICKLES):
         return None
     return recognize(names, selection.documents, lambda name: name in {*TOKENIZERS, *TOKENIZER_PARTS})
+
+
+def _chat_template(names: Iterable[str], read: Reader) -> str:
+    """Where the model's chat template is; empty if there is none, or none that can be read."""
+    try:
+        found = chosen_template(find_templates(set(names), read))
+    except SourceError:
+        return ""  # only a chat needs it; the step that renders one says what is wrong
+    return found.where if found else ""
 
 
 def _check_parts(selection: Selection) -> None:

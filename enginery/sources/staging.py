@@ -104,6 +104,7 @@ def _download(file: SourceFile, directory: Path, fetch: Fetch, progress: SteadyP
                 return
             progress.add(-size_of(final))
             final.unlink()
+        part.parent.mkdir(exist_ok=True)
         _fetch_checked(file, part, fetch, progress)
         part.replace(final)
     except OSError as error:

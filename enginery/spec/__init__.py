@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     )
     from enginery.spec.validation import (
         Accepted,
+        AnswersGate,
         ChannelGate,
+        DistributionGate,
         Evaluation,
         EvaluationGate,
         Gate,
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
         Mode,
         Prompt,
         ReferenceOptions,
+        SizeGate,
+        SpeedGate,
         ValidationOptions,
     )
 else:

@@ -15,6 +15,7 @@ PATHS = (
     "source.path",
     "convert.examples",
     "convert.calibration.dataset",
+    "validation.reference.texts",
     "validation.gates.evaluation.run.*.script",
 )
 """Fields that may have a path relative to the spec file; `*` stands for every entry of a list."""

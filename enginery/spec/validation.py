@@ -8,7 +8,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from enginery.spec.types import AtLeastOne, SpecModel
 
@@ -180,8 +180,8 @@ class SizeGate(Gate):
 class SpeedGate(Gate):
     """Whether the engine is slower than the build on the channel, measured with the same settings on the same GPU."""
 
-    slower_percent: Percent = 10.0
-    """By how many percent a measure may be worse."""
+    slower_percent: Percent = 5.0
+    """By how many percent a time may be longer. So a build that is slower by 10% is found, and noise is not."""
     concurrency: Annotated[tuple[AtLeastOne, ...], Field(min_length=1)] = (1,)
     """How many sequences at once, for each measurement."""
     prompt_tokens: AtLeastOne = 128
@@ -199,8 +199,8 @@ class ChannelGate(Gate):
 
     larger_percent: Percent = 20.0
     """By how many percent the engine may be larger."""
-    slower_percent: Percent = 10.0
-    """By how many percent a time may be longer, or a speed lower."""
+    slower_percent: Percent | None = None
+    """By how many percent a time may be longer; that of the gate `speed` when left out."""
     worse_share: Share = 0.01
     """By how much a share or a score may be worse, such as the agreement on the most likely token. 0.01 is one percent
     point."""
@@ -281,6 +281,19 @@ class Gates(SpecModel):
     """Time to first token, time between tokens, tokens per second."""
     channel: ChannelGate = ChannelGate()
     """All of these against the build that the channel points to."""
+
+    def channel_gate(self) -> ChannelGate:
+        """The gate `channel`, with everything decided that it takes from other gates."""
+        if self.channel.slower_percent is not None:
+            return self.channel
+        return self.channel.model_copy(update={"slower_percent": self.speed.slower_percent})
+
+    def written_channel_gate(self) -> dict[str, JsonValue]:
+        """What the user has written of that gate, as plain data; nothing if all is as when left out."""
+        written = self.channel.model_dump(mode="json", exclude_unset=True)
+        if "slower_percent" in self.speed.model_fields_set:
+            written.setdefault("slower_percent", self.speed.slower_percent)
+        return written
 
 
 class ValidationOptions(SpecModel):

@@ -107,6 +107,10 @@ class BucketStore:
         with self.scratch.lock(key, patience=patience), leased(self.prefix, key, patience=patience, log=log):
             yield
 
+    def working(self, label: str, log: Log, *, alone: bool, gpu: bool) -> AbstractContextManager[tuple[str, ...]]:
+        """The lock of this machine is in the local store: other machines do not matter."""
+        return self.scratch.working(label, log, alone=alone, gpu=gpu)
+
     def watch(self, key: str) -> Callable[[], bool]:
         return watched(self.prefix, key)
 
@@ -186,6 +190,9 @@ class TieredStore:
     def lock(self, key: str, *, patience: float | None = None, log: Log = no_log) -> AbstractContextManager[None]:
         """Lock on this machine, then take the lease between machines."""
         return self.remote.lock(key, patience=patience, log=log)
+
+    def working(self, label: str, log: Log, *, alone: bool, gpu: bool) -> AbstractContextManager[tuple[str, ...]]:
+        return self.local.working(label, log, alone=alone, gpu=gpu)
 
     def watch(self, key: str) -> Callable[[], bool]:
         return self.remote.watch(key)

@@ -32,6 +32,7 @@ class StepContext:
         timeout: seconds that each command may take; None for no limit.
         places: placeholders in the step's command -> files and directories of the user.
         shelf: files of the store that make steps faster, such as timing caches; None without a store.
+        neighbours: the steps that work on this machine's CPU at the same time, for a step that wants to be alone.
         progress: is called as a transfer goes on; None to write lines to the log.
         completed: the commands that have run, in order.
     """
@@ -47,6 +48,7 @@ class StepContext:
     places: Mapping[str, str] = field(default_factory=dict)
     shelf: "Shelf | None" = None
     progress: "Progress | None" = None
+    neighbours: tuple[str, ...] = ()
     completed: list["process.Completed"] = field(default_factory=list)
 
     @property

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -24,6 +24,7 @@ from enginery.store.layout import (
     record_path,
     safe_path,
 )
+from enginery.store.machine import working
 from enginery.store.shelf import SHELF, LocalShelf
 from enginery.store.steps import FileRecord, StepRecord
 
@@ -126,6 +127,9 @@ class LocalStore:
         """A lock between the processes of this machine. It is free when its holder has died."""
         with self._locked(key, patience):
             yield
+
+    def working(self, label: str, log: Log, *, alone: bool, gpu: bool) -> AbstractContextManager[tuple[str, ...]]:
+        return working(self.root / "locks", label, log, alone=alone, gpu=gpu)
 
     def watch(self, key: str) -> Callable[[], bool]:
         def held() -> bool:

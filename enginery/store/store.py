@@ -58,6 +58,22 @@ class Store(Protocol):
             StillLockedError: when the lock is not free in that time.
         """
 
+    def working(self, label: str, log: Log, *, alone: bool, gpu: bool) -> AbstractContextManager[tuple[str, ...]]:
+        """Work hard on this machine, side by side with other steps or `alone`: see `enginery/store/machine.py`.
+
+        It concerns all processes that use this store on this machine. The caller may hold locks of steps, and must not
+        wait for another one inside.
+
+        Args:
+            label: the step's name for people.
+            log: is called with a line when this step waits, and for whom.
+            alone: whether no other step may work at the same time.
+            gpu: whether the step uses the machine's GPUs, and not its CPU only.
+
+        Returns:
+            the steps that work on the CPU although this step wants to be alone; nearly always nothing.
+        """
+
     def watch(self, key: str) -> Callable[[], bool]:
         """A function that returns whether a process holds the lock of `key`. The caller calls it repeatedly.
 

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
         docker_command,
         image_reference,
     )
-    from enginery.toolchains.drivers import ANSWER_PROMPTS, ANSWER_TENSORRT_LLM, DRIVERS, driver_sha256
+    from enginery.toolchains.drivers import (
+        ANSWER_PROMPTS,
+        ANSWER_REFERENCE,
+        ANSWER_TENSORRT_LLM,
+        BENCH_COMMON,
+        BENCH_ONNX,
+        BENCH_TENSORRT_LLM,
+        COMPARE_ONNX_WEIGHTS,
+        DRIVERS,
+        driver_sha256,
+    )
     from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
     from enginery.toolchains.identity import Access, Toolchain, ToolchainIdentity, location
     from enginery.toolchains.pins import PACKAGE, TENSORRT_PACKAGES, describe, toolchain_name

@@ -21,6 +21,7 @@ from enginery.core import files
 from enginery.core.errors import StoreError, UsageError
 from enginery.core.late import late
 from enginery.core.model import Frozen
+from enginery.models import template_files
 from enginery.releases import MODELS, STEPS, Template, template
 from enginery.sources import CONFIGS, TOKENIZER_PARTS, TOKENIZERS
 from enginery.spec import DEFAULT_BATCH, ServingOptions
@@ -133,11 +134,12 @@ def write_inflight_repository(destination: Path, *, engine: Path, weights: Path,
     world_size, max_beam_width = _read_engine(engine)
     _require_fit(world_size, max_beam_width, options)
     find_tokenizer(weights)
-    tokenizer = [path for path in weights.iterdir() if path.name in TOKENIZER_FILES]
+    names = {path.name for path in weights.iterdir() if path.name in TOKENIZER_FILES}
+    tokenizer = sorted({*names, *template_files(weights)})
     for name in MODELS:
         directory = write_model(destination, model_config(name, options.release, options.serving))
         for part in tokenizer if name in WITH_TOKENIZER else ():
-            files.link_or_copy(part, directory / TOKENIZER_DIRECTORY / part.name)
+            files.link_or_copy(weights / part, directory / TOKENIZER_DIRECTORY / part)
     for path in files.list_files(engine):
         files.link_or_copy(engine / path, destination / ENGINE_MODEL / PACKAGED_VERSION / path)
     wired = {step.model: {"takes": step.takes, "gives": step.gives} for step in _steps(options.release)}

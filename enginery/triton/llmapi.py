@@ -18,6 +18,7 @@ from enginery.core import files
 from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.model import Frozen
+from enginery.models import template_files
 from enginery.sources import TOKENIZERS
 from enginery.spec import ServingOptions
 from enginery.triton.launch import Launch, launch_of_llmapi, note_of_llmapi
@@ -59,6 +60,7 @@ OUR_INPUTS = (
     Tensor("sampling_param_min_tokens", INT32, (-1,)),
     Tensor("sampling_param_min_length", INT32, (-1,)),
     Tensor("sampling_param_random_seed", UINT64, (-1,)),
+    Tensor("sampling_param_add_special_tokens", BOOL, (-1,)),
 )
 INPUTS = (*NVIDIA_INPUTS, *OUR_INPUTS)
 OUTPUTS = (
@@ -186,10 +188,11 @@ def model_yaml(options: LlmApiOptions) -> str:
 
 
 def _content(checkpoint: Path, weights: Path) -> dict[Path, Path]:
-    """Path -> file of the checkpoint. If the checkpoint has no tokenizer, that of the weights is added."""
+    """Path -> file of the checkpoint. A tokenizer or chat template that it lacks is added from the weights."""
     found = {Path(path): checkpoint / path for path in files.list_files(checkpoint)}
     if not any(Path(name) in found for name in TOKENIZERS):
         found |= {Path(name): weights / name for name in TOKENIZERS if (weights / name).is_file()}
+    found = {Path(name): weights / name for name in template_files(weights)} | found
     if not any(Path(name) in found for name in TOKENIZERS):
         raise SourceError(
             f"the model has no tokenizer ({', '.join(TOKENIZERS)})",

@@ -4,8 +4,9 @@ The repository contains no path: Triton gives each model the path of its files. 
 and loaded from S3. Each `config.pbtxt` is written from Triton's own protobuf message.
 
 Tensor names, types and shapes are those of NVIDIA's model repository. `tensorrt_llm` also has `context_ids`, which
-streamed text needs. Inputs that this backend does not support (prompt tables, LoRA, draft tokens, guided decoding) are
-left out: Triton or our models refuse a request with them, and name the input.
+streamed text needs, and a request can say `add_special_tokens: false` for a text that has them already. Inputs that
+this backend does not support (prompt tables, LoRA, draft tokens, guided decoding) are left out: Triton or our models
+refuse a request with them, and name the input.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from enginery.core.errors import SourceError
 from enginery.core.late import late
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
+from enginery.models import template_files
 from enginery.spec import ServingOptions
 from enginery.store import StepContext
 from enginery.triton.models.wiring import OF_ENGINE, SAMPLING, Step, own_steps
@@ -35,6 +37,8 @@ else:
 
 TOKENIZER_FILE = "tokenizer.json"
 WITH_TOKENIZER = {"preprocessing", "tensorrt_llm", "postprocessing"}
+WITH_TEMPLATE = "preprocessing"
+"""The model that has the chat template, for those who make prompts of chats, and the special tokens in it."""
 MAX_BATCH_SIZE = 8
 """The default if the spec sets no `serving.max_batch_size`."""
 
@@ -56,6 +60,7 @@ REQUEST = (
     Tensor("max_tokens", INT32, optional=False),
     Tensor("bad_words", STRING, (-1,)),
     Tensor("stop_words", STRING, (-1,)),
+    Tensor("add_special_tokens", BOOL),
     *(Tensor(name, f"TYPE_{kind}") for kind, names in SAMPLING.items() for name in names),
 )
 LOG_PROBS = (Tensor("cum_log_probs", FP32, (-1,)), Tensor("output_log_probs", FP32, (-1, -1)))
@@ -67,6 +72,7 @@ INPUTS = {
         Tensor("REQUEST_OUTPUT_LEN", INT32, optional=False),
         Tensor("BAD_WORDS_DICT", STRING, (-1,)),
         Tensor("STOP_WORDS_DICT", STRING, (-1,)),
+        Tensor("ADD_SPECIAL_TOKENS", BOOL),
     ),
     "tensorrt_llm": (
         Tensor("input_ids", INT32, (-1,), optional=False, ragged=True),
@@ -241,6 +247,9 @@ def write_model_repository(destination: Path, *, engine: Path, weights: Path, op
         directory = write_model(destination, config)
         if name in WITH_TOKENIZER:
             files.link_or_copy(tokenizer, directory / TOKENIZER_FILE)
+        if name == WITH_TEMPLATE:
+            for part in template_files(weights):
+                files.link_or_copy(weights / part, directory / part)
     for path in files.list_files(engine):
         files.link_or_copy(engine / path, destination / "tensorrt_llm" / PACKAGED_VERSION / "engine" / path)
 

@@ -9,7 +9,7 @@ from enginery.backends import validate
 from enginery.builds import validation
 from enginery.builds.validation import PromptResult, ValidationReport
 from enginery.core.errors import StoreError, UsageError, ValidationError
-from enginery.spec.spec import Prompt, ValidationOptions
+from enginery.spec.validation import Prompt, ValidationOptions
 from enginery.store.context import StepContext
 from enginery.toolchains import drivers
 
@@ -130,7 +130,7 @@ def test_the_recipe_holds_all_that_decides_and_no_more() -> None:
     options = ValidationOptions(max_tokens=7, prompts=(Prompt(prompt="a", contains="b", max_tokens=3),))
     call = validate.validate_call(options)
     assert call.function == "validate"
-    assert set(call.parameters) == {"prompts", "max_tokens", "driver_sha256"}
+    assert set(call.parameters) == {"prompts", "max_tokens", "driver_sha256", "weights_driver_sha256"}
     assert call.parameters["prompts"] == [{"prompt": "a", "contains": "b", "max_tokens": 3}]
     assert call.parameters["max_tokens"] == 7
 
@@ -184,7 +184,7 @@ def test_one_wrong_answer_makes_a_validation_fail_and_the_report_and_the_facts_s
     )
     monkeypatch.setattr(validate, "answers_to", lambda *_: answers)
     facts = validate.validate(context(tmp_path, TWO_PROMPTS))
-    assert facts == {"passed": not failed, "prompts": 2, "failed": failed, "tokens_per_second": 2.0}
+    assert facts == {"passed": not failed, "prompts": 2, "failed": failed}
     found = validation.read_report(tmp_path)
     assert [found.passed, *(each.passed for each in found.results)] == [not failed, True, not failed]
     with pytest.raises(ValidationError, match=second) if failed else nullcontext():

@@ -11,6 +11,7 @@ from enginery.spec.validation import Accepted, ChannelGate, Mode
 from enginery.store.steps import Call, FileRecord, Stage, StepRecord
 from tests.support.plans.watched import a_manifest
 from tests.support.registry.gates import a_measure, a_result
+from tests.support.speeds import GPU, a_speed
 from tests.support.store.records import a_record
 
 OTHER = "cpu-int4-222222222222"
@@ -38,14 +39,6 @@ def agreement(value: float) -> Measure:
     return a_measure("top1_agreement", value, unit="", limit=0.9, at_least=True)
 
 
-def milliseconds(value: float, half: float = 0.1) -> Measure:
-    return a_measure("first_ms_1", value, unit="ms", limit=None, low=value - half, high=value + half)
-
-
-def speed(value: float, half: float = 0.1) -> Measure:
-    return a_measure("speed_1", value, unit="tokens/s", limit=None, low=value - half, high=value + half)
-
-
 def with_step(manifest: Manifest, *records: StepRecord) -> Manifest:
     return manifest.model_copy(update={"steps": (*manifest.steps, *records)})
 
@@ -57,9 +50,8 @@ def test_a_channel_without_a_build_has_nothing_to_compare_with() -> None:
 
 
 def test_a_build_compared_with_itself_passes_however_wide_its_intervals_are() -> None:
-    for measure in (kl(0.2, 0.1), agreement(0.95), milliseconds(5.0, 4.0), speed(100.0, 90.0)):
-        gate = "speed" if measure.unit in {"ms", "tokens/s"} else "distribution"
-        assert verdict_of(gate, measure, measure) is Verdict.PASS
+    for measure in (kl(0.2, 0.1), agreement(0.95)):
+        assert verdict_of("distribution", measure, measure) is Verdict.PASS
 
 
 @pytest.mark.parametrize(("engine", "verdict"), [(10, Verdict.PASS), (1200, Verdict.PASS), (1201, Verdict.FAIL)])
@@ -106,51 +98,42 @@ def test_the_distribution_may_be_a_little_farther_from_the_reference(
 def test_the_tolerances_are_the_specs() -> None:
     assert verdict_of("distribution", kl(0.2), kl(0.23), farther_percent=20) is Verdict.PASS
     assert verdict_of("distribution", agreement(0.95), agreement(0.93), worse_share=0.05) is Verdict.PASS
-    assert verdict_of("speed", milliseconds(10), milliseconds(11.5), slower_percent=20) is Verdict.PASS
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "verdict"),
-    [
-        (milliseconds(10), milliseconds(10.9), Verdict.PASS),
-        (milliseconds(10), milliseconds(11.5), Verdict.FAIL),
-        (milliseconds(10, 2), milliseconds(11.5, 2), Verdict.INCONCLUSIVE),
-        (milliseconds(10), milliseconds(5), Verdict.PASS),
-        (speed(100), speed(91), Verdict.PASS),
-        (speed(100), speed(88), Verdict.FAIL),
-        (speed(100), speed(200), Verdict.PASS),
-    ],
+    ("times", "verdict"),
+    [(1.0, Verdict.PASS), (0.5, Verdict.PASS), (1.02, Verdict.PASS), (1.2, Verdict.FAIL)],
 )
-def test_a_build_may_be_a_little_slower(before: Measure, after: Measure, verdict: Verdict) -> None:
-    assert verdict_of("speed", before, after) is verdict
+def test_a_build_may_be_a_little_slower(times: float, verdict: Verdict) -> None:
+    found = judged(a_manifest(speed=a_speed(machine=GPU)), a_manifest(OTHER, speed=a_speed(times, machine=GPU)))
+    assert found.verdict is verdict
+    assert "speed.first_ms_1_percent" in {measure.name for measure in found.measures}
+    assert judged(a_manifest(), a_manifest(OTHER, speed=a_speed(1.2)), slower_percent=50).verdict is Verdict.PASS
 
 
-def test_times_of_other_gpus_machines_and_drivers_cannot_be_compared() -> None:
-    slow, fast = with_measures("speed", milliseconds(20)), with_measures("speed", milliseconds(10))
-    found = judged(fast, with_measures("speed", milliseconds(10), gpu="L40S-48GB"))
+def test_times_of_another_machine_cannot_be_compared_and_say_so() -> None:
+    found = judged(a_manifest(speed=a_speed(machine=GPU)), a_manifest(OTHER, speed=a_speed()))
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert f"they were measured on {H100} and L40S-48GB" in found.reason
-
-    def benched(manifest: Manifest, **more: Any) -> Manifest:
-        return with_step(manifest, a_record(Stage.BENCH).model_copy(update=more))
-
-    other = judged(benched(fast, toolchain={"driver": "550.1"}), benched(slow, toolchain={"driver": "570.2"}))
-    assert "drivers 550.1 and 570.2" in other.reason
-    on_cpu = [with_measures("speed", milliseconds(10), gpu="cpu") for _ in range(2)]
-    hosts = judged(benched(on_cpu[0], host="a"), benched(on_cpu[1], host="b"))
-    assert "different machines, a and b" in hosts.reason
-    assert hosts.stops
+    assert "speed cannot be compared: " in found.reason
+    assert "GPU" in found.reason
+    assert found.stops
 
 
-def test_the_speed_gates_own_comparison_is_taken_if_there_is_one() -> None:
-    fast, slow = with_measures("speed", milliseconds(10)), with_measures("speed", milliseconds(20))
-    unsure = GateResult(gate="speed", mode="warn", verdict=Verdict.INCONCLUSIVE, reason="the machine was busy")
-    found = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, [unsure])
+def test_a_build_of_which_no_speed_was_measured_is_compared_by_the_rest() -> None:
+    found = judged(a_manifest(speed=None), a_manifest(OTHER))
+    assert (found.verdict, len(found.measures)) == (Verdict.PASS, 2)
+
+
+def test_a_gates_own_comparison_counts_in_place_of_its_figures() -> None:
+    old, new = (with_measures("evaluation", a_measure("quiz", one, limit=0.5, at_least=True)) for one in (0.9, 0.6))
+    unsure = GateResult(gate="evaluation", mode="warn", verdict=Verdict.INCONCLUSIVE, reason="quiz was not run")
+    assert judged(old, new).verdict is Verdict.FAIL
+    found = judge_channel(old, new, ChannelGate(), Mode.BLOCK, [unsure])
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "the machine was busy" in found.reason
-    slower = a_result("speed", a_measure("first_ms_1_percent", 3.0, unit="%", limit=10.0))
-    (measure,) = judge_channel(fast, slow, ChannelGate(), Mode.BLOCK, [slower]).measures[2:]
-    assert (measure.name, measure.verdict) == ("speed.first_ms_1_percent", Verdict.PASS)
+    assert "quiz was not run" in found.reason
+    for loss, verdict in ((-0.005, Verdict.PASS), (-0.03, Verdict.FAIL)):
+        lower = a_result("evaluation", a_measure("quiz_change", loss, Verdict.FAIL, limit=-0.001, at_least=True))
+        assert judge_channel(old, new, ChannelGate(), Mode.BLOCK, [lower]).verdict is verdict
 
 
 def test_divergences_from_other_references_cannot_be_compared_and_the_rest_is() -> None:
@@ -169,7 +152,13 @@ def test_divergences_from_other_references_cannot_be_compared_and_the_rest_is() 
     assert "other texts or prompts" in texts.reason
     weights = judged(referred(old, "a", "0"), referred(new, "a", "1"))
     assert "the builds are of other weights" in weights.reason
-    assert [one.name for one in weights.measures] == ["answers_now_wrong", "engine_bytes", "distribution"]
+    assert [one.name for one in weights.measures] == [
+        "answers_now_wrong",
+        "engine_bytes",
+        "speed.first_ms_1_percent",
+        "speed.gap_ms_1_percent",
+        "distribution",
+    ]
 
 
 def test_scores_are_compared_if_the_evaluation_is_the_same() -> None:

@@ -16,6 +16,9 @@ from enginery.store.steps import Call, Command, Stage
 from tests.support.models.examples import FLEET
 from tests.support.plans.plan import planned, resolved, spec_data
 
+MADE = ("build", "validate", "bench", "package", "gates", "publish")
+"""The stages of a target, without a reference: the source of these tests has no weights."""
+
 
 def keys(plan: Plan) -> dict[str, str]:
     return {step.id: step.key for step in plan.steps}
@@ -34,8 +37,8 @@ def step(plan: Plan, identifier: str) -> PlannedStep:
 def test_a_plan_lists_every_stage_of_every_target_and_the_download_once() -> None:
     assert [planned_step.id for planned_step in planned().steps] == [
         "download",
-        *(f"{stage}/cpu-fp32" for stage in ("build", "validate", "package", "publish")),
-        *(f"{stage}/cpu-int4" for stage in ("build", "validate", "package", "publish", "rollout")),
+        *(f"{stage}/cpu-fp32" for stage in MADE),
+        *(f"{stage}/cpu-int4" for stage in (*MADE, "rollout")),
     ]
 
 
@@ -64,20 +67,15 @@ def test_targets_that_agree_on_everything_share_their_build() -> None:
 def test_changed_prompts_change_validation_and_what_follows_but_not_the_build() -> None:
     other = planned(spec_data(validation={"prompts": [{"prompt": "Hello", "contains": "there"}]}))
     assert changed(planned(), other) == {
-        "validate/cpu-fp32",
-        "publish/cpu-fp32",
-        "validate/cpu-int4",
-        "publish/cpu-int4",
-        "rollout/cpu-int4",
+        *(f"{stage}/cpu-fp32" for stage in ("validate", "gates", "publish")),
+        *(f"{stage}/cpu-int4" for stage in ("validate", "gates", "publish", "rollout")),
     }
 
 
 def test_another_precision_shares_the_download_only() -> None:
     data = spec_data()
     data["targets"][0]["precision"] = "int8"
-    assert changed(planned(), planned(data)) == {
-        f"{stage}/cpu-fp32" for stage in ("build", "validate", "package", "publish")
-    }
+    assert changed(planned(), planned(data)) == {f"{stage}/cpu-fp32" for stage in MADE}
 
 
 def test_another_commit_changes_every_key() -> None:

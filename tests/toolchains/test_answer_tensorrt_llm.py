@@ -41,7 +41,7 @@ def words() -> Words:
 def test_an_answer_ends_at_its_first_end_token_or_is_cut_off_at_the_limit(
     words: Words, made: list[int], kept: list[int], finish: str
 ) -> None:
-    answer = words.answer(made, 5, 0.5)
+    answer = words.answer(made, 5, 0.5, as_raw_text=True)
     assert answer.token_ids == kept
     assert answer.tokens == len(kept)
     assert answer.finish == finish
@@ -67,7 +67,7 @@ def test_the_end_tokens_are_those_of_the_models_own_settings(
 
 
 def batch(limit: int) -> Batch:
-    return Batch([[1] * 10, [1] * 20], [limit, limit], END)
+    return Batch([[1] * 10, [1] * 20], [limit, limit], END, [True, True])
 
 
 @pytest.mark.parametrize(

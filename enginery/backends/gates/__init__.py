@@ -1,1 +1,1 @@
-"""The gates: each compares what was measured with limits, and gives a verdict."""
+"""The gates: one file judges one gate, from what earlier steps measured. The gates step asks them all."""

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from typing_extensions import override
 
 from enginery import toolchains
+from enginery.backends.bench.step import bench_call
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings, unchecked_notes
 from enginery.backends.model_kinds import model_notes
@@ -77,9 +78,11 @@ class PyTorch(Backend):
         # Validation and serving use the same arguments.
         arguments = arguments_of(request, release)
         recipe = validate_call(request.validation, "pytorch", release, request.world_size, arguments)
-        validate = command_step(Stage.VALIDATE, inputs, recipe, toolchain, request.gpu.name)
+        validate = command_step(Stage.VALIDATE, request.checked(inputs), recipe, toolchain, request.gpu.name)
+        measuring = bench_call(request.validation.gates.speed, "pytorch", release, request.world_size, arguments)
+        bench = command_step(Stage.BENCH, inputs, measuring, toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
-        return Chain(making, validate, BackendStep(package))
+        return Chain(making, validate, BackendStep(package), bench)
 
     def _quantizing(self, request: Request, weights: str) -> Iterator[BackendStep]:
         if not must_quantize(request.target.precision, request.model):

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from typing_extensions import override
 
 from enginery import toolchains
+from enginery.backends.bench.step import bench_call
 from enginery.backends.choose import choice_notes
 from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings, unchecked_notes
 from enginery.backends.model_kinds import model_notes
@@ -69,10 +70,12 @@ class TensorRT(Backend):
         building = self._building(request, release, converting.step.key, toolchain)
         inputs = {"engine": building.step.key, "weights": weights}
         validation = validate_call(request.validation, "tensorrt", release, request.world_size)
-        validate = command_step(Stage.VALIDATE, inputs, validation, toolchain, request.gpu.name)
+        validate = command_step(Stage.VALIDATE, request.checked(inputs), validation, toolchain, request.gpu.name)
         validate = validate._replace(places=user_places(request))
+        measuring = bench_call(request.validation.gates.speed, "tensorrt", release, request.world_size)
+        bench = command_step(Stage.BENCH, inputs, measuring, toolchain, request.gpu.name)
         package = Step(stage=Stage.PACKAGE, inputs=inputs, recipe=_package(request, release))
-        return Chain((converting, building), validate, BackendStep(package))
+        return Chain((converting, building), validate, BackendStep(package), bench)
 
     def _building(self, request: Request, release: str, checkpoint: str, toolchain: ToolchainIdentity) -> BackendStep:
         dtype = activation_dtype(request.target.precision, request.model, request.gpu)
@@ -126,8 +129,6 @@ def _notes(request: Request, release: str) -> Iterator[str]:
     yield from rendered(request, release).notes
     yield from serving_notes(request.serving, release)
     yield from (f"llm.{name} is ignored: it is for backend pytorch" for name in request.llm)
-    if not request.validation.prompts:
-        yield "no validation prompts: nothing checks what this engine says"
 
 
 def _choices(request: Request, release: str) -> Iterator[str]:

@@ -13,14 +13,13 @@ from typing import NamedTuple
 from enginery.builds.compare import compare_builds
 from enginery.builds.gates import Forced, GateResult, Measure, Verdict, worst
 from enginery.builds.manifest import Manifest
+from enginery.builds.verdicts.speed import judge_speed
 from enginery.core.text import first_of, human_bytes
-from enginery.spec import CPU, ChannelGate, GateName, Mode
-from enginery.store import Stage, StepRecord
+from enginery.spec import ChannelGate, GateName, Mode, SpeedGate
+from enginery.store import Stage
 
 SHOWN = 3
 """The largest number of answers that a sentence names."""
-TIMES = frozenset({"ms", "s"})
-SPEEDS = frozenset({"tokens/s"})
 FLOOR = 0.02
 """A difference below this part of the gate's own limit does not matter, however large it is in percent. A float32
 engine has a divergence of almost nothing, and twice that is still almost nothing."""
@@ -28,8 +27,8 @@ ROUNDING = 1e-9
 """Decimal fractions are not exact: 0.7 - 0.69 is a little more than 0.01."""
 AGAINST_OTHERS = ("_change", "_percent")
 """The ends of names of measures that compare with another build themselves."""
-OWN = frozenset({GateName.CHANNEL, GateName.SIZE})
-"""Gates whose figures are not compared one by one: the engine's size is compared instead."""
+OWN = frozenset({GateName.CHANNEL, GateName.SIZE, GateName.SPEED})
+"""Gates whose figures are not compared one by one: the engine's size and the measured speeds are compared instead."""
 COUNTS_OF_PROMPTS = frozenset({"expected", "degenerate"})
 """Measures of the gate `answers` that depend on how many prompts there are. Answers are compared prompt by prompt."""
 REMEDY = "see what changed with enginery diff {before} {after}, or accept it with validation.gates.channel.accept"
@@ -50,9 +49,6 @@ class Pair(NamedTuple):
     @property
     def higher_is_better(self) -> bool | None:
         """Whether a higher value is better; None for a figure that is only recorded, and is neither good nor bad."""
-        unit = self.after.unit
-        if unit in TIMES | SPEEDS:
-            return unit in SPEEDS
         return self.after.at_least if self.limit is not None else None
 
     @property
@@ -77,12 +73,17 @@ def judge_channel(
         options: the spec's `validation.gates.channel`.
         mode: what follows from a verdict other than pass.
         judged: results of gates that have compared the two builds themselves. They know more of the measurements than
-            the figures in the manifests, such as the scores of single items, and count in place of them.
+            the figures in the gates' results, such as the scores of single items, and count in place of them.
     """
     if before is None:
         reason = "nothing to compare with: the channel has no build"
         return GateResult(gate=GateName.CHANNEL, mode=mode, verdict=Verdict.PASS, reason=reason)
-    measures = (_answers(before, after), _size(before, after, options), *_figures(before, after, options, judged))
+    measures = (
+        _answers(before, after),
+        _size(before, after, options),
+        *_speed(before, after, options),
+        *_figures(before, after, options, judged),
+    )
     verdict = worst(measure.verdict for measure in measures)
     passed = verdict is Verdict.PASS
     told = [measure.told for measure in measures if measure.verdict is verdict]
@@ -127,6 +128,15 @@ def _size(before: Manifest, after: Manifest, options: ChannelGate) -> Measure:
         verdict=Verdict.PASS if figure.percent <= limit else Verdict.FAIL,
         told=f"{sizes} ({figure.percent:+.1f}%, at most {limit:+g}%)",
     )
+
+
+def _speed(before: Manifest, after: Manifest, options: ChannelGate) -> Iterator[Measure]:
+    """The measured speeds, as the gate `speed` compares them; nothing if one of the builds was not measured."""
+    if before.speed is None or after.speed is None:
+        return
+    given = options.slower_percent
+    gate = SpeedGate() if given is None else SpeedGate(slower_percent=given)
+    yield from _as_judged(judge_speed(after.speed, before.speed, gate, Mode.BLOCK), options)
 
 
 def _figures(
@@ -209,28 +219,10 @@ def _evaluations(manifest: Manifest) -> dict[str, object]:
     return {str(recipe.parameters.get("name")): recipe for recipe in steps}
 
 
-def _another_machine(before: Manifest, after: Manifest) -> str:
-    """Why times do not compare: another GPU, driver or CPU."""
-    if before.target.gpu != after.target.gpu:
-        return f"they were measured on {before.target.gpu} and {after.target.gpu}"
-    old, new = before.step(Stage.BENCH), after.step(Stage.BENCH)
-    if after.target.gpu == CPU.name and _host(old) != _host(new):
-        return f"they were measured on different machines, {_host(old) or 'unknown'} and {_host(new) or 'unknown'}"
-    drivers = [record.toolchain.get("driver", "") if record else "" for record in (old, new)]
-    if all(drivers) and drivers[0] != drivers[1]:
-        return f"they were measured with drivers {drivers[0]} and {drivers[1]}"
-    return ""
-
-
-def _host(record: StepRecord | None) -> str:
-    return record.host if record else ""
-
-
 _OBSTACLES: dict[str, Callable[[Manifest, Manifest], str]] = {
     GateName.DISTRIBUTION: _another_reference,
     GateName.ANSWERS: _another_reference,
     GateName.EVALUATION: _another_evaluation,
-    GateName.SPEED: _another_machine,
 }
 """What keeps the figures of a gate from being compared; an empty text for nothing."""
 
@@ -256,8 +248,6 @@ def _compared(pair: Pair, options: ChannelGate) -> Measure:
 
 def _allowed(pair: Pair, before: float, options: ChannelGate) -> float:
     """By how much the measure may be worse."""
-    if pair.after.unit in TIMES | SPEEDS:
-        return abs(before) * options.slower_percent / 100
     if pair.is_share:
         return options.worse_share
     return max(abs(before) * options.farther_percent / 100, FLOOR * abs(pair.limit or 0.0))

@@ -1,8 +1,11 @@
 """Asks an engine of ONNX Runtime GenAI some prompts, one by one, with greedy decoding.
 
 Runs in the release's own environment and needs nothing of Enginery's. The requests are
-`{"threads": 2, "prompts": [{"prompt": "How…", "max_tokens": 64}]}`; the answers are written in the same order. Any
-problem ends it with a traceback and a nonzero status, without an output file.
+
+    {"threads": 2, "prompts": [{"prompt": "How…", "max_tokens": 64, "add_special_tokens": true}]}
+
+The answers are written in the same order. Any problem ends it with a traceback and a nonzero status, without an output
+file.
 """
 
 import argparse
@@ -40,6 +43,7 @@ class Answer:
         seconds_to_first_token: from the prompt to the first token.
         seconds: from the prompt to the end of the answer.
         finish: `eos` when the model ended the answer, `length` when it reached its limit.
+        as_raw_text: whether a server that is sent this text gets the same tokens.
     """
 
     text: str
@@ -48,6 +52,7 @@ class Answer:
     seconds_to_first_token: float
     seconds: float
     finish: str
+    as_raw_text: bool
 
 
 @dataclass(frozen=True)
@@ -117,14 +122,29 @@ def preload_cuda() -> None:
         ctypes.CDLL(str(library))
 
 
-def answer(engine: Engine, prompt: str, max_tokens: int) -> Answer:
+def once(whole: list[int], plain: list[int]) -> list[int]:
+    """The tokens of a text without those in front that the text has itself, and the tokenizer adds again.
+
+    Args:
+        whole: the tokens with special tokens added.
+        plain: the tokens without.
+    """
+    for added in range(len(whole) - len(plain), 0, -1):
+        if whole[added : added + len(plain)] == plain and whole[:added] == plain[:added]:
+            return whole[added:]
+    return whole
+
+
+def answer(engine: Engine, prompt: str, max_tokens: int, *, add_special_tokens: bool) -> Answer:
     """Ask one prompt.
 
     Raises:
         ValueError: when the prompt is no token at all, or leaves no room for an answer.
     """
     started = time.perf_counter()
-    prompt_ids = engine.tokenizer.encode(prompt, add_special_tokens=True).ids
+    plain = engine.tokenizer.encode(prompt, add_special_tokens=False).ids
+    raw = once(engine.tokenizer.encode(prompt, add_special_tokens=True).ids, plain)
+    prompt_ids = raw if add_special_tokens else plain
     limit = min(len(prompt_ids) + max_tokens, engine.context_length)
     if not 0 < len(prompt_ids) < limit:
         raise ValueError(f"prompt of {len(prompt_ids)} tokens, model's limit is {engine.context_length}: {prompt!r}")
@@ -141,6 +161,7 @@ def answer(engine: Engine, prompt: str, max_tokens: int) -> Answer:
         seconds_to_first_token=moments[0],
         seconds=moments[-1],
         finish="eos" if ended else "length",
+        as_raw_text=prompt_ids == raw,
     )
 
 
@@ -169,7 +190,8 @@ def main() -> None:
     engine = load(arguments.engine, arguments.tokenizer, requests["threads"])
     answers = []
     for number, request in enumerate(requests["prompts"], start=1):
-        answers.append(asdict(answer(engine, request["prompt"], request["max_tokens"])))
+        special = request.get("add_special_tokens", True)
+        answers.append(asdict(answer(engine, request["prompt"], request["max_tokens"], add_special_tokens=special)))
         last = answers[-1]
         print(  # noqa: T201  progress, for the step's log
             f"prompt {number} of {len(requests['prompts'])}: {last['tokens']} tokens in {last['seconds']:.2f} s",

@@ -1,10 +1,13 @@
 """Asks a model of TensorRT-LLM some prompts, one by one, with greedy decoding.
 
 Runs in the release's own environment and needs nothing of Enginery's. The requests are
-`{"runtime": "tensorrt_llm:LLM", "arguments": {}, "prompts": [{"prompt": "How…", "max_tokens": 64}]}`: the runtime is a
-model runner, started once for each rank by `mpirun`, or an `LLM`, which starts its ranks itself. The model is an engine
-directory or a Hugging Face checkpoint, as the runtime wants it. Rank 0 writes the answers, in the order of the prompts.
-Any problem ends it with a traceback and a nonzero status, without an output file.
+
+    {"runtime": "tensorrt_llm:LLM", "arguments": {},
+     "prompts": [{"prompt": "How…", "max_tokens": 64, "add_special_tokens": true}]}
+
+The runtime is a model runner, started once for each rank by `mpirun`, or an `LLM`, which starts its ranks itself. The
+model is an engine directory or a Hugging Face checkpoint, as the runtime wants it. Rank 0 writes the answers, in the
+order of the prompts. Any problem ends it with a traceback and a nonzero status, without an output file.
 """
 
 import argparse
@@ -33,6 +36,7 @@ class Answer:
         seconds_to_first_token: None, as the answers do not come token by token.
         seconds: from the prompt to the end of the answer.
         finish: `eos` when the model ended the answer, `length` when it reached its limit.
+        as_raw_text: whether a server that is sent the prompt as text gets the same tokens.
     """
 
     text: str
@@ -41,6 +45,7 @@ class Answer:
     seconds_to_first_token: float | None
     seconds: float
     finish: str
+    as_raw_text: bool
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,14 @@ class Words:
             raise ValueError(f"neither the tokenizer nor generation_config.json in {directory} names an end token")
         return cls(tokenizer, ends[0] if end is None else end, frozenset(ends if end is None else [end, *ends]))
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt."""
-        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=True)]
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The tokens of a prompt. A token that the text begins with is not added again."""
+        plain = [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+        if not add_special_tokens:
+            return plain
+        return once([int(token) for token in self.tokenizer.encode(text, add_special_tokens=True)], plain)
 
-    def answer(self, made: list[int], limit: int, seconds: float) -> Answer:
+    def answer(self, made: list[int], limit: int, seconds: float, *, as_raw_text: bool) -> Answer:
         """What was said, up to the first token that ends it, which some runtimes give and some keep."""
         place = next((place for place, token in enumerate(made) if token in self.ends), None)
         kept = made[:place]
@@ -89,7 +97,21 @@ class Words:
             seconds_to_first_token=None,
             seconds=seconds,
             finish="eos" if ended else "length",
+            as_raw_text=as_raw_text,
         )
+
+
+def once(whole: list[int], plain: list[int]) -> list[int]:
+    """The tokens of a text without those in front that the text has itself, and the tokenizer adds again.
+
+    Args:
+        whole: the tokens with special tokens added.
+        plain: the tokens without.
+    """
+    for added in range(len(whole) - len(plain), 0, -1):
+        if whole[added : added + len(plain)] == plain and whole[:added] == plain[:added]:
+            return whole[added:]
+    return whole
 
 
 def ends_of(directory: Path) -> list[int]:
@@ -111,11 +133,20 @@ class Batch:
         prompts: their tokens.
         limits: how many tokens each answer may have.
         end: the token that ends an answer.
+        raw: for each prompt, whether a server that is sent its text gets the same tokens.
     """
 
     prompts: list[list[int]]
     limits: list[int]
     end: int
+    raw: list[bool]
+
+    @classmethod
+    def of(cls, words: Words, asked: list[dict[str, Any]]) -> "Batch":
+        """The prompts of a request as tokens."""
+        prompts = [words.encode(one["prompt"], add_special_tokens=one.get("add_special_tokens", True)) for one in asked]
+        raw = [words.encode(one["prompt"]) == prompt for one, prompt in zip(asked, prompts, strict=True)]
+        return cls(prompts, [one["max_tokens"] for one in asked], words.end, raw)
 
     @property
     def longest(self) -> int:
@@ -218,7 +249,8 @@ def answer_all(generate: Generate, words: Words, batch: Batch) -> list[dict[str,
     for number, (prompt, limit) in enumerate(zip(batch.prompts, batch.limits, strict=True), start=1):
         started = time.perf_counter()
         made = generate(prompt, limit)
-        answers.append(asdict(words.answer(made, limit, time.perf_counter() - started)))
+        seconds, raw = time.perf_counter() - started, batch.raw[number - 1]
+        answers.append(asdict(words.answer(made, limit, seconds, as_raw_text=raw)))
         if rank() == 0:
             said = f"{answers[-1]['tokens']} tokens in {answers[-1]['seconds']:.2f} s"
             print(f"prompt {number} of {len(batch.prompts)}: {said}", flush=True)  # noqa: T201  for the step's log
@@ -235,8 +267,7 @@ def main() -> None:
     given = parser.parse_args()
     requests = json.loads(given.requests.read_text(encoding="utf-8"))
     words = Words.load(given.tokenizer)
-    asked = requests["prompts"]
-    batch = Batch([words.encode(one["prompt"]) for one in asked], [one["max_tokens"] for one in asked], words.end)
+    batch = Batch.of(words, requests["prompts"])
     require_room(given.engine, batch)
     generate = load(requests["runtime"], given.engine, given.tokenizer, requests["arguments"], batch)
     answers = answer_all(generate, words, batch)

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 Decode = Callable[[list[int]], str]
+Encode = Callable[[str, bool], list[int]]
+"""Gives the tokens of a text, and adds special tokens if the second argument says so."""
 
 INCOMPLETE = "\ufffd"
 """What a tokenizer writes for bytes that are not (yet) a character."""
@@ -47,6 +49,26 @@ def load_tokenizer(directory: Path) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def prompt_tokens(encode: Encode, text: str, *, special: bool) -> list[int]:
+    """The tokens of a prompt.
+
+    A chat template writes the token that begins a text. A tokenizer that adds this token does not add it once more.
+
+    Args:
+        encode: gives the tokens of a text, with or without special tokens added.
+        text: the prompt.
+        special: whether special tokens are added.
+    """
+    plain = encode(text, False)  # noqa: FBT003
+    if not special:
+        return plain
+    whole = encode(text, True)  # noqa: FBT003
+    for added in range(len(whole) - len(plain), 0, -1):
+        if whole[added : added + len(plain)] == plain and whole[:added] == plain[:added]:
+            return whole[added:]
+    return whole
 
 
 def parameter(config: Mapping[str, Any], name: str, default: str) -> str:

@@ -11,8 +11,8 @@ from enginery.backends.onnxruntime import SUPPORTED
 from enginery.core import process
 from enginery.core.digests import file_digest
 from enginery.core.errors import CommandError
-from enginery.spec.spec import ValidationOptions
 from enginery.spec.types import Precision
+from enginery.spec.validation import ValidationOptions
 from enginery.toolchains.identity import Toolchain
 from tests.support.engines import onnx
 

@@ -10,8 +10,8 @@ import yaml
 from enginery.backends.onnxruntime import BUILDER_NAMES, ENVIRONMENT, SUPPORTED
 from enginery.core import process
 from enginery.core.errors import CommandError
-from enginery.spec.spec import ValidationOptions
 from enginery.spec.types import Precision
+from enginery.spec.validation import ValidationOptions
 from enginery.toolchains.identity import Toolchain
 from tests.support.engines import onnx
 

@@ -8,7 +8,7 @@ import yaml
 from filelock import FileLock
 
 from enginery.core import process
-from enginery.spec.spec import ValidationOptions
+from enginery.spec.validation import ValidationOptions
 from tests.support.paths import shared_by_workers
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "tiny-llama"

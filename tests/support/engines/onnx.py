@@ -9,7 +9,8 @@ from enginery.backends import Request, backend_for, validate
 from enginery.builds import validation
 from enginery.core import process
 from enginery.spec.gpus import CPU
-from enginery.spec.spec import ValidationOptions, parse_spec
+from enginery.spec.spec import parse_spec
+from enginery.spec.validation import ValidationOptions
 from enginery.store.context import StepContext
 from enginery.store.steps import Command
 from enginery.toolchains.identity import Toolchain

@@ -1,7 +1,7 @@
 """A pipeline of real but tiny steps: shell commands and file copies, to test flows without toolchains.
 
-It has the shape of a real one: download -> build -> validate -> publish, with one download for all targets. Each step
-counts its runs. A test can add shell commands to a step, for example to make it fail.
+It has the shape of a real one: download -> build -> validate -> gates -> publish, with one download for all targets.
+Each step counts its runs. A test can add shell commands to a step, for example to make it fail.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,16 @@ import pytest
 from pydantic import JsonValue
 
 from enginery.backends.validate import expectations, judge
-from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationReport
+from enginery.builds.gates import GATES_FILE, GateReport, GateResult, Verdict
+from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationReport, described_miss, read_report
 from enginery.core.errors import RegistryError
 from enginery.core.files import write_atomic
 from enginery.core.progress import Facts, Log, no_log
 from enginery.pipeline import functions
 from enginery.pipeline.plan import Plan, PlannedStep, PlannedTarget
 from enginery.sources import ResolvedSource
-from enginery.spec.spec import Prompt, Spec, Target, parse_spec
+from enginery.spec.spec import Spec, Target, parse_spec
+from enginery.spec.validation import Prompt
 from enginery.store.context import StepContext
 from enginery.store.steps import Call, Command, Stage, Step
 
@@ -78,8 +80,9 @@ class SmallPipeline:
         prompts: list[JsonValue] = [prompt.model_dump(exclude_none=True) for prompt in spec.validation.prompts]
         counted: dict[str, JsonValue] = {"target": name, "directory": str(self.directory)}
         validate = _call(Stage.VALIDATE, name, {"engine": build.key}, counted | {"prompts": prompts})
-        inputs = {"engine": build.key, "report": validate.key}
-        return [build, validate, _call(Stage.PUBLISH, name, inputs, counted | {"to": str(spec.publish)})]
+        gates = _call(Stage.GATES, name, {"report": validate.key}, counted)
+        inputs = {"engine": build.key, "report": validate.key, "gates": gates.key}
+        return [build, validate, gates, _call(Stage.PUBLISH, name, inputs, counted | {"to": str(spec.publish)})]
 
     def command(self, identifier: str, script: str, inputs: dict[str, str], targets: tuple[str, ...]) -> PlannedStep:
         """A step whose id begins with its stage."""
@@ -129,10 +132,22 @@ def validate(context: StepContext) -> Facts:
     return {"passed": passed}
 
 
+def gates(context: StepContext) -> Facts:
+    """Judge the only gate: the answers."""
+    _count(context, "gates")
+    report = read_report(context.inputs["report"])
+    verdict = Verdict.PASS if report.passed else Verdict.FAIL
+    reason = "" if report.passed else described_miss(report.misses[0])
+    result = GateResult(gate="answers", mode="block", verdict=verdict, reason=reason, remedy="correct the model")
+    judged = GateReport(results=(result,))
+    write_atomic(context.output / GATES_FILE, judged.model_dump_json())
+    return {"passed": judged.passed}
+
+
 def _judged(prompt: Prompt, answer: str) -> PromptResult:
     passed, reason = judge(prompt, answer)
     return PromptResult(
-        prompt=prompt.prompt,
+        prompt=prompt.prompt or "",
         expected=expectations(prompt),
         got=answer,
         passed=passed,
@@ -164,7 +179,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallPipeline:
     """A pipeline that the flow uses instead of the real one."""
     made = SmallPipeline(tmp_path / "pipeline")
     monkeypatch.setattr("enginery.pipeline.flows.build.make_plan", made.plan)
-    for name in ("validate", "publish"):
+    for name in ("validate", "gates", "publish"):
         monkeypatch.setitem(functions.FUNCTIONS, name, f"tests.support.plans.small_pipeline:{name}")
     monkeypatch.delitem(functions.EFFECT_CHECKS, "publish")
     monkeypatch.delitem(functions.PREPARATION_CHECKS, "publish")

@@ -119,7 +119,7 @@ def a_report(answers: Mapping[str, str], *, passed: bool = True) -> ValidationRe
         )
         for prompt, answer in answers.items()
     )
-    return ValidationReport(passed=passed, results=results, tokens_per_second=18.0, driver_sha256="0" * 64)
+    return ValidationReport(passed=passed, results=results, driver_sha256="0" * 64)
 
 
 @dataclass

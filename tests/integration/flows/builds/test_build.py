@@ -56,7 +56,8 @@ def artifacts(run: FlowRun) -> dict[str, str]:
 def test_a_build_runs_every_step_once_and_shares_the_download(pipeline: SmallPipeline) -> None:
     summary = build_model(small_spec("a", "b"))
     assert [outcome.id for outcome in summary.ran] == [
-        "download", "build/a", "validate/a", "publish/a", "build/b", "validate/b", "publish/b",
+        "download", "build/a", "validate/a", "gates/a", "publish/a",
+        "build/b", "validate/b", "gates/b", "publish/b",
     ]  # fmt: skip
     assert pipeline.runs("download") == pipeline.runs("build/a") == pipeline.runs("build/b") == 1
     assert (pipeline.directory / "published" / "b").read_text().strip() == ANSWER
@@ -73,7 +74,7 @@ def test_a_second_build_runs_no_step_and_says_so(pipeline: SmallPipeline) -> Non
     def all_arrived() -> bool:
         states.clear()
         states.update(task.state_name for task in task_runs(last_run()).values())
-        return len(task_runs(last_run())) == 7 and states == {"Cached"}
+        return len(task_runs(last_run())) == 9 and states == {"Cached"}
 
     wait_until(all_arrived, seconds=60)
     wait_until(lambda: any("nothing to do" in line for line in logged(last_run())), seconds=60)
@@ -97,21 +98,21 @@ def logged(run: FlowRun) -> list[str]:
 def test_changed_prompts_run_validation_and_what_follows_only(pipeline: SmallPipeline) -> None:
     build_model(small_spec("a"))
     summary = build_model(small_spec("a", expected="huit"))
-    assert [outcome.id for outcome in summary.ran] == ["validate/a", "publish/a"]
+    assert [outcome.id for outcome in summary.ran] == ["validate/a", "gates/a", "publish/a"]
     assert pipeline.runs("build/a") == 1
 
 
 def test_another_target_shares_the_download(pipeline: SmallPipeline) -> None:
     build_model(small_spec("a"))
     summary = build_model(small_spec("a", "b"))
-    assert [outcome.id for outcome in summary.ran] == ["build/b", "validate/b", "publish/b"]
+    assert [outcome.id for outcome in summary.ran] == ["build/b", "validate/b", "gates/b", "publish/b"]
 
 
 def test_a_step_whose_files_are_gone_runs_again_although_prefect_remembers_it(pipeline: SmallPipeline) -> None:
     build_model(small_spec("a"))
     shutil.rmtree(store_dir())
     summary = build_model(small_spec("a"))
-    assert len(summary.ran) == 4
+    assert len(summary.ran) == 5
     assert pipeline.runs("build/a") == 2
 
 
@@ -131,6 +132,7 @@ def test_a_failed_validation_stops_publishing_and_says_prompt_expected_and_got(p
     table = artifacts(run)["validation-small-a"]
     assert "douze" in table
     assert "no: not: contains" in table
+    assert "fail" in artifacts(run)["gates-small-a"]
 
 
 def test_a_recorded_miss_stops_the_second_build_too(pipeline: SmallPipeline) -> None:
@@ -150,7 +152,7 @@ def test_one_failing_target_does_not_stop_the_others(pipeline: SmallPipeline) ->
     assert message.startswith("build a: ")
     assert "exit status 3" in message
     assert "it broke" in message
-    assert "not run because of it: validate a, publish a" in message
+    assert "not run because of it: validate a, gates a, publish a" in message
 
 
 def test_every_failed_step_is_listed_in_one_error(pipeline: SmallPipeline) -> None:
@@ -162,7 +164,7 @@ def test_every_failed_step_is_listed_in_one_error(pipeline: SmallPipeline) -> No
     assert "build a" in message
     assert "exit status 3" in message
     assert "exit status 4" in message
-    assert "validate a, publish a, validate b, publish b" in message
+    assert "validate a, gates a, publish a, validate b, gates b, publish b" in message
     assert caught.value.exit_code == CommandError.exit_code
 
 
@@ -186,7 +188,7 @@ def test_runs_and_tasks_have_names_that_people_can_read(pipeline: SmallPipeline)
     assert run.name == "small: a, b"
     wait_until(lambda: len(task_runs(run)) == 7)
     assert sorted(task_runs(run)) == [
-        "build a", "build b", "download", "publish a", "publish b", "validate a", "validate b",
+        "build a", "build b", "download", "gates a", "gates b", "publish a", "publish b", "validate a", "validate b",
     ]  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Planted faults: faulty models, damaged engines, and a runtime that answers wrongly."""
