@@ -107,7 +107,14 @@ if TYPE_CHECKING:
         require_passed,
     )
     from enginery.builds.verdicts.attestation import ATTESTATION, test_result_statement
-    from enginery.builds.verdicts.evaluation import EVALUATION_FILE, EvaluationResult, read_evaluation
+    from enginery.builds.verdicts.channel import judge_channel
+    from enginery.builds.verdicts.evaluation import (
+        EVALUATION_FILE,
+        EVALUATIONS,
+        EvaluationResult,
+        published_evaluations,
+        read_evaluation,
+    )
     from enginery.builds.verdicts.sampling import (
         paired,
         quantile,
@@ -116,5 +123,6 @@ if TYPE_CHECKING:
         share_interval,
         standard_error,
     )
+    from enginery.builds.verdicts.speed import judge_speed
 else:
     __getattr__ = door(__name__, __file__)

@@ -58,13 +58,13 @@ def _gates(manifest: Manifest) -> str:
     if manifest.gates is None:
         return ""
     rows = [
-        (escape(one.gate), _verdict(one), escape(one.mode), escape(one.reason), "\n".join(_measures(one)))
+        (escape(one.gate), _gate_verdict(one), escape(one.mode), escape(one.reason), "\n".join(_measures(one)))
         for one in manifest.gates.results
     ]
     return _section("Gates", ("gate", "verdict", "mode", "why", "what was measured"), rows)
 
 
-def _verdict(result: GateResult) -> str:
+def _gate_verdict(result: GateResult) -> str:
     word = escape(result.verdict)
     shown = word if result.verdict is Verdict.PASS else f'<span class="miss">{word}</span>'
     if result.forced is None:

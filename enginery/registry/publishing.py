@@ -18,12 +18,14 @@ from enginery.builds import (
     REPORT_FILE,
     BuildTarget,
     GateReport,
+    GateResult,
     Manifest,
     SigningKey,
     ValidationReport,
     build_path,
     engine_facts,
     html_report,
+    judge_channel,
     provenance_statement,
     read_gates,
     read_license,
@@ -37,7 +39,7 @@ from enginery.core.digests import file_digest, json_digest
 from enginery.core.errors import RegistryError
 from enginery.core.files import list_files, write_atomic
 from enginery.core.model import Frozen
-from enginery.core.progress import Facts, LogProgress
+from enginery.core.progress import Facts, Log, LogProgress
 from enginery.core.s3 import Upload, require_listable
 from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
@@ -46,6 +48,7 @@ from enginery.registry.registry import Registry
 from enginery.registry.sending import Sending
 from enginery.registry.signatures import sign_if_configured
 from enginery.sources import is_license
+from enginery.spec import ChannelGate, Mode
 from enginery.store import FileRecord, Stage, StepContext, StepRecord
 
 PUBLISHED = "published.json"
@@ -53,7 +56,7 @@ REPORT_PAGE = "report.html"
 
 
 class PublishParameters(Frozen):
-    """The parameters of a publish step."""
+    """The parameters of a publish step; `channel_gate` is the spec's gate against the build on the channel."""
 
     model: str
     build_id: str
@@ -61,6 +64,7 @@ class PublishParameters(Frozen):
     to: str
     channel: str
     allow_unconditional_writes: bool = False
+    channel_gate: ChannelGate = ChannelGate()
 
 
 PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
@@ -82,6 +86,7 @@ def publish(context: StepContext) -> Facts:
     build has moved it away.
 
     Raises:
+        ValidationError: when a gate stops the build.
         RegistryError: when the build did not pass its validation, the registry cannot be used safely, or it holds
             another build of this name.
         UsageError: when a signing key is set and cannot be used.
@@ -89,7 +94,7 @@ def publish(context: StepContext) -> Facts:
     parameters = PublishParameters.model_validate(dict(context.parameters))
     registry = Registry(parameters.to)
     require_publishable(context.parameters)  # an error comes before anything is sent
-    manifest, sources = _describe(context, parameters)
+    manifest, sources = _describe(context, parameters, registry)
     found = registry.read(parameters.model, parameters.build_id)
     uploaded = 0
     if found is None:
@@ -133,7 +138,9 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
         registry.require_conditional_writes(harm, remedy)
 
 
-def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, dict[str, Path]]:
+def _describe(
+    context: StepContext, parameters: PublishParameters, registry: Registry
+) -> tuple[Manifest, dict[str, Path]]:
     """Make the manifest, its statements and the report; returns the manifest, and path -> local file."""
     gates = _passed_gates(context, parameters)
     report = read_report(context.inputs["report"]) if gates else _passed_report(context, parameters)
@@ -155,6 +162,8 @@ def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Mani
         engine=engine_facts(parameters.target.gpu, context.chain),
         license=read_license({path: file for path, file in sources.items() if path.startswith(f"{LICENSES}/")}),
     )
+    if gates:
+        manifest = _against_channel(manifest, gates, parameters, registry, context.log)
     made: list[tuple[str, Callable[[Manifest], bytes | str]]] = [(PROVENANCE, provenance_statement)]
     made += [(ATTESTATION, test_result_statement)] if gates else []
     for path, make in (*made, (REPORT_PAGE, html_report)):
@@ -163,6 +172,39 @@ def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Mani
         record = FileRecord(path=path, sha256=file_digest(file), size=file.stat().st_size)
         manifest = manifest.model_copy(update={"files": _by_path([*manifest.files, record])})
     return manifest, sources
+
+
+def _against_channel(
+    manifest: Manifest, gates: GateReport, parameters: PublishParameters, registry: Registry, log: Log
+) -> Manifest:
+    """The manifest with the gate that compares the build with the one on the channel.
+
+    The default only warns here, because people may publish a worse build on purpose, such as a smaller one, and may
+    move the channel back. A release watch acts without them, and so its default blocks.
+
+    Raises:
+        ValidationError: when the build is worse, and the spec's mode is `block`.
+    """
+    result = _channel_result(manifest, parameters, registry)
+    if result is None:
+        return manifest
+    log(result.told)
+    others = tuple(one for one in gates.results if one.gate != result.gate)
+    report = gates.model_copy(update={"results": (*others, result)})
+    require_gates_passed(report, manifest.reference)
+    return manifest.model_copy(update={"gates": report})
+
+
+def _channel_result(manifest: Manifest, parameters: PublishParameters, registry: Registry) -> GateResult | None:
+    """The gate's result; None if it is off, or if the channel will not be moved to the build."""
+    gate, mode = parameters.channel_gate, parameters.channel_gate.mode or Mode.WARN
+    if mode is Mode.OFF:
+        return None
+    pointer = registry.channel(manifest.model, parameters.channel, parameters.target.name)
+    if pointer and (pointer.build_id == manifest.build_id or pointer.was_on(manifest.build_id, manifest.created)):
+        return None
+    before = registry.read(manifest.model, pointer.build_id) if pointer else None
+    return judge_channel(before, manifest, gate, mode)
 
 
 def _passed_gates(context: StepContext, parameters: PublishParameters) -> GateReport | None:

@@ -74,6 +74,17 @@ def test_the_configuration_has_limits_values_and_who_forced_a_pass() -> None:
     assert annotations["size"]["mode"] == "warn"
 
 
+def test_an_engine_that_is_infinitely_far_away_can_be_attested_and_read_again() -> None:
+    """JSON has no infinity."""
+    endless = a_result("distribution", a_measure("mean_kl", float("inf"), Verdict.FAIL), mode="warn")
+    manifest = with_gates(GateReport(results=(endless,)))
+    (_, gate) = predicate(manifest)["configuration"]
+    assert gate["annotations"]["measures"]["mean_kl"]["value"] == "inf"
+    found = read_manifest(manifest.to_json()).gates
+    assert found is not None
+    assert found.results[0].measures[0].value is None
+
+
 def test_the_subjects_are_those_of_the_provenance() -> None:
     manifest = with_gates(mixed_report())
     mine, provenance = (json.loads(made(manifest)) for made in (attest, provenance_statement))

@@ -1,22 +1,13 @@
-"""Two builds are compared by their manifests alone, and a new build must pass the gates."""
+"""Two builds are compared by their manifests alone."""
 
 import pytest
 
 from enginery.builds.compare import Comparison, compare_builds
 from enginery.builds.manifest import read_manifest
-from enginery.pipeline.promotion import gate_results
-from enginery.spec import Gates
 from tests.support.plans.watched import a_manifest
 from tests.support.speeds import GPU, a_speed
 
 OTHER = "cpu-int4-222222222222"
-DEFAULT = Gates()
-
-
-def stopped(gates: Gates = DEFAULT, **after: object) -> list[str]:
-    """The gates that stop a second build with these figures."""
-    old, new = a_manifest(), a_manifest(OTHER, **after)  # type: ignore[arg-type]
-    return [gate.name for gate in gate_results(compare_builds(old, new), new, gates) if not gate.passed]
 
 
 def test_a_build_compared_with_itself_has_no_differences() -> None:
@@ -97,36 +88,3 @@ def test_manifests_from_a_registry_will_do() -> None:
 def test_a_comparison_survives_json() -> None:
     found = compare_builds(a_manifest(), a_manifest(OTHER, speed=a_speed(2.0)))
     assert Comparison.model_validate_json(found.model_dump_json()) == found
-
-
-def test_a_build_that_is_the_same_or_better_passes_every_gate() -> None:
-    assert not stopped()
-    assert not stopped(engine=10)
-
-
-@pytest.mark.parametrize(("engine", "stops"), [(1200, False), (1201, True)])
-def test_the_engine_may_grow_by_twenty_percent(engine: int, *, stops: bool) -> None:
-    assert stopped(engine=engine) == (["size"] if stops else [])
-
-
-def test_the_spec_sets_the_bounds() -> None:
-    assert not stopped(Gates(larger_percent=100), engine=2000)
-    assert stopped(Gates(larger_percent=0), engine=1001) == ["size"]
-
-
-def test_what_was_right_may_not_be_wrong() -> None:
-    assert stopped(passed=False) == ["validation", "answers"]
-
-
-def test_a_different_answer_that_is_as_expected_stops_nothing() -> None:
-    assert not stopped(answers={"Hi": "there, there"})
-
-
-def test_a_prompt_that_is_not_asked_any_more_stops_nothing() -> None:
-    assert not stopped(answers={"Another": "answer"})
-
-
-def test_gates_tell_their_figures() -> None:
-    new = a_manifest(OTHER, engine=2000)
-    texts = {gate.name: gate.told for gate in gate_results(compare_builds(a_manifest(), new), new, Gates())}
-    assert texts["size"] == "1.0 kB -> 2.0 kB (+100.0%, at most +20%)"

@@ -15,13 +15,15 @@ from enginery.backends.gates.distribution import judge_distribution
 from enginery.backends.gates.evaluation import judge_evaluation
 from enginery.backends.gates.planning import EVALUATION
 from enginery.backends.gates.size import judge_size
-from enginery.backends.gates.speed import judge_speed
 from enginery.builds import (
+    EVALUATIONS,
     GATES_FILE,
+    EvaluationResult,
     GateReport,
     GateResult,
     Reference,
     ValidationReport,
+    judge_speed,
     read_distribution,
     read_evaluation,
     read_reference,
@@ -71,6 +73,12 @@ class Measured:
         directory = self.context.inputs.get("reference")
         return read_reference(directory) if directory else None
 
+    @cached_property
+    def evaluations(self) -> tuple[EvaluationResult, ...]:
+        """The results of the evaluations."""
+        inputs = self.context.inputs.items()
+        return tuple(read_evaluation(directory) for name, directory in inputs if name.startswith(EVALUATION))
+
     @property
     def engine_bytes(self) -> int:
         """The size of what is run."""
@@ -85,6 +93,8 @@ def gates_step(context: StepContext) -> Facts:
     """
     report = GateReport(results=tuple(_results(Measured(context))))
     write_atomic(context.output / GATES_FILE, report.model_dump_json(indent=1) + "\n")
+    for found in Measured(context).evaluations:  # so that they are published, and can be paired with a later build's
+        write_atomic(context.output / EVALUATIONS / f"{found.name}.json", found.model_dump_json(indent=1) + "\n")
     for result in report.results:
         context.log(result.told)
     return {
@@ -141,9 +151,7 @@ def _answers(measured: Measured, mode: Mode) -> GateResult:
 
 
 def _evaluation(measured: Measured, mode: Mode) -> GateResult:
-    inputs = measured.context.inputs
-    results = [read_evaluation(directory) for name, directory in inputs.items() if name.startswith(EVALUATION)]
-    return judge_evaluation(results, None, measured.gates.evaluation, mode)
+    return judge_evaluation(measured.evaluations, None, measured.gates.evaluation, mode)
 
 
 def _speed(measured: Measured, mode: Mode) -> GateResult:

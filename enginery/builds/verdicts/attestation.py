@@ -4,11 +4,12 @@ docs/provenance.md explains each field. A gate is a test. It passed, or it faile
 else is a warning. Forced passes are warnings, with who accepted them and why.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from enginery.builds.gates import GATES_FILE, GateReport, GateResult, Verdict
+from enginery.builds.gates import GATES_FILE, GateReport, GateResult, Measure, Verdict
 from enginery.builds.manifest import Manifest
 from enginery.builds.provenance import Plain, make_statement
 from enginery.core.errors import RegistryError
@@ -60,6 +61,14 @@ def _report_file(manifest: Manifest) -> list[JsonValue]:
     ]
 
 
+def _measure(measure: Measure) -> Plain:
+    """The figures. JSON has no infinity, such as the divergence of an engine that never gives a token; it is text."""
+    figures = measure.model_dump(mode="json", exclude={"name", "told"}, exclude_none=True)
+    return {
+        name: str(one) if isinstance(one, float) and not math.isfinite(one) else one for name, one in figures.items()
+    }
+
+
 def _gate(result: GateResult) -> Plain:
     """How a gate was set, and what it measured."""
     annotations: Plain = {"mode": result.mode, "verdict": result.verdict.value}
@@ -67,9 +76,7 @@ def _gate(result: GateResult) -> Plain:
         annotations["reason"] = result.reason
     if result.forced:
         annotations["forced"] = {"by": result.forced.by, "why": result.forced.why}
-    measures: Plain = {
-        one.name: one.model_dump(mode="json", exclude={"name", "told"}, exclude_none=True) for one in result.measures
-    }
+    measures: Plain = {one.name: _measure(one) for one in result.measures}
     return {
         "name": result.gate,
         "uri": f"urn:enginery:gate:{result.gate}",

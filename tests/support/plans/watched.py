@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from enginery.builds.gates import GateReport
 from enginery.builds.manifest import Manifest
 from enginery.builds.speed import SpeedReport
 from enginery.releases.index import ListedFile, Listing, listing
@@ -57,6 +58,8 @@ def a_manifest(  # noqa: PLR0913  each is a figure
     seconds: float = 10.0,
     host: str = "builder-1",
     toolchain: Mapping[str, str] | None = None,
+    gates: GateReport | None = None,
+    gpu: str = "cpu",
 ) -> Manifest:
     """The manifest of a build with these figures."""
     build = Build(build_id=build_id, answers=answers or {"Hi": "there"}, passed=passed)
@@ -69,7 +72,7 @@ def a_manifest(  # noqa: PLR0913  each is a figure
         {
             "model": build.model,
             "build_id": build_id,
-            "target": target | {"release": release},
+            "target": target | {"release": release, "gpu": gpu},
             "created": "2026-11-28T00:00:00Z",
             "enginery": "0.1.0",
             "registry": "s3://engines/test",
@@ -77,6 +80,7 @@ def a_manifest(  # noqa: PLR0913  each is a figure
             "files": [FileRecord(path="model_repository/engine", sha256="0" * 64, size=engine + 10)],
             "steps": [_with_figures(record, engine, more) for record in a_chain()],
             "validation": report,
+            "gates": gates,
             "speed": speed,
         }
     )

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from enginery.builds.gates import GateReport
 from enginery.builds.manifest import Manifest
 from enginery.builds.validation import PromptResult, ValidationReport
+from enginery.builds.verdicts.evaluation import EvaluationResult
 from enginery.registry import Registry, publish
 from enginery.store.context import StepContext
 from tests.support.store.records import a_chain
@@ -129,6 +130,7 @@ class Build:
         recorded: the answers in its validation report, if they differ from those of its models.
         broken: the name of a model that does not load.
         gates: the results of its gates; None for a plan that has no gates step.
+        evaluations: the results of its evaluations, in the output of its gates step.
     """
 
     build_id: str = "cpu-int4-111111111111"
@@ -139,6 +141,7 @@ class Build:
     broken: str | None = None
     passed: bool = True
     gates: GateReport | None = None
+    evaluations: tuple[EvaluationResult, ...] = ()
 
     def parameters(self, to: str, **more: JsonValue) -> dict[str, JsonValue]:
         """The parameters of its publish step."""
@@ -160,6 +163,9 @@ class Build:
             (inputs["gates"] / "reference").mkdir(parents=True)
             (inputs["gates"] / "gates.json").write_text(self.gates.model_dump_json())
             (inputs["gates"] / "reference" / "reference.json").write_text("{}")
+            (inputs["gates"] / "evaluations").mkdir()
+            for one in self.evaluations:
+                (inputs["gates"] / "evaluations" / f"{one.name}.json").write_text(one.model_dump_json())
         (inputs["weights"] / "LICENSE").write_text("Do as you like.")
         (inputs["weights"] / "model.safetensors").write_bytes(b"weights")
         return inputs

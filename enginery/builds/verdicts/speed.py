@@ -9,17 +9,8 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from enginery.builds import (
-    GateResult,
-    LoadSpeed,
-    Measure,
-    Series,
-    SpeedReport,
-    Verdict,
-    speed_differences,
-    t_quantile,
-    worst,
-)
+from enginery.builds.gates import GateResult, Measure, Verdict, worst
+from enginery.builds.speed import LoadSpeed, Series, SpeedReport, speed_differences, t_quantile
 from enginery.spec import Mode, SpeedGate
 
 GATE = "speed"

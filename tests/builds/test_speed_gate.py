@@ -2,8 +2,8 @@
 
 import pytest
 
-from enginery.backends.gates.speed import judge_speed, slower_percent
 from enginery.builds import GateResult, SpeedReport, Verdict
+from enginery.builds.verdicts.speed import judge_speed, slower_percent
 from enginery.spec import Mode, SpeedGate
 from tests.support.speeds import CPU, GPU, SETTINGS, a_speed, noise_of
 
