@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from enginery import toolchains
-from enginery.backends import judge_speed
 from enginery.backends.bench import step
-from enginery.builds import SpeedReport, read_speed
+from enginery.builds import SpeedReport, judge_speed, read_speed
 from enginery.spec import Mode, SpeedGate
 from enginery.store import StepContext
 
