@@ -377,6 +377,23 @@ def test_a_plan_reports_bad_evaluations_and_notes_those_that_decide_nothing(tmp_
     assert publish.step.recipe.parameters["channel_gate"] == {"mode": "block"}
 
 
+def test_what_is_compared_with_the_channel_is_not_part_of_a_builds_id(tmp_path: Path) -> None:
+    """Else a spec with another limit would be another build, and nothing would be there to promote."""
+
+    def build_ids(directory: Path, **gates: Any) -> list[str]:
+        directory.mkdir()
+        (directory / "evaluate.py").write_text("the same")
+        quiz = {"name": "quiz", "command": ["{script}", "{output}"], "score": "score", "samples": 100}
+        run_these = [quiz | {"script": str(directory / "evaluate.py")}]
+        plan = planned(spec_data(validation={"gates": {"evaluation": {"run": run_these}, **gates}}))
+        return [target.build_id for target in plan.targets]
+
+    usual = build_ids(tmp_path / "usual")
+    assert build_ids(tmp_path / "other", channel={"mode": "block", "larger_percent": 5}) == usual
+    assert build_ids(tmp_path / "slow", speed={"slower_percent": 20}) == usual
+    assert build_ids(tmp_path / "limit", size={"bits_per_parameter": 5}) != usual
+
+
 @pytest.mark.parametrize(
     "result", ["/etc/passwd", "../x.json", "a/../../x.json", "./x.json", "a**/x.json", "evaluation.json"]
 )

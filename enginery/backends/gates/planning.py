@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -74,6 +74,15 @@ def check_findings(request: Request, identify: Identify) -> Iterator[Finding]:
         yield from evaluation_findings(options.gates.evaluation, identify)
 
 
+NOT_JUDGED: dict[str, Any] = {
+    "channel": True,
+    "speed": {"slower_percent": True},
+    "evaluation": {"run": {"__all__": {"script": True}}},
+}
+"""Settings that this step does not use, so that they change neither its key nor the build's id. A build is compared
+with the one on its channel later, and a script is part of its evaluation by its digest, wherever it lies."""
+
+
 def gates_step_of(
     request: Request, chain: Chain, evaluations: Mapping[str, BackendStep], checks: Checks
 ) -> BackendStep:
@@ -99,8 +108,8 @@ def gates_call(request: Request, modes: Mapping[GateName, Mode], float_bits: int
     """
     parameters: dict[str, JsonValue] = {
         "precision": str(request.target.precision),
-        "modes": {str(name): str(mode) for name, mode in modes.items()},
-        "gates": request.validation.gates.model_dump(mode="json", exclude_none=True),
+        "modes": {str(name): str(mode) for name, mode in modes.items() if name is not GateName.CHANNEL},
+        "gates": request.validation.gates.model_dump(mode="json", exclude_none=True, exclude=NOT_JUDGED),
         "weights": asdict(weights_of(request.model)) if request.model else {},
         "float_bits": float_bits,
         "ranks": request.world_size,
