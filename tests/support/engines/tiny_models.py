@@ -1,6 +1,7 @@
 """Builds small models with random weights, and lets them answer: `python tiny_models.py DIRECTORY ARCHITECTURE ...`.
 
-Runs in the onnxruntime toolchain. `results.json` in the directory gets what went wrong with each, empty if nothing did.
+Runs in the onnxruntime toolchain. `results.json` in the directory gets what went wrong with each, empty if nothing did,
+and `ARCHITECTURE.weights.json` how near the engine's weights are to the model's.
 """
 
 import json
@@ -13,9 +14,11 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", ORT_DISABLE_TELEMETRY="1")
 
+import torch  # type: ignore[import-not-found,unused-ignore]
 import transformers  # type: ignore[import-not-found,unused-ignore]
 
 CHECKOUT = Path(__file__).parents[3]
+COMPARE = CHECKOUT / "enginery" / "toolchains" / "drivers" / "compare_onnx_weights.py"
 TOKENIZER = CHECKOUT / "examples" / "tiny-llama" / "model"
 PROMPT = [1, 5, 9]
 SHAPE = {
@@ -41,10 +44,14 @@ TYPES = {
 
 
 def weights(architecture: str, directory: Path) -> Path:
-    """A model with random weights."""
+    """A model with random weights. A new model's norms are all ones or zeros; here each is another."""
     kind, more = TYPES[architecture]
     config = transformers.AutoConfig.for_model(kind, **SHAPE, **more)
-    getattr(transformers, architecture)(config).save_pretrained(directory)
+    model = getattr(transformers, architecture)(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1 if weight.dim() == 1 else 0)
+    model.save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / name, directory)
     return directory
@@ -55,6 +62,12 @@ def build(model: Path, engine: Path) -> None:
     sys.argv = ["builder", "-i", str(model), "-o", str(engine), "-c", f"{engine}.cache", "-p", "fp32", "-e", "cpu"]
     sys.argv += ["--extra_options", "hf_token=false", "hf_remote=false"]
     runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
+
+
+def compare(engine: Path, model: Path, output: Path) -> None:
+    """Compare the weights as the validation does."""
+    sys.argv = [str(COMPARE), "--engine", str(engine), "--weights", str(model), "--output", str(output)]
+    runpy.run_path(str(COMPARE), run_name="__main__")
 
 
 def answer(engine: Path, model: Path) -> None:
@@ -75,6 +88,7 @@ def main(directory: Path, architectures: list[str]) -> None:
         engine = directory / f"{architecture}.engine"
         try:
             build(weights(architecture, directory / architecture), engine)
+            compare(engine, directory / architecture, directory / f"{architecture}.weights.json")
             answer(engine, directory / architecture)
             results[architecture] = ""
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a builder raises
