@@ -7,6 +7,7 @@ from enginery.builds.manifest import BuildTarget, Manifest
 from enginery.builds.report import html_report
 from enginery.store.steps import FileRecord
 from tests.support.registry.builds import a_report
+from tests.support.speeds import GPU, a_speed
 from tests.support.store.records import a_chain
 
 TARGET = BuildTarget(
@@ -90,3 +91,15 @@ def test_the_same_build_makes_the_same_page_whenever_it_is_published() -> None:
     made = manifest({"Hi": "there"})
     later = made.model_copy(update={"created": datetime(2027, 1, 1, tzinfo=UTC)})
     assert html_report(made) == html_report(later)
+
+
+def test_the_speed_is_shown_with_its_machine_if_it_was_measured() -> None:
+    plain = manifest({"Hi": "there"})
+    assert "How fast it is" not in html_report(plain)
+    speed = a_speed(machine=GPU, concurrency=(1, 8), peak_gpu_bytes=3 << 30, watts=418.7)
+    page = html_report(plain.model_copy(update={"speed": speed}))
+    assert "How fast it is" in page
+    assert "57 in 5 starts" in page
+    assert "NVIDIA H200 with driver 570.86.15" in page
+    assert "3.2 GB of GPU memory, 418.7 W" in page
+    assert not tags(page).open
