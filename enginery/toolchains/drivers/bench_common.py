@@ -281,7 +281,7 @@ class Gauges:
     """
 
     def __init__(self, *, on_gpu: bool = True) -> None:
-        self._library = load_nvml() if on_gpu else None
+        self._library: Any = load_nvml() if on_gpu else None
         self._devices = list(self._visible()) if self._library else []
         self._before = sum(map(self._memory, self._devices))
         self.peak_bytes: int | None = None
