@@ -128,7 +128,12 @@ class SpecModel(BaseModel):
 
 
 def _texts_under_fields(model: type[BaseModel]) -> dict[str, str]:
-    """Field name -> the string literal that follows it in the class's source."""
+    """Field name -> the string literal that follows it in the source of the class, or of one that it inherits from."""
+    bases = [one for one in reversed(model.__mro__) if issubclass(one, SpecModel) and one is not SpecModel]
+    return {name: text for one in bases for name, text in _texts_in(one).items()}
+
+
+def _texts_in(model: type[BaseModel]) -> dict[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(definition, ast.ClassDef)  # noqa: S101  the source of a class
     texts = {}

@@ -203,6 +203,8 @@ class ChannelGate(Gate):
     publishing only warns, and the release watch does not promote the build.
     """
 
+    mode: Mode | None = None
+    """`block`, `warn` or `off`. When left out, publishing warns, and the release watch blocks."""
     larger_percent: Percent = 20.0
     """By how many percent the engine may be larger."""
     slower_percent: Percent | None = None
