@@ -182,7 +182,7 @@ def test_one_wrong_answer_makes_a_validation_fail_and_the_report_and_the_facts_s
         validate.Answer(text=text, token_ids=(7,), tokens=1, seconds_to_first_token=0.1, seconds=0.5, finish="eos")
         for text in ("un", second)
     )
-    monkeypatch.setattr(validate, "answers_to", lambda *_: answers)
+    monkeypatch.setattr(validate, "answers_to", lambda *_: (answers, None))
     facts = validate.validate(context(tmp_path, TWO_PROMPTS))
     assert facts == {"passed": not failed, "prompts": 2, "failed": failed, "tokens_per_second": 2.0}
     found = validation.read_report(tmp_path)
