@@ -61,7 +61,7 @@ def _publish(directory: Path, address: str) -> Facts:
 def _context(directory: Path, address: str, scratch: Path) -> StepContext:
     for name in ("report", "weights", "output"):
         (scratch / name).mkdir()
-    report = ValidationReport(passed=True, results=(), tokens_per_second=0.0, driver_sha256="0" * 64)
+    report = ValidationReport(passed=True, results=(), driver_sha256="0" * 64)
     (scratch / "report" / REPORT_FILE).write_text(report.model_dump_json(), encoding="utf-8")
     return StepContext(
         key="0" * 64,

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from enginery.core.late import door
 
 if TYPE_CHECKING:
+    from enginery.backends.bench.by_hand import bench_directory
+    from enginery.backends.bench.step import bench_call, bench_step
     from enginery.backends.evaluate.findings import evaluation_findings, evaluation_notes
     from enginery.backends.evaluate.step import evaluate_call, evaluate_step, evaluation_places
     from enginery.backends.gates.evaluation import judge_evaluation
     from enginery.backends.gates.planning import Checks, check_findings, evaluation_steps, gates_step_of, plan_checks
-    from enginery.backends.bench.step import bench_call, bench_step
-    from enginery.backends.gates.speed import judge_speed
     from enginery.backends.gates.step import gates_step
     from enginery.backends.onnxruntime import ONNXRUNTIME_PACKAGES
     from enginery.backends.package import package_inflight, package_llmapi

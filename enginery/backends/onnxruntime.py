@@ -20,6 +20,7 @@ from enginery.backends.common import ENVIRONMENT as COMMON
 from enginery.backends.common import builder_source_findings
 from enginery.backends.model_kinds import model_notes
 from enginery.backends.onnx_models import model_findings
+from enginery.backends.onnx_quantization import ALGORITHMS, algorithm_findings, algorithm_note, algorithm_options
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
 from enginery.backends.validate import validate_call
 from enginery.core.errors import PlanError
@@ -61,6 +62,10 @@ NOT_MADE = (Precision.FP8, Precision.NVFP4)
 
 INT4_OPTIONS = {"int4_block_size": "block_size", "int4_accuracy_level": "accuracy_level"}
 """Field of the spec -> name among the builder's extra options."""
+INT4_FIELDS = frozenset({"int4_algorithm", *INT4_OPTIONS})
+
+FUSED = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+"""Architectures whose gated MLP the builder's option `fuse_mlp_gate_up` was tried with."""
 
 ONLY_TENSORRT_LLM = ("convert", "llm")
 """Parts of a spec that have no effect in this backend."""
@@ -106,7 +111,7 @@ class OnnxRuntime(Backend):
     def findings(self, request: Request) -> list[Finding]:
         found = (*self._release_findings(request), *self._precision_findings(request.target.precision, request.gpu))
         usable = self._usable_releases(request.target)
-        about_model = model_findings(request, usable[-1]) if usable else ()
+        about_model = (*model_findings(request, usable[-1]), *algorithm_findings(request, usable[-1])) if usable else ()
         return [*found, *builder_source_findings(request), *_other_findings(request.target), *about_model]
 
     @override
@@ -160,8 +165,16 @@ class OnnxRuntime(Backend):
         what = ("-p", BUILDER_NAMES[precision], "-e", self.provider)
         values = {name: getattr(request.build, field) for field, name in INT4_OPTIONS.items()}
         given = (f"{name}={value}" for name, value in values.items() if value is not None)
-        options = ("hf_token=false", "hf_remote=false", *(given if precision is Precision.INT4 else ()))
+        release = self.release(request.target)
+        int4 = (*algorithm_options(request, release), *given) if precision is Precision.INT4 else ()
+        options = ("hf_token=false", "hf_remote=false", *self._fused(request, release), *int4)
         return (*builder, *paths, *what, "--extra_options", *options)
+
+    def _fused(self, request: Request, release: str) -> tuple[str, ...]:
+        """On a GPU, the first two matrix products of a gated MLP as one: 14% more tokens a second, the same numbers."""
+        model = request.model
+        fits_model = model is not None and model.architecture in FUSED and not model.quantization
+        return ("fuse_mlp_gate_up=true",) if self.provider == "cuda" and release in ALGORITHMS and fits_model else ()
 
     def _usable_releases(self, target: Target) -> list[str]:
         return [release for release in self._pinned if fits(target.release, release)]
@@ -207,6 +220,8 @@ class OnnxRuntime(Backend):
 
     def _defaults(self, request: Request) -> Iterator[str]:
         if request.target.precision is Precision.INT4:
+            if request.build.int4_algorithm is None:
+                yield algorithm_note(request, self.release(request.target))
             if request.build.int4_block_size is None:
                 yield "int4_block_size is 32, the builder's default"
             if request.build.int4_accuracy_level is None:
@@ -241,9 +256,9 @@ def _ignored(spec: Spec, target: Target) -> Iterator[str]:
 
 def _without_meaning(options: BuildOptions, precision: Precision) -> Iterator[tuple[str, str]]:
     for field in BuildOptions.model_fields:
-        if field not in INT4_OPTIONS and getattr(options, field) not in {None, ()}:
+        if field not in INT4_FIELDS and getattr(options, field) not in {None, ()}:
             yield field, "it is for trtllm-build and means nothing to onnxruntime"
     if precision is not Precision.INT4:
-        for field in INT4_OPTIONS:
+        for field in sorted(INT4_FIELDS):
             if getattr(options, field) is not None:
                 yield field, f"it means nothing in {precision}"

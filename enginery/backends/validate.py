@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 
 from enginery import releases
+from enginery.backends.checkpoints.onnx_weights import require_same_weights, weights_recipe
 from enginery.backends.common import OFFLINE as NO_HUB
 from enginery.backends.runtimes import Kind, launch_words, runtime_for
 from enginery.builds import (
@@ -126,7 +127,7 @@ def validate_call(
         problem = "validation.run_script: only engines of the backend tensorrt have such a script; leave it out"
         raise PlanError([problem])
     prompts: list[JsonValue] = [prompt.model_dump(mode="json", exclude_defaults=True) for prompt in options.prompts]
-    how: dict[str, JsonValue] = {"driver_sha256": driver_sha256(ANSWER_PROMPTS)}
+    how: dict[str, JsonValue] = {"driver_sha256": driver_sha256(ANSWER_PROMPTS), **weights_recipe()}
     if options.run_script:
         how = {"driver": RUN_SCRIPT, "release": release, "world_size": world_size, "argv": list(script_argv(release))}
         if any(is_chat(prompt, options) for prompt in options.prompts):
@@ -143,12 +144,12 @@ def validate_call(
             "with_logits": runtime.with_logits,
             "arguments": {**runtime.arguments, **arguments},
         }
-    details = {"prompts": prompts, "max_tokens": options.max_tokens, **_chat_recipe(options), **how}
+    details = {"prompts": prompts, "max_tokens": options.max_tokens, **chat_recipe(options), **how}
     return Call(function="validate", version=FUNCTION_VERSION, parameters=details)
 
 
-def _chat_recipe(options: ValidationOptions) -> dict[str, JsonValue]:
-    """What a recipe says of chats; nothing if no prompt is one."""
+def chat_recipe(options: ValidationOptions) -> dict[str, JsonValue]:
+    """What a recipe says of chats; nothing if no prompt is one. A reference and a validation say the same."""
     if not any(is_chat(prompt, options) for prompt in options.prompts):
         return {}
     gate = options.gates.answers
@@ -167,6 +168,7 @@ def validate(context: StepContext) -> Facts:
         CommandError: when the engine cannot be loaded, or fails to answer.
         SourceError: when the chat template refuses a chat, or is another model's.
         UsageError: when the plan was made with another version of the driver.
+        WeightsError: when an engine of ONNX Runtime has other weights than the model.
     """
     given = context.parameters
     options = ValidationOptions.model_validate(
@@ -176,6 +178,7 @@ def validate(context: StepContext) -> Facts:
     for note in sent.notes:
         context.log(f"note: {note}")
     answers, distribution = answers_to(context, options, sent.prompts)
+    compared = require_same_weights(context) if given.get("driver", ONNXRUNTIME) == ONNXRUNTIME else {}
     report = _report(options, sent, answers, str(given.get("driver_sha256", "")))
     report = report.model_copy(update={"distribution": distribution})
     write_atomic(context.output / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
@@ -185,7 +188,7 @@ def validate(context: StepContext) -> Facts:
         "passed": report.passed,
         "prompts": len(report.results),
         "failed": len(report.misses),
-        "tokens_per_second": report.tokens_per_second,
+        **compared,
     }
 
 
@@ -320,15 +323,11 @@ def _report(
 ) -> ValidationReport:
     asked = zip(options.prompts, sent.prompts, answers, strict=True)
     results = tuple(_result(prompt, as_sent, answer, options) for prompt, as_sent, answer in asked)
-    seconds = sum(answer.seconds for answer in answers)
-    tokens = sum(answer.tokens or 0 for answer in answers)
-    counted = tokens and all(answer.tokens is not None for answer in answers)
     return ValidationReport(
         passed=all(result.passed for result in results),
         chat_template=sent.template,
         notes=sent.notes,
         results=results,
-        tokens_per_second=round(tokens / seconds, 3) if counted else None,
         driver_sha256=digest,
     )
 

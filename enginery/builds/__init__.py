@@ -13,7 +13,7 @@ from enginery.core.late import door
 
 if TYPE_CHECKING:
     from enginery.builds.bundle import SignatureFile, make_bundle, require_trusted, signed_digests
-    from enginery.builds.compare import Comparison, Figure, compare_builds
+    from enginery.builds.compare import Comparison, Figure, SpeedFigures, compare_builds
     from enginery.builds.distribution import DISTRIBUTION_FILE, Distribution, DistributionFacts, read_distribution
     from enginery.builds.gates import (
         GATES_FILE,
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
         serve_as,
         served_version,
     )
-    from enginery.builds.provenance import PROVENANCE, provenance_statement, published_statement
+    from enginery.builds.provenance import PROVENANCE, provenance_statement, published_file, published_statement
     from enginery.builds.reference import (
         LOGPROBS_FILE,
         MOST_KEPT,
@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     )
     from enginery.builds.report import html_report
     from enginery.builds.speed import (
+        SPEED_COLUMNS,
         SPEED_FILE,
         LoadSpeed,
         Machine,
@@ -91,7 +92,10 @@ if TYPE_CHECKING:
         SpeedReport,
         SpeedSettings,
         interval,
+        measured_on,
         read_speed,
+        speed_differences,
+        speed_rows,
         t_quantile,
     )
     from enginery.builds.validation import (
@@ -102,7 +106,15 @@ if TYPE_CHECKING:
         read_report,
         require_passed,
     )
-    from enginery.builds.verdicts.evaluation import EVALUATION_FILE, EvaluationResult, read_evaluation
+    from enginery.builds.verdicts.attestation import ATTESTATION, test_result_statement
+    from enginery.builds.verdicts.channel import judge_channel
+    from enginery.builds.verdicts.evaluation import (
+        EVALUATION_FILE,
+        EVALUATIONS,
+        EvaluationResult,
+        published_evaluations,
+        read_evaluation,
+    )
     from enginery.builds.verdicts.sampling import (
         paired,
         quantile,
@@ -111,5 +123,6 @@ if TYPE_CHECKING:
         share_interval,
         standard_error,
     )
+    from enginery.builds.verdicts.speed import judge_speed
 else:
     __getattr__ = door(__name__, __file__)

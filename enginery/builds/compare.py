@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from enginery.builds.manifest import BuildTarget, Manifest
+from enginery.builds.speed import SpeedReport, speed_differences
 from enginery.builds.validation import PromptResult
 from enginery.core.model import Frozen
 from enginery.store import Command, Stage, StepRecord
@@ -61,6 +62,15 @@ class Figure(Frozen):
         return 100.0 * (self.after - self.before) / self.before
 
 
+class SpeedFigures(Frozen):
+    """The speed of both builds with one number of sequences at once; see `LoadSpeed`."""
+
+    concurrency: int
+    first_ms: Figure
+    gap_ms: Figure
+    tokens_per_second: Figure
+
+
 class Comparison(Frozen):
     """The differences between two builds.
 
@@ -70,7 +80,8 @@ class Comparison(Frozen):
         after: the id of the second build.
         changes: facts that differ: the target, the source, toolchains and commands.
         answers: every prompt to which at least one of them has an answer.
-        tokens_per_second: the speed over all answers, as the validations measured it.
+        speed: the figures of the bench steps, for each number of sequences that both were measured with; empty if one
+            was not measured.
         engine_bytes: the size of what the backend runs.
         build_bytes: the size of all published files.
         making_seconds: the time of the convert and build steps.
@@ -82,7 +93,7 @@ class Comparison(Frozen):
     after: str
     changes: tuple[Change, ...]
     answers: tuple[AnswerChange, ...]
-    tokens_per_second: Figure
+    speed: tuple[SpeedFigures, ...] = ()
     engine_bytes: Figure
     build_bytes: Figure
     making_seconds: Figure
@@ -109,12 +120,22 @@ def compare_builds(before: Manifest, after: Manifest) -> Comparison:
         after=after.build_id,
         changes=_changes(_described(before), _described(after)),
         answers=answers,
-        tokens_per_second=Figure(before=before.validation.tokens_per_second, after=after.validation.tokens_per_second),
+        speed=tuple(_speed(before.speed, after.speed)),
         engine_bytes=Figure(before=engine_bytes(before), after=engine_bytes(after)),
         build_bytes=Figure(before=before.size, after=after.size),
         making_seconds=Figure(before=seconds[0], after=seconds[1]),
         notes=tuple(_notes(before, after, answers)),
     )
+
+
+def _speed(before: SpeedReport | None, after: SpeedReport | None) -> Iterable[SpeedFigures]:
+    for new in after.loads if before and after else ():
+        old = before.load(new.concurrency) if before else None
+        if old is not None:
+            names = ("first_ms", "gap_ms", "tokens_per_second")
+            medians = {name: (getattr(old, name).median, getattr(new, name).median) for name in names}
+            figures = {name: Figure(before=first, after=second) for name, (first, second) in medians.items()}
+            yield SpeedFigures(concurrency=new.concurrency, **figures)
 
 
 def engine_bytes(manifest: Manifest) -> int:
@@ -153,8 +174,8 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Chang
 def _answers(before: Manifest, after: Manifest) -> Iterable[AnswerChange]:
     old = {result.text_sent: result for result in before.validation.results}
     new = {result.text_sent: result for result in after.validation.results}
-    for prompt in dict.fromkeys([*old, *new]):
-        yield _answer(prompt, old.get(prompt), new.get(prompt))
+    for sent in dict.fromkeys([*old, *new]):
+        yield _answer((new.get(sent) or old[sent]).question, old.get(sent), new.get(sent))
 
 
 def _answer(prompt: str, old: PromptResult | None, new: PromptResult | None) -> AnswerChange:
@@ -175,6 +196,15 @@ def _answer(prompt: str, old: PromptResult | None, new: PromptResult | None) -> 
 def _notes(before: Manifest, after: Manifest, answers: Iterable[AnswerChange]) -> Iterable[str]:
     if any(answer.said.startswith("only") for answer in answers):
         yield "they were not asked the same prompts, so only a part of speeds and answers can be compared"
-    old, new = (record.host if (record := one.step(Stage.VALIDATE)) else "" for one in (before, after))
-    if old != new:
-        yield f"their speeds were measured on different machines: {old or 'unknown'} and {new or 'unknown'}"
+    yield from _speed_notes(before.speed, after.speed)
+
+
+def _speed_notes(before: SpeedReport | None, after: SpeedReport | None) -> Iterable[str]:
+    if before is None or after is None:
+        unmeasured = [name for name, report in (("first", before), ("second", after)) if report is None]
+        yield f"the speed of the {' and the '.join(unmeasured)} build was not measured"
+        return
+    if different := "; ".join(speed_differences(after, before)):
+        yield f"their speeds cannot be compared: {different}"
+    if before.disturbed or after.disturbed:
+        yield "other programs slowed down the machine while the speed was measured"

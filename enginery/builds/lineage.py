@@ -37,6 +37,7 @@ def lineage_json(manifest: Manifest) -> dict[str, JsonValue]:
             "enginery": manifest.enginery,
         },
         "target": manifest.target.model_dump(mode="json"),
+        "gates": manifest.gates.model_dump(mode="json") if manifest.gates else None,
         "steps": [_step_json(record) for record in manifest.steps],
     }
 
@@ -65,6 +66,7 @@ def _build_lines(manifest: Manifest) -> list[str]:
         f"target {target.name}: {target.gpu}, {target.backend} {target.release}, {target.precision}, {ranks}",
         f"{len(manifest.files)} files, {manifest.size:,} bytes",
         f"{passed} of {len(manifest.validation.results)} prompts answered as expected",
+        *(f"gate {result.told}" for result in (manifest.gates.results if manifest.gates else ())),
     ]
 
 

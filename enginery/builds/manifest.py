@@ -13,6 +13,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
+from enginery.builds.gates import GateReport
+from enginery.builds.speed import SpeedReport
 from enginery.builds.validation import ValidationReport
 from enginery.core.digests import json_digest
 from enginery.core.errors import RegistryError, UsageError
@@ -21,8 +23,11 @@ from enginery.spec import SHA256_PATTERN, Name, gpus
 from enginery.store import FileRecord, Stage, StepRecord
 from enginery.toolchains import TENSORRT_PACKAGES
 
-MANIFEST_SCHEMA = 2
-"""Schema 2 added the facts of the engine and the licence. For schema 1 most of them are found from the steps."""
+MANIFEST_SCHEMA = 3
+"""Schema 2 added the facts of the engine and the licence. For schema 1 most of them are found from the steps. Schema 3
+added the gates and the speed; older builds have neither."""
+FACTS_SCHEMA = 2
+"""The first schema that has the facts of the engine and the licence."""
 MANIFEST = "manifest.json"
 """The manifest's path in a build."""
 MODELS = "models"
@@ -168,6 +173,8 @@ class Manifest(Frozen):
         files: every file of the build except this manifest, with paths relative to the build's prefix.
         steps: the records of all steps that made it; each step comes after its inputs.
         validation: the prompts with the answers of the engine.
+        gates: the verdicts of the gates, and what was measured; None if the build is older than the gates.
+        speed: how fast the engine is; None if it was not measured.
         engine: the facts of the engine; with the target they decide where the engine runs.
         license: the model's licence.
     """
@@ -183,6 +190,8 @@ class Manifest(Frozen):
     files: Annotated[tuple[ValidFile, ...], AfterValidator(_distinct)]
     steps: tuple[StepRecord, ...]
     validation: ValidationReport
+    gates: GateReport | None = None
+    speed: SpeedReport | None = None
     engine: EngineFacts = EngineFacts()
     license: License = License()
 
@@ -300,8 +309,8 @@ def license_id(text: str) -> str:
 
 def _completed(manifest: Manifest) -> Manifest:
     """The manifest in the current schema. Fields that are missing are made from the target, steps and files."""
-    if manifest.schema_version == MANIFEST_SCHEMA:
-        return manifest
+    if manifest.schema_version >= FACTS_SCHEMA:
+        return manifest.model_copy(update={"schema_version": MANIFEST_SCHEMA})
     texts = tuple(file.path for file in manifest.files if file.path.startswith(f"{LICENSES}/"))
     added = {
         "schema_version": MANIFEST_SCHEMA,

@@ -23,6 +23,7 @@ from enginery.store import Call, FileRecord, Stage, StepRecord
 
 if TYPE_CHECKING:
     from google.protobuf import json_format
+    from google.protobuf.message import Message
     from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
     from in_toto_attestation.v1 import statement as statements
     from in_toto_attestation.v1 import statement_pb2
@@ -51,13 +52,28 @@ def provenance_statement(manifest: Manifest) -> bytes:
         RegistryError: when no valid statement can be made from the manifest.
     """
     predicate: Plain = {"buildDefinition": _definition(manifest), "runDetails": _run(manifest)}
+    return make_statement(manifest, PREDICATE_TYPE, predicate, provenance_pb2.Provenance())
+
+
+def make_statement(manifest: Manifest, kind: str, predicate: Plain, message: "Message") -> bytes:
+    """An in-toto statement about the model files of a build, as one line of canonical JSON.
+
+    Args:
+        manifest: the build's manifest.
+        kind: the type of the predicate, a URI.
+        predicate: what is said of the files.
+        message: an empty message of in-toto's own type, to check the predicate with.
+
+    Raises:
+        RegistryError: when the statement is not valid.
+    """
     statement: Plain = {
         "_type": STATEMENT_TYPE,
         "subject": [_file(record.path, record) for record in manifest.model_files],
-        "predicateType": PREDICATE_TYPE,
+        "predicateType": kind,
         "predicate": predicate,
     }
-    _require_valid(statement, predicate, manifest)
+    _require_valid(statement, predicate, message, manifest)
     return canonical_json(statement) + b"\n"
 
 
@@ -67,13 +83,22 @@ def published_statement(manifest: Manifest, prefix: Prefix) -> bytes:
     Raises:
         RegistryError: when the published statement was removed or altered.
     """
-    listed = next((file for file in manifest.files if file.path == PROVENANCE), None)
+    return published_file(manifest, prefix, PROVENANCE) or provenance_statement(manifest)
+
+
+def published_file(manifest: Manifest, prefix: Prefix, path: str) -> bytes | None:
+    """A small file of a published build, compared with its digest; None if the build has no such file.
+
+    Raises:
+        RegistryError: when the file was removed or altered.
+    """
+    listed = next((file for file in manifest.files if file.path == path), None)
     if listed is None:
-        return provenance_statement(manifest)
-    data = prefix.get_bytes(PROVENANCE)
+        return None
+    data = prefix.get_bytes(path)
     if data is None or bytes_digest(data) != listed.sha256:
         problem = "is not there" if data is None else "holds other bytes than the manifest says"
-        raise RegistryError(problem, subject=prefix.where(PROVENANCE), remedy=PUBLISH_AGAIN)
+        raise RegistryError(problem, subject=prefix.where(path), remedy=PUBLISH_AGAIN)
     return data
 
 
@@ -182,12 +207,13 @@ def _byproducts(record: StepRecord) -> Iterator[Plain]:
             yield {**_file(f"{record.label}/{file.path}", file), "annotations": {"step": uri}}
 
 
-def _require_valid(statement: Plain, predicate: Plain, manifest: Manifest) -> None:
+def _require_valid(statement: Plain, predicate: Plain, message: "Message", manifest: Manifest) -> None:
     """Check the statement with in-toto's own types, which reject unknown fields and wrong types."""
     try:
         statements.Statement.copy_from_pb(json_format.ParseDict(statement, statement_pb2.Statement())).validate()
-        json_format.ParseDict(predicate, provenance_pb2.Provenance())
+        json_format.ParseDict(predicate, message)
     except (json_format.ParseError, ValueError) as error:
-        problem = f"no valid provenance statement can be made from this manifest: {error}"
+        name = str(statement["predicateType"]).partition("://")[2]
+        problem = f"no valid statement ({name}) can be made from this manifest: {error}"
         subject = f"{manifest.model}/{manifest.build_id}"
         raise RegistryError(problem, subject=subject, remedy="package the build again") from error

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from enginery.builds.gates import GateResult, Verdict
 from enginery.builds.manifest import Manifest
+from enginery.builds.speed import SPEED_COLUMNS, measured_on, speed_rows
 from enginery.builds.validation import PromptResult
 from enginery.store import Command
 
@@ -35,7 +37,9 @@ def html_report(manifest: Manifest) -> str:
     files = [(escape(file.path), f"{file.size:,}", _digest(file.sha256)) for file in manifest.files]
     sections = (
         _section("Target", ("", ""), target),
+        _gates(manifest),
         _prompts(manifest),
+        *_speed(manifest),
         _steps(manifest),
         _section("Files", ("file", "bytes", "sha256"), files),
     )
@@ -49,12 +53,38 @@ def html_report(manifest: Manifest) -> str:
     )
 
 
+def _gates(manifest: Manifest) -> str:
+    """A table of the gates; nothing for a build that is older than the gates."""
+    if manifest.gates is None:
+        return ""
+    rows = [
+        (escape(one.gate), _gate_verdict(one), escape(one.mode), escape(one.reason), "\n".join(_measures(one)))
+        for one in manifest.gates.results
+    ]
+    return _section("Gates", ("gate", "verdict", "mode", "why", "what was measured"), rows)
+
+
+def _gate_verdict(result: GateResult) -> str:
+    word = escape(result.verdict)
+    shown = word if result.verdict is Verdict.PASS else f'<span class="miss">{word}</span>'
+    if result.forced is None:
+        return shown
+    return f"{shown}\naccepted by {escape(result.forced.by)}: {escape(result.forced.why)}"
+
+
+def _measures(result: GateResult) -> Iterable[str]:
+    """Each measure in a line, with its limit."""
+    for one in result.measures:
+        told = escape(one.told)
+        yield told if one.verdict is Verdict.PASS else f'<span class="miss">{told}</span>'
+
+
 def _prompts(manifest: Manifest) -> str:
     rows = [
         (
             _question(result),
             escape(result.got),
-            _verdict(result),
+            _judged(result),
             f"{'' if result.tokens is None else f'{result.tokens} tokens, '}{result.seconds:.2f} s",
         )
         for result in manifest.validation.results
@@ -71,10 +101,19 @@ def _question(result: PromptResult) -> str:
     return f"{escape(result.question)}{sent}"
 
 
-def _verdict(result: PromptResult) -> str:
+def _judged(result: PromptResult) -> str:
     if not result.passed:
         return f'<span class="miss">{escape(result.reason)}</span>'
     return "as expected" if result.checked else '<span class="quiet">recorded only</span>'
+
+
+def _speed(manifest: Manifest) -> Iterable[str]:
+    """How fast the engine is, and on which machine; nothing if it was not measured."""
+    if manifest.speed is None:
+        return
+    rows = [tuple(escape(cell) for cell in row) for row in speed_rows(manifest.speed)]
+    yield _section("How fast it is", SPEED_COLUMNS, rows)
+    yield f'<p class="quiet">{escape(measured_on(manifest.speed))}</p>'
 
 
 def _steps(manifest: Manifest) -> str:

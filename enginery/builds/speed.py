@@ -6,15 +6,23 @@ differs from start to start (memory layout, clock rates) is more than what diffe
 """
 
 import math
+import os
+import platform
+import re
+import socket
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from enginery.core.errors import StoreError
 from enginery.core.model import Frozen
+from enginery.core.text import human_bytes
 
 SPEED_SCHEMA = 1
 SPEED_FILE = "bench.json"
+
+SPEED_COLUMNS = ("at once", "ms to first token", "ms between tokens", "99th percentile", "tokens/s", "repeats")
+"""The heads of the columns of `speed_rows`."""
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """The 97.5% quantiles of Student's t distribution for 1, 2, 3 … degrees of freedom."""
@@ -41,6 +49,26 @@ class Machine(Frozen):
     gpus: tuple[str, ...] = ()
     driver: str = ""
     load: float
+
+    @classmethod
+    def this(cls, load: float, gpus: tuple[str, ...] = (), driver: str = "") -> "Machine":
+        """This machine."""
+        return cls(
+            host=socket.gethostname(),
+            cpu=_cpu(),
+            cores=len(os.sched_getaffinity(0)),
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            gpus=gpus,
+            driver=driver,
+            load=round(load, 2),
+        )
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 class SpeedSettings(Frozen):
@@ -147,6 +175,23 @@ class SpeedReport(Frozen):
         return next((one for one in self.loads if one.concurrency == concurrency), None)
 
 
+def speed_differences(now: SpeedReport, before: SpeedReport) -> Iterator[str]:
+    """Why the two cannot be compared: each difference of machine and settings in words."""
+    facts = {
+        "GPU": (", ".join(before.machine.gpus), ", ".join(now.machine.gpus)),
+        "driver": (before.machine.driver, now.machine.driver),
+        "CPU": (before.machine.cpu, now.machine.cpu),
+        "CPUs": (before.machine.cores, now.machine.cores),
+        **{
+            name.replace("_", " "): (getattr(before.settings, name), getattr(now.settings, name))
+            for name in ("prompt_tokens", "output_tokens", "threads", "world_size")
+        },
+    }
+    for name, (old, new) in facts.items():
+        if old != new:
+            yield f"{name} {new or 'none'}, not {old or 'none'}"
+
+
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """The 95% interval of the centre of these values, by Student's t; nothing for a single value."""
     if len(values) < 2:  # noqa: PLR2004  one value has no spread
@@ -164,6 +209,42 @@ def t_quantile(freedom: int) -> float:
 def four_digits(value: float) -> float:
     """The value with four significant digits: more are noise."""
     return float(f"{value:.4g}")
+
+
+def speed_rows(report: SpeedReport) -> list[tuple[str, ...]]:
+    """The rows of a table for people, one for each number of sequences at once."""
+    return [
+        (
+            str(load.concurrency),
+            _with_interval(load.first_ms),
+            _with_interval(load.gap_ms),
+            "unknown" if load.gap_p99_ms is None else f"{load.gap_p99_ms:.4g}",
+            _with_interval(load.tokens_per_second),
+            f"{load.repeats - load.disturbed} in {len(load.gap_ms.starts)} starts",
+        )
+        for load in report.loads
+    ]
+
+
+def _with_interval(series: Series) -> str:
+    between = "" if series.low is None or series.high is None else f" ({series.low:g} to {series.high:g})"
+    return f"{series.median:g}{between}"
+
+
+def measured_on(report: SpeedReport) -> str:
+    """The machine, the settings and the peaks, in one sentence for people."""
+    machine, settings = report.machine, report.settings
+    gpus = f"{' and '.join(machine.gpus)} with driver {machine.driver}, " if machine.gpus else ""
+    threads = f" on {settings.threads} threads" if settings.threads else ""
+    peaks = [f"{human_bytes(report.peak_host_bytes)} of memory"]
+    peaks += [f"{human_bytes(report.peak_gpu_bytes)} of GPU memory"] if report.peak_gpu_bytes is not None else []
+    peaks += [f"{report.watts:g} W"] if report.watts is not None else []
+    disturbed = "; other programs slowed down the machine" if report.disturbed else ""
+    return (
+        f"{settings.runtime} {settings.release}{threads}, {settings.prompt_tokens} tokens in and"
+        f" {settings.output_tokens} out, on {machine.host}: {gpus}{machine.cpu}, {machine.cores} CPUs,"
+        f" {human_bytes(machine.memory_bytes)}; peak {', '.join(peaks)}{disturbed}"
+    )
 
 
 def read_speed(directory: Path) -> SpeedReport:

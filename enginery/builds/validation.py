@@ -76,7 +76,8 @@ class ValidationReport(Frozen):
         passed: whether every answer is as expected; true when there are no prompts.
         chat_template: the file of the chat template that rendered the chats; empty if no prompt is one.
         notes: what is strange about the template.
-        tokens_per_second: the speed over all answers; None when there was no token, or tokens were not reported.
+        tokens_per_second: in older reports, a speed that says little: the engine was cold, and not alone. It is read,
+            and neither written, shown nor compared: see `SpeedReport`.
         distribution: how the engine's predictions were measured; None without a reference, and in older reports.
         driver_sha256: the digest of the script that ran the prompts; empty for the release's own script.
     """
@@ -112,7 +113,7 @@ def require_passed(report: ValidationReport, label: str) -> None:
     raise ValidationError(
         f"{len(report.misses)} of {len(report.results)} answers are not as expected:{listed}",
         subject=label,
-        remedy="; ".join([*_remedies(report.misses), "nothing was published"]),
+        remedy=f"{_remedy(report.misses)}; nothing was published",
     )
 
 
@@ -124,17 +125,16 @@ def described_miss(miss: PromptResult) -> str:
     return f"  prompt:   {miss.question!r}\n  expected: {wanted}\n  got:      {miss.got!r}{cut}{why}"
 
 
-def _remedies(misses: tuple[PromptResult, ...]) -> list[str]:
+def _remedy(misses: tuple[PromptResult, ...]) -> str:
     """What to do about answers that are not as expected."""
-    found = {miss.degenerate for miss in misses}
-    remedies = ["correct the expectation in the spec, or build with a higher precision"] if None in found else []
-    if found - {None}:
-        raw = any(miss.degenerate and not miss.messages for miss in misses)
-        remedies.append(
-            ("ask a chat model through its template (chat: true), " if raw else "")
-            + "build with a higher precision, or accept such answers with may_be_empty or may_repeat"
-        )
-    return remedies
+    degenerate = [miss for miss in misses if miss.degenerate]
+    remedies = {
+        "correct the expectation in the spec": len(degenerate) < len(misses),
+        "ask a chat model through its template (chat: true)": any(not miss.messages for miss in degenerate),
+        "accept such answers with may_be_empty or may_repeat": bool(degenerate),
+    }
+    found = [remedy for remedy, helps in remedies.items() if helps]
+    return ", ".join([*found, "or build with a higher precision"])
 
 
 def read_report(directory: Path) -> ValidationReport:

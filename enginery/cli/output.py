@@ -18,8 +18,8 @@ from enginery.core.text import human_bytes
 if TYPE_CHECKING:
     from rich import progress as bars
 
-    from enginery import pipeline, registry
-    from enginery.builds import Comparison, Manifest
+    from enginery import builds, pipeline, registry
+    from enginery.builds import Comparison, GateReport, Manifest, SpeedReport
     from enginery.cli.doctor import Check
     from enginery.dev import Services
     from enginery.pipeline import BuildSummary, Outcome, Plan, Verdict
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from enginery.releases import Listing
     from enginery.store import StepRecord
     from enginery.toolchains import ToolchainReport, ToolchainStatus
+    from enginery.triton import ServedSpeed
 else:
     bars = late("rich.progress")
+    builds = late("enginery.builds")
     pipeline, registry = late("enginery.pipeline"), late("enginery.registry")
 
 PIPE_WIDTH = 250
@@ -135,10 +137,58 @@ def print_manifest(manifest: "Manifest") -> None:
     for result in manifest.validation.results:
         passed = "yes" if result.checked else "recorded only"
         prompts.add_row(result.question, result.got, passed if result.passed else "[red]no[/]")
+    if manifest.gates:
+        out.print(gates_table(manifest.gates))
     files = plain_table("file", "size", "sha256")
     for file in manifest.files:
         files.add_row(file.path, human_bytes(file.size), file.sha256[:12])
     out.print(prompts, files, sep="\n")
+
+
+def print_speed(report: "SpeedReport") -> None:
+    """Print how fast an engine is, and where that was measured."""
+    table = plain_table(*builds.SPEED_COLUMNS)
+    for row in builds.speed_rows(report):
+        table.add_row(*row)
+    _print_with_notes(table, builds.measured_on(report), report.notes)
+
+
+def print_served_speed(report: "ServedSpeed") -> None:
+    """Print how fast a served model is under load."""
+    table = plain_table(
+        "at once", "ms to first token", "p99", "ms between tokens", "p99", "ms in all", "p99", "tokens/s"
+    )
+    for load in report.loads:
+        pairs = (load.first_ms, load.gap_ms, load.request_ms)
+        cells = [f"{value:.4g}" if one else "" for one in pairs for value in ((one.median, one.p99) if one else (0, 0))]
+        table.add_row(str(load.concurrency), *cells, f"{load.tokens_per_second:.4g}")
+    answered = sum(load.requests for load in report.loads)
+    errors = sum(load.errors for load in report.loads)
+    where = (
+        f"{report.model} at {report.url} ({report.server}), asked with {report.generator} from {report.client.host}"
+        f" ({report.client.cpu}, {report.client.cores} CPUs): {report.prompt_tokens} tokens in,"
+        f" {report.loads[0].output_tokens:g} out; {answered} requests answered, {errors} failed"
+    )
+    _print_with_notes(table, where, report.notes)
+
+
+def _print_with_notes(table: Table, sentence: str, notes: Iterable[str]) -> None:
+    out = console()
+    out.print(table)
+    for line in (sentence, *notes):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def gates_table(report: "GateReport") -> Table:
+    """A table of gates: the verdict, what follows from it, and the measures with their limits."""
+    table = plain_table("gate", "verdict", "mode", "what was found")
+    colors = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    for one in report.results:
+        forced = f"accepted by {one.forced.by}: {one.forced.why}" if one.forced else ""
+        measured = [measure.told for measure in one.measures] or [one.reason]
+        found = escape("\n".join(filter(None, [forced, *measured])))
+        table.add_row(one.gate, f"[{colors[one.verdict]}]{one.verdict}[/]", one.mode, found)
+    return table
 
 
 def print_toolchains(rows: "Iterable[ToolchainStatus]") -> None:

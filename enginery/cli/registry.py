@@ -108,11 +108,25 @@ def sign(reference: BuildReference, key: KeyFile = None, registry: RegistryAddre
 
 
 @registry_app.command(short_help="Print a build's provenance statement (in-toto, SLSA v1).")
-def provenance(reference: BuildReference, registry: RegistryAddress = None) -> None:
-    """Print the in-toto statement with SLSA v1 provenance that was published with a build: one line of JSON."""
+def provenance(
+    reference: BuildReference,
+    gates: Annotated[
+        bool, typer.Option("--gates", help="Print the statement on the build's gates (test-result).")
+    ] = False,
+    registry: RegistryAddress = None,
+) -> None:
+    """Print an in-toto statement that was published with a build: one line of JSON.
+
+    It has SLSA v1 provenance, or with --gates the verdicts of the build's gates (test-result v0.1).
+    """
     opened = named_registry(registry)
     manifest = opened.find(reference)
-    statement = rooms.builds.published_statement(manifest, opened.build_prefix(manifest.model, manifest.build_id))
+    prefix = opened.build_prefix(manifest.model, manifest.build_id)
+    if gates:
+        published = rooms.builds.published_file(manifest, prefix, rooms.builds.ATTESTATION)
+        statement = published or rooms.builds.test_result_statement(manifest)
+    else:
+        statement = rooms.builds.published_statement(manifest, prefix)
     sys.stdout.write(statement.decode())
 
 

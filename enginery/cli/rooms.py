@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from enginery.core.late import late
 
 if TYPE_CHECKING:
-    from enginery import builds, dev, pipeline, registry, releases, sources, spec, store, toolchains, triton
+    from enginery import backends, builds, dev, pipeline, registry, releases, sources, spec, store, toolchains, triton
     from enginery.cli import demo, doctor, output, release_tables
     from enginery.core import progress
 else:
+    backends = late("enginery.backends")
     builds, dev, pipeline = late("enginery.builds"), late("enginery.dev"), late("enginery.pipeline")
     registry, releases, spec = late("enginery.registry"), late("enginery.releases"), late("enginery.spec")
     sources = late("enginery.sources")
@@ -21,6 +22,7 @@ else:
     output, release_tables = late("enginery.cli.output"), late("enginery.cli.release_tables")
 
 __all__ = [
+    "backends",
     "builds",
     "demo",
     "dev",

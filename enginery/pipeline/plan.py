@@ -1,6 +1,6 @@
 """From a spec to a plan: all steps with their keys, known before anything runs."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -269,7 +269,7 @@ def _with_checks(chosen: Chosen, weights: str, source: ResolvedSource, machine: 
 
 def _target_steps(chosen: Chosen, weights: str, machine: Machine) -> tuple[PlannedTarget, list[PlannedStep]]:
     request, wanted = chosen.request, chosen.request.target
-    about = {
+    about: dict[str, JsonValue] = {
         "name": wanted.name,
         "gpu": request.gpu.name,
         "backend": chosen.backend.name,

@@ -7,31 +7,34 @@ are not worse. Verdicts become rows of a table, the same on the terminal and in 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import groupby
-from math import copysign
 from typing import Any, NamedTuple
 
 from packaging.version import Version
 
-from enginery.builds import Comparison, Figure, Manifest, compare_builds
+from enginery.backends import judge_evaluation
+from enginery.builds import (
+    Comparison,
+    Figure,
+    GateResult,
+    Manifest,
+    Measure,
+    SpeedFigures,
+    compare_builds,
+    judge_channel,
+    published_evaluations,
+)
+from enginery.builds import Verdict as GateVerdict
 from enginery.core.digests import json_digest
 from enginery.core.errors import RegistryError
 from enginery.core.model import Frozen
 from enginery.core.text import human_bytes
 from enginery.pipeline.verdict import Kind, Verdict, rebuild_spec
 from enginery.registry import Registry
-from enginery.spec import Gates, Spec
+from enginery.spec import ChannelGate, GateName, Gates, Mode, Spec
 
 REASON = "release watch"
 KEY_DIGITS = 24
 LONGEST_ANSWER = 120
-
-
-class GateResult(Frozen):
-    """The result of one gate. A build must pass every gate to be promoted. `told` has the figures as text."""
-
-    name: str
-    passed: bool
-    told: str
 
 
 class Decision(StrEnum):
@@ -43,6 +46,8 @@ class Decision(StrEnum):
     """It is not worse, but the watch only reports."""
     WORSE = "worse"
     """It did not pass a gate; the channel did not move."""
+    INCONCLUSIVE = "not promoted: inconclusive"
+    """There is too little data to tell whether it is worse; the channel did not move."""
     ON_CHANNEL = "on the channel"
     """The channel pointed to it already."""
     LEFT_ALONE = "left alone"
@@ -146,7 +151,7 @@ def _promotion(spec: Spec, verdict: Verdict, *, report_only: bool) -> Iterator[P
     registry = Registry(spec.publish.to)
     about = {"spec": spec.name, "target": verdict.target, "build_id": verdict.build_id, "channel": channel}
     try:
-        found = Promotion(**about, **_decide(registry, about, spec.releases.gates))
+        found = Promotion(**about, **_decide(registry, about, _gates(spec, verdict.target)))
         if found.decision is Decision.PROMOTED and report_only:
             found = found.model_copy(update={"decision": Decision.WOULD_PROMOTE})
         elif found.decision is Decision.PROMOTED:
@@ -158,6 +163,11 @@ def _promotion(spec: Spec, verdict: Verdict, *, report_only: bool) -> Iterator[P
         yield Promotion(**about, decision=Decision.FAILED, reason=str(error))
 
 
+def _gates(spec: Spec, target: str) -> Gates:
+    wanted = next(one for one in spec.targets if one.name == target)
+    return spec.validation_for(wanted).gates
+
+
 def _decide(registry: Registry, about: dict[str, str], gates: Gates) -> dict[str, Any]:
     """The decision on a build, the reason, and the comparison if there was one."""
     model, channel, build_id = about["spec"], about["channel"], about["build_id"]
@@ -166,46 +176,64 @@ def _decide(registry: Registry, about: dict[str, str], gates: Gates) -> dict[str
         return {"decision": Decision.ON_CHANNEL, "reason": f"{channel} points to it"}
     new = registry.manifest(model, build_id)
     if pointer is None:
-        return {"decision": Decision.PROMOTED, "reason": f"{channel} had no build"}
+        return {"decision": Decision.PROMOTED, "reason": f"{channel} had no build", "gates": own_results(new)}
     if pointer.was_on(build_id, new.created):
         reason = f"somebody moved {channel} from it to {pointer.build_id}"
         return {"decision": Decision.LEFT_ALONE, "reason": reason}
     old = registry.manifest(model, pointer.build_id)
     if Version(old.target.release) > Version(new.target.release):
         return {"decision": Decision.LEFT_ALONE, "reason": f"{channel} has {old.target.release}, which is newer"}
-    comparison = compare_builds(old, new)
-    results = gate_results(comparison, new, gates)
-    stopped = "; ".join(f"{gate.name}: {gate.told}" for gate in results if not gate.passed)
+    results = gate_results(old, new, gates.channel_gate(), _judged(registry, old, new, gates))
+    decision, reason = decided_by(results)
+    unstopped = f"not worse than {old.build_id} (release {old.target.release})"
     return {
-        "decision": Decision.WORSE if stopped else Decision.PROMOTED,
-        "reason": stopped or f"not worse than {old.build_id} (release {old.target.release})",
+        "decision": decision,
+        "reason": reason or unstopped,
         "gates": results,
-        "comparison": comparison,
+        "comparison": compare_builds(old, new),
     }
 
 
-def gate_results(comparison: Comparison, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
-    """The result of each gate for the second build of a comparison. A figure that is unknown for one build passes."""
-    prompts, misses = len(after.validation.results), len(after.validation.misses)
-    right = f"{prompts - misses} of {prompts} answers are as expected"
-    worse = comparison.worse_answers
-    listed = "; ".join(f"{answer.prompt!r} was right and is now wrong: {answer.after!r}" for answer in worse)
-    return (
-        GateResult(name="validation", passed=after.validation.passed, told=right),
-        GateResult(name="answers", passed=not worse, told=listed or "no right answer became wrong"),
-        _figure_gate("speed", comparison.tokens_per_second, -gates.slower_percent, _number, " tokens/s"),
-        _figure_gate("size", comparison.engine_bytes, gates.larger_percent, human_bytes),
-    )
+def _judged(registry: Registry, before: Manifest, after: Manifest, gates: Gates) -> tuple[GateResult, ...]:
+    """The evaluations of both builds, compared item by item where the evaluators said the scores of their items."""
+    old, new = (published_evaluations(one, registry.build_prefix(one.model, one.build_id)) for one in (before, after))
+    names = {one.name for one in new}
+    both = gates.evaluation.model_copy(update={"run": tuple(one for one in gates.evaluation.run if one.name in names)})
+    return (judge_evaluation(new, old, both, Mode.BLOCK),) if old and both.run else ()
 
 
-def _figure_gate(name: str, figure: Figure, worst: float, write: Callable[[float], str], unit: str = "") -> GateResult:
-    """The gate of a figure that may change by `worst` percent. If `worst` is below zero, a smaller figure is worse."""
-    _, before, after, change = _figure(name, figure, write)
-    if figure.percent is None:
-        return GateResult(name=name, passed=True, told="unknown: not recorded for both")
-    sign = copysign(1.0, worst)
-    told = f"{before} -> {after}{unit} ({change}, at {'most' if sign > 0 else 'worst'} {worst:+g}%)"
-    return GateResult(name=name, passed=sign * figure.percent <= sign * worst, told=told)
+def gate_results(
+    before: Manifest, after: Manifest, gate: ChannelGate, judged: Sequence[GateResult] = ()
+) -> tuple[GateResult, ...]:
+    """The gates of a new build, and the one that compares it with the build on the channel.
+
+    That gate blocks unless the spec has another mode for it: nobody looks at a build before the watch promotes it.
+    `judged` are results of gates that have compared the two builds themselves.
+    """
+    mode = gate.mode or Mode.BLOCK
+    compared = () if mode is Mode.OFF else (judge_channel(before, after, gate, mode, judged),)
+    return (*own_results(after), *compared)
+
+
+def own_results(manifest: Manifest) -> tuple[GateResult, ...]:
+    """The gates of a build, without its comparison with another channel when it was published."""
+    if manifest.gates is not None:
+        return tuple(one for one in manifest.gates.results if one.gate != GateName.CHANNEL)
+    report = manifest.validation
+    right = f"{len(report.results) - len(report.misses)} of {len(report.results)} answers are as expected"
+    said = GateVerdict.PASS if report.passed else GateVerdict.FAIL
+    measure = Measure(name="expected", value=None, verdict=said, told=right)
+    reason = "" if report.passed else right
+    return (GateResult(gate=GateName.ANSWERS, mode=Mode.BLOCK, verdict=said, measures=(measure,), reason=reason),)
+
+
+def decided_by(results: Sequence[GateResult]) -> tuple[Decision, str]:
+    """What follows from the gates, and why. Verdicts that do not stop the build are told, too."""
+    stopping = [one for one in results if one.stops]
+    if not stopping:
+        return Decision.PROMOTED, "; ".join(one.told for one in results if one.warns)
+    failed = any(one.verdict is GateVerdict.FAIL for one in stopping)
+    return Decision.WORSE if failed else Decision.INCONCLUSIVE, "; ".join(one.told for one in stopping)
 
 
 def rebuilds(specs: Iterable[Spec], verdicts: Sequence[Verdict]) -> list[Rebuild]:
@@ -239,11 +267,22 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
 def figures(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     """The figures of both builds, each with its name and by how many percent it changed."""
     return [
-        _figure("tokens/s", comparison.tokens_per_second, _number),
+        *(row for speed in comparison.speed for row in _speed_figures(speed)),
         _figure("engine", comparison.engine_bytes, human_bytes),
         _figure("whole build", comparison.build_bytes, human_bytes),
         _figure("seconds to make", comparison.making_seconds, _number),
     ]
+
+
+def _speed_figures(speed: SpeedFigures) -> Iterator[tuple[str, str, str, str]]:
+    at = f"with {speed.concurrency} at once"
+    yield _figure(f"ms to first token {at}", speed.first_ms, _precise)
+    yield _figure(f"ms between tokens {at}", speed.gap_ms, _precise)
+    yield _figure(f"tokens/s {at}", speed.tokens_per_second, _number)
+
+
+def _precise(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _figure(name: str, figure: Figure, write: Callable[[float], str]) -> tuple[str, str, str, str]:
@@ -269,8 +308,7 @@ def promotion_markdown(promotion: Promotion) -> str:
 def _promotion_lines(promotion: Promotion) -> Iterator[str]:
     yield f"# {promotion.spec}/{promotion.build_id}: {promotion.decision.value}"
     yield f"\nChannel **{promotion.channel}**, target **{promotion.target}**: {_cell(promotion.reason)}"
-    gates = [(gate.name, "passed" if gate.passed else "**worse**", gate.told) for gate in promotion.gates]
-    yield from markdown_table(("gate", "", "figures"), gates)
+    yield from markdown_table(("gate", "verdict", "mode", "figures"), [_gate_row(one) for one in promotion.gates])
     if promotion.comparison is None:
         return
     comparison = promotion.comparison
@@ -281,6 +319,13 @@ def _promotion_lines(promotion: Promotion) -> Iterator[str]:
     changes = [(one.name, one.before, one.after) for one in comparison.changes]
     yield from markdown_table(("what changed", "before", "after"), changes)
     yield from (f"\n- {note}" for note in comparison.notes)
+
+
+def _gate_row(result: GateResult) -> tuple[str, str, str, str]:
+    passed = result.verdict is GateVerdict.PASS
+    accepted = f", accepted by {result.forced.by}: {result.forced.why}" if result.forced else ""
+    figures = "; ".join(one.told for one in result.measures) or result.reason
+    return result.gate, f"{result.verdict if passed else f'**{result.verdict}**'}{accepted}", result.mode, figures
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The steps of one target, from its weights to its rollout: what its backend makes, then the checks, then the registry."""
+"""The steps of one target: what its backend makes of the weights, the checks, and then registry and rollout."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class TargetSteps(NamedTuple):
     steps: tuple[BackendStep, ...]
 
 
-def target_steps(
+def target_steps(  # noqa: PLR0913, PLR0917  all of it decides about the steps
     request: Request, backend: Backend, weights: str, about: Mapping[str, JsonValue], checks: Checks, identify: Identify
 ) -> TargetSteps:
     """Plan the steps of one target.
@@ -39,7 +39,9 @@ def target_steps(
     gates = gates_step_of(request, chain, evaluations, checks)
     made = build_id(request.target.name, chain.package.step.key, gates.step.key)
     inputs = _published(request, chain, gates, weights)
-    more = _publish_steps(request.spec, {"model": request.spec.name, "build_id": made}, about, inputs)
+    build = {"model": request.spec.name, "build_id": made}
+    channel_gate = request.validation.gates.written_channel_gate()
+    more = _publish_steps(request.spec, build, about, inputs, channel_gate)
     first = [checks.reference] if checks.reference else []
     return TargetSteps(made, (*first, *chain.steps, *evaluations.values(), gates, *map(BackendStep, more)))
 
@@ -60,7 +62,11 @@ def _published(request: Request, chain: Chain, gates: BackendStep, weights: str)
 
 
 def _publish_steps(
-    spec: Spec, build: Mapping[str, JsonValue], target: Mapping[str, JsonValue], inputs: Mapping[str, str]
+    spec: Spec,
+    build: Mapping[str, JsonValue],
+    target: Mapping[str, JsonValue],
+    inputs: Mapping[str, str],
+    channel_gate: dict[str, JsonValue],
 ) -> Iterator[Step]:
     """The publish step and the rollout step of a target, if the spec asks for them."""
     if spec.publish is None:
@@ -70,6 +76,8 @@ def _publish_steps(
         **spec.publish.model_dump(mode="json", include={"to", "channel", "allow_unconditional_writes"}),
     }
     to_publish["target"] = dict(target)
+    if channel_gate:
+        to_publish["channel_gate"] = channel_gate
     publish = Step(
         stage=Stage.PUBLISH, inputs=inputs, recipe=Call(function="publish", version=1, parameters=to_publish)
     )

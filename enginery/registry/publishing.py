@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from enginery.builds import (
+    ATTESTATION,
     LICENSES,
     MANIFEST,
     MODEL_REPOSITORY,
@@ -16,22 +17,29 @@ from enginery.builds import (
     REFERENCE_DIRECTORY,
     REPORT_FILE,
     BuildTarget,
+    GateReport,
+    GateResult,
     Manifest,
     SigningKey,
     ValidationReport,
     build_path,
     engine_facts,
     html_report,
+    judge_channel,
     provenance_statement,
+    read_gates,
     read_license,
     read_report,
+    read_speed,
+    require_gates_passed,
+    test_result_statement,
 )
 from enginery.core import __version__
 from enginery.core.digests import file_digest, json_digest
 from enginery.core.errors import RegistryError
 from enginery.core.files import list_files, write_atomic
 from enginery.core.model import Frozen
-from enginery.core.progress import Facts, LogProgress
+from enginery.core.progress import Facts, Log, LogProgress
 from enginery.core.s3 import Upload, require_listable
 from enginery.core.text import first_of
 from enginery.core.threads import side_by_side
@@ -40,6 +48,7 @@ from enginery.registry.registry import Registry
 from enginery.registry.sending import Sending
 from enginery.registry.signatures import sign_if_configured
 from enginery.sources import is_license
+from enginery.spec import ChannelGate, Mode
 from enginery.store import FileRecord, Stage, StepContext, StepRecord
 
 PUBLISHED = "published.json"
@@ -47,7 +56,7 @@ REPORT_PAGE = "report.html"
 
 
 class PublishParameters(Frozen):
-    """The parameters of a publish step."""
+    """The parameters of a publish step; `channel_gate` is the spec's gate against the build on the channel."""
 
     model: str
     build_id: str
@@ -55,17 +64,19 @@ class PublishParameters(Frozen):
     to: str
     channel: str
     allow_unconditional_writes: bool = False
+    channel_gate: ChannelGate = ChannelGate()
 
 
 PARTS: Sequence[tuple[str, Stage, str, Callable[[str], bool]]] = (
     ("model_repository", Stage.PACKAGE, f"{MODEL_REPOSITORY}/", lambda _: True),
     ("report", Stage.VALIDATE, "", lambda path: path == REPORT_FILE),
     ("reference", Stage.REFERENCE, f"{REFERENCE_DIRECTORY}/", lambda _: True),
+    ("gates", Stage.GATES, "", lambda _: True),
     ("weights", Stage.DOWNLOAD, f"{LICENSES}/", lambda path: "/" not in path and is_license(path)),
 )
 """The inputs that are published: name, stage that made it, folder in the build, and a test for the files to publish.
 
-A build without a reference has no such input."""
+Plans without a reference, a bench or gates, as those of older versions, have no such input."""
 
 
 def publish(context: StepContext) -> Facts:
@@ -75,6 +86,7 @@ def publish(context: StepContext) -> Facts:
     build has moved it away.
 
     Raises:
+        ValidationError: when a gate stops the build.
         RegistryError: when the build did not pass its validation, the registry cannot be used safely, or it holds
             another build of this name.
         UsageError: when a signing key is set and cannot be used.
@@ -82,7 +94,7 @@ def publish(context: StepContext) -> Facts:
     parameters = PublishParameters.model_validate(dict(context.parameters))
     registry = Registry(parameters.to)
     require_publishable(context.parameters)  # an error comes before anything is sent
-    manifest, sources = _describe(context, parameters)
+    manifest, sources = _describe(context, parameters, registry)
     found = registry.read(parameters.model, parameters.build_id)
     uploaded = 0
     if found is None:
@@ -126,9 +138,12 @@ def require_publishable(values: Mapping[str, JsonValue]) -> None:
         registry.require_conditional_writes(harm, remedy)
 
 
-def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Manifest, dict[str, Path]]:
-    """Make the manifest, the provenance statement and the report; returns the manifest, and path -> local file."""
-    report = _passed_report(context, parameters)
+def _describe(
+    context: StepContext, parameters: PublishParameters, registry: Registry
+) -> tuple[Manifest, dict[str, Path]]:
+    """Make the manifest, its statements and the report; returns the manifest, and path -> local file."""
+    gates = _passed_gates(context, parameters)
+    report = read_report(context.inputs["report"]) if gates else _passed_report(context, parameters)
     found = dict(_files(context.inputs, context.chain))
     sources = {record.path: file for record, file in found.items()}
     manifest = Manifest(
@@ -142,15 +157,67 @@ def _describe(context: StepContext, parameters: PublishParameters) -> tuple[Mani
         files=_by_path(found),
         steps=context.chain,
         validation=report,
+        gates=gates,
+        speed=read_speed(context.inputs["bench"]) if "bench" in context.inputs else None,
         engine=engine_facts(parameters.target.gpu, context.chain),
         license=read_license({path: file for path, file in sources.items() if path.startswith(f"{LICENSES}/")}),
     )
-    for path, make in ((PROVENANCE, provenance_statement), (REPORT_PAGE, html_report)):
+    if gates:
+        manifest = _against_channel(manifest, gates, parameters, registry, context.log)
+    made: list[tuple[str, Callable[[Manifest], bytes | str]]] = [(PROVENANCE, provenance_statement)]
+    made += [(ATTESTATION, test_result_statement)] if gates else []
+    for path, make in (*made, (REPORT_PAGE, html_report)):
         file = sources[path] = context.output / path
         write_atomic(file, make(manifest))
         record = FileRecord(path=path, sha256=file_digest(file), size=file.stat().st_size)
         manifest = manifest.model_copy(update={"files": _by_path([*manifest.files, record])})
     return manifest, sources
+
+
+def _against_channel(
+    manifest: Manifest, gates: GateReport, parameters: PublishParameters, registry: Registry, log: Log
+) -> Manifest:
+    """The manifest with the gate that compares the build with the one on the channel.
+
+    The default only warns here, because people may publish a worse build on purpose, such as a smaller one, and may
+    move the channel back. A release watch acts without them, and so its default blocks.
+
+    Raises:
+        ValidationError: when the build is worse, and the spec's mode is `block`.
+    """
+    result = _channel_result(manifest, parameters, registry)
+    if result is None:
+        return manifest
+    log(result.told)
+    others = tuple(one for one in gates.results if one.gate != result.gate)
+    report = gates.model_copy(update={"results": (*others, result)})
+    require_gates_passed(report, manifest.reference)
+    return manifest.model_copy(update={"gates": report})
+
+
+def _channel_result(manifest: Manifest, parameters: PublishParameters, registry: Registry) -> GateResult | None:
+    """The gate's result; None if it is off, or if the channel will not be moved to the build."""
+    gate, mode = parameters.channel_gate, parameters.channel_gate.mode or Mode.WARN
+    if mode is Mode.OFF:
+        return None
+    pointer = registry.channel(manifest.model, parameters.channel, parameters.target.name)
+    if pointer and (pointer.build_id == manifest.build_id or pointer.was_on(manifest.build_id, manifest.created)):
+        return None
+    before = registry.read(manifest.model, pointer.build_id) if pointer else None
+    return judge_channel(before, manifest, gate, mode)
+
+
+def _passed_gates(context: StepContext, parameters: PublishParameters) -> GateReport | None:
+    """The report of the gates; None for the plan of an older version, which has no gates.
+
+    Raises:
+        ValidationError: when a gate stops the build.
+    """
+    if "gates" not in context.inputs:
+        return None
+    report = read_gates(context.inputs["gates"])
+    require_gates_passed(report, f"{parameters.model}/{parameters.build_id}")
+    return report
 
 
 def _passed_report(context: StepContext, parameters: PublishParameters) -> ValidationReport:

@@ -192,6 +192,10 @@ class BuildOptions(SpecModel):
     """How many ranks are built at once."""
     extra_args: tuple[Argument, ...] = ()
     """More arguments for `trtllm-build`, as they are: flags of the release that have no field here."""
+    int4_algorithm: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
+    """How int4 is made, and which matrices keep 8 bits: `default`, `rtn`, `rtn_last`, `rtn_mixed`, `k_quant`,
+    `k_quant_last`, `k_quant_mixed` or `k_quant_linear`, in release 0.18. The default is `k_quant_mixed` where the model
+    allows it. Backend `onnxruntime` only."""
     int4_block_size: Literal[16, 32, 64, 128, 256] | None = None
     """How many weights share one scale in int4. Backend `onnxruntime` only; its builder's default is 32."""
     int4_accuracy_level: Literal[0, 1, 2, 3, 4] | None = None

@@ -21,7 +21,7 @@ from enginery.spec.types import IN_WORDS, SpecModel
 CODE_AT_END = re.compile(r"\[([EW]\d{3})\]$")
 NEAR_SIBLING = 0.7
 """For an unknown field, a field of the same part of the spec is suggested if it is this similar (0 to 1)."""
-NEAR_ELSEWHERE = 0.85
+NEAR_ELSEWHERE = 0.9
 """The same for a field of another part of the spec."""
 UNION_TAGS = {"constrained-str", "str"}
 """Pydantic adds one of these to the path of a field whose type is a union of text types."""

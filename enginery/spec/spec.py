@@ -226,6 +226,16 @@ class Releases(SpecModel):
     """The channel to move to a build of a new release, if it is not worse than the channel's build by the gates of
     `validation.gates`; `null` for none."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gates_have_moved(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "gates" in data:
+            raise ValueError(
+                "gates has moved: write slower_percent and larger_percent under validation.gates.channel, and remove"
+                " releases.gates"
+            )
+        return data
+
     @field_validator("within")
     @classmethod
     def _is_a_range(cls, within: str) -> str:

@@ -8,7 +8,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from enginery.spec.types import AtLeastOne, SpecModel
 
@@ -108,6 +108,12 @@ class ReferenceOptions(SpecModel):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """The number format of the original weights; `auto` is their own on a GPU, and float32 on a CPU."""
 
+    @field_validator("use", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, written: Any) -> Any:
+        # YAML reads a bare `off` as false.
+        return "off" if written is False else written
+
     @model_validator(mode="after")
     def _build_is_given(self) -> Self:
         if (self.use == "build") != (self.build is not None):
@@ -199,8 +205,8 @@ class ChannelGate(Gate):
 
     larger_percent: Percent = 20.0
     """By how many percent the engine may be larger."""
-    slower_percent: Percent = 10.0
-    """By how many percent a time may be longer, or a speed lower."""
+    slower_percent: Percent | None = None
+    """By how many percent a time may be longer; that of the gate `speed` when left out."""
     worse_share: Share = 0.01
     """By how much a share or a score may be worse, such as the agreement on the most likely token. 0.01 is one percent
     point."""
@@ -239,9 +245,9 @@ class Evaluation(SpecModel):
     """The score that is to be reached, measured with as many samples. When left out, the score is recorded, and only
     compared with that of the channel's build."""
     theta: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """By how much the score may be lower in truth."""
+    """The loss that must be found. With too few samples to find it, the evaluation is inconclusive."""
     alpha: Chance = 0.05
-    """The chance to refuse a good build."""
+    """The chance to refuse a build that is as good as the reference."""
     beta: Chance = 0.2
     """The chance to accept a build that is worse by `theta`."""
     sigma: Annotated[float, Field(gt=0, le=0.5)] = 0.5
@@ -281,6 +287,19 @@ class Gates(SpecModel):
     """Time to first token, time between tokens, tokens per second."""
     channel: ChannelGate = ChannelGate()
     """All of these against the build that the channel points to."""
+
+    def channel_gate(self) -> ChannelGate:
+        """The gate `channel`, with everything decided that it takes from other gates."""
+        if self.channel.slower_percent is not None:
+            return self.channel
+        return self.channel.model_copy(update={"slower_percent": self.speed.slower_percent})
+
+    def written_channel_gate(self) -> dict[str, JsonValue]:
+        """What the user has written of that gate, as plain data; nothing if all is as when left out."""
+        written = self.channel.model_dump(mode="json", exclude_unset=True)
+        if "slower_percent" in self.speed.model_fields_set:
+            written.setdefault("slower_percent", self.speed.slower_percent)
+        return written
 
 
 class ValidationOptions(SpecModel):

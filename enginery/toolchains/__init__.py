@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         BENCH_COMMON,
         BENCH_ONNX,
         BENCH_TENSORRT_LLM,
+        COMPARE_ONNX_WEIGHTS,
         DRIVERS,
         driver_sha256,
     )

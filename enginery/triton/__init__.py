@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from enginery.triton.inflight import ENGINE_MODEL, InflightOptions, write_inflight_repository
     from enginery.triton.launch import keeps_measurements
     from enginery.triton.llmapi import MODELS, LlmApiOptions, write_llmapi_repository
+    from enginery.triton.load import Latency, ServedLoad, ServedSpeed, measure_served
     from enginery.triton.loading import EndpointResult
     from enginery.triton.problems import rollout_problems, serving_notes, serving_problems, tokenizer_problems
     from enginery.triton.repository import package

@@ -56,6 +56,12 @@ class TritonClient:
         with self._control() as control:
             return dict(control.get_model_config(name)) if control.is_model_ready(name) else None
 
+    def server(self) -> str:
+        """The server's name and version."""
+        with self._control() as control:
+            facts = control.get_server_metadata()
+        return f"{facts.get('name', 'server')} {facts.get('version', '')}".strip()
+
     def index(self) -> list[dict[str, Any]]:
         """Every model version that the server knows, with its state and, if it failed, the reason."""
         with self._control() as control:

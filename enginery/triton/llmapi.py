@@ -60,6 +60,7 @@ OUR_INPUTS = (
     Tensor("sampling_param_min_tokens", INT32, (-1,)),
     Tensor("sampling_param_min_length", INT32, (-1,)),
     Tensor("sampling_param_random_seed", UINT64, (-1,)),
+    Tensor("sampling_param_add_special_tokens", BOOL, (-1,)),
 )
 INPUTS = (*NVIDIA_INPUTS, *OUR_INPUTS)
 OUTPUTS = (

@@ -22,6 +22,8 @@ from enginery.triton.served import KEEP
 ENSEMBLE = "ensemble"
 LOAD_ORDER = ("tensorrt_llm", "preprocessing", "postprocessing", "tensorrt_llm_bls", ENSEMBLE)
 """First the engine: if it does not fit, nothing else has changed yet. Last the ensemble: it takes the requests."""
+AS_IT_IS = "add_special_tokens"
+"""The input that is false for a text which has all of its special tokens."""
 ATTEMPTS = 4
 CLOCK_SECONDS = 1.1
 """Modification times in S3 are whole seconds, and Triton loads only files that are newer than those it has."""
@@ -217,9 +219,12 @@ def _is_loaded(client: TritonClient, model: str, config_text: str) -> bool:
 def _check(client: TritonClient, result: PromptResult, log: Log) -> ServedAnswer:
     sent = result.text_sent
     payload = {"text_input": sent, "max_tokens": _max_tokens(result), "bad_words": [""], "stop_words": [""]}
+    comparable = result.as_raw_text or _takes(client, AS_IT_IS)
+    if not result.as_raw_text and comparable:
+        payload[AS_IT_IS] = False
     got = str(client.generate(ENSEMBLE, payload).get("text_output", ""))
     answer = got.removeprefix(sent)  # a build may be configured to repeat the prompt
-    if not result.as_raw_text:
+    if not comparable:
         # The tokenizer adds a token that the chat template leaves out, and no request can say so.
         log(f"{client.url}: {result.question!r} was answered, but not compared: as text it has one more token")
     elif answer.strip() != result.got.strip():
@@ -230,6 +235,12 @@ def _check(client: TritonClient, result: PromptResult, log: Log) -> ServedAnswer
             remedy="compare the server's software with the build's; see the server's log",
         )
     return ServedAnswer(prompt=sent, answer=answer)
+
+
+def _takes(client: TritonClient, name: str) -> bool:
+    """Whether requests may have this input. NVIDIA's templates do not have all of ours."""
+    config = client.model_config(ENSEMBLE) or {}
+    return any(one.get("name") == name for one in config.get("input", ()))
 
 
 def _max_tokens(result: PromptResult) -> int:

@@ -4,8 +4,9 @@ The repository contains no path: Triton gives each model the path of its files. 
 and loaded from S3. Each `config.pbtxt` is written from Triton's own protobuf message.
 
 Tensor names, types and shapes are those of NVIDIA's model repository. `tensorrt_llm` also has `context_ids`, which
-streamed text needs. Inputs that this backend does not support (prompt tables, LoRA, draft tokens, guided decoding) are
-left out: Triton or our models refuse a request with them, and name the input.
+streamed text needs, and a request can say `add_special_tokens: false` for a text that has them already. Inputs that
+this backend does not support (prompt tables, LoRA, draft tokens, guided decoding) are left out: Triton or our models
+refuse a request with them, and name the input.
 """
 
 from collections.abc import Iterable, Mapping
@@ -59,6 +60,7 @@ REQUEST = (
     Tensor("max_tokens", INT32, optional=False),
     Tensor("bad_words", STRING, (-1,)),
     Tensor("stop_words", STRING, (-1,)),
+    Tensor("add_special_tokens", BOOL),
     *(Tensor(name, f"TYPE_{kind}") for kind, names in SAMPLING.items() for name in names),
 )
 LOG_PROBS = (Tensor("cum_log_probs", FP32, (-1,)), Tensor("output_log_probs", FP32, (-1, -1)))
@@ -70,6 +72,7 @@ INPUTS = {
         Tensor("REQUEST_OUTPUT_LEN", INT32, optional=False),
         Tensor("BAD_WORDS_DICT", STRING, (-1,)),
         Tensor("STOP_WORDS_DICT", STRING, (-1,)),
+        Tensor("ADD_SPECIAL_TOKENS", BOOL),
     ),
     "tensorrt_llm": (
         Tensor("input_ids", INT32, (-1,), optional=False, ragged=True),

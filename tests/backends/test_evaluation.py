@@ -19,8 +19,9 @@ from enginery.core.errors import CommandError, PlanError, SpecError, StoreError,
 from enginery.spec.read import read_spec
 from enginery.spec.validation import Evaluation, EvaluationGate, Mode
 from enginery.store.context import StepContext
+from enginery.store.steps import Stage
 from enginery.toolchains.identity import ToolchainIdentity
-from tests.support.plans.plan import spec_data
+from tests.support.plans.plan import planned, spec_data
 from tests.support.toolchains.this_python import this_python
 
 EVALUATOR = """
@@ -360,6 +361,20 @@ def test_a_sound_evaluation_has_no_findings_and_a_note_if_it_decides_nothing(tmp
     assert not findings(EvaluationGate(run=(sound,)))
     assert "has no reference" in evaluation_notes(EvaluationGate(run=(sound,)))[0]
     assert not evaluation_notes(EvaluationGate(run=(sound.model_copy(update={"reference": 0.7}),)))
+
+
+def test_a_plan_reports_bad_evaluations_and_notes_those_that_decide_nothing(tmp_path: Path) -> None:
+    bad = {"name": "quiz", "command": ["{model}"], "score": "score", "toolchain": "no-such-toolchain"}
+    with pytest.raises(PlanError) as caught:
+        planned(spec_data(validation={"gates": {"evaluation": {"run": [bad]}}}))
+    for code in ("E551", "E552", "E553", "E555"):
+        assert f"[{code}]" in str(caught.value)
+    assert "targets.0 (cpu-fp32).validation.gates.evaluation.run.0.command" in str(caught.value)
+    good = {"name": "quiz", "command": ["quiz", "{output}"], "score": "score", "samples": 100}
+    plan = planned(spec_data(validation={"gates": {"evaluation": {"run": [good]}, "channel": "block"}}))
+    assert any("evaluation quiz has no reference" in note for note in plan.notes)
+    publish = next(one for one in plan.steps if one.step.stage is Stage.PUBLISH)
+    assert publish.step.recipe.parameters["channel_gate"] == {"mode": "block"}
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_what_was_decided_for_the_user_is_noted() -> None:
 
 def test_nothing_is_noted_where_the_spec_says_it_all(pin: Pin) -> None:
     pin("0.18.0")
-    build = {"int4_block_size": 64, "int4_accuracy_level": 4}
+    build = {"int4_algorithm": "rtn", "int4_block_size": 64, "int4_accuracy_level": 4}
     assert notes({"release": "0.18.0"}, build=build, validation={"prompts": [{"prompt": "a"}]}) == []
 
 

@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from enginery.builds.manifest import BuildTarget, License, Manifest, build_id, read_manifest
+from enginery.builds.manifest import (
+    MANIFEST_SCHEMA,
+    BuildTarget,
+    EngineFacts,
+    License,
+    Manifest,
+    build_id,
+    read_manifest,
+)
 from enginery.builds.report import html_report
 from enginery.cli.output import print_manifest
 from enginery.core.errors import RegistryError
 from enginery.store.steps import FileRecord, Stage
 from enginery.triton.launch import launch_of_engine, launch_of_llmapi
 from tests.support.registry.builds import ANSWERS, QUESTION, a_report
+from tests.support.speeds import a_speed
 from tests.support.store.records import a_chain, a_record
 
 
@@ -216,10 +225,24 @@ def test_a_recorded_manifest_of_schema_1_is_read_with_what_its_steps_tell() -> N
     assert manifest.bytes_per_gpu == 8300
 
 
-def test_a_manifest_of_schema_1_is_one_of_schema_2_when_it_is_written_again() -> None:
+def test_a_manifest_of_schema_1_has_the_present_schema_when_it_is_written_again() -> None:
     manifest = read_manifest(GOLDEN.read_bytes())
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == MANIFEST_SCHEMA
     assert read_manifest(manifest.to_json()) == manifest
+
+
+def test_a_manifest_of_schema_2_keeps_its_facts_and_has_no_speed() -> None:
+    made = a_manifest("model_repository/t/1/rank0.engine", "report.html")
+    older = made.model_copy(update={"schema_version": 2, "engine": EngineFacts(tensorrt="9.9")})
+    found = read_manifest(older.to_json())
+    assert found.engine.tensorrt == "9.9"
+    assert found.speed is None
+    assert found.schema_version == MANIFEST_SCHEMA
+
+
+def test_a_manifest_keeps_the_speed() -> None:
+    made = a_manifest("model_repository/t/1/rank0.engine").model_copy(update={"speed": a_speed()})
+    assert read_manifest(made.to_json()).speed == a_speed()
 
 
 def test_a_manifest_says_what_decides_where_it_runs(capsys: pytest.CaptureFixture[str]) -> None:

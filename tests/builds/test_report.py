@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 from enginery.builds.manifest import BuildTarget, Manifest
 from enginery.builds.report import html_report
+from enginery.spec.validation import Message
 from enginery.store.steps import FileRecord
 from tests.support.registry.builds import a_report
 from tests.support.store.records import a_chain
@@ -90,3 +91,21 @@ def test_the_same_build_makes_the_same_page_whenever_it_is_published() -> None:
     made = manifest({"Hi": "there"})
     later = made.model_copy(update={"created": datetime(2027, 1, 1, tzinfo=UTC)})
     assert html_report(made) == html_report(later)
+
+
+def test_a_chat_shows_the_users_words_first_and_then_what_was_sent() -> None:
+    made = manifest({"Capital of <France>?": "Paris"})
+    (result,) = made.validation.results
+    chat = {"messages": (Message(role="user", content=result.prompt),), "sent": "<|im_start|>user"}
+    report = made.validation.model_copy(update={"results": (result.model_copy(update=chat),), "notes": ("odd & so",)})
+    page = html_report(made.model_copy(update={"validation": report}))
+    assert page.index("Capital of &lt;France&gt;?") < page.index("&lt;|im_start|&gt;user")
+    assert "note: odd &amp; so" in page
+    assert not tags(page).open
+
+
+def test_an_answer_without_an_expectation_is_recorded_only() -> None:
+    made = manifest({"a": "b"})
+    (result,) = made.validation.results
+    recorded = made.validation.model_copy(update={"results": (result.model_copy(update={"expected": {}}),)})
+    assert "recorded only" in html_report(made.model_copy(update={"validation": recorded}))

@@ -28,6 +28,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 SHARED_TOOLCHAINS = CHECKOUT / ".enginery" / "toolchains"
 ONNXRUNTIME = "onnxruntime-0.18"
 TRITON = "triton-2.51"
+TRANSFORMERS = "transformers-5.24"
 
 
 def made_in_the_checkout(name: str) -> Toolchain:
@@ -53,6 +54,12 @@ def toolchain() -> Toolchain:
 def onnxruntime_python(toolchain: Toolchain) -> Path:
     """A Python with onnxruntime-genai, torch and transformers."""
     return toolchain.python
+
+
+@pytest.fixture(scope="session")
+def transformers_toolchain() -> Toolchain:
+    """The toolchain that runs references."""
+    return made_in_the_checkout(TRANSFORMERS)
 
 
 @pytest.fixture(scope="session")

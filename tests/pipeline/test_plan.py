@@ -16,6 +16,9 @@ from enginery.store.steps import Call, Command, Stage
 from tests.support.models.examples import FLEET
 from tests.support.plans.plan import planned, resolved, spec_data
 
+MADE = ("build", "validate", "bench", "package", "gates", "publish")
+"""The stages of a target, without a reference: the source of these tests has no weights."""
+
 
 def keys(plan: Plan) -> dict[str, str]:
     return {step.id: step.key for step in plan.steps}
@@ -34,8 +37,8 @@ def step(plan: Plan, identifier: str) -> PlannedStep:
 def test_a_plan_lists_every_stage_of_every_target_and_the_download_once() -> None:
     assert [planned_step.id for planned_step in planned().steps] == [
         "download",
-        *(f"{stage}/cpu-fp32" for stage in ("build", "validate", "package", "publish")),
-        *(f"{stage}/cpu-int4" for stage in ("build", "validate", "package", "publish", "rollout")),
+        *(f"{stage}/cpu-fp32" for stage in MADE),
+        *(f"{stage}/cpu-int4" for stage in (*MADE, "rollout")),
     ]
 
 
@@ -64,20 +67,15 @@ def test_targets_that_agree_on_everything_share_their_build() -> None:
 def test_changed_prompts_change_validation_and_what_follows_but_not_the_build() -> None:
     other = planned(spec_data(validation={"prompts": [{"prompt": "Hello", "contains": "there"}]}))
     assert changed(planned(), other) == {
-        "validate/cpu-fp32",
-        "publish/cpu-fp32",
-        "validate/cpu-int4",
-        "publish/cpu-int4",
-        "rollout/cpu-int4",
+        *(f"{stage}/cpu-fp32" for stage in ("validate", "gates", "publish")),
+        *(f"{stage}/cpu-int4" for stage in ("validate", "gates", "publish", "rollout")),
     }
 
 
 def test_another_precision_shares_the_download_only() -> None:
     data = spec_data()
     data["targets"][0]["precision"] = "int8"
-    assert changed(planned(), planned(data)) == {
-        f"{stage}/cpu-fp32" for stage in ("build", "validate", "package", "publish")
-    }
+    assert changed(planned(), planned(data)) == {f"{stage}/cpu-fp32" for stage in MADE}
 
 
 def test_another_commit_changes_every_key() -> None:
@@ -266,3 +264,24 @@ def test_a_download_of_unknown_size_is_estimated_by_the_models_shape() -> None:
     assert plan.source.weight_bytes == 0
     assert plan.find("download").estimated_bytes > 2 * 1000 * 64
     assert plan.notes[0] == "the mirror says no sizes"
+
+
+def with_template(source: Source) -> ResolvedSource:
+    return resolved(source).model_copy(update={"chat_template": "chat_template.jinja"})
+
+
+def test_a_chat_with_a_model_without_a_template_is_found_before_anything_runs() -> None:
+    data = spec_data()
+    data["validation"] = {"chat": True, "prompts": [{"prompt": "Hi"}]}
+    with pytest.raises(PlanError, match=r"validation\.chat: it needs a chat template.*\[E520\]"):
+        make_plan(parse_spec(data), resolver=resolved)
+    plan = make_plan(parse_spec(data), resolver=with_template)
+    assert not [note for note in plan.notes if "chat template" in note]
+
+
+def test_prompts_that_ignore_the_models_chat_template_are_noted() -> None:
+    data = spec_data()
+    data["validation"] = {"prompts": [{"prompt": "Hi"}]}
+    notes = make_plan(parse_spec(data), resolver=with_template).notes
+    assert [note for note in notes if "the model has a chat template (chat_template.jinja)" in note]
+    assert not [note for note in make_plan(parse_spec(data), resolver=resolved).notes if "chat template" in note]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from enginery.builds.gates import GateReport, GateResult, Verdict
 from enginery.core.errors import CommandError, SourceError, StoreError, UsageError, ValidationError
 from enginery.pipeline import perform, run
 from enginery.pipeline.perform import fill
@@ -271,33 +272,20 @@ def test_what_a_killed_step_left_is_removed_by_the_next_one(tmp_path: Path) -> N
         assert sorted((store.root / "work").iterdir()) == busy
 
 
-def test_a_validation_that_did_not_pass_is_recorded_and_stops_each_time(
+def test_a_gate_that_stops_the_build_is_recorded_and_stops_each_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from enginery.builds.validation import PromptResult, ValidationReport
-
-    result = PromptResult(
-        prompt="How many?",
-        expected={"contains": "nine"},
-        got="eight",
-        passed=False,
-        reason="does not contain 'nine'",
-        tokens=1,
-        token_ids=(7,),
-        seconds_to_first_token=0.1,
-        finish="eos",
-        seconds=0.1,
-    )
+    reason = "1 of 1 answers are not as expected: 'How many?' is answered with 'eight', not with 'nine'"
+    result = GateResult(gate="answers", mode="block", verdict=Verdict.FAIL, reason=reason)
     calls = []
 
-    def validate(context: StepContext) -> dict[str, Any]:
+    def judge(context: StepContext) -> dict[str, Any]:
         calls.append(context.key)
-        report = ValidationReport(passed=False, driver_sha256="0" * 64, results=(result,))
-        (context.output / "report.json").write_text(report.model_dump_json())
+        (context.output / "gates.json").write_text(GateReport(results=(result,)).model_dump_json())
         return {"passed": False}
 
-    monkeypatch.setattr(perform, "find_function", lambda _name: validate)
-    planned = call_step("validate", Stage.VALIDATE)
+    monkeypatch.setattr(perform, "find_function", lambda _name: judge)
+    planned = call_step("gates", Stage.GATES)
     for _ in range(2):
         with pytest.raises(ValidationError) as caught:
             run_step(planned, store, ignore)

@@ -124,7 +124,7 @@ def test_a_toolchain_of_the_host_is_not_made_and_its_python_is_the_one_on_path()
 def test_a_release_in_an_environment_of_its_own_is_shown_as_its_plain_commands() -> None:
     plan = engine_plan("0.8.0", "venv")
     script = shell_script(plan, "spec.yaml")
-    identity = next(step.toolchain for step in plan.steps if step.toolchain)
+    identity = plan.find("build/h100").toolchain
     assert identity is not None
     binaries = location(identity) / "bin"
     assert "enginery toolchain create tensorrt-llm-0.8.0" in script

@@ -62,7 +62,6 @@ def test_a_spec_watches_nothing_unless_it_says_so() -> None:
     policy = parse_spec(spec_data()).releases
     assert not policy.watch
     assert (policy.promote_to, policy.build_channel) == ("candidate", "rebuild")
-    assert (policy.gates.slower_percent, policy.gates.larger_percent) == (10.0, 20.0)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,8 @@ def test_a_spec_watches_nothing_unless_it_says_so() -> None:
         ({"within": "banana"}, "releases.within: 'banana' is not a range of versions"),
         ({"targets": ["nowhere"]}, "releases.targets: nowhere not among the targets cpu-fp32, cpu-int4"),
         ({"build_channel": "candidate"}, "build_channel and promote_to must differ"),
-        ({"gates": {"slower_percent": -1}}, "releases.gates.slower_percent"),
+        ({"gates": {"slower_percent": 5}}, "write slower_percent and larger_percent under validation.gates.channel"),
+        ({"gates": None}, "releases: gates has moved"),
         ({"watches": True}, "releases.watches"),
     ],
 )

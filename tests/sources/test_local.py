@@ -194,3 +194,29 @@ def test_weights_are_not_searched_for_more_faults_if_a_part_is_missing(tmp_path:
     with pytest.raises(SourceError, match="names files that are not there") as caught:
         resolve(at(directory))
     assert "things are wrong" not in caught.value.problem
+
+
+def test_chat_templates_are_downloaded_and_the_plan_knows_them(tmp_path: Path) -> None:
+    directory = model_directory(tmp_path / "m")
+    assert resolve(at(directory)).chat_template == ""
+    more = {"additional_chat_templates/tool_use.jinja": "tools", "additional_chat_templates/README.md": "x"}
+    write(directory, {"chat_template.jinja": "{{ messages }}", **more})
+    resolved = resolve(at(directory))
+    assert resolved.chat_template == "chat_template.jinja"
+    names = {file.name for file in resolved.files}
+    assert {"chat_template.jinja", "additional_chat_templates/tool_use.jinja"} <= names
+    assert "additional_chat_templates/README.md" not in names
+    plan_and_download(at(directory), tmp_path / "out")
+    assert (tmp_path / "out" / "additional_chat_templates" / "tool_use.jinja").read_text() == "tools"
+
+
+def test_where_the_chat_template_is_changes_no_key(tmp_path: Path) -> None:
+    directory = write(model_directory(tmp_path / "m"), {"tokenizer_config.json": {"chat_template": "{{ messages }}"}})
+    resolved = resolve(at(directory))
+    assert resolved.chat_template == "tokenizer_config.json"
+    assert "chat_template" not in parameters(resolved, at(directory))
+
+
+def test_a_template_that_cannot_be_read_stops_nothing_but_chats(tmp_path: Path) -> None:
+    directory = write(model_directory(tmp_path / "m"), {"tokenizer_config.json": {"chat_template": 7}})
+    assert resolve(at(directory)).chat_template == ""

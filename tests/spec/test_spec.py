@@ -253,6 +253,24 @@ def test_a_relative_path_is_taken_from_the_spec_file(tmp_path: Path) -> None:
     assert spec.source.path == str(tmp_path / "model")
 
 
+def test_no_reference_is_written_without_quotes(tmp_path: Path) -> None:
+    text = (
+        "name: tiny\nsource: {path: model}\nvalidation: {reference: {use: off}}\n"
+        "targets: [{name: cpu, precision: int4}]\n"
+    )
+    assert read_spec(written(tmp_path / "spec.yaml", text)).validation.reference.use == "off"
+
+
+def test_the_texts_of_a_reference_are_taken_from_the_spec_file(tmp_path: Path) -> None:
+    text = (
+        "name: tiny\nsource: {path: model}\nvalidation: {reference: {texts: texts}}\n"
+        "targets: [{name: cpu, precision: int4, validation: {reference: {texts: ../other.txt}}}]\n"
+    )
+    spec = read_spec(written(tmp_path / "spec.yaml", text))
+    assert spec.validation.reference.texts == str(tmp_path / "texts")
+    assert spec.validation_for(spec.targets[0]).reference.texts == str(tmp_path.parent / "other.txt")
+
+
 def test_an_override_replaces_a_value_deep_inside(tmp_path: Path) -> None:
     text = "name: tiny\nsource: {path: model}\ntargets: [{name: cpu, precision: int4}]\n"
     path = written(tmp_path / "spec.yaml", text)

@@ -1,12 +1,17 @@
 """Writes references into directories, as a reference step does."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from enginery.builds import LOGPROBS_FILE, MOST_KEPT, REFERENCE_FILE, Reference, ReferenceFacts, ReferenceSequence
+from enginery.core.errors import CommandError
+from enginery.core.process import Completed
+from enginery.store import StepContext
 
 VOCABULARY = 100
 
@@ -57,3 +62,26 @@ def write_reference(
     )
     (directory / REFERENCE_FILE).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
     return Reference(directory, facts)
+
+
+class RecordedContext(StepContext):
+    """A reference step whose command is not started. It writes a small reference, and keeps what it was asked.
+
+    Attributes:
+        asked: the driver's request.
+        failure: the error with which the command ends, if any.
+    """
+
+    asked: Mapping[str, Any]
+    failure: CommandError | None = None
+
+    def run(
+        self, argv: Sequence[str], environment: Mapping[str, str] | None = None, *, cwd: Path | None = None
+    ) -> Completed:
+        del cwd
+        words = dict(zip(argv[2::2], argv[3::2], strict=True))
+        self.asked = json.loads(Path(words["--request"]).read_text(encoding="utf-8"))
+        if self.failure:
+            raise self.failure
+        write_reference(Path(words["--output"]), [text(), answer()])
+        return Completed(argv=tuple(argv), seconds=0.0, peak_memory_bytes=0, last_lines=tuple(environment or ()))

@@ -100,3 +100,25 @@ def test_what_does_not_fit_is_reported_in_figures_before_anything_is_loaded(
 def test_a_checkpoint_says_nothing_of_room(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     require_room(tmp_path, batch(limit=1 << 20))
+
+
+class Beginning(Letters):
+    """Adds the token 1 in front of a text of numbers."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids = [int(word) for word in text.split()]
+        return [1, *ids] if add_special_tokens else ids
+
+
+def test_a_chat_gets_no_special_tokens_and_no_text_gets_its_first_token_twice() -> None:
+    words = Words(Beginning(), END, frozenset({END}))
+    asked = [
+        {"prompt": "5 6", "max_tokens": 3},
+        {"prompt": "1 5 6", "max_tokens": 3, "add_special_tokens": True},
+        {"prompt": "1 5 6", "max_tokens": 3, "add_special_tokens": False},
+        {"prompt": "5 6", "max_tokens": 4, "add_special_tokens": False},
+    ]
+    made = Batch.of(words, asked)
+    assert made.prompts == [[1, 5, 6], [1, 5, 6], [1, 5, 6], [5, 6]]
+    assert made.raw == [True, True, True, False]
+    assert made.limits == [3, 3, 3, 4]

@@ -77,6 +77,16 @@ def test_files_are_where_the_models_look_for_them(tmp_path: Path, engine: Path, 
     assert not list(models.rglob("*.safetensors"))
 
 
+def test_the_chat_template_travels_beside_the_tokenizer(tmp_path: Path, engine: Path, weights: Path) -> None:
+    (weights / "additional_chat_templates").mkdir()
+    names = ("chat_template.jinja", "tokenizer_config.json", "additional_chat_templates/tool_use.jinja")
+    for name in names:
+        (weights / name).write_text(name)
+    written(tmp_path, engine, weights)
+    for name in names:
+        assert (tmp_path / "models/preprocessing/1" / name).read_text() == name
+
+
 def test_the_same_model_makes_the_same_bytes(tmp_path: Path, engine: Path, weights: Path) -> None:
     for place in ("one", "two"):
         written(tmp_path / place, engine, weights)

@@ -7,9 +7,6 @@ the machine is repeated, up to a limit.
 
 import json
 import os
-import platform
-import re
-import socket
 import statistics
 import time
 from collections.abc import Mapping
@@ -47,7 +44,7 @@ LONGEST_SECONDS = 1200.0
 """And none after this time, quiet or not."""
 
 MEASURING: Mapping[str, JsonValue] = MappingProxyType(
-    {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12, "seconds": 2.0}
+    {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12, "seconds": 4.0}
 )
 """How the driver repeats; see `Settings` in `drivers/bench_common.py`."""
 ENVIRONMENT = {**OFFLINE, "OPENBLAS_NUM_THREADS": "1"}
@@ -178,7 +175,7 @@ def _report(context: StepContext, starts: list[Start], load: float) -> SpeedRepo
     host_bytes = [*(start.peak_host_bytes for start in starts), *(done.peak_memory_bytes for done in context.completed)]
     threads = default_threads() if context.parameters["driver"] == ONNXRUNTIME else 0
     return SpeedReport(
-        machine=this_machine(one.gpus, one.driver, load),
+        machine=Machine.this(load, one.gpus, one.driver),
         settings=SpeedSettings(
             **one.settings.model_dump(),
             runtime=one.runtime,
@@ -195,23 +192,3 @@ def _report(context: StepContext, starts: list[Start], load: float) -> SpeedRepo
         neighbours=context.neighbours,
         notes=one.notes,
     )
-
-
-def this_machine(gpus: tuple[str, ...], driver: str, load: float) -> Machine:
-    """The facts of this machine that its speed depends on."""
-    return Machine(
-        host=socket.gethostname(),
-        cpu=_cpu(),
-        cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        gpus=gpus,
-        driver=driver,
-        load=round(load, 2),
-    )
-
-
-def _cpu() -> str:
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()

@@ -1,20 +1,27 @@
 """How a target's build is checked: the reference step, the mode of each gate, and the step that judges them all."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import NamedTuple
 
-from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
+from pydantic import JsonValue
+
 from enginery.backends.evaluate.findings import evaluation_findings, evaluation_notes
 from enginery.backends.evaluate.step import evaluate_call, evaluation_places
-from enginery.backends.gates.step import EVALUATION, gates_call
+from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
 from enginery.backends.reference.cost import reference_cost
 from enginery.backends.reference.recipe import planned_reference, reference_findings
 from enginery.backends.reference.runnable import reference_problem
 from enginery.backends.request import BackendStep, Chain, Request
+from enginery.models import weights_of
 from enginery.sources import ResolvedSource
-from enginery.spec import Finding, GateName, Mode
-from enginery.store import Stage, Step
+from enginery.spec import Finding, GateName, Mode, Precision, gpus
+from enginery.store import Call, Stage, Step
 from enginery.toolchains import Identify
+
+FUNCTION_VERSION = 1
+EVALUATION = "evaluation-"
+"""The beginning of the names of the inputs with the results of evaluations."""
 
 
 class Checks(NamedTuple):
@@ -77,7 +84,28 @@ def gates_step_of(
     if chain.bench:
         inputs["bench"] = chain.bench.step.key
     inputs |= {f"{EVALUATION}{name}": made.step.key for name, made in evaluations.items()}
-    return BackendStep(Step(stage=Stage.GATES, inputs=inputs, recipe=gates_call(request, checks.modes)))
+    return BackendStep(
+        Step(stage=Stage.GATES, inputs=inputs, recipe=gates_call(request, checks.modes, _float_bits(request, chain)))
+    )
+
+
+def gates_call(request: Request, modes: Mapping[GateName, Mode], float_bits: int) -> Call:
+    """The recipe of the gates step: the limits, the mode of each gate, and what the engine should be.
+
+    Args:
+        request: the target.
+        modes: the mode of each gate.
+        float_bits: the bits of the engine's weights that are not quantized.
+    """
+    parameters: dict[str, JsonValue] = {
+        "precision": str(request.target.precision),
+        "modes": {str(name): str(mode) for name, mode in modes.items()},
+        "gates": request.validation.gates.model_dump(mode="json", exclude_none=True),
+        "weights": asdict(weights_of(request.model)) if request.model else {},
+        "float_bits": float_bits,
+        "ranks": request.world_size,
+    }
+    return Call(function="gates", version=FUNCTION_VERSION, parameters=parameters)
 
 
 def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: Identify) -> dict[str, BackendStep]:
@@ -99,6 +127,13 @@ def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: I
         )
         found[one.name] = BackendStep(step, toolchain, {**validate.places, **evaluation_places(one)})
     return found
+
+
+def _float_bits(request: Request, chain: Chain) -> int:
+    """The bits of weights that are not quantized: engines for a CPU keep them in float32, and others in 16 bits."""
+    kept = request.target.precision is Precision.FLOAT32 or request.gpu == gpus.CPU
+    unconverted = not chain.making and request.model is not None and request.model.dtype == Precision.FLOAT32
+    return 32 if kept or unconverted else 16
 
 
 def longest_input(request: Request) -> int:

@@ -1,27 +1,30 @@
-"""The step that judges all gates of a build, and the recipe that says with which limits.
+"""The step that judges all gates of a build.
 
-It reads what the earlier steps measured: the answers, the reference, the speed, the evaluations. It starts no process. A
-verdict does not make the step fail: `require_gates_passed` reads the report and stops the steps that come after.
+It reads what the earlier steps measured: the answers, the reference, the speed, the evaluations. It starts no process.
+A verdict does not make the step fail: `require_gates_passed` reads the report and stops the steps that come after.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import JsonValue
+from pydantic import TypeAdapter
 
 from enginery.backends.gates.answers import judge_answers
 from enginery.backends.gates.distribution import judge_distribution
 from enginery.backends.gates.evaluation import judge_evaluation
+from enginery.backends.gates.planning import EVALUATION
 from enginery.backends.gates.size import judge_size
-from enginery.backends.gates.speed import judge_speed
-from enginery.backends.request import Request
 from enginery.builds import (
+    EVALUATIONS,
     GATES_FILE,
+    EvaluationResult,
     GateReport,
     GateResult,
     Reference,
     ValidationReport,
+    judge_speed,
+    read_distribution,
     read_evaluation,
     read_reference,
     read_report,
@@ -29,13 +32,10 @@ from enginery.builds import (
 )
 from enginery.core.files import write_atomic
 from enginery.core.progress import Facts
-from enginery.models import weights_of
+from enginery.models import Weights
 from enginery.spec import GateName, Gates, Mode, Precision
-from enginery.store import Call, Stage, StepContext
+from enginery.store import Stage, StepContext
 
-FUNCTION_VERSION = 1
-EVALUATION = "evaluation-"
-"""The beginning of the names of the inputs with the results of evaluations."""
 MADE_BY = (Stage.BUILD, Stage.CONVERT, Stage.DOWNLOAD)
 """The steps whose output may be what is run. The first one of these that a build has is it."""
 
@@ -55,7 +55,7 @@ class Measured:
     def modes(self) -> Mapping[GateName, Mode]:
         """The mode of each gate."""
         given = self.context.parameters["modes"]
-        return {GateName(name): Mode(mode) for name, mode in given.items()} if isinstance(given, Mapping) else {}
+        return {GateName(name): Mode(str(mode)) for name, mode in given.items()} if isinstance(given, Mapping) else {}
 
     @cached_property
     def precision(self) -> Precision:
@@ -73,22 +73,17 @@ class Measured:
         directory = self.context.inputs.get("reference")
         return read_reference(directory) if directory else None
 
+    @cached_property
+    def evaluations(self) -> tuple[EvaluationResult, ...]:
+        """The results of the evaluations."""
+        inputs = self.context.inputs.items()
+        return tuple(read_evaluation(directory) for name, directory in inputs if name.startswith(EVALUATION))
+
     @property
     def engine_bytes(self) -> int:
         """The size of what is run."""
         made = {record.step.stage: record.size for record in self.context.chain}
         return next((made[stage] for stage in MADE_BY if made.get(stage)), 0)
-
-
-def gates_call(request: Request, modes: Mapping[GateName, Mode]) -> Call:
-    """The recipe of the gates step: the limits, the mode of each gate, and what the engine should be."""
-    parameters: dict[str, JsonValue] = {
-        "precision": str(request.target.precision),
-        "modes": {str(name): str(mode) for name, mode in modes.items()},
-        "gates": request.validation.gates.model_dump(mode="json", exclude_none=True),
-        "weights": asdict(weights_of(request.model)) if request.model else {},
-    }
-    return Call(function="gates", version=FUNCTION_VERSION, parameters=parameters)
 
 
 def gates_step(context: StepContext) -> Facts:
@@ -98,6 +93,8 @@ def gates_step(context: StepContext) -> Facts:
     """
     report = GateReport(results=tuple(_results(Measured(context))))
     write_atomic(context.output / GATES_FILE, report.model_dump_json(indent=1) + "\n")
+    for found in Measured(context).evaluations:  # so that they are published, and can be paired with a later build's
+        write_atomic(context.output / EVALUATIONS / f"{found.name}.json", found.model_dump_json(indent=1) + "\n")
     for result in report.results:
         context.log(result.told)
     return {
@@ -122,14 +119,39 @@ def _results(measured: Measured) -> Iterator[GateResult]:
             yield judge(measured, mode)
 
 
+def _distribution(measured: Measured, mode: Mode) -> GateResult:
+    reference, report = measured.reference, measured.report
+    found = read_distribution(measured.context.inputs["report"], reference.facts) if reference else None
+    return judge_distribution(
+        reference,
+        found,
+        measured.precision,
+        measured.gates.distribution,
+        mode,
+        met=any(result.passed and result.expected for result in report.results),
+        why=report.distribution.why if report.distribution else "",
+    )
+
+
+def _size(measured: Measured, mode: Mode) -> GateResult:
+    recipe = measured.context.parameters
+    return judge_size(
+        measured.engine_bytes,
+        TypeAdapter(Weights).validate_python(recipe["weights"]),
+        measured.precision,
+        measured.gates.size,
+        mode,
+        float_bits=int(str(recipe["float_bits"])),
+        ranks=int(str(recipe["ranks"])),
+    )
+
+
 def _answers(measured: Measured, mode: Mode) -> GateResult:
     return judge_answers(measured.report, measured.reference, measured.gates.answers, mode)
 
 
 def _evaluation(measured: Measured, mode: Mode) -> GateResult:
-    inputs = measured.context.inputs
-    results = [read_evaluation(directory) for name, directory in inputs.items() if name.startswith(EVALUATION)]
-    return judge_evaluation(results, None, measured.gates.evaluation, mode)
+    return judge_evaluation(measured.evaluations, None, measured.gates.evaluation, mode)
 
 
 def _speed(measured: Measured, mode: Mode) -> GateResult:

@@ -1,7 +1,7 @@
 """What a reference costs, before anything runs: memory and time, from the model's shape and measured rates.
 
-The rates were measured with SmolLM2-135M-Instruct in float32 on cores of an Intel Xeon of 2022 (docs/trust.md). They
-are for the order of magnitude: other processors differ by a factor of three.
+The rates were measured with models of 135 million and 1.1 billion weights, on 2 and 16 cores and on an H200. They are
+for the order of magnitude: other machines differ by a factor of three.
 """
 
 import os
@@ -17,12 +17,17 @@ CORE_OPERATIONS = 60e9
 """Operations per second of one core in float32, over whole texts."""
 GPU_OPERATIONS = 60e12
 """Operations per second of a GPU in 16 bits; small models reach less, but they take only seconds."""
-CPU_BYTES, GPU_BYTES, DISK_BYTES = 12e9, 600e9, 1e9
-"""Bytes per second that weights are read with, token by token: from memory, from a GPU's memory, from a disk."""
+CORE_BYTES, HOST_BYTES, GPU_BYTES, DISK_BYTES = 6e9, 100e9, 600e9, 1e9
+"""Bytes of weights per second when one token is made after the other: by one core, by all cores together at most, by a
+GPU, and from a disk."""
+LAYER_SECONDS = 1e-3
+"""To start the work of one layer for one token, however small it is."""
 FIXED_SECONDS = 6.0
 """To start Python, PyTorch and transformers."""
 FIXED_BYTES = 0.4e9
 WORKING = 1.15
+COPIES = 3
+"""Copies of the logits of one window, which are in memory at the same time."""
 OPERATIONS = 2
 """A multiplication and an addition, for each weight and token."""
 FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -71,25 +76,44 @@ def estimate(request: Request, model: ModelFacts, memory: float | None = None) -
         model: the model.
         memory: bytes of memory of the machine that runs it; None for those of this machine.
     """
-    options, total = request.validation.reference, parameter_count(model)
-    on_gpu = options.device != "cpu" and request.gpu != gpus.CPU
+    host = machine_memory() if memory is None else memory
+    on_gpu, dtype = _place(request, model, host)
+    room = request.gpu.memory_gb * GB if on_gpu else host
+    weights = parameter_count(model) * FLOAT_BYTES[dtype]
+    offloaded = weights * WORKING > room
+    loaded = min(weights, room / 2) if offloaded else weights
+    logits = COPIES * FLOAT_BYTES["float32"] * WINDOW * model.vocab_size
+    seconds = FIXED_SECONDS + weights / DISK_BYTES + _texts_seconds(request, model, on_gpu=on_gpu)
+    seconds += _passes_seconds(request, model, weights, on_gpu=on_gpu, offloaded=offloaded)
+    return Cost("GPU" if on_gpu else "CPU", dtype, loaded * WORKING + logits + FIXED_BYTES, seconds, offloaded)
+
+
+def _place(request: Request, model: ModelFacts, host: float) -> tuple[bool, str]:
+    """Whether the weights run on a GPU, and their number format. `host` is the memory of the machine."""
+    options = request.validation.reference
     own = model.dtype if model.dtype in FLOAT_BYTES else "bfloat16"
-    dtype = options.dtype if options.dtype != "auto" else (own if on_gpu else "float32")
-    if on_gpu and options.device == "auto" and not _fits(total, dtype, request.gpu.memory_gb * GB):
-        on_gpu, dtype = False, options.dtype if options.dtype != "auto" else "float32"
-    room = request.gpu.memory_gb * GB if on_gpu else (machine_memory() if memory is None else memory)
-    weights, offloaded = total * FLOAT_BYTES[dtype], not _fits(total, dtype, room)
-    operations = OPERATIONS * active_parameters(model) * (options.max_tokens + answer_tokens(request))
-    reading = DISK_BYTES if offloaded else (GPU_BYTES if on_gpu else CPU_BYTES)
-    passes = longest_answer(request) + options.max_tokens // WINDOW if offloaded else answer_tokens(request)
-    active = 1 if offloaded else active_parameters(model) / total
-    seconds = (
-        operations / (GPU_OPERATIONS if on_gpu else CORE_OPERATIONS * cores()) + passes * weights * active / reading
-    )
-    working = (
-        min(weights, room / 2 if offloaded else weights) * WORKING + FIXED_BYTES + 3 * 4 * WINDOW * model.vocab_size
-    )
-    return Cost("GPU" if on_gpu else "CPU", dtype, working, FIXED_SECONDS + weights / DISK_BYTES + seconds, offloaded)
+    on_gpu, on_cpu = (own, "float32") if options.dtype == "auto" else (options.dtype, options.dtype)
+    if options.device == "cpu" or request.gpu == gpus.CPU:
+        return False, on_cpu
+    needs = {dtype: parameter_count(model) * FLOAT_BYTES[dtype] * WORKING for dtype in (on_gpu, on_cpu)}
+    only_cpu = needs[on_gpu] > request.gpu.memory_gb * GB and needs[on_cpu] <= host
+    return (False, on_cpu) if only_cpu and options.device == "auto" else (True, on_gpu)
+
+
+def _texts_seconds(request: Request, model: ModelFacts, *, on_gpu: bool) -> float:
+    """The time to predict all tokens, whole windows at once."""
+    tokens = request.validation.reference.max_tokens + answer_tokens(request)
+    operations = OPERATIONS * active_parameters(model) * tokens
+    return operations / (GPU_OPERATIONS if on_gpu else CORE_OPERATIONS * cores())
+
+
+def _passes_seconds(request: Request, model: ModelFacts, weights: float, *, on_gpu: bool, offloaded: bool) -> float:
+    """The time to make the answers token by token. From disk, all weights are read for each token and each batch."""
+    if offloaded:
+        return (longest_answer(request) + request.validation.reference.max_tokens // WINDOW) * weights / DISK_BYTES
+    rate = GPU_BYTES if on_gpu else min(HOST_BYTES, CORE_BYTES * cores())
+    read = weights * active_parameters(model) / max(1, parameter_count(model))
+    return answer_tokens(request) * (read / rate + model.layers * LAYER_SECONDS)
 
 
 def answer_tokens(request: Request) -> int:
@@ -121,10 +145,6 @@ def cores() -> int:
 def machine_memory() -> float:
     """The memory of this machine in bytes."""
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _fits(parameters: int, dtype: str, room: float) -> bool:
-    return parameters * FLOAT_BYTES[dtype] * WORKING <= room
 
 
 def short_count(count: float) -> str:

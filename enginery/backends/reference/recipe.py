@@ -12,8 +12,9 @@ from packaging.version import Version
 from pydantic import JsonValue
 
 from enginery import toolchains
-from enginery.backends.reference.texts import own_texts, read_texts, texts_digest
+from enginery.backends.reference.texts import own_texts, require_readable, texts_digest
 from enginery.backends.request import BackendStep, Request, command_step
+from enginery.backends.validate import chat_recipe
 from enginery.core.errors import SourceError, ToolchainError
 from enginery.core.model import Frozen
 from enginery.spec import Finding, Prompt, ValidationOptions
@@ -44,6 +45,7 @@ class ReferenceParameters(Frozen):
         prompts: the spec's prompts, without what their answers should be.
         max_tokens: the longest answer, for prompts that do not say it.
         chat: whether prompts that do not say it go through the chat template.
+        wrong_template: `accepted` if a chat template that is another model's may be used.
         texts_sha256: digest of the texts; empty if they are those of a published build.
         text_tokens: how many tokens of the texts are predicted at most.
         window: the longest piece of a text, in tokens.
@@ -57,6 +59,7 @@ class ReferenceParameters(Frozen):
     prompts: tuple[Prompt, ...] = ()
     max_tokens: int
     chat: bool = False
+    wrong_template: str = ""
     texts_sha256: str = ""
     text_tokens: int = 0
     window: int = WINDOW
@@ -129,7 +132,7 @@ def reference_call(validation: ValidationOptions, longest: int = 0, registry: st
     details: dict[str, JsonValue] = {
         "prompts": [prompt.model_dump(mode="json", include=sent, exclude_none=True) for prompt in validation.prompts],
         "max_tokens": validation.max_tokens,
-        "chat": validation.chat,
+        **chat_recipe(validation),
         "window": window,
     }
     if options.use == "build":
@@ -173,12 +176,17 @@ def published_build_name(written: str, registry: str = "") -> PublishedBuildName
     return PublishedBuildName(address.rstrip("/"), found["model"], found["build"])
 
 
-def reference_findings(request: Request) -> Iterator[Finding]:
-    """Everything that stops the reference of this target: texts, build, and toolchain."""
+def reference_findings(request: Request, identify: Identify | None = None) -> Iterator[Finding]:
+    """Everything that stops the reference of this target: texts, build, and toolchain.
+
+    Args:
+        request: the target.
+        identify: returns a toolchain's identity; None to look only for a pin file.
+    """
     options = request.validation.reference
-    if options.use != "off" and options.texts is not None:
+    if options.use != "off" and (texts := own_texts(options)) is not None:
         try:
-            read_texts(own_texts(options))
+            require_readable(texts)
         except SourceError as error:
             yield Finding("E530", "validation.reference.texts", f"{error.subject} {error.problem}", error.remedy)
     if options.use == "build":
@@ -188,6 +196,8 @@ def reference_findings(request: Request) -> Iterator[Finding]:
             yield Finding("E531", error.subject, error.problem, error.remedy)
     if options.use == "weights":
         try:
-            transformers_toolchain()
+            name = transformers_toolchain()
+            if identify:
+                identify(name, "venv")
         except ToolchainError as error:
-            yield Finding("E532", "validation.reference", error.problem, error.remedy)
+            yield Finding("E532", "validation.reference", f"{error.subject}: {error.problem}", error.remedy)

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -18,10 +17,10 @@ from enginery.backends.reference.recipe import TEXTS, ReferenceParameters
 from enginery.backends.reference.texts import Text, require_texts
 from enginery.backends.reference.tokenizers import tokenizer_digest
 from enginery.builds import MOST_KEPT, Reference, read_reference
-from enginery.core.errors import SourceError, UsageError
+from enginery.core.errors import CommandError, SourceError, UsageError
 from enginery.core.files import remove_tree, write_atomic
 from enginery.core.progress import Facts
-from enginery.spec import ValidationOptions
+from enginery.models import SentPrompt, sent_prompts
 from enginery.store import StepContext
 from enginery.toolchains import ANSWER_REFERENCE, driver_sha256
 
@@ -38,19 +37,13 @@ SHORTEST_SHARE = 8
 """If there are very many texts, each of those that are used gives at least this number of tokens."""
 
 
-class SentText(NamedTuple):
-    """A prompt as the tokenizer gets it; a rendered chat has its special tokens already."""
-
-    text: str
-    add_special_tokens: bool = True
-
-
 def reference_step(context: StepContext) -> Facts:
     """Make the reference. The step function `reference`; its input is `weights`.
 
     Raises:
         UsageError: when the plan was made with another version of the driver.
-        SourceError: when the texts are not those of the plan, or a published reference does not fit.
+        SourceError: when the texts are not those of the plan, a published reference does not fit, or a chat cannot be
+            rendered.
         CommandError: when the weights cannot be run, or give values that are NaN.
         RegistryError: when the build to take the reference from cannot be read.
     """
@@ -58,36 +51,46 @@ def reference_step(context: StepContext) -> Facts:
     return taken(context, parameters) if parameters.build else run(context, parameters)
 
 
-def run(context: StepContext, parameters: ReferenceParameters, memory: int | None = None) -> Facts:
-    """Run the original weights.
-
-    Args:
-        context: the step.
-        parameters: its parameters.
-        memory: how many bytes of memory may be used on each device; None for what is free.
-    """
+def run(context: StepContext, parameters: ReferenceParameters) -> Facts:
+    """Run the original weights."""
     remedy = "make the plan again with this version"
     if context.toolchain is None:
         raise UsageError("a reference needs a toolchain", remedy=remedy)
     if parameters.driver_sha256 != driver_sha256(ANSWER_REFERENCE):
         raise UsageError("the plan was made with another version of Enginery's reference", remedy=remedy)
     request = context.scratch / "request.json"
-    write_atomic(request, json.dumps(_request(context, parameters, memory), ensure_ascii=False))
+    write_atomic(request, json.dumps(_request(context, parameters), ensure_ascii=False))
     places = ("--model", context.inputs[WEIGHTS], "--request", request, "--output", context.output)
     offloaded = context.scratch / "offloaded"
     command = (context.toolchain.python, ANSWER_REFERENCE, *places, "--scratch", offloaded)
     try:
         context.run([str(word) for word in command], RUN_ENVIRONMENT)
+    except CommandError as error:
+        raise _with_way_out(error) from error
     finally:
         remove_tree(offloaded)
     return facts_of(read_reference(context.output))
+
+
+def _with_way_out(error: CommandError) -> CommandError:
+    """The error, whose remedy also says how to build without a reference."""
+    out = "or set validation.reference.use: off, so that nothing is compared with the original weights"
+    remedy = f"{error.remedy}; {out}" if error.remedy else f"correct what the last lines say, {out}"
+    return CommandError(
+        error.problem,
+        subject=error.subject,
+        remedy=remedy,
+        transient=error.transient,
+        cause=error.cause,
+        last_lines=error.last_lines,
+    )
 
 
 def taken(context: StepContext, parameters: ReferenceParameters) -> Facts:
     """Take the reference of a published build, and leave out what the spec does not ask."""
     weights = context.inputs[WEIGHTS]
     published = fetch_reference(parameters.registry, parameters.build, context.scratch / "published")
-    sent = [one.text for one in prompt_texts(weights, parameters.validation)]
+    sent = [one.text for one in prompt_texts(context, parameters)]
     limits = [prompt.max_tokens or parameters.max_tokens for prompt in parameters.prompts]
     require_fitting(published, parameters, tokenizer_digest(weights))
     made = fitted(published, list(zip(sent, limits, strict=True)), parameters.window, context.output)
@@ -114,20 +117,14 @@ def require_fitting(published: Reference, parameters: ReferenceParameters, token
         raise SourceError(problem, subject=subject, remedy=remedy)
 
 
-def prompt_texts(weights: Path, validation: ValidationOptions) -> tuple[SentText, ...]:
+def prompt_texts(context: StepContext, parameters: ReferenceParameters) -> tuple[SentPrompt, ...]:
     """Each prompt as it is sent to the model, in the spec's order. The validation sends the same.
 
     Raises:
-        SourceError: when a prompt is a chat.
+        SourceError: when the chat template refuses a chat, or is another model's.
     """
-    sent = []
-    for number, prompt in enumerate(validation.prompts):
-        chat = validation.chat if prompt.chat is None else prompt.chat
-        if chat or prompt.prompt is None:
-            problem = f"validation.prompts.{number} is a chat, and a reference has only plain prompts"
-            raise SourceError(problem, subject=weights.name, remedy="write it as prompt, without chat")
-        sent.append(SentText(prompt.prompt))
-    return tuple(sent)
+    accepted = parameters.wrong_template == "accepted"
+    return sent_prompts(context.inputs[WEIGHTS], parameters.validation, wrong_template=accepted).prompts
 
 
 def unanswered(reference: Reference, prompts: int) -> Iterator[int]:
@@ -160,13 +157,18 @@ def facts_of(reference: Reference) -> Facts:
     }
 
 
-def _request(context: StepContext, parameters: ReferenceParameters, memory: int | None) -> dict[str, JsonValue]:
+def _request(context: StepContext, parameters: ReferenceParameters) -> dict[str, JsonValue]:
     """What the driver is asked to do."""
     weights, own = context.inputs[WEIGHTS], context.places.get(TEXTS)
     texts = require_texts(Path(own) if own else None, parameters.texts_sha256)
-    sent = prompt_texts(weights, parameters.validation)
+    sent = prompt_texts(context, parameters)
     prompts: list[JsonValue] = [
-        {**one._asdict(), "name": prompt_name(number), "max_tokens": asked.max_tokens or parameters.max_tokens}
+        {
+            "name": prompt_name(number),
+            "text": one.text,
+            "add_special_tokens": one.add_special_tokens,
+            "max_tokens": asked.max_tokens or parameters.max_tokens,
+        }
         for number, (one, asked) in enumerate(zip(sent, parameters.prompts, strict=True), start=1)
     ]
     most = parameters.text_tokens * CHARACTERS_PER_TOKEN
@@ -176,7 +178,6 @@ def _request(context: StepContext, parameters: ReferenceParameters, memory: int 
     return {
         "dtype": parameters.dtype,
         "device": parameters.device,
-        "memory": memory,
         "top": MOST_KEPT,
         "window": parameters.window,
         "max_tokens": parameters.text_tokens,

@@ -75,7 +75,7 @@ def text_files(path: Path) -> Mapping[str, Path]:
 
 
 def read_texts(path: Path | None) -> list[Text]:
-    """All texts at a path that are not empty; those that come with Enginery if it is None.
+    """All texts at a path that are not empty, without white space at their ends; the shipped ones if it is None.
 
     Raises:
         SourceError: when one cannot be read, is not in a form that is known, or all are empty.
@@ -84,6 +84,21 @@ def read_texts(path: Path | None) -> list[Text]:
     if not found:
         raise _unusable(path or SHIPPED, "has only empty texts")
     return found
+
+
+def require_readable(path: Path) -> None:
+    """Make sure that the texts at a path can be read. Texts that did not change since are not read again.
+
+    Raises:
+        SourceError: when one cannot be read, is not in a form that is known, or all are empty.
+    """
+    _read_once(path, texts_digest(path))
+
+
+@lru_cache
+def _read_once(path: Path, digest: str) -> None:
+    del digest
+    read_texts(path)
 
 
 def require_texts(path: Path | None, expected: str) -> list[Text]:
@@ -111,12 +126,12 @@ def _texts_of(name: str, file: Path) -> Iterator[Text]:
     except UnicodeDecodeError as error:
         raise _unusable(file, f"is not UTF-8: byte {error.start} cannot be decoded") from error
     if file.suffix.lower() != ".jsonl":
-        yield from [Text(name, content)] if content.strip() else []
+        yield from [Text(name, content.strip())] if content.strip() else []
         return
     # Only line feeds end a line: a text may have other characters that `splitlines` would take for an end.
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip() and (text := _text_in(file, number, line)).strip():
-            yield Text(f"{name}:{number}", text)
+            yield Text(f"{name}:{number}", text.strip())
 
 
 def _text_in(file: Path, number: int, line: str) -> str:

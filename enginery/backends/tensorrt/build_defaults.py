@@ -59,7 +59,7 @@ SHOWN = (
 )
 """Fields whose defaults a plan shows, because they decide about memory and speed."""
 
-ONNXRUNTIME = ("int4_block_size", "int4_accuracy_level")
+ONNXRUNTIME = ("int4_algorithm", "int4_block_size", "int4_accuracy_level")
 WITHOUT_DEFAULT = frozenset({"max_output_len", "lora_dir", "builder_force_num_profiles", "extra_args", *ONNXRUNTIME})
 """Fields that have no default of their own."""
 

@@ -5,11 +5,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from enginery.core.errors import StoreError
+from enginery.builds.manifest import PUBLISH_AGAIN, Manifest
+from enginery.builds.provenance import published_file
+from enginery.core.errors import RegistryError, StoreError
 from enginery.core.model import Frozen
+from enginery.core.s3 import Prefix
 
 EVALUATION_SCHEMA = 1
 EVALUATION_FILE = "evaluation.json"
+EVALUATIONS = "evaluations"
+"""The folder in a build, and in the output of its gates step, with the result of each evaluation: `NAME.json`."""
 
 
 class EvaluationResult(Frozen):
@@ -34,6 +39,24 @@ class EvaluationResult(Frozen):
     items: Mapping[str, float] = Field(default_factory=dict)
     source: str
     seconds: float
+
+
+def published_evaluations(manifest: Manifest, prefix: Prefix) -> list[EvaluationResult]:
+    """The results of the evaluations of a published build.
+
+    Raises:
+        RegistryError: when one of them was removed or altered, or is not valid.
+    """
+    paths = [file.path for file in manifest.files if file.path.startswith(f"{EVALUATIONS}/")]
+    return [_parsed(published_file(manifest, prefix, path) or b"", prefix.where(path)) for path in paths]
+
+
+def _parsed(data: bytes, subject: str) -> EvaluationResult:
+    try:
+        return EvaluationResult.model_validate_json(data)
+    except ValueError as error:
+        problem = f"is not the result of an evaluation: {error}"
+        raise RegistryError(problem, subject=subject, remedy=PUBLISH_AGAIN) from error
 
 
 def read_evaluation(directory: Path) -> EvaluationResult:

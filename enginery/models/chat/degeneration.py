@@ -70,7 +70,8 @@ def loop_in(answer: str, *, ended: bool) -> Loop | None:
         answer: the text.
         ended: whether the model ended it, and it was not cut off.
     """
-    spans = [match.span() for match in PIECE.finditer(answer.rstrip(".!?… \n") if ended else answer)]
+    without_end = answer.rstrip(".!?… \n") or answer
+    spans = [match.span() for match in PIECE.finditer(without_end if ended else answer)]
     if word := _long_word(answer, spans, ended=ended):
         return word
     pieces = [answer[begin:end] for begin, end in spans]
@@ -78,7 +79,7 @@ def loop_in(answer: str, *, ended: bool) -> Loop | None:
     cuts = [(pieces, spans)] if ended else [(pieces, spans), (pieces[:-1], spans[:-1])]
     for words, places in cuts:
         for period, tail in _periods(words):
-            unit = answer[places[-tail][0] : places[period - tail][0]]
+            unit = _unit(answer, places[-tail:], period)
             found = Loop(unit=unit, times=ceil(tail / period), share=tail / len(words))
             if _is_loop(found, period, tail, ended=ended):
                 return found.model_copy(update={"unit": unit.strip()})
@@ -102,6 +103,13 @@ def scripts_of(text: str) -> Iterator[str]:
         if letter.isalpha():
             script = unicodedata.name(letter, "UNNAMED").partition(" ")[0]
             yield ONE_SCRIPT.get(script, script)
+
+
+def _unit(answer: str, places: Sequence[tuple[int, int]], period: int) -> str:
+    """The repeated text. It begins with a word if it has one."""
+    begins = (index for index in range(period) if answer[places[index][0]].isalnum() and index + period < len(places))
+    begin = next(begins, 0)
+    return answer[places[begin][0] : places[begin + period][0]]
 
 
 def _periods(pieces: Sequence[str]) -> Iterator[tuple[int, int]]:

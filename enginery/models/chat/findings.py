@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from enginery.models.chat.prompts import is_chat
-from enginery.spec import Finding, Prompt, ValidationOptions
+from enginery.spec import Finding, ValidationOptions
 
 
 def chat_findings(validation: ValidationOptions, template: str) -> Iterator[Finding]:
@@ -22,19 +22,14 @@ def chat_findings(validation: ValidationOptions, template: str) -> Iterator[Find
 
 
 def chat_notes(validation: ValidationOptions, template: str) -> Iterator[str]:
-    """Notes on prompts that ignore the chat template, and on answers of which nothing is expected."""
-    raw = [prompt for prompt in validation.prompts if not is_chat(prompt, validation)]
+    """Notes on prompts that ignore the chat template."""
+    raw = [prompt for prompt in validation.prompts if not is_chat(prompt, validation) and prompt.chat is None]
     if template and raw:
-        which = (
-            f"{len(raw)} of {len(validation.prompts)} prompts are" if len(validation.prompts) > 1 else "the prompt is"
-        )
+        which = f"{len(raw)} of {len(validation.prompts)} prompts" if len(validation.prompts) > 1 else "the prompt"
         yield (
-            f"the model has a chat template ({template}), and {which} sent without it: such a model may answer raw text"
-            " with nothing; set validation.chat: true"
+            f"the model has a chat template ({template}) that {which} will not go through: a chat model may answer raw"
+            " text with nothing; set validation.chat: true, or chat: false if it is meant so"
         )
-    unchecked = [prompt for prompt in validation.prompts if not _expects(prompt)]
-    if unchecked and len(unchecked) == len(validation.prompts):
-        yield "no prompt says what its answer must be: answers are recorded, and only the gates check this engine"
 
 
 def _paths(validation: ValidationOptions) -> Iterator[str]:
@@ -44,7 +39,3 @@ def _paths(validation: ValidationOptions) -> Iterator[str]:
             yield f"prompts.{number}.messages"
         elif is_chat(prompt, validation):
             yield "chat" if prompt.chat is None else f"prompts.{number}.chat"
-
-
-def _expects(prompt: Prompt) -> bool:
-    return any(text is not None for text in (prompt.equals, prompt.contains, prompt.matches))

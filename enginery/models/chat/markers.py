@@ -3,9 +3,10 @@
 A model was trained with certain markers of turns, such as `<|im_start|>`, and each is one token. With another model's
 template these markers are cut into pieces. The model has never seen them so, and cannot end its answer with one.
 
-Some models use markers that are no tokens, and that is right: `[INST]` of Llama 2, `<|user|>` of Zephyr. These end an
-answer with a token all the same. So a marker that is no token is wrong in two cases: if it is what ends an answer, and
-if the tokenizer has tokens for turns that the template does not use.
+Some models use markers that are no tokens, and that is right: `[INST]` of Llama 2, `<|user|>` of Zephyr and Tulu. These
+end an answer with a token all the same. So a marker that is no token is wrong in three cases: if it is what ends an
+answer, if it is one that models only have as a token, and if the tokenizer has tokens for turns that the template does
+not use. `<|user|>` and its like are used as plain words even then.
 """
 
 import json
@@ -38,6 +39,10 @@ ROLE = re.compile(
     r"im_start|start_header_id|start_of_turn|START_OF_TURN|\[INST\]|<[|\uff5c](user|User|assistant|Assistant|start)[|\uff5c]>"
 )
 """A special token that begins somebody's turn."""
+ALWAYS_TOKENS = re.compile(r"im_start|im_end|header_id|eot_id|_of_turn|\uff5c")
+"""A marker that is a token in every model that uses it."""
+PLAIN_WORDS = re.compile(r"<\|(system|user|assistant|tool)\|>")
+"""Markers that models use as plain words, also beside a tokenizer that has tokens for turns."""
 
 NO_TURN = "the chat template has no generation prompt: it does not tell the model that it is its turn"
 
@@ -80,12 +85,13 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     return Vocabulary(tokens=special | {str(one["content"]) for one in added} | _words(document), special=special)
 
 
-def fit(probes: Collection[Rendered], vocabulary: Vocabulary | None) -> Fit:
+def fit(probes: Collection[Rendered], vocabulary: Vocabulary | None, bos: str = "") -> Fit:
     """How a template fits a tokenizer.
 
     Args:
         probes: what the template makes of `PROBES`.
         vocabulary: the tokenizer's tokens; None if they are not known.
+        bos: the token that begins a text. Every template may write it, also one that is another model's.
     """
     both, asking, asked = (one.text for one in probes)
     answered = _after(both, SAID)
@@ -93,17 +99,19 @@ def fit(probes: Collection[Rendered], vocabulary: Vocabulary | None) -> Fit:
     if vocabulary is None or both is None:
         return Fit(notes=tuple(notes))
     end = END.match(answered or "")
-    written = MARKER.findall(both + (asking or ""))
-    unknown = [marker for marker in dict.fromkeys(written) if marker not in vocabulary.tokens]
-    unused = _unused_roles(vocabulary, both + (asking or ""))
+    written = both.removeprefix(bos) + (asking or "").removeprefix(bos)
+    unknown = [marker for marker in dict.fromkeys(MARKER.findall(written)) if marker not in vocabulary.tokens]
+    unused = _unused_roles(vocabulary, written)
     if end and end[1] not in vocabulary.tokens:
         return Fit(wrong=f"it ends an answer with {end[1]}, which is no token of", notes=tuple(notes))
-    if unknown and unused:
-        wrong = f"it does not use {_few(unused)}, and writes {_few(unknown)}, which is no token of"
+    if certain := [marker for marker in unknown if ALWAYS_TOKENS.search(marker)]:
+        return Fit(wrong=f"it writes {_few(certain)}, {_no_token(certain)} of", notes=tuple(notes))
+    if (strange := [marker for marker in unknown if not PLAIN_WORDS.fullmatch(marker)]) and unused:
+        wrong = f"it does not use {_few(unused)}, and writes {_few(strange)}, {_no_token(strange)} of"
         return Fit(wrong=wrong, notes=tuple(notes))
     if unknown:
-        notes.append(f"the chat template writes {_few(unknown)}, no single token of this tokenizer")
-    elif unused:
+        notes.append(f"the chat template writes {_few(unknown)}, {_no_token(unknown)} of this tokenizer")
+    if unused:
         notes.append(f"the chat template does not use the tokenizer's {_few(unused)}")
     return Fit(notes=tuple(notes))
 
@@ -132,3 +140,7 @@ def _after(text: str | None, words: str) -> str | None:
 def _few(tokens: Collection[str]) -> str:
     shown = list(tokens)[:3]
     return ", ".join(shown) + (", …" if len(tokens) > len(shown) else "")
+
+
+def _no_token(tokens: Collection[str]) -> str:
+    return "which is no token" if len(tokens) == 1 else "which are no tokens"

@@ -76,8 +76,9 @@ def sent_prompts(weights: Path, validation: ValidationOptions, *, wrong_template
         raise SourceError("the model has no chat template", subject=f"prompts of {weights.name}", remedy=remedy)
     asked = [messages_of(prompt) for prompt, is_one in zip(validation.prompts, chats, strict=True) if is_one]
     every = [*PROBES, *(Chat(messages=messages) for messages in asked)]
-    rendered = render(template, special_tokens(weights), every, now=FIXED_DAY)
-    found = fit(rendered[: len(PROBES)], read_vocabulary(weights))
+    tokens = special_tokens(weights)
+    rendered = render(template, tokens, every, now=FIXED_DAY)
+    found = fit(rendered[: len(PROBES)], read_vocabulary(weights), tokens.get("bos_token", ""))
     texts = _texts(template, validation, chats, rendered[len(PROBES) :])
     _require_fit(template, found, wrong_template=wrong_template)
     made = iter(

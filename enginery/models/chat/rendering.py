@@ -16,12 +16,14 @@ from enginery.core.files import write_atomic
 from enginery.core.model import Frozen
 from enginery.core.process import run
 from enginery.core.progress import no_log
-from enginery.models.chat import sandbox
 from enginery.models.chat.templates import ChatTemplate
 from enginery.spec import Message
 
+SANDBOX = Path(__file__).with_name("sandbox.py")
 SECONDS = 60.0
-"""Time of the whole process. It may use 20 seconds of a CPU; on a busy machine these last longer."""
+"""Time of the whole process. On a busy machine, its seconds of CPU last longer."""
+SECONDS_OF_CPU = 20
+BYTES_OF_MEMORY = 2**30
 
 FIXED_DAY = datetime(2026, 1, 1)  # noqa: DTZ001  a template asks for local time
 """The time that a template is told in a build. With the real one, a repeated step would send other prompts."""
@@ -62,12 +64,13 @@ def render(
         "template": template.text,
         "variables": dict(variables),
         "now": now.isoformat() if now else None,
-        "chats": [chat.model_dump() for chat in chats],
+        "chats": [chat.model_dump(mode="json") for chat in chats],
+        "limits": {"cpu": SECONDS_OF_CPU, "memory": BYTES_OF_MEMORY},
     }
     with TemporaryDirectory(prefix="enginery-chat-") as scratch:
         asked, answered = Path(scratch) / "request.json", Path(scratch) / "answer.json"
         write_atomic(asked, json.dumps(request))
-        command = [sys.executable, "-P", str(sandbox.__file__), str(asked), str(answered)]
+        command = [sys.executable, "-P", str(SANDBOX), str(asked), str(answered)]
         try:
             run(command, log=no_log, timeout=SECONDS)
         except CommandError as error:
@@ -79,7 +82,7 @@ def render(
 def _too_much(template: ChatTemplate, error: CommandError) -> SourceError:
     """The error for a template that the limits of its process have ended."""
     ended = any(word in error.problem for word in ("SIGKILL", "SIGXCPU", "time limit"))
-    why = f"does not end: it was stopped after {sandbox.SECONDS_OF_CPU} seconds" if ended else f"fails: {error.problem}"
+    why = f"does not end: it was stopped after {SECONDS_OF_CPU} seconds" if ended else f"fails: {error.problem}"
     said = f" ({error.last_lines[-1]})" if error.last_lines and not ended else ""
     remedy = "use the template that the model's makers published, or write the texts as prompt, without chat"
     return SourceError(f"the chat template {why}{said}", subject=template.where, remedy=remedy)

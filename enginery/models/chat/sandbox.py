@@ -21,8 +21,6 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-BYTES_OF_MEMORY = 2**30
-SECONDS_OF_CPU = 20
 MOST_CHARACTERS = 4_000_000
 """The longest text. A prompt of a million tokens has about as many characters."""
 
@@ -135,7 +133,7 @@ def _one(template: Any, variables: Mapping[str, Any]) -> dict[str, str]:
 
 def _why(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        return f"it needs more than {BYTES_OF_MEMORY // 2**20} MiB of memory"
+        return f"it needs more than {resource.getrlimit(resource.RLIMIT_AS)[0] // 2**20} MiB of memory"
     if isinstance(error, RecursionError):
         return "it calls itself without end"
     line = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
@@ -148,8 +146,9 @@ def _why(error: BaseException) -> str:
 def main() -> None:
     """Read the request, set the limits, write the answer."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_OF_CPU, SECONDS_OF_CPU))
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES_OF_MEMORY, BYTES_OF_MEMORY))
+    limits = request["limits"]
+    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu"], limits["cpu"]))
+    resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], limits["memory"]))
     answer = json.dumps({"chats": rendered(request)})
     Path(sys.argv[2]).write_text(answer, encoding="utf-8")
 

@@ -36,14 +36,19 @@ Gate = Callable[[Manifest], Iterator[str]]
 """Yields one sentence for each failure of a build; nothing for a build that passed."""
 
 
+def gates_gate(manifest: Manifest) -> Iterator[str]:
+    """The gates of the spec: those that block the build, and that nobody has accepted."""
+    yield from (result.told for result in manifest.gates.results if result.stops) if manifest.gates else ()
+
+
 def validation_gate(manifest: Manifest) -> Iterator[str]:
-    """The gate of validation: every answer of the engine must be as expected."""
+    """The answers of a build that is older than the gates: each must be as expected. Later a gate judges them."""
     report = manifest.validation
-    if not report.passed:
+    if manifest.gates is None and not report.passed:
         yield f"validation: {len(report.misses)} of {len(report.results)} answers are not as expected"
 
 
-GATES: tuple[Gate, ...] = (validation_gate,)
+GATES: tuple[Gate, ...] = (gates_gate, validation_gate)
 """All gates. Add a new gate here."""
 
 

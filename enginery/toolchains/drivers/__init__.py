@@ -20,6 +20,7 @@ ANSWER_TENSORRT_LLM = DRIVERS / "answer_tensorrt_llm.py"
 
 ANSWER_REFERENCE = DRIVERS / "answer_reference.py"
 """Runs the original weights of a model with transformers: greedy answers, and what they predict at each token."""
+
 BENCH_COMMON = DRIVERS / "bench_common.py"
 """Measures how fast an engine is; the two drivers below import it."""
 
@@ -28,6 +29,9 @@ BENCH_ONNX = DRIVERS / "bench_onnx.py"
 
 BENCH_TENSORRT_LLM = DRIVERS / "bench_tensorrt_llm.py"
 """Measures an engine or a checkpoint with TensorRT-LLM."""
+
+COMPARE_ONNX_WEIGHTS = DRIVERS / "compare_onnx_weights.py"
+"""Compares the weights in an engine of ONNX Runtime with those of the model it was built from."""
 
 
 DISTRIBUTION = DRIVERS / "distribution.py"

@@ -3,13 +3,14 @@
 Runs in the toolchain of transformers and needs nothing of Enginery's, nor the network. It never runs code that comes
 with a model. The request is
 
-    {"dtype": "auto", "device": "auto", "top": 64, "window": 512, "max_tokens": 8192, "memory": null, "about": {},
+    {"dtype": "auto", "device": "auto", "top": 64, "window": 512, "max_tokens": 8192, "about": {},
      "texts": [{"name": "english", "text": "…"}],
      "prompts": [{"name": "prompt 1", "text": "How…", "add_special_tokens": true, "max_tokens": 64}]}
 
-The output is `reference.json` with the sequences, and `logprobs.npz` with a row for each predicted token of them. An
-answer is generated token by token, and then predicted once more as a whole. Where two tokens are nearly equally
-likely, rounding may make these two differ: the answer keeps the generated token, and its row says how likely it is.
+`memory` in it limits the memory of each device, in bytes. The output is `reference.json` with the sequences, and
+`logprobs.npz` with a row for each predicted token of them. An answer is generated token by token, and then predicted
+once more as a whole. Where two tokens are nearly equally likely, rounding may make these two differ: the answer keeps
+the generated token, and its row says how likely it is.
 
 What cannot be run ends it with one line on standard error and status 2; any other problem with a traceback.
 """
@@ -33,6 +34,7 @@ from transformers import (  # type: ignore[import-not-found,unused-ignore]  # of
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import (  # type: ignore[import-not-found,unused-ignore]
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -62,6 +64,8 @@ LONG_PIECE = 128
 """Tokens that are wanted of each text at least, if there are very many."""
 DISK_SHARE = 0.5
 """The share of the free memory that holds layers, if not all fit. The rest is for the layer at work and its copies."""
+SHOWN = 60
+"""So much of a prompt is in an error."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -164,7 +168,7 @@ def _available() -> int:
 
 def choose_place(request: dict[str, Any], directory: Path, config: Any) -> Place:
     """Choose a device with enough memory: one GPU, else several, else the CPU; else layers stay on disk."""
-    device, count, limit = request["device"], weight_count(directory), request["memory"]
+    device, count, limit = request["device"], weight_count(directory), request.get("memory")
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not on_gpu:
         refuse("reference.device is cuda, and PyTorch finds no usable GPU here; use device: cpu or auto")
@@ -220,12 +224,23 @@ def load(directory: Path, request: dict[str, Any], scratch: Path) -> Model:
     for what in ("missing_keys", "mismatched_keys"):
         if names := sorted(map(str, report[what])):
             refuse(f"the weights are not those of this model: {what.replace('_', ' ')} {', '.join(names[:5])}")
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    tokenizer = load_tokenizer(directory)
     ends = _ends(made, tokenizer)
     # The model's own settings would be mixed into those that are given.
     made.generation_config = GenerationConfig(**GREEDY, eos_token_id=ends or None, pad_token_id=(ends or [0])[0])
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return Model(made.eval(), tokenizer, place, ends, positions if isinstance(positions, int) else 0)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The model's tokenizer. If its class is the model's own code, the tokens are those of its `tokenizer.json`."""
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        if (directory / "tokenizer.json").is_file():
+            say(f"the tokenizer is read from tokenizer.json alone: {str(error).splitlines()[0]}")
+            return PreTrainedTokenizerFast.from_pretrained(directory)
+        refuse(f"transformers cannot load the tokenizer of this model: {str(error).splitlines()[0]}")
 
 
 def _loading(place: Place, scratch: Path) -> dict[str, Any]:
@@ -300,10 +315,11 @@ def shared(sizes: Sequence[int], most: int) -> list[int]:
 def answers(model: Model, request: dict[str, Any]) -> list[Tokens]:
     """The greedy answers to the prompts. If layers are on disk, all are made together: one reading gives a token."""
     found = [_asked(model, prompt) for prompt in request["prompts"]]
-    if model.place.offloaded:
+    together = model.place.offloaded or not hasattr(model.model, "generate")
+    if together:
         _answer_together(model, found)
     for number, one in enumerate(found, start=1):
-        if not model.place.offloaded:
+        if not together:
             one.ids += _generated(model, one)
         said = one.ids[one.first :]
         ended = said[-1] in model.ends
@@ -319,9 +335,8 @@ def _asked(model: Model, prompt: dict[str, Any]) -> Tokens:
     limit = len(ids) + prompt["max_tokens"]
     limit = min(limit, model.positions) if model.positions else limit
     if not 0 < len(ids) < limit:
-        refuse(
-            f"{prompt['name']} has {len(ids)} tokens, and the model's limit is {model.positions}: {prompt['text']!r}"
-        )
+        shown = prompt["text"][:SHOWN]
+        refuse(f"{prompt['name']} has {len(ids)} tokens, and the model's limit is {model.positions}: {shown!r}")
     return Tokens(prompt["name"], "answer", ids, len(ids), {"prompt": prompt["text"], "limit": limit})
 
 

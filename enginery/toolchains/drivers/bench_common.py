@@ -107,8 +107,8 @@ class Load:
 class Prompts:
     """Random prompts of tokens that are neither special nor ends. No prompt comes twice: runtimes remember prompts."""
 
-    def __init__(self, model: Path, length: int) -> None:
-        self._tokens, self._length = usable_tokens(model), length
+    def __init__(self, tokens: list[int], length: int) -> None:
+        self._tokens, self._length = tokens, length
         self._random = random.Random(SEED)  # noqa: S311  a sample, no secret
 
     def batch(self, size: int) -> list[list[int]]:
@@ -116,23 +116,34 @@ class Prompts:
         return [self._random.choices(self._tokens, k=self._length) for _ in range(size)]
 
 
-def usable_tokens(model: Path) -> list[int]:
-    """The tokens of a model that are neither special nor name an end.
+def usable_tokens(*models: Path) -> list[int]:
+    """The tokens of a model that are neither special nor name an end, as the files in its directories say.
 
     Raises:
         ValueError: when nothing says how many tokens the model knows.
     """
-    config = read_json(model / "config.json") or read_json(model / "genai_config.json").get("model", {})
-    config = {**config, **config.get("pretrained_config", {}), **config.get("text_config", {})}
-    added = read_json(model / "tokenizer.json").get("added_tokens", [])
-    special = {token["id"] for token in added if token.get("special")}
-    for described in (config, read_json(model / "generation_config.json")):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = described.get(name)
-            special |= set(value) if isinstance(value, list) else {value}
-    if not config.get("vocab_size"):
-        raise ValueError(f"no config.json in {model} says vocab_size")
-    return [token for token in range(config["vocab_size"]) if token not in special]
+    sizes, special = [], set()
+    for model in models:
+        added = read_json(model / "tokenizer.json").get("added_tokens", [])
+        special |= {token["id"] for token in added if token.get("special")}
+        for described in (*configurations(model), read_json(model / "generation_config.json")):
+            sizes.append(described.get("vocab_size"))
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                value = described.get(name)
+                special |= set(value) if isinstance(value, list) else {value}
+    known = [size for size in sizes if size]
+    if not known:
+        raise ValueError(f"no configuration in {' or '.join(map(str, models))} says vocab_size")
+    return [token for token in range(min(known)) if token not in special]
+
+
+def configurations(model: Path) -> Iterator[dict[str, Any]]:
+    """What may say how many tokens a model knows, in the files of all kinds of engines and checkpoints."""
+    config = read_json(model / "config.json")
+    yield config
+    yield config.get("pretrained_config", {})
+    yield config.get("text_config", {})
+    yield read_json(model / "genai_config.json").get("model", {})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,31 +151,35 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def fitting(settings: dict[str, Any], longest: int) -> tuple[Settings, list[str]]:
-    """The settings, with fewer tokens where prompt and answer would be longer than the model's context.
+def fitting(settings: dict[str, Any], longest: int, longest_prompt: int = 0) -> tuple[Settings, list[str]]:
+    """The settings, with fewer tokens where the engine cannot take so many.
+
+    Args:
+        settings: as they were asked for.
+        longest: tokens that a prompt and its answer may have together; 0 if nothing says so.
+        longest_prompt: tokens that a prompt may have; 0 if nothing says so.
 
     Raises:
-        ValueError: when the context has no room for a prompt and two tokens.
+        ValueError: when there is no room for a prompt and two tokens.
     """
-    made = Settings(**settings)
-    if not longest or made.prompt_tokens + made.output_tokens <= longest:
-        return made, []
-    output = max(2, min(made.output_tokens, longest // 3))
-    prompt = min(made.prompt_tokens, longest - output)
+    asked = (settings["prompt_tokens"], settings["output_tokens"])
+    prompt, output = min(asked[0], longest_prompt or asked[0]), asked[1]
+    if longest and prompt + output > longest:
+        output = max(2, min(output, longest // 3))
+        prompt = min(prompt, longest - output)
     if prompt < 1:
-        raise ValueError(f"a context of {longest} tokens has no room for a prompt and two tokens")
-    note = (
-        f"{made.prompt_tokens} and {made.output_tokens} tokens do not fit into {longest}:"
-        f" measured with {prompt} and {output}"
-    )
-    return Settings(**{**settings, "prompt_tokens": prompt, "output_tokens": output}), [note]
+        raise ValueError(f"an engine for {longest} tokens has no room for a prompt and two tokens")
+    made = Settings(**{**settings, "prompt_tokens": prompt, "output_tokens": output})
+    if asked == (prompt, output):
+        return made, []
+    return made, [f"the engine does not take {asked[0]} and {asked[1]} tokens: measured with {prompt} and {output}"]
 
 
 def measure(
-    engine: Engine, model: Path, settings: Settings, gauges: "Gauges", agree: Agree = lambda choice: choice
+    engine: Engine, tokens: list[int], settings: Settings, gauges: "Gauges", agree: Agree = lambda choice: choice
 ) -> list[Load]:
-    """Warm up, then measure all batch sizes in turn until the figures are precise enough."""
-    prompts = Prompts(model, settings.prompt_tokens)
+    """Warm up, then measure all batch sizes in turn until the figures are precise enough; prompts are of `tokens`."""
+    prompts = Prompts(tokens, settings.prompt_tokens)
     loads = [Load(size) for size in settings.concurrency]
     for load in loads:
         warm_up(engine, prompts, load, settings, agree)

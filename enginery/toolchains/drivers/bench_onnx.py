@@ -12,10 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bench_common
+import bench_common  # type: ignore[import-not-found,unused-ignore]  # beside it
 import numpy as np
 import onnxruntime_genai as genai  # type: ignore[import-not-found,unused-ignore]  # of the toolchain
-from answer_prompts import GREEDY, NO_TOKEN, is_for_cuda, load_model
+from answer_prompts import (  # type: ignore[import-not-found,unused-ignore]  # beside it
+    GREEDY,
+    NO_TOKEN,
+    is_for_cuda,
+    load_model,
+)
 
 
 def load(directory: Path, described: dict[str, Any], threads: int) -> Any:
@@ -66,11 +71,12 @@ def main() -> None:
     gauges = bench_common.Gauges()
     described = bench_common.read_json(arguments.engine / "genai_config.json")["model"]
     settings, notes = bench_common.fitting(requests["settings"], described["context_length"])
+    tokens = bench_common.usable_tokens(arguments.engine, arguments.tokenizer)
     started = time.perf_counter()
     loaded = load(arguments.engine, described, requests["threads"])
     seconds = time.perf_counter() - started
     run = engine(loaded, described["decoder"].get("sliding_window", {}).get("window_size", 0))
-    loads = bench_common.measure(run, arguments.tokenizer, settings, gauges)
+    loads = bench_common.measure(run, tokens, settings, gauges)
     release = importlib.metadata.version(genai_package())
     facts = {"runtime": "onnxruntime-genai", "release": release, "load_seconds": seconds}
     result = bench_common.written(loads, settings, gauges, notes, **facts)

@@ -11,26 +11,28 @@ import importlib
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench_common
-from bench_common import Engine
+import bench_common  # type: ignore[import-not-found,unused-ignore]  # beside it
 
 RUNNERS = ("ModelRunnerCpp", "ModelRunner")
+Engine = Callable[[list[list[int]], int], Any]
+"""Takes prompts as tokens, and how many tokens to make for each; see `bench_common.Run`."""
 NO_END = -1
 """No token has this number, so that none ends an answer."""
 
 
-def load(requests: dict[str, Any], model: Path, tokenizer: Path, settings: bench_common.Settings) -> Engine:
+def load(requests: dict[str, Any], model: Path, tokenizer: Path, settings: Any, tokens: list[int]) -> Engine:
     """Load the model as it is validated."""
     module, _, name = requests["runtime"].partition(":")
     if name in RUNNERS:
-        return load_runner(module, name, model, settings)
+        return load_runner(module, name, model, settings, tokens[0])
     return load_llm(module, name, model, tokenizer, requests["arguments"])
 
 
-def load_runner(module: str, name: str, model: Path, settings: bench_common.Settings) -> Engine:
+def load_runner(module: str, name: str, model: Path, settings: Any, filler: int) -> Engine:
     """Load an engine directory with a model runner, as the release's `examples/run.py` does. Every rank does this."""
     import tensorrt_llm  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  of the toolchain, as torch
     import torch  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
@@ -43,17 +45,17 @@ def load_runner(module: str, name: str, model: Path, settings: bench_common.Sett
         named |= {"max_batch_size": max(settings.concurrency), "max_beam_width": 1}
         named |= {"max_input_len": settings.prompt_tokens, "max_output_len": settings.output_tokens}
     runner = getattr(found, name).from_dir(**named)
-    pad = bench_common.usable_tokens(model)[0]
 
-    def seconds(prompts: list[list[int]], tokens: int) -> float:
+    def generate(prompts: list[list[int]], tokens: int) -> tuple[float, int]:
+        """The seconds that it took, and how many tokens each answer has. Only rank 0 knows the latter."""
         inputs = [torch.tensor(prompt, dtype=torch.int32) for prompt in prompts]
         started = time.perf_counter()
         with torch.no_grad():
-            runner.generate(
+            outputs = runner.generate(
                 inputs,
                 max_new_tokens=tokens,
                 end_id=NO_END,
-                pad_id=pad,
+                pad_id=filler,
                 temperature=1.0,
                 top_k=1,
                 top_p=0.0,
@@ -62,12 +64,16 @@ def load_runner(module: str, name: str, model: Path, settings: bench_common.Sett
                 return_dict=True,
             )
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        if tensorrt_llm.mpi_rank() != 0:
+            return seconds, tokens
+        return seconds, min(int(length[0]) for length in outputs["sequence_lengths"]) - len(prompts[0])
 
-    def run(prompts: list[list[int]], output_tokens: int) -> bench_common.Run:
-        first, whole = seconds(prompts, 1), seconds(prompts, output_tokens)
-        gap = max(whole - first, 0.0) / max(output_tokens - 1, 1)
-        return bench_common.Run(first, [gap], whole, output_tokens * len(prompts))
+    def run(prompts: list[list[int]], output_tokens: int) -> Any:
+        (first, _), (whole, made) = generate(prompts, 1), generate(prompts, output_tokens)
+        if made <= 1:
+            raise ValueError(f"the engine ends its answers after {made} tokens, although none is an end")
+        return bench_common.Run(first, [max(whole - first, 0.0) / (made - 1)], whole, made * len(prompts))
 
     return run
 
@@ -78,26 +84,30 @@ def load_llm(module: str, name: str, model: Path, tokenizer: Path, arguments: di
     parameters = importlib.import_module("tensorrt_llm").SamplingParams
     llm = getattr(found, name)(model=str(model), tokenizer=str(tokenizer), **arguments)
 
-    def run(prompts: list[list[int]], output_tokens: int) -> bench_common.Run:
+    def run(prompts: list[list[int]], output_tokens: int) -> Any:
         wanted = parameters(max_tokens=output_tokens, top_k=1, ignore_eos=True)
         started = time.perf_counter()
         answers = [llm.generate_async(prompt, wanted, streaming=True) for prompt in prompts]
         # All sequences get their tokens in the same steps of the engine, so the last one to begin shows the steps.
-        moments = [time.perf_counter() - started for _ in answers[-1]]
+        steps = [(time.perf_counter() - started, len(step.outputs[0].token_ids)) for step in answers[-1]]
         tokens = sum(len(answer.result().outputs[0].token_ids) for answer in answers)
         seconds = time.perf_counter() - started
-        gaps = [after - before for before, after in itertools.pairwise(moments)]
-        return bench_common.Run(moments[0], gaps or moments, seconds, tokens)
+        pairs = itertools.pairwise(steps)
+        gaps = [(now - then) / (after - before) for (then, before), (now, after) in pairs if after > before]
+        if not gaps:
+            raise ValueError(f"the model gives no single tokens: {len(steps)} pieces for {output_tokens} tokens")
+        return bench_common.Run(steps[0][0], gaps, seconds, tokens)
 
     return run
 
 
-def longest_sequence(model: Path) -> int:
-    """The longest sequence that the model takes; 0 if nothing says so."""
+def longest_sequence(model: Path) -> tuple[int, int]:
+    """The most tokens of a prompt with its answer, and of a prompt alone; 0 if nothing says so."""
     config = bench_common.read_json(model / "config.json")
     built = config.get("build_config", {})
-    both = (built.get("max_input_len") or 0) + (built.get("max_output_len") or 0)
-    return int(built.get("max_seq_len") or both or config.get("max_position_embeddings") or 0)
+    prompt = built.get("max_input_len") or 0
+    both = prompt + built["max_output_len"] if built.get("max_output_len") else 0
+    return int(built.get("max_seq_len") or both or config.get("max_position_embeddings") or 0), int(prompt)
 
 
 def require_batches(model: Path, settings: dict[str, Any]) -> None:
@@ -130,13 +140,15 @@ def main() -> None:
     requests = json.loads(given.requests.read_text(encoding="utf-8"))
     gauges = bench_common.Gauges()
     require_batches(given.engine, requests["settings"])
-    settings, notes = bench_common.fitting(requests["settings"], longest_sequence(given.engine))
+    settings, notes = bench_common.fitting(requests["settings"], *longest_sequence(given.engine))
+    tokens = bench_common.usable_tokens(given.engine, given.tokenizer)
     started = time.perf_counter()
-    engine = load(requests, given.engine, given.tokenizer, settings)
+    engine = load(requests, given.engine, given.tokenizer, settings, tokens)
     seconds = time.perf_counter() - started
-    of_ranks = {"agree": same_for_all_ranks} if requests["by_rank"] else {}
-    loads = bench_common.measure(engine, given.tokenizer, settings, gauges, **of_ranks)
     library = importlib.import_module("tensorrt_llm")
+    several = requests["by_rank"] and library.mpi_world_size() > 1
+    of_ranks = {"agree": same_for_all_ranks} if several else {}
+    loads = bench_common.measure(engine, tokens, settings, gauges, **of_ranks)
     if library.mpi_rank() == 0:
         facts = {"runtime": requests["runtime"], "release": library.__version__, "load_seconds": seconds}
         result = bench_common.written(loads, settings, gauges, notes, **facts)

@@ -118,7 +118,8 @@ class TritonPythonModel:
             raise RequestError(
                 f"text_input: one text in each row of the batch; {len(queries)} in a row are not supported"
             )
-        tokens = for_each_text(len(queries), lambda index: self._prompt(queries[index : index + 1]))
+        special = self._special(inputs, len(queries))
+        tokens = for_each_text(len(queries), lambda index: self._prompt(queries[index : index + 1], special[index]))
         stops = self._words(inputs, "STOP_WORDS_DICT", "stop_words", len(queries), spaced=False)
         ends = self._other_ends(inputs)
         found = {
@@ -130,9 +131,14 @@ class TritonPythonModel:
         }
         return found | (self.engine_inputs.outputs(inputs, found["INPUT_ID"]) if self.engine_inputs else {})
 
-    def _prompt(self, query: npt.NDArray[Any]) -> list[int]:
+    def _special(self, inputs: Mapping[str, Any], rows: int) -> list[bool]:
+        """Whether special tokens are added to each text: as the request says, else as the model's configuration."""
+        given = inputs.get("ADD_SPECIAL_TOKENS")
+        return [self.special] * rows if given is None else [bool(value) for value in given.reshape(-1)]
+
+    def _prompt(self, query: npt.NDArray[Any], special: bool) -> list[int]:  # noqa: FBT001
         (text,) = texts(query, "text_input")
-        tokens = prompt_tokens(self._encode, text, special=self.special)
+        tokens = prompt_tokens(self._encode, text, special=special)
         if not tokens:
             raise RequestError("text_input: is empty, and the tokenizer adds nothing to it")
         return tokens

@@ -1,8 +1,9 @@
 """How the five models are connected: which output is which input, under which name.
 
-The names are those of NVIDIA's models. Only `context_ids` and `CONTEXT_IDS` are ours: the tokens that the text of a
-streamed piece depends on. Around an engine of TensorRT-LLM, the models are connected as in the ensemble of its release;
-a file beside `tensorrt_llm_bls` says how.
+The names are those of NVIDIA's models. Ours are `context_ids` and `CONTEXT_IDS`, the tokens that the text of a streamed
+piece depends on, and `add_special_tokens`, which is false for a text that has all of its special tokens. Around an
+engine of TensorRT-LLM, the models are connected as in the ensemble of its release. A file beside `tensorrt_llm_bls`
+says how.
 """
 
 import json
@@ -17,6 +18,7 @@ TO_PREPROCESSING = {
     "max_tokens": "REQUEST_OUTPUT_LEN",
     "bad_words": "BAD_WORDS_DICT",
     "stop_words": "STOP_WORDS_DICT",
+    "add_special_tokens": "ADD_SPECIAL_TOKENS",
 }
 FROM_PREPROCESSING = {
     "INPUT_ID": "input_ids",

@@ -96,5 +96,5 @@ def test_a_forced_pass_without_a_reason_is_a_mistake() -> None:
         ({"gates": {"distribution": "off", "answers": "off"}}, False),
     ],
 )
-def test_a_reference_is_made_if_a_gate_compares_with_it(given: dict[str, Any], wanted: bool) -> None:
+def test_a_reference_is_made_if_a_gate_compares_with_it(given: dict[str, Any], wanted: object) -> None:
     assert wants_reference(options(**given)) is wanted

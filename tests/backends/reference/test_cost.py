@@ -6,7 +6,7 @@ import pytest
 
 from enginery.backends.reference import cost
 from enginery.backends.request import Request
-from enginery.models import ModelFacts
+from enginery.models import ModelFacts, parameter_count
 from enginery.spec import Gpu, gpus
 from enginery.spec.spec import parse_spec
 from tests.support.paths import CHECKOUT
@@ -62,9 +62,11 @@ def test_a_model_that_fits_nowhere_is_read_from_disk_with_less_memory() -> None:
     assert read.memory < 64e9 < whole.memory
 
 
-def test_a_gpu_that_is_too_small_is_used_only_if_the_spec_says_so() -> None:
+def test_a_gpu_that_is_too_small_is_used_only_if_nothing_else_holds_the_model_or_the_spec_says_so() -> None:
     h100 = gpus.find("H100-SXM5-80GB")
     assert cost.estimate(request(LARGE, h100), LARGE, 1e12).device == "CPU"
+    small = cost.estimate(request(LARGE, h100), LARGE, 64e9)
+    assert (small.device, small.offloaded) == ("GPU", True)
     forced = cost.estimate(request(LARGE, h100, device="cuda"), LARGE, 1e12)
     assert (forced.device, forced.offloaded) == ("GPU", True)
 
@@ -75,7 +77,7 @@ def test_numbers_of_parameters_are_short(count: int, told: str) -> None:
 
 
 def test_of_a_mixture_of_experts_only_the_chosen_ones_count() -> None:
-    experts = {"experts": 8, "experts_per_token": 2, "moe_intermediate_size": 28672, "expert_layers": tuple(range(80))}
-    mixture = dataclasses.replace(LARGE, **experts)
+    experts: dict[str, Any] = {"experts": 8, "experts_per_token": 2, "moe_intermediate_size": 28672}
+    mixture = dataclasses.replace(LARGE, **experts, expert_layers=tuple(range(80)))
     assert cost.active_parameters(LARGE) == pytest.approx(70e9, rel=0.02)
-    assert cost.active_parameters(mixture) < 0.4 * cost.parameter_count(mixture)
+    assert cost.active_parameters(mixture) < 0.4 * parameter_count(mixture)

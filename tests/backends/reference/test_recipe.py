@@ -5,12 +5,13 @@ import pytest
 
 from enginery.backends.reference.recipe import planned_reference, reference_call, reference_findings
 from enginery.backends.request import Request
-from enginery.core.errors import SourceError
+from enginery.core.errors import SourceError, ToolchainError
 from enginery.models import ModelFacts
-from enginery.spec import gpus
-from enginery.spec.spec import ValidationOptions, parse_spec
+from enginery.spec import ValidationOptions, gpus
+from enginery.spec.spec import parse_spec
 from enginery.store import ANY_GPU, Call
 from enginery.toolchains import ToolchainIdentity
+from enginery.toolchains.identity import Kind
 from tests.support.plans.plan import spec_data
 
 
@@ -35,8 +36,8 @@ def request(texts: Path | None, *, publish: bool = True, **reference: Any) -> Re
     return Request(spec, spec.targets[0], gpus.CPU, ModelFacts())
 
 
-def identify(name: str, _kind: str = "venv", _image: str = "") -> ToolchainIdentity:
-    return ToolchainIdentity(name=name, kind="venv", pins=("torch==2",), python="3.11")
+def identify(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
+    return ToolchainIdentity(name=name, kind=kind, image=image, pins=("torch==2",), python="3.11")
 
 
 def test_what_an_answer_should_be_does_not_change_the_recipe(texts: Path) -> None:
@@ -129,3 +130,14 @@ def test_texts_that_cannot_be_used_are_found_before_work_starts(texts: Path) -> 
     found = list(reference_findings(request(texts)))
     assert [(finding.code, finding.path) for finding in found] == [("E530", "validation.reference.texts")]
     assert "more.jsonl line 1 is not JSON" in found[0].problem
+    (texts / "more.jsonl").write_text('{"text": "Corrected."}')
+    assert list(reference_findings(request(texts))) == []
+
+
+def test_a_machine_without_a_python_for_the_toolchain_is_found_before_work_starts(texts: Path) -> None:
+    def identify_nothing(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
+        raise ToolchainError("it needs Python >=3.11,<3.13", subject=f"{name}{kind}{image}", remedy="install one")
+
+    found = list(reference_findings(request(texts), identify_nothing))
+    assert [(finding.code, finding.remedy) for finding in found] == [("E532", "install one")]
+    assert list(reference_findings(request(texts), identify)) == []

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from enginery.backends.onnx_models import ARCHITECTURES, BUILT, FAILING, OWN_SCALINGS, READ, SCALINGS
+from enginery.backends.onnx_quantization import ALGORITHMS
+from enginery.backends.onnx_quantization import TRIED as QUANTIZED
 from enginery.toolchains.identity import Toolchain
 
 TRIED = ("Qwen3ForCausalLM", "GraniteForCausalLM", "Phi3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM")
@@ -40,6 +42,39 @@ def test_the_kinds_of_rotary_scaling_are_those_that_the_builders_classes_read(bu
     assert read["llama"] == OWN_SCALINGS["LlamaForCausalLM"]
     assert read["hunyuan"] == OWN_SCALINGS["HunYuanDenseV1ForCausalLM"]
     assert read["phi"] == {"longrope"} <= OWN_SCALINGS["Phi3ForCausalLM"]
+
+
+ASK_QUANTIZER = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from quantization.quant_config import QuantConfig
+found = {}
+for options in json.loads(sys.argv[2]):
+    weights = QuantConfig.from_extra_options(dict(one.split("=", 1) for one in options), "int4", "cpu").weights
+    found[" ".join(options)] = [weights.method, sorted((o.match["preset"], o.type) for o in weights.overrides)]
+print(json.dumps(found))
+"""
+
+
+def test_the_algorithms_of_int4_are_those_that_the_builder_reads(onnxruntime_python: Path, builder: Path) -> None:
+    """The builder ignores unknown names of options, so what it makes of each is compared."""
+    known = ALGORITHMS[READ]
+    asked = json.dumps([list(options) for options in known.values()])
+    command = [str(onnxruntime_python), "-P", "-c", ASK_QUANTIZER, str(builder), asked]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    read = {name: json.loads(done.stdout)[" ".join(options)] for name, options in known.items()}
+    last, layers, linear = ["last_matmul", "int8"], ["mixed_layers", "int8"], ["linear_attn", "int8"]
+    assert read == {
+        "default": ["default", []],
+        "rtn": ["rtn", []],
+        "rtn_last": ["rtn", [last]],
+        "rtn_mixed": ["rtn", [last, layers]],
+        "k_quant": ["k_quant", []],
+        "k_quant_last": ["k_quant", [last]],
+        "k_quant_mixed": ["k_quant", [last, layers]],
+        "k_quant_linear": ["k_quant", [last, linear]],
+    }
+    assert set(BUILT) >= QUANTIZED
 
 
 def scalings_in(path: Path) -> set[str]:

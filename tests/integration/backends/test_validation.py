@@ -106,7 +106,8 @@ def test_a_right_answer_passes_and_is_recorded_and_is_the_same_wherever_it_stand
     assert result.tokens == len(result.token_ids) > 3
     assert result.seconds_to_first_token is not None
     assert 0 < result.seconds_to_first_token <= result.seconds
-    assert asked.report.tokens_per_second == asked.facts["tokens_per_second"] > 0
+    assert asked.report.tokens_per_second is None
+    assert "tokens_per_second" not in asked.facts
     assert again.token_ids == result.token_ids
 
 
@@ -134,8 +135,8 @@ def test_no_prompts_make_an_empty_report_that_passes(ask: Any) -> None:
     asked = ask()
     assert asked.report.passed
     assert asked.report.results == ()
-    assert asked.report.tokens_per_second is None
-    assert dict(asked.facts) == {"passed": True, "prompts": 0, "failed": 0, "tokens_per_second": None}
+    found = {name: asked.facts[name] for name in ("passed", "prompts", "failed")}
+    assert found == {"passed": True, "prompts": 0, "failed": 0}
 
 
 def test_an_engine_that_cannot_be_loaded_fails_even_without_prompts(

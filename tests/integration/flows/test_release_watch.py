@@ -212,10 +212,10 @@ def test_an_index_of_garbage_fails_the_run_after_all_else_is_done(
     assert "no newer release" in table("release-verdicts")
 
 
-def example(to: str, **gates: int) -> Spec:
+def example(to: str, **channel: int) -> Spec:
     """A spec of the example model for the release before the one that has a toolchain."""
-    spec = watched_spec({**CPU, "release": "0.17.1"}, to=to, name="tiny-llama", gates={"slower_percent": 100, **gates})
-    prompts: dict[str, Any] = {"prompts": [{"prompt": QUESTION, "contains": "neuf"}]}
+    spec = watched_spec({**CPU, "release": "0.17.1"}, to=to, name="tiny-llama")
+    prompts: dict[str, Any] = {"prompts": [{"prompt": QUESTION, "contains": "neuf"}], "gates": {"channel": channel}}
     return Spec.model_validate(spec.model_dump(mode="json", exclude_unset=True) | {"validation": prompts})
 
 

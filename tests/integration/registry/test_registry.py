@@ -109,7 +109,7 @@ def test_a_manifest_says_where_the_engine_runs_and_which_licence_the_model_has(a
     (context.inputs["weights"] / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004")
     publish(context)
     manifest = Registry(address).manifest("tiny-llama", "cpu-int4-111111111111")
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == 3
     assert manifest.engine.compute_capability == "9.0"
     assert manifest.license == License(id="Apache-2.0", files=("license/LICENSE",))
 

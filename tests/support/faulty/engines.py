@@ -6,6 +6,7 @@ that the builder needs six for.
 """
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,8 +20,7 @@ from safetensors.numpy import load_file
 Arrays = dict[str, np.ndarray]
 ENGINE = "model.onnx"
 DATA = "model.onnx.data"
-ZEROS_OF_INT4 = 0x88
-"""Two int4 values of zero: they are stored with 8 added."""
+WRONG_SCALE = 4
 
 
 def arrays_of(model: onnx.ModelProto) -> Arrays:
@@ -39,9 +39,10 @@ def change_engine(engine: Path, output: Path, change: Callable[[Arrays], None]) 
     onnx.save(model, output / ENGINE, save_as_external_data=True, location=DATA, size_threshold=1024)
 
 
-def quantized(arrays: Arrays, suffix: str, layer: int) -> list[str]:
-    """The quantized weights of a layer, or their scales, by name: `suffix` is `_Q4`, `_Q8` or `_scales`."""
-    return sorted(name for name in arrays if name.startswith(f"model.layers.{layer}.") and name.endswith(suffix))
+def scales_of(arrays: Arrays, layer: int, part: str = "") -> list[str]:
+    """The names of the scales of a layer's quantized matrices, or of one of them, such as `down_proj`."""
+    ours = re.compile(rf"model\.layers\.{layer}\..*{part}.*_scales?$")
+    return sorted(filter(ours.match, arrays))
 
 
 def middle(arrays: Arrays) -> int:
@@ -52,27 +53,25 @@ def middle(arrays: Arrays) -> int:
 
 def scales_of_a_matrix_wrong(arrays: Arrays) -> None:
     """All scales of one matrix are four times too large."""
-    name = next(each for each in quantized(arrays, "_scales", middle(arrays)) if "down_proj" in each)
-    arrays[name] *= 4
+    arrays[scales_of(arrays, middle(arrays), "down_proj")[0]] *= WRONG_SCALE
 
 
 def scale_of_a_block_wrong(arrays: Arrays) -> None:
-    """One scale of one matrix is a hundred times too large."""
-    name = next(each for each in quantized(arrays, "_scales", middle(arrays)) if "down_proj" in each)
-    arrays[name].flat[arrays[name].size // 2] *= 100
+    """One scale of one matrix is four times too large."""
+    scales = arrays[scales_of(arrays, middle(arrays), "down_proj")[0]]
+    scales.flat[scales.size // 2] *= WRONG_SCALE
 
 
 def layer_of_zeros(arrays: Arrays) -> None:
-    """All int4 weights of one layer are zero."""
-    for name in quantized(arrays, "_Q4", middle(arrays)):
-        arrays[name][:] = ZEROS_OF_INT4
+    """All quantized weights of one layer are zero."""
+    for name in scales_of(arrays, middle(arrays)):
+        arrays[name][:] = 0
 
 
 def layers_swapped(arrays: Arrays) -> None:
-    """Two layers have each other's int4 down projection with its scales."""
+    """Two layers have each other's quantized down projection, with everything that belongs to it."""
     layer = middle(arrays)
-    for suffix in ("_Q4", "_scales"):
-        this = next(each for each in quantized(arrays, suffix, layer) if "down_proj" in each)
+    for this in [name for name in arrays if re.match(rf"model\.layers\.{layer}\..*down_proj", name)]:
         following = this.replace(f".{layer}.", f".{layer + 1}.", 1)
         arrays[this], arrays[following] = arrays[following], arrays[this]
 
@@ -82,7 +81,7 @@ def not_a_number(arrays: Arrays) -> None:
 
     A NaN before an int4 matrix is lost: the kernel quantizes its input.
     """
-    name = next(each for each in arrays if each.startswith("lm_head") and not each.endswith(("_Q4", "_Q8")))
+    name = next(each for each in arrays if each.startswith("lm_head") and arrays[each].dtype.kind == "f")
     arrays[name].flat[0] = np.nan
 
 

@@ -1,7 +1,7 @@
 """A pipeline of real but tiny steps: shell commands and file copies, to test flows without toolchains.
 
-It has the shape of a real one: download -> build -> validate -> gates -> publish, with one download for all targets. Each step
-counts its runs. A test can add shell commands to a step, for example to make it fail.
+It has the shape of a real one: download -> build -> validate -> gates -> publish, with one download for all targets.
+Each step counts its runs. A test can add shell commands to a step, for example to make it fail.
 """
 
 from collections.abc import Sequence

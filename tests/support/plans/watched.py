@@ -3,17 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
+from enginery.builds.gates import GateReport
 from enginery.builds.manifest import Manifest
+from enginery.builds.speed import SpeedReport
 from enginery.releases.index import ListedFile, Listing, listing
 from enginery.spec.spec import Spec, parse_spec
 from enginery.store.steps import FileRecord, Stage, StepRecord
 from tests.support.paths import TINY_LLAMA
 from tests.support.registry.builds import Build, a_report
+from tests.support.speeds import a_speed
 from tests.support.store.records import a_chain
 
 WHEEL = "tensorrt_llm-{}-cp312-cp312-linux_x86_64.whl"
 SOURCE = "tensorrt_llm-{}.tar.gz"
 TRTLLM = {"gpu": "H100-SXM5-80GB", "backend": "tensorrt", "precision": "bfloat16"}
+SPEED = a_speed()
 CPU = {"name": "cpu", "gpu": "cpu", "backend": "onnxruntime", "precision": "int4"}
 
 
@@ -49,24 +53,26 @@ def a_manifest(  # noqa: PLR0913  each is a figure
     release: str = "0.17.1",
     answers: Mapping[str, str] | None = None,
     passed: bool = True,
-    speed: float | None = 100.0,
+    speed: SpeedReport | None = SPEED,
     engine: int = 1000,
     seconds: float = 10.0,
     host: str = "builder-1",
     toolchain: Mapping[str, str] | None = None,
+    gates: GateReport | None = None,
+    gpu: str = "cpu",
 ) -> Manifest:
     """The manifest of a build with these figures."""
     build = Build(build_id=build_id, answers=answers or {"Hi": "there"}, passed=passed)
     order = build.parameters("s3://engines/test")
     target = order["target"]
     assert isinstance(target, dict)
-    report = a_report(build.answers, passed=passed).model_copy(update={"tokens_per_second": speed})
+    report = a_report(build.answers, passed=passed)
     more = {"seconds": seconds, "host": host, "toolchain": dict(toolchain or {})}
     return Manifest.model_validate(
         {
             "model": build.model,
             "build_id": build_id,
-            "target": target | {"release": release},
+            "target": target | {"release": release, "gpu": gpu},
             "created": "2026-11-28T00:00:00Z",
             "enginery": "0.1.0",
             "registry": "s3://engines/test",
@@ -74,6 +80,8 @@ def a_manifest(  # noqa: PLR0913  each is a figure
             "files": [FileRecord(path="model_repository/engine", sha256="0" * 64, size=engine + 10)],
             "steps": [_with_figures(record, engine, more) for record in a_chain()],
             "validation": report,
+            "gates": gates,
+            "speed": speed,
         }
     )
 

@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 
 from pydantic import JsonValue
 
+from enginery.builds.gates import GateReport
 from enginery.builds.manifest import Manifest
 from enginery.builds.validation import PromptResult, ValidationReport
+from enginery.builds.verdicts.evaluation import EvaluationResult
 from enginery.registry import Registry, publish
 from enginery.store.context import StepContext
 from tests.support.store.records import a_chain
@@ -117,7 +119,7 @@ def a_report(answers: Mapping[str, str], *, passed: bool = True) -> ValidationRe
         )
         for prompt, answer in answers.items()
     )
-    return ValidationReport(passed=passed, results=results, tokens_per_second=18.0, driver_sha256="0" * 64)
+    return ValidationReport(passed=passed, results=results, driver_sha256="0" * 64)
 
 
 @dataclass
@@ -127,6 +129,8 @@ class Build:
     Attributes:
         recorded: the answers in its validation report, if they differ from those of its models.
         broken: the name of a model that does not load.
+        gates: the results of its gates; None for a plan that has no gates step.
+        evaluations: the results of its evaluations, in the output of its gates step.
     """
 
     build_id: str = "cpu-int4-111111111111"
@@ -136,6 +140,8 @@ class Build:
     recorded: Mapping[str, str] | None = None
     broken: str | None = None
     passed: bool = True
+    gates: GateReport | None = None
+    evaluations: tuple[EvaluationResult, ...] = ()
 
     def parameters(self, to: str, **more: JsonValue) -> dict[str, JsonValue]:
         """The parameters of its publish step."""
@@ -152,6 +158,14 @@ class Build:
         write_repository(inputs["model_repository"], self.answers, broken=self.broken)
         report = a_report(self.answers if self.recorded is None else self.recorded, passed=self.passed)
         (inputs["report"] / "report.json").write_text(report.model_dump_json())
+        if self.gates is not None:
+            inputs["gates"] = directory / "gates"
+            (inputs["gates"] / "reference").mkdir(parents=True)
+            (inputs["gates"] / "gates.json").write_text(self.gates.model_dump_json())
+            (inputs["gates"] / "reference" / "reference.json").write_text("{}")
+            (inputs["gates"] / "evaluations").mkdir()
+            for one in self.evaluations:
+                (inputs["gates"] / "evaluations" / f"{one.name}.json").write_text(one.model_dump_json())
         (inputs["weights"] / "LICENSE").write_text("Do as you like.")
         (inputs["weights"] / "model.safetensors").write_bytes(b"weights")
         return inputs

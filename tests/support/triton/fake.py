@@ -32,6 +32,7 @@ class FakeTriton:
         lists_after: how many more times the index does not list new models.
         ready: whether the server reports that it is ready.
         generate_status: the status of the answer to `/generate`.
+        decoupled: the models that stream.
     """
 
     repository: Path
@@ -45,10 +46,13 @@ class FakeTriton:
     lists_after: int = 0
     ready: bool = True
     generate_status: int = 200
+    decoupled: set[str] = field(default_factory=set)
 
     def get(self, path: str) -> tuple[int, Any]:
         if path == "/v2/health/ready":
             return (200 if self.ready else 503), None
+        if path == "/v2":
+            return 200, {"name": "triton", "version": "2.51.0"}
         found = MODEL_PATH.fullmatch(path)
         if found is None:
             return 404, {"error": f"no {path}"}
@@ -58,7 +62,9 @@ class FakeTriton:
             return (200 if there and version in {None, str(there[0])} else 400), None
         if there is None:
             return 400, {"error": f"Request for unknown model: '{model}' is not found"}
-        return 200, {"name": model, "parameters": {BUILD_LABEL: {"string_value": there[1]}} if there[1] else {}}
+        policy = {"model_transaction_policy": {"decoupled": model in self.decoupled}}
+        label = {BUILD_LABEL: {"string_value": there[1]}} if there[1] else {}
+        return 200, {"name": model, "parameters": label, **policy}
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         found = CONTROL_PATH.fullmatch(path)

@@ -25,6 +25,14 @@ class ByteTokenizer:
         return decode(list(tokens))
 
 
+class Beginning(ByteTokenizer):
+    """A tokenizer that begins a text with the token 1, which is also the token of `^`."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True, **_: bool) -> SimpleNamespace:
+        ids = [1 if byte == ord("^") else byte for byte in text.encode()]
+        return SimpleNamespace(ids=[1, *ids] if add_special_tokens else ids)
+
+
 def decode(tokens: list[int]) -> str:
     return bytes(token for token in tokens if token < END).decode(errors="replace")
 

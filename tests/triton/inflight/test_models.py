@@ -17,6 +17,7 @@ from tests.support.triton.served import (
     FAKE_TRITON,
     FILLER,
     VOCABULARY,
+    Beginning,
     ByteTokenizer,
     FakeRequest,
     FakeResponse,
@@ -170,6 +171,26 @@ def prepared(tokens: SpecialTokens, *requests: FakeRequest) -> list[FakeResponse
 
 def a_request(**inputs: Any) -> FakeRequest:
     return FakeRequest(**{"QUERY": strings("hi"), "REQUEST_OUTPUT_LEN": [[5]], **inputs})
+
+
+def tokens_of(query: str, **inputs: Any) -> list[int]:
+    model = preprocessing.TritonPythonModel()
+    model.triton, model.tokenizer, model.special = FAKE_TRITON, Beginning(), True
+    (response,) = model.execute([a_request(QUERY=strings(query), **inputs)])
+    return list(response.tensors["INPUT_ID"][0].tolist())
+
+
+def test_a_token_that_the_text_begins_with_is_not_added_again() -> None:
+    assert tokens_of("hi") == tokens_of("^hi") == [1, 104, 105]
+    assert tokens_of("^^hi") == [1, 1, 104, 105]
+    assert tokens_of("h^") == [1, 104, 1]
+
+
+def test_a_request_may_say_that_the_text_has_all_its_special_tokens() -> None:
+    as_it_is = np.asarray([[False]])
+    assert tokens_of("hi", ADD_SPECIAL_TOKENS=as_it_is) == [104, 105]
+    assert tokens_of("^hi", ADD_SPECIAL_TOKENS=as_it_is) == [1, 104, 105]
+    assert tokens_of("hi", ADD_SPECIAL_TOKENS=~as_it_is) == [1, 104, 105]
 
 
 def test_every_end_token_of_the_model_ends_an_answer_as_when_it_was_validated() -> None:

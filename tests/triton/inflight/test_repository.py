@@ -57,6 +57,15 @@ def test_files_are_where_the_article_and_our_models_want_them(tmp_path: Path, we
     assert {path.name for path in models.iterdir()} == {*MODELS, "launch.md"}
 
 
+def test_the_chat_template_travels_beside_the_tokenizer(tmp_path: Path, weights: Path) -> None:
+    (weights / "additional_chat_templates").mkdir()
+    for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        (weights / name).write_text(name)
+    models = write(tmp_path, weights)
+    for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        assert (models / "preprocessing/1/tokenizer" / name).read_text() == name
+
+
 def test_large_files_are_linked_not_copied(tmp_path: Path, weights: Path) -> None:
     models = write(tmp_path, weights)
     assert (models / "tensorrt_llm" / "1" / "rank0.engine").samefile(tmp_path / "engine" / "rank0.engine")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from enginery.triton.models.llm import tensorrt_llm
-from enginery.triton.models.llm.engine import TextRequest, read_requests, read_settings
+from enginery.triton.models.llm.engine import Engine, TextRequest, read_requests, read_settings
 from enginery.triton.models.llm.tensorrt_llm import Job
 from enginery.triton.models.requests import RequestError
-from tests.support.triton.served import FAKE_TRITON, FakeSender
+from tests.support.triton.served import FAKE_TRITON, Beginning, FakeSender
 
 
 def inputs(**values: Any) -> dict[str, Any]:
@@ -331,3 +331,44 @@ def test_a_request_that_the_runtime_refuses_is_the_clients_mistake() -> None:
 
 def test_any_other_failure_is_the_models() -> None:
     assert sent(RuntimeError("out of memory")) == [("1: the model failed: out of memory", 1)]
+
+
+class Llm:
+    """The LLM API as far as an engine uses it: it keeps what it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.given: list[Any] = []
+
+    def generate_async(self, inputs: Any, **_: Any) -> None:
+        self.given.append(inputs)
+
+
+class Encoding:
+    """A tokenizer as the LLM API has it, which adds the token 1 in front of a text."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(Beginning().encode(text, add_special_tokens=add_special_tokens).ids)
+
+
+def given_to(tokenizer: Any, prompt: str, *, special: bool = True) -> Any:
+    engine = Engine.__new__(Engine)
+    engine._llm, engine._sampling_params = Llm(tokenizer), dict
+    engine.generate(prompt, {}, stream=False, special=special)
+    return engine._llm.given[0]
+
+
+def test_a_text_goes_to_the_llm_as_tokens_only_where_the_llm_would_add_one_too_many() -> None:
+    assert given_to(Encoding(), "hi") == "hi"
+    assert given_to(Encoding(), "^hi") == [1, 104, 105]
+    assert given_to(Encoding(), "hi", special=False) == [104, 105]
+    assert given_to(None, "^hi") == "^hi"
+    with pytest.raises(RequestError, match="add_special_tokens: this model has no tokenizer"):
+        given_to(None, "hi", special=False)
+
+
+def test_a_request_may_say_that_its_text_has_all_special_tokens() -> None:
+    name = "sampling_param_add_special_tokens"
+    assert read_request(inputs(), decoupled=False, exclude_input=True).special
+    assert read_request(inputs(**{name: True}), decoupled=False, exclude_input=True).special
+    assert not read_request(inputs(**{name: False}), decoupled=False, exclude_input=True).special

@@ -149,6 +149,17 @@ def test_a_tokenizer_that_the_checkpoint_lacks_comes_from_the_weights(tmp_path: 
     assert copied.read_text() == '{"of": "weights"}'
 
 
+def test_a_chat_template_that_the_checkpoint_lacks_comes_from_the_weights(tmp_path: Path, checkpoint: Path) -> None:
+    weights = exported_checkpoint(tmp_path / "weights")
+    (weights / "chat_template.jinja").write_text("of the weights")
+    (weights / "tokenizer_config.json").write_text('{"of": "weights"}')
+    (checkpoint / "tokenizer_config.json").write_text('{"of": "checkpoint"}')
+    write_llmapi_repository(tmp_path / "models", checkpoint=checkpoint, weights=weights, options=DECOUPLED)
+    copied = tmp_path / "models/tensorrt_llm/1/checkpoint"
+    assert (copied / "chat_template.jinja").read_text() == "of the weights"
+    assert (copied / "tokenizer_config.json").read_text() == '{"of": "checkpoint"}'
+
+
 def test_a_model_without_a_tokenizer_is_refused_before_anything_is_written(tmp_path: Path, checkpoint: Path) -> None:
     (checkpoint / "tokenizer.json").unlink()
     with pytest.raises(SourceError, match="no tokenizer"):

@@ -99,12 +99,14 @@ class TextRequest:
         sampling: arguments of `SamplingParams`.
         stream: whether the client wants pieces of the answer as they come.
         exclude_input: whether the answer omits the prompt.
+        special: whether the tokenizer adds special tokens to the text.
     """
 
     prompt: str
     sampling: Mapping[str, Any]
     stream: bool
     exclude_input: bool
+    special: bool = True
 
 
 def read_requests(inputs: Tensors, *, decoupled: bool, exclude_input: bool) -> list[TextRequest]:
@@ -154,6 +156,7 @@ def _read_one(inputs: Tensors, *, decoupled: bool, exclude_input: bool) -> TextR
         sampling={**_numbers(inputs), **_words(inputs), **({"logprobs": 1} if log_probs else {})},
         stream=stream,
         exclude_input=exclude_input if exclude is None else exclude,
+        special=_scalar(inputs, f"{PREFIX}add_special_tokens", bool) is not False,
     )
 
 
@@ -168,25 +171,27 @@ class Engine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._thread.start()
 
-    def generate(self, prompt: str, sampling: Mapping[str, Any], *, stream: bool) -> Any:
+    def generate(self, prompt: str, sampling: Mapping[str, Any], *, stream: bool, special: bool = True) -> Any:
         """Begin an answer; call this, and iterate over its result, on the loop.
 
         Raises:
             ValueError: when the model cannot answer this request.
         """
-        inputs = self._inputs(prompt)
+        inputs = self._inputs(prompt, special=special)
         return self._llm.generate_async(inputs, sampling_params=self._sampling_params(**sampling), streaming=stream)
 
-    def _inputs(self, prompt: str) -> str | list[int]:
-        """The prompt for the LLM: its text, or its tokens if the LLM would add a token that the text begins with."""
+    def _inputs(self, prompt: str, *, special: bool) -> str | list[int]:
+        """The prompt for the LLM: its text, or its tokens if the LLM would add a token that does not belong there."""
         tokenizer = getattr(self._llm, "tokenizer", None)
         if tokenizer is None:
+            if not special:
+                raise RequestError("add_special_tokens: this model has no tokenizer that leaves them out")
             return prompt
 
-        def encode(text: str, special: bool) -> list[int]:  # noqa: FBT001  as prompt_tokens calls it
-            return [int(token) for token in tokenizer.encode(text, add_special_tokens=special)]
+        def encode(text: str, added: bool) -> list[int]:  # noqa: FBT001  as prompt_tokens calls it
+            return [int(token) for token in tokenizer.encode(text, add_special_tokens=added)]
 
-        tokens = prompt_tokens(encode, prompt, special=True)
+        tokens = prompt_tokens(encode, prompt, special=special)
         return prompt if tokens == encode(prompt, True) else tokens  # noqa: FBT003
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:

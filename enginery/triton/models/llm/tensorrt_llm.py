@@ -100,7 +100,9 @@ class Job:
 
     def _begin(self, request: TextRequest) -> Any:
         try:
-            return self._engine.generate(request.prompt, request.sampling, stream=request.stream)
+            return self._engine.generate(
+                request.prompt, request.sampling, stream=request.stream, special=request.special
+            )
         except ValueError as error:
             raise RequestError(str(error)) from error
 

@@ -77,6 +77,13 @@ class LLM:
         made = [self._answer(number, *one) for number, one in enumerate(zip(every, each, strict=True), start=1)]
         return made[0] if single else made
 
+    def generate_async(
+        self, inputs: Any, sampling_params: SamplingParams | None = None, *, streaming: bool = False
+    ) -> RequestOutput:
+        """Answer one prompt. With `streaming`, going through the result gives the tokens one by one."""
+        assert streaming, "a driver that wants no single tokens calls generate"
+        return self._answer(1, inputs, sampling_params or SamplingParams())
+
     def _answer(self, number: int, prompt: Any, sampling: SamplingParams) -> RequestOutput:
         if isinstance(prompt, dict):
             prompt = prompt.get("prompt", prompt.get("prompt_token_ids"))

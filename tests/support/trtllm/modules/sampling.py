@@ -1,6 +1,7 @@
 """`SamplingParams` and the results of `LLM.generate`."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from tests.support.trtllm import facts
@@ -53,3 +54,13 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool = True
     context_logits: Any = None
+
+    def __iter__(self) -> Iterator["RequestOutput"]:
+        """The answer so far, after each token."""
+        for length in range(1, self.outputs[0].length + 1):
+            part = replace(self.outputs[0], token_ids=self.outputs[0].token_ids[:length])
+            yield replace(self, outputs=[part], finished=length == self.outputs[0].length)
+
+    def result(self) -> "RequestOutput":
+        """The whole answer."""
+        return self

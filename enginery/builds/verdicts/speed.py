@@ -9,7 +9,8 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from enginery.builds import GateResult, LoadSpeed, Measure, Series, SpeedReport, Verdict, t_quantile, worst
+from enginery.builds.gates import GateResult, Measure, Verdict, worst
+from enginery.builds.speed import LoadSpeed, Series, SpeedReport, speed_differences, t_quantile
 from enginery.spec import Mode, SpeedGate
 
 GATE = "speed"
@@ -35,7 +36,7 @@ def judge_speed(now: SpeedReport, before: SpeedReport | None, options: SpeedGate
     if before is None:
         reason = "nothing to compare with yet"
         return GateResult(gate=GATE, mode=mode, verdict=Verdict.PASS, measures=recorded, reason=reason)
-    if different := "; ".join(differences(now, before)):
+    if different := "; ".join(speed_differences(now, before)):
         return _undecided(mode, recorded, f"measured differently from the channel's build: {different}", "")
     if noisy := "; ".join(disturbances(now, before)):
         return _undecided(mode, recorded, noisy, MEASURE_AGAIN)
@@ -52,23 +53,6 @@ def judge_speed(now: SpeedReport, before: SpeedReport | None, options: SpeedGate
         reason="; ".join(measure.told for measure in compared if measure.verdict is verdict is not Verdict.PASS),
         remedy=_remedy(verdict),
     )
-
-
-def differences(now: SpeedReport, before: SpeedReport) -> Iterator[str]:
-    """Why the two cannot be compared: each difference of machine and settings in words."""
-    facts = {
-        "GPU": (", ".join(before.machine.gpus), ", ".join(now.machine.gpus)),
-        "driver": (before.machine.driver, now.machine.driver),
-        "CPU": (before.machine.cpu, now.machine.cpu),
-        "CPUs": (before.machine.cores, now.machine.cores),
-        **{
-            name.replace("_", " "): (getattr(before.settings, name), getattr(now.settings, name))
-            for name in ("prompt_tokens", "output_tokens", "threads", "world_size")
-        },
-    }
-    for name, (old, new) in facts.items():
-        if old != new:
-            yield f"{name} {new or 'none'}, not {old or 'none'}"
 
 
 def disturbances(now: SpeedReport, before: SpeedReport) -> Iterator[str]:
