@@ -14,6 +14,7 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", ORT_DISABLE_TELEMETRY="1")
 
+import numpy as np
 import torch  # type: ignore[import-not-found,unused-ignore]
 import transformers  # type: ignore[import-not-found,unused-ignore]
 
@@ -21,6 +22,8 @@ CHECKOUT = Path(__file__).parents[3]
 COMPARE = CHECKOUT / "enginery" / "toolchains" / "drivers" / "compare_onnx_weights.py"
 TOKENIZER = CHECKOUT / "examples" / "tiny-llama" / "model"
 PROMPT = [1, 5, 9]
+CLOSE = 1e-3
+"""Logits of two correct computations in float32 differ by less."""
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -81,6 +84,20 @@ def answer(engine: Path, model: Path) -> None:
         raise RuntimeError(f"validated with {tokens}, served with {served}")
 
 
+def predict(engine: Path, model: Path) -> None:
+    """Predict a sequence that is longer than the sliding windows, as the validation does, and as transformers does."""
+    answer_prompts = import_module("enginery.toolchains.drivers.answer_prompts")
+    ids = [1, *range(3, 103)]
+    found = np.full((len(ids), SHAPE["vocab_size"]), np.nan)
+    for skipped, logits in answer_prompts.predictions(answer_prompts.load(engine, model, 1), ids, 1):
+        found[skipped : skipped + len(logits)] = logits
+    original = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.inference_mode():
+        wanted = original(torch.tensor([ids])).logits[0].numpy()
+    if not np.allclose(found, wanted, atol=CLOSE):
+        raise RuntimeError(f"predicted logits are wrong by {np.abs(found - wanted).max():.3g}")
+
+
 def main(directory: Path, architectures: list[str]) -> None:
     """Try each architecture."""
     results = {}
@@ -90,6 +107,7 @@ def main(directory: Path, architectures: list[str]) -> None:
             build(weights(architecture, directory / architecture), engine)
             compare(engine, directory / architecture, directory / f"{architecture}.weights.json")
             answer(engine, directory / architecture)
+            predict(engine, directory / architecture)
             results[architecture] = ""
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a builder raises
             results[architecture] = f"{type(error).__name__}: {error}"
