@@ -14,7 +14,6 @@ from enginery.core.late import door
 if TYPE_CHECKING:
     from enginery.builds.bundle import SignatureFile, make_bundle, require_trusted, signed_digests
     from enginery.builds.compare import Comparison, Figure, SpeedFigures, compare_builds
-    from enginery.builds.distribution import DISTRIBUTION_FILE, Distribution, DistributionFacts, read_distribution
     from enginery.builds.gates import (
         GATES_FILE,
         Forced,
@@ -71,17 +70,6 @@ if TYPE_CHECKING:
         served_version,
     )
     from enginery.builds.provenance import PROVENANCE, provenance_statement, published_file, published_statement
-    from enginery.builds.reference import (
-        LOGPROBS_FILE,
-        MOST_KEPT,
-        REFERENCE_DIRECTORY,
-        REFERENCE_FILE,
-        LogProbs,
-        Reference,
-        ReferenceFacts,
-        ReferenceSequence,
-        read_reference,
-    )
     from enginery.builds.report import html_report
     from enginery.builds.speed import (
         SPEED_COLUMNS,
@@ -108,12 +96,29 @@ if TYPE_CHECKING:
     )
     from enginery.builds.verdicts.attestation import ATTESTATION, test_result_statement
     from enginery.builds.verdicts.channel import judge_channel
+    from enginery.builds.verdicts.distribution import (
+        DISTRIBUTION_FILE,
+        Distribution,
+        DistributionFacts,
+        read_distribution,
+    )
     from enginery.builds.verdicts.evaluation import (
         EVALUATION_FILE,
         EVALUATIONS,
         EvaluationResult,
         published_evaluations,
         read_evaluation,
+    )
+    from enginery.builds.verdicts.reference import (
+        LOGPROBS_FILE,
+        MOST_KEPT,
+        REFERENCE_DIRECTORY,
+        REFERENCE_FILE,
+        LogProbs,
+        Reference,
+        ReferenceFacts,
+        ReferenceSequence,
+        read_reference,
     )
     from enginery.builds.verdicts.sampling import (
         paired,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from enginery.builds.distribution import DistributionFacts
+from enginery.builds.verdicts.distribution import DistributionFacts
 from enginery.core.errors import StoreError, ValidationError
 from enginery.core.model import Frozen
 from enginery.models import Degenerate

@@ -187,9 +187,10 @@ def test_one_wrong_answer_makes_a_validation_fail_and_the_report_and_the_facts_s
         validate.Answer(text=text, token_ids=(7,), tokens=1, seconds_to_first_token=0.1, seconds=0.5, finish="eos")
         for text in ("un", second)
     )
-    monkeypatch.setattr(validate, "answers_to", lambda *_: answers)
+    monkeypatch.setattr(validate, "answers_to", lambda *_: (answers, None))
+    monkeypatch.setattr(validate, "require_same_weights", lambda _: {"tensors_compared": 3})
     facts = validate.validate(context(tmp_path, TWO_PROMPTS))
-    assert facts == {"passed": not failed, "prompts": 2, "failed": failed}
+    assert facts == {"passed": not failed, "prompts": 2, "failed": failed, "tensors_compared": 3}
     found = validation.read_report(tmp_path)
     assert [found.passed, *(each.passed for each in found.results)] == [not failed, True, not failed]
     with pytest.raises(ValidationError, match=second) if failed else nullcontext():
@@ -281,9 +282,10 @@ def test_the_report_has_the_messages_and_the_text_that_was_sent(
 
     def answers_to(_context: StepContext, _options: ValidationOptions, sent: tuple[SentPrompt, ...]) -> Any:
         asked.extend(sent)
-        return (answer,) * len(sent)
+        return (answer,) * len(sent), None
 
     monkeypatch.setattr(validate, "answers_to", answers_to)
+    monkeypatch.setattr(validate, "require_same_weights", lambda _: {})
     assert validate.validate(context(tmp_path, options))["passed"]
     found = validation.read_report(tmp_path)
     assert found.chat_template == "chat_template.jinja"

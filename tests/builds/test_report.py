@@ -8,6 +8,7 @@ from enginery.builds.report import html_report
 from enginery.spec.validation import Message
 from enginery.store.steps import FileRecord
 from tests.support.registry.builds import a_report
+from tests.support.speeds import GPU, a_speed
 from tests.support.store.records import a_chain
 
 TARGET = BuildTarget(
@@ -109,3 +110,15 @@ def test_an_answer_without_an_expectation_is_recorded_only() -> None:
     (result,) = made.validation.results
     recorded = made.validation.model_copy(update={"results": (result.model_copy(update={"expected": {}}),)})
     assert "recorded only" in html_report(made.model_copy(update={"validation": recorded}))
+
+
+def test_the_speed_is_shown_with_its_machine_if_it_was_measured() -> None:
+    plain = manifest({"Hi": "there"})
+    assert "How fast it is" not in html_report(plain)
+    speed = a_speed(machine=GPU, concurrency=(1, 8), peak_gpu_bytes=3 << 30, watts=418.7)
+    page = html_report(plain.model_copy(update={"speed": speed}))
+    assert "How fast it is" in page
+    assert "57 in 5 starts" in page
+    assert "NVIDIA H200 with driver 570.86.15" in page
+    assert "3.2 GB of GPU memory, 418.7 W" in page
+    assert not tags(page).open

@@ -40,8 +40,8 @@ MOST_STARTS = 10
 FEWEST_STARTS = 2
 PATIENCE_SECONDS = 60.0
 """No further start begins after this time, once there are two quiet ones: loading a large model takes minutes."""
-LONGEST_SECONDS = 1200.0
-"""And none after this time, quiet or not."""
+LONGEST_SECONDS = 180.0
+"""And none after this time, quiet or not, once there are two."""
 
 MEASURING: Mapping[str, JsonValue] = MappingProxyType(
     {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12, "seconds": 4.0}
@@ -135,7 +135,8 @@ def _starts(context: StepContext, driver: str) -> list[Start]:
         starts.append(_start(context, driver))
         quiet, seconds = quiet_starts(starts), time.monotonic() - began
         enough = len(quiet) >= STARTS and are_precise(quiet)
-        if enough or (len(quiet) >= FEWEST_STARTS and seconds > PATIENCE_SECONDS) or seconds > LONGEST_SECONDS:
+        late = seconds > (PATIENCE_SECONDS if len(quiet) >= FEWEST_STARTS else LONGEST_SECONDS)
+        if enough or (late and len(starts) >= FEWEST_STARTS):
             break
     return starts
 

@@ -69,7 +69,7 @@ def check_findings(request: Request, identify: Identify) -> Iterator[Finding]:
     """Everything that stops the checks of a target."""
     options = request.validation
     if wants_reference(options):
-        yield from reference_findings(request)
+        yield from reference_findings(request, identify)
     if options.gates.evaluation.mode is not Mode.OFF:
         yield from evaluation_findings(options.gates.evaluation, identify)
 

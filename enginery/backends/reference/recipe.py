@@ -17,7 +17,7 @@ from enginery.backends.request import BackendStep, Request, command_step
 from enginery.backends.validate import chat_recipe
 from enginery.core.errors import SourceError, ToolchainError
 from enginery.core.model import Frozen
-from enginery.spec import Finding, Prompt, ValidationOptions
+from enginery.spec import Finding, Prompt, ValidationOptions, gpus
 from enginery.store import ANY_GPU, Call, Stage, Step
 from enginery.toolchains import ANSWER_REFERENCE, Identify, driver_sha256
 
@@ -25,6 +25,8 @@ FUNCTION_VERSION = 1
 PREFIX = "transformers-"
 WINDOW = 512
 """The longest piece of a text, in tokens."""
+RUNS_ON = {"cuda": ANY_GPU, "cpu": gpus.CPU.name}
+"""Where the step runs, by the device that the spec asks for; on any machine for `auto`."""
 TEXTS = "texts"
 """The placeholder of the user's own texts."""
 WHOLE_NAME = re.compile(r"(?:(?P<registry>s3://[^#@]+)#)?(?P<model>[^/#@]+)/(?P<build>[^/#@]+)")
@@ -109,7 +111,7 @@ def planned_reference(request: Request, weights: str, identify: Identify, longes
     inputs = {"weights": weights}
     if options.use == "build":
         return BackendStep(Step(stage=Stage.REFERENCE, inputs=inputs, recipe=recipe))
-    runs_on = ANY_GPU if options.device == "cuda" else "any"
+    runs_on = RUNS_ON.get(options.device, "any")
     toolchain = identify(transformers_toolchain(), "venv")
     made = command_step(Stage.REFERENCE, inputs, recipe, toolchain, runs_on)
     return made._replace(places=reference_places(request.validation))

@@ -1,1 +1,1 @@
-"""What follows from measurements: results of evaluations, comparisons with the channel's build, and attestations."""
+"""What is measured of a build and what follows from it: references, predictions, scores, comparisons, attestations."""

@@ -40,7 +40,7 @@ class Answer:
         text: the answer without the prompt and without special tokens.
         token_ids: its tokens, without the one that ended it.
         tokens: how many these are.
-        seconds_to_first_token: from the prompt to the first token.
+        seconds_to_first_token: from the prompt to the first token; None without a token.
         seconds: from the prompt to the end of the answer.
         finish: `eos` when the model ended the answer, `length` when it reached its limit.
         as_raw_text: whether a server that is sent this text gets the same tokens.
@@ -49,7 +49,7 @@ class Answer:
     text: str
     token_ids: list[int]
     tokens: int
-    seconds_to_first_token: float
+    seconds_to_first_token: float | None
     seconds: float
     finish: str
     as_raw_text: bool
@@ -152,15 +152,15 @@ def answer(engine: Engine, prompt: str, max_tokens: int, *, add_special_tokens: 
     for token in generate(engine, prompt_ids, limit):
         ids.append(token)
         moments.append(time.perf_counter() - started)
+    # A runtime may end an answer without a token.
     ended = not ids or ids[-1] in engine.end_ids
     kept = ids[:-1] if ended else ids
-    moments = moments or [time.perf_counter() - started]  # a runtime that gives no token at all
     return Answer(
         text=engine.tokenizer.decode(kept, skip_special_tokens=True),
         token_ids=kept,
         tokens=len(kept),
-        seconds_to_first_token=moments[0],
-        seconds=moments[-1],
+        seconds_to_first_token=moments[0] if moments else None,
+        seconds=time.perf_counter() - started,
         finish="eos" if ended else "length",
         as_raw_text=prompt_ids == raw,
     )

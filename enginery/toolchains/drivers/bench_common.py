@@ -274,14 +274,14 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 class Gauges:
-    """Memory and power of the GPUs, read through NVIDIA's management library; nothing on a machine without it.
+    """Memory and power of the GPUs, read through NVIDIA's management library; nothing for an engine on a CPU.
 
     Power is the mean of about the last second, as the library gives it. Memory is that of the whole GPU, less what was
     used before the engine was loaded.
     """
 
-    def __init__(self) -> None:
-        self._library = load_nvml()
+    def __init__(self, *, on_gpu: bool = True) -> None:
+        self._library: Any = load_nvml() if on_gpu else None
         self._devices = list(self._visible()) if self._library else []
         self._before = sum(map(self._memory, self._devices))
         self.peak_bytes: int | None = None

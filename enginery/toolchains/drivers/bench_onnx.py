@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     requests = json.loads(arguments.requests.read_text(encoding="utf-8"))
-    gauges = bench_common.Gauges()
     described = bench_common.read_json(arguments.engine / "genai_config.json")["model"]
+    gauges = bench_common.Gauges(on_gpu=is_for_cuda(described))
     settings, notes = bench_common.fitting(requests["settings"], described["context_length"])
     tokens = bench_common.usable_tokens(arguments.engine, arguments.tokenizer)
     started = time.perf_counter()

@@ -159,6 +159,7 @@ class Found:
 def original_name(name: str) -> str:
     """The name that a weight of the graph has in a Hugging Face model."""
     name = re.sub(r"\.MatMul\.weight\w*$", ".weight", name).replace(".attn.", ".self_attn.")
+    name = name.replace("_norm.layernorm.", "_norm.")
     return re.sub(r"^model\.layers\.\d+\.final_norm_layernorm", "model.norm", name)
 
 

@@ -79,13 +79,15 @@ class Recorder:
         rows = slice(sequence.row + begin, sequence.row + begin + len(logits))
         following = np.array(sequence.ids[sequence.first + begin :][: len(logits)], np.int64)
         top, lines = self.top_ids[rows], np.arange(len(logits))
+        total = log_of_sum(logits)
         # A token may be forbidden with minus infinity, but none of those that the original weights think likely.
-        likely = np.concatenate([logits[lines[:, None], top], logits[lines, following][:, None]], axis=1)
-        self.nonfinite[rows] = (np.isnan(logits) | (logits == np.inf)).sum(axis=1) + (likely == -np.inf).sum(axis=1)
-        with np.errstate(invalid="ignore", over="ignore"):
-            logprobs = log_softmax(logits)
-        self.top_logprobs[rows] = logprobs[lines[:, None], top]
-        self.next_logprobs[rows] = logprobs[lines, following]
+        likely, comes = logits[lines[:, None], top], logits[lines, following]
+        forbidden = np.isneginf(likely).sum(axis=1) + np.isneginf(comes)
+        wrong = np.where(np.isfinite(total), 0, (np.isnan(logits) | np.isposinf(logits)).sum(axis=1))
+        self.nonfinite[rows] = wrong + forbidden
+        with np.errstate(invalid="ignore"):
+            self.top_logprobs[rows] = likely - total[:, None]
+            self.next_logprobs[rows] = comes - total
         self.argmax[rows] = logits.argmax(axis=1)
         self.measured[rows] = True
 
@@ -120,14 +122,16 @@ def _sequences(written: list[dict[str, Any]]) -> Iterator[Sequence]:
 
 
 def as_float(logits: Any) -> Any:
-    """Logits in float64. NumPy has no bfloat16: some libraries give its bits as whole numbers of 16 bits."""
+    """Logits in float32. NumPy has no bfloat16: some libraries give its bits as whole numbers of 16 bits."""
     found = np.asarray(logits)
     if found.dtype == np.uint16:
         found = (found.astype(np.uint32) << 16).view(np.float32)
-    return found.astype(np.float64)
+    return found.astype(np.float32)
 
 
-def log_softmax(logits: Any) -> Any:
-    """The logarithms of the probabilities of each row."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def log_of_sum(logits: Any) -> Any:
+    """The logarithm of the sum of exponentials of each row, in float64; not finite if a logit is NaN or infinite."""
+    largest = logits.max(axis=-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.exp(logits - largest[:, None]).sum(axis=-1, dtype=np.float64)
+        return largest.astype(np.float64) + np.log(sums)

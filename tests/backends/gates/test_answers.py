@@ -10,8 +10,8 @@ import pytest
 from enginery.backends.gates.answers import judge_answers
 from enginery.backends.validate import degenerate, expectations, judge
 from enginery.builds.gates import GateResult, Measure, Verdict
-from enginery.builds.reference import Reference
 from enginery.builds.validation import PromptResult, ValidationReport
+from enginery.builds.verdicts.reference import Reference
 from enginery.spec.validation import AnswersGate, Mode, Prompt
 from tests.support.references import answer as reference_answer
 from tests.support.references import write_reference

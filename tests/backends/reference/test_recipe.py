@@ -85,10 +85,11 @@ def test_the_step_runs_in_the_toolchain_of_transformers_and_sees_the_users_texts
     assert made.step.runs_on == "any"
 
 
-def test_a_step_for_cuda_runs_on_a_machine_with_a_gpu(texts: Path) -> None:
-    made = planned_reference(request(texts, device="cuda"), "weights-key", identify)
+@pytest.mark.parametrize(("device", "runs_on"), [("auto", "any"), ("cpu", "cpu"), ("cuda", ANY_GPU)])
+def test_the_step_runs_where_the_spec_says(texts: Path, device: str, runs_on: str) -> None:
+    made = planned_reference(request(texts, device=device), "weights-key", identify)
     assert made is not None
-    assert made.step.runs_on == ANY_GPU
+    assert made.step.runs_on == runs_on
 
 
 def test_without_a_reference_there_is_no_step(texts: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enginery.builds.reference import ReferenceFacts
+from enginery.builds.verdicts.reference import ReferenceFacts
 from enginery.core.errors import StoreError
 from enginery.core.late import late
 from enginery.core.model import Frozen
