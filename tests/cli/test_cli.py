@@ -26,7 +26,7 @@ def written(directory: Path, text: str) -> str:
 def test_plan_shows_steps_targets_and_notes(enginery: Enginery, capsys: pytest.CaptureFixture[str]) -> None:
     assert enginery("plan", str(TINY)) == 0
     shown = capsys.readouterr().out
-    for text in ("tiny-llama", "download", "build/cpu-int4", "publish/cpu-fp32", "to run", "9 of 9 steps to run"):
+    for text in ("tiny-llama", "download", "build/cpu-int4", "publish/cpu-fp32", "to run", "14 of 14 steps to run"):
         assert text in shown
 
 
@@ -57,7 +57,7 @@ def test_plan_knows_what_is_done(enginery: Enginery, capsys: pytest.CaptureFixtu
     enginery("run-step", str(plan), "download")
     capsys.readouterr()
     assert enginery("plan", str(TINY)) == 0
-    assert "8 of 9 steps to run" in capsys.readouterr().out
+    assert "13 of 14 steps to run" in capsys.readouterr().out
 
 
 def test_plan_explains_why_a_step_must_run(enginery: Enginery, capsys: pytest.CaptureFixture[str]) -> None:

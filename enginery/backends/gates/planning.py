@@ -10,7 +10,7 @@ from enginery.backends.evaluate.findings import evaluation_findings, evaluation_
 from enginery.backends.evaluate.step import evaluate_call, evaluation_places
 from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
 from enginery.backends.reference.cost import reference_cost
-from enginery.backends.reference.recipe import planned_reference, reference_findings
+from enginery.backends.reference.recipe import planned_reference, reference_findings, toolchain_problem
 from enginery.backends.reference.runnable import reference_problem
 from enginery.backends.request import BackendStep, Chain, Request
 from enginery.models import weights_of
@@ -53,7 +53,7 @@ def plan_checks(request: Request, weights: str, source: ResolvedSource, identify
     """
     options = request.validation
     wanted = wants_reference(options)
-    problem = _problem(request, source) if wanted else None
+    problem = _problem(request, source, identify) if wanted else None
     reference = (
         planned_reference(request, weights, identify, longest_input(request)) if wanted and not problem else None
     )
@@ -69,7 +69,7 @@ def check_findings(request: Request, identify: Identify) -> Iterator[Finding]:
     """Everything that stops the checks of a target."""
     options = request.validation
     if wants_reference(options):
-        yield from reference_findings(request, identify)
+        yield from reference_findings(request)
     if options.gates.evaluation.mode is not Mode.OFF:
         yield from evaluation_findings(options.gates.evaluation, identify)
 
@@ -152,10 +152,11 @@ def longest_input(request: Request) -> int:
     return min((length for length in (options.max_input_len, room) if length), default=0)
 
 
-def _problem(request: Request, source: ResolvedSource) -> str | None:
+def _problem(request: Request, source: ResolvedSource, identify: Identify) -> str | None:
     if request.validation.reference.use != "weights":
         return None
-    return reference_problem(request.model, source.config, [file.name for file in source.files])
+    files = [file.name for file in source.files]
+    return reference_problem(request.model, source.config, files) or toolchain_problem(identify)
 
 
 def _without(request: Request, problem: str | None) -> Iterator[tuple[GateName, str]]:

@@ -178,13 +178,17 @@ def published_build_name(written: str, registry: str = "") -> PublishedBuildName
     return PublishedBuildName(address.rstrip("/"), found["model"], found["build"])
 
 
-def reference_findings(request: Request, identify: Identify | None = None) -> Iterator[Finding]:
-    """Everything that stops the reference of this target: texts, build, and toolchain.
+def toolchain_problem(identify: Identify) -> str | None:
+    """Why this machine cannot run a reference; None if it can."""
+    try:
+        identify(transformers_toolchain(), "venv")
+    except ToolchainError as error:
+        return f"{error.subject}: {error.problem}; {error.remedy}"
+    return None
 
-    Args:
-        request: the target.
-        identify: returns a toolchain's identity; None to look only for a pin file.
-    """
+
+def reference_findings(request: Request) -> Iterator[Finding]:
+    """Everything that stops the reference of this target: its texts, and the build to take it from."""
     options = request.validation.reference
     if options.use != "off" and (texts := own_texts(options)) is not None:
         try:
@@ -196,10 +200,3 @@ def reference_findings(request: Request, identify: Identify | None = None) -> It
             published_build_name(options.build or "", request.spec.publish.to if request.spec.publish else "")
         except SourceError as error:
             yield Finding("E531", error.subject, error.problem, error.remedy)
-    if options.use == "weights":
-        try:
-            name = transformers_toolchain()
-            if identify:
-                identify(name, "venv")
-        except ToolchainError as error:
-            yield Finding("E532", "validation.reference", f"{error.subject}: {error.problem}", error.remedy)

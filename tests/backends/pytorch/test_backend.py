@@ -79,7 +79,7 @@ def test_what_is_no_release_is_refused_as_by_every_backend() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
 def test_a_plain_precision_uses_the_weights_as_they_are(precision: str) -> None:
     assert findings({"precision": precision}) == []
-    assert stages({"precision": precision}) == ["validate", "package"]
+    assert stages({"precision": precision}) == ["validate", "bench", "package"]
     chain = BACKEND.chain(request_of({"precision": precision}), WEIGHTS)
     assert chain.validate.step.inputs == chain.package.step.inputs == {"engine": WEIGHTS, "weights": WEIGHTS}
     assert package_of({"precision": precision})["arguments"]["dtype"] == precision
@@ -154,7 +154,7 @@ def test_targets_that_differ_only_in_gpu_and_release_share_the_quantization() ->
 def test_a_source_that_is_quantized_already_is_used_as_it_is() -> None:
     model = ModelFacts(dtype="bfloat16", quantization={"quant_method": "modelopt", "quant_algo": "FP8"})
     assert findings({"precision": "fp8"}, model=model) == []
-    assert stages({"precision": "fp8"}, model=model) == ["validate", "package"]
+    assert stages({"precision": "fp8"}, model=model) == ["validate", "bench", "package"]
     assert "is quantized already (FP8)" in notes({"precision": "fp8"}, model=model)
 
 
@@ -259,7 +259,7 @@ def test_settings_without_an_effect_are_noted() -> None:
 
 def test_the_model_need_not_be_known_for_a_plan() -> None:
     assert findings(model=None) == []
-    assert stages({"precision": "fp8"}, model=None) == ["convert", "validate", "package"]
+    assert stages({"precision": "fp8"}, model=None) == ["convert", "validate", "bench", "package"]
     assert LLAMA.quantization is None
 
 

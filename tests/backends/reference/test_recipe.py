@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from enginery.backends.reference.recipe import planned_reference, reference_call, reference_findings
+from enginery.backends.reference.recipe import planned_reference, reference_call, reference_findings, toolchain_problem
 from enginery.backends.request import Request
 from enginery.core.errors import SourceError, ToolchainError
 from enginery.models import ModelFacts
@@ -135,10 +135,11 @@ def test_texts_that_cannot_be_used_are_found_before_work_starts(texts: Path) -> 
     assert list(reference_findings(request(texts))) == []
 
 
-def test_a_machine_without_a_python_for_the_toolchain_is_found_before_work_starts(texts: Path) -> None:
+def test_a_machine_without_a_python_for_the_toolchain_cannot_run_a_reference() -> None:
     def identify_nothing(name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
         raise ToolchainError("it needs Python >=3.11,<3.13", subject=f"{name}{kind}{image}", remedy="install one")
 
-    found = list(reference_findings(request(texts), identify_nothing))
-    assert [(finding.code, finding.remedy) for finding in found] == [("E532", "install one")]
-    assert list(reference_findings(request(texts), identify)) == []
+    problem = toolchain_problem(identify_nothing)
+    assert problem is not None
+    assert problem.endswith("it needs Python >=3.11,<3.13; install one")
+    assert toolchain_problem(identify) is None
