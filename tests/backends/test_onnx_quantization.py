@@ -6,7 +6,9 @@ import pytest
 
 from enginery.backends import Request, backend_for
 from enginery.backends.onnx_quantization import ALGORITHMS, BEST, SECOND
+from enginery.backends.onnxruntime import OnnxRuntime
 from enginery.models.facts import ModelFacts
+from enginery.spec import gpus
 from enginery.spec.gpus import CPU
 from enginery.spec.spec import parse_spec
 from enginery.store.steps import Command
@@ -124,3 +126,16 @@ def test_it_means_nothing_in_other_precisions_and_backends() -> None:
     (finding,) = findings(request_of(target={"precision": "int8", "build": {"int4_algorithm": "rtn"}}))
     assert finding.startswith("build.int4_algorithm: it means nothing in int8")
     assert options(request_of(target={"precision": "int8"}, int4_algorithm="rtn")) == []
+
+
+@pytest.mark.parametrize(("architecture", "fused"), [("LlamaForCausalLM", True), ("Gemma2ForCausalLM", False)])
+def test_on_a_gpu_a_gated_mlp_is_built_with_one_matrix_product_where_that_was_tried(
+    architecture: str, *, fused: bool
+) -> None:
+    plain = request_of(ModelFacts(architecture=architecture, hidden_size=64))
+    target = plain.target.model_copy(update={"backend": "onnxruntime"})
+    on_gpu = Request(plain.spec, target, gpus.find("H100-SXM5-80GB"), plain.model)
+    for request, expected in ((on_gpu, fused), (plain, False)):
+        recipe = OnnxRuntime("cuda" if request is on_gpu else "cpu").chain(request, "a" * 64).making[0].step.recipe
+        assert isinstance(recipe, Command)
+        assert ("fuse_mlp_gate_up=true" in recipe.argv) is expected

@@ -6,6 +6,7 @@ What a prompt's answer should be is not part of it, so a changed expectation doe
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from packaging.version import Version
@@ -19,7 +20,7 @@ from enginery.core.errors import SourceError, ToolchainError
 from enginery.core.model import Frozen
 from enginery.spec import Finding, Prompt, ValidationOptions, gpus
 from enginery.store import ANY_GPU, Call, Stage, Step
-from enginery.toolchains import ANSWER_REFERENCE, Identify, driver_sha256
+from enginery.toolchains import ANSWER_REFERENCE, Identify, ToolchainIdentity, driver_sha256
 
 FUNCTION_VERSION = 1
 PREFIX = "transformers-"
@@ -90,6 +91,16 @@ def transformers_toolchain() -> str:
     return max(found, key=lambda name: Version(name.removeprefix(PREFIX)))
 
 
+@lru_cache(maxsize=2)  # a plan for a thousand targets asks a thousand times, with the same function
+def reference_toolchain(identify: Identify) -> ToolchainIdentity:
+    """The toolchain that runs references.
+
+    Raises:
+        ToolchainError: when there is none, or this machine has no Python for it.
+    """
+    return identify(transformers_toolchain(), "venv")
+
+
 def planned_reference(request: Request, weights: str, identify: Identify, longest: int = 0) -> BackendStep | None:
     """The step that makes a target's reference; None if the spec wants none.
 
@@ -112,7 +123,7 @@ def planned_reference(request: Request, weights: str, identify: Identify, longes
     if options.use == "build":
         return BackendStep(Step(stage=Stage.REFERENCE, inputs=inputs, recipe=recipe))
     runs_on = RUNS_ON.get(options.device, "any")
-    toolchain = identify(transformers_toolchain(), "venv")
+    toolchain = reference_toolchain(identify)
     made = command_step(Stage.REFERENCE, inputs, recipe, toolchain, runs_on)
     return made._replace(places=reference_places(request.validation))
 
@@ -181,7 +192,7 @@ def published_build_name(written: str, registry: str = "") -> PublishedBuildName
 def toolchain_problem(identify: Identify) -> str | None:
     """Why this machine cannot run a reference; None if it can."""
     try:
-        identify(transformers_toolchain(), "venv")
+        reference_toolchain(identify)
     except ToolchainError as error:
         return f"{error.subject}: {error.problem}; {error.remedy}"
     return None
