@@ -76,9 +76,20 @@ def judge_answers(
         mode=str(mode),
         verdict=worst(measure.verdict for measure in measures),
         measures=measures,
-        reason="; ".join(measure.told for measure in bad),
+        reason=", ".join(map(_reason, bad)),
         remedy="; ".join(remedy),
     )
+
+
+def _reason(measure: Measure) -> str:
+    """What is wrong in a few words; the measure itself tells the rest."""
+    match measure.name:
+        case "expected":
+            return measure.told.partition(";")[0]
+        case "degenerate":
+            return "1 degenerate answer" if measure.value == 1 else f"{measure.value:.0f} degenerate answers"
+        case _:
+            return measure.told
 
 
 def _answers_of(report: ValidationReport, reference: Reference | None) -> dict[int, tuple[ReferenceSequence, int]]:
