@@ -281,7 +281,7 @@ def test_the_report_has_the_messages_and_the_text_that_was_sent(
 
     def answers_to(_context: StepContext, _options: ValidationOptions, sent: tuple[SentPrompt, ...]) -> Any:
         asked.extend(sent)
-        return (answer,) * len(sent)
+        return (answer,) * len(sent), None
 
     monkeypatch.setattr(validate, "answers_to", answers_to)
     assert validate.validate(context(tmp_path, options))["passed"]
