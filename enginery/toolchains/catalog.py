@@ -24,6 +24,9 @@ else:
 class Identify(Protocol):
     """The type of `identify`, so that a test can plan with another function."""
 
+    def __hash__(self) -> int:
+        """As functions have it: results can be remembered for one."""
+
     def __call__(self, name: str, kind: Kind = "venv", image: str = "") -> ToolchainIdentity:
         """The identity of the toolchain with this name."""
 
