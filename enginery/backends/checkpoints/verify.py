@@ -1,7 +1,8 @@
 """Compares a converted checkpoint with its model, before an engine is built from the checkpoint or it is served.
 
-Headers and configurations are read, no weights, so this takes milliseconds for any size. An exported Hugging Face
-checkpoint must have every tensor of the source under its own name, with the shape that the quantization gives it.
+First come headers and configurations, which takes milliseconds for any size. An exported Hugging Face checkpoint must
+have every tensor of the source under its own name, with the shape that the quantization gives it. Then the weights are
+compared by value (`values`).
 """
 
 import json
@@ -29,6 +30,7 @@ from enginery.backends.checkpoints.tensors import (
     Expected,
     quantized_matrix,
 )
+from enginery.backends.checkpoints.values import checkpoint_values, export_values
 from enginery.core.progress import Facts
 from enginery.models import CONFIG, FLOATS, MODELOPT_FILE, ModelFacts, Tensor, read_all, read_tensors
 
@@ -45,6 +47,7 @@ LINEAR = re.compile(r"\.(q|k|v|o|qkv|gate|up|down|gate_up)_proj\.weight$|\.w[123
 MATRIX_DIMENSIONS = 2
 HF_SCALES = {INPUT_SCALE: "input_scale", SECOND_SCALE: "weight_scale_2"}
 RANK_FILE = re.compile(r"rank(\d+)\.safetensors")
+UNCOMPARED: Facts = {"values_not_compared": "weights of this architecture"}
 REMEDY = "convert again; if the differences remain, use another converter or release: this one does not fit the model"
 
 
@@ -77,7 +80,11 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
             differences += decoder.differences(rank, tensors)
     if differences:
         raise CheckpointError(differences, subject=str(checkpoint), remedy=REMEDY)
-    return {**_facts(checkpoint, config, ranks, known=known), **_not_compared(model)}
+    comparable = known and _can_be_split(model, expected)
+    values, facts = checkpoint_values(checkpoint, weights, config, model, expected) if comparable else ([], UNCOMPARED)
+    if values:
+        raise CheckpointError(values, subject=str(checkpoint), remedy=REMEDY)
+    return {**_facts(checkpoint, config, ranks, known=known), **_not_compared(model), **facts}
 
 
 def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectation) -> Facts:
@@ -101,7 +108,11 @@ def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectatio
     ]
     if differences:
         raise CheckpointError(differences, subject=str(checkpoint), remedy=REMEDY)
+    values, facts = export_values(checkpoint, weights)
+    if values:
+        raise CheckpointError(values, subject=str(checkpoint), remedy=REMEDY)
     return {
+        **facts,
         "quant_algo": quantization.get("quant_algo"),
         "kv_cache_quant_algo": quantization.get("kv_cache_quant_algo"),
         "tensors": len(tensors),

@@ -33,6 +33,8 @@ BENCH_TENSORRT_LLM = DRIVERS / "bench_tensorrt_llm.py"
 COMPARE_ONNX_WEIGHTS = DRIVERS / "compare_onnx_weights.py"
 """Compares the weights in an engine of ONNX Runtime with those of the model it was built from."""
 
+WEIGHT_VALUES = DRIVERS / "weight_values.py"
+"""How near weights are to the originals; the driver above imports it."""
 
 DISTRIBUTION = DRIVERS / "distribution.py"
 """Compares an engine's predictions with a reference; the drivers that answer prompts import it."""
@@ -41,6 +43,10 @@ DISTRIBUTION = DRIVERS / "distribution.py"
 @lru_cache  # the plan of every target needs it
 def driver_sha256(driver: Path) -> str:
     """The digest of a driver, for the keys of the steps that run it: of its file, and of the file that it imports."""
-    imports = {ANSWER_PROMPTS.name: DISTRIBUTION, ANSWER_TENSORRT_LLM.name: DISTRIBUTION}
+    imports = {
+        ANSWER_PROMPTS.name: DISTRIBUTION,
+        ANSWER_TENSORRT_LLM.name: DISTRIBUTION,
+        COMPARE_ONNX_WEIGHTS.name: WEIGHT_VALUES,
+    }
     imported = imports.get(driver.name)
     return json_digest([file_digest(driver), file_digest(imported)]) if imported else file_digest(driver)

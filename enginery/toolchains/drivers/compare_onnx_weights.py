@@ -11,29 +11,31 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes  # type: ignore[import-not-found,unused-ignore]  # of the toolchain
 import numpy as np
 import onnx  # type: ignore[import-not-found,unused-ignore]  # of the toolchain
+from weight_values import (  # type: ignore[import-not-found,unused-ignore]  # beside it
+    MOST_VALUES,
+    layers_in,
+    likeness,
+    neighbours,
+    relative,
+    worst_block,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Rows = slice
 """Which rows of a matrix are read: all, or some at even distances."""
 
-MOST_VALUES = 1 << 22
-"""Of larger matrices, only so many values are compared."""
 BLOCK = 32
 """The values whose error is looked at together, in a matrix that is not quantized."""
-SMALL_BLOCK = 0.25
-"""The error of a block is relative to its own size, or to this share of an average block if it is smaller."""
-ALIKE = 0.9
-"""Two matrices with such a cosine between them are the same, but for rounding and scale."""
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 VALUES_IN_BYTE = {4: 2, 8: 1}
 PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-LAYER = re.compile(r"(?<=model\.layers\.)(\d+)")
 
 
 @dataclass(frozen=True)
@@ -254,74 +256,14 @@ def compare(found: Found, weights: Weights) -> Compared:
     worst, at = worst_block(ours, original, found.block)
     row, columns = at[0] * step, f"{at[1]} to {at[2]}"
     place = f"row {row}, columns {columns}" if len(found.shape) > 1 else f"values {columns}"
-    looks = likeness(found, ours, original, weights, chosen)
+    others = (
+        (name, partial(weights.read, name, chosen))
+        for name in neighbours(found.name)
+        if weights.shape(name) == found.shape
+    )
+    looks = likeness(ours, original, others, whole=step == 1)
     share = len(range(rows)[chosen]) / rows
     return Compared(found.name, found.bits, error, worst, place, share, looks)
-
-
-def relative(ours: Array, original: Array) -> float:
-    """The norm of the difference, relative to the original's; infinite if ours has a NaN."""
-    norm = float(np.linalg.norm(original))
-    found = float(np.linalg.norm(ours - original)) / norm if norm else float(np.linalg.norm(ours))
-    return found if math.isfinite(found) else math.inf
-
-
-def worst_block(ours: Array, original: Array, block: int) -> tuple[float, tuple[int, int, int]]:
-    """The largest error of a block, its row, and its first and last column."""
-    wide = np.atleast_2d(original)
-    columns = wide.shape[1]
-    padding = ((0, 0), (0, -columns % block))
-    different, whole = (
-        np.linalg.norm(np.pad(each, padding).reshape(len(wide), -1, block), axis=-1)
-        for each in (np.atleast_2d(ours) - wide, wide)
-    )
-    floor = SMALL_BLOCK * float(np.sqrt((whole**2).mean())) or 1.0
-    errors = np.nan_to_num(different / np.maximum(whole, floor), nan=math.inf)
-    row, column = np.unravel_index(int(errors.argmax()), errors.shape)
-    start = int(column) * block
-    return float(errors[row, column]), (int(row), start, min(start + block, columns) - 1)
-
-
-def likeness(found: Found, ours: Array, original: Array, weights: Weights, chosen: Rows) -> str:
-    """What the engine's values are, if they are not the original's."""
-    if not np.isfinite(ours).all():
-        return "not finite"
-    if not ours.any():
-        return "all zero" if original.any() else ""
-    scale = cosine(ours, original)
-    if scale >= ALIKE:
-        factor = float((ours * original).sum() / (original * original).sum())
-        return f"scaled by {factor:.2g}" if abs(factor - 1) > 1 - ALIKE else ""
-    square = len(found.shape) > 1 and found.shape[0] == found.shape[1] and chosen.step == 1
-    if square and cosine(ours, original.T) >= ALIKE:
-        return "transposed"
-    others = (name for name in neighbours(found.name) if weights.shape(name) == found.shape)
-    like = next((name for name in others if cosine(ours, weights.read(name, chosen)) >= ALIKE), "")
-    if like:
-        return f"those of {like}"
-    return "its rows in another order" if same_rows(ours, original) else "other values"
-
-
-def same_rows(ours: Array, original: Array) -> bool:
-    """Whether two matrices have rows of the same lengths, in whatever order."""
-    if ours.ndim == 1:
-        return False
-    lengths, others = (np.sort(np.linalg.norm(each, axis=1)) for each in (ours, original))
-    return relative(lengths, others) < 1 - ALIKE
-
-
-def layers_in(name: str) -> list[int]:
-    """The number of the layer that a weight belongs to, if it belongs to one."""
-    return [int(number) for number in LAYER.findall(name)]
-
-
-def neighbours(name: str) -> Iterator[str]:
-    """The names of the same weight in other layers, the nearest first."""
-    layer = LAYER.search(name)
-    if layer:
-        for distance in range(1, 200):
-            for other in (int(layer[0]) + distance, int(layer[0]) - distance):
-                yield LAYER.sub(str(other), name, count=1)
 
 
 def rotary_base(graph: Graph, config: dict[str, Any]) -> Compared | None:
@@ -338,12 +280,6 @@ def rotary_base(graph: Graph, config: dict[str, Any]) -> Compared | None:
     ours = float(angles[middle]) ** (-len(angles) / middle)
     error = abs(ours / base - 1)
     return Compared("rotary base", 32, error, error, "", 1.0, f"{ours:.4g} in place of {base:.4g}")
-
-
-def cosine(one: Array, other: Array) -> float:
-    """The cosine between two matrices; 0 if one is zero."""
-    norms = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
-    return float((one * other).sum()) / norms if norms else 0.0
 
 
 def main() -> None:

@@ -13,6 +13,10 @@ from tests.support.trtllm.files.weights import Array, Tensors
 LINEAR = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
 NVFP4_BLOCK = 16
 INT8_MOST = 127.0
+INT4_MOST = 8.0
+"""The release divides by this, and the largest positive weight becomes 7."""
+FP4 = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+FP4_MOST = 6.0
 FP8_MOST = 448.0
 
 
@@ -49,9 +53,12 @@ def _in_int8(weight: Array, scale: Array) -> Array:
 
 def _weight_only(halves: int) -> Callable[[Array, int, np.dtype], Tensors]:
     def made(weight: Array, _group: int, dtype: np.dtype) -> Tensors:
-        scale = _rows(weight, INT8_MOST if halves == 1 else 7.0)
+        scale = _rows(weight, INT8_MOST)
         turned = np.swapaxes(_in_int8(weight, scale), -1, -2)
-        packed = turned[..., ::halves] if halves > 1 else turned
+        if halves > 1:
+            scale = _rows(weight, INT4_MOST)
+            turned = np.swapaxes(np.clip(np.rint(weight / scale[..., None]), -8, 7).astype(np.int8), -1, -2)
+        packed = (turned[..., ::2] & 0xF) | (turned[..., 1::2] << 4) if halves > 1 else turned
         return {"weight": np.ascontiguousarray(packed), "per_channel_scale": scale.astype(dtype)}
 
     return made
@@ -97,10 +104,16 @@ def _awq_fp8(weight: Array, group: int, dtype: np.dtype) -> Tensors:
 
 def _nvfp4(weight: Array, _group: int, _dtype: object) -> Tensors:
     blocks = weight.reshape(*weight.shape[:-1], -1, NVFP4_BLOCK)
+    second = np.maximum(np.abs(weight).max(), 1e-8).reshape(1).astype(np.float32) / np.float32(FP4_MOST * FP8_MOST)
+    scales = (np.maximum(np.abs(blocks).max(axis=-1), 1e-8) / FP4_MOST / second).astype(ml_dtypes.float8_e4m3fn)
+    steps = np.maximum(scales.astype(np.float32), 2.0**-9) * second
+    sizes = np.abs(blocks / steps[..., None])
+    numbers = np.abs(sizes[..., None] - FP4).argmin(axis=-1).astype(np.uint8) | ((blocks < 0) << 3).astype(np.uint8)
+    nibbles = numbers.reshape(weight.shape)
     return {
-        "weight": np.zeros((*weight.shape[:-1], weight.shape[-1] // 2), np.uint8),
-        "weights_scaling_factor": np.abs(blocks).max(axis=-1).astype(ml_dtypes.float8_e4m3fn),
-        "weights_scaling_factor_2": one(),
+        "weight": nibbles[..., ::2] | (nibbles[..., 1::2] << 4),
+        "weights_scaling_factor": scales,
+        "weights_scaling_factor_2": second,
         "activation_scaling_factor": one(),
     }
 
