@@ -33,7 +33,7 @@ from enginery.backends.checkpoints.tensors import WEIGHT_ONLY
 from enginery.core.progress import Facts
 from enginery.core.threads import side_by_side
 from enginery.models import FLOATS, ModelFacts
-from enginery.toolchains.drivers.weight_values import MOST_VALUES, likeness, neighbours, relative, worst_block
+from enginery.toolchains import MOST_VALUES, likeness, neighbours, relative, worst_block
 
 LARGEST = {1: 128.0, 2: 8.0}
 """Weights in a byte -> what a weight-only scale is multiplied with to give the largest value of its row."""
@@ -159,9 +159,8 @@ def _compared(pair: Pair, source: Source) -> Finding:
     if pair.maxima:
         return _compared_maxima(pair, pair.ours, source)
     rows = len(range(shape[0])[pair.part.rows])
-    step = (
-        max(1, math.ceil(rows * (pair.ours.shape[-1] if len(shape) > 1 else 1) / MOST_VALUES)) if len(shape) > 1 else 1
-    )
+    values = rows * pair.ours.shape[-1] if len(shape) > 1 else 1
+    step = max(1, math.ceil(values / MOST_VALUES))
     chosen = np.arange(0, rows, step)
     ours, original = pair.ours.read(chosen + pair.start), source.read(pair.part, chosen)
     if len(shape) == 1:

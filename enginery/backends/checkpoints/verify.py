@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enginery.backends.checkpoints.configuration import (
     CheckpointError,
@@ -30,9 +30,14 @@ from enginery.backends.checkpoints.tensors import (
     Expected,
     quantized_matrix,
 )
-from enginery.backends.checkpoints.values import checkpoint_values, export_values
+from enginery.core.late import late
 from enginery.core.progress import Facts
 from enginery.models import CONFIG, FLOATS, MODELOPT_FILE, ModelFacts, Tensor, read_all, read_tensors
+
+if TYPE_CHECKING:
+    from enginery.backends.checkpoints import values
+else:
+    values = late("enginery.backends.checkpoints.values")
 
 NOT_COMPARED = frozenset(
     {"dtype", "quantization", "weight_bytes", "rope_scaling", "only_new_rope", "rope_by_layer_type"}
@@ -81,9 +86,10 @@ def verify_checkpoint(checkpoint: Path, weights: Path, expected: CheckpointExpec
     if differences:
         raise CheckpointError(differences, subject=str(checkpoint), remedy=REMEDY)
     comparable = known and _can_be_split(model, expected)
-    values, facts = checkpoint_values(checkpoint, weights, config, model, expected) if comparable else ([], UNCOMPARED)
-    if values:
-        raise CheckpointError(values, subject=str(checkpoint), remedy=REMEDY)
+    given = (checkpoint, weights, config, model, expected)
+    different, facts = values.checkpoint_values(*given) if comparable else ([], UNCOMPARED)
+    if different:
+        raise CheckpointError(different, subject=str(checkpoint), remedy=REMEDY)
     return {**_facts(checkpoint, config, ranks, known=known), **_not_compared(model), **facts}
 
 
@@ -108,9 +114,9 @@ def verify_hf_checkpoint(checkpoint: Path, weights: Path, expected: HfExpectatio
     ]
     if differences:
         raise CheckpointError(differences, subject=str(checkpoint), remedy=REMEDY)
-    values, facts = export_values(checkpoint, weights)
-    if values:
-        raise CheckpointError(values, subject=str(checkpoint), remedy=REMEDY)
+    different, facts = values.export_values(checkpoint, weights)
+    if different:
+        raise CheckpointError(different, subject=str(checkpoint), remedy=REMEDY)
     return {
         **facts,
         "quant_algo": quantization.get("quant_algo"),

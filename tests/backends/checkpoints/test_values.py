@@ -89,7 +89,7 @@ def test_the_parts_of_all_ranks_are_compared(
 
 @pytest.mark.parametrize("dimension", [0, 1])
 def test_an_embedding_that_the_ranks_share_is_compared(tmp_path: Path, dimension: int) -> None:
-    config = {"use_parallel_embedding": True, "embedding_sharding_dim": dimension}
+    config: dict[str, Any] = {"use_parallel_embedding": True, "embedding_sharding_dim": dimension}
     checkpoint = write(tmp_path / "good", None, 2, **config)
     assert differences(checkpoint, None, 2, **config) == []
 
