@@ -237,18 +237,15 @@ def _unscaled(ours: Floats, original: Floats) -> Floats:
 def _exported(files: Files, name: str) -> Pair:
     layer = name.removesuffix(".weight")
     ours = quantized(files, layer, HUGGING_FACE) if name.endswith(".weight") else plain(files, name)
-    awq = f"{layer}.weight_scale" in files and files.tensor(name).dtype in {"U8", "I8"}
-    folded = awq and f"{layer}.weight_scale_2" not in files
-    norm = name.endswith("norm.weight") and any(other.endswith("weight_scale") for other in files.names())
-    return Pair(Part(name), ours, scaled=folded or (norm and _is_awq(files)))
+    norm = name.endswith("norm.weight") and any(_is_awq(files, other) for other in files.names())
+    return Pair(Part(name), ours, scaled=norm or _is_awq(files, name))
 
 
-def _is_awq(files: Files) -> bool:
-    """Whether matrices are stored in int4, whose smoothing may be folded into norms."""
-    scales = (name for name in files.names() if name.endswith("weight_scale"))
-    return any(
-        f"{name}_2" not in files and files.tensor(name.removesuffix("_scale")).dtype in {"U8", "I8"} for name in scales
-    )
+def _is_awq(files: Files, name: str) -> bool:
+    """Whether a matrix is stored in int4, whose smoothing may be folded into norms and other matrices."""
+    scale = f"{name}_scale"
+    packed = scale in files and files.tensor(name).dtype in {"U8", "I8"}
+    return packed and files.tensor(scale).dtype in FLOATS and len(files.tensor(scale).shape) == MATRIX
 
 
 class Layout:
