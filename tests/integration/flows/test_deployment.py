@@ -16,6 +16,7 @@ from prefect.states import Cancelling
 from enginery.core.process.command import run
 from enginery.core.process.service import Service
 from enginery.pipeline.fleet import read_pools
+from tests.support.plans.light import LIGHT
 from tests.support.prefect.fan_out import clean_environment
 from tests.support.waiting import wait_until
 
@@ -76,7 +77,7 @@ def example(name: str) -> dict[str, object]:
         "name": name,
         "source": {"path": "examples/tiny-llama/model"},
         "targets": [{"name": "cpu-int4", "gpu": "cpu", "backend": "onnxruntime", "precision": "int4"}],
-        "validation": {"prompts": [{"prompt": "How do I count to nine in French?", "contains": "neuf"}]},
+        "validation": {"prompts": [{"prompt": "How do I count to nine in French?", "contains": "neuf"}], **LIGHT},
     }
 
 

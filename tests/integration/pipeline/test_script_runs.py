@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.plans.light import LIGHT
+
 PROMPT = "What is the capital of France?"
 
 
@@ -16,7 +18,7 @@ def spec_file(directory: Path, weights: Path) -> Path:
         "name": "by-hand",
         "source": {"path": str(weights)},
         "targets": [{"name": "cpu-int4", "gpu": "cpu", "backend": "onnxruntime", "precision": "float32"}],
-        "validation": {"prompts": [{"prompt": PROMPT, "equals": "Paris"}]},
+        "validation": {"prompts": [{"prompt": PROMPT, "equals": "Paris"}], **LIGHT},
     }
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
     return path

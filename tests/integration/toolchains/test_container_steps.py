@@ -22,6 +22,7 @@ from enginery.store.local import LocalStore
 from enginery.toolchains.container import Container, container_home
 from enginery.toolchains.identity import Toolchain
 from tests.support.paths import TINY_LLAMA
+from tests.support.plans.light import LIGHT
 from tests.support.toolchains.docker import FakeDocker, fake, release  # noqa: F401
 from tests.support.toolchains.docker import option_values as values
 from tests.support.trtllm import StandIn
@@ -284,7 +285,7 @@ def test_a_planned_engine_is_converted_built_and_asked_in_containers(
                 "source": {"path": str(TINY_LLAMA)},
                 "targets": [target],
                 "convert": {"examples": str(release.examples)},
-                "validation": {"prompts": [{"prompt": "How are you?", "equals": "Well."}]},
+                "validation": {"prompts": [{"prompt": "How are you?", "equals": "Well."}], **LIGHT},
             }
         )
     )

@@ -21,6 +21,8 @@ Arrays = dict[str, np.ndarray]
 ENGINE = "model.onnx"
 DATA = "model.onnx.data"
 WRONG_SCALE = 4
+SPOILED = "up_proj"
+"""The matrix that is spoiled. Mixed placements of int4 keep it in 4 bits in every layer."""
 
 
 def arrays_of(model: onnx.ModelProto) -> Arrays:
@@ -53,12 +55,12 @@ def middle(arrays: Arrays) -> int:
 
 def scales_of_a_matrix_wrong(arrays: Arrays) -> None:
     """All scales of one matrix are four times too large."""
-    arrays[scales_of(arrays, middle(arrays), "down_proj")[0]] *= WRONG_SCALE
+    arrays[scales_of(arrays, middle(arrays), SPOILED)[0]] *= WRONG_SCALE
 
 
 def scale_of_a_block_wrong(arrays: Arrays) -> None:
     """One scale of one matrix is four times too large."""
-    scales = arrays[scales_of(arrays, middle(arrays), "down_proj")[0]]
+    scales = arrays[scales_of(arrays, middle(arrays), SPOILED)[0]]
     scales.flat[scales.size // 2] *= WRONG_SCALE
 
 
@@ -69,9 +71,9 @@ def layer_of_zeros(arrays: Arrays) -> None:
 
 
 def layers_swapped(arrays: Arrays) -> None:
-    """Two layers have each other's quantized down projection, with everything that belongs to it."""
+    """Two layers have each other's quantized up projection, with everything that belongs to it."""
     layer = middle(arrays)
-    for this in [name for name in arrays if re.match(rf"model\.layers\.{layer}\..*down_proj", name)]:
+    for this in [name for name in arrays if re.match(rf"model\.layers\.{layer}\..*{SPOILED}", name)]:
         following = this.replace(f".{layer}.", f".{layer + 1}.", 1)
         arrays[this], arrays[following] = arrays[following], arrays[this]
 

@@ -21,6 +21,7 @@ from enginery.core.s3 import Address, Prefix
 from enginery.registry import Registry
 from enginery.store import open_store
 from tests.support.paths import TINY_LLAMA
+from tests.support.plans.light import LIGHT
 from tests.support.s3.server import S3Server
 from tests.support.waiting import wait_until
 
@@ -33,7 +34,7 @@ SPEC = {
     "name": "tiny",
     "source": {"path": str(TINY_LLAMA)},
     "targets": [{"name": "cpu", "gpu": "cpu", "precision": "int4"}],
-    "validation": {"prompts": [{"prompt": "What is the capital of Norway?", "equals": "Oslo"}]},
+    "validation": {"prompts": [{"prompt": "What is the capital of Norway?", "equals": "Oslo"}], **LIGHT},
 }
 
 
