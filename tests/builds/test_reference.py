@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,19 @@ def test_perplexities_are_those_of_whole_texts_and_of_all_answers(tmp_path: Path
 
 def test_a_small_vocabulary_is_kept_whole(tmp_path: Path) -> None:
     assert write_reference(tmp_path, vocabulary=10).logprobs.top_ids.shape == (7, 10)
+
+
+def test_damage_anywhere_in_the_predictions_is_an_error_with_their_path(tmp_path: Path) -> None:
+    path = tmp_path / LOGPROBS_FILE
+    logits = np.random.default_rng(0).normal(size=(300, 320)).astype(np.float32)
+    write_reference(tmp_path, [text("long-1", range(301))], logits, vocabulary=320)
+    with np.load(path) as arrays:
+        np.savez_compressed(path, **arrays)
+    good = path.read_bytes()
+    for place in range(0, len(good), max(1, len(good) // 500)):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
+        with suppress(StoreError):
+            assert read_reference(tmp_path).logprobs  # some bytes decide nothing, such as those of dates
 
 
 def test_a_missing_reference_is_an_error_with_its_path(tmp_path: Path) -> None:

@@ -139,10 +139,14 @@ def evaluation_steps(request: Request, chain: Chain, checks: Checks, identify: I
 
 
 def _float_bits(request: Request, chain: Chain) -> int:
-    """The bits of weights that are not quantized: engines for a CPU keep them in float32, and others in 16 bits."""
+    """The bits of weights that are not quantized: engines for a CPU keep them in float32, and others in 16 bits.
+
+    Weights that are served as they are keep their own bits. A runtime makes them wider only when it loads them.
+    """
+    if not chain.making and request.model is not None and request.model.dtype:
+        return 32 if request.model.dtype == Precision.FLOAT32 else 16
     kept = request.target.precision is Precision.FLOAT32 or request.gpu == gpus.CPU
-    unconverted = not chain.making and request.model is not None and request.model.dtype == Precision.FLOAT32
-    return 32 if kept or unconverted else 16
+    return 32 if kept else 16
 
 
 def longest_input(request: Request) -> int:

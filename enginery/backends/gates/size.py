@@ -60,7 +60,7 @@ def judge_size(  # noqa: PLR0913  all of it is data to judge
             GateName.SIZE, mode, options.accept, (measure,), "set validation.gates.size: warn for such a model"
         )
     most = options.bits_per_parameter or most_bits(weights, precision, float_bits, ranks)
-    fewest = fewest_bits(weights, precision)
+    fewest = fewest_bits(weights, precision, float_bits)
     bits = engine_bytes * BITS_OF_A_BYTE / total
     what = f"{engine_bytes / 1e6:,.1f} MB for {total:,} parameters: {bits:.2f} bits per parameter"
     measures = (
@@ -94,7 +94,7 @@ def most_bits(weights: Weights, precision: Precision, float_bits: int, ranks: in
     return (bits * (1 + SHAPE_ERROR) + FIXED_BYTES * ranks * BITS_OF_A_BYTE) / weights.total
 
 
-def fewest_bits(weights: Weights, precision: Precision) -> float:
+def fewest_bits(weights: Weights, precision: Precision, float_bits: int = 32) -> float:
     """The fewest bits per parameter: everything is quantized, and nothing is there twice."""
-    bits = weights.total * MATRIX_BITS[precision].fewest * (1 - SHAPE_ERROR)
+    bits = weights.total * min(MATRIX_BITS[precision].fewest, float_bits) * (1 - SHAPE_ERROR)
     return max(0.0, (bits - FIXED_BYTES * BITS_OF_A_BYTE) / weights.total)

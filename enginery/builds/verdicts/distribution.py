@@ -1,11 +1,10 @@
 """What an engine predicts for each token of the reference's sequences, as a validation step measured it."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enginery.builds.verdicts.reference import ReferenceFacts
+from enginery.builds.verdicts.reference import NOT_ARRAYS, ReferenceFacts
 from enginery.core.errors import StoreError
 from enginery.core.late import late
 from enginery.core.model import Frozen
@@ -71,7 +70,7 @@ def read_distribution(directory: Path, reference: ReferenceFacts) -> Distributio
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = Distribution(**{name: arrays[name] for name in names})
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except NOT_ARRAYS as error:
         raise _refused(path, f"is not the predictions of an engine: {error}") from error
     wanted = (reference.total_rows, reference.kept)
     shapes = {name: getattr(found, name).shape for name in names}

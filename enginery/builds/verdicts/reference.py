@@ -8,7 +8,9 @@ answers of the original weights. `logprobs.npz` has one row for each predicted t
         print(sequence.name, reference.logprobs.next_logprobs[rows].mean())
 """
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +34,19 @@ REFERENCE_FILE = "reference.json"
 LOGPROBS_FILE = "logprobs.npz"
 REFERENCE_DIRECTORY = "reference"
 """The directory of both files in a published build."""
+NOT_ARRAYS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
+"""What NumPy raises for a damaged `.npz` file: its own errors, and those of the archive, its data and its headers."""
 MOST_KEPT = 64
 """How many of the most likely tokens each row has at most; the whole vocabulary if it is smaller."""
 
@@ -164,7 +179,7 @@ class Reference:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 found = LogProbs(arrays["top_ids"], arrays["top_logprobs"], arrays["next_logprobs"])
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except NOT_ARRAYS as error:
             _refuse(path, f"is not the predictions of a reference: {error}", error)
         _check(path, found, self.facts)
         return found

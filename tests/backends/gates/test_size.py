@@ -110,3 +110,10 @@ def test_each_rank_has_fixed_parts_of_its_own() -> None:
     size = size_of(4.5) + 3 * LARGE.kept * 2
     result = judge_size(int(size), LARGE, Precision.NVFP4, SizeGate(), Mode.BLOCK, float_bits=16, ranks=4)
     assert result.verdict is Verdict.PASS
+
+
+def test_weights_that_are_served_as_they_are_may_keep_their_own_bits() -> None:
+    own = size_of(16)
+    assert judged(own, LARGE, Precision.FLOAT32, float_bits=16).verdict is Verdict.PASS
+    assert judged(own, LARGE, Precision.FLOAT32, float_bits=32).verdict is Verdict.FAIL
+    assert judged(own / 2, LARGE, Precision.FLOAT32, float_bits=16).verdict is Verdict.FAIL

@@ -1,11 +1,12 @@
 """Tests of the backend `pytorch` in a plan: releases, steps, keys and notes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from packaging.version import Version
 
-from enginery.backends import Backend, backend_for
+from enginery.backends import Backend, Checks, backend_for, gates_step_of
 from enginery.backends.pytorch.backend import PyTorch
 from enginery.core.errors import PlanError, UsageError
 from enginery.models.facts import ModelFacts
@@ -268,3 +269,18 @@ def test_a_release_has_one_name_however_it_is_written(written: str) -> None:
     request = request_of({"release": written})
     assert BACKEND.release(request.target) == "1.2.1"
     assert not any(note.startswith("release") for note in BACKEND.notes(request))
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "bits"),
+    [("float32", "bfloat16", 16), ("bfloat16", "float32", 32), ("bfloat16", "bfloat16", 16), ("float32", "", 32)],
+)
+def test_the_gate_of_the_size_knows_the_bits_of_weights_that_nothing_converts(
+    precision: str, dtype: str, bits: int
+) -> None:
+    request = request_of({"precision": precision})
+    assert request.model is not None
+    request = replace(request, model=replace(request.model, dtype=dtype))
+    recipe = gates_step_of(request, BACKEND.chain(request, WEIGHTS), {}, Checks()).step.recipe
+    assert isinstance(recipe, Call)
+    assert recipe.parameters["float_bits"] == bits
