@@ -31,7 +31,7 @@ from enginery.sources import require_whole
 from enginery.spec import Finding, gpus, stopping, warning
 from enginery.store import ANY_GPU, Stage, StepContext, StepRecord, Store, digest_output
 
-SHORT_STAGES = frozenset({Stage.VALIDATE, Stage.BENCH, Stage.GATES, Stage.PACKAGE, Stage.ROLLOUT})
+SHORT_STAGES = frozenset({Stage.BENCH, Stage.GATES, Stage.PACKAGE, Stage.ROLLOUT})
 HARD_STAGES = frozenset({Stage.REFERENCE, Stage.CONVERT, Stage.BUILD, Stage.VALIDATE, Stage.BENCH, Stage.EVALUATE})
 """Stages that use all of a CPU or a GPU. While one step is measured, no other of them runs on the machine."""
 ANYWHERE = frozenset({Stage.REFERENCE, Stage.EVALUATE})

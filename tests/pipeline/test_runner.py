@@ -312,3 +312,7 @@ def test_what_steps_need_elsewhere_is_asked_for_by_the_steps_that_need_it(monkey
     monkeypatch.setattr("enginery.registry.require_publishable", calls.append)
     require_prepared([shell_step("true"), call_step("publish")])
     assert calls == [{"to": "there"}]
+
+
+def test_an_engine_has_as_much_time_for_the_texts_as_the_original_weights() -> None:
+    assert run.TIMEOUT_SECONDS[Stage.VALIDATE] >= run.TIMEOUT_SECONDS[Stage.REFERENCE]

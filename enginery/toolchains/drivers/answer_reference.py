@@ -16,6 +16,7 @@ What cannot be run ends it with one line on standard error and status 2; any oth
 """
 
 import argparse
+import inspect
 import json
 import resource
 import struct
@@ -372,13 +373,23 @@ def predict(model: Model, sequences: list[Tokens], top: int) -> int:
     vocabulary, done, total = 0, 0, sum(len(one.ids) - one.first for one in sequences)
     for batch in _batches(sequences, _vocabulary(model), OFFLOADED_LOGITS if model.place.offloaded else LOGITS_AT_ONCE):
         tokens = torch.tensor([one.ids for one in batch], device=model.place.device)
-        logits = model.model(tokens, use_cache=False).logits
+        logits = model.model(tokens, use_cache=False, **_last_logits(model, batch)).logits
         vocabulary = int(logits.shape[-1])
         for one, rows in zip(batch, logits, strict=True):
             _keep(one, rows, min(top, vocabulary))
             done += len(one.ids) - one.first
         say(f"predicted {done:,} of {total:,} tokens")
     return vocabulary or _vocabulary(model)
+
+
+def _last_logits(model: Model, batch: list[Tokens]) -> dict[str, int]:
+    """Leave out the logits of long prompts, of which no token is predicted: they may take more memory than the model.
+
+    The logits of the last token are left in, although nothing follows it.
+    """
+    wanted, length = max(len(one.ids) - one.first for one in batch) + 1, len(batch[0].ids)
+    known = "logits_to_keep" in inspect.signature(model.model.forward).parameters
+    return {"logits_to_keep": wanted} if known and wanted < length else {}
 
 
 def _vocabulary(model: Model) -> int:
@@ -396,10 +407,10 @@ def _batches(sequences: list[Tokens], vocabulary: int, room: int) -> Iterator[li
 
 def _keep(one: Tokens, logits: Any, top: int) -> None:
     """Keep the most likely tokens of each row. The whole vocabulary is in float32 for a few rows at a time only."""
-    parts = []
+    parts, left_out = [], len(one.ids) - len(logits)
     for start in range(one.first - 1, len(one.ids) - 1, ROWS_AT_ONCE):
         end = min(start + ROWS_AT_ONCE, len(one.ids) - 1)
-        rows = logits[start:end].float()
+        rows = logits[start - left_out : end - left_out].float()
         if bool(torch.isnan(rows).any()) or bool((rows == torch.inf).any()):
             refuse(f"the original weights give logits that are NaN or infinite ({one.name}); the model is damaged")
         logprobs = torch.log_softmax(rows, dim=-1)

@@ -218,3 +218,10 @@ def test_a_prompt_that_the_model_has_no_room_for_is_named(runs: tuple[Path, dict
     assert found["status"] == 2
     last = found["complained"].splitlines()[-1]
     assert re.fullmatch(r"error: prompt 1 has \d{3,4} tokens, and the model's limit is 256: '(a ){30}'", last)
+
+
+def test_of_long_prompts_only_the_logits_of_the_answers_are_made(transformers_toolchain: Toolchain) -> None:
+    command = [transformers_toolchain.python, Path(support).with_name("last_logits.py"), ANSWER_REFERENCE.parent]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
+    told = [line for line in done.stdout.splitlines() if line.startswith(("logits", "rows"))]
+    assert told == ["logits 31", "logits 20", "rows [10, 30, 19]"], done.stderr
