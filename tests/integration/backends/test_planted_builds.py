@@ -20,8 +20,8 @@ from enginery.core.errors import EngineryError, SourceError
 from enginery.pipeline.plan import Plan, make_plan
 from enginery.pipeline.run import run_with_inputs
 from enginery.spec.spec import parse_spec
-from enginery.store.local import LocalStore
 from enginery.store.blobs import digest_output
+from enginery.store.local import LocalStore
 from enginery.store.steps import Stage, StepRecord
 from enginery.toolchains.identity import Toolchain
 from tests.integration.backends.test_planted_faults import DAMAGED, NAMED, compared
