@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from enginery import toolchains
 from enginery.core.errors import EngineryError, SourceError
+from enginery.core.progress import no_log
 from enginery.pipeline.plan import Plan, make_plan
 from enginery.pipeline.run import run_with_inputs
 from enginery.spec.spec import parse_spec
@@ -31,7 +32,7 @@ from tests.support.paths import EXAMPLES, shared_by_workers
 __all__ = ["compared"]
 
 RUNTIME = Path(__file__).parents[2] / "support" / "faulty" / "runtime"
-PROMPTS = yaml.safe_load((EXAMPLES / "tiny-llama" / "prompts.yaml").read_text(encoding="utf-8"))
+PROMPTS: dict[str, Any] = yaml.safe_load((EXAMPLES / "tiny-llama" / "prompts.yaml").read_text(encoding="utf-8"))
 ONLY_WARNS = {"gates": {"speed": "off"}}
 """The measurement of speed takes seconds, and stops no build by default."""
 WRONG_WEIGHTS = "this engine does not have the weights of its model"
@@ -45,7 +46,7 @@ def a_plan(weights: Path, **validation: Any) -> Plan:
                 "name": "tiny",
                 "source": {"path": str(weights)},
                 "targets": [{"name": name, "gpu": "cpu", "precision": name} for name in ("float32", "int4")],
-                "validation": {**PROMPTS, **validation},
+                "validation": PROMPTS | validation,
                 "publish": {"to": "s3://never-reached/models"},
             }
         )
@@ -101,7 +102,7 @@ def builds(
     with FileLock(f"{shared}.lock"):
         plan = a_plan(tiny_weights)
         key = next(step for step in plan.steps if step.step.stage is Stage.REFERENCE)
-        run_with_inputs(key, plan, LocalStore(shared), [].append)
+        run_with_inputs(key, plan, LocalStore(shared), no_log)
     return Builds(LocalStore(shutil.copytree(shared, tmp_path / "store")))
 
 

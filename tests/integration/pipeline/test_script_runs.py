@@ -39,9 +39,9 @@ def test_the_script_of_a_plan_runs_to_its_end(shared_toolchains: Path, tiny_weig
     path = spec_file(tmp_path, tiny_weights)
     script = pasted(f"enginery plan {path} --set targets.0.precision=int4 --commands", tmp_path)
     output = pasted(script, tmp_path)
-    assert output.splitlines()[-1] == "package cpu-int4: done"
+    assert output.splitlines()[-1] == "gates cpu-int4: done"
     steps = tmp_path / "by-hand-steps"
     assert (steps / "build" / "cpu-int4" / "genai_config.json").is_file()
     assert PROMPT in (steps / "validate" / "cpu-int4" / "report.json").read_text(encoding="utf-8")
     assert (steps / "package" / "cpu-int4" / "ensemble" / "config.pbtxt").is_file()
-    assert "package cpu-int4: was already done" in pasted(script, tmp_path)
+    assert "gates cpu-int4: was already done" in pasted(script, tmp_path)

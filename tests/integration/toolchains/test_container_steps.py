@@ -285,7 +285,7 @@ def test_a_planned_engine_is_converted_built_and_asked_in_containers(
                 "source": {"path": str(TINY_LLAMA)},
                 "targets": [target],
                 "convert": {"examples": str(release.examples)},
-                "validation": {"prompts": [{"prompt": "How are you?", "equals": "Well."}], **LIGHT},
+                "validation": LIGHT | {"prompts": [{"prompt": "How are you?", "equals": "Well."}]},
             }
         )
     )

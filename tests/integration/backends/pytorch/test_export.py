@@ -12,6 +12,7 @@ from enginery.pipeline.run import run_step
 from enginery.spec.spec import parse_spec
 from enginery.store import open_store
 from tests.integration.conftest import SHARED_TOOLCHAINS, made_in_the_checkout
+from tests.support.plans.light import LIGHT
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def planned(weights: Path) -> Plan:
         "targets": [target],
         "convert": convert,
         "serving": {"max_batch_size": 4},
+        "validation": LIGHT,
     }
     return make_plan(parse_spec(data))
 
@@ -39,7 +41,8 @@ def test_a_target_is_quantized_and_packaged_as_planned_and_then_found_done(
     home_with_modelopt: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     plan, store = planned(tiny_weights), open_store(None)
-    assert [step.id for step in plan.steps] == ["download", "convert/h100", "validate/h100", "package/h100"]
+    after = ["validate/h100", "package/h100", "gates/h100"]
+    assert [step.id for step in plan.steps] == ["download", "convert/h100", *after]
     made = ("download", "convert/h100", "package/h100")
     outcomes = {step: run_step(plan.find(step), store, lambda _line: None) for step in made}
     assert all(outcome.ran for outcome in outcomes.values())

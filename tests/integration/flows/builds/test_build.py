@@ -186,7 +186,7 @@ def test_runs_and_tasks_have_names_that_people_can_read(pipeline: SmallPipeline)
     build_model(small_spec("a", "b"))
     run = last_run()
     assert run.name == "small: a, b"
-    wait_until(lambda: len(task_runs(run)) == 7)
+    wait_until(lambda: len(task_runs(run)) == 9)
     assert sorted(task_runs(run)) == [
         "build a", "build b", "download", "gates a", "gates b", "publish a", "publish b", "validate a", "validate b",
     ]  # fmt: skip
@@ -195,7 +195,14 @@ def test_runs_and_tasks_have_names_that_people_can_read(pipeline: SmallPipeline)
 def test_artifacts_show_the_plan_the_validation_and_the_builds(pipeline: SmallPipeline) -> None:
     build_model(small_spec("a"))
     found = artifacts(last_run())
-    assert set(found) == {"plan-small", "plan-notes-small", "validation-small-a", "builds-small", "builds-table-small"}
+    assert set(found) == {
+        "plan-small",
+        "plan-notes-small",
+        "validation-small-a",
+        "gates-small-a",
+        "builds-small",
+        "builds-table-small",
+    }
     assert '"status": "run"' in found["plan-small"]
     assert "a small plan" in found["plan-notes-small"]
     assert '"passed": "yes"' in found["validation-small-a"]
@@ -226,5 +233,5 @@ def test_two_builds_of_the_same_at_once_work_once(pipeline: SmallPipeline, tmp_p
     for thread in threads:
         thread.join(60)
     assert len(summaries) == 2
-    assert [pipeline.runs(step) for step in ("download", "build/a", "validate/a", "publish/a")] == [1, 1, 1, 1]
-    assert sum(len(summary.ran) for summary in summaries) == 4
+    assert [pipeline.runs(step) for step in ("download", "build/a", "validate/a", "gates/a", "publish/a")] == [1] * 5
+    assert sum(len(summary.ran) for summary in summaries) == 5

@@ -124,8 +124,9 @@ def assert_the_run_shows_what_it_came_to(fleet: Fleet, run: UUID) -> None:
     wanted = {"artifacts": {"flow_run_id": {"any_": [str(run)]}}}
     found = httpx.post(f"{fleet.api}/artifacts/filter", json=wanted).raise_for_status().json()
     keys = {artifact["key"] for artifact in found if artifact["key"]}
-    validations = {f"validation-tiny-{target['name']}" for target in SPEC["targets"]}
-    assert keys == {"plan-tiny", "plan-notes-tiny", "builds-tiny", "builds-table-tiny", *validations}
+    kinds = ("validation", "gates")
+    of_targets = {f"{kind}-tiny-{target['name']}" for kind in kinds for target in SPEC["targets"]}
+    assert keys == {"plan-tiny", "plan-notes-tiny", "builds-tiny", "builds-table-tiny", *of_targets}
 
 
 def assert_published_and_comparable() -> None:
