@@ -57,6 +57,8 @@ ITEM_BYTES = {"F64": 1, "F32": 1, "F16": 1, "BF16": 1, "F8_E4M3": 1, "F8_E5M2": 
 """Weights in one element of a tensor, by its format in a safetensors file. In MXFP4 a byte is two weights."""
 WORKING = 1.15
 """Memory of a loaded model, as a multiple of its weights: there are activations too, and the pieces of loading."""
+SMALL = 20_000_000
+"""A model with fewer weights runs on one thread: several wait for each other longer than they work."""
 LOGITS_AT_ONCE = 256 * 1024**2
 OFFLOADED_LOGITS = 1024**3
 """Bytes of logits of one batch. Each batch reads all weights, which is slow from disk."""
@@ -216,8 +218,11 @@ def load(directory: Path, request: dict[str, Any], scratch: Path) -> Model:
     if isinstance(quantized, dict) and quantized.get("quant_method") in DEQUANTIZED:
         quantized["dequantize"] = True
     place = choose_place(request, directory, config)
+    weights = weight_count(directory)
+    if weights < SMALL:
+        torch.set_num_threads(1)
     where = "layer by layer, with those on disk that do not fit" if place.offloaded else "whole"
-    say(f"loading {weight_count(directory):,} weights as {_name(place.dtype)} for {place.device}, {where}")
+    say(f"loading {weights:,} weights as {_name(place.dtype)} for {place.device}, {where}")
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     made, report = (AutoModelForCausalLM if known else AutoModelForImageTextToText).from_pretrained(
         directory, config=config, trust_remote_code=False, output_loading_info=True, **_loading(place, scratch)
