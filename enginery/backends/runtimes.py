@@ -8,6 +8,7 @@ from packaging.version import Version
 from pydantic import JsonValue
 
 from enginery.core.errors import UsageError
+from enginery.spec import BuildOptions
 
 Kind = Literal["tensorrt", "pytorch"]
 """What is run: an engine, or a checkpoint with the PyTorch backend."""
@@ -91,6 +92,17 @@ def runtime_for(kind: Kind, release: str) -> Runtime:
         remedy = f"take a release from {RUNTIMES[kind][0].since} on"
         raise UsageError(f"TensorRT-LLM {release} cannot run a model this way", subject=kind, remedy=remedy)
     return usable[-1]
+
+
+def logits_notes(kind: Kind, release: str, options: BuildOptions) -> list[str]:
+    """What a runtime that gives no logits of prompts means for the comparison with the reference."""
+    how = "set build.gather_context_logits to compare all of them"
+    if kind == "pytorch":
+        how = "releases from 1.0.0 on compare all of them"
+    gathered = options.gather_context_logits or options.gather_all_token_logits
+    if runtime_for(kind, release).with_logits if kind == "pytorch" else gathered:
+        return []
+    return [f"only the likeliest token is compared with the reference, at some places of its texts: {how}"]
 
 
 def mpirun(world_size: int) -> tuple[str, ...]:

@@ -109,6 +109,7 @@ if TYPE_CHECKING:
         published_evaluations,
         read_evaluation,
     )
+    from enginery.builds.verdicts.judging import Estimate, gate_result, verdict_of
     from enginery.builds.verdicts.reference import (
         LOGPROBS_FILE,
         MOST_KEPT,

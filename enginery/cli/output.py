@@ -110,7 +110,7 @@ def print_summary(summary: "BuildSummary") -> None:
     for step in summary.steps:
         warnings = step.facts.get("warnings")
         for warning in warnings if isinstance(warnings, list) else ():
-            out.print(f"[yellow]warning[/] {escape(f'{step.label}: {warning}')}")
+            out.print(f"[yellow]warning[/] {escape(f'{step.label}: {warning}')}", soft_wrap=True)
     for address in summary.published:
         out.print(f"published {address}", markup=False)
     if summary.run_url:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -25,7 +26,7 @@ from enginery.core.errors import UsageError
 from enginery.core.files import write_atomic
 from enginery.core.progress import Facts
 from enginery.spec import SpeedGate
-from enginery.store import Call, StepContext
+from enginery.store import Call, Stage, StepContext
 from enginery.toolchains import ANSWER_PROMPTS, BENCH_COMMON, BENCH_ONNX, BENCH_TENSORRT_LLM, driver_sha256
 
 FUNCTION_VERSION = 1
@@ -42,6 +43,11 @@ PATIENCE_SECONDS = 60.0
 """No further start begins after this time, once there are two quiet ones: loading a large model takes minutes."""
 LONGEST_SECONDS = 180.0
 """And none after this time, quiet or not, once there are two."""
+SHARE_OF_BUILD = 0.15
+"""Within a build, further starts take at most this part of the time that making the engine took; twice as much if the
+first ones were disturbed."""
+FEWEST_SECONDS = 4.0
+"""But they get so long, however fast the build was."""
 
 MEASURING: Mapping[str, JsonValue] = MappingProxyType(
     {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12, "seconds": 4.0}
@@ -127,16 +133,52 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
+class Patience(NamedTuple):
+    """How long starts may take: in all, and those after the first two. Longer if two quiet ones are still missing."""
+
+    in_all: tuple[float, float] = (PATIENCE_SECONDS, LONGEST_SECONDS)
+    more: tuple[float, float] = (PATIENCE_SECONDS, LONGEST_SECONDS)
+
+    def is_over(self, seconds: float, after_two: float, *, quiet: bool) -> bool:
+        """Whether no further start may begin."""
+        which = 0 if quiet else 1
+        return seconds > self.in_all[which] or after_two > self.more[which]
+
+
+def patience_of(making: float | None) -> Patience:
+    """How long starts may take.
+
+    Fewer starts make a wider interval: the gate is then inconclusive, and passes nothing that it should not.
+
+    Args:
+        making: the seconds that it took to make the engine; None for a measurement by hand.
+    """
+    if making is None:
+        return Patience()
+    share = max(FEWEST_SECONDS, SHARE_OF_BUILD * making)
+    return Patience(more=(share, 2 * share))
+
+
+def _making_seconds(context: StepContext) -> float | None:
+    """The seconds that it took to make the engine; None without a build. A model that is run as it is took none."""
+    if not context.chain:
+        return None
+    return sum(record.seconds for record in context.chain if record.step.stage in {Stage.CONVERT, Stage.BUILD})
+
+
 def _starts(context: StepContext, driver: str) -> list[Start]:
     """Start the driver until enough starts were quiet, or it takes too long."""
     starts: list[Start] = []
-    began = time.monotonic()
+    patience = patience_of(_making_seconds(context))
+    began = second = time.monotonic()
     while len(starts) < MOST_STARTS:
         starts.append(_start(context, driver))
-        quiet, seconds = quiet_starts(starts), time.monotonic() - began
+        now, quiet = time.monotonic(), quiet_starts(starts)
+        if len(starts) < FEWEST_STARTS:
+            continue
+        second = now if len(starts) == FEWEST_STARTS else second
         enough = len(quiet) >= STARTS and are_precise(quiet)
-        late = seconds > (PATIENCE_SECONDS if len(quiet) >= FEWEST_STARTS else LONGEST_SECONDS)
-        if enough or (late and len(starts) >= FEWEST_STARTS):
+        if enough or patience.is_over(now - began, now - second, quiet=len(quiet) >= FEWEST_STARTS):
             break
     return starts
 

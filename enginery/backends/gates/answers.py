@@ -17,10 +17,10 @@ from enginery.builds import (
     ReferenceSequence,
     ValidationReport,
     Verdict,
-    worst,
+    gate_result,
 )
 from enginery.models import Degenerate, foreign_script, is_empty, loop_in
-from enginery.spec import AnswersGate, Mode
+from enginery.spec import AnswersGate, GateName, Mode
 
 EOS = "eos"
 NEAR_TIE = 0.5
@@ -71,14 +71,8 @@ def judge_answers(
     bad = [measure for measure in measures if measure.verdict is not Verdict.PASS]
     remedies = {"expected": REMEDY, "degenerate": DEGENERATE_REMEDY}
     remedy = dict.fromkeys(remedies.get(measure.name, REMEDY) for measure in bad)
-    return GateResult(
-        gate="answers",
-        mode=str(mode),
-        verdict=worst(measure.verdict for measure in measures),
-        measures=measures,
-        reason=", ".join(map(_reason, bad)),
-        remedy="; ".join(remedy),
-    )
+    reason = ", ".join(map(_reason, bad))
+    return gate_result(GateName.ANSWERS, mode, options.accept, measures, "; ".join(remedy), reason=reason)
 
 
 def _reason(measure: Measure) -> str:

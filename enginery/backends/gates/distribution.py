@@ -15,9 +15,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from enginery.backends.gates.common import Figure, gate_result, verdict_of
 from enginery.backends.gates.limits import Limits, limits_for
-from enginery.builds import Distribution, GateResult, Measure, Reference, Verdict
+from enginery.builds import Distribution, Estimate, GateResult, Measure, Reference, Verdict, gate_result, verdict_of
 from enginery.spec import DistributionGate, GateName, Mode, Precision
 
 Floats = npt.NDArray[np.float64]
@@ -150,7 +149,7 @@ def divergences(reference: npt.NDArray[np.float32], engine: npt.NDArray[np.float
     return np.where(known.any(axis=1), total, np.nan)
 
 
-def mean_of(blocks: npt.NDArray[np.int64], values: Floats) -> Figure | None:
+def mean_of(blocks: npt.NDArray[np.int64], values: Floats) -> Estimate | None:
     """The mean of values with its interval, from samples of whole blocks; None with too few blocks."""
     names, places = np.unique(blocks, return_inverse=True)
     if len(names) < FEWEST_BLOCKS:
@@ -160,7 +159,7 @@ def mean_of(blocks: npt.NDArray[np.int64], values: Floats) -> Figure | None:
     return _with_interval(float(values.mean()), draws @ sums / (draws @ counts))
 
 
-def percentile_of(blocks: npt.NDArray[np.int64], values: Floats) -> Figure | None:
+def percentile_of(blocks: npt.NDArray[np.int64], values: Floats) -> Estimate | None:
     """The 99th percentile with its interval, in the same way; None with too few values."""
     names, places = np.unique(blocks, return_inverse=True)
     if len(names) < FEWEST_BLOCKS or len(values) < FEWEST_FOR_PERCENTILE:
@@ -178,9 +177,9 @@ def _place_of_p99(times: npt.NDArray[np.int64]) -> int:
     return min(int(np.searchsorted(passed, PERCENTILE * passed[-1], side="right")), len(times) - 1)
 
 
-def _with_interval(value: float, found: Floats) -> Figure:
+def _with_interval(value: float, found: Floats) -> Estimate:
     low, high = np.percentile(found, [2.5, 97.5])
-    return Figure(value, min(float(low), value), max(float(high), value))
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def wilson(share: float, number: int) -> tuple[float, float]:
@@ -222,7 +221,7 @@ def _top1(rows: Rows, limits: Limits) -> Measure:
     share = float(same.mean())
     found = mean_of(rows.blocks[chosen], same)
     low, high = wilson(share, number)
-    found = found and Figure(share, min(low, found.low), max(high, found.high))
+    found = found and Estimate(share, min(low, found.low), max(high, found.high))
     return _judged("top1_agreement", "agreement on the most likely token", share, found, limit, rows, at_least=True)
 
 
@@ -243,7 +242,7 @@ def _perplexity(rows: Rows, limits: Limits, *, met: bool) -> Iterator[Measure]:
     if chosen.any():
         loss = rows.loss[chosen]
         mean = mean_of(rows.blocks[chosen], np.minimum(loss, LARGEST_LOSS))
-        found = mean and Figure(*np.exp(mean).tolist())
+        found = mean and Estimate(*np.exp(mean).tolist())
         ratio, what = (
             float(np.exp(min(loss.mean(), LARGEST_LOSS))),
             "the engine's perplexity in relation to the reference's",
@@ -300,7 +299,7 @@ def _judged(  # noqa: PLR0913, PLR0917  a measure has these parts
     name: str,
     what: str,
     value: float,
-    figure: Figure | None,
+    figure: Estimate | None,
     limit: float | None,
     rows: Rows,
     *,

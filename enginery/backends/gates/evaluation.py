@@ -13,6 +13,7 @@ from enginery.builds import (
     GateResult,
     Measure,
     Verdict,
+    gate_result,
     paired,
     quantile,
     samples_needed,
@@ -49,14 +50,7 @@ def judge_evaluation(
         for measure in _measures(evaluation, found.get(evaluation.name), known.get(evaluation.name))
     ]
     verdict = worst(measure.verdict for measure in measures)
-    return GateResult(
-        gate=GateName.EVALUATION,
-        mode=mode,
-        verdict=verdict,
-        measures=tuple(measures),
-        reason="; ".join(measure.told for measure in measures if measure.verdict is verdict is not Verdict.PASS),
-        remedy=_remedy(verdict),
-    )
+    return gate_result(GateName.EVALUATION, mode, options.accept, measures, _remedy(verdict))
 
 
 def _remedy(verdict: Verdict) -> str:

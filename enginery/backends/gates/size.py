@@ -5,9 +5,8 @@ bounds come from the model's shape: matrices have the bits of the precision with
 norms may stay in floating point, and the last layer may have a copy of embeddings that the model uses twice.
 """
 
-from enginery.backends.gates.common import Figure, gate_result, verdict_of
 from enginery.backends.gates.limits import FLOAT_BITS, MATRIX_BITS
-from enginery.builds import GateResult, Measure, Verdict
+from enginery.builds import Estimate, GateResult, Measure, Verdict, gate_result, verdict_of
 from enginery.models import Weights
 from enginery.spec import GateName, Mode, Precision, SizeGate
 
@@ -69,7 +68,7 @@ def judge_size(  # noqa: PLR0913  all of it is data to judge
             value=bits,
             unit="bits",
             limit=most,
-            verdict=verdict_of(Figure.exact(bits), most),
+            verdict=verdict_of(Estimate.exact(bits), most),
             told=f"{what}, at most {most:.2f} for {precision}",
         ),
         Measure(
@@ -78,7 +77,7 @@ def judge_size(  # noqa: PLR0913  all of it is data to judge
             unit="bits",
             limit=fewest,
             at_least=True,
-            verdict=verdict_of(Figure.exact(bits), fewest, at_least=True),
+            verdict=verdict_of(Estimate.exact(bits), fewest, at_least=True),
             told=f"{what}, at least {fewest:.2f} for {precision}: with fewer a part of the model is missing",
         ),
     )

@@ -35,7 +35,7 @@ from enginery.backends.pytorch.quantize import (
 )
 from enginery.backends.quantizing import DRIVER, modelopt_toolchain
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
-from enginery.backends.runtimes import runtime_for
+from enginery.backends.runtimes import logits_notes, runtime_for
 from enginery.backends.validate import validate_call
 from enginery.core.digests import remembered_digest
 from enginery.core.versions import is_version
@@ -66,7 +66,9 @@ class PyTorch(Backend):
 
     @override
     def notes(self, request: Request) -> list[str]:
-        return list(_notes(request, self.release(request.target)))
+        release = self.release(request.target)
+        compared = request.reference and not request.validation.run_script
+        return [*_notes(request, release), *(logits_notes("pytorch", release, request.build) if compared else ())]
 
     @override
     def chain(self, request: Request, weights: str) -> Chain:

@@ -13,6 +13,7 @@ from enginery.backends.common import ENVIRONMENT, release_of, toolchain_findings
 from enginery.backends.model_kinds import model_notes
 from enginery.backends.quantizing import MODELOPT
 from enginery.backends.request import Backend, BackendStep, Chain, Request, command_step
+from enginery.backends.runtimes import logits_notes
 from enginery.backends.tensorrt.build_options import rendered
 from enginery.backends.tensorrt.checks import chain_findings
 from enginery.backends.tensorrt.convert import converting_step, user_places
@@ -59,7 +60,9 @@ class TensorRT(Backend):
 
     @override
     def notes(self, request: Request) -> list[str]:
-        return list(_notes(request, self.release(request.target)))
+        release = self.release(request.target)
+        compared = request.reference and not request.validation.run_script
+        return [*_notes(request, release), *(logits_notes("tensorrt", release, request.build) if compared else ())]
 
     @override
     def chain(self, request: Request, weights: str) -> Chain:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from enginery.builds.compare import compare_builds
-from enginery.builds.gates import Forced, GateResult, Measure, Verdict, worst
+from enginery.builds.gates import GateResult, Measure, Verdict, worst
 from enginery.builds.manifest import Manifest
+from enginery.builds.verdicts.judging import gate_result
 from enginery.builds.verdicts.speed import judge_speed
 from enginery.core.text import first_of, human_bytes
 from enginery.spec import ChannelGate, GateName, Mode, SpeedGate
@@ -77,7 +78,7 @@ def judge_channel(
     """
     if before is None:
         reason = "nothing to compare with: the channel has no build"
-        return GateResult(gate=GateName.CHANNEL, mode=mode, verdict=Verdict.PASS, reason=reason)
+        return gate_result(GateName.CHANNEL, mode, options.accept, (), reason=reason)
     measures = (
         _answers(before, after),
         _size(before, after, options),
@@ -87,16 +88,9 @@ def judge_channel(
     verdict = worst(measure.verdict for measure in measures)
     passed = verdict is Verdict.PASS
     told = [measure.told for measure in measures if measure.verdict is verdict]
-    accepted = None if passed or options.accept is None else Forced(by=options.accept.by, why=options.accept.why)
-    return GateResult(
-        gate=GateName.CHANNEL,
-        mode=mode,
-        verdict=verdict,
-        measures=measures,
-        reason="" if passed else f"compared with {before.build_id}: {'; '.join(told)}",
-        remedy="" if passed else REMEDY.format(before=before.reference, after=after.reference),
-        forced=accepted,
-    )
+    reason = "" if passed else f"compared with {before.build_id}: {'; '.join(told)}"
+    remedy = REMEDY.format(before=before.reference, after=after.reference)
+    return gate_result(GateName.CHANNEL, mode, options.accept, measures, remedy, reason=reason)
 
 
 def _answers(before: Manifest, after: Manifest) -> Measure:

@@ -8,12 +8,13 @@ some 10% from one minute to the next. A measurement that other programs have dis
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from enginery.builds.gates import GateResult, Measure, Verdict, worst
 from enginery.builds.speed import LoadSpeed, Series, SpeedReport, speed_differences, t_quantile
-from enginery.spec import Mode, SpeedGate
+from enginery.builds.verdicts.judging import gate_result
+from enginery.spec import GateName, Mode, SpeedGate
 
-GATE = "speed"
 TIMES = {"first_ms": "time to first token", "gap_ms": "inter-token latency"}
 """What is compared. Tokens per second follow from these two, and a percentile is too noisy."""
 MACHINE_DIFFERS = 1.20
@@ -35,24 +36,17 @@ def judge_speed(now: SpeedReport, before: SpeedReport | None, options: SpeedGate
     recorded = tuple(measure for load in now.loads for measure in _recorded(load))
     if before is None:
         reason = "nothing to compare with yet"
-        return GateResult(gate=GATE, mode=mode, verdict=Verdict.PASS, measures=recorded, reason=reason)
+        return gate_result(GateName.SPEED, mode, options.accept, recorded, reason=reason)
+    undecided = partial(gate_result, GateName.SPEED, mode, options.accept, recorded, verdict=Verdict.INCONCLUSIVE)
     if different := "; ".join(speed_differences(now, before)):
-        return _undecided(mode, recorded, f"measured differently from the channel's build: {different}", "")
+        return undecided(reason=f"measured differently from the channel's build: {different}")
     if noisy := "; ".join(disturbances(now, before)):
-        return _undecided(mode, recorded, noisy, MEASURE_AGAIN)
+        return undecided(MEASURE_AGAIN, reason=noisy)
     compared = tuple(_compared(now, before, options.slower_percent))
     if not compared:
-        reason = "the channel's build was measured with none of these numbers of sequences"
-        return _undecided(mode, recorded, reason, "")
-    verdict = worst(measure.verdict for measure in compared)
-    return GateResult(
-        gate=GATE,
-        mode=mode,
-        verdict=verdict,
-        measures=(*compared, *recorded),
-        reason="; ".join(measure.told for measure in compared if measure.verdict is verdict is not Verdict.PASS),
-        remedy=_remedy(verdict),
-    )
+        return undecided(reason="the channel's build was measured with none of these numbers of sequences")
+    remedy = _remedy(worst(measure.verdict for measure in compared))
+    return gate_result(GateName.SPEED, mode, options.accept, (*compared, *recorded), remedy)
 
 
 def disturbances(now: SpeedReport, before: SpeedReport) -> Iterator[str]:
@@ -70,12 +64,6 @@ def disturbances(now: SpeedReport, before: SpeedReport) -> Iterator[str]:
 
 def _machine(report: SpeedReport) -> float:
     return statistics.median(load.machine_ms.median for load in report.loads)
-
-
-def _undecided(mode: Mode, measures: tuple[Measure, ...], reason: str, remedy: str) -> GateResult:
-    return GateResult(
-        gate=GATE, mode=mode, verdict=Verdict.INCONCLUSIVE, measures=measures, reason=reason, remedy=remedy
-    )
 
 
 def _remedy(verdict: Verdict) -> str:

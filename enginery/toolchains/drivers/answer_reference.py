@@ -297,6 +297,21 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     return [int(token) for token in tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
 
 
+def once(whole: list[int], plain: list[int]) -> list[int]:
+    """The tokens of a text without those in front that the text has itself, and the tokenizer adds again.
+
+    The drivers of the engines have the same rule, so that both answer the same tokens.
+
+    Args:
+        whole: the tokens with special tokens added.
+        plain: the tokens without.
+    """
+    for added in range(len(whole) - len(plain), 0, -1):
+        if whole[added : added + len(plain)] == plain and whole[:added] == plain[:added]:
+            return whole[added:]
+    return whole
+
+
 def chosen(texts: list[tuple[str, list[int]]], most: int) -> list[tuple[str, list[int]]]:
     """Some of very many texts, evenly from the first to the last: so few that each gives a long piece."""
     number = max(1, most // LONG_PIECE)
@@ -337,7 +352,9 @@ def answers(model: Model, request: dict[str, Any]) -> list[Tokens]:
 
 
 def _asked(model: Model, prompt: dict[str, Any]) -> Tokens:
-    ids = encode(model.tokenizer, prompt["text"], special=prompt["add_special_tokens"])
+    ids = encode(model.tokenizer, prompt["text"], special=False)
+    if prompt["add_special_tokens"]:
+        ids = once(encode(model.tokenizer, prompt["text"], special=True), ids)
     limit = len(ids) + prompt["max_tokens"]
     limit = min(limit, model.positions) if model.positions else limit
     if not 0 < len(ids) < limit:
