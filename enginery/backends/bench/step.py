@@ -43,16 +43,19 @@ PATIENCE_SECONDS = 60.0
 """No further start begins after this time, once there are two quiet ones: loading a large model takes minutes."""
 LONGEST_SECONDS = 180.0
 """And none after this time, quiet or not, once there are two."""
+SECONDS_OF_A_START = 4.0
+"""How long a start repeats its measurements."""
 SHARE_OF_BUILD = 0.15
-"""Within a build, further starts take at most this part of the time that making the engine took; twice as much if the
-first ones were disturbed."""
-FEWEST_SECONDS = 4.0
-"""But they get so long, however fast the build was."""
+"""Within a build, a measurement takes at most about this part of the time that making the engine took; twice as much if
+it is disturbed."""
+FEWEST_SECONDS = 1.0
+"""But it gets so long, however fast the build was."""
+SHORTEST_START = 0.25
 
 MEASURING: Mapping[str, JsonValue] = MappingProxyType(
-    {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12, "seconds": 4.0}
+    {"repeats": 12, "most_repeats": 150, "precision": 0.01, "spread": 0.1, "most_warm_ups": 12}
 )
-"""How the driver repeats; see `Settings` in `drivers/bench_common.py`."""
+"""How the driver repeats, besides `seconds`; see `Settings` in `drivers/bench_common.py`."""
 ENVIRONMENT = {**OFFLINE, "OPENBLAS_NUM_THREADS": "1"}
 """The fixed work that shows the machine's own speed is to run on one thread."""
 
@@ -134,35 +137,40 @@ def default_threads() -> int:
 
 
 class Patience(NamedTuple):
-    """How long starts may take: in all, and those after the first two. Longer if two quiet ones are still missing."""
+    """How long a measurement may take, in seconds.
 
-    in_all: tuple[float, float] = (PATIENCE_SECONDS, LONGEST_SECONDS)
-    more: tuple[float, float] = (PATIENCE_SECONDS, LONGEST_SECONDS)
+    Attributes:
+        quiet: no further start begins after this time, once there are two quiet ones.
+        disturbed: and none after this time, quiet or not, once there are two.
+        each: how long a start repeats its measurements.
+    """
 
-    def is_over(self, seconds: float, after_two: float, *, quiet: bool) -> bool:
+    quiet: float = PATIENCE_SECONDS
+    disturbed: float = LONGEST_SECONDS
+    each: float = SECONDS_OF_A_START
+
+    def is_over(self, seconds: float, *, quiet: bool) -> bool:
         """Whether no further start may begin."""
-        which = 0 if quiet else 1
-        return seconds > self.in_all[which] or after_two > self.more[which]
+        return seconds > (self.quiet if quiet else self.disturbed)
 
 
-def patience_of(making: float | None) -> Patience:
-    """How long starts may take.
+def patience_of(making: float) -> Patience:
+    """How long a measurement may take.
 
-    Fewer starts make a wider interval: the gate is then inconclusive, and passes nothing that it should not.
+    Fewer and shorter starts make a wider interval: the gate is then inconclusive rather than wrong.
 
     Args:
-        making: the seconds that it took to make the engine; None for a measurement by hand.
+        making: the seconds that it took to make the engine; 0 by hand, or for a model that is run as it is.
     """
-    if making is None:
+    if not making:
         return Patience()
     share = max(FEWEST_SECONDS, SHARE_OF_BUILD * making)
-    return Patience(more=(share, 2 * share))
+    each = max(SHORTEST_START, share / STARTS)
+    return Patience(min(PATIENCE_SECONDS, share), min(LONGEST_SECONDS, 2 * share), min(SECONDS_OF_A_START, each))
 
 
-def _making_seconds(context: StepContext) -> float | None:
-    """The seconds that it took to make the engine; None without a build. A model that is run as it is took none."""
-    if not context.chain:
-        return None
+def _making_seconds(context: StepContext) -> float:
+    """The seconds that it took to make the engine; 0 without a build."""
     return sum(record.seconds for record in context.chain if record.step.stage in {Stage.CONVERT, Stage.BUILD})
 
 
@@ -170,25 +178,26 @@ def _starts(context: StepContext, driver: str) -> list[Start]:
     """Start the driver until enough starts were quiet, or it takes too long."""
     starts: list[Start] = []
     patience = patience_of(_making_seconds(context))
-    began = second = time.monotonic()
+    began = time.monotonic()
     while len(starts) < MOST_STARTS:
-        starts.append(_start(context, driver))
-        now, quiet = time.monotonic(), quiet_starts(starts)
+        starts.append(_start(context, driver, patience.each))
+        seconds, quiet = time.monotonic() - began, quiet_starts(starts)
         if len(starts) < FEWEST_STARTS:
             continue
-        second = now if len(starts) == FEWEST_STARTS else second
         enough = len(quiet) >= STARTS and are_precise(quiet)
-        if enough or patience.is_over(now - began, now - second, quiet=len(quiet) >= FEWEST_STARTS):
+        if enough or patience.is_over(seconds, quiet=len(quiet) >= FEWEST_STARTS):
             break
     return starts
 
 
-def _start(context: StepContext, driver: str) -> Start:
+def _start(context: StepContext, driver: str, seconds: float) -> Start:
     """Start the driver once."""
     assert context.toolchain is not None  # noqa: S101  the caller has checked
     recipe = context.parameters
     names = ("concurrency", "prompt_tokens", "output_tokens")
-    requests: dict[str, JsonValue] = {"settings": {**MEASURING, **{name: recipe[name] for name in names}}}
+    requests: dict[str, JsonValue] = {
+        "settings": {"seconds": seconds, **MEASURING, **{name: recipe[name] for name in names}}
+    }
     first: tuple[str, ...] = ()
     if driver == TENSORRT_LLM:
         environment = context.toolchain.environment
