@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
+from enginery.backends.bench.step import SHARE_OF_BUILD
 from enginery.backends.evaluate.findings import evaluation_findings, evaluation_notes
 from enginery.backends.evaluate.step import evaluate_call, evaluation_places
 from enginery.backends.gates.modes import mode_notes, modes_of, wants_reference
@@ -59,10 +60,15 @@ def plan_checks(request: Request, weights: str, source: ResolvedSource, identify
     )
     without = dict(_without(request, problem))
     modes = modes_of(options, without)
-    cost = filter(None, [reference_cost(request)] if reference else [])
-    return Checks(
-        modes, reference, (*mode_notes(options, modes, without), *cost, *evaluation_notes(options.gates.evaluation))
-    )
+    cost = filter(None, [reference_cost(request) if reference else "", _bench_cost(modes)])
+    notes = (*mode_notes(options, modes, without), *cost, *evaluation_notes(options.gates.evaluation))
+    return Checks(modes, reference, notes)
+
+
+def _bench_cost(modes: Mapping[GateName, Mode]) -> str:
+    if modes[GateName.SPEED] is Mode.OFF:
+        return ""
+    return f"speed: measured alone on the machine, for about {SHARE_OF_BUILD:.0%} of the time of convert and build"
 
 
 def check_findings(request: Request, identify: Identify) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,28 @@ def test_a_failed_validation_stops_publishing_and_says_prompt_expected_and_got(p
     assert "douze" in table
     assert "no: not: contains" in table
     assert "fail" in artifacts(run)["gates-small-a"]
+
+
+@pytest.mark.parametrize(("expected", "verdict"), [("neuf", "pass"), ("douze", "fail")])
+def test_the_verdict_of_the_gates_is_an_event_for_automations(
+    pipeline: SmallPipeline, expected: str, verdict: str
+) -> None:
+    name = f"event-{verdict}"
+    with suppress(ValidationError):
+        build_model(small_spec("a", expected=expected, name=name))
+    found: list[dict[str, Any]] = []
+
+    def arrived() -> bool:
+        wanted = {"filter": {"event": {"prefix": ["enginery.gates."]}}}
+        events = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json=wanted).raise_for_status().json()["events"]
+        found[:] = [event for event in events if event["payload"]["model"] == name]
+        return bool(found)
+
+    wait_until(arrived, seconds=60)
+    assert [event["event"] for event in found] == [f"enginery.gates.{verdict}"]
+    assert found[0]["payload"]["target"] == "a"
+    assert found[0]["payload"]["gates"][0]["gate"] == "answers"
+    assert pipeline.runs("gates/a") == 1
 
 
 def test_a_recorded_miss_stops_the_second_build_too(pipeline: SmallPipeline) -> None:
