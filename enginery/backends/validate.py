@@ -23,6 +23,7 @@ from pydantic import JsonValue, TypeAdapter
 from enginery import releases
 from enginery.backends.checkpoints.onnx_weights import require_same_weights, weights_recipe
 from enginery.backends.common import OFFLINE as NO_HUB
+from enginery.backends.gates.expectations import degenerate, expectations, judge
 from enginery.backends.runtimes import Kind, launch_words, runtime_for
 from enginery.builds import (
     DISTRIBUTION_FILE,
@@ -37,12 +38,9 @@ from enginery.core.files import write_atomic
 from enginery.core.model import Frozen
 from enginery.core.progress import Facts
 from enginery.models import (
-    Degenerate,
     SentPrompt,
     SentPrompts,
     is_chat,
-    is_empty,
-    loop_in,
     messages_of,
     sent_prompts,
 )
@@ -223,54 +221,6 @@ def answers_to(
         answers = tuple(_script_answer(context, toolchain, prompt, limit) for prompt, limit in pairs)
         return answers, DistributionFacts(why=NO_PROBABILITIES) if REFERENCE in context.inputs else None
     return _driver_answers(context, toolchain, options, sent, driver)
-
-
-def expectations(prompt: Prompt) -> dict[str, str]:
-    """What the answer must be: `equals`, `contains` or `matches` -> text."""
-    named = {"equals": prompt.equals, "contains": prompt.contains, "matches": prompt.matches}
-    return {name: text for name, text in named.items() if text is not None}
-
-
-def judge(prompt: Prompt, answer: str, *, ended: bool = True) -> tuple[bool, str]:
-    """Whether an answer is as expected, and if not, why.
-
-    `equals` ignores white space at the ends, `contains` is case-sensitive, `matches` may match anywhere. If a prompt
-    has several of them, all must hold. An answer that is empty or only repeats itself is never as expected, unless the
-    prompt allows it, or says with `equals` that it must be just this. If a prompt expects nothing, every other answer
-    passes.
-
-    Args:
-        prompt: the prompt with its expectations.
-        answer: the text of the answer.
-        ended: whether the model ended the answer, and it was not cut off.
-    """
-    expected = expectations(prompt)
-    holds = {
-        "equals": answer.strip() == (prompt.equals or "").strip(),
-        "contains": (prompt.contains or "") in answer,
-        "matches": re.search(prompt.matches or "", answer) is not None,
-    }
-    misses = [f"{name} {text!r}" for name, text in expected.items() if not holds[name]]
-    reasons = [f"not: {', '.join(misses)}"] if misses else []
-    if degenerate(prompt, answer, ended=ended):
-        reasons.append(_degeneration(answer, ended=ended))
-    if not expected and not reasons:
-        return True, "nothing expected; only recorded"
-    return not reasons, "; ".join(reasons)
-
-
-def degenerate(prompt: Prompt, answer: str, *, ended: bool) -> Degenerate | None:
-    """How an answer is degenerate; None if it is not, or if the prompt allows it."""
-    if prompt.equals is not None and answer.strip() == prompt.equals.strip():
-        return None
-    if is_empty(answer):
-        return None if prompt.may_be_empty else Degenerate.EMPTY
-    return Degenerate.REPEATS if not prompt.may_repeat and loop_in(answer, ended=ended) else None
-
-
-def _degeneration(answer: str, *, ended: bool) -> str:
-    loop = loop_in(answer, ended=ended)
-    return f"it only repeats itself: {loop.unit!r} {loop.times} times" if loop else "it is empty"
 
 
 def script_argv(release: str, *, as_it_is: bool = False) -> tuple[str, ...]:

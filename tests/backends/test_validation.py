@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from enginery.backends import validate
+from enginery.backends.gates import expectations
 from enginery.builds import validation
 from enginery.builds.validation import PromptResult, ValidationReport
 from enginery.core.errors import SourceError, StoreError, UsageError, ValidationError
@@ -26,7 +27,7 @@ def prompt(**expected: str) -> Prompt:
 
 
 def result(got: str, *, finish: str = "eos", **expected: str) -> PromptResult:
-    passed, reason = validate.judge(prompt(**expected), got)
+    passed, reason = expectations.judge(prompt(**expected), got)
     return PromptResult(
         prompt=QUESTION,
         expected=expected,
@@ -58,7 +59,7 @@ def report(*results: PromptResult) -> ValidationReport:
     ],
 )
 def test_an_expected_answer_passes(expected: dict[str, str], answer: str) -> None:
-    assert validate.judge(prompt(**expected), answer) == (True, "")
+    assert expectations.judge(prompt(**expected), answer) == (True, "")
 
 
 @pytest.mark.parametrize(
@@ -75,11 +76,11 @@ def test_an_expected_answer_passes(expected: dict[str, str], answer: str) -> Non
 def test_another_answer_fails_and_the_reason_names_what_did_not_hold(
     expected: dict[str, str], answer: str, reason: str
 ) -> None:
-    assert validate.judge(prompt(**expected), answer) == (False, reason)
+    assert expectations.judge(prompt(**expected), answer) == (False, reason)
 
 
 def test_a_prompt_without_expectation_is_only_recorded() -> None:
-    assert validate.judge(prompt(), "whatever") == (True, "nothing expected; only recorded")
+    assert expectations.judge(prompt(), "whatever") == (True, "nothing expected; only recorded")
 
 
 def test_a_report_without_prompts_passes() -> None:
@@ -206,19 +207,19 @@ def test_one_wrong_answer_makes_a_validation_fail_and_the_report_and_the_facts_s
 )
 def test_an_empty_answer_or_a_loop_is_never_as_expected(answer: str, finish: str, why: str) -> None:
     ended = finish == "eos"
-    assert validate.judge(prompt(), answer, ended=ended) == (False, why)
-    assert validate.judge(prompt(matches=""), answer, ended=ended) == (False, why)
-    assert validate.judge(prompt(contains="x"), answer, ended=ended) == (False, f"not: contains 'x'; {why}")
+    assert expectations.judge(prompt(), answer, ended=ended) == (False, why)
+    assert expectations.judge(prompt(matches=""), answer, ended=ended) == (False, why)
+    assert expectations.judge(prompt(contains="x"), answer, ended=ended) == (False, f"not: contains 'x'; {why}")
 
 
 def test_a_prompt_may_accept_an_empty_answer_or_a_loop() -> None:
     empty = Prompt(prompt=QUESTION, may_be_empty=True)
-    assert validate.judge(empty, "") == (True, "nothing expected; only recorded")
+    assert expectations.judge(empty, "") == (True, "nothing expected; only recorded")
     loop = Prompt(prompt=QUESTION, may_repeat=True, contains="la")
-    assert validate.judge(loop, "la " * 9, ended=False) == (True, "")
-    assert validate.judge(loop, "") == (False, "not: contains 'la'; it is empty")
-    assert validate.judge(prompt(equals="la la la la la la la la"), "la la la la la la la la") == (True, "")
-    assert validate.judge(prompt(equals=""), "") == (True, "")
+    assert expectations.judge(loop, "la " * 9, ended=False) == (True, "")
+    assert expectations.judge(loop, "") == (False, "not: contains 'la'; it is empty")
+    assert expectations.judge(prompt(equals="la la la la la la la la"), "la la la la la la la la") == (True, "")
+    assert expectations.judge(prompt(equals=""), "") == (True, "")
 
 
 def test_a_degenerate_answer_stops_with_what_it_is_and_what_to_do() -> None:

@@ -15,7 +15,7 @@ BOS, BOS_TEXT = 1, "<s>"
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The driver as a module. Its libraries are in a toolchain, and splitting a prompt into tokens needs none."""
-    for name in ("torch", "transformers", "transformers.models.auto.modeling_auto"):
+    for name in ("torch", "transformers", "transformers.models.auto.modeling_auto", "reference_model"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
     found = importlib.util.spec_from_file_location("answer_reference_tested", ANSWER_REFERENCE)
     assert found is not None

@@ -21,6 +21,9 @@ ANSWER_TENSORRT_LLM = DRIVERS / "answer_tensorrt_llm.py"
 ANSWER_REFERENCE = DRIVERS / "answer_reference.py"
 """Runs the original weights of a model with transformers: greedy answers, and what they predict at each token."""
 
+REFERENCE_MODEL = DRIVERS / "reference_model.py"
+"""Loads the original weights; the driver above imports it."""
+
 BENCH_COMMON = DRIVERS / "bench_common.py"
 """Measures how fast an engine is; the two drivers below import it."""
 
@@ -45,6 +48,7 @@ def driver_sha256(driver: Path) -> str:
     """The digest of a driver, for the keys of the steps that run it: of its file, and of the file that it imports."""
     imports = {
         ANSWER_PROMPTS.name: DISTRIBUTION,
+        ANSWER_REFERENCE.name: REFERENCE_MODEL,
         ANSWER_TENSORRT_LLM.name: DISTRIBUTION,
         COMPARE_ONNX_WEIGHTS.name: WEIGHT_VALUES,
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from enginery.backends.gates.answers import judge_answers
-from enginery.backends.validate import degenerate, expectations, judge
+from enginery.backends.gates.expectations import degenerate, expectations, judge
 from enginery.builds.gates import GateResult, Measure, Verdict
 from enginery.builds.validation import PromptResult, ValidationReport
 from enginery.builds.verdicts.reference import Reference

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from enginery.backends.validate import expectations, judge
+from enginery.backends.gates.expectations import expectations, judge
 from enginery.builds.gates import GATES_FILE, GateReport, GateResult, Verdict
 from enginery.builds.validation import REPORT_FILE, PromptResult, ValidationReport, described_miss, read_report
 from enginery.core.errors import RegistryError
