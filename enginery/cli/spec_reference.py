@@ -43,6 +43,8 @@ def reference() -> str:
 
 
 def _part(name: str, part: dict[str, Any]) -> Iterator[str]:
+    # What may be written in a shorter form, too, is described in full.
+    part = next((one for one in part.get("anyOf", ()) if "properties" in one), part)
     yield f"## {name}\n"
     yield f"{part.get('description', '')}\n"
     if "enum" in part:

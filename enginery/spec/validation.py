@@ -8,7 +8,9 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from enginery.spec.types import AtLeastOne, SpecModel
 
@@ -150,6 +152,11 @@ class Gate(SpecModel):
     @classmethod
     def _off_is_no_boolean(cls, written: Any) -> Any:
         return "off" if written is False else written
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema of the settings, or of the mode alone: Prefect checks parameters of a run against it."""
+        return {"anyOf": [super().__get_pydantic_json_schema__(core, handler), {"enum": [mode.value for mode in Mode]}]}
 
 
 class DistributionGate(Gate):

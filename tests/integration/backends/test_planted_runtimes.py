@@ -9,6 +9,7 @@ import yaml
 
 from enginery.backends.gates.answers import judge_answers
 from enginery.builds import GateResult
+from enginery.builds.gates import described_gate
 from enginery.spec.validation import AnswersGate, Mode, ValidationOptions
 from enginery.toolchains.identity import Toolchain
 from tests.support.engines import onnx
@@ -49,16 +50,16 @@ def test_wrong_answers_stop_a_build_when_the_spec_expects_others(judged: Any, fa
 def test_the_first_token_for_ever_stops_a_build_that_expects_nothing(judged: Any) -> None:
     result = judged("repeats", without_expectations())
     assert result.stops
-    assert "repeat" in result.reason
+    assert "repeat" in described_gate(result)
 
 
 def test_no_token_at_all_stops_a_build_that_expects_nothing(judged: Any) -> None:
     result = judged("nothing", without_expectations())
     assert result.stops
-    assert "empty" in result.reason
+    assert "empty" in described_gate(result)
 
 
 def test_an_end_at_once_stops_a_build_that_expects_nothing(judged: Any) -> None:
     result = judged("says", without_expectations(), END)
     assert result.stops
-    assert "empty" in result.reason
+    assert "empty" in described_gate(result)

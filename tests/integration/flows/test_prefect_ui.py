@@ -168,8 +168,9 @@ def test_a_build_is_started_from_the_form_and_ends_with_its_artifacts(
     ui.see(f"builds-{MODEL}")
     pictures.append(ui.picture("run"))
     for key, content in {
-        f"plan-{MODEL}": "publish cpu-int4",
+        f"plan-{MODEL}": "gates cpu-fp32",
         f"validation-{MODEL}-cpu-int4": "huit neuf",
+        f"gates-{MODEL}-cpu-int4": "agreement on the most likely token",
         f"builds-{MODEL}": f"s3://{registry}/prod/models/{MODEL}/builds/",
     }.items():
         open_artifact(ui, key)

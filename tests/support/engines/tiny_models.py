@@ -115,5 +115,6 @@ def main(directory: Path, architectures: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(CHECKOUT))
+    # Drivers import the files beside them.
+    sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "enginery" / "toolchains" / "drivers")]
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -32,8 +32,9 @@ def arrays_of(model: onnx.ModelProto) -> Arrays:
 
 def change_engine(engine: Path, output: Path, change: Callable[[Arrays], None]) -> None:
     """Write a copy of an engine with changed weights."""
-    shutil.copytree(engine, output, ignore=shutil.ignore_patterns(DATA, ENGINE))
-    model = onnx.load(engine / ENGINE)
+    # A store may have linked the engine's files, and onnx refuses to read data that has several links.
+    shutil.copytree(engine, output)
+    model = onnx.load(output / ENGINE)
     arrays = arrays_of(model)
     change(arrays)
     for each in model.graph.initializer:

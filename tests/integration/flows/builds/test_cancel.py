@@ -190,7 +190,7 @@ def test_a_run_that_is_cancelled_at_its_very_end_is_cancelled_and_its_steps_are_
     with pytest.raises(CancelledRun):
         build_flow.build_model(small_spec("a", name=name))
     assert [run.state_name for run in runs_named(f"{name}: a")] == ["Cancelled"]
-    assert (pipeline.runs("publish/a"), len(list(open_store().records()))) == (1, 4)
+    assert (pipeline.runs("publish/a"), len(list(open_store().records()))) == (1, 5)
 
 
 @pytest.mark.usefixtures("looking_often")
