@@ -45,7 +45,7 @@ def a_plan(weights: Path, **validation: Any) -> Plan:
             {
                 "name": "tiny",
                 "source": {"path": str(weights)},
-                "targets": [{"name": name, "gpu": "cpu", "precision": name} for name in ("float32", "int4")],
+                "targets": [{"name": name, "gpu": "cpu", "precision": name} for name in ("float32", "int8", "int4")],
                 "validation": PROMPTS | validation,
                 "publish": {"to": "s3://never-reached/models"},
             }
