@@ -13,6 +13,8 @@ from enginery.core.model import Frozen
 
 GATES_SCHEMA = 1
 GATES_FILE = "gates.json"
+OF_A_PROMPT = "agreement."
+"""Begins the name of the measure of how far an answer agrees with the reference's; the prompt's number follows."""
 
 
 class Verdict(StrEnum):
@@ -155,10 +157,18 @@ def require_gates_passed(report: GateReport, label: str) -> None:
 
 
 def described_gate(result: GateResult) -> str:
-    """A gate that did not pass, with the measures that did not pass, one on each line."""
+    """A gate that did not pass, with the measures that explain it, one on each line.
+
+    These are the measures that did not pass, and each answer that is not the reference's: it may be a near tie.
+    """
     lines = [f"  {result.told}"]
-    lines += [f"    {measure.told}" for measure in result.measures if measure.verdict is not Verdict.PASS]
+    lines += [f"    {measure.told}" for measure in result.measures if _explains(measure)]
     return "\n".join(lines)
+
+
+def _explains(measure: Measure) -> bool:
+    differs = measure.name.startswith(OF_A_PROMPT) and measure.value != 1
+    return differs or measure.verdict is not Verdict.PASS
 
 
 def gate_rows(result: GateResult) -> list[dict[str, str]]:
