@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         COMPARE_ONNX_WEIGHTS,
         DRIVERS,
         driver_sha256,
-        weight_values,
     )
     from enginery.toolchains.drivers.weight_values import MOST_VALUES, likeness, neighbours, relative, worst_block
     from enginery.toolchains.examples import SETTING, checkout_examples, examples_dir, image_examples
