@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from enginery.backends.checkpoints.configuration import CheckpointExpectation
+from enginery.backends.checkpoints.configuration import CheckpointExpectation, section
 from enginery.backends.checkpoints.stored import (
     HUGGING_FACE,
     SCALE,
@@ -40,6 +40,7 @@ LARGEST = {1: 128.0, 2: 8.0}
 MOST_NAMED = 8
 """How many names of what was not compared are said."""
 NORMS_PLUS_ONE = ("GemmaForCausalLM",)
+"""Models that add one to the values of their norms. Converters may store the sums."""
 MATRIX = 2
 FOLDED = "scales that ModelOpt folds into the layers before and after"
 
@@ -70,6 +71,7 @@ class Pair:
         start: the first row of the part in that matrix.
         scaled: whether the checkpoint may have it with other scales of rows and columns.
         maxima: whether the checkpoint has only the largest value of each row.
+        plus_one: whether it may have a norm's values with the one that the model adds to them.
     """
 
     part: Part
@@ -77,6 +79,7 @@ class Pair:
     start: int = 0
     scaled: bool = False
     maxima: bool = False
+    plus_one: bool = False
 
 
 class Finding(NamedTuple):
@@ -165,8 +168,8 @@ def _compared(pair: Pair, source: Source) -> Finding:
     ours, original = pair.ours.read(chosen + pair.start), source.read(pair.part, chosen)
     if len(shape) == 1:
         ours = ours[pair.start : pair.start + len(original)]
-        if len(ours) == len(original) and np.abs(ours - original - 1).max() < np.abs(ours - original).max():
-            original = original + 1  # a norm that is stored with the one that the model adds
+        if pair.plus_one and np.abs(ours - original - 1).max() < np.abs(ours - original).max():
+            original = original + 1
     if ours.shape != original.shape:
         return Finding(f"{_named(pair)} has the shape {list(ours.shape)}, the model's {list(original.shape)}")
     if pair.scaled:
@@ -260,6 +263,7 @@ class Layout:
     ) -> None:
         self.ranks, self.config, self.model, self.expected = ranks, config, model, expected
         self.shared = expected.tensor_parallel
+        self.by_modelopt = section(config, "producer").get("name") == "modelopt"
         self.skipped: list[str] = []
 
     def pairs(self) -> Iterator[Pair]:
@@ -289,7 +293,7 @@ class Layout:
             yield Pair(Part(name, rows=self._words(place), where=where), plain(files, stored))
 
     def _head(self, files: Files, place: int, where: str) -> Iterator[Pair]:
-        yield Pair(Part("model.norm.weight", where=where), plain(files, "transformer.ln_f.weight"))
+        yield self._norm(files, "transformer.ln_f", Part("model.norm.weight", where=where))
         if "lm_head.weight" in files:
             tied = self.model.tied_embeddings
             name = "model.embed_tokens.weight" if tied else "lm_head.weight"
@@ -300,7 +304,7 @@ class Layout:
 
     def _layer(self, files: Files, here: str, there: str, place: int, where: str) -> Iterator[Pair]:
         for stored, name in (("input_layernorm", "input_layernorm"), ("post_layernorm", "post_attention_layernorm")):
-            yield Pair(Part(f"{there}.{name}.weight", where=where), plain(files, f"{here}.{stored}.weight"))
+            yield self._norm(files, f"{here}.{stored}", Part(f"{there}.{name}.weight", where=where))
         yield from self._attention(files, f"{here}.attention", f"{there}.self_attn", place, where)
         if self.model.experts:
             self.skipped.append(f"the experts of {there}")
@@ -330,6 +334,9 @@ class Layout:
                 norm = plain(files, f"{here}.{letter}_layernorm.weight")
                 yield Pair(Part(f"{there}.{letter}_norm.weight", where=where), norm)
 
+    def _norm(self, files: Files, layer: str, part: Part) -> Pair:
+        return Pair(part, plain(files, f"{layer}.weight"), plus_one=self.model.architecture in NORMS_PLUS_ONE)
+
     def _rows(self, files: Files, layer: str, part: Part, start: int = 0) -> Pair:
         """A matrix of a layer. Of weights that are packed for a GPU, only the scales can be compared."""
         packed = WEIGHT_ONLY.get(self.expected.quant_algo or "")
@@ -339,7 +346,11 @@ class Layout:
         return Pair(part, self._matrix(files, layer), start)
 
     def _matrix(self, files: Files, layer: str) -> Matrix | None:
-        fp8 = (self.expected.quant_algo or "").startswith("FP8")
+        """A matrix of a layer; None if it is packed in a way that only its own release knows."""
+        algorithm = self.expected.quant_algo or ""
+        fp8 = algorithm.startswith("FP8")
+        if algorithm and not fp8 and algorithm not in WEIGHT_ONLY and not self.by_modelopt and layer != "lm_head":
+            return None
         return quantized(files, layer, TENSORRT_LLM, fp8_in_bytes=fp8)
 
     def _share(self, size: int, place: int) -> slice:

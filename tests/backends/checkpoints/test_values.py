@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from enginery.backends.checkpoints.configuration import CheckpointError, CheckpointExpectation
+from enginery.backends.checkpoints.configuration import CheckpointError, CheckpointExpectation, HfExpectation
 from enginery.backends.checkpoints.values import checkpoint_values, export_values
+from enginery.backends.checkpoints.verify import verify_checkpoint, verify_hf_checkpoint
 from enginery.models import ModelFacts
+from tests.support.models.checkpoints import write_checkpoint, write_source
 from tests.support.paths import TINY_LLAMA
 from tests.support.trtllm.files import quantization, weights
 
@@ -30,6 +33,7 @@ FORMATS = (
 CONFIG = json.loads((TINY_LLAMA / "config.json").read_text())
 MODEL = ModelFacts.from_config(CONFIG)
 LAYER = "transformer.layers.1"
+BY_MODELOPT = {"producer": {"name": "modelopt"}}
 
 Tensors = dict[str, Any]
 Fault = Callable[[Tensors], None]
@@ -66,13 +70,14 @@ def differences(
     expected = CheckpointExpectation(
         quant_algo=algorithm, tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
     )
-    return checkpoint_values(checkpoint, TINY_LLAMA, config, MODEL, expected)[0]
+    return checkpoint_values(checkpoint, TINY_LLAMA, {**BY_MODELOPT, **config}, MODEL, expected)[0]
 
 
 @pytest.mark.parametrize("algorithm", FORMATS)
 def test_a_good_checkpoint_has_no_differences(tmp_path: Path, algorithm: str | None) -> None:
     checkpoint = write(tmp_path / "good", algorithm)
-    found, facts = checkpoint_values(checkpoint, TINY_LLAMA, {}, MODEL, CheckpointExpectation(quant_algo=algorithm))
+    expected = CheckpointExpectation(quant_algo=algorithm)
+    found, facts = checkpoint_values(checkpoint, TINY_LLAMA, BY_MODELOPT, MODEL, expected)
     assert found == []
     assert facts["values_compared"] == 3 + 2 * 9
     assert "values_not_compared" not in facts
@@ -264,3 +269,53 @@ def test_a_wrong_scale_of_an_export_is_found(tmp_path: Path) -> None:
 def test_the_error_lists_all_differences() -> None:
     error = CheckpointError(["a differs", "b differs"], subject="there", remedy="convert again")
     assert "2 differences" in str(error)
+
+
+@pytest.mark.parametrize("algorithm", ["W4A16_AWQ", "W8A8_SQ_PER_CHANNEL", "NVFP4"])
+def test_weights_that_a_releases_own_script_packs_in_its_own_way_are_not_compared(
+    tmp_path: Path, algorithm: str
+) -> None:
+    change, name, _ = SOURCE_FAULTS["zeroed"]
+    checkpoint = write(tmp_path / "packed", algorithm, source=change)
+    found, facts = checkpoint_values(checkpoint, TINY_LLAMA, {}, MODEL, CheckpointExpectation(quant_algo=algorithm))
+    assert found == []
+    assert facts["values_compared"] == 3 + 2 * 2
+    assert name.replace("layers.1", "layers.0").rpartition("mlp")[0] in str(facts["values_not_compared"])
+
+
+def spoil(path: Path, tensor: str) -> None:
+    """Write ones over the first numbers of a tensor of zeros in bfloat16."""
+    content = bytearray(path.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    begin, end = json.loads(content[8 : 8 + length])[tensor]["data_offsets"]
+    content[8 + length + begin : 8 + length + end] = b"\x80\x3f" * ((end - begin) // 2)
+    path.write_bytes(content)
+
+
+def test_the_check_of_a_checkpoint_stops_at_other_values(tmp_path: Path) -> None:
+    source, checkpoint = write_source(tmp_path / "source"), write_checkpoint(tmp_path / "checkpoint")
+    verify_checkpoint(checkpoint, source, CheckpointExpectation(dtype="bfloat16"))
+    spoil(checkpoint / "rank0.safetensors", "transformer.layers.1.mlp.gate.weight")
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is not the model's"):
+        verify_checkpoint(checkpoint, source, CheckpointExpectation(dtype="bfloat16"))
+
+
+def test_the_check_of_an_export_stops_at_other_values(tmp_path: Path) -> None:
+    source, export = write_source(tmp_path / "source"), write_source(tmp_path / "export")
+    verify_hf_checkpoint(export, source, HfExpectation())
+    spoil(export / "model.safetensors", "model.norm.weight")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not the model's"):
+        verify_hf_checkpoint(export, source, HfExpectation())
+
+
+def test_a_norm_may_have_the_one_that_the_model_adds_only_in_models_that_add_it(tmp_path: Path) -> None:
+    def add_one(model: Tensors) -> None:
+        for name in [name for name in model if name.endswith("norm.weight")]:
+            model[name] = model[name] + np.float32(1)
+
+    checkpoint = write(tmp_path / "plus-one", source=add_one)
+    gemma = replace(MODEL, architecture="GemmaForCausalLM")
+    assert checkpoint_values(checkpoint, TINY_LLAMA, {}, gemma, CheckpointExpectation())[0] == []
+    found = differences(checkpoint)
+    assert [told.partition(" ")[0].rpartition(".")[0].rpartition(".")[2] for told in found].count("norm") == 1
+    assert len(found) == 5
