@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from packaging.version import Version
 from pydantic import JsonValue
 
 from enginery import toolchains
@@ -20,7 +19,6 @@ from enginery.toolchains import DRIVERS
 
 DRIVER = DRIVERS / "convert_modelopt.py"
 MODELOPT = "modelopt"
-PREFIX = f"{MODELOPT}-"
 
 BLOCKS = {Precision.INT4_AWQ: 128, Precision.W4A8_AWQ: 128, Precision.NVFP4: 16}
 """The block size: how many weights in a row share one scale. Each GPU's part of a row must be a multiple of it."""
@@ -35,11 +33,11 @@ def modelopt_toolchain() -> str:
     Raises:
         ToolchainError: when there is none.
     """
-    found = [name for name in toolchains.names() if name.startswith(PREFIX)]
-    if not found:
+    found = toolchains.newest(MODELOPT)
+    if found is None:
         remedy = "pin one (see infra/toolchains/README.md)"
         raise ToolchainError("there is no toolchain with ModelOpt", subject=MODELOPT, remedy=remedy)
-    return max(found, key=lambda name: Version(name.removeprefix(PREFIX)))
+    return found
 
 
 def calibration_arguments(options: Calibration) -> Iterator[str]:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from packaging.version import Version
 
 from enginery import toolchains
 from enginery.core.errors import ToolchainError
@@ -99,10 +98,10 @@ def newest_toolchain(family: str) -> str:
     Raises:
         ToolchainError: when there is no such toolchain.
     """
-    found = [name for name in toolchains.names() if name.rpartition("-")[0] == family]
-    if not found:
+    found = toolchains.newest(family)
+    if found is None:
         raise ToolchainError(f"there is no pin file named {family}-*.txt", remedy="install Enginery again")
-    return max(found, key=lambda name: Version(name.rpartition("-")[2]))
+    return found
 
 
 def triton_site(log: Log) -> Path:

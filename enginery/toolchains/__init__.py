@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         identify,
         known_facts,
         names,
+        newest,
         status,
     )
     from enginery.toolchains.container import (

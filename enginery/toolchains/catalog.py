@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from packaging.version import Version
+
 from enginery.core import home
 from enginery.core.errors import ToolchainError
 from enginery.core.late import late
@@ -80,6 +82,12 @@ def names() -> list[str]:
     """The names of the toolchains with pin files, and of the toolchains of TensorRT-LLM on this machine."""
     made = {identity.name for identity in _recorded() if release_of(identity.name)}
     return sorted({*pins.names(), *made})
+
+
+def newest(family: str) -> str | None:
+    """The name of the newest toolchain `<family>-<version>`; None if there is none."""
+    found = [name for name in names() if name.rpartition("-")[0] == family]
+    return max(found, key=lambda name: Version(name.rpartition("-")[2]), default=None)
 
 
 def status(name: str) -> ToolchainStatus:

@@ -159,7 +159,7 @@ def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_newest_toolchain_of_a_family_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enginery.toolchains.names", lambda: ["triton-2.9", "triton-2.51", "onnxruntime-0.18"])
+    monkeypatch.setattr("enginery.toolchains.catalog.names", lambda: ["triton-2.9", "triton-2.51", "onnxruntime-0.18"])
     assert servers.newest_toolchain("triton") == "triton-2.51"
     with pytest.raises(ToolchainError, match="no pin file"):
         servers.newest_toolchain("tensorrt")

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from packaging.version import Version
 from pydantic import JsonValue
 
 from enginery import toolchains
@@ -23,7 +22,7 @@ from enginery.store import ANY_GPU, Call, Stage, Step
 from enginery.toolchains import ANSWER_REFERENCE, Identify, ToolchainIdentity, driver_sha256
 
 FUNCTION_VERSION = 1
-PREFIX = "transformers-"
+FAMILY = "transformers"
 WINDOW = 512
 """The longest piece of a text, in tokens."""
 RUNS_ON = {"cuda": ANY_GPU, "cpu": gpus.CPU.name}
@@ -84,11 +83,11 @@ def transformers_toolchain() -> str:
     Raises:
         ToolchainError: when there is none.
     """
-    found = [name for name in toolchains.names() if name.startswith(PREFIX)]
-    if not found:
+    found = toolchains.newest(FAMILY)
+    if found is None:
         remedy = "pin one (see infra/toolchains/README.md), or set validation.reference.use: off"
-        raise ToolchainError("there is no toolchain with transformers", subject=PREFIX, remedy=remedy)
-    return max(found, key=lambda name: Version(name.removeprefix(PREFIX)))
+        raise ToolchainError("there is no toolchain with transformers", subject=FAMILY, remedy=remedy)
+    return found
 
 
 @lru_cache(maxsize=2)  # a plan for a thousand targets asks a thousand times, with the same function
