@@ -91,9 +91,10 @@ def gates_step(context: StepContext) -> Facts:
 
     The inputs are `report` (of the validation) and, where the plan has them, `reference`, `bench` and `evaluation-…`.
     """
-    report = GateReport(results=tuple(_results(Measured(context))))
+    measured = Measured(context)
+    report = GateReport(results=tuple(_results(measured)))
     write_atomic(context.output / GATES_FILE, report.model_dump_json(indent=1) + "\n")
-    for found in Measured(context).evaluations:  # so that they are published, and can be paired with a later build's
+    for found in measured.evaluations:  # so that they are published, and can be paired with a later build's
         write_atomic(context.output / EVALUATIONS / f"{found.name}.json", found.model_dump_json(indent=1) + "\n")
     for result in report.results:
         context.log(result.told)
